@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +13,19 @@ from tfprune.export.device.processes.child_process import run_module
 from tfprune.export.device.processes.child_progress import ChildBar
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, starting_at
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.pruning.compare_outputs import compare_outputs, constant_outputs
 from tfprune.export.pruning.prune_tflite_report import OutputError
 from tfprune.export.pruning.sampling.input_range import check_range, drawn_text, input_range, spread_over
+from tfprune.export.pruning.sampling.samples import GraphSamples
 
 TIMEOUT = 3600.0  # seconds for all of the work on one file
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
 RUN_ROWS = 16  # samples in one run of a file that leaves the batch open
 DENSE, CHANGED = "dense.tflite", "changed.tflite"
-JOB, RESULT, HELD = "job", "result", "held"
+JOB, RESULT = "job", "result"
+SAMPLES, HELD, OUTPUTS = "samples", "held", "outputs"  # each with the number of a graph with samples
 Jobs = dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]  # settings and arrays of each, by name
 
 
@@ -31,24 +35,31 @@ class Changed(NamedTuple):
     Attributes:
         content: The new file.
         settings: What is to be known of it, and the `"warnings"` about the samples.
-        inputs: The samples that were held out.
-        outputs: The expected outputs for them.
+        checks: The samples that were held out and the expected outputs for them, for each graph that has samples.
     """
 
     content: bytes
     settings: dict[str, Any]
-    inputs: list[np.ndarray]
-    outputs: dict[str, np.ndarray]
+    checks: list[tuple[list[np.ndarray], dict[str, np.ndarray]]]
+
+
+def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> Jobs:
+    """Return the jobs of a process that changes a file, which takes settings and samples."""
+    jobs: Jobs = {JOB: ({**settings, "graphs": len(samples)}, {})}
+    for number, each in enumerate(samples):
+        own = {"signature": each.signature, "held": each.held, "random": each.is_random}
+        jobs[f"{SAMPLES}{number}"] = own, numbered(each.arrays)
+    return jobs
 
 
 def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str, verbose: int | str = 0) -> Changed:
     """Run a module that changes a file in a process of its own.
 
     Args:
-        module: The module, which hands over the new file by `JobSamples`.
+        module: The module, which hands over the new file by `FileJob`.
         folder: An empty folder.
         content: The plain file.
-        jobs: Settings and arrays, by name; the samples are those of `JOB`.
+        jobs: What `jobs_of` returns, and others.
         name: The name of the file, for errors.
         verbose: How to show the progress that the module counts, in layers.
 
@@ -62,9 +73,10 @@ def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str
         completed = run_module(module, folder, timeout=TIMEOUT, environment=ONE_THREAD, each_second=bar.look)
         if not completed.ok:
             raise ValueError(_refusal(completed.reason, name))
-    settings, outputs = read_job(folder, RESULT)
-    inputs = read_job(folder, HELD)[1]
-    return Changed(Path(folder, CHANGED).read_bytes(), settings, [*inputs.values()], outputs)
+    numbers = range(jobs[JOB][0]["graphs"])
+    held, outputs = ([read_job(folder, f"{kind}{number}")[1] for number in numbers] for kind in (HELD, OUTPUTS))
+    checks = [([*arrays.values()], expected) for arrays, expected in zip(held, outputs, strict=True)]
+    return Changed(Path(folder, CHANGED).read_bytes(), read_job(folder, RESULT)[0], checks)
 
 
 def _refusal(reason: str, name: str) -> str:
@@ -125,8 +137,51 @@ class SampleRunner(Runner):
         return {info.name: np.asarray(value) for info, value in zip(self.outputs, values, strict=True)}
 
 
-class JobSamples:
-    """The samples of a job in its process: those to work on, and those held out.
+class GraphJob:
+    """The samples of one graph in the process of a job: those to work on, and those held out.
+
+    Args:
+        folder: The folder of the job.
+        number: Which of its samples.
+        content: The dense file.
+
+    Attributes:
+        signature: The signature that starts at the graph; empty for the first graph.
+        runs: The inputs of each run of the interpreter on the samples to work on.
+        warnings: What is strange about the samples.
+    """
+
+    def __init__(self, folder: Path, number: int, content: bytes) -> None:
+        self._folder, self._number = folder, number
+        settings, arrays = read_job(folder, f"{SAMPLES}{number}")
+        self.signature, self._held = settings["signature"], int(settings["held"])
+        content = starting_at(content, self.signature)
+        runner = SampleRunner(content)
+        is_random = settings["random"]
+        samples, self.warnings = runner.in_range([*arrays.values()], content=content, is_random=is_random)
+        self._dense = runner.outputs_of(samples)
+        rows = max(len(array) for array in samples if array.ndim)
+        self.warnings += constant_outputs(self._dense, samples=rows)
+        self.runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
+        self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]
+
+    def outputs(self, content: bytes) -> dict[str, np.ndarray]:
+        """Return the outputs of another file on the samples held out."""
+        return SampleRunner(starting_at(content, self.signature)).outputs_of(self._last)
+
+    def errors(self, content: bytes) -> list[OutputError]:
+        """Compare these outputs with those of the dense file."""
+        rows = compare_outputs(self._dense, self.outputs(content), held=self._held)
+        return [replace(row, signature=self.signature) for row in rows]
+
+    def hand_over(self, expected: bytes) -> None:
+        """Write the samples held out, and the outputs of a file on them."""
+        write_job(self._folder, f"{HELD}{self._number}", arrays=numbered(self._last))
+        write_job(self._folder, f"{OUTPUTS}{self._number}", arrays=self.outputs(expected))
+
+
+class FileJob:
+    """A file and samples in the process of a job.
 
     Args:
         folder: The folder of the job.
@@ -134,26 +189,20 @@ class JobSamples:
     Attributes:
         settings: The settings of the job.
         content: The dense file.
-        runs: The inputs of each run of the interpreter on the samples to work on.
+        runs: The inputs of each run of the interpreter on the samples to work on, by the number of the graph.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.settings, arrays = read_job(folder, JOB)
-        self._held = int(self.settings["held"])
+        self.settings = read_job(folder, JOB)[0]
         self.content = (folder / DENSE).read_bytes()
-        runner = SampleRunner(self.content)
-        is_random = self.settings["random"]
-        samples, self._warnings = runner.in_range([*arrays.values()], content=self.content, is_random=is_random)
-        self._dense = runner.outputs_of(samples)
-        rows = max(len(array) for array in samples if array.ndim)
-        self._warnings += constant_outputs(self._dense, samples=rows)
-        self.runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
-        self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]
+        self._graphs = [GraphJob(folder, number, self.content) for number in range(self.settings["graphs"])]
+        numbers = {"": 0, **graphs_of_signatures(load_objects(self.content))}
+        self.runs = {numbers[graph.signature]: graph.runs for graph in self._graphs}
 
     def errors(self, content: bytes) -> list[OutputError]:
         """Compare the outputs of another file with those of the dense one, on the samples held out."""
-        return compare_outputs(self._dense, SampleRunner(content).outputs_of(self._last), held=self._held)
+        return [row for graph in self._graphs for row in graph.errors(content)]
 
     def hand_over(self, content: bytes, settings: dict[str, Any], *, expected: bytes | None = None) -> None:
         """Write a new file, what is to be known of it, and the outputs that it should have.
@@ -164,6 +213,7 @@ class JobSamples:
             expected: A file that has these outputs; None for the new one itself.
         """
         (self._folder / CHANGED).write_bytes(content)
-        write_job(self._folder, HELD, arrays=numbered(self._last))
-        outputs = SampleRunner(expected or content).outputs_of(self._last)
-        write_job(self._folder, RESULT, settings={**settings, "warnings": self._warnings}, arrays=outputs)
+        for graph in self._graphs:
+            graph.hand_over(expected or content)
+        warnings = [text for graph in self._graphs for text in graph.warnings]
+        write_job(self._folder, RESULT, settings={**settings, "warnings": warnings}, arrays={})

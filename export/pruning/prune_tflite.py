@@ -15,11 +15,11 @@ from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import fraction_of_zeros
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.pruning.apart import JOB, numbered, run_apart
+from tfprune.export.pruning.apart import jobs_of, numbered, run_apart
 from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer, PruneTfliteReport
 from tfprune.export.pruning.pruning_goal import checked_goal, checked_pattern
 from tfprune.export.pruning.pruning_job import X, Y
-from tfprune.export.pruning.sampling.samples import check_samples, held_out, warnings_of
+from tfprune.export.pruning.sampling.samples import check_samples, samples_of_graphs, warnings_of
 from tfprune.export.rewriting.export_report import AccuracyDrop
 from tfprune.export.rewriting.forms import Check, candidate_files, check_form_arguments, choose, export_report
 from tfprune.export.rewriting.rewrite import default_tolerance, file_name
@@ -62,9 +62,12 @@ def prune_tflite(
             weights.
         path: Where the new file is written; it may be the path of the old one.
         samples: Inputs as the file will see them, without labels, 256 or so: one array, batch first; for several
-            inputs a list in the file's order or a dict by name. Real numbers, preprocessed as in training: no error
-            in the report shows a wrong preprocessing. Every eighth is held out, from the end: put samples of another
-            origin there. `"random"` draws numbers in the range of the inputs, which costs accuracy.
+            inputs a list in the file's order or a dict by name. For a file with several signatures a dict of such
+            samples by signature, or those of its first graph alone; the others keep their weights. A weight that
+            signatures share is pruned on the samples of the first one that uses it. Real numbers, preprocessed as in
+            training: no error in the report shows a wrong preprocessing. Every eighth is held out, from the end: put
+            samples of another origin there. `"random"` draws numbers in the range of the inputs, which costs
+            accuracy.
         sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this, or
             one of `max_bytes`, `max_error` and `max_drop`.
         max_bytes: The largest size of the new file, as written: the fewest zeros that keep to it are taken.
@@ -78,7 +81,8 @@ def prune_tflite(
             True takes sparse ones only, False none.
         max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`: the most zeros with
             which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
-            others. For several outputs, the limit holds for each.
+            others. For several outputs, the limit holds for each; for several signatures, it holds for the outputs
+            of the first graph.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
             terminal or a notebook, once the call has taken some seconds. It counts layers: each is measured once,
             and pruned once for each sparsity that is tried.
@@ -110,32 +114,33 @@ def prune_tflite(
     goal = checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     content = read_model(source)
     model = read(content)
-    arrays = check_samples(samples, model)
-    held = held_out(arrays, model)
-    is_random = isinstance(samples, str)
-    settings = {**goal.settings(), "held": held, "random": is_random, "sparse": sparse, "compress": compress}
+    graphs = samples_of_graphs(samples, content)
+    settings = {**goal.settings(), "sparse": sparse, "compress": compress}
     settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}
-    jobs = {JOB: (settings, numbered(arrays))}
+    jobs = jobs_of(settings, graphs)
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
         jobs |= {X: ({}, numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         pruned = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
     forms = candidate_files(pruned.content, name="pruned", sparse=sparse, optimize=optimize)
-    check = Check(pruned.outputs, default_tolerance(model), ADVICE)
-    choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
+    checks = [
+        (inputs, Check(outputs, default_tolerance(model), ADVICE, graph.signature))
+        for graph, (inputs, outputs) in zip(graphs, pruned.checks, strict=True)
+    ]
+    (inputs, check), *others = checks
+    choice = choose(forms, inputs=inputs, check=check, others=others, optimize=optimize, compress=compress)
     write_atomically(destination, choice.packed)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
-    fitted = min(len(array) for array in arrays if array.ndim) - held
     return PruneTfliteReport(
         sparsity=fraction_of_zeros(nnz, size),
         layers=layers,
         errors=tuple(OutputError(**row) for row in pruned.settings["errors"]),
         skipped=tuple(Skipped(layer, reason, Skipped.NO_RULE) for layer, reason in pruned.settings["skipped"]),
-        samples=fitted,
-        held_out=held,
-        warnings=warnings_of(samples, fitted=fitted, others=pruned.settings["warnings"]),
+        samples=sum(graph.fitted for graph in graphs),
+        held_out=sum(graph.held for graph in graphs),
+        warnings=warnings_of(graphs, pruned.settings["warnings"]),
         lost=tuple(AccuracyDrop(**row) for row in pruned.settings["lost"]),
         file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )

@@ -44,11 +44,19 @@ class OutputError(Report):
             samples; None if the output is the same for all of them.
         agreement: The fraction of samples whose largest entry is the same one; None if the output is not a row of
             classes.
+        signature: The signature that returns the output, where samples are by signature; otherwise empty.
     """
 
     name: str
     error: float | None
     agreement: float | None
+    signature: str = ""
+
+    @property
+    def row(self) -> list[str]:
+        """Its row in a table."""
+        name = f"{self.signature}: {self.name}" if self.signature else self.name
+        return [name, number_text(self.error), "-" if self.agreement is None else f"{self.agreement:.1%}"]
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,7 @@ class PruneTfliteReport(Report):
             [layer.name, layer.operator, f"{layer.size:,}", f"{layer.sparsity:.1%}", number_text(layer.error)]
             for layer in self.layers
         ]
-        outputs = [
-            [row.name, number_text(row.error), "-" if row.agreement is None else f"{row.agreement:.1%}"]
-            for row in self.errors
-        ]
+        outputs = [row.row for row in self.errors]
         text = table(["layer", "operator", "weights", "zeros", "error"], layers, left=2) + skipped_table(self.skipped)
         lost = [[row.metric, number_text(row.before), number_text(row.file)] for row in self.lost]
         parts = [

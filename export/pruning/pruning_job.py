@@ -11,7 +11,7 @@ from tfprune.export.device.processes.job_files import read_job
 from tfprune.export.device.running.inputs import inputs_from_job
 from tfprune.export.device.running.metrics import measure
 from tfprune.export.file.files.codec import encode
-from tfprune.export.pruning.apart import JobSamples, SampleRunner
+from tfprune.export.pruning.apart import FileJob, SampleRunner
 from tfprune.export.pruning.prune_in_order import PruningInOrder
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
 from tfprune.export.rewriting.export_report import AccuracyDrop, accuracy_drops
@@ -42,7 +42,7 @@ class _Job:
     """What the parent asks for."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._samples = folder, JobSamples(folder)
+        self._folder, self._samples = folder, FileJob(folder)
         self._settings, content = self._samples.settings, self._samples.content
         metric = self._settings["metric"]
         self._labeled = _Labeled(folder, content, metric) if metric else None

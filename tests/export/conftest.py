@@ -19,7 +19,7 @@ from tfprune.export.device.processes.child_process import Completed
 # Beside keras_side; test_verify and test_forms start processes, and files that crash.
 CHECKED_HERE = (
     *("test_quantization_error", "test_correct_biases", "test_sparsify", "test_rewrite", "test_damage"),
-    *("test_prune_tflite", "test_input_range", "test_foreign_files"),
+    *("test_prune_tflite", "test_input_range", "test_foreign_files", "test_signatures"),
     "test_shrink_tflite",
 )
 APART = ("test_convert", "test_cli", "test_scripts")  # where the converter has its process, as users have it

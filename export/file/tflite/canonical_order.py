@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import builtin_code
+from tfprune.export.file.tflite.editor import builtin_code, load_objects, save_objects
 
 HASHED = b"CONVERSION_METADATA"  # holds a hash of the file as the converter wrote it
 QUANTIZED = b"tfl.quantize"  # what the converter calls quantized inputs, with a number from the second on
@@ -28,6 +28,30 @@ def put_in_order(model: schema.ModelT) -> None:
     model.metadata = [entry for entry in model.metadata or () if entry.name != HASHED]
     _order_codes(model)
     _order_buffers(model)
+
+
+def graphs_of_signatures(model: schema.ModelT) -> dict[str, int]:
+    """Return the number of the graph that each signature starts at, by the signature's name."""
+    signatures = model.signatureDefs or ()
+    return {(each.signatureKey or b"").decode(errors="replace"): int(each.subgraphIndex) for each in signatures}
+
+
+def starting_at(content: bytes, signature: str) -> bytes:
+    """Return a plain file as it runs from a signature on: with this signature alone, and its graph as the first one.
+
+    Args:
+        content: The plain file.
+        signature: The name of one of its signatures; with an empty one the file starts as it does anyway.
+    """
+    if not signature:
+        return content
+    model = load_objects(content)
+    own = (model.signatureDefs or ())[[*graphs_of_signatures(model)].index(signature)]
+    if own.subgraphIndex:
+        model.metadata = model.metadataBuffer = None  # they describe the graph that was the first one
+    model.subgraphs = [model.subgraphs[own.subgraphIndex], *model.subgraphs[1:]]  # no graph calls the first one
+    own.subgraphIndex, model.signatureDefs = 0, [own]
+    return save_objects(model)
 
 
 def indices_of(tensors: object) -> list[int]:

@@ -13,11 +13,7 @@ from tfprune.export.file.tflite.editor import inputs_of
 from tfprune.export.pruning.layers.linear_operators import LinearOperator
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.layers.stored_weight import (
-    StoredWeight,
-    own_bias,
-    read_bias,
-)
+from tfprune.export.pruning.layers.stored_weight import StoredWeight, own_bias
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.zero_solver import ZeroSolver
@@ -29,31 +25,34 @@ class FileLayer:
     """A weight of the dense file.
 
     Args:
-        pieces: The dense file.
-        operators: The operators that use the weight, in order.
+        pieces: A graph of the dense file.
+        operators: The operators that use the weight: those of this graph in order, then those of others.
         stored: How it is stored.
 
     Attributes:
+        operators: Those of this graph, whose inputs say which entries matter.
+        is_in_others: Whether other graphs use it, too.
         name: The name of its tensor.
         weights: For each group a matrix of outputs by inputs, and a bias as the last input where it has one.
         inputs: The number of inputs without the bias.
     """
 
     def __init__(self, pieces: Pieces, operators: Sequence[LinearOperator], stored: StoredWeight) -> None:
-        self.operators, self.stored = operators, stored
+        self._users, self.stored = operators, stored
         self._first = operators[0]
-        home = pieces.home(self._first.loop)
+        self.operators = [operator for operator in operators if operator.graph == self._first.graph]
+        self.is_in_others = len(self.operators) < len(operators)
+        home = self._first.home(pieces)
         tensor = home.graph.tensors[self._first.weight]
         self.name, self.kind = (tensor.name or b"").decode(errors="replace"), self._first.kind
         self.buffer = tensor.buffer
         matrix = self._first.to_matrix(stored.read(pieces.model.buffers[self.buffer]))
         self.inputs = matrix.shape[2]
-        # A weight that several operators share keeps their biases, which may differ.
-        self.has_bias = len(operators) == 1 and self._first.bias_place >= 0
+        # Operators that share a weight keep biases that differ.
+        bias, *others = (operator.bias(pieces) for operator in operators)
+        self.has_bias = bias.size > 0 and all(np.array_equal(bias, other) for other in others)
         if self.has_bias:
-            bias = inputs_of(home.steps[self._first.step])[self._first.bias_place]
-            values = read_bias(pieces.model, home.graph.tensors[bias])
-            matrix = np.concatenate([matrix, values.reshape(*matrix.shape[:2], 1)], axis=2)
+            matrix = np.concatenate([matrix, bias.reshape(*matrix.shape[:2], 1)], axis=2)
         self.weights = matrix.astype(np.float32)
         self.size = self.kernel(self.weights).size
         self.zeros = 1 - np.count_nonzero(self.kernel(self.weights)) / self.size
@@ -79,7 +78,7 @@ class FileLayer:
 
     def rows(self, pieces: Pieces, operator: LinearOperator, x: np.ndarray, *, run: int) -> np.ndarray:
         """Return what the weight multiplies in one run: 64 rows of each sample at most, in each file the same."""
-        tensor = pieces.home(operator.loop).graph.tensors[operator.activation]
+        tensor = operator.home(pieces).graph.tensors[operator.activation]
         generator = np.random.default_rng([run, operator.step, zlib.crc32(self.name.encode())])
         most = ROWS_PER_SAMPLE * (len(x) if x.ndim else 1)
 
@@ -139,37 +138,39 @@ class FileLayer:
     def written(self, pieces: Pieces, weights: np.ndarray) -> Iterator[None]:
         """Put weights into a file for the time of a block."""
         stored = self.stored.grown(self.tensor(weights))
-        home, model = pieces.home(self._first.loop), pieces.model
-        graph = home.graph
-        sizes, data = (len(graph.tensors), len(model.buffers)), model.buffers[self.buffer].data
-        taken = [home.steps[operator.step].inputs for operator in self.operators]
+        model = pieces.model
+        sizes = [(graph.tensors, len(graph.tensors)) for graph in model.subgraphs]
+        sizes.append((model.buffers, len(model.buffers)))
+        steps = [operator.home(pieces).steps[operator.step] for operator in self._users]
+        data, taken = model.buffers[self.buffer].data, [step.inputs for step in steps]
         self.write(pieces, weights, stored)
         yield
-        del graph.tensors[sizes[0] :], model.buffers[sizes[1] :]
-        for operator, inputs in zip(self.operators, taken, strict=True):
-            home.steps[operator.step].inputs = inputs
-        model.buffers[self.buffer].data = data
-        for tensor in (each for each in graph.tensors if each.buffer == self.buffer and stored.is_integer):
-            tensor.quantization.scale = self.stored.scales.astype(np.float32)
+        for added, size in sizes:
+            del added[size:]
+        for step, inputs in zip(steps, taken, strict=True):
+            step.inputs = inputs
+        self._write_values(model, data, self.stored)
 
     def write(self, pieces: Pieces, weights: np.ndarray, stored: StoredWeight) -> None:
         """Put weights into a file, and let its biases follow the scales."""
-        model, home = pieces.model, pieces.home(self._first.loop)
-        model.buffers[self.buffer].data = stored.write(self.tensor(weights))
+        model = pieces.model
+        self._write_values(model, stored.write(self.tensor(weights)), stored)
         growth = stored.scales / self.stored.scales if stored.is_integer else np.ones(1)
-        for tensor in (each for each in home.graph.tensors if each.buffer == self.buffer):
-            if stored.is_integer:
-                tensor.quantization.scale = stored.scales.astype(np.float32)
-        for operator in self.operators:
-            step, place = home.steps[operator.step], operator.bias_place
-            if place < 0:
+        for operator in self._users:
+            values = weights[..., -1].reshape(-1) if self.has_bias else operator.bias(pieces)
+            if not values.size:
                 continue
-            inputs = inputs_of(step)
-            values = weights[..., -1].reshape(-1)
-            if not self.has_bias:
-                values = read_bias(model, home.graph.tensors[inputs[place]])
+            home, place = operator.home(pieces), operator.bias_place
+            inputs = inputs_of(home.steps[operator.step])
             inputs[place] = own_bias(model, home.graph, tensor=inputs[place], values=values, growth=growth)
-            step.inputs = np.array(inputs, np.int32)
+            home.steps[operator.step].inputs = np.array(inputs, np.int32)
+
+    def _write_values(self, model: schema.ModelT, data: np.ndarray, stored: StoredWeight) -> None:
+        """Set the bytes of the weight, and its scales in all graphs."""
+        model.buffers[self.buffer].data = data
+        tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors if tensor.buffer == self.buffer]
+        for tensor in tensors if stored.is_integer else ():
+            tensor.quantization.scale = stored.scales.astype(np.float32)
 
     def tensor(self, weights: np.ndarray) -> np.ndarray:
         """Return weights in the shape of the constant, without the bias."""

@@ -16,45 +16,54 @@ from tfprune.export.pruning.layers.table_layer import TableLayer
 
 
 def find_layers(pieces: Pieces) -> tuple[list[FileLayer], list[tuple[str, str]]]:
-    """Return the weights that can be pruned, in order, and the names of those left alone, each with the reason."""
+    """Return the weights of a graph that can be pruned, in order, and the names of the others, each with the reason.
+
+    Operators in the graphs of other signatures may use the same weights.
+    """
     operators, skipped = linear_operators(pieces)
     by_buffer: dict[int, list[LinearOperator]] = {}
     for operator in operators:
-        tensor = pieces.home(operator.loop).graph.tensors[operator.weight]
-        by_buffer.setdefault(tensor.buffer, []).append(operator)
+        by_buffer.setdefault(_tensor(pieces, operator).buffer, []).append(operator)
+    for number in pieces.entries:
+        for operator in linear_operators(pieces.sibling(number))[0] if number != pieces.number else ():
+            by_buffer.get(_tensor(pieces, operator).buffer, []).append(operator)
     layers = []
     for sharing in by_buffer.values():
         layer = _layer_of(pieces, sharing)
         if isinstance(layer, FileLayer):
             layers.append(layer)
         else:
-            name = pieces.home(sharing[0].loop).graph.tensors[sharing[0].weight].name or b""
+            name = _tensor(pieces, sharing[0]).name or b""
             skipped.append((name.decode(errors="replace"), f"{sharing[0].kind}: {layer}"))
     return layers, skipped
+
+
+def _tensor(pieces: Pieces, operator: LinearOperator) -> schema.TensorT:
+    return operator.home(pieces).graph.tensors[operator.weight]
 
 
 def _layer_of(pieces: Pieces, operators: Sequence[LinearOperator]) -> FileLayer | str:
     """Return a weight with all operators that use it; a string says why it is left alone."""
     first = operators[0]
-    home = pieces.home(first.loop)
-    tensor = home.graph.tensors[first.weight]
+    tensor = _tensor(pieces, first)
     stored = StoredWeight.of(tensor)
     if isinstance(stored, str):
         return stored
-    outside = [each for graph in pieces.model.subgraphs if graph is not home.graph for each in graph.tensors or ()]
-    if any(each.buffer == tensor.buffer for each in outside):
+    homes = {home.number: home for home in (operator.home(pieces) for operator in operators)}
+    outside = [graph for number, graph in enumerate(pieces.model.subgraphs) if number not in homes]
+    if any(each.buffer == tensor.buffer for graph in outside for each in graph.tensors or ()):
         return "another graph of the file has the same weights"
-    takers = [step for step in home.steps if any(_reads(home, step, tensor.buffer))]
+    takers = [step for home in homes.values() for step in home.steps if any(_reads(home, step, tensor.buffer))]
     if len(takers) > len(operators):
         return "an operator of another kind uses the same weights"
     if stored.axis not in (None, first.output_axis):
         return "its scales are not those of its outputs"
     for operator in operators:
-        other = StoredWeight.of(home.graph.tensors[operator.weight])
+        other = StoredWeight.of(_tensor(pieces, operator))
         is_same = isinstance(other, StoredWeight) and np.array_equal(other.scales, stored.scales)
         if not is_same or _form(operator) != _form(first):
             return "operators of other kinds or scales use the same weights"
-        if operator.bias_place >= 0 and not _has_known_bias(home, operator):
+        if operator.bias_place >= 0 and not _has_known_bias(operator.home(pieces), operator):
             return "its bias has a type or scales that are not known"
     return (TableLayer if first.kind in TABLES else FileLayer)(pieces, operators, stored)
 

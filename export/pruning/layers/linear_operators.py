@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import graphs_of_signatures
 from tfprune.export.file.tflite.editor import inputs_of, operator_name
 from tfprune.export.pruning.layers.input_rows import Rows, patches, transposed_patches, vectors
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.layers.recurrent_operators import RECURRENT, recurrent_weights
+from tfprune.export.pruning.layers.stored_weight import read_bias
 
 MAX_INPUTS = 6144  # of one output: its second moments take 0.3 GB
 # The places of activation, weight and bias among the inputs; -1 for none.
@@ -45,6 +48,7 @@ class LinearOperator:
         rows: A function from the activation to the rows that the weight multiplies, of shape (groups, rows, inputs).
         is_fed_back: Whether the activation is what the operator itself returns, one step of time before.
         loop: The step of the WHILE whose body it stands in; None outside of loops. `step` counts inside of the body.
+        graph: The number of the graph that it, or its loop, stands in.
     """
 
     step: int
@@ -58,6 +62,19 @@ class LinearOperator:
     rows: Rows
     is_fed_back: bool = False
     loop: int | None = None
+    graph: int = 0
+
+    def home(self, pieces: Pieces) -> Pieces:
+        """Return the graph that it stands in, or the body of its loop, of a file with any of its graphs."""
+        graph = pieces.sibling(self.graph)
+        return graph if self.loop is None else graph.bodies[self.loop]
+
+    def bias(self, pieces: Pieces) -> np.ndarray:
+        """Return its bias as real numbers, no number without one."""
+        if self.bias_place < 0:
+            return np.zeros(0)
+        home = self.home(pieces)
+        return read_bias(home.model, home.graph.tensors[inputs_of(home.steps[self.step])[self.bias_place]])
 
     @property
     def order(self) -> tuple[int, int]:
@@ -78,7 +95,7 @@ class LinearOperator:
 
 
 def linear_operators(pieces: Pieces) -> tuple[list[LinearOperator], list[tuple[str, str]]]:
-    """Return the linear maps of a file in order, and the weights left alone, each with the reason."""
+    """Return the linear maps of a graph in order, and the weights left alone, each with the reason."""
     found: list[LinearOperator] = []
     others: list[tuple[str, str]] = []
     for step, operator in enumerate(pieces.steps):
@@ -95,7 +112,7 @@ def linear_operators(pieces: Pieces) -> tuple[list[LinearOperator], list[tuple[s
         for index in [index for index in inputs_of(operator) if reason and index >= 0 and _is_weight(pieces, index)]:
             if pieces.constant_behind(index) not in known:
                 others.append((_name(pieces, index), f"{kind}: {reason}"))
-    return found, others + (_elsewhere(pieces) if pieces.number == 0 else [])
+    return [dataclasses.replace(each, graph=pieces.number) for each in found], others
 
 
 def _maps(
@@ -206,17 +223,25 @@ def _recurrent(
     return maps, "the file has no tensor of what it multiplies"
 
 
-def _elsewhere(pieces: Pieces) -> list[tuple[str, str]]:
-    """Name the weights in graphs that are neither the first nor the body of one of its loops."""
-    visited = {0, *(body.number for body in pieces.bodies.values())}
-    others = []
+def weights_elsewhere(pieces: Pieces, numbers: Collection[int]) -> list[tuple[int, str, str]]:
+    """Return buffer, name and reason of each weight outside of some graphs of a file and the bodies of their loops.
+
+    Args:
+        pieces: Any graph of the file.
+        numbers: The graphs.
+    """
+    bodies = {body.number for number in numbers for body in pieces.sibling(number).bodies.values()}
+    signatures = {number: name for name, number in graphs_of_signatures(pieces.model).items()}
+    weights = []
     for number, graph in enumerate(pieces.model.subgraphs):
-        for operator in [] if number in visited else graph.operators or ():
+        reason = f"its signature {signatures[number]!r} has no samples" if number in signatures else ELSEWHERE
+        for operator in [] if number in {*numbers, *bodies} else graph.operators or ():
             kind = operator_name(pieces.model, operator)
             if kind in PLACES or kind in RECURRENT:
                 tensors = [graph.tensors[index] for index in inputs_of(operator) if index >= 0]
-                weights = [tensor for tensor in tensors if _is_matrix(pieces.model, tensor)]
-                others += [
-                    ((tensor.name or b"").decode(errors="replace"), f"{kind}: {ELSEWHERE}") for tensor in weights
+                weights += [
+                    (tensor.buffer, (tensor.name or b"").decode(errors="replace"), f"{kind}: {reason}")
+                    for tensor in tensors
+                    if _is_matrix(pieces.model, tensor)
                 ]
-    return others
+    return weights

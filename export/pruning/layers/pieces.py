@@ -13,7 +13,7 @@ import numpy as np
 
 from tfprune.export.device.interpreter import find_interpreter
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import indices_of
+from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, indices_of
 from tfprune.export.file.tflite.editor import inputs_of, operator_name, save_objects
 from tfprune.export.pruning.layers.stored_weight import type_name
 
@@ -72,6 +72,18 @@ class Pieces:
                 self.steps.append(operator)
                 values.update(made)
         self._values = values
+        self._siblings = {number: self}
+
+    def sibling(self, number: int) -> Pieces:
+        """Return another graph of the same model."""
+        if number not in self._siblings:
+            self._siblings[number] = Pieces(self.model, number)
+        return self._siblings[number]
+
+    @property
+    def entries(self) -> list[int]:
+        """The graphs that a user can run: the first one, and those of signatures."""
+        return sorted({0, *graphs_of_signatures(self.model).values()})
 
     def _check_state(self) -> None:
         names = [operator_name(self.model, operator) for operator in self.graph.operators or ()]
@@ -100,12 +112,8 @@ class Pieces:
         return {
             step: Pieces(self.model, number)
             for step, number in numbers.items()
-            if self.number == 0 and loops.count(number) == 1
+            if self.number in self.entries and loops.count(number) == 1
         }
-
-    def home(self, loop: int | None) -> Pieces:
-        """Return the body of a loop; the graph itself for None."""
-        return self if loop is None else self.bodies[loop]
 
     def constant_behind(self, tensor: int) -> int:
         """Return the constant that a tensor is unpacked from; the tensor itself if it is not unpacked."""

@@ -26,7 +26,8 @@ def unpack_sparse(content: bytes) -> schema.ModelT:
     if numbers_operators(model):
         return model
     pieces = Pieces(model)
-    weights = {(pieces.home(operator.loop).number, operator.weight) for operator in linear_operators(pieces)[0]}
+    operators = [operator for number in pieces.entries for operator in linear_operators(pieces.sibling(number))[0]]
+    weights = {(operator.home(pieces).number, operator.weight) for operator in operators}
     dense: dict[int, int] = {}  # the new buffer of each old one
     for number, index in sorted(weights):
         values = file.subgraphs[number].tensors[index].values

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.file.report import TensorInfo, shape_text
+from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, starting_at
+from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.model import Model
+from tfprune.export.file.tflite.reader import read
 
 RANDOM, RANDOM_ROWS = "random", 64
 LEAST_SAMPLES, MAX_HELD = 3, 64  # two to prune on, which differ, and one to hold out
@@ -20,6 +23,86 @@ WARN_RANDOM = (
     "the samples are random numbers, not data: the accuracy may drop by 4 to 16 points more than with data, and the "
     "errors above say little. Pass samples as the file will see them."
 )
+
+
+class GraphSamples(NamedTuple):
+    """The samples of one graph of a file.
+
+    Attributes:
+        signature: The signature that starts at the graph; empty for the first graph of the file.
+        arrays: An array for each of its inputs.
+        held: How many of them, at the end, are held out.
+        is_random: Whether they were drawn.
+    """
+
+    signature: str
+    arrays: list[np.ndarray]
+    held: int
+    is_random: bool
+
+    @property
+    def fitted(self) -> int:
+        """The number of samples that are not held out."""
+        return min(len(array) for array in self.arrays if array.ndim) - self.held
+
+
+def samples_of_graphs(samples: Any, content: bytes) -> list[GraphSamples]:
+    """Return the samples of the first graph of a file, or those of some of its signatures.
+
+    Args:
+        samples: What `prune_tflite` takes.
+        content: The plain file.
+
+    Raises:
+        TypeError: If there are none.
+        ValueError: If they do not fit the inputs, or name a signature that the file does not have.
+    """
+    graphs = []
+    for name, own in _by_signature(samples, content).items():
+        try:
+            graphs.append(first_graph(own, read(starting_at(content, name)))._replace(signature=name))
+        except (TypeError, ValueError) as error:
+            if not name:
+                raise
+            raise type(error)(f"For signature {name!r}: {error}") from error
+    return graphs
+
+
+def first_graph(samples: Any, model: Model) -> GraphSamples:
+    """Return the samples of the first graph of a file.
+
+    Args:
+        samples: What `shrink_tflite` takes.
+        model: The file.
+
+    Raises:
+        TypeError: If there are none.
+        ValueError: If they do not fit the inputs.
+    """
+    arrays = check_samples(samples, model)
+    return GraphSamples("", arrays, held_out(arrays, model), isinstance(samples, str))
+
+
+def _by_signature(samples: Any, content: bytes) -> Mapping[str, Any]:
+    """Return samples by signature; those of the first graph have an empty name."""
+    names = [info.name for info in read(content).inputs]
+    if not isinstance(samples, Mapping) or {*samples} == {*names}:
+        return {"": samples}
+    graphs = graphs_of_signatures(load_objects(content))
+    unknown = [name for name in samples if name not in graphs]
+    if not samples or (unknown and len(graphs) < 2):
+        return {"": samples}
+    if unknown:
+        raise ValueError(
+            f"Expected samples by signature, of which the file has {', '.join(map(repr, graphs))}, or by the inputs "
+            f"of its first graph: {', '.join(map(repr, names))}. Received: names {[*samples]}."
+        )
+    if len({graphs[name] for name in samples}) < len(samples):
+        raise ValueError(
+            f"Expected signatures that start at different graphs. Received: {', '.join(map(repr, samples))}, some of "
+            "which are the same graph under two names. Pass the samples of this graph once."
+        )
+    return samples
 
 
 def check_samples(samples: Any, model: Model) -> list[np.ndarray]:
@@ -69,12 +152,12 @@ def held_out(arrays: Sequence[np.ndarray], model: Model) -> int:
     return held
 
 
-def warnings_of(samples: Any, *, fitted: int, others: Sequence[str]) -> tuple[str, ...]:
+def warnings_of(samples: Sequence[GraphSamples], others: Sequence[str]) -> tuple[str, ...]:
     """Return what makes the result less reliable, and the warnings of the process that ran the file."""
-    if isinstance(samples, str):
-        return WARN_RANDOM, *others
-    few = [f"{fitted} samples are few: with 256 the outputs stay closer."] if fitted < FEW else []
-    return *others, *few
+    drawn = [WARN_RANDOM] if any(each.is_random for each in samples) else []
+    few = [each.fitted for each in samples if each.fitted < FEW and not each.is_random]
+    text = [f"{count} samples are few: with 256 the outputs stay closer." for count in few]
+    return *drawn, *others, *dict.fromkeys(text)
 
 
 def _random(name: str, model: Model) -> list[np.ndarray]:

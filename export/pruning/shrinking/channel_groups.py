@@ -38,7 +38,11 @@ class ChannelGroup:
 def mixing_layers(pieces: Pieces) -> list[FileLayer]:
     """Return the weights that make channels from others and can be solved for, in order."""
     layers, _ = find_layers(pieces)
-    return [layer for layer in layers if layer.kind in PLACES and layer.operators[0].loop is None]
+    return [
+        layer
+        for layer in layers
+        if layer.kind in PLACES and layer.operators[0].loop is None and not layer.is_in_others
+    ]
 
 
 class FileChannels:

@@ -12,9 +12,9 @@ from tfprune.export.file.files.destination import check_destination, write_atomi
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.pruning.apart import JOB, numbered, run_apart
+from tfprune.export.pruning.apart import jobs_of, run_apart
 from tfprune.export.pruning.prune_tflite_report import OutputError
-from tfprune.export.pruning.sampling.samples import check_samples, held_out, warnings_of
+from tfprune.export.pruning.sampling.samples import first_graph, warnings_of
 from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrinkTfliteReport, ShrunkGroup
 from tfprune.export.rewriting.forms import Check, candidate_files, choose, export_report
 from tfprune.export.rewriting.rewrite import default_tolerance, file_name
@@ -84,18 +84,16 @@ def shrink_tflite(
     round_to = check_count(round_to, "round_to", least=1)
     content = read_model(source)
     model = read(content)
-    arrays = check_samples(samples, model)
-    held = held_out(arrays, model)
-    settings = {"flops": limit, "round_to": round_to, "held": held, "random": isinstance(samples, str)}
+    graph = first_graph(samples, model)
+    jobs = jobs_of({"flops": limit, "round_to": round_to}, [graph])
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        jobs = {JOB: (settings, numbered(arrays))}
         small = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source))
     forms = candidate_files(small.content, name="shrunk", sparse=False, optimize="size")
-    check = Check(small.outputs, default_tolerance(model), ADVICE)
-    choice = choose(forms, inputs=small.inputs, check=check, optimize="size", compress=compress)
+    ((inputs, outputs),) = small.checks
+    check = Check(outputs, default_tolerance(model), ADVICE)
+    choice = choose(forms, inputs=inputs, check=check, optimize="size", compress=compress)
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in choice.form.graph.weights) for count in ("size", "nnz"))
-    fitted = min(len(array) for array in arrays if array.ndim) - held
     return ShrinkTfliteReport(
         groups=tuple(ShrunkGroup(**row) for row in small.settings["groups"]),
         flops=small.settings["flops"],
@@ -103,8 +101,8 @@ def shrink_tflite(
         bytes_before=len(content),
         errors=tuple(OutputError(**row) for row in small.settings["errors"]),
         skipped=tuple(Skipped(group, reason, Skipped.HELD) for group, reason in small.settings["skipped"]),
-        samples=fitted,
-        held_out=held,
-        warnings=warnings_of(samples, fitted=fitted, others=small.settings["warnings"]),
+        samples=graph.fitted,
+        held_out=graph.held,
+        warnings=warnings_of([graph], small.settings["warnings"]),
         file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.file.report import number_text
 from tfprune.export.pruning.prune_tflite_report import OutputError
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.report import Report, Skipped, skipped_table, table
@@ -72,10 +71,7 @@ class ShrinkTfliteReport(Report):
                 f"{self.file.tflite_bytes / self.bytes_before:.1%}",
             ],
         ]
-        outputs = [
-            [row.name, number_text(row.error), "-" if row.agreement is None else f"{row.agreement:.1%}"]
-            for row in self.errors
-        ]
+        outputs = [row.row for row in self.errors]
         parts = [
             table(["channels of", "before", "after", "FLOPs"], groups) + skipped_table(self.skipped),
             table(["the file", "before", "after", "ratio"], sums),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfprune.export.device.processes.child_process import run_as_child
-from tfprune.export.pruning.apart import JobSamples
+from tfprune.export.pruning.apart import FileJob
 from tfprune.export.pruning.shrinking.shrink_in_order import ShrinkingInOrder
 
 
 def _run_job(folder: Path) -> None:
-    samples = JobSamples(folder)
-    job = ShrinkingInOrder(samples.content, samples.runs, folder=folder)
+    samples = FileJob(folder)
+    job = ShrinkingInOrder(samples.content, samples.runs[0], folder=folder)
     small = job.shrunk(samples.settings["flops"], round_to=samples.settings["round_to"])
     settings = {
         "groups": [vars(row) for row in small.groups],

@@ -1,27 +1,13 @@
-"""Files with more than a plain network: several signatures, states, operators that nobody has, open sizes."""
+"""Files with more than a plain network: states, operators that nobody has, open sizes."""
 
 import numpy as np
 import pytest
 
-from tfprune.export.device.running.runner import find_interpreter
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_operator, load_objects, operator_name, save_objects
 from tfprune.export.pruning.layers.linear_operators import linear_operators
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.prune_tflite import prune_tflite
-
-
-def test_of_several_signatures_the_first_graph_is_pruned_and_the_others_stay(cases, joined, tmp_path):
-    content = joined(cases["dense"].data, cases["int8"].data)
-    report = prune_tflite(content, tmp_path / "sparse.tflite", cases["dense"].inputs, sparsity=0.7)
-    assert report.sparsity == pytest.approx(0.7, abs=0.02)
-    assert [row.reason for row in report.skipped if "it stands in another graph" in row.reason]
-    pruned = (tmp_path / "sparse.tflite").read_bytes()
-    runners = [find_interpreter()[0](model_content=each).get_signature_runner("second") for each in (content, pruned)]
-    (name, detail), *_ = runners[0].get_input_details().items()
-    integers = np.random.default_rng(0).integers(-128, 128, detail["shape"]).astype(np.int8)
-    before, after = (runner(**{name: integers}) for runner in runners)
-    assert all(np.array_equal(before[output], after[output]) for output in before)
 
 
 def test_states_are_refused_with_the_names_of_the_operators(cases):

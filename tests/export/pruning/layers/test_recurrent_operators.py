@@ -6,7 +6,7 @@ import pytest
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_constant, add_operator, inputs_of, load_objects, operator_name
 from tfprune.export.pruning.layers.find_layers import find_layers
-from tfprune.export.pruning.layers.linear_operators import linear_operators
+from tfprune.export.pruning.layers.linear_operators import linear_operators, weights_elsewhere
 from tfprune.export.pruning.layers.loops import Activations, LoopRunner
 from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
 from tfprune.export.pruning.layers.stored_weight import StoredWeight, read_bias
@@ -182,9 +182,9 @@ def test_weights_of_other_graphs_are_named(steps):
     model = load_objects(steps.data)
     loops = [operator for operator in model.subgraphs[0].operators if operator_name(model, operator) == "WHILE"]
     loops[1].builtinOptions.bodySubgraphIndex = loops[0].builtinOptions.bodySubgraphIndex
-    operators, skipped = linear_operators(Pieces(model))
-    assert [reason for _, reason in skipped] == ["FULLY_CONNECTED: it stands in another graph of the file"] * 4
-    assert all(name for name, _ in skipped) and len(operators) == 3
+    operators, others = linear_operators(Pieces(model))[0], weights_elsewhere(Pieces(model), [0])
+    assert [reason for _, _, reason in others] == ["FULLY_CONNECTED: it stands in another graph of the file"] * 4
+    assert all(name for _, name, _ in others) and len(operators) == 3
 
 
 def test_entries_of_frequent_rows_of_a_table_stay(exports):

@@ -1,0 +1,88 @@
+"""Files with several signatures: samples by signature, weights of one graph, and weights that graphs share."""
+
+import numpy as np
+import pytest
+
+from tfprune.export.device.running.runner import find_interpreter
+from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.pruning.prune_tflite import prune_tflite
+
+
+def shared(export, joined):
+    """Return a file with the signatures `first` and `second`, of the same graph and the same weights."""
+    model = load_objects(joined(export.data, export.data))
+    for tensor, other in zip(*(graph.tensors for graph in model.subgraphs), strict=True):
+        other.buffer = tensor.buffer
+    return save_objects(model)
+
+
+def outputs(content, signature, x):
+    """Return what the interpreter says, one sample at a time."""
+    runner = find_interpreter()[0](model_content=content).get_signature_runner(signature)
+    ((name, detail),) = runner.get_input_details().items()
+    scale, zero = detail["quantization"]
+    x = x if not scale else np.clip(np.rint(x / scale) + zero, -128, 127).astype(np.int8)
+    return np.concatenate([next(iter(runner(**{name: row[np.newaxis]}).values())) for row in x[:8]])
+
+
+def test_each_graph_is_pruned_on_its_samples(cases, joined, tmp_path):
+    content = joined(cases["two"].data, cases["dense"].data)
+    vectors = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    samples = {"first": [vectors[:, :3], vectors[:, 3:5]], "second": vectors}
+    report = prune_tflite(content, tmp_path / "sparse.tflite", samples, sparsity=0.6, sparse=False)
+    kernels = [weight for weight in read(content).weights if weight.size > 8]
+    assert len(report.layers) == len(kernels) and not report.skipped
+    assert report.sparsity == pytest.approx(0.6, abs=0.05)
+    assert [row.signature for row in report.errors] == ["first", "first", "second"]
+    assert (report.samples, report.held_out) == (112, 16)
+    alone = prune_tflite(cases["dense"].data, tmp_path / "alone.tflite", vectors, sparsity=report.sparsity)
+    assert {row.size for row in alone.layers} < {row.size for row in report.layers}
+    assert "second: " in str(report) and all(row.error < 1 for row in report.errors)
+
+
+@pytest.mark.parametrize("name", ["dense", "int8"])
+def test_shared_weights_are_pruned_once_and_seen_by_all(cases, joined, tmp_path, name):
+    content = shared(cases[name], joined)
+    x = np.random.default_rng(0).uniform(size=(24, *cases[name].inputs.shape[1:])).astype(np.float32)
+    report = prune_tflite(content, tmp_path / "sparse.tflite", {"second": x}, sparsity=0.7, sparse=False)
+    pruned = (tmp_path / "sparse.tflite").read_bytes()
+    assert report.sparsity == pytest.approx(0.7, abs=0.03) and not report.skipped
+    assert {row.signature for row in report.errors} == {"second"}
+    first, second = (outputs(pruned, signature, x) for signature in ("first", "second"))
+    assert np.array_equal(first, second)  # the graphs are the same
+    assert not np.array_equal(first, outputs(content, "first", x))
+    samples = {"second": x, "first": x}
+    both = prune_tflite(content, tmp_path / "both.tflite", samples, sparsity=0.7, sparse=False)
+    assert (tmp_path / "both.tflite").read_bytes() == pruned
+    assert {row.signature for row in both.errors} == {"first", "second"} and both.layers == report.layers
+
+
+@pytest.mark.parametrize("is_by_name", [True, False])
+def test_a_signature_without_samples_keeps_its_weights(cases, joined, tmp_path, is_by_name):
+    """Samples without the name of a signature are those of the first graph."""
+    content = joined(cases["dense"].data, cases["int8"].data)
+    samples = {"first": cases["dense"].inputs} if is_by_name else cases["dense"].inputs
+    report = prune_tflite(content, tmp_path / "sparse.tflite", samples, sparsity=0.7)
+    assert report.sparsity == pytest.approx(0.7, abs=0.02)
+    assert {row.reason.partition(": ")[2] for row in report.skipped} == {"its signature 'second' has no samples"}
+    pruned = (tmp_path / "sparse.tflite").read_bytes()
+    images = np.random.default_rng(0).uniform(size=(4, 8, 8, 3))
+    assert np.array_equal(*(outputs(each, "second", images) for each in (content, pruned)))
+
+
+def test_names_that_do_not_fit(cases, joined, tmp_path):
+    content = joined(cases["dense"].data, cases["int8"].data)
+    vectors = cases["dense"].inputs
+    with pytest.raises(ValueError, match=r"of which the file has 'first', 'second'.*Received: names \['third'\]"):
+        prune_tflite(content, tmp_path / "none.tflite", {"third": vectors}, sparsity=0.5)
+    with pytest.raises(TypeError, match="For signature 'second': .*samples=None"):
+        prune_tflite(content, tmp_path / "none.tflite", {"first": vectors, "second": None}, sparsity=0.5)
+    with pytest.raises(ValueError, match="For signature 'second': Expected samples of shape"):
+        prune_tflite(content, tmp_path / "none.tflite", {"second": vectors}, sparsity=0.5)
+    model = load_objects(content)
+    model.signatureDefs[1].subgraphIndex = 0
+    with pytest.raises(ValueError, match="the same graph under two names"):
+        twice = dict.fromkeys(["first", "second"], vectors)
+        prune_tflite(save_objects(model), tmp_path / "none.tflite", twice, sparsity=0.5)
+    assert not list(tmp_path.iterdir())
