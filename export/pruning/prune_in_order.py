@@ -93,9 +93,7 @@ class _GraphInOrder:
         curves: What zeros in each layer cost.
     """
 
-    def __init__(
-        self, dense: Pieces, runs: Runs, *, pattern: Pattern, folder: Path, progress: ChildProgress
-    ) -> None:
+    def __init__(self, dense: Pieces, runs: Runs, *, pattern: Pattern, folder: Path, progress: ChildProgress) -> None:
         self._dense, self._runs, self._pattern, self._folder = dense, runs, pattern, folder
         self._progress = progress
         self.layers, self.skipped = find_layers(dense)

@@ -160,9 +160,7 @@ class _Checks:
 
     def _run(self, content: bytes) -> Run:
         if content not in self._runs:
-            self._runs[content] = run_in_child(
-                starting_at(content, self._signature), self._inputs, timeout=TIMEOUT
-            )
+            self._runs[content] = run_in_child(starting_at(content, self._signature), self._inputs, timeout=TIMEOUT)
         return self._runs[content]
 
 
