@@ -11,6 +11,7 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
+from tfprune.export.device.generating.signatures import signature_names
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
 from tfprune.export.file.files.codec import check_method, check_suffix
@@ -53,14 +54,13 @@ def rewrite(
     """Rewrite a .tflite file so that it is smaller or faster, and check its outputs against those of the old file.
 
     Use it for a file whose Keras model you do not have; neither Keras nor TensorFlow is needed. Weights keep their
-    values, signatures and metadata stay. Only the first graph is checked; further graphs, at which other signatures
-    start, are not changed.
+    values, signatures and metadata stay. All signatures are checked; graphs other than the first are not changed.
 
     Args:
         source: A path, or the bytes of a .tflite file of any origin, plain or packed.
         path: Where the new file is written, exactly as given; it may be the path of the old file.
-        check_on: Samples on which both files are compared, in the forms that `Runner.predict` takes. None (the
-            default) draws random numbers.
+        check_on: Samples on which both files are compared, in the forms that `verify` takes. None (the default)
+            draws random numbers.
         tolerance: The largest difference allowed, as a fraction of the largest output, at least 0. None (the default)
             allows 1e-4, or 0.1 for a file with 8-bit weights, because its activations may be rounded in the old file
             and not in the new one.
@@ -109,6 +109,8 @@ def rewrite(
         choice = choose_micro(content, inputs=samples, check=Check(None, allowed, ADVICE), micro=micro)
     else:
         files = candidate_files(content, name="as it was", sparse=sparse, optimize=optimize)
+        if check_on is None and len(signature_names(content)) > 1:
+            inputs = None  # random numbers for all of them
         with Progress(1 + len(files), verbose=verbose, unit="form") as progress:
             check = Check(_outputs(content, inputs), allowed, ADVICE)
             progress.add()

@@ -143,27 +143,22 @@ def bert_tokenizer() -> keras.layers.Layer:
     return models.BertTokenizer(vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], lowercase=True)
 
 
+MERGES = ("h e", "t he", "Ġ the", "o x", "f ox", "Ġ fox", "o g", "d og", "Ġ dog", "r e", "e e", "Ġ a", "o w", "i c")
+
+
+def byte_pair_tokenizer(family: str, special: tuple[str, ...]) -> keras.layers.Layer:
+    """Return a family's tokenizer of special tokens, letters and merged pairs; the vocabulary is a dictionary."""
+    pairs = [merge.replace(" ", "") for merge in MERGES]
+    letters = [*"abcdefghijklmnopqrstuvwxyzĠ!?.,-:01"][: VOCABULARY - len(special) - len(pairs)]
+    vocabulary = {token: number for number, token in enumerate((*special, *letters, *pairs))}
+    return getattr(models, f"{family}Tokenizer")(
+        vocabulary=vocabulary, merges=[*MERGES], unsplittable_tokens=[*special]
+    )
+
+
 def gpt2_tokenizer() -> keras.layers.Layer:
-    """Return a tokenizer of letters and merged pairs; the vocabulary is a dictionary."""
-    merges = [
-        "h e",
-        "t he",
-        "Ġ the",
-        "o x",
-        "f ox",
-        "Ġ fox",
-        "o g",
-        "d og",
-        "Ġ dog",
-        "r e",
-        "e e",
-        "Ġ a",
-        "o w",
-        "i c",
-    ]
-    letters = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", "!", "?", ".", ",", "-", ":", "0", "1"]
-    tokens = ["<|endoftext|>", *letters, *(merge.replace(" ", "") for merge in merges)]
-    return models.GPT2Tokenizer(vocabulary={token: number for number, token in enumerate(tokens)}, merges=merges)
+    """Return a tokenizer of letters and merged pairs."""
+    return byte_pair_tokenizer("GPT2", ("<|endoftext|>",))
 
 
 def sentencepiece_tokenizer(family: str, **pieces: Any) -> keras.layers.Layer:

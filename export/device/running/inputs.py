@@ -69,22 +69,46 @@ def arrays_of(inputs: Any, *, names: Sequence[str]) -> list[np.ndarray]:
     return [np.asarray(value) for value in values]
 
 
-def inputs_to_job(inputs: Any) -> tuple[str, dict[str, np.ndarray]]:
+def is_by_signature(values: Any) -> bool:
+    """Tell whether inputs or outputs are given by signature, as a dict of dicts by name."""
+    return isinstance(values, Mapping) and any(isinstance(value, Mapping) for value in values.values())
+
+
+def by_output(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return inputs or outputs that are given by signature as one dict, by `signature/name`.
+
+    Raises:
+        TypeError: If one of them is not given by name.
+    """
+    wrong = [signature for signature, named in values.items() if not isinstance(named, Mapping)]
+    if wrong:
+        raise TypeError(
+            f"Expected arrays by signature and name, such as {{'decode': {{'tokens': tokens}}}}. Received: "
+            f"{type(values[wrong[0]]).__name__} for {wrong[0]!r}."
+        )
+    return {f"{signature}/{name}": array for signature, named in values.items() for name, array in named.items()}
+
+
+def inputs_to_job(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """Return a form and arrays that `write_job` can write, and from which `inputs_from_job` makes the inputs again.
 
     Args:
-        inputs: What `Runner.predict` takes, or None for random numbers.
+        inputs: What `Runner.predict` takes, a dict of dicts by signature and name, or None for random numbers.
     """
     if inputs is None:
         return "random", {}
+    if is_by_signature(inputs):
+        return {signature: [*named] for signature, named in inputs.items()}, by_output(inputs)
     if isinstance(inputs, Mapping):
         return "dict", {str(name): array for name, array in inputs.items()}
     form, arrays = ("list", inputs) if isinstance(inputs, (list, tuple)) else ("array", [inputs])
     return form, {str(index): array for index, array in enumerate(arrays)}
 
 
-def inputs_from_job(form: str, arrays: dict[str, np.ndarray], *, draw: Callable[[], list[np.ndarray]]) -> Any:
+def inputs_from_job(form: Any, arrays: dict[str, np.ndarray], *, draw: Callable[[], Any]) -> Any:
     """Return the inputs that `inputs_to_job` took apart; where there were none, those that are drawn."""
+    if isinstance(form, dict):
+        return {key: {name: arrays[f"{key}/{name}"] for name in names} for key, names in form.items()}
     if form == "random":
         return draw()
     values = list(arrays.values())

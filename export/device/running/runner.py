@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_count
+from tfprune.base.spec import check_choice, check_count
 from tfprune.export.device.interpreter import MAX_THREADS, find_interpreter
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.file.files.model_file import read_model
@@ -30,23 +31,25 @@ class Runner:
 
     The interpreter is native code in this process. It gets files that are whole, whose sparse tensors stay within
     bounds, and whose operators have as many outputs as they say; a malicious or damaged file can still crash it, and
-    your process with it. `verify` and `benchmark` run a file in a process of its own, and report a crash. The file's
-    first graph runs; signatures that start at others do not. Threads may share a runner, and take turns; for runs at
-    the same time, make one runner for each thread.
+    your process with it. `verify` and `benchmark` run a file in a process of its own, and report a crash. Threads may
+    share a runner, and take turns; for runs at the same time, make one runner for each thread.
 
     Args:
         source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
+        signature: The name of the signature to run, for a file with several, such as `"decode"`. None (the default)
+            runs the first graph of the file, whichever signature starts there.
         threads: Threads of the interpreter, 1 to 1024. Default 1.
 
     Attributes:
         runtime: The interpreter in use, with its version, such as `ai-edge-litert 2.3.0`.
+        signatures: The names of the file's signatures, often `serving_default` alone.
         inputs: The inputs, in the order in which a list is taken.
         outputs: The outputs, in the order in which a list is returned.
 
     Raises:
         TypeError: If `source` is neither a path nor bytes, or `threads` is not an integer.
-        ValueError: If the file cannot be read or the interpreter refuses it, or no interpreter is installed
-            (that one is an ImportError, too).
+        ValueError: If the file cannot be read or the interpreter refuses it, it has no such signature, or no
+            interpreter is installed (that one is an ImportError, too).
 
     Example:
         >>> Runner("digits.tflite").predict(images).shape
@@ -54,37 +57,36 @@ class Runner:
     """
 
     runtime: str
+    signatures: tuple[str, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     _name: str
     _load: Callable[[], Any]
     _lock: threading.Lock
     _interpreter: Any
+    _signature: str | None
     _inputs: list[IOTensor]
     _outputs: list[IOTensor]
     _shapes: list[tuple[int, ...]] | None  # of the inputs that memory is allocated for
 
-    def __init__(self, source: Source, *, threads: int = 1) -> None:
+    def __init__(self, source: Source, *, signature: str | None = None, threads: int = 1) -> None:
         threads = check_count(threads, "threads", least=1, most=MAX_THREADS)
         data = read_model(source)
         self._name = source_name(source)
         self._lock = threading.Lock()
         interpreter, self.runtime = find_interpreter()
-        try:
+        with self._loading():
             self._load = partial(interpreter, model_content=data, num_threads=threads)
             self._interpreter = self._load()
-            self._inputs, self._outputs = _io_tensors(self._interpreter)
-            is_allocated = self._allocate()
-        # A TypeError comes from a signature that names a tensor by a number too large for the interpreter.
-        except (MemoryError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
-                f"{_one_line(error)}. Export the model again."
-            ) from error
+            self.signatures = tuple(self._interpreter.get_signature_list())
+        check_choice(signature, "signature", choices=(*self.signatures, None))
+        self._signature = signature
+        self._name = f"{signature!r} of {self._name}" if signature else self._name
+        with self._loading():
+            self._inputs, self._outputs, declared = _io_tensors(self._interpreter, signature)
+            is_allocated = signature is None and self._allocate()
         self.inputs = tuple(tensor.info for tensor in self._inputs)
         self.outputs = tuple(tensor.info for tensor in self._outputs)
-        shapes = {detail["index"]: tuple(detail["shape"]) for detail in self._interpreter.get_input_details()}
-        declared = [shapes[tensor.index] for tensor in self._inputs]
         self._check_batches(declared)
         self._shapes = declared if is_allocated else None
 
@@ -116,6 +118,17 @@ class Runner:
         if isinstance(samples, Mapping):
             return {info.name: result for info, result in zip(self.outputs, results, strict=True)}
         return results
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        try:
+            yield
+        # A TypeError comes from a signature that names a tensor by a number too large for the interpreter.
+        except (MemoryError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
+                f"{_one_line(error)}. Export the model again."
+            ) from error
 
     def _allocate(self) -> bool:
         """Allocate memory for the declared shapes; where dimensions are free, it may take those of real inputs."""
@@ -201,6 +214,10 @@ class Runner:
             ) from error
 
     def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if self._signature is not None:
+            signed = self._interpreter.get_signature_runner(self._signature)
+            results = signed(**{info.name: array for info, array in zip(self.inputs, arrays, strict=True)})
+            return [tensor.decode(results[tensor.info.name]) for tensor in self._outputs]
         shapes = [array.shape for array in arrays]
         if shapes != self._shapes:
             self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
@@ -229,17 +246,21 @@ class Runner:
         return ", ".join(f"{info.name!r} {shape_text(array.shape)}" for info, array in pairs)
 
 
-def _io_tensors(interpreter: Any) -> tuple[list[IOTensor], list[IOTensor]]:
+def _io_tensors(
+    interpreter: Any, signature: str | None
+) -> tuple[list[IOTensor], list[IOTensor], list[tuple[int, ...]]]:
+    """Return the inputs and outputs of a signature, and the inputs' shapes in its graph; None is the first graph."""
     signatures = interpreter.get_signature_list()
-    # A file with several signatures is run as any interpreter runs it: its first graph.
     key = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)
+    key = signature or key
     signed = interpreter.get_signature_runner(key) if key else None
-    sides = (
-        (interpreter.get_input_details(), signed.get_input_details() if signed else {}),
-        (interpreter.get_output_details(), signed.get_output_details() if signed else {}),
-    )
-    inputs, outputs = ([*_side(details, by_name)] for details, by_name in sides)
-    return inputs, outputs
+    names = [signed.get_input_details(), signed.get_output_details()] if signed else [{}, {}]
+    details = [interpreter.get_input_details(), interpreter.get_output_details()]
+    if signature:
+        details = [[*by_name.values()] for by_name in names]
+    inputs, outputs = map(_side, details, names)
+    shapes = {detail["index"]: tuple(detail["shape"]) for detail in details[0]}
+    return inputs, outputs, [shapes[tensor.index] for tensor in inputs]
 
 
 def _side(details: Sequence[Mapping[str, Any]], by_name: Mapping[str, Mapping[str, Any]]) -> list[IOTensor]:

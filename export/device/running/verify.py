@@ -19,7 +19,13 @@ from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
-from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job, random_inputs
+from tfprune.export.device.running.inputs import (
+    by_output,
+    inputs_from_job,
+    inputs_to_job,
+    is_by_signature,
+    random_inputs,
+)
 from tfprune.export.device.running.metrics import check_labels, classification_accuracy
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify_report import VerifyReport
@@ -48,15 +54,17 @@ def verify(
     Use it on each device that will run the file. A file passes if, for every output,
     max |output - expected| <= tolerance * max(1e-6, max |expected|). The maxima are over all finite expected values,
     of which at least one is needed; where an expected value is not finite, the output has to be the same. Without
-    expected outputs, a file passes if it runs and all its outputs are finite. As in `Runner`, only the first graph of
-    the file runs.
+    expected outputs, a file passes if it runs and all its outputs are finite. All signatures of a file run, except
+    where you give samples that are not ordered by signature: they are for the first graph, as in `Runner`.
 
     Args:
         source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
-        samples: The samples to run, in the forms that `Runner.predict` takes. None (the default) draws random
-            numbers, which only shows that the file runs.
-        expected: The expected outputs: an array; for several outputs a list in the file's order or a dict by name.
-            None (the default) compares nothing.
+        samples: The samples to run, in the forms that `Runner.predict` takes; for a file with several signatures
+            also a dict by signature of dicts by name, such as `{"decode": {"tokens": tokens}}`, where signatures
+            that are left out get random numbers. None (the default) draws random numbers for all, which only shows
+            that the file runs.
+        expected: The expected outputs: an array; for several outputs a list in the file's order or a dict by name;
+            by signature as `samples` are. None (the default) compares nothing.
         labels: The number of the class of each sample, (samples,), for a file that classifies: the report then has
             the accuracy, which does not decide whether the file passes. Default None.
         tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of the output, at
@@ -138,7 +146,9 @@ def run_in_child(
 
     Args:
         source: A path, or the content of such a file.
-        inputs: What `Runner.predict` takes, or None for random numbers, the same each time.
+        inputs: What `Runner.predict` takes, for the first graph; a dict of dicts by signature and name, or None, for
+            all signatures. Random numbers, the same each time, take the place of those left out. The outputs of
+            several signatures are named `signature/name`.
         timeout: Seconds after which the process is stopped.
         on: The device that runs it; None is this machine.
         each_second: Called once in each second that it runs on this machine, to move a bar.
@@ -189,22 +199,40 @@ def compare_run(run: Run, expected: Any, *, tolerance: float) -> VerifyReport:
 
 def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
-    runner = Runner((folder / MODEL).read_bytes())
+    form, content = settings["form"], (folder / MODEL).read_bytes()
+    runner = Runner(content)
     write_job(folder, "loaded", settings={"runtime": runner.runtime})
-    draw = partial(random_inputs, runner.inputs, runner.outputs, rows=1)
-    outputs = runner.predict(inputs_from_job(settings["form"], arrays, draw=draw))
+    if not isinstance(form, dict) and (form != "random" or len(runner.signatures) < 2):
+        draw = partial(random_inputs, runner.inputs, runner.outputs, rows=1)
+        write_job(folder, "result", arrays=_outputs(runner, inputs_from_job(form, arrays, draw=draw)))
+        return
+    samples = inputs_from_job(form, arrays, draw=dict)
+    outputs = {}
+    for signature in dict.fromkeys((*samples, *runner.signatures)):
+        runner = Runner(content, signature=signature)
+        drawn = random_inputs(runner.inputs, runner.outputs, rows=1)
+        outputs[signature] = _outputs(runner, samples.get(signature, drawn))
+    write_job(folder, "result", arrays=by_output(outputs))
+
+
+def _outputs(runner: Runner, inputs: Any) -> dict[str, np.ndarray]:
+    outputs = runner.predict(inputs)
     if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    elif not isinstance(outputs, list):
-        outputs = [outputs]
+        return outputs
     names = [info.name for info in runner.outputs]
-    write_job(folder, "result", arrays=dict(zip(names, outputs, strict=True)))
+    return dict(zip(names, outputs if isinstance(outputs, list) else [outputs], strict=True))
 
 
 def _compare(outputs: dict[str, np.ndarray], expected: Any, tolerance: float) -> Comparison:
-    if expected is None:
-        bad = [name for name, output in outputs.items() if not np.isfinite(output).all()]
+    compared = {} if expected is None else outputs
+    if is_by_signature(expected):
+        beginnings = tuple(f"{signature}/" for signature in expected)
+        compared = {name: output for name, output in outputs.items() if name.startswith(beginnings)}
+        expected = by_output(expected)
+    bad = [name for name, output in outputs.items() if name not in compared and not np.isfinite(output).all()]
+    if bad or expected is None:
         return Comparison(f"output(s) {bad} hold values that are not finite" if bad else "")
+    outputs = compared
     wanted = _by_name(expected, list(outputs))
     results = [_compare_one(name, output, wanted[name], tolerance) for name, output in outputs.items()]
     for result in results:

@@ -9,7 +9,10 @@ from export_table import KINDS, convert
 import tfprune
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.rewriting import rewrite as rewrite_module
+from tfprune.export.rewriting.file_form import FileForm
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.rewriting.sparsify import sparsify
 
@@ -110,3 +113,16 @@ def test_sparse_only_is_refused_where_no_weight_gets_smaller(tmp_path):
 def test_what_is_no_tflite_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Expected a TFLite file"):
         rewrite(b"PK\x03\x04 a Keras file", tmp_path / "model.tflite")
+
+
+def test_a_form_that_changes_another_signature_is_not_written(cases, joined, tmp_path, monkeypatch):
+    content, other = joined(cases["dense"].data, cases["dense"].data), load_objects(cases["dense"].data)
+    for buffer in other.buffers:
+        if buffer.data is not None and len(buffer.data) >= 256:
+            buffer.data = (-buffer.data.view(np.float32)).view(np.uint8)
+    changed = FileForm("changed", joined(cases["dense"].data, save_objects(other)))
+    monkeypatch.setattr(rewrite_module, "candidate_files", lambda *_, **__: [changed])
+    with pytest.raises(ValueError, match="'second/.*differs"):
+        rewrite(content, tmp_path / "rewritten.tflite")
+    samples = cases["dense"].inputs
+    rewrite(content, tmp_path / "rewritten.tflite", check_on=samples, verbose=0)  # the first graph alone

@@ -5,12 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tfprune.export import benchmark, inspect, pack, rewrite, share_weights, unpack, verify
+from tfprune.export import Runner, benchmark, inspect, pack, rewrite, share_weights, unpack, verify
 from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
+from tfprune.export.device.interpreter import find_interpreter
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 
 PROMPT = [3, 5, 7, 9, 2]
+
+
+@pytest.fixture(scope="module")
+def call(writer):
+    """Return inputs of `decode`, and what an interpreter gives for them."""
+    runner = find_interpreter()[0](model_path=str(writer)).get_signature_runner("decode")
+    random = np.random.default_rng(1)
+    inputs = {
+        name: random.normal(size=detail["shape"]).astype(np.float32)
+        for name, detail in runner.get_input_details().items()
+    }
+    inputs |= {"tokens": np.int32([[7]]), "input_pos": np.int32([3])}
+    return inputs, runner(**inputs)
 
 
 def scores(path):
@@ -58,3 +72,24 @@ def test_benchmark_counts_tokens(writer):
 def test_benchmark_takes_no_samples_for_a_language_model(writer, settings, error):
     with pytest.raises(ValueError, match=f"without samples or batch_size.*Received: .*{error}"):
         benchmark(writer, **settings)
+
+
+def test_the_signature_with_a_name_runs(writer, call):
+    runner = Runner(writer, signature="decode")
+    outputs = runner.predict(call[0])
+    assert {*outputs} == {*call[1]} and set(runner.signatures) == {"decode", "prefill_2", "prefill_4"}
+    assert all(np.array_equal(outputs[name], value) for name, value in call[1].items())
+    with pytest.raises(ValueError, match="'decode', 'prefill_2', 'prefill_4' or None"):
+        Runner(writer, signature="encode")
+
+
+@pytest.mark.programs
+def test_all_signatures_are_verified(writer, call):
+    inputs, outputs = call
+    assert verify(writer, {"decode": inputs}, {"decode": outputs}).passed
+    wrong = {**outputs, "logits": outputs["logits"] + 1}
+    report = verify(writer, {"decode": inputs}, {"decode": wrong})
+    assert not report.passed and "'decode/logits' differs by up to 1" in report.reason
+    report = verify(writer, {"decode": {**inputs, "tokens": np.int32([[[7]]])}})
+    assert not report.passed and "shapes for 'decode' of" in report.reason and "'tokens' 1x1x1" in report.reason
+    assert "'prefill_2'" in verify(writer, {"encode": inputs}).reason

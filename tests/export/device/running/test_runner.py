@@ -388,7 +388,7 @@ def test_the_first_graph_runs_when_the_signature_belongs_to_another():
         get_signature_list=lambda: {"other": {}},
         get_signature_runner=lambda key: signed,
     )
-    inputs, outputs = runner_module._io_tensors(interpreter)
+    inputs, outputs, _ = runner_module._io_tensors(interpreter, None)
     assert [inputs[0].info.name, outputs[0].info.name] == ["x", "b"]
 
 

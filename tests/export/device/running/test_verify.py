@@ -12,8 +12,10 @@ from tiers import in_test_ci
 from tfprune.export.device.processes.child_process import Completed
 from tfprune.export.device.running import verify as verify_module
 from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
+from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify import verify
 from tfprune.export.file.files.codec import encode
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.check_converted import kernels_read, missing_zeros
 from tfprune.export.keras_side.converting.quantization import INTEGERS
@@ -258,3 +260,14 @@ def test_formats_are_read_from_files(quantize, tmp_path):
     model = keras.Sequential([*layers, keras.layers.Dense(16)])
     to_tflite(model, path, quantize=quantize, calibration=samples if quantize in INTEGERS else None, sparse=False)
     assert format_tolerance(read(path.read_bytes())) == TOLERANCES[quantize]
+
+
+def test_a_second_graph_without_finite_outputs_does_not_pass(cases, joined):
+    broken = load_objects(cases["dense"].data)
+    for buffer in broken.buffers:
+        if buffer.data is not None and len(buffer.data) >= 256:
+            buffer.data = np.full(len(buffer.data), 255, np.uint8)  # weights that are not numbers
+    content = joined(cases["dense"].data, save_objects(broken))
+    assert Runner(content).signatures == ("first", "second") and verify(cases["dense"].data).passed
+    report = verify(content)
+    assert not report.passed and "second/" in report.reason and "first/" not in report.reason
