@@ -23,7 +23,7 @@ SHAPE_OPERATORS = {
 
 
 def drop_unused(model: schema.ModelT) -> None:
-    """Leave out names, signatures, metadata, open shapes and the scales of biases with one for each channel.
+    """Leave out names, signatures, metadata, files behind the flatbuffer, open shapes and known scales of biases.
 
     Inputs and outputs keep their names, those of the signature if there is one. A bias has the scale of its input
     times that of its weight, and the interpreter takes it from these for each channel.
@@ -41,6 +41,7 @@ def drop_unused(model: schema.ModelT) -> None:
             if not tensor.isVariable and (data is None or not len(data)):
                 tensor.buffer = 0  # the empty one
     model.signatureDefs = model.metadata = model.metadataBuffer = model.description = None
+    model.archive = b""
     put_in_order(model)
     for name in ("metadata", "signatureDefs"):
         setattr(model, name, getattr(model, name) or None)

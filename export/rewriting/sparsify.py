@@ -23,7 +23,6 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
-from tfprune.export.file.files.trailing_archive import carry_over
 from tfprune.export.file.report import fraction_of_zeros, reason_of, shape_text
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import put_in_order
@@ -165,7 +164,7 @@ def _sparsify(data: bytes, forms: Collection[str], min_sparsity: float, otherwis
     result = data
     if any(group.encoded for group in groups):
         _rewrite(model, groups)
-        result = carry_over(data, save_objects(model))
+        result = save_objects(model)
     if len(result) >= len(data):
         result, groups = data, [replace(group, reason=group.reason or GAINLESS) for group in groups]
     rows = tuple(group.row() for group in groups)

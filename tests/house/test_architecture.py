@@ -41,7 +41,7 @@ ROOMS = {
         "rule_mining · growth | one_shot | concepts | experts | moments | few_shot | federated · federated_masks · "
         "federated_flower"
     ),
-    "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
+    "tfprune.export.file": "report model_card trailing_archive · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board interpreter · processes · generating · running · embedder | remote demo_device",
     "tfprune.export.pruning": (
         "layers · sampling pruning_goal prune_tflite_report · compare_outputs · apart "

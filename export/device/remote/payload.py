@@ -25,7 +25,15 @@ OF_BASE = (
     "renamed",
 )
 OF_BOTH = ("__init__", "report", *(f"base/{name}" for name in OF_BASE))
-OF_EXPORT = ("__init__", "file/__init__", "file/report", "device/__init__", "device/board", "device/interpreter")
+OF_EXPORT = (
+    "__init__",
+    "file/__init__",
+    "file/report",
+    "file/trailing_archive",
+    "device/__init__",
+    "device/board",
+    "device/interpreter",
+)
 ROOMS = ("file/tflite", "file/files", "device/processes", "device/generating", "device/running", "device/remote")
 
 # Runs on the device: takes the archive from its input into a folder of its own, and removes it whatever happens.

@@ -15,6 +15,7 @@ from tfprune.export.file.tflite.check_structure import IDENTIFIER, check_structu
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import DAMAGE_ERRORS, MAX_READS_PER_BYTE, read
 from tfprune.export.file.tflite.shared_parts import sharing_builder, size_of, with_shared_parts
+from tfprune.export.file.trailing_archive import append_archive, trailing_archive
 
 CONTROL_DEPENDENCIES = b"model_control_dependencies"  # metadata that name operators by their indices
 
@@ -26,7 +27,8 @@ def load_objects(data: bytes) -> schema.ModelT:
         data: The plain file, not packed. Arrays of the result are views of it.
 
     Returns:
-        The model, as the schema module of ai-edge-litert describes it.
+        The model, as the schema module of ai-edge-litert describes it, and as `archive` the files that stand behind
+        the flatbuffer, such as labels.
 
     Raises:
         ValueError: If the bytes are not a TFLite file, are damaged, or keep values outside the flatbuffer; or (also
@@ -57,6 +59,7 @@ def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
             "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
             "other files. Leave it as it is."
         )
+    model.archive = trailing_archive(data)
     return graph, model
 
 
@@ -67,6 +70,8 @@ def numbers_operators(model: schema.ModelT) -> bool:
 
 def save_objects(model: schema.ModelT) -> bytes:
     """Pack a model into a plain .tflite file, equal parts once; the same model gives the same bytes.
+
+    The files that stood behind the one that `load_objects` read stand behind the new one.
 
     Args:
         model: What `load_objects` returns, changed or not. It is left as it is.
@@ -86,7 +91,7 @@ def save_objects(model: schema.ModelT) -> bytes:
         raise ValueError(
             f"Expected a model that makes a TFLite file. Received: one that does not ({reason_of(error)})."
         ) from error
-    return bytes(builder.Output())
+    return append_archive(bytes(builder.Output()), getattr(model, "archive", b""))
 
 
 def add_tensor(graph: schema.SubGraphT, tensor: schema.TensorT, **changes: Any) -> int:

@@ -182,6 +182,7 @@ class Pieces:
         ]
         piece.subgraphs, piece.signatureDefs = [graph, *others], None
         piece.metadata = piece.metadataBuffer = None
+        piece.archive = b""
         return save_objects(piece)
 
 

@@ -10,27 +10,37 @@ END_RECORD_BYTES = 22  # bytes of the archive's last record, before its comment
 MAX_COMMENT_BYTES = 2**16 - 1  # the longest comment behind it
 
 
-def carry_over(source: bytes, rewritten: bytes) -> bytes:
-    """Append to a rewritten file the archive that stands behind the one it was made from.
+def trailing_archive(data: bytes) -> bytes:
+    """Return the archive that stands behind a file, with offsets from the archive's own start.
 
     Args:
-        source: The file before, whole.
-        rewritten: The flatbuffer after.
+        data: The file, whole.
 
     Returns:
-        The flatbuffer and the archive, whose offsets count from the new file's start; the flatbuffer alone where
-        there is no archive.
+        The archive; no bytes where there is none.
     """
     try:
-        start, offsets = _archive(source)
+        start, offsets = _archive(data)
     except (struct.error, ValueError):
-        return rewritten
-    shift = len(rewritten) - start
-    archive = bytearray(source[start:])
-    for position in offsets:
-        (offset,) = struct.unpack_from("<I", archive, position - start)
-        struct.pack_into("<I", archive, position - start, offset + shift)
-    return rewritten + bytes(archive)
+        return b""
+    return _shifted(data[start:], [position - start for position in offsets], by=-start)
+
+
+def append_archive(content: bytes, archive: bytes) -> bytes:
+    """Append to a file an archive of `trailing_archive`, whose offsets then count from the file's start."""
+    if not archive:
+        return content
+    _, offsets = _archive(archive)
+    return content + _shifted(archive, offsets, by=len(content))
+
+
+def _shifted(archive: bytes, positions: list[int], *, by: int) -> bytes:
+    """Move the offsets that stand at these positions of an archive."""
+    moved = bytearray(archive)
+    for position in positions:
+        (offset,) = struct.unpack_from("<I", moved, position)
+        struct.pack_into("<I", moved, position, offset + by)
+    return bytes(moved)
 
 
 def _archive(data: bytes) -> tuple[int, list[int]]:

@@ -7,9 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.file.files.trailing_archive import carry_over
+from tfprune.export.file.trailing_archive import append_archive, trailing_archive
 
 FILES = {"labels.txt": b"cat\ndog\n", "deep/vocabulary.txt": bytes(range(256)) * 9, "empty": b""}
+
+
+def carry_over(source, rewritten):
+    return append_archive(rewritten, trailing_archive(source))
 
 
 def with_archive(data):
