@@ -81,6 +81,7 @@ class ExportReport(Report):
         source: The name of the Keras model, or of the file, that it was made from; empty if it has none.
         scale: The largest magnitude of the output that differs most; None if nothing could be compared.
         uses_calibration: Whether the outputs were compared on calibration data, because `check_on` was not given.
+        left_out: The entries of the source's metadata that are not in the file, because its zeros would not be fast.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -105,6 +106,7 @@ class ExportReport(Report):
     source: str = ""
     scale: float | None = None
     uses_calibration: bool = False
+    left_out: tuple[str, ...] = ()
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -155,6 +157,7 @@ class ExportReport(Report):
             ["difference", self._difference],
             *([["compared on", "calibration data only: pass other samples as check_on"]] * self.uses_calibration),
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
+            *(["left out", f"metadata {name}: half precision has no sparse kernels"] for name in self.left_out),
             ["checked on", self.runtime],
             ["operators", _operators(self.ops)],
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
+from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
 from tfprune.export.file.tflite.model import Model
@@ -119,7 +121,9 @@ def rewrite(
             )
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
-    return export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
+    report = export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
+    dropped = {REDUCED_PRECISION} & (read_metadata(content).keys() - read_metadata(choice.form.content).keys())
+    return replace(report, left_out=tuple(dropped)) if micro is None else report
 
 
 def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:

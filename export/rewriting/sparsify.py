@@ -21,6 +21,7 @@ import numpy as np
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
+from tfprune.export.file.files.metadata import REDUCED_PRECISION
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
 from tfprune.export.file.report import fraction_of_zeros, reason_of, shape_text
@@ -104,7 +105,8 @@ def sparsify(source: Source, *, forms: Collection[str] = FORMS, min_sparsity: fl
     """Store the weights of a .tflite file sparse wherever that makes the file smaller.
 
     The outputs stay the same, but for 8-bit weights with float32 activations: these compute in float32 afterwards,
-    closer to the weights. Tensors that are sparse already stay as they are.
+    closer to the weights. Tensors that are sparse already stay as they are. Labels and metadata stay, but for the
+    entry `reduced_precision_support`, with which no sparse kernel runs on ARM processors with half precision.
 
     Of a file with signatures that start at other graphs than the first, weights become sparse that only the first one
     reads: no other can be compared with what it gave before, because `Runner`, `verify` and `rewrite` run the first.
@@ -289,6 +291,8 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
                 rewriter.store(tensor, group.encoded)
             elif group.encoded:
                 rewriter.unpack(tensor, group.encoded)
+    # With it, LiteRT 2.2 and 2.3 run the zeros as if they were dense on ARMv8.2, and 2.1 gives NaN.
+    model.metadata = [entry for entry in model.metadata or () if entry.name != REDUCED_PRECISION.encode()]
     lower_versions(model)
     if pointwise:
         put_in_order(model)

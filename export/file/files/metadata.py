@@ -6,9 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.check_structure import check_structure
 from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.file.tflite.reader import DAMAGE_ERRORS
+
+REDUCED_PRECISION = "reduced_precision_support"  # asks for half precision where a processor has it
 
 
 def add_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
@@ -34,10 +38,16 @@ def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:
             installed.
     """
     schema.require_schema()
-    check_structure(data)
-    model = schema.Model.GetRootAs(data, 0)
-    entries = map(model.Metadata, range(model.MetadataLength()))
-    contents = {entry.Name() or b"": model.Buffers(entry.Buffer()).DataAsNumpy() for entry in entries}
+    try:
+        check_structure(data)
+        model = schema.Model.GetRootAs(data, 0)
+        entries = [model.Metadata(index) for index in range(model.MetadataLength())]
+        contents = {entry.Name() or b"": model.Buffers(entry.Buffer()).DataAsNumpy() for entry in entries}
+    except DAMAGE_ERRORS as error:
+        raise ValueError(
+            f"Expected a whole TFLite file. Received: {len(data):,} bytes with damaged metadata "
+            f"({reason_of(error)}). Copy the file again."
+        ) from error
     return {
         name.decode("utf-8", "replace"): np.asarray(content, np.uint8).tobytes() for name, content in contents.items()
     }

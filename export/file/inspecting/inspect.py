@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, read_source, source_name
 from tfprune.export.file.inspecting.codings import codings, total
@@ -46,7 +47,7 @@ def inspect(source: Source) -> ModelReport:
     """
     data = read_model(source)
     try:
-        model = read(data)
+        model, metadata = read(data), read_metadata(data)
         rows = tuple(_row(weight) for weight in model.weights)
     except ImportError:
         raise
@@ -69,6 +70,7 @@ def inspect(source: Source) -> ModelReport:
         # Parts of a file may overlap, which nothing forbids; then there is no rest.
         other_bytes=max(0, len(data) - weight_bytes - constant_bytes),
         codings=total([row.codings for row in rows]),
+        reduced_precision=metadata.get(REDUCED_PRECISION, b"").decode("utf-8", "replace").strip("\0"),
     )
 
 

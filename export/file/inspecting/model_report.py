@@ -65,6 +65,7 @@ class ModelReport(Report):
         constant_bytes: The bytes of other constants: biases, shapes, tables.
         other_bytes: The rest of the plain file, in bytes: operators, names, scales, metadata.
         codings: The bytes of all weights by each way of storing, and last with each weight in its smallest way.
+        reduced_precision: The half precision that the metadata ask for, such as `fp16accfp16`; empty if they do not.
 
     Example:
         >>> report = tfprune.export.inspect("digits.tflite")
@@ -85,6 +86,7 @@ class ModelReport(Report):
     constant_bytes: int
     other_bytes: int
     codings: tuple[Coding, ...]
+    reduced_precision: str = ""
 
     def __str__(self) -> str:
         rows = [["unpacked", f"{self.unpacked_bytes:,} bytes"]]
@@ -93,6 +95,8 @@ class ModelReport(Report):
         rows += [["  operators, names, scales", f"{self.other_bytes:,} bytes"]]
         rows += [["input", str(info)] for info in self.inputs]
         rows += [["output", str(info)] for info in self.outputs]
+        if self.reduced_precision:
+            rows += [["half precision", f"{self.reduced_precision} where a processor has it; zeros then run dense"]]
         parts = [
             table(["file", f"{self.file_bytes:,} bytes"], rows, left=2),
             table(["operator", "count"], self.ops.items()),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import reason_of, yes_or_no
@@ -18,6 +19,10 @@ Layers = tuple[Mapping[str, str], Mapping[str, str]]  # paths by name: of layers
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 DENSE_FILE = (
     "the file holds no sparse weight, without which XNNPACK does not look for zeros: export with sparse weights"
+)
+HALF_PRECISION = (
+    f"the metadata `{REDUCED_PRECISION}` asks for half precision, for which LiteRT 2.2 and 2.3 have no sparse "
+    "kernels on ARMv8.2 and later, and LiteRT 2.1 gives NaN: `rewrite` leaves the entry out"
 )
 
 
@@ -118,7 +123,11 @@ def inference_of(data: bytes, *, name: str | None = None) -> SparseInferenceRepo
         raise
     except ValueError as error:
         raise ValueError(f"Cannot tell how {name or source_name(data)} runs. {reason_of(error)}.") from error
-    return describe(analyses, layers=({}, {}), missing=() if analyses[0].sparse else (DENSE_FILE,))
+    if not analyses[0].sparse:
+        missing = (DENSE_FILE,)
+    else:
+        missing = (HALF_PRECISION,) if REDUCED_PRECISION in read_metadata(data) else ()
+    return describe(analyses, layers=({}, {}), missing=missing)
 
 
 def describe(analyses: Sequence[Analysis], *, layers: Layers, missing: tuple[str, ...] = ()) -> SparseInferenceReport:

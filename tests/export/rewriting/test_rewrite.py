@@ -1,5 +1,7 @@
 """A .tflite file that exists, written anew: smaller, and right."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from export_table import KINDS, convert
 
 import tfprune
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.files.metadata import add_metadata, read_metadata
 from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.inspecting.inspect import inspect
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting import rewrite as rewrite_module
@@ -100,6 +104,20 @@ def test_a_second_signature_that_sparse_weights_spoil_on_arm_is_reported(joined,
     two = joined(sparsify(plain).data, convert(tfprune.strip(spoiled)))
     with pytest.raises(ValueError, match=r"wrong outputs on ARM: .*MAX_POOL_2D.*Nothing was written"):
         rewrite(two, tmp_path / "model.tflite")
+
+
+def test_half_precision_is_not_asked_for_where_zeros_are_stored_sparse(plain, images, tmp_path):
+    half = add_metadata(plain, {"reduced_precision_support": b"fp16accfp16", "other": b"stays"})
+    assert "half precision  fp16accfp16" in re.sub(" {3,}", "  ", str(inspect(half)))
+    report = rewrite(half, tmp_path / "sparse.tflite", check_on=images)
+    assert report.left_out == ("reduced_precision_support",)
+    assert "metadata reduced_precision_support: half precision has no sparse kernels" in str(report)
+    left = read_metadata((tmp_path / "sparse.tflite").read_bytes())
+    assert left.keys() >= {"other"}
+    assert "reduced_precision_support" not in left
+    dense = rewrite(half, tmp_path / "dense.tflite", check_on=images, sparse=False)
+    assert dense.left_out == ()
+    assert read_metadata((tmp_path / "dense.tflite").read_bytes())["reduced_precision_support"] == b"fp16accfp16"
 
 
 def test_sparse_only_is_refused_where_no_weight_gets_smaller(tmp_path):

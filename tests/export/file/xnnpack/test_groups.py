@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tiers import in_test_ci
 
+from tfprune.export.file.files.metadata import REDUCED_PRECISION, add_metadata, read_metadata
 from tfprune.export.file.tflite.editor import add_values, builtin_code, load_objects, operator_code, save_objects
 from tfprune.export.file.xnnpack.groups import Analysis, analyze
 from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
@@ -457,10 +458,23 @@ for name in sys.argv[2:]:
 
 
 ODD, SPELLED = "odd_depthwise", "odd_depthwise_spelled_out"
+HALF = {REDUCED_PRECISION: b"fp16accfp16"}
+# Of a Raspberry Pi 4 and 5, and how they run a sparse file that asks for half precision, which only the second has.
+PROCESSORS = {"cortex-a72": "sparse", "cortex-a76": "dense"}
 
 
 def spelled_out(made: Files) -> Files:
     return replace(made, sparse=spell_out_padding(made.sparse), probe=spell_out_padding(made.probe))
+
+
+def asking_for_half_precision(made: Files) -> Files:
+    return replace(made, sparse=add_metadata(made.sparse, HALF), probe=add_metadata(made.probe, HALF))
+
+
+def sparsified(made: Files) -> Files:
+    """The dense file that asks for half precision, after `sparsify` has left that out."""
+    sparse = sparsify(add_metadata(made.dense, HALF)).data
+    return replace(made, sparse=sparse, probe=with_infinite_channel(sparse))
 
 
 def write(folder: Path, made: Files) -> None:
@@ -473,17 +487,35 @@ def write(folder: Path, made: Files) -> None:
 
 @pytest.mark.programs
 @pytest.mark.skipif(not (PI / "READY").exists(), reason="no emulated ARM processor: python tests/device/root.py")
-def test_an_arm_processor_agrees(files, tmp_path):
-    expected = {name: net.verdict for name, net in NETS.items()} | {SPELLED: "sparse"}
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_an_arm_processor_agrees(processor, files, tmp_path):
+    changed = {
+        SPELLED: spelled_out(files(ODD)),
+        "half": asking_for_half_precision(files("mobilenet")),
+        "sparsified_half": sparsified(files("mobilenet")),
+    }
+    expected = {name: net.verdict for name, net in NETS.items()} | dict.fromkeys(changed, "sparse")
+    expected["half"] = PROCESSORS[processor]
     for name in expected:
-        write(tmp_path / name, spelled_out(files(ODD)) if name == SPELLED else files(name))
+        write(tmp_path / name, changed[name] if name in changed else files(name))
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [str(PI / "usr/bin/python3"), str(tmp_path / "script.py"), str(tmp_path), *expected]
-    environment = os.environ | {"QEMU_CPU": "cortex-a72", "PYTHONPATH": ""}
+    environment = os.environ | {"QEMU_CPU": processor, "PYTHONPATH": ""}
     completed = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     lines = [line.partition("RESULT")[2] for line in completed.stdout.splitlines() if "RESULT" in line]
     seen = {result["name"]: measured(result) for result in map(json.loads, lines)}
     assert seen == expected, completed.stderr[-2000:]
+
+
+def test_a_file_that_asks_for_half_precision_runs_dense_until_it_is_made_sparse_here(files):
+    half = asking_for_half_precision(files("mobilenet")).sparse
+    report = inference_of_file(half)
+    assert report.eligible
+    assert not report.active
+    assert any(REDUCED_PRECISION in reason for reason in report.reasons)
+    again = sparsified(files("mobilenet")).sparse
+    assert REDUCED_PRECISION not in read_metadata(again)
+    assert inference_of_file(again).active
 
 
 def measured(result: dict[str, Any]) -> str:
