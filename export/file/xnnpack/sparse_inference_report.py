@@ -123,11 +123,10 @@ def inference_of(data: bytes, *, name: str | None = None) -> SparseInferenceRepo
         raise
     except ValueError as error:
         raise ValueError(f"Cannot tell how {name or source_name(data)} runs. {reason_of(error)}.") from error
-    if not analyses[0].sparse:
-        missing = (DENSE_FILE,)
-    else:
-        missing = (HALF_PRECISION,) if REDUCED_PRECISION in read_metadata(data) else ()
-    return describe(analyses, layers=({}, {}), missing=missing)
+    missing = (
+        [DENSE_FILE] if not analyses[0].sparse else [HALF_PRECISION] * (REDUCED_PRECISION in read_metadata(data))
+    )
+    return describe(analyses, layers=({}, {}), missing=tuple(missing))
 
 
 def describe(analyses: Sequence[Analysis], *, layers: Layers, missing: tuple[str, ...] = ()) -> SparseInferenceReport:
