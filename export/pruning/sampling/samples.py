@@ -121,6 +121,7 @@ def check_samples(samples: Any, model: Model) -> list[np.ndarray]:
             "Expected samples as the file will see them, a few hundred, without labels. Received: samples=None. If "
             "there are none at all, samples='random' draws numbers, which costs accuracy."
         )
+    _check_batch(model)
     if isinstance(samples, str):
         return _random(samples, model)
     arrays = arrays_of(samples, names=[info.name for info in model.inputs])
@@ -166,6 +167,16 @@ def _random(name: str, model: Model) -> list[np.ndarray]:
     batch = max((info.shape[0] or 1 for info in model.inputs if info.shape), default=1)
     infos = [TensorInfo(info.name, (None, *info.shape[1:]), info.dtype) for info in model.inputs]
     return random_inputs(infos, model.outputs, rows=RANDOM_ROWS * batch)
+
+
+def _check_batch(model: Model) -> None:
+    if len({info.shape[0] for info in model.inputs if info.shape} - {None}) > 1:
+        shapes = ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in model.inputs)
+        raise ValueError(
+            "Expected inputs that take the same number of samples in a run. Received: inputs whose first dimensions "
+            f"differ: {shapes}. If another signature of the file takes one sample in a run, as `decode` of language "
+            "models does, pass samples for that: weights that signatures share are pruned once."
+        )
 
 
 def _check_array(info: TensorInfo, array: np.ndarray) -> None:

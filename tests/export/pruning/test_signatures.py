@@ -17,6 +17,11 @@ def shared(export, joined):
     return save_objects(model)
 
 
+def signature_runner(path, signature):
+    """Return a function that runs a signature of a file."""
+    return find_interpreter()[0](model_path=str(path)).get_signature_runner(signature)
+
+
 def outputs(content, signature, x):
     """Return what the interpreter says, one sample at a time."""
     runner = find_interpreter()[0](model_content=content).get_signature_runner(signature)
@@ -69,6 +74,37 @@ def test_a_signature_without_samples_keeps_its_weights(cases, joined, tmp_path, 
     pruned = (tmp_path / "sparse.tflite").read_bytes()
     images = np.random.default_rng(0).uniform(size=(4, 8, 8, 3))
     assert np.array_equal(*(outputs(each, "second", images) for each in (content, pruned)))
+
+
+@pytest.mark.programs
+def test_a_language_model_is_pruned_by_its_steps(writer, tmp_path):
+    """Samples are tokens with the caches that lie before them; prefill has the same weights as decode."""
+    random = np.random.default_rng(0)
+    steps, caches = [], {}
+    runner = signature_runner(writer, "decode")
+    shapes = {name: tuple(detail["shape"]) for name, detail in runner.get_input_details().items()}
+    for position in [*range(12)] * 8:
+        if not position:
+            caches = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name.startswith("kv")}
+        token = random.integers(1, 16, (1, 1)).astype(np.int32)
+        steps.append({"tokens": token, "input_pos": np.array([position], np.int32), **caches})
+        caches = {name: array for name, array in runner(**steps[-1]).items() if name in caches}
+    samples = {name: np.concatenate([step[name] for step in steps]) for name in shapes}
+    report = prune_tflite(writer, tmp_path / "sparse.tflite", {"decode": samples}, sparsity=0.4, sparse=False)
+    assert report.sparsity == pytest.approx(0.4, abs=0.05) and max(row.error for row in report.errors) < 0.4
+    assert {row.reason for row in report.skipped} == {
+        "GATHER: operators of other kinds or scales use the same weights"
+    }
+    one, four = (signature_runner(tmp_path / "sparse.tflite", name) for name in ("decode", "prefill_4"))
+    empty = {name: np.zeros(shapes[name], np.float32) for name in caches}
+    tokens, by_steps = np.array([[3, 1, 4, 1]], np.int32), empty
+    for place in range(4):
+        made = one(tokens=tokens[:, place : place + 1], input_pos=np.array([place], np.int32), **by_steps)
+        by_steps = {name: made[name] for name in empty}
+    at_once = four(tokens=tokens, input_pos=np.arange(4, dtype=np.int32), **empty)
+    assert all(np.allclose(at_once[name], by_steps[name], atol=1e-5) for name in empty)
+    with pytest.raises(ValueError, match="For signature 'prefill_4': .*first dimensions differ: 'input_pos' 4,"):
+        prune_tflite(writer, tmp_path / "none.tflite", {"prefill_4": samples}, sparsity=0.5)
 
 
 def test_names_that_do_not_fit(cases, joined, tmp_path):
