@@ -219,8 +219,12 @@ def _check_arguments(path: str, error: BaseException) -> None:
         ) from error
 
 
-def load_arrays(path: str) -> Any:
+def load_arrays(path: str, *, mmap_mode: Any = None) -> Any:
     """Return the array of a .npy file, or those of a .npz file as a dict; each has its samples along the first axis.
+
+    Args:
+        path: The file.
+        mmap_mode: With `"r"`, only entries of a .npy file that are used are read from the disk.
 
     Raises:
         ValueError: If the file is missing or damaged, or holds something else.
@@ -230,7 +234,7 @@ def load_arrays(path: str) -> Any:
         raise ValueError(f"Expected one file of inputs only, without labels. Received: {path!r}. Pass {inputs}.")
     advice = "Save samples with numpy.save, or one array per input with numpy.savez"
     with _reading(path, "a .npy or .npz file of samples along the first axis", advice):
-        content = np.load(path, allow_pickle=False)
+        content = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
         if isinstance(content, np.ndarray):
             arrays = {"its array": content}
         else:

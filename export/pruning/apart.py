@@ -16,6 +16,7 @@ from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, starting_at
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.pruning.compare_outputs import compare_outputs, constant_outputs
+from tfprune.export.pruning.layers.variables import has_variables, with_variables
 from tfprune.export.pruning.prune_tflite_report import OutputError
 from tfprune.export.pruning.sampling.input_range import check_range, drawn_text, input_range, spread_over
 from tfprune.export.pruning.sampling.samples import GraphSamples
@@ -162,22 +163,22 @@ class GraphJob:
         self._dense = runner.outputs_of(samples)
         rows = max(len(array) for array in samples if array.ndim)
         self.warnings += constant_outputs(self._dense, samples=rows)
-        self.runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
+        runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
+        self.runs = with_variables(content, runs)
         self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]
-
-    def outputs(self, content: bytes) -> dict[str, np.ndarray]:
-        """Return the outputs of another file on the samples held out."""
-        return SampleRunner(starting_at(content, self.signature)).outputs_of(self._last)
+        self._compared = samples if has_variables(content) else self._last
 
     def errors(self, content: bytes) -> list[OutputError]:
-        """Compare these outputs with those of the dense file."""
-        rows = compare_outputs(self._dense, self.outputs(content), held=self._held)
-        return [replace(row, signature=self.signature) for row in rows]
+        """Compare the outputs of another file with those of the dense one, on the samples held out."""
+        outputs = SampleRunner(starting_at(content, self.signature)).outputs_of(self._compared)
+        last = {name: np.atleast_1d(array)[-self._held :] for name, array in outputs.items()}
+        return [replace(row, signature=self.signature) for row in compare_outputs(self._dense, last, held=self._held)]
 
     def hand_over(self, expected: bytes) -> None:
         """Write the samples held out, and the outputs of a file on them."""
         write_job(self._folder, f"{HELD}{self._number}", arrays=numbered(self._last))
-        write_job(self._folder, f"{OUTPUTS}{self._number}", arrays=self.outputs(expected))
+        outputs = SampleRunner(starting_at(expected, self.signature)).outputs_of(self._last)
+        write_job(self._folder, f"{OUTPUTS}{self._number}", arrays=outputs)
 
 
 class FileJob:

@@ -64,10 +64,11 @@ def prune_tflite(
         samples: Inputs as the file will see them, without labels, 256 or so: one array, batch first; for several
             inputs a list in the file's order or a dict by name. For a file with several signatures a dict of such
             samples by signature, or those of its first graph alone; the others keep their weights. A weight that
-            signatures share is pruned on the samples of the first one that uses it. Real numbers, preprocessed as in
-            training: no error in the report shows a wrong preprocessing. Every eighth is held out, from the end: put
-            samples of another origin there. `"random"` draws numbers in the range of the inputs, which costs
-            accuracy.
+            signatures share is pruned on the samples of the first one that uses it. For a file that keeps values from
+            one run to the next, such as a wake word, samples are successive inputs of one stream. Real numbers,
+            preprocessed as in training: no error in the report shows a wrong preprocessing. Every eighth is held out,
+            from the end: put samples of another origin there. `"random"` draws numbers in the range of the inputs,
+            which costs accuracy.
         sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this, or
             one of `max_bytes`, `max_error` and `max_drop`.
         max_bytes: The largest size of the new file, as written: the fewest zeros that keep to it are taken.
@@ -94,7 +95,7 @@ def prune_tflite(
         TypeError: If `samples` are None, or an argument has another type.
         ValueError: If not one of `sparsity`, `max_bytes`, `max_error` and `max_drop` is given, or a value is out of
             range.
-        ValueError: If the file cannot be read or run, keeps a state, or has no weights to prune.
+        ValueError: If the file cannot be read or run, has hash tables, or has no weights to prune.
         ValueError: If samples do not fit the inputs, or do not change the outputs.
 
     Example:

@@ -187,16 +187,3 @@ def refuse_options(
     if foreign:
         text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in foreign)
         raise ValueError(f"Expected {text} with {of} only. Received: {options.source!r}.")
-
-
-def require_samples(options: argparse.Namespace) -> None:
-    """Refuse a .tflite file without samples.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    if options.samples is None:
-        raise ValueError(
-            "Expected --samples FILE for a .tflite file: a few hundred inputs, without labels. Received: none. If "
-            "there are none at all, --samples random draws numbers, which costs accuracy."
-        )

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import functools
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from tfprune.base.limit import Limit
-from tfprune.base.spec import check_count
 from tfprune.export.command_line.commands.base import (
     add_command,
-    add_file,
     add_saved_model,
     refuse_options,
-    require_samples,
 )
+from tfprune.export.command_line.commands.file_samples import add_file_samples, file_samples
 from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.patterns import NM
@@ -49,13 +46,7 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
     parser = add_command(commands, "prune", run=_prune, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS, command=functools.partial(_prune, parser))
     add_saved_model(parser, optional=("path", "data"))
-    text = (
-        "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input; a folder "
-        "of images or WAV files, with --range; or random, which costs accuracy"
-    )
-    add_file(parser, "--samples", metavar="FILE", help=text)
-    text = "for a folder of samples: the numbers that black and white, or the lowest and highest amplitude, become"
-    parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
+    add_file_samples(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
     _add_goal(parser)
     parser.add_argument(
@@ -113,12 +104,9 @@ def _prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
 
 def _prune_tflite(options: argparse.Namespace) -> Any:
     from tfprune.export.pruning.prune_tflite import prune_tflite
-    from tfprune.export.pruning.sampling.samples import RANDOM
 
-    require_samples(options)
     suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
     path = options.path or str(Path(options.source).with_suffix(suffix))
-    samples = RANDOM if options.samples == RANDOM else _samples(options)
     pattern: Any = options.pattern
     group = re.fullmatch(r"(\d+):(\d+)", pattern)
     if group:
@@ -126,7 +114,7 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
     return prune_tflite(
         options.source,
         path,
-        samples,
+        file_samples(options),
         sparsity=options.sparsity,
         max_bytes=options.max_bytes,
         max_error=options.max_error,
@@ -134,45 +122,6 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
         pattern=pattern,
         compress=options.compress,
     )
-
-
-def _samples(options: argparse.Namespace) -> Any:
-    """Return the samples of a file or folder, and write to stderr which were read, and how."""
-    from tfprune.export.pruning.sampling.samples import LEAST_SAMPLES
-
-    most = check_count(options.max_samples, "--max-samples", least=LEAST_SAMPLES)
-    folder = Path(options.samples)
-    if not folder.is_dir():
-        if options.range is not None:
-            raise ValueError(f"Expected a folder of samples with --range. Received: {options.samples!r}.")
-        from tfprune.export.keras_side.loading import load_arrays
-
-        return _evenly(load_arrays(options.samples), most)
-    from tfprune.export.file.files.model_file import read_model
-    from tfprune.export.file.report import shape_text
-    from tfprune.export.file.tflite.reader import read
-    from tfprune.export.pruning.sampling.sample_folder import read_folder
-
-    inputs = read(read_model(options.source)).inputs
-    samples = read_folder(folder, inputs, limits=options.range, most=most)
-    text = f"{len(samples)} files of {options.samples} as samples of {shape_text(samples.shape[1:])}"
-    low, mean, high = samples.min(), samples.mean(), samples.max()
-    sys.stderr.write(f"Read {text}: numbers from {low:.4g} to {high:.4g}, mean {mean:.4g}.\n")
-    return samples
-
-
-def _evenly(samples: Any, most: int) -> Any:
-    """Return some samples of arrays, evenly spaced, and say so if these are not all."""
-    from tfprune.export.pruning.sampling.sample_folder import evenly_spaced
-
-    arrays = samples if isinstance(samples, dict) else {"": samples}
-    sizes = {len(array) for array in arrays.values()}
-    if len(sizes) > 1 or max(sizes) <= most:
-        return samples  # different numbers of samples are refused with the names of the inputs
-    rows = evenly_spaced(max(sizes), most)
-    sys.stderr.write(f"Read {len(rows)} of {max(sizes)} samples, evenly spaced. --max-samples takes more.\n")
-    chosen = {name: array[rows] for name, array in arrays.items()}
-    return chosen if isinstance(samples, dict) else chosen[""]
 
 
 def _limit(options: argparse.Namespace) -> Limit | None:

@@ -9,18 +9,17 @@ from typing import Any
 
 from tfprune.export.command_line.commands.base import (
     add_command,
-    add_file,
     add_saved_model,
     refuse_options,
-    require_samples,
 )
+from tfprune.export.command_line.commands.file_samples import add_file_samples, file_samples
 from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 
-OF_FILES = ("samples", "compress")
+OF_FILES = ("samples", "range", "compress")
 OF_MODELS = (
     *("data", "validation", "rounds", "epochs", "criterion", "imports"),
-    *("batch_size", "seed", "max_samples"),
+    *("batch_size", "seed"),
 )
 
 # Options that stand for arguments of the library with other names.
@@ -42,11 +41,7 @@ tfprune shrink model.tflite small.tflite --budget flops=0.5 --samples x.npy
     parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS, command=functools.partial(_shrink, parser))
     add_saved_model(parser, optional=("path", "data"))
-    text = (
-        "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input; or "
-        "random, which costs accuracy"
-    )
-    add_file(parser, "--samples", metavar="FILE", help=text)
+    add_file_samples(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
     parser.add_argument(
         "--budget",
@@ -81,18 +76,14 @@ def _shrink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any
 
 
 def _shrink_tflite(options: argparse.Namespace) -> Any:
-    from tfprune.export.keras_side.loading import load_arrays
-    from tfprune.export.pruning.sampling.samples import RANDOM
     from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite
 
-    require_samples(options)
     suffix = ".small.tfz" if options.compress else ".small.tflite"
     path = options.path or str(Path(options.source).with_suffix(suffix))
-    samples = RANDOM if options.samples == RANDOM else load_arrays(options.samples)
     return shrink_tflite(
         options.source,
         path,
-        samples,
+        file_samples(options),
         flops=_flops(options.budget),
         round_to=options.round_to,
         compress=options.compress,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.file.tflite.canonical_order import indices_of
 from tfprune.export.pruning.layers.file_layer import real
 from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
 from tfprune.solving.split_by_error import SAMPLES_FELT, output_error, variation
@@ -18,7 +19,8 @@ class FileOutputs:
     """The outputs of the dense file for a few samples, with which others are compared."""
 
     def __init__(self, pieces: Pieces, runs: Runs) -> None:
-        rows = max(len(array) if array.ndim else 1 for array in runs[0].values())
+        inputs = [runs[0][index] for index in indices_of(pieces.graph.inputs)]
+        rows = max(len(array) if array.ndim else 1 for array in inputs)
         self._pieces, self._runs = pieces, runs[: max(1, SAMPLES_FELT // rows)]
         self._dense = self._from(0, self.inputs)
         if not any(variation(values) for values in self._dense.values()):

@@ -48,7 +48,12 @@ class LiveTensors:
             return
         piece = self._pieces.cut(self.step, step)
         runner, alive = PieceRunner(piece), self._pieces.alive(step)
-        for run in self._runs:
+        taken = {*piece.inputs}
+        states = {read: assigned for read, assigned in self._pieces.states.items() if read in taken}
+        for before, run in zip([{}, *self._runs], self._runs, strict=False):
+            for read in [read for read, assigned in states.items() if assigned in before]:
+                self._forget(run[read])
+                run[read] = self._stored(_loaded(before[states[read]]))
             made = runner.run({index: _loaded(run[index]) for index in piece.inputs})
             for index in [index for index in run if index not in alive]:
                 self._forget(run.pop(index))

@@ -17,9 +17,10 @@ from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, ind
 from tfprune.export.file.tflite.editor import inputs_of, operator_name, save_objects
 from tfprune.export.pruning.layers.stored_weight import type_name
 
-CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_COMPOSITE", "STABLEHLO_WHILE")
+CALLS_GRAPHS = ("IF", "WHILE", "CALL", "STABLEHLO_COMPOSITE", "STABLEHLO_WHILE")
 RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
-KEEPS_STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "CALL_ONCE")
+STATE = ("CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
+TABLES = ("HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE")
 UNPACKS = ("DEQUANTIZE", "DENSIFY")
 MAX_THREADS = 2
 
@@ -43,7 +44,7 @@ class Pieces:
     """A graph of a file, which can be cut anywhere.
 
     Operators that compute with constants alone, such as the DEQUANTIZE of 16-bit weights, belong to each piece that
-    needs them.
+    needs them. The variables of a graph are inputs where it reads them, and outputs where it assigns them.
 
     Args:
         model: What `load_objects` returns. Changes of its values are seen by pieces that are cut afterwards.
@@ -51,9 +52,11 @@ class Pieces:
 
     Attributes:
         steps: The operators that compute with inputs of the graph, in order.
+        variables: The tensors read from variables.
+        states: For each tensor read from a variable, the one that the run before assigned to it, where that is known.
 
     Raises:
-        ValueError: If the graph keeps values from one run to the next, which pieces cannot.
+        ValueError: If a loop has variables, or the graph has hash tables.
     """
 
     def __init__(self, model: schema.ModelT, number: int = 0) -> None:
@@ -61,17 +64,22 @@ class Pieces:
         self.inputs, self.outputs = indices_of(self.graph.inputs), indices_of(self.graph.outputs)
         self._folded: dict[int, schema.OperatorT] = {}
         self.steps: list[schema.OperatorT] = []
-        values = {*self.inputs}
         self._check_state()
+        self.variables, self.states = self._variables()
+        values = {*self.inputs, *self.variables}
         for operator in self.graph.operators or ():
             name, taken = operator_name(model, operator), indices_of(operator.inputs)
             made = indices_of(operator.outputs)
-            if taken and not values.intersection(taken) and name not in (*RANDOM, *CALLS_GRAPHS):
+            if name in STATE:
+                self.outputs += [tensor for tensor in taken[1:] if tensor in values and tensor not in self.outputs]
+            elif taken and not values.intersection(taken) and name not in (*RANDOM, *CALLS_GRAPHS):
                 self._folded |= dict.fromkeys(made, operator)
             else:
                 self.steps.append(operator)
                 values.update(made)
         self._values = values
+        for assigned in self.states.values():
+            self._make_early(assigned)
         self._siblings = {number: self}
 
     def sibling(self, number: int) -> Pieces:
@@ -86,14 +94,40 @@ class Pieces:
         return sorted({0, *graphs_of_signatures(self.model).values()})
 
     def _check_state(self) -> None:
+        refused = TABLES if self.number in self.entries else (*STATE, *TABLES)
         names = [operator_name(self.model, operator) for operator in self.graph.operators or ()]
-        stateful = ", ".join(dict.fromkeys(name for name in names if name in KEEPS_STATE))
+        stateful = ", ".join(dict.fromkeys(name for name in names if name in refused))
         if stateful:
+            stateful += "" if self.number in self.entries else " in a loop"
             raise ValueError(
-                f"Expected a file that computes each output from its inputs alone. Received: one with {stateful}, "
-                "which keep values from one run to the next: what a layer sees depends on the runs before, and "
-                "pieces of the file have no such values. Such files cannot be pruned yet."
+                "Expected a file without hash tables, and with variables outside of loops only. Received: one with "
+                f"{stateful}, whose values pieces of the file do not have. Export the part of the network before or "
+                "after it as a file."
             )
+
+    def _variables(self) -> tuple[list[int], dict[int, int]]:
+        """Return the tensors read from variables, and those that the run before assigned to these."""
+        names: dict[int, bytes] = {}
+        read: dict[int, bytes] = {}
+        states: dict[int, int] = {}
+        for operator in self.graph.operators or ():
+            kind, taken = operator_name(self.model, operator), indices_of(operator.inputs)
+            if kind == "VAR_HANDLE":
+                names[int(operator.outputs[0])] = operator.builtinOptions.sharedName
+            elif kind == "READ_VARIABLE":
+                read[int(operator.outputs[0])] = names[taken[0]]
+            elif kind == "ASSIGN_VARIABLE":  # those read later in the same run are not from the run before
+                states |= {tensor: taken[1] for tensor, name in read.items() if name == names[taken[0]]}
+        return [*read], states
+
+    def _make_early(self, assigned: int) -> None:
+        """Let what is assigned to a variable be computed as soon as it can be: then the next run can read it."""
+        step = next((step for step in self.steps if assigned in indices_of(step.outputs)), None)
+        if step is not None:
+            self.steps.remove(step)
+            taken = {*indices_of(step.inputs)}
+            makers = [place for place, each in enumerate(self.steps) if taken.intersection(indices_of(each.outputs))]
+            self.steps.insert(max(makers, default=-1) + 1, step)
 
     @functools.cached_property
     def bodies(self) -> dict[int, Pieces]:

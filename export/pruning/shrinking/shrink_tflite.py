@@ -65,7 +65,7 @@ def shrink_tflite(
 
     Raises:
         TypeError: If `samples` are None, or an argument has another type.
-        ValueError: If the file cannot be read or run, keeps a state, or has no channels that can be removed.
+        ValueError: If the file cannot be read or run, has hash tables, or has no channels that can be removed.
         ValueError: If the limit cannot be met, or a value is out of range.
         ValueError: If samples do not fit the inputs, or do not change the outputs.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfprune.export.command_line.cli import main
-from tfprune.export.command_line.commands import prune
+from tfprune.export.command_line.commands.file_samples import file_samples
 
 
 @pytest.fixture
@@ -51,16 +51,24 @@ MISTAKES = {
 }
 
 
-def test_some_of_many_samples(tmp_path, capsys):
-    """Evenly spaced, as --max-samples says, from an array or from the arrays of several inputs."""
+def test_some_of_many_samples(cases, joined, tmp_path, capsys):
+    """Evenly spaced, as --max-samples says, from an array or from the arrays of several inputs or signatures."""
+    (tmp_path / "model.tflite").write_bytes(joined(cases["dense"].data, cases["int8"].data))
     np.save(tmp_path / "x.npy", np.arange(100))
-    options = argparse.Namespace(samples=str(tmp_path / "x.npy"), range=None, max_samples=4)
-    assert prune._samples(options).tolist() == [0, 33, 66, 99]
+    options = argparse.Namespace(
+        source=str(tmp_path / "model.tflite"), samples=str(tmp_path / "x.npy"), range=None, max_samples=4
+    )
+    assert file_samples(options).tolist() == [0, 33, 66, 99]
     assert "Read 4 of 100 samples, evenly spaced." in capsys.readouterr().err
     np.savez(tmp_path / "two.npz", a=np.arange(3), b=np.zeros((3, 2)))
     options.samples = str(tmp_path / "two.npz")
-    assert [len(array) for array in prune._samples(options).values()] == [3, 3]
+    assert [len(array) for array in file_samples(options).values()] == [3, 3]
     assert not capsys.readouterr().err
+    np.savez(tmp_path / "both.npz", **{"first/x": np.arange(9), "second/x/y": np.arange(3)})
+    options.samples = str(tmp_path / "both.npz")
+    by_signature = file_samples(options)
+    assert by_signature["first"]["x"].tolist() == [0, 3, 5, 8]
+    assert [*by_signature["second"]] == ["x/y"]
 
 
 @pytest.mark.parametrize("line", MISTAKES)

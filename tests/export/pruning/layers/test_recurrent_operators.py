@@ -187,6 +187,14 @@ def test_weights_of_other_graphs_are_named(steps):
     assert all(name for _, name, _ in others) and len(operators) == 3
 
 
+def test_variables_in_loops_are_refused(steps):
+    model = load_objects(steps.data)
+    (number, *_) = [body.number for body in Pieces(model).bodies.values()]
+    add_operator(model, model.subgraphs[number], name="VAR_HANDLE", inputs=[], outputs=[])
+    with pytest.raises(ValueError, match="one with VAR_HANDLE in a loop"):
+        linear_operators(Pieces(model))
+
+
 def test_entries_of_frequent_rows_of_a_table_stay(exports):
     export = exports("words", "float32")
     layer = next(layer for layer in find_layers(Pieces(load_objects(export.data)))[0] if layer.kind == "GATHER")
