@@ -21,10 +21,8 @@ from tfprune.export.file.tflite.editor import (
     add_tensor,
     add_values,
     inputs_of,
-    load_objects,
     operator_code,
     operator_name,
-    save_objects,
 )
 from tfprune.export.rewriting.four_bit_weights import LARGEST_INTEGER as LARGEST_OF_FOUR
 from tfprune.export.rewriting.four_bit_weights import packed, to_four_bits
@@ -47,21 +45,16 @@ class _Use:
     place: int
 
 
-def narrow_weights(data: bytes, *, bits: int) -> bytes:
+def narrow_weights(model: schema.ModelT, *, bits: int) -> None:
     """Round the weights of fully connected layers, and of tables, to 8 or 4 bits; zeros stay zeros.
 
+    A weight that another operator takes as well stays as it is, and so does a small one.
+
     Args:
-        data: A plain .tflite file that computes in float32, with any number of graphs.
+        model: A file that computes in float32, with any number of graphs. It is changed. Its weights may be arrays
+            of floats as well as of bytes.
         bits: 8 or 4. Rows whose length is not a multiple of 32 get 8 bits in any case.
-
-    Returns:
-        The changed file. A weight that another operator takes as well stays as it is, and so does a small one.
-
-    Raises:
-        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
-            installed.
     """
-    model = load_objects(data)
     for buffer, uses in _uses(model).items():
         if all(_fits(use) for use in uses):
             _narrow(model, buffer, uses=uses, bits=bits)
@@ -69,7 +62,6 @@ def narrow_weights(data: bytes, *, bits: int) -> bytes:
         name = next((name for name in VERSIONS if code.builtinCode == getattr(schema.BuiltinOperator, name)), None)
         code.version = max(code.version, VERSIONS.get(name or "", 1))
     put_in_order(model)
-    return save_objects(model)
 
 
 def _uses(model: schema.ModelT) -> dict[int, list[_Use]]:
@@ -87,7 +79,7 @@ def _uses(model: schema.ModelT) -> dict[int, list[_Use]]:
 def _is_large(model: schema.ModelT, tensor: schema.TensorT) -> bool:
     values = model.buffers[tensor.buffer].data
     is_matrix = tensor.shape is not None and len(tensor.shape) == 2 and tensor.type == schema.TensorType.FLOAT32
-    return is_matrix and tensor.sparsity is None and values is not None and len(values) >= 4 * LEAST_ENTRIES
+    return is_matrix and tensor.sparsity is None and values is not None and values.nbytes >= 4 * LEAST_ENTRIES
 
 
 def _fits(use: _Use) -> bool:
@@ -129,9 +121,12 @@ class _EightBits:
 
     def __init__(self, model: schema.ModelT, rows: np.ndarray) -> None:
         self.type = schema.TensorType.INT8
-        largest = np.abs(rows).max(axis=1)
+        parts = np.array_split(rows, -(-rows.size // (CHUNK * BLOCK)))
+        largest = np.concatenate([np.abs(part).max(axis=1) for part in parts])
         self._scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST_INTEGER)
-        self.integers = add_values(model, np.rint(rows / self._scales[:, None]).astype(np.int8))
+        scales = np.array_split(self._scales[:, None], len(parts))
+        integers = [np.rint(part / each).astype(np.int8) for part, each in zip(parts, scales, strict=True)]
+        self.integers = add_values(model, np.concatenate(integers))
 
     def quantization(self, _: schema.SubGraphT) -> schema.QuantizationParametersT:
         return schema.QuantizationParametersT(scale=self._scales, zeroPoint=np.zeros(len(self._scales), np.int64))

@@ -23,11 +23,16 @@ def add_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
             ImportError) if ai-edge-litert is not installed.
     """
     model = load_objects(data)
+    put_metadata(model, entries)
+    return save_objects(model)
+
+
+def put_metadata(model: schema.ModelT, entries: Mapping[str, bytes]) -> None:
+    """Add metadata to a file that was taken apart; entries of the same names are replaced."""
     model.metadata = [entry for entry in model.metadata or () if (entry.name or b"").decode() not in entries]
     for name, content in entries.items():
         model.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
         model.metadata.append(schema.MetadataT(name=name.encode(), buffer=len(model.buffers) - 1))
-    return save_objects(model)
 
 
 def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:

@@ -21,22 +21,22 @@ class FlatbufferTable:
         self._size = struct.unpack_from("<H", data, self._slots)[0]
 
     def number(self, slot: int, layout: str) -> int:
-        position = self._position(slot)
+        position = self.position(slot)
         return struct.unpack_from(layout, self._data, position)[0] if position else 0
 
     def table(self, slot: int) -> FlatbufferTable | None:
-        position = self._position(slot)
+        position = self.position(slot)
         return FlatbufferTable(self._data, self._follow(position)) if position else None
 
     def tables(self, slot: int) -> list[FlatbufferTable]:
-        position = self._position(slot)
+        position = self.position(slot)
         if not position:
             return []
         offsets, first = self.vector(slot, "<u4"), self._follow(position) + 4
         return [FlatbufferTable(self._data, first + 4 * entry + int(offset)) for entry, offset in enumerate(offsets)]
 
     def vector(self, slot: int, dtype: str) -> np.ndarray:
-        position = self._position(slot)
+        position = self.position(slot)
         if not position:
             return np.zeros(0, dtype)
         start = self._follow(position)
@@ -45,7 +45,8 @@ class FlatbufferTable:
     def _follow(self, position: int) -> int:
         return position + struct.unpack_from("<I", self._data, position)[0]
 
-    def _position(self, slot: int) -> int:
+    def position(self, slot: int) -> int:
+        """Return where a field lies; 0 if the table has none."""
         entry = 4 + 2 * slot
         offset = struct.unpack_from("<H", self._data, self._slots + entry)[0] if entry < self._size else 0
         return offset and self._start + offset

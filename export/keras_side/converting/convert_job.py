@@ -35,9 +35,7 @@ def convert_job(folder: Path) -> None:
     tensorflow = _tensorflow()
     if not (folder / SAVED_MODEL).exists():
         _export_copy(settings, folder)
-    if "signatures" in settings:  # of a language model, whose weights stay as they are for all of them
-        protect_scales(folder / SAVED_MODEL, least=1, most_rounding=0)
-    elif settings["quantize"] in LEAST_ENTRIES:
+    if settings["quantize"] in LEAST_ENTRIES:
         protect_scales(folder / SAVED_MODEL, least=LEAST_ENTRIES[settings["quantize"]])
     _convert(tensorflow, settings, arrays, folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +65,11 @@ def check_cache(cached: CachedModel, model: Any) -> None:
         )
 
 
-def compare_written(content: bytes, model: Any, *, prompts: Sequence[Sequence[int]], count: int) -> TextComparison:
+def compare_written(folder: Path, model: Any, *, prompts: Sequence[Sequence[int]], count: int) -> TextComparison:
     """Let a file continue prompts, and compare it with what Keras says of the same tokens.
 
     Args:
-        content: A plain .tflite file with signatures.
+        folder: A folder with a plain .tflite file with signatures, called `write_job.MODEL`.
         model: The language model, wrapped or not.
         prompts: Token ids.
         count: The number of tokens to write after each.
@@ -78,9 +77,7 @@ def compare_written(content: bytes, model: Any, *, prompts: Sequence[Sequence[in
     Raises:
         ValueError: If the file does not run.
     """
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
-        Path(name, write_job.MODEL).write_bytes(content)
-        run = write_job.write_apart(Path(name), prompts, count=count, timeout=TIMEOUT)
+    run = write_job.write_apart(folder, prompts, count=count, timeout=TIMEOUT)
     if isinstance(run, str):
         raise ValueError(f"Expected a file that writes. Received: one that does not: {run}. Nothing was written.")
     equal, differences, losses = 0, [0.0], []

@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.export.file.files.write_model import LARGEST_FILE
 from tfprune.export.keras_side.preparing.half_precision import half_types, has_half_weights
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.layers import quantized_already, walk
 
-LARGEST_FILE = 2**31  # bytes, which offsets in a flatbuffer can count
+LEAST_BYTES = {None: 4.0, "int8": 1.0, "int4": 0.5625}  # of a weight, with its share of a scale
 PROMPT = {"token_ids", "padding_mask", "position_ids"}  # the inputs of a model that reads text alone
 
 
@@ -53,11 +54,21 @@ def check_model(model: Any) -> None:
     quantized = quantized_already(model)
     if quantized:
         raise ValueError(f"Expected a model that is not quantized yet. Received: {model.name!r}. {quantized}")
-    size = 4 * model.count_params()
+
+
+def check_size(model: Any, quantize: str | None) -> None:
+    """Refuse a model whose file would be too large, before the conversion.
+
+    Raises:
+        ValueError: If its weights take 2 GB or more.
+    """
+    size = LEAST_BYTES[quantize] * model.count_params()
     if size >= LARGEST_FILE:
+        fewer = [f"quantize={name!r}, " for name, least in LEAST_BYTES.items() if least < LEAST_BYTES[quantize]]
         raise ValueError(
-            f"Expected a model of less than 2 GB in float32, the largest TFLite file. Received: {model.name!r} of "
-            f"{size / 1e9:.1f} GB. Prune units or blocks first, or take a smaller model."
+            f"Expected a model of less than 2 GB in {quantize or 'float32'}, the largest TFLite file. Received: "
+            f"{model.name!r} of {size / 1e9:.1f} GB. Use {''.join(fewer)}{'or ' * bool(fewer)}a smaller model, for "
+            f"example by pruning units or blocks first."
         )
 
 

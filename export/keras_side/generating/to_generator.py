@@ -11,15 +11,21 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_count, check_number
 from tfprune.export.device.generating.text_form import TextForm
+from tfprune.export.device.generating.write_job import MODEL
 from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.metadata import add_metadata
+from tfprune.export.file.files.metadata import put_metadata
+from tfprune.export.file.files.write_model import write_model
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.keras_side.converting.convert import convert_apart
 from tfprune.export.keras_side.converting.convert_job import JOB, SAVED_MODEL
+from tfprune.export.keras_side.generating.bind_weights import bind_weights
 from tfprune.export.keras_side.generating.cached_blocks import CachedModel
 from tfprune.export.keras_side.generating.check_written import (
     DRAWN,
@@ -29,8 +35,8 @@ from tfprune.export.keras_side.generating.check_written import (
 )
 from tfprune.export.keras_side.generating.generator_report import GeneratorReport
 from tfprune.export.keras_side.generating.litertlm_content import SUFFIX, litertlm_content, require_builder
-from tfprune.export.keras_side.generating.refusals import check_length, check_model
-from tfprune.export.keras_side.generating.signatures import write_signatures
+from tfprune.export.keras_side.generating.refusals import check_length, check_model, check_size
+from tfprune.export.keras_side.generating.signatures import kernels, write_signatures
 from tfprune.export.keras_side.generating.text_content import keras_ids, text_content
 from tfprune.export.keras_side.generating.weight_shares import weight_shares
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
@@ -110,6 +116,7 @@ def to_generator(
         raise ValueError(f"Expected quantize=None, 'int8' or 'int4'. Received: {quantize!r}.")
     allowed = TOLERANCES[quantize] if tolerance is None else check_number(tolerance, "tolerance", least=0)
     check_model(model)
+    check_size(model, quantize)
     check_count(length, "length", least=2)
     check_length(model, length)
     counts = sorted({min(check_count(count, "prefill", least=1), length) for count in prefill})
@@ -126,10 +133,15 @@ def to_generator(
     with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         cached = CachedModel(_stripped(model), length)
         check_cache(cached, model)
-        content = _converted(cached, model, counts=counts, each_step=progress.add)
-        content = narrow_weights(content, bits=BITS[quantize]) if quantize else content
-        content = add_metadata(content, form.as_metadata(b"" if is_litertlm else tokenizer))
-        comparison = compare_written(content, model, prompts=prompts, count=count)
+        file = _converted(cached, model, counts=counts, each_step=progress.add)
+        if quantize:
+            narrow_weights(file, bits=BITS[quantize])
+        put_metadata(file, form.as_metadata(b"" if is_litertlm else tokenizer))
+        with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+            unchecked = Path(name, MODEL)
+            write_model(file, unchecked)
+            comparison = compare_written(Path(name), model, prompts=prompts, count=count)
+            content = unchecked.read_bytes()
         progress.add()
     _check(comparison, quantize=quantize, allowed=allowed)
     shares = weight_shares(content, cached)
@@ -178,15 +190,18 @@ def _stripped(model: keras.Model) -> keras.Model:
 
 def _converted(
     cached: CachedModel, model: keras.Model, *, counts: Sequence[int], each_step: Callable[[], None]
-) -> bytes:
+) -> schema.ModelT:
+    """Convert the model without its weights, and put them in afterwards."""
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
         signatures = write_signatures(cached, folder / SAVED_MODEL, prefill=counts)
         each_step()
         write_job(folder, JOB, settings={"quantize": None, "signatures": signatures})
-        content = convert_apart(folder, model, quantize=None)
-        each_step()
-        return content
+        file = load_objects(convert_apart(folder, model, quantize=None))
+    weights = kernels(cached.model)
+    bind_weights(file, {name: np.asarray(ops.convert_to_tensor(weight)) for name, weight in weights.items()})
+    each_step()
+    return file
 
 
 def _check(comparison: TextComparison, *, quantize: str | None, allowed: float) -> None:

@@ -39,7 +39,7 @@ REACH = 3.0  # of the outputs of a norm: three standard deviations
 MOST_ROUNDING = 3.0  # how many times as large a fold may make the rounding errors
 
 
-def protect_scales(folder: Path, *, least: int, most_rounding: float = MOST_ROUNDING) -> None:
+def protect_scales(folder: Path, *, least: int) -> None:
     """Change a SavedModel so that the converter folds no scale that would make rounding errors much larger.
 
     It folds constants of one dimension only. A second dimension, of length 1, keeps a scale where it is.
@@ -47,7 +47,6 @@ def protect_scales(folder: Path, *, least: int, most_rounding: float = MOST_ROUN
     Args:
         folder: The SavedModel.
         least: The number of entries from which a weight gets 8 bits.
-        most_rounding: How many times as large a fold may make the rounding errors; 0 for no folds at all.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -60,7 +59,7 @@ def protect_scales(folder: Path, *, least: int, most_rounding: float = MOST_ROUN
         for function in graph.graph_def.library.function:
             captured = bound.get(function.signature.name, ())
             with np.errstate(all="ignore"):  # a scale may be 0
-                changed |= _Function(function, captured, variables).protect(least, most_rounding)
+                changed |= _Function(function, captured, variables).protect(least)
     if changed:
         file.write_bytes(saved.SerializeToString(deterministic=True))
         (folder / "fingerprint.pb").unlink(missing_ok=True)  # of the file as it was
@@ -123,13 +122,13 @@ class _Function:
             waiting += new
         return reached
 
-    def protect(self, least: int, most_rounding: float) -> bool:
+    def protect(self, least: int) -> bool:
         """Give the constants that must not be folded a second dimension; tell whether there are some."""
         found = {}
         for product in [node for node in self._function.node_def if node.op in PRODUCTS]:
             for source, weight in itertools.permutations(product.input, 2):
                 constants = [*self._constants_before(source, folds_shifts=self._has_bias(product))]
-                if _rounding(constants) > most_rounding and self._size(weight) >= least:
+                if _rounding(constants) > MOST_ROUNDING and self._size(weight) >= least:
                     found.update({each.operator.name: each for each in constants if each.values.any()})
         for constant in found.values():
             self._add_dimension(constant.operator, constant.place)

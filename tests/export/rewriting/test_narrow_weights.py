@@ -7,7 +7,7 @@ import pytest
 
 from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
-from tfprune.export.file.tflite.editor import load_objects
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting import narrow_weights
 
@@ -20,7 +20,9 @@ def small(monkeypatch):
 
 
 def quantized(data, bits=8):
-    return narrow_weights.narrow_weights(data, bits=bits)
+    model = load_objects(data)
+    narrow_weights.narrow_weights(model, bits=bits)
+    return save_objects(model)
 
 
 def scores(path, tokens):

@@ -130,8 +130,11 @@ def test_refused_models(model, error, tmp_path):
 def test_files_above_two_gigabytes_are_refused_before_the_conversion(tmp_path, monkeypatch):
     model = hub_writers.writer_task()
     monkeypatch.setattr(refusals, "LARGEST_FILE", 4 * model.count_params())
-    with pytest.raises(ValueError, match="of less than 2 GB in float32"):
+    with pytest.raises(ValueError, match="of less than 2 GB in float32.*Use quantize='int8', quantize='int4', or a"):
         to_generator(model, tmp_path / "writer.tflite", length=16)
+    monkeypatch.setattr(refusals, "LARGEST_FILE", model.count_params() // 2)
+    with pytest.raises(ValueError, match=r"of less than 2 GB in int4.*Use a smaller model"):
+        to_generator(model, tmp_path / "writer.tflite", length=16, quantize="int4")
 
 
 def test_a_tokenizer_of_an_unknown_kind_is_left_out():
