@@ -19,9 +19,6 @@ from generate import pruned
 from lite_lm import LENGTH, engine_text
 
 from tfprune.export import Generator, to_generator
-from tfprune.export.device.generating.text_form import TOKENIZER, read_text_form
-from tfprune.export.file.files.metadata import read_metadata
-from tfprune.export.keras_side.generating.litertlm_content import litertlm_content
 from tfprune.report import table
 
 FAMILIES = (
@@ -36,21 +33,17 @@ def measured(model, folder: Path) -> list:
 
     The engine decodes a continuation alone, where most tokenizers of SentencePiece drop the space before a word.
     """
-    plain, path = folder / "writer.tflite", folder / "writer.litertlm"
+    path = folder / "writer.litertlm"
     try:
-        to_generator(model, plain, length=LENGTH, prefill=(4,), max_tokens=2, verbose=0)
+        report = to_generator(model, path, length=LENGTH, prefill=(4,), max_tokens=2, verbose=0)
     except ValueError as error:
         return [f"{error}"[:160], "", "", ""]
-    content = plain.read_bytes()
-    metadata = read_metadata(content)
-    form, _ = read_text_form(metadata)
-    path.write_bytes(litertlm_content(content, form, tokenizer=metadata[TOKENIZER], length=LENGTH))
-    generator = Generator(plain, threads=1)
+    generator = Generator(path, threads=1)
     texts = [generator.generate(prompt, max_tokens=COUNT) for prompt in PROMPTS]
     engine = [engine_text(path, prompt, count=COUNT) for prompt in PROMPTS]
     equal = sum(text == other for text, other in zip(texts, engine, strict=True))
     but_space = sum(text == f" {other}" for text, other in zip(texts, engine, strict=True))
-    return [f"{equal} of {len(PROMPTS)}", but_space, form.tokenizer, repr(texts)]
+    return [f"{equal} of {len(PROMPTS)}", but_space, report.tokenizer, repr(texts)]
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ class Generator:
     process, as with `Runner`. One text at a time: threads need generators of their own.
 
     Args:
-        path: The path of a .tflite file, plain or packed. A packed file is unpacked into the folder beside it.
+        path: The path of a .tflite file, plain or packed, or of a .litertlm file. The .tflite file in one of the
+            others is written into the folder beside it.
         threads: Threads of the interpreter, 1 to 1024. Default 4.
 
     Attributes:

@@ -26,7 +26,9 @@ from tfprune.export.device.generating.signatures import (
 )
 from tfprune.export.device.processes.child_process import run_as_child, run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.file.files.litertlm import LITERTLM, read_litertlm
 from tfprune.export.file.files.model_file import is_packed, map_model, read_model
+from tfprune.export.file.files.source import read_source
 from tfprune.export.file.report import reason_of
 
 SUFFIX = ".cache"  # of the folder beside a file, after the file's whole name
@@ -97,7 +99,7 @@ class PreparedFile:
 
     def _prepare(self, key: str) -> _Record:
         """Fill a new folder, and put it in the place of an earlier one."""
-        unpacked = read_model(self._path) if self._packed else b""
+        unpacked = _unpacked(self._path) if self._packed else b""
         if self._packed:
             _check_signatures(unpacked, str(self._path))
         new = self._new_folder()
@@ -129,6 +131,11 @@ class PreparedFile:
             _log.info("nothing is kept beside %s: %s", self._path, reason_of(error))
             self._temporary = tempfile.TemporaryDirectory(prefix="tfprune-")
             return Path(self._temporary.name)
+
+
+def _unpacked(path: Path) -> bytes:
+    content = read_source(path)
+    return read_model(read_litertlm(content) if content.startswith(LITERTLM) else content)
 
 
 def _mapped(path: Path) -> memoryview:

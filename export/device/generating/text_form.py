@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tfprune.base.untrusted import parse_json, read_fields
+from tfprune.export.file.files.metadata import TOKENIZER
 from tfprune.export.file.tflite.schema import MissingPackage
 
-FORM, TOKENIZER = "tfprune_text_form", "tfprune_tokenizer"  # the names of both in the metadata of a file
+FORM = "tfprune_text_form"  # its name in the metadata of a file, beside the tokenizer's content
 SENTENCEPIECE, JSON = "sentencepiece", "tokenizers"  # the kinds of tokenizers, and the packages that read them
 UNFINISHED = "\ufffd"  # a character of which only some bytes are written
 

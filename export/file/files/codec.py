@@ -22,6 +22,7 @@ from tfprune.export.file.report import reason_of
 METHODS = ("gzip", "xz", "packed")
 SUFFIXES = {".tflite": None, ".tfz": "packed", ".gz": "gzip", ".xz": "xz"}  # what each promises; others nothing
 _OTHER_FILES = {".keras": "a Keras model", ".h5": "a Keras model", ".npy": "a NumPy array", ".npz": "NumPy arrays"}
+_OTHER_FILES[".litertlm"] = "a file of LiteRT-LM"
 XZ_MEMORY_LIMIT = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 GZIP = b"\x1f\x8b"

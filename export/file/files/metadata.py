@@ -14,6 +14,8 @@ from tfprune.export.file.tflite.reader import DAMAGE_ERRORS
 
 REDUCED_PRECISION = "reduced_precision_support"  # asks for half precision where a processor has it
 
+TOKENIZER = "tfprune_tokenizer"  # the name of a tokenizer's content in a language model's file
+
 
 def add_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
     """Return a plain .tflite file with more metadata; entries of the same names are replaced.

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from tfprune.export.file.files.codec import GZIP, XZ, decode, head_of
+from tfprune.export.file.files.litertlm import LITERTLM
 from tfprune.export.file.files.source import Source, read_source, source_name
 from tfprune.export.file.files.unpack import MAGIC
 from tfprune.export.file.report import reason_of
@@ -38,9 +39,11 @@ def read_model(source: Source) -> bytes:
     except ValueError as error:
         raise ValueError(f"Cannot unpack {name}. {reason_of(error)}.") from error
     if data[4:8] != IDENTIFIER:
+        is_litertlm = raw.startswith(LITERTLM)
         raise ValueError(
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "
             f"Received: {name}, whose content begins with {data[:8]!r}."
+            f"{' Only Generator reads files of LiteRT-LM: write a .tflite file, too.' if is_litertlm else ''}"
         )
     _check(data, name)
     return data
@@ -70,8 +73,8 @@ def map_model(path: str | os.PathLike[str]) -> memoryview:
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Tell by its first bytes whether a file is packed; one that cannot be read is not."""
-    return _head(path).startswith((GZIP, XZ, MAGIC))
+    """Tell by its first bytes whether a file is packed, or is in another file; one that cannot be read is not."""
+    return _head(path).startswith((GZIP, XZ, MAGIC, LITERTLM))
 
 
 def _check(data: bytes | memoryview, name: str) -> None:

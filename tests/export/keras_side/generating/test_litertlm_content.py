@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 from lite_lm import LENGTH, engine_text
 
 from tfprune.export import Generator, to_generator
-from tfprune.export.device.generating.text_form import SENTENCEPIECE, TOKENIZER, TextForm, read_text_form
-from tfprune.export.file.files.metadata import add_metadata, read_metadata
+from tfprune.export.device.generating.text_form import SENTENCEPIECE, TextForm, read_text_form
+from tfprune.export.file.files.litertlm import read_litertlm
+from tfprune.export.file.files.metadata import TOKENIZER, add_metadata, read_metadata
+from tfprune.export.file.files.model_file import read_model
 from tfprune.export.keras_side.generating.litertlm_content import litertlm_content
 
 needs_builder = pytest.mark.skipif(
@@ -43,11 +46,57 @@ def test_the_engine_writes_what_the_generator_writes(kind, writer, tmp_path):
     path = tmp_path / "writer.litertlm"
     path.write_bytes(litertlm_content(content, form, tokenizer=tokenizer, length=LENGTH))
     generator = Generator(plain, threads=1)
+    assert Generator(path, threads=1).generate("a fox", max_tokens=5) == generator.generate("a fox", max_tokens=5)
     for prompt in ("the fox", "a dog"):
         assert engine_text(path, prompt, count=5) == generator.generate(prompt, max_tokens=5)
     turn = "a fox b the"  # the turn of the user, and the beginning of the model's
     answer = generator.generate(turn, max_tokens=5)
     assert engine_text(path, "fox", count=5, is_turn=True) == answer
+
+
+@needs_builder
+@needs_engine
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family", ["Bloom", "Falcon", "Gemma", "Gemma3", "Llama3", "Mistral", "OPT", "Phi3", "Qwen3"]
+)
+def test_other_classes_dense_and_pruned(family, tmp_path, monkeypatch):
+    import hub_writers
+
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "bench")
+    from generate import pruned
+
+    dense = hub_writers.with_tokenizer(family)
+    smaller, _ = pruned(dense)
+    smaller.preprocessor = dense.preprocessor
+    path = tmp_path / "writer.litertlm"
+    for model in (dense, smaller):
+        to_generator(model, path, length=LENGTH, prefill=(4,), max_tokens=2, verbose=0)
+        texts = {prompt: Generator(path, threads=1).generate(prompt, max_tokens=8) for prompt in ("the fox", "a dog")}
+        # The engine decodes a continuation alone, where SentencePiece may drop the space before a word.
+        space = " " if family in ("Mistral", "Phi3") else ""
+        for prompt, text in texts.items():
+            assert engine_text(path, prompt, count=8).removeprefix(space) == text.removeprefix(space), prompt
+
+
+@needs_builder
+def test_damaged_files_are_refused(writer, tmp_path):
+    content, path = writer.read_bytes(), tmp_path / "writer.litertlm"
+    metadata = read_metadata(content)
+    form, tokenizer = read_text_form(metadata)[0], metadata[TOKENIZER]
+    whole = litertlm_content(content, form, tokenizer=tokenizer, length=LENGTH)
+    assert read_metadata(read_litertlm(whole)) == metadata
+    with pytest.raises(ValueError, match="Only Generator reads files of LiteRT-LM"):
+        read_model(whole)
+    for size in (20, 40, 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"Expected a whole \.litertlm file"):
+            Generator(path)
+    place = whole.index(len(tokenizer).to_bytes(8, "little"))  # more than the tokenizer unpacks to
+    path.write_bytes(whole[:place] + (2**40).to_bytes(8, "little") + whole[place + 8 :])
+    with pytest.raises(ValueError, match="a tokenizer of 1,099,511,627,776 bytes"):
+        Generator(path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name}
 
 
 @needs_builder
