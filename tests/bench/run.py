@@ -44,6 +44,7 @@ COMMANDS = [
     ["second_export.py"],
     ["sizes.py"],
     ["packed.py"],
+    ["readers.py"],
     ["sharing.py"],
     ["sparse_files.py"],
     ["eight_bit.py"],
