@@ -16,7 +16,7 @@ import numpy as np
 
 from tfprune.base.streams import FORMS, split, split_rows
 
-FOLDER = Path(__file__).parents[1] / "readers" / "vectors"
+FOLDER, DAMAGED = (Path(__file__).parents[1] / "readers" / name for name in ("vectors", "damaged"))
 ROW = 37  # entries, so that the last row is shorter
 BYTES = 1500
 VERSIONS = {"scaled": 1, "folded": 2, "rows": 2, "near": 4}
@@ -73,7 +73,8 @@ def packed(version: int, content: bytes, pieces: list[Piece], coder: Coder) -> b
     rest, end = b"", 0
     for piece in sorted(pieces):
         rest, end = rest + content[end : piece.start], piece.start + piece.size
-    streams = [coder(rest + content[end:]), *(stream for piece in pieces for stream in piece.streams)]
+    rest = (rest + content[end:])[: max(0, len(content) - sum(piece.size for piece in pieces))]  # if they overlap
+    streams = [coder(rest), *(stream for piece in pieces for stream in piece.streams)]
     table = b"".join(struct.pack("<IIBQ", *piece[:4]) for piece in pieces)
     number, table = coder(table + b"".join(struct.pack("<BI", kind, len(data)) for kind, data in streams))
     header = (b"TFZ", version, len(content), zlib.crc32(content), len(pieces), number, len(table))
@@ -81,11 +82,14 @@ def packed(version: int, content: bytes, pieces: list[Piece], coder: Coder) -> b
 
 
 def weights(random: np.random.Generator, width: int) -> bytes:
-    """Return entries of which two thirds are zero, with a run of more than 255."""
+    """Return entries of which two thirds are 3, with a run of 254 of them; of single bytes also one of over 510."""
     kind = {1: np.int8, 2: np.float16, 4: np.float32}[width]
     values = random.normal(size=BYTES // width) * (30 if width == 1 else 1)
-    values[random.random(len(values)) < 2 / 3] = 0
-    values[10 : 10 + len(values) // 4] = 0
+    values[random.random(len(values)) < 2 / 3] = 3
+    values[5:264] = 3
+    values[[4, 259]] = 1
+    if width == 1:
+        values[600:1200] = 3
     return values.astype(kind).tobytes()
 
 
@@ -101,17 +105,24 @@ def of_form(number: int, random: np.random.Generator, coder: Coder) -> tuple[int
 
 
 def _of_product(number: int, random: np.random.Generator, coder: Coder) -> tuple[int, bytes, list[Piece]]:
-    factor, entries = np.float32(0.0123), np.abs(random.normal(size=100)).astype(np.float32)
-    entries[0] = np.float32(1e-44)  # whose product is subnormal, and rounded
-    near = FORMS[number].kind == "near"
-    steps = (random.integers(-128, 128, 100) * near).astype(np.int8)
-    products = ((entries * factor).view(np.uint32) + steps.astype(np.uint32)).tobytes()
-    own = [coder(steps.tobytes())] * near
+    """Return three pieces, in another order than in the content: the second is a product, the third one of it."""
+    form, entries = FORMS[number], random.normal(size=100).astype(np.float32)
+    entries[:6] = [0, -0.0, 1e-44, -1e-44, 1e38, -1e38]  # the products of the small ones are subnormal
     _, planes = split(entries.tobytes(), FORMS[2])
-    detail = int(factor.view(np.uint32)) * 2**32  # of the piece of index 0, which comes second in the content
-    reference = Piece(len(products) + 3, entries.nbytes, 2, 0, [coder(plane) for plane in planes])
-    pieces = [reference, Piece(0, len(products), number, detail, own)]
-    return VERSIONS[FORMS[number].kind], products + b"gap" + entries.tobytes(), pieces
+    pieces, contents = [(2, 0, [coder(plane) for plane in planes])], [entries.tobytes()]
+    for index, factor in enumerate(np.float32([0.0123, 1e30])):
+        steps = (random.integers(-128, 128, 100) * (form.kind == "near")).astype(np.int8)
+        with np.errstate(over="ignore"):
+            product = np.frombuffer(contents[-1], np.float32) * factor
+        contents.append((product.view(np.uint32) + steps.astype(np.uint32)).tobytes())
+        streams = [coder(steps.tobytes())] * (form.kind == "near")
+        pieces.append((number, int(factor.view(np.uint32)) * 2**32 + index, streams))
+    starts = [2 * len(contents[0]) + 3, 0, len(contents[0])]
+    records = [
+        Piece(start, len(content), kind, detail, streams)
+        for start, content, (kind, detail, streams) in zip(starts, contents, pieces, strict=True)
+    ]
+    return VERSIONS[form.kind], contents[1] + contents[2] + b"gap" + contents[0], records
 
 
 def main() -> None:
@@ -123,11 +134,73 @@ def main() -> None:
     text = b"".join(b"layer_%d/kernel, and again layer_%d/bias; " % (index, index % 7) for index in range(60))
     for name, coder in CODERS.items():
         vectors[f"coder_{name}"] = (3 if name == "lzma_far" else 1, text + random.bytes(300), []), coder
-    vectors["empty"] = (1, b"", []), stored
+    for name, coder in (("stored", stored), ("lzma", CODERS["lzma_000"])):
+        vectors[f"empty_{name}"] = (1, b"", []), coder
     for name, ((version, content, pieces), coder) in vectors.items():
         far = any(kind == 3 for piece in pieces for kind, _ in piece.streams)
         (FOLDER / f"{name}.tfz").write_bytes(packed(max(version, 3 * far), content, pieces, coder))
         (FOLDER / f"{name}.bin").write_bytes(content)
+    for name, data in damaged(random).items():
+        (DAMAGED / f"{name}.tfz").write_bytes(data)
+
+
+def damaged(random: np.random.Generator) -> dict[str, bytes]:
+    """Return files that break one rule of the page each, with the right checksum of what they might hold."""
+    content = random.bytes(100) + weights(random, 1) + random.bytes(100)
+    size = BYTES
+
+    def piece(start: int = 100, size: int = size, form: int = 0, detail: int = 0, count: int = 1) -> Piece:
+        return Piece(start, size, form, detail, [stored(content[100 : 100 + size])] * count)
+
+    def file(*pieces: Piece, version: int = 4, coder: Coder = stored) -> bytes:
+        return packed(version, content, [*pieces], coder)
+
+    def runs(stream: bytes, *, detail: int = 3, size: int = size) -> Piece:
+        return Piece(100, size, 6, detail, [stored(stream), stored(bytes(1))])
+
+    good = file(piece())
+    return {
+        "other_magic": b"TFX" + good[3:],
+        "version_0": file(piece(), version=0),
+        "version_5": file(piece(), version=5),
+        "cut_short": good[:-1],
+        "goes_on": good + b"x",
+        "header_cut_short": good[:24],
+        "too_long": good[:4] + struct.pack("<Q", 2**40) + good[12:],
+        "bomb": good[:4] + struct.pack("<Q", 2**30) + good[12:],
+        "too_many_pieces": file(*(piece(size=256, start=256 * index) for index in range(7))),
+        "piece_too_short": file(piece(size=255)),
+        "no_such_form": file(piece(form=16)),
+        "no_such_coder": file(coder=lambda data: (4, data)),
+        "too_few_streams": file(piece(count=0)),
+        "too_many_streams": file(piece(count=2)),
+        "not_whole_entries": file(Piece(100, 1498, 2, 0, [stored(bytes(375))] * 4)),
+        "overlap": file(piece(size=600), piece(size=600, start=699)),
+        "beyond_the_content": file(piece(start=201)),
+        "stream_too_short": file(Piece(100, size, 0, 0, [stored(bytes(size - 1))])),
+        "stream_too_long": file(Piece(100, size, 0, 0, [stored(bytes(size + 1))])),
+        "runs_beyond_the_end": file(runs(bytes([255] * 5 + [254]))),
+        "common_does_not_fit": file(runs(b"\0", detail=256)),
+        "common_is_too_high": file(runs(b"\0", detail=2**32)),
+        "row_of_0": file(Piece(100, size, 14, 3, [stored(b"")] * 8)),
+        "no_such_class": file(
+            Piece(100, size, 14, 3 + size * 2**32, [stored(b""), stored(b"\6")] + [stored(b"")] * 6)
+        ),
+        "scaled_from_itself": file(Piece(100, size, 12, 0, [])),
+        "scaled_from_later": file(Piece(100, 400, 12, 1, []), piece(start=500, size=400)),
+        "scaled_from_another_length": file(piece(size=400), Piece(600, 404, 12, 0, [])),
+        "deflate_goes_on": file(coder=lambda data: (1, CODERS["deflate_dynamic"](data)[1] + b"x")),
+        "lzma_without_an_end": file(coder=lambda data: (2, lzma2(0, 0, 0)(data)[1][:-1])),
+        "distance_too_far": far_file(random),
+        "checksum": good[:12] + bytes(4) + good[16:],
+    }
+
+
+def far_file(random: np.random.Generator) -> bytes:
+    """Return a file whose stream of coder 2 looks back farther than 4 MiB."""
+    noise = random.bytes(1000)
+    content = noise + bytes(2**22 + 5000) + noise
+    return packed(3, content, [], lambda data: (2, lzma2(3, 0, 2, number=3)(data)[1]))
 
 
 if __name__ == "__main__":

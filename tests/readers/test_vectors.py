@@ -8,7 +8,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from javascript import needs_node, read_in_javascript
-from tfz_vectors import CODERS, FOLDER, of_form, packed
+from tfz_vectors import CODERS, DAMAGED, FOLDER, of_form, packed
 
 from tfprune.base.coders import expand
 from tfprune.base.streams import FORMS
@@ -37,7 +37,21 @@ def test_all_forms_and_coders_are_there():
         coders |= {coder, *(kind for kind, _ in struct.iter_unpack("<BI", table[17 * count :]))}
     assert forms == set(range(len(FORMS)))
     assert coders == {0, 1, 2, 3}
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 400_000
+    assert sum(path.stat().st_size for folder in (FOLDER, DAMAGED) for path in folder.iterdir()) < 400_000
+
+
+@pytest.mark.parametrize("path", sorted(DAMAGED.glob("*.tfz")), ids=lambda path: path.stem)
+def test_python_refuses_what_breaks_a_rule(path):
+    with pytest.raises(ValueError, match="packed file"):
+        unpack(path)
+
+
+@needs_node
+@pytest.mark.programs
+def test_javascript_refuses_what_breaks_a_rule():
+    rows = read_in_javascript(DAMAGED)
+    assert len(rows) > 25
+    assert all("refusal" in row for row in rows.values())
 
 
 @needs_node
