@@ -44,9 +44,10 @@ def convert(model: Any, kind: str = "float32", data: Any = None, *, io: str = "f
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if kind == "int8":
+    if kind in ("int8", "int16x8"):
+        wide = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         converter.representative_dataset = lambda: ([row[None]] for row in data)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if kind == "int8" else wide]
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
     return converter.convert()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ class ChannelGroup:
     free: np.ndarray
     reason: str
     parts: tuple[np.ndarray, ...]
+
+    def without(self, gone: np.ndarray) -> ChannelGroup:
+        """Return the group as it is once some bundles are gone."""
+        parts = tuple(np.setdiff1d(part, gone) for part in self.parts)
+        bundles, free = (np.setdiff1d(bundles, gone) for bundles in (self.bundles, self.free))
+        return dataclasses.replace(self, bundles=bundles, free=free, parts=parts)
 
 
 def mixing_layers(pieces: Pieces) -> list[FileLayer]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import Runs
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.shrinking.channel_groups import FileChannels, mixing_layers
+from tfprune.export.pruning.shrinking.channel_groups import ChannelGroup, FileChannels, mixing_layers
 from tfprune.export.pruning.shrinking.cut_channels import cut_channels
-from tfprune.export.pruning.shrinking.rank_groups import Ranking, made_bundles, read_bundles
+from tfprune.export.pruning.shrinking.rank_groups import RankedGroup, Ranking, made_bundles, read_bundles
 from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrunkGroup
 from tfprune.solving.split_by_error import split_by_error
 
@@ -55,15 +57,18 @@ class ShrinkingInOrder:
         self._dense, self._runs, self._folder = Pieces(load_objects(content)), runs, folder
         self._layers = mixing_layers(self._dense)
         self._channels = FileChannels(self._dense, self._layers)
-        ranking = Ranking(self._dense, runs, layers=self._layers, channels=self._channels)
         if not any(len(group.free) for group in self._channels.groups):
             reasons = "; ".join(dict.fromkeys(f"{group.name}: {group.reason}" for group in self._channels.groups))
             raise ValueError(
                 f"Expected a file with channels that can be removed. Received: one where all have to stay: "
                 f"{reasons or 'it has none'}"
             )
+        ranking = self._ranking(self._dense, self._layers, self._channels.groups)
         self._ranked = ranking.ranked(folder)
         self._shared, self._unranked = ranking.shared, ranking.unranked
+
+    def _ranking(self, pieces: Pieces, layers: list[FileLayer], groups: Sequence[ChannelGroup]) -> Ranking:
+        return Ranking(pieces, self._runs, layers=layers, channels=self._channels, groups=groups)
 
     def shrunk(self, flops: float, *, round_to: int) -> ShrunkFile:
         """Return a file with as many channels as a limit of floating-point operations allows.
@@ -72,7 +77,12 @@ class ShrinkingInOrder:
             flops: An int is an amount, a float a fraction of those of the file.
             round_to: The number of channels of a group is a multiple of this.
         """
-        keep = self._chosen(flops, round_to=round_to)
+        dense = self._channels.flops(self._channels.all_kept())
+        target = dense * flops if isinstance(flops, float) else flops
+        whole = self._channels.all_kept()
+        self._chosen(self._ranked, whole, target=target, round_to=round_to)  # refuses a limit that cannot be met
+        half = self._chosen(self._ranked, whole, target=(dense + target) / 2, round_to=1)
+        keep = self._chosen(self._ranked_again(half), half, target=target, round_to=round_to)
         zeroed = self._solved(keep)
         pieces = Pieces(load_objects(zeroed))
         channels = FileChannels(pieces, mixing_layers(pieces))
@@ -90,19 +100,36 @@ class ShrinkingInOrder:
         reasons = [(group.name, group.reason) for group in self._channels.groups if group.reason]
         return (*reasons, *((group.name, reason) for group, reason in self._unranked))
 
-    def _chosen(self, flops: float, *, round_to: int) -> np.ndarray:
-        """Return which bundles stay, where as few go as the limit allows."""
-        dense = self._channels.flops(self._channels.all_kept())
-        target = dense * flops if isinstance(flops, float) else flops
+    def _ranked_again(self, keep: np.ndarray) -> list[RankedGroup]:
+        """Return the groups as the file ranks them once some channels are gone."""
+        pieces = Pieces(load_objects(self._solved(keep)))
+        gone = np.flatnonzero(~keep)
+        groups = [group.without(gone) for group in self._channels.groups]
+        return self._ranking(pieces, mixing_layers(pieces), groups).ranked(self._folder)
 
-        def kept(step: int) -> np.ndarray:
-            keep = self._channels.all_kept()
-            for ranked, share in zip(self._ranked, self._shares(MOST * step / STEPS), strict=True):
-                keep[ranked.removed(share, round_to=round_to)] = False
+    def _chosen(
+        self, ranked: Sequence[RankedGroup], kept: np.ndarray, *, target: float, round_to: int
+    ) -> np.ndarray:
+        """Return which bundles stay, where as few go as the limit of operations allows.
+
+        Args:
+            ranked: The groups of those that are there.
+            kept: The bundles that are there.
+            target: The limit.
+            round_to: The number of channels of a group is a multiple of this.
+        """
+        curves = [group.curve for group in ranked]
+
+        def choice(step: int) -> np.ndarray:
+            keep = kept.copy()
+            shares = split_by_error(curves, MOST * step / STEPS) if curves else []
+            for group, share in zip(ranked, shares, strict=True):
+                keep[group.removed(share, round_to=round_to)] = False
             return keep
 
-        least = self._channels.flops(kept(STEPS))
+        least = self._channels.flops(choice(STEPS))
         if least > target:
+            dense = self._channels.flops(self._channels.all_kept())
             raise ValueError(
                 f"Expected a limit that can be met. Received: {target:,.0f} floating-point operations of {dense:,}; "
                 f"without all channels that may go, the file still has {least:,}. Raise the limit"
@@ -110,11 +137,8 @@ class ShrinkingInOrder:
         low, high = 0, STEPS
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._channels.flops(kept(middle)) <= target else (middle + 1, high)
-        return kept(high)
-
-    def _shares(self, share: float) -> list[float]:
-        return split_by_error([ranked.curve for ranked in self._ranked], share)
+            low, high = (low, middle) if self._channels.flops(choice(middle)) <= target else (middle + 1, high)
+        return choice(high)
 
     def _solved(self, keep: np.ndarray) -> bytes:
         """Return the file of the old size with zeros for what goes, and new values for the other weights."""
