@@ -36,12 +36,14 @@ class Changed(NamedTuple):
     Attributes:
         content: The new file.
         settings: What is to be known of it, and the `"warnings"` about the samples.
-        checks: The samples that were held out and the expected outputs for them, for each graph that has samples.
+        inputs: The samples that were held out, by name; where samples are by signature, such dicts by signature.
+        outputs: The expected outputs for them, likewise.
     """
 
     content: bytes
     settings: dict[str, Any]
-    checks: list[tuple[list[np.ndarray], dict[str, np.ndarray]]]
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
 
 
 def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> Jobs:
@@ -74,10 +76,13 @@ def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str
         completed = run_module(module, folder, timeout=TIMEOUT, environment=ONE_THREAD, each_second=bar.look)
         if not completed.ok:
             raise ValueError(_refusal(completed.reason, name))
-    numbers = range(jobs[JOB][0]["graphs"])
-    held, outputs = ([read_job(folder, f"{kind}{number}")[1] for number in numbers] for kind in (HELD, OUTPUTS))
-    checks = [([*arrays.values()], expected) for arrays, expected in zip(held, outputs, strict=True)]
-    return Changed(Path(folder, CHANGED).read_bytes(), read_job(folder, RESULT)[0], checks)
+    names = [jobs[f"{SAMPLES}{number}"][0]["signature"] for number in range(jobs[JOB][0]["graphs"])]
+    inputs, outputs = (
+        {name: read_job(folder, f"{kind}{number}")[1] for number, name in enumerate(names)}
+        for kind in (HELD, OUTPUTS)
+    )
+    content = Path(folder, CHANGED).read_bytes()
+    return Changed(content, read_job(folder, RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
 
 
 def _refusal(reason: str, name: str) -> str:
@@ -176,9 +181,10 @@ class GraphJob:
 
     def hand_over(self, expected: bytes) -> None:
         """Write the samples held out, and the outputs of a file on them."""
-        write_job(self._folder, f"{HELD}{self._number}", arrays=numbered(self._last))
-        outputs = SampleRunner(starting_at(expected, self.signature)).outputs_of(self._last)
-        write_job(self._folder, f"{OUTPUTS}{self._number}", arrays=outputs)
+        runner = SampleRunner(starting_at(expected, self.signature))
+        named = {info.name: array for info, array in zip(runner.inputs, self._last, strict=True)}
+        write_job(self._folder, f"{HELD}{self._number}", arrays=named)
+        write_job(self._folder, f"{OUTPUTS}{self._number}", arrays=runner.outputs_of(self._last))
 
 
 class FileJob:

@@ -125,12 +125,8 @@ def prune_tflite(
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         pruned = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
     forms = candidate_files(pruned.content, name="pruned", sparse=sparse, optimize=optimize)
-    checks = [
-        (inputs, Check(outputs, default_tolerance(model), ADVICE, graph.signature))
-        for graph, (inputs, outputs) in zip(graphs, pruned.checks, strict=True)
-    ]
-    (inputs, check), *others = checks
-    choice = choose(forms, inputs=inputs, check=check, others=others, optimize=optimize, compress=compress)
+    check = Check(pruned.outputs, default_tolerance(model), ADVICE)
+    choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(destination, choice.packed)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))

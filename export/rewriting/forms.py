@@ -14,7 +14,6 @@ from tfprune.export.device.running.verify import Run, compare_run, run_in_child
 from tfprune.export.device.running.verify_report import VerifyReport
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.report import fraction_of_zeros
-from tfprune.export.file.tflite.canonical_order import starting_at
 from tfprune.export.micro.fit_budgets import fit_budgets
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro
@@ -109,13 +108,11 @@ class Check:
             dense file only.
         tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of an output.
         advice: What to try if no file passes.
-        signature: The signature that returns these outputs; empty for the first graph of a file.
     """
 
     expected: Any
     tolerance: float
     advice: str
-    signature: str = ""
 
     def refusal(self, reason: str) -> str:
         """Return the error text for a file that does not pass."""
@@ -135,7 +132,6 @@ class _Checks:
 
     def __init__(self, inputs: Any, check: Check) -> None:
         self._inputs, self._expected, self._tolerance = inputs, check.expected, check.tolerance
-        self._signature = check.signature
         self._runs: dict[bytes, Run] = {}
 
     def check(self, form: FileForm) -> VerifyReport:
@@ -160,7 +156,7 @@ class _Checks:
 
     def _run(self, content: bytes) -> Run:
         if content not in self._runs:
-            self._runs[content] = run_in_child(starting_at(content, self._signature), self._inputs, timeout=TIMEOUT)
+            self._runs[content] = run_in_child(content, self._inputs, timeout=TIMEOUT)
         return self._runs[content]
 
 
@@ -171,7 +167,6 @@ def choose(
     check: Check,
     optimize: str,
     compress: str | None,
-    others: Sequence[tuple[Any, Check]] = (),
     each_form: Callable[[], None] = lambda: None,
 ) -> Choice:
     """Run every form in a process of its own and take the best of those that gave the expected outputs.
@@ -183,17 +178,15 @@ def choose(
         optimize: "size" takes the fewest bytes as written; "latency" the fastest kernels that the form reaches,
             which is estimated from the file, not measured, and of these the fewest bytes.
         compress: How the file is to be written, as `codec.encode` takes it.
-        others: Inputs and checks of further signatures, which a form has to pass as well.
         each_form: Called when a form was checked, to move a bar.
 
     Raises:
         ValueError: If no form passes, with the reason of the first.
     """
-    checks = [_Checks(*each) for each in ((inputs, check), *others)]
+    checks = _Checks(inputs, check)
     checked = []
     for form in forms:
-        reports = [each.check(form) for each in checks]
-        checked.append(next((report for report in reports if not report.passed), reports[0]))
+        checked.append(checks.check(form))
         each_form()
     packed = [encode(form.content, compress) for form in forms]
     passed = [index for index, report in enumerate(checked) if report.passed]

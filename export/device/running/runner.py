@@ -21,6 +21,11 @@ from tfprune.export.file.tflite.signature_order import in_order
 from tfprune.report import shortened
 
 BATCH_ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
+OF_LACKING_OPERATORS = ("custom op", "Select TensorFlow op")  # in what interpreters say of such files
+LACKING_OPERATOR = (
+    "The interpreter lacks an operator of the file, which is not one of TFLite's own. Use a form of the network "
+    "without it, such as the part before the operator, exported as a file."
+)
 MAX_MESSAGE_CHARACTERS = (
     500  # characters of what an interpreter says; where it dislikes an argument it repeats the whole file
 )
@@ -125,17 +130,19 @@ class Runner:
             yield
         # A TypeError comes from a signature that names a tensor by a number too large for the interpreter.
         except (MemoryError, RuntimeError, TypeError, ValueError) as error:
+            reason = _one_line(error)
+            advice = LACKING_OPERATOR if _lacks_operator(error) else "Export the model again."
             raise ValueError(
                 f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
-                f"{_one_line(error)}. Export the model again."
+                f"{reason}. {advice}"
             ) from error
 
     def _allocate(self) -> bool:
         """Allocate memory for the declared shapes; where dimensions are free, it may take those of real inputs."""
         try:
             self._interpreter.allocate_tensors()
-        except RuntimeError:
-            if not any(None in tensor.info.shape for tensor in self._inputs):
+        except RuntimeError as error:
+            if _lacks_operator(error) or not any(None in tensor.info.shape for tensor in self._inputs):
                 raise
             return False
         return True
@@ -275,6 +282,10 @@ def _repeat_last(array: np.ndarray, rows: int) -> np.ndarray:
     if array.ndim == 0:
         return array
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+
+
+def _lacks_operator(error: Exception) -> bool:
+    return any(text in str(error) for text in OF_LACKING_OPERATORS)
 
 
 def _one_line(error: Exception) -> str:

@@ -107,9 +107,7 @@ class ShrinkingInOrder:
         groups = [group.without(gone) for group in self._channels.groups]
         return self._ranking(pieces, mixing_layers(pieces), groups).ranked(self._folder)
 
-    def _chosen(
-        self, ranked: Sequence[RankedGroup], kept: np.ndarray, *, target: float, round_to: int
-    ) -> np.ndarray:
+    def _chosen(self, ranked: Sequence[RankedGroup], kept: np.ndarray, *, target: float, round_to: int) -> np.ndarray:
         """Return which bundles stay, where as few go as the limit of operations allows.
 
         Args:

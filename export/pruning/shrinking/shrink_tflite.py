@@ -89,9 +89,8 @@ def shrink_tflite(
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         small = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source))
     forms = candidate_files(small.content, name="shrunk", sparse=False, optimize="size")
-    ((inputs, outputs),) = small.checks
-    check = Check(outputs, default_tolerance(model), ADVICE)
-    choice = choose(forms, inputs=inputs, check=check, optimize="size", compress=compress)
+    check = Check(small.outputs, default_tolerance(model), ADVICE)
+    choice = choose(forms, inputs=small.inputs, check=check, optimize="size", compress=compress)
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in choice.form.graph.weights) for count in ("size", "nnz"))
     return ShrinkTfliteReport(

@@ -8,6 +8,7 @@ from tfprune.export.file.tflite.editor import add_operator, load_objects, operat
 from tfprune.export.pruning.layers.linear_operators import linear_operators
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.prune_tflite import prune_tflite
+from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite
 
 
 def test_hash_tables_are_refused(cases):
@@ -18,14 +19,32 @@ def test_hash_tables_are_refused(cases):
         Pieces(model)
 
 
-@pytest.mark.parametrize("name", ["FlexErf", "Mine"])
-def test_an_operator_that_the_interpreter_lacks_is_named(cases, tmp_path, name):
+def test_an_operator_that_the_interpreter_lacks_is_named(cases, tmp_path):
     model = load_objects(cases["dense"].data)
     code = model.operatorCodes[0]
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-    code.customCode = name.encode()
-    with pytest.raises(ValueError, match=name):
+    code.customCode = b"Mine"
+    with pytest.raises(ValueError, match="Mine.* lacks an operator of the file.*Nothing was written"):
         prune_tflite(save_objects(model), tmp_path / "none.tflite", cases["dense"].inputs, sparsity=0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flex_operator_is_named(tmp_path):
+    """A determinant, which the converter leaves to TensorFlow's own kernels."""
+    import tensorflow as tf
+
+    class Determinant(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((1, 9), tf.float32)])
+        def __call__(self, x):
+            return tf.linalg.det(tf.reshape(x @ tf.reshape(tf.range(81.0), (9, 9)), (1, 3, 3)))
+
+    model = Determinant()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([model.__call__.get_concrete_function()], model)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    content, samples = converter.convert(), np.random.default_rng(0).normal(size=(16, 9)).astype(np.float32)
+    for change, limit in ((prune_tflite, {"sparsity": 0.5}), (shrink_tflite, {"flops": 0.5})):
+        with pytest.raises(ValueError, match="FlexMatrixDeterminant.* lacks an operator of the file"):
+            change(content, tmp_path / "none.tflite", samples, **limit)
     assert not list(tmp_path.iterdir())
 
 
