@@ -24,8 +24,8 @@ from tfprune.export import to_generator
 from tfprune.report import table
 
 FAMILIES = (
-    *("Bloom", "Falcon", "GPT2", "GPTNeoX", "Gemma", "Gemma3", "Gemma3n", "Gemma4", "GptOss", "Llama", "Llama3"),
-    *("Mistral", "Mixtral", "OPT", "Phi3", "Qwen", "Qwen3", "Qwen3Moe", "QwenMoe", "SmolLM3"),
+    *("Bloom", "Falcon", "GPT2", "GPTNeoX", "Gemma", "Gemma2", "Gemma3", "Gemma3n", "Gemma4", "GptOss", "Llama"),
+    *("Llama3", "TiedLlama3", "Mistral", "Mixtral", "OPT", "Phi3", "Qwen", "Qwen3", "Qwen3Moe", "QwenMoe", "SmolLM3"),
     *("PaliGemma", "Qwen3_5", "Qwen3_5Moe", "RWKV7"),  # refused, as GPTNeoX and Gemma3n are
 )
 PROMPTS = [[3, 5, 7, 9, 2], [40, 1, 33]]

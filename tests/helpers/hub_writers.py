@@ -24,6 +24,12 @@ SPECIAL = {
 }
 
 
+# Kinds of models that share a class with others.
+GEMMA2 = {"use_post_ffw_norm": True, "use_post_attention_norm": True, "final_logit_soft_cap": 30.0}
+GEMMA2 |= {"attention_logit_soft_cap": 50.0, "use_sliding_window_attention": True, "sliding_window_size": 4}
+VARIANTS = {"Gemma2": ("Gemma", GEMMA2), "TiedLlama3": ("Llama3", {"tie_word_embeddings": True})}
+
+
 def writer_task(name: str = "GPT2CausalLM", *, seed: int = 0) -> keras.Model:
     """Return a task with its tokenizer."""
     keras.utils.set_random_seed(seed)
@@ -33,7 +39,9 @@ def writer_task(name: str = "GPT2CausalLM", *, seed: int = 0) -> keras.Model:
 def writer(family: str, *, seed: int = 0) -> keras.Model:
     """Return a task without a preprocessor."""
     keras.utils.set_random_seed(seed)
-    task = getattr(models, f"{family}CausalLM")(backbone=BACKBONES[f"{family}Backbone"](), preprocessor=None)
+    family, settings = VARIANTS.get(family, (family, {}))
+    backbone = BACKBONES[f"{family}Backbone"](**settings)
+    task = getattr(models, f"{family}CausalLM")(backbone=backbone, preprocessor=None)
     return _spread(task, seed)
 
 

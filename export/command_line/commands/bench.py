@@ -1,4 +1,4 @@
-"""`tfprune bench`: how fast a file is, here or on a device."""
+"""`tfprune bench`: how fast a file is, here or on a device; of a language model's file, tokens per second."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from tfprune.export.keras_side.loading import load_arrays
 def add_bench(commands: Any) -> None:
     text = (
         "Measure the latency and peak memory of a .tflite file in a separate process, here or with --on on a board "
-        "or a phone."
+        "or a phone. For a language model's file of tfprune.export.to_generator, a run is one token of text, and the "
+        "report has the tokens per second of prompts, too."
     )
     examples = """
 tfprune bench model.tflite --runs 200 --threads 4
+tfprune bench writer.tflite --runs 100
 tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
 """
     parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)

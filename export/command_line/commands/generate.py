@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,15 +27,29 @@ class _WrittenText(Report):
         return ""
 
 
+@dataclass(frozen=True)
+class _Conversation(_WrittenText):
+    """A conversation; empty as a table, too."""
+
+    turns: tuple[_WrittenText, ...]
+
+
 def add_generate(commands: Any) -> None:
-    text = "Continue a text with a .tflite file of tfprune.export.to_generator, and print it as it is written."
+    text = (
+        "Continue a text with a .tflite or .litertlm file of tfprune.export.to_generator, and print it as it is "
+        "written. --chat holds a conversation instead: each line of the standard input is a turn."
+    )
     examples = """
 tfprune generate writer.tflite "The quick brown fox"
 tfprune generate writer.tflite "Once upon a time" --max-tokens 100 --temperature 0.8 --top-p 0.9 --seed 1
+tfprune generate writer.tflite --chat --max-tokens 100
 """
     parser = add_command(commands, "generate", run=_generate, text=text, extra="generate", examples=examples)
     add_model_file(parser)
-    parser.add_argument("prompt", metavar="TEXT", help="the text to continue")
+    text = "the text to continue; with --chat instructions for the whole conversation (default: none)"
+    parser.add_argument("prompt", metavar="TEXT", nargs="?", help=text)
+    text = "answer each line of the standard input; for models that were trained on conversations"
+    parser.add_argument("--chat", action="store_true", help=text)
     text = "tokens to write at most (default: until the text ends or does not fit any more)"
     parser.add_argument("--max-tokens", type=int, metavar="N", help=text)
     text = "0 takes the likeliest token; above 0, tokens are drawn (default: %(default)s)"
@@ -50,19 +64,39 @@ tfprune generate writer.tflite "Once upon a time" --max-tokens 100 --temperature
 def _generate(options: argparse.Namespace) -> Any:
     from tfprune.export.device.generating.generator import Generator
 
+    if options.prompt is None and not options.chat:
+        raise ValueError("Expected a text to continue, or --chat. Received: neither.")
+    if options.chat and options.stop:
+        raise ValueError("Expected --chat without --stop, as turns end by themselves. Received: both.")
+    names = ("max_tokens", "temperature", "top_k", "top_p", "seed")
+    settings = {name: getattr(options, name) for name in names}
     with _quiet_libraries():
-        pieces = Generator(options.model, threads=options.threads).stream(
-            options.prompt,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            stop=options.stop,
-            seed=options.seed,
-        )
-        text = "".join(_shown(pieces, is_shown=not options.json))
-        del pieces  # the runtime also logs when it ends
-    return _WrittenText(options.prompt, text)
+        generator = Generator(options.model, threads=options.threads)
+        if options.chat:
+            talk = generator.chat(instructions=options.prompt or "")
+            return _conversation(talk, options, settings)
+        pieces = generator.stream(options.prompt, stop=options.stop, **settings)
+        return _written(options.prompt, pieces, options)
+
+
+def _conversation(talk: Any, options: argparse.Namespace, settings: Mapping[str, Any]) -> _Conversation:
+    """Answer each line until the input ends, and skip empty ones."""
+    lines = (line.rstrip("\n") for line in sys.stdin)
+    turns = [_written(line, talk.stream(line, **settings), options) for line in lines if line]
+    return _Conversation(options.prompt or "", "".join(turn.text for turn in turns), tuple(turns))
+
+
+def _written(prompt: str, pieces: Iterator[str], options: argparse.Namespace) -> _WrittenText:
+    """Print the pieces of a text, and return it."""
+    texts = []
+    for piece in pieces:
+        texts.append(piece)
+        if not options.json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    if options.chat and not options.json:
+        sys.stdout.write("\n")
+    return _WrittenText(prompt, "".join(texts))
 
 
 @contextmanager
@@ -77,11 +111,3 @@ def _quiet_libraries() -> Iterator[None]:
     finally:
         os.dup2(saved, STDERR)
         os.close(saved)
-
-
-def _shown(pieces: Any, *, is_shown: bool) -> Iterator[str]:
-    for piece in pieces:
-        if is_shown:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        yield piece
