@@ -67,7 +67,11 @@ def check_content(wheel: Path) -> None:
     }
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert found == expected | {"tfprune/py.typed", "tfprune/export/file/readers/tfz.mjs"}, sorted(found ^ expected)
+    others = {"tfprune/py.typed", *(f"tfprune/export/file/readers/tfz.{kind}" for kind in ("h", "mjs"))}
+    assert found == expected | others, sorted(found ^ expected)
+        "tfprune/py.typed",
+        *(f"tfprune/export/file/readers/tfz.{kind}" for kind in ("h", "mjs")),
+    }, sorted(found ^ expected)
 
 
 def try_extra(wheel: Path, home: Path, extra: str) -> float:

@@ -1,8 +1,9 @@
-"""The reader of packed files in JavaScript, on Node: megabytes of a MobileNet for each second of the processor."""
+"""The readers of packed files in JavaScript and C: megabytes of a MobileNet in a second of the processor."""
 
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,14 +13,15 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from common import Row, at_least
+from common import Row, at_least, at_most
 
 import tfprune
 from tfprune.export import pack, unpack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 ROUNDS = 7  # the first of them compile the reader
-LEAST = 10.0  # MB of the .tflite file
+LEAST = {"tfz.mjs on Node": 10.0, "tfz.h": 20.0}  # MB of the .tflite file
+MOST_MEMORY, MOST_CODE = 4.0, 12.0  # MiB beside input and output; KB at -Os
 
 
 def packed_mobilenet(folder: Path, quantize: str | None) -> bytes:
@@ -36,7 +38,7 @@ def packed_mobilenet(folder: Path, quantize: str | None) -> bytes:
 
 
 def rows() -> Iterator[Row]:
-    from javascript import read_in_javascript
+    from other_readers import read_in_c, read_in_javascript
 
     for quantize in (None, "dynamic"):
         with tempfile.TemporaryDirectory() as name:
@@ -47,12 +49,28 @@ def rows() -> Iterator[Row]:
             start = time.process_time()
             content = unpack(packed)
             python = len(content) / 1e6 / (time.process_time() - start)
-            read = [*read_in_javascript(folder).values()]
-            assert {row["digest"] for row in read} == {sha256(content).hexdigest()}
-            speeds = [len(content) / 1e6 / row["seconds"] for row in read]
-            what = f"MobileNet, {quantize or 'float32'}, {len(packed):,} -> {len(content):,} bytes: tfz.mjs on Node"
-            yield at_least(what, statistics.median(speeds), LEAST, unit=" MB/s", digits=1)
-            yield Row("the same: the first call, unpack in Python", f"{speeds[0]:.0f}, {python:.0f} MB/s", "", True)
+            file = f"MobileNet, {quantize or 'float32'}, {len(packed):,} -> {len(content):,} bytes"
+            yield Row(f"{file}: unpack in Python", f"{python:.0f} MB/s", "", True)
+            for (reader, least), read in zip(LEAST.items(), (read_in_javascript, read_in_c), strict=True):
+                found = [*read(folder).values()]
+                assert {row["digest"] for row in found} == {sha256(content).hexdigest()}
+                speeds = [len(content) / 1e6 / row["seconds"] for row in found]
+                yield at_least(f"{file}: {reader}", statistics.median(speeds), least, unit=" MB/s", digits=1)
+            memory = max(row["memory"] for row in found) / 2**20
+            yield at_most(f"{file}: memory beside input and output, tfz.h", memory, MOST_MEMORY, unit=" MiB")
+    yield at_most("code of tfz.h, cc -Os", code_of_c() / 1000, MOST_CODE, unit=" KB")
+
+
+def code_of_c() -> int:
+    """Return the bytes of code and constants of the compiled reader."""
+    from other_readers import READERS
+
+    with tempfile.TemporaryDirectory() as name:
+        source, compiled = Path(name, "tfz.c"), Path(name, "tfz.o")
+        source.write_text('#define TFZ_IMPLEMENTATION\n#include "tfz.h"\n')
+        subprocess.run(["cc", "-std=c99", "-Os", "-c", f"-I{READERS}", source, "-o", compiled], check=True)
+        printed = subprocess.run(["size", compiled], check=True, capture_output=True, text=True).stdout
+    return int(printed.splitlines()[1].split()[0])
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 import binascii
 import struct
+import subprocess
 import zlib
 from hashlib import sha256
 
 import numpy as np
 import pytest
-from javascript import needs_node, read_in_javascript
+from other_readers import OTHER_READERS, SANITIZERS, compiled, needs_cc
 from tfz_vectors import CODERS, DAMAGED, FOLDER, of_form, packed
 
 from tfprune.base.coders import expand
@@ -46,22 +47,21 @@ def test_python_refuses_what_breaks_a_rule(path):
         unpack(path)
 
 
-@needs_node
-@pytest.mark.programs
-def test_javascript_refuses_what_breaks_a_rule():
-    rows = read_in_javascript(DAMAGED)
+@pytest.mark.parametrize("read", OTHER_READERS)
+def test_other_readers_refuse_what_breaks_a_rule(read):
+    rows = read(DAMAGED)
     assert len(rows) > 25
     assert all("refusal" in row for row in rows.values())
 
 
-@needs_node
-@pytest.mark.programs
-def test_javascript_reads_each():
-    digests = {name: row.get("digest", row) for name, row in read_in_javascript(FOLDER).items()}
+@pytest.mark.parametrize("read", OTHER_READERS)
+def test_other_readers_read_each(read):
+    digests = {name: row.get("digest", row) for name, row in read(FOLDER).items()}
     assert digests == {f"{name}.tfz": sha256(content_of(name)).hexdigest() for name in NAMES}
 
 
-def test_every_form_with_every_coder(tmp_path):
+@pytest.mark.programs
+def test_every_form_with_every_coder():
     """The combinations that are not committed, too."""
     random = np.random.default_rng(1)
     for number in range(len(FORMS)):
@@ -78,9 +78,8 @@ def damaged(data: bytes, random: np.random.Generator) -> bytes:
     return bytes(changed[: random.integers(len(data)) if random.random() < 0.1 else None])
 
 
-@needs_node
-@pytest.mark.programs
-def test_javascript_refuses_what_python_refuses(tmp_path, monkeypatch):
+@pytest.mark.parametrize("read", OTHER_READERS)
+def test_other_readers_refuse_what_python_refuses(read, tmp_path, monkeypatch):
     sums: list[int] = []
     monkeypatch.setattr(zlib, "crc32", lambda data: sums.append(binascii.crc32(data)) or sums[-1])
     random, expected = np.random.default_rng(2), {}
@@ -97,7 +96,7 @@ def test_javascript_refuses_what_python_refuses(tmp_path, monkeypatch):
             expected[path.name] = None if content is None else sha256(content).hexdigest()
     refused = sum(digest is None for digest in expected.values())
     assert len(expected) / 4 < refused < len(expected) * 3 / 4
-    assert {name: row.get("digest") for name, row in read_in_javascript(tmp_path).items()} == expected
+    assert {name: row.get("digest") for name, row in read(tmp_path).items()} == expected
 
 
 def unpacked(data: bytes) -> bytes | None:
@@ -105,3 +104,13 @@ def unpacked(data: bytes) -> bytes | None:
         return unpack(data)
     except ValueError:
         return None
+
+
+@needs_cc
+@pytest.mark.programs
+def test_damage_leads_c_to_no_memory_that_it_does_not_own(tmp_path):
+    program = compiled(tmp_path, SANITIZERS)
+    files = sorted(map(str, [*FOLDER.glob("*.tfz"), *DAMAGED.glob("*.tfz")]))
+    done = subprocess.run([program, "--mutants", "200", *files], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr[-2000:]
+    assert done.stdout.endswith("0 bytes were not released\n")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from javascript import needs_node, read_in_javascript
+from other_readers import OTHER_READERS
 from plain_streams import join_plainly
 from scipy.stats import entropy
 from tiers import first
@@ -208,15 +208,14 @@ def structured():
 STRUCTURED = dict(structured())
 
 
-@needs_node
-@pytest.mark.programs
-def test_the_reader_in_javascript_agrees(cases, formats, tmp_path):
+@pytest.mark.parametrize("read", OTHER_READERS)
+def test_other_readers_agree(read, cases, formats, tmp_path):
     files = {name: case.data for name, case in cases.items()} | formats
     files |= {name: file_of(values.astype(np.float32).tobytes()) for name, values in STRUCTURED.items()}
     for name, data in files.items():
         (tmp_path / f"{name}.tfz").write_bytes(pack(data))
     expected = {f"{name}.tfz": sha256(data).hexdigest() for name, data in files.items()}
-    assert {name: row.get("digest", row) for name, row in read_in_javascript(tmp_path).items()} == expected
+    assert {name: row.get("digest", row) for name, row in read(tmp_path).items()} == expected
 
 
 @pytest.mark.parametrize("name", first(*STRUCTURED, count=4))
