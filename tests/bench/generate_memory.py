@@ -1,6 +1,6 @@
 """Peak memory of an export of a language model, of its float32 weights: this process and those that it starts.
 
-python tests/bench/generate_memory.py [MILLIONS OF PARAMETERS] [int8]
+python tests/bench/generate_memory.py [MILLIONS OF PARAMETERS, or a preset's folder of Gemma 3] [int8]
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -69,29 +68,40 @@ def language_model(millions: float) -> keras.Model:
     return keras_hub.models.LlamaCausalLM(backbone=backbone, preprocessor=None)
 
 
+def of_preset(folder: str) -> keras.Model:
+    backbone = keras_hub.models.Gemma3Backbone.from_preset(folder, dtype="float32")
+    return keras_hub.models.Gemma3CausalLM(backbone=backbone, preprocessor=None)
+
+
+def seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
 def measured(model: keras.Model, quantize: str | None) -> tuple[Peak, float]:
-    start, peak = time.process_time(), Peak()
+    start, peak = seconds(), Peak()
     peak.start()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "writer.tflite"
         to_generator(model, path, length=64, prefill=(16,), quantize=quantize, max_tokens=4, verbose=0)
     peak.ended.set()
     peak.join()
-    return peak, time.process_time() - start
+    return peak, seconds() - start
 
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    millions = float(sys.argv[1]) if len(sys.argv) > 1 else 50.0
+    subject = sys.argv[1] if len(sys.argv) > 1 else "50"
     quantize = sys.argv[2] if len(sys.argv) > 2 else None
     small, _ = measured(language_model(1), quantize)
-    model = language_model(millions)
-    size = 4 * model.count_params()
-    peak, seconds = measured(model, quantize)
+    model = of_preset(subject) if Path(subject).is_dir() else language_model(float(subject))
+    size, before = 4 * model.count_params(), sum(family().values())
+    peak, spent = measured(model, quantize)
     for name in ("sum", "own", "others"):
         most, least = getattr(peak, name), getattr(small, name)
         print(f"{name}: {most / 1e6:,.0f} MB, {(most - least) / size:.1f} x the weights above a tiny model's")
-    print(f"weights {size / 1e6:,.0f} MB, {quantize or 'float32'}, {seconds:.0f} processor seconds of this process")
+    print(f"before the export {before / 1e6:,.0f} MB, weights {size / 1e6:,.0f} MB, {quantize or 'float32'}")
+    print(f"{spent:.0f} processor seconds of this process, and of its children that have ended")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_count, check_number
@@ -21,7 +20,6 @@ from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.files.metadata import put_metadata
 from tfprune.export.file.files.write_model import write_model
-from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.keras_side.converting.convert import convert_apart
 from tfprune.export.keras_side.converting.convert_job import JOB, SAVED_MODEL
@@ -133,13 +131,10 @@ def to_generator(
     with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         cached = CachedModel(_stripped(model), length)
         check_cache(cached, model)
-        file = _converted(cached, model, counts=counts, each_step=progress.add)
-        if quantize:
-            narrow_weights(file, bits=BITS[quantize])
-        put_metadata(file, form.as_metadata(b"" if is_litertlm else tokenizer))
+        entries = form.as_metadata(b"" if is_litertlm else tokenizer)
         with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
             unchecked = Path(name, MODEL)
-            write_model(file, unchecked)
+            _write(cached, unchecked, counts=counts, quantize=quantize, entries=entries, each_step=progress.add)
             comparison = compare_written(Path(name), model, prompts=prompts, count=count)
             content = unchecked.read_bytes()
         progress.add()
@@ -188,20 +183,29 @@ def _stripped(model: keras.Model) -> keras.Model:
     return strip_for_export(model, finds_unread=False).model
 
 
-def _converted(
-    cached: CachedModel, model: keras.Model, *, counts: Sequence[int], each_step: Callable[[], None]
-) -> schema.ModelT:
-    """Convert the model without its weights, and put them in afterwards."""
+def _write(
+    cached: CachedModel,
+    path: Path,
+    *,
+    counts: Sequence[int],
+    quantize: str | None,
+    entries: Mapping[str, bytes],
+    each_step: Callable[[], None],
+) -> None:
+    """Convert the model without its weights, put them in, and write the file."""
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
         signatures = write_signatures(cached, folder / SAVED_MODEL, prefill=counts)
         each_step()
         write_job(folder, JOB, settings={"quantize": None, "signatures": signatures})
-        file = load_objects(convert_apart(folder, model, quantize=None))
-    weights = kernels(cached.model)
-    bind_weights(file, {name: np.asarray(ops.convert_to_tensor(weight)) for name, weight in weights.items()})
+        file = load_objects(convert_apart(folder, cached.model, quantize=None))
+    weights = kernels(cached.model)  # read_value does not copy them
+    bind_weights(file, {name: np.asarray(weight.value.read_value()) for name, weight in weights.items()})
+    if quantize:
+        narrow_weights(file, bits=BITS[quantize])
+    put_metadata(file, entries)
+    write_model(file, path)
     each_step()
-    return file
 
 
 def _check(comparison: TextComparison, *, quantize: str | None, allowed: float) -> None:
