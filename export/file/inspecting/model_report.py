@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfprune.export.file.inspecting.codings import TITLES, Coding
@@ -12,6 +14,7 @@ NOTE = """\
 Only `this file` was measured; the rest are estimates. `bit mask` and `CSR` store the non-zero values and
 their positions: one bit for each entry, or an offset or index for each value. No coder of single values
 gets below the entropy bound. The page of `tfprune inspect MODEL --html PAGE` explains each row."""
+LEAST_ALIKE = 4  # inputs or outputs that differ in a number only, as the caches of a language model, for one line
 NAME_WIDTH = 48  # characters of a name in a table; the converter joins the names of all that it fuses
 
 
@@ -93,8 +96,8 @@ class ModelReport(Report):
         rows += [["  weights", f"{self.weight_bytes:,} bytes"]]
         rows += [["  other constants", f"{self.constant_bytes:,} bytes"]]
         rows += [["  operators, names, scales", f"{self.other_bytes:,} bytes"]]
-        rows += [["input", str(info)] for info in self.inputs]
-        rows += [["output", str(info)] for info in self.outputs]
+        rows += [["input", text] for text in _shortened(self.inputs)]
+        rows += [["output", text] for text in _shortened(self.outputs)]
         if self.reduced_precision:
             rows += [["half precision", f"{self.reduced_precision} where a processor has it; zeros then run dense"]]
         parts = [
@@ -146,6 +149,18 @@ class ModelReport(Report):
             lines.append(["whole packed file", "", "", f"{self.file_bytes:,}", share, ""])
         header = ["all weights", "values", "positions", "bytes", "of dense", "zeros stored"]
         return f"{table(header, lines)}\n{NOTE}"
+
+
+def _shortened(infos: Sequence[TensorInfo]) -> list[str]:
+    """Return a line for each input or output, and one line for many whose names differ in a number only."""
+    groups: dict[tuple, list[TensorInfo]] = {}
+    for info in infos:
+        groups.setdefault((re.sub(r"\d+", "#", info.name), info.shape, info.dtype), []).append(info)
+    lines: list[str] = []
+    for group in groups.values():
+        is_long = len(group) >= LEAST_ALIKE
+        lines += [f"{group[0]}, and {len(group) - 1} more like it"] if is_long else map(str, group)
+    return lines
 
 
 def _cell(coding: Coding) -> str:

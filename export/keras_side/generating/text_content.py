@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +16,10 @@ from tfprune.export.file.report import reason_of
 
 _log = logging.getLogger(__name__)
 
-# The pattern of GPT-2, by which KerasHub splits texts before it merges pairs.
-SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-PROBES = ("The quick brown fox, 12 times!", "Grüße aus Zürich: 3.5 €", "a\nb  c", "")
+PROBES = ("The quick brown fox, 12 times!", "Grüße aus Zürich: 3.5 €", "a\n\nb \n\n  c\t\td  ", "it's 12345", "")
 
 # How the conversations are written that models were trained on, by the token that ends a turn.
+MARK = re.compile(r"<[^<>]+>")
 TURNS = {
     "<end_of_turn>": {  # Gemma, which writes instructions of the system into the first turn of the user
         "user": ("<start_of_turn>user\n", "<end_of_turn>\n"),
@@ -51,13 +52,14 @@ def text_content(model: Any) -> tuple[TextForm, bytes]:
     turn_ends = {token: number for token in TURNS if (number := _known(tokenizer, token)) is not None}
     ends += turn_ends.values()
     begin, stop = ([*dict.fromkeys(number for number in ids if number is not None)] for ids in (start, ends))
+    turns = next((TURNS[token] for token in turn_ends if _keeps_whole(tokenizer, TURNS[token])), {})
+    form = TextForm("", begin, stop, {role: [*texts] for role, texts in turns.items()})
     kind, content = _content(tokenizer)
-    turns = TURNS[next(iter(turn_ends))] if turn_ends else {}
-    form = TextForm(kind, begin, stop, {role: [*texts] for role, texts in turns.items()})
-    if kind and not _equal(Tokenizer(form, content), tokenizer, form):
+    with_tokenizer = replace(form, tokenizer=kind)
+    if kind and not _equal(Tokenizer(with_tokenizer, content), tokenizer, form):
         _log.warning("the tokenizer of %r is left out: a device would give other ids than KerasHub does", model.name)
-        return replace(form, tokenizer=""), b""
-    return form, content
+        return form, b""
+    return with_tokenizer, content
 
 
 def encoder_content(tokenizer: Any) -> tuple[TextForm, bytes]:
@@ -102,6 +104,12 @@ def _known(tokenizer: Any, token: str) -> int | None:
         return None
 
 
+def _keeps_whole(tokenizer: Any, turns: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether each mark of turns is one token: a tokenizer may know it, and spell it out all the same."""
+    marks = {mark for texts in turns.values() for text in texts for mark in MARK.findall(text)}
+    return all(_known(tokenizer, mark) in np.asarray(tokenizer(mark)).tolist() for mark in marks)
+
+
 def _content(tokenizer: Any) -> tuple[str, bytes]:
     proto = getattr(tokenizer, "proto", None)
     if isinstance(proto, bytes) and proto:
@@ -121,14 +129,16 @@ def _byte_pairs(tokenizer: Any) -> bytes:
         for token in whole
     ]  # fmt: skip
     bytes_only = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
+    # KerasHub 0.32 merges pairs across words, spaces and digits, except for the tokenizers that say how to split.
+    pattern = getattr(tokenizer, "split_pattern", None)
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added,
         "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_only]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_only] if pattern else [bytes_only]},
         "post_processor": None,
         "decoder": bytes_only,
         "model": {

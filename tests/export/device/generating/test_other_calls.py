@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,18 @@ def test_rewrite_and_pack_change_no_score(writer, tmp_path):
     assert unpack(pack(writer)) == writer.read_bytes()
     assert inspect(writer).file_bytes == writer.stat().st_size
     assert verify(writer).passed
+
+
+def test_caches_take_one_line_of_a_report(writer):
+    report = inspect(writer)
+    assert str(report).count("kv_cache_k_") == 4  # of two blocks, as inputs and outputs
+    (cache,) = [info for info in report.inputs if info.name.endswith("kv_cache_k_0")]
+    caches = tuple(dataclasses.replace(cache, name=cache.name[:-1] + str(number)) for number in range(18))
+    lines = str(dataclasses.replace(report, inputs=(cache, *caches[1:]), outputs=caches[:3])).splitlines()
+    assert [line.removeprefix("input").strip() for line in lines if line.startswith("input")] == [
+        f"{cache}, and 17 more like it"
+    ]
+    assert sum(line.startswith("output") for line in lines) == 3
 
 
 def test_weights_of_float32_are_not_shared(writer):

@@ -11,7 +11,8 @@ import pytest
 from tiers import in_test_all
 
 import tfprune
-from tfprune.export import Generator, to_generator
+from tfprune.export import Generator, pack, share_weights, to_generator
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.generating import refusals
 from tfprune.export.keras_side.generating.text_content import text_content
@@ -88,6 +89,16 @@ def test_number_formats_of_tied_tables_behind_a_scaled_norm(tmp_path):
         tables = [each for each in read(path.read_bytes()).weights if 500 in each.shape and each.dtype != "float16"]
         assert len(tables) == 1, "float16 are scales of blocks"
         assert path.stat().st_size < most * size + 150_000
+        if scheme == "int8":
+            packed = tmp_path / "writer.tfz"
+            packed.write_bytes(pack(path))
+            texts = [Generator(each, threads=1).generate(PROMPT, max_tokens=4) for each in (path, packed)]
+            assert texts[0] == texts[1]
+            assert len(pack(share_weights(path, levels=8))) < 0.7 * packed.stat().st_size
+            assert share_weights(path, levels=256) == save_objects(load_objects(path.read_bytes()))
+        if scheme == "int4":
+            with pytest.raises(ValueError, match="a file with 8-bit weights"):
+                share_weights(path)
 
 
 @pytest.mark.slow
