@@ -211,6 +211,10 @@ class FileJob:
         """Compare the outputs of another file with those of the dense one, on the samples held out."""
         return [row for graph in self._graphs for row in graph.errors(content)]
 
+    def error(self, content: bytes) -> float:
+        """Return the largest of these errors."""
+        return max((row.error for row in self.errors(content) if row.error is not None), default=0.0)
+
     def hand_over(self, content: bytes, settings: dict[str, Any], *, expected: bytes | None = None) -> None:
         """Write a new file, what is to be known of it, and the outputs that it should have.
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tfprune.base.limit import Limit, refuse_limit_per_class
 from tfprune.base.spec import check_count, check_number, check_sparsity, resolve
 from tfprune.export.device.running.evaluate import labeled_limit
 from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+
+MAX_PERCENT = 95
+TRIES = MAX_PERCENT.bit_length()  # steps of a search
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +99,30 @@ def _drop(limit: Limit | None) -> tuple:
             f"Expected a Limit with a number. Received: max_drop={limit!r}. Pass tfprune.Limit(0.01, data=(x, y))."
         )
     return limit.max_drop, *labeled
+
+
+def search(make: Callable[[int], Made], fits: Callable[[Made], bool], *, limit: str, toward: int) -> Made:
+    """Bisect for the largest percentage whose file fits, or for the smallest.
+
+    Args:
+        make: A function from a percentage, 1 to 95, to a file.
+        fits: A function that tells whether a file keeps to the limit.
+        limit: What the limit is, for errors.
+        toward: 1 for the largest percentage, -1 for the smallest.
+
+    Raises:
+        ValueError: If no file fits.
+    """
+    low, high, best = 0, MAX_PERCENT + 1, None
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = make(middle)
+        is_fit = fits(found)
+        best = found if is_fit else best
+        low, high = (middle, high) if is_fit == (toward == 1) else (low, middle)
+    if best is None:
+        raise ValueError(
+            f"Expected a limit that a file keeps to from which 1 to {MAX_PERCENT} % were removed. Received: {limit}, "
+            "which none does. Allow more"
+        )
+    return best

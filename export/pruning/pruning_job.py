@@ -14,12 +14,12 @@ from tfprune.export.file.files.codec import encode
 from tfprune.export.pruning.apart import FileJob, SampleRunner
 from tfprune.export.pruning.prune_in_order import PruningInOrder
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
+from tfprune.export.pruning.pruning_goal import TRIES, search
 from tfprune.export.rewriting.export_report import AccuracyDrop, accuracy_drops
 from tfprune.export.rewriting.forms import candidate_files
 from tfprune.patterns import NM, Block, Unstructured
 
 X, Y = "x", "y"  # the labeled data of a limit
-MAX_PERCENT = 95
 _PATTERNS = {"Unstructured": Unstructured, "NM": NM, "Block": Block}
 
 
@@ -47,7 +47,7 @@ class _Job:
         metric = self._settings["metric"]
         self._labeled = _Labeled(folder, content, metric) if metric else None
         pattern = _PATTERNS[self._settings["pattern"]](**self._settings["pattern_arguments"])
-        pruned = 1 if self._settings["sparsity"] is not None else MAX_PERCENT.bit_length()  # steps of the bisection
+        pruned = 1 if self._settings["sparsity"] is not None else TRIES
         progress = ChildProgress(folder, rounds=1 + pruned)
         self._files = PruningInOrder(content, self._samples.runs, pattern=pattern, folder=folder, progress=progress)
 
@@ -70,33 +70,18 @@ class _Job:
             return self._search(lambda content: self._bytes(content) <= max_bytes, f"{max_bytes:,} bytes", toward=-1)
         if max_error is not None:
             limit = f"an error of {max_error:g}"
-            return self._search(lambda content: self._error(content) <= max_error, limit, toward=1)
+            return self._search(lambda content: self._samples.error(content) <= max_error, limit, toward=1)
         max_drop = self._settings["max_drop"]
         limit = f"a drop of {max_drop:g}"
         return self._search(lambda content: self._drop(content) <= max_drop, limit, toward=1)
 
     def _search(self, fits: Callable[[bytes], bool], limit: str, *, toward: int) -> tuple[bytes, list[PrunedLayer]]:
-        """Bisect for the largest sparsity that fits (`toward` is 1), or for the smallest (-1), in steps of 1 %."""
-        low, high, best = 0, MAX_PERCENT + 1, None
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self._files.pruned(middle / 100)
-            is_fit = fits(found[0])
-            best = found if is_fit else best
-            low, high = (middle, high) if is_fit == (toward == 1) else (low, middle)
-        if best is None:
-            raise ValueError(
-                f"Expected a limit that a file with 1 to {MAX_PERCENT} % zeros keeps to. Received: {limit}, which "
-                "none does. Allow more"
-            )
-        return best
+        make = self._files.pruned
+        return search(lambda percent: make(percent / 100), lambda found: fits(found[0]), limit=limit, toward=toward)
 
     def _bytes(self, content: bytes) -> int:
         forms = candidate_files(content, name="pruned", sparse=self._settings["sparse"], optimize="size")
         return min(len(encode(form.content, self._settings["compress"])) for form in forms)
-
-    def _error(self, content: bytes) -> float:
-        return max((row.error for row in self._samples.errors(content) if row.error is not None), default=0.0)
 
     def _drop(self, content: bytes) -> float:
         return max(row.drop for row in self._lost(content))

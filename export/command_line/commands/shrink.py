@@ -16,7 +16,7 @@ from tfprune.export.command_line.commands.file_samples import add_file_samples, 
 from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 
-OF_FILES = ("samples", "range", "compress")
+OF_FILES = ("samples", "range", "compress", "max_error")
 OF_MODELS = (
     *("data", "validation", "rounds", "epochs", "criterion", "imports"),
     *("batch_size", "seed"),
@@ -37,16 +37,19 @@ tfprune shrink model.keras small.keras --budget flops=0.5 --data x.npy
 tfprune shrink model.keras small.keras --budget bytes=100000 --data x.npy,y.npy --rounds 3 --epochs 2
 tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy --validation xv.npy,yv.npy
 tfprune shrink model.tflite small.tflite --budget flops=0.5 --samples x.npy
+tfprune shrink model.tflite small.tflite --max-error 0.1 --samples photos --range -1 1
 """
     parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS, command=functools.partial(_shrink, parser))
     add_saved_model(parser, optional=("path", "data"))
     add_file_samples(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
-    parser.add_argument(
+    goal = parser.add_mutually_exclusive_group(required=True)
+    text = "for a .tflite file: largest error of an output, as a fraction of its standard deviation, such as 0.1"
+    goal.add_argument("--max-error", type=float, metavar="ERROR", help=text)
+    goal.add_argument(
         "--budget",
         metavar="WHAT=LIMIT",
-        required=True,
         action="append",
         help="limit for flops, parameters, bytes or latency (in microseconds, as a float32 .tflite file on this "
         "machine): flops=0.5 for half of the present value, bytes=100000 for an amount; may be repeated",
@@ -84,21 +87,25 @@ def _shrink_tflite(options: argparse.Namespace) -> Any:
         options.source,
         path,
         file_samples(options),
-        flops=_flops(options.budget),
+        **_limits(options),
         round_to=options.round_to,
         compress=options.compress,
     )
 
 
-def _flops(budgets: list[str]) -> int | float:
-    """Return the limit of a .tflite file, the only one that it can have."""
-    name, _, value = budgets[0].partition("=")
+def _limits(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the limit of a .tflite file, which can have one."""
+    if options.budget is None:
+        return {"max_error": options.max_error}
+    name, _, value = options.budget[0].partition("=")
     try:
-        if len(budgets) == 1 and name == "flops":
-            return float(value) if "." in value else int(value)
+        if len(options.budget) == 1 and name == "flops":
+            return {"flops": float(value) if "." in value else int(value)}
+        if len(options.budget) == 1 and name == "bytes":
+            return {"max_bytes": int(value)}
     except ValueError:
         pass
     raise ValueError(
-        f"Expected --budget flops=LIMIT for a .tflite file, where LIMIT is a fraction such as 0.5 or an amount. "
-        f"Received: {' '.join(map(repr, budgets))}."
+        "Expected --budget flops=LIMIT for a .tflite file, where LIMIT is a fraction such as 0.5 or an amount, or "
+        f"--budget bytes=AMOUNT. Received: {' '.join(map(repr, options.budget))}."
     )

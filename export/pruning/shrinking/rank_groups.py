@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import FileOutputs, Runs
 from tfprune.export.pruning.layers.linear_operators import PLACES
@@ -59,6 +60,7 @@ class Ranking:
         layers: The weights that can be solved for.
         channels: The channels.
         groups: The groups of them to rank.
+        progress: Counts the layers that were reached.
     """
 
     def __init__(
@@ -69,9 +71,10 @@ class Ranking:
         layers: Sequence[FileLayer],
         channels: FileChannels,
         groups: Sequence[ChannelGroup],
+        progress: ChildProgress,
     ) -> None:
         self._pieces, self._runs, self._channels = pieces, runs, channels
-        self._layers, self._groups = layers, groups
+        self._layers, self._groups, self._progress = layers, groups, progress
         self._read = {id(layer): read_bundles(channels, layer) for layer in layers}
         self._moments: dict[int, list[GramMoments]] = {}
         self.shared: dict[int, list[GramMoments]] = {}
@@ -121,6 +124,7 @@ class Ranking:
                 self._moments[id(layer)] = aimed
                 if layer.is_in_parallel:
                     self.shared[id(layer)] = aimed
+                self._progress.add()
                 yield
 
     def _rank(

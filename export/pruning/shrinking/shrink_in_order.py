@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import Runs
@@ -51,10 +52,16 @@ class ShrinkingInOrder:
         content: The plain file.
         runs: The inputs of each run of the interpreter, by tensor.
         folder: For arrays that do not fit into the memory.
+        progress: Counts the layers whose channels were ranked, or which were solved for.
+
+    Attributes:
+        flops: The floating-point operations of one sample.
+        least: Those without all channels that may go.
     """
 
-    def __init__(self, content: bytes, runs: Runs, *, folder: Path) -> None:
+    def __init__(self, content: bytes, runs: Runs, *, folder: Path, progress: ChildProgress) -> None:
         self._dense, self._runs, self._folder = Pieces(load_objects(content)), runs, folder
+        self._progress = progress
         self._layers = mixing_layers(self._dense)
         self._channels = FileChannels(self._dense, self._layers)
         if not any(len(group.free) for group in self._channels.groups):
@@ -63,12 +70,17 @@ class ShrinkingInOrder:
                 f"Expected a file with channels that can be removed. Received: one where all have to stay: "
                 f"{reasons or 'it has none'}"
             )
+        progress.expect(len(self._layers))
         ranking = self._ranking(self._dense, self._layers, self._channels.groups)
         self._ranked = ranking.ranked(folder)
         self._shared, self._unranked = ranking.shared, ranking.unranked
+        whole = self._channels.all_kept()
+        self.flops = self._channels.flops(whole)
+        self.least = self._channels.flops(self._choice(self._ranked, whole, step=STEPS, round_to=1))
 
     def _ranking(self, pieces: Pieces, layers: list[FileLayer], groups: Sequence[ChannelGroup]) -> Ranking:
-        return Ranking(pieces, self._runs, layers=layers, channels=self._channels, groups=groups)
+        channels, progress = self._channels, self._progress
+        return Ranking(pieces, self._runs, layers=layers, channels=channels, groups=groups, progress=progress)
 
     def shrunk(self, flops: float, *, round_to: int) -> ShrunkFile:
         """Return a file with as many channels as a limit of floating-point operations allows.
@@ -77,11 +89,10 @@ class ShrinkingInOrder:
             flops: An int is an amount, a float a fraction of those of the file.
             round_to: The number of channels of a group is a multiple of this.
         """
-        dense = self._channels.flops(self._channels.all_kept())
-        target = dense * flops if isinstance(flops, float) else flops
+        target = self.flops * flops if isinstance(flops, float) else flops
         whole = self._channels.all_kept()
         self._chosen(self._ranked, whole, target=target, round_to=round_to)  # refuses a limit that cannot be met
-        half = self._chosen(self._ranked, whole, target=(dense + target) / 2, round_to=1)
+        half = self._chosen(self._ranked, whole, target=(self.flops + target) / 2, round_to=1)
         keep = self._chosen(self._ranked_again(half), half, target=target, round_to=round_to)
         zeroed = self._solved(keep)
         pieces = Pieces(load_objects(zeroed))
@@ -93,8 +104,8 @@ class ShrinkingInOrder:
             )
             for group in self._channels.groups
         ]
-        before, after = (self._channels.flops(choice) for choice in (self._channels.all_kept(), keep))
-        return ShrunkFile(save_objects(pieces.model), zeroed, tuple(rows), self._skipped(), before, after)
+        kept = self._channels.flops(keep)
+        return ShrunkFile(save_objects(pieces.model), zeroed, tuple(rows), self._skipped(), self.flops, kept)
 
     def _skipped(self) -> tuple[tuple[str, str], ...]:
         reasons = [(group.name, group.reason) for group in self._channels.groups if group.reason]
@@ -116,27 +127,31 @@ class ShrinkingInOrder:
             target: The limit.
             round_to: The number of channels of a group is a multiple of this.
         """
-        curves = [group.curve for group in ranked]
 
         def choice(step: int) -> np.ndarray:
-            keep = kept.copy()
-            shares = split_by_error(curves, MOST * step / STEPS) if curves else []
-            for group, share in zip(ranked, shares, strict=True):
-                keep[group.removed(share, round_to=round_to)] = False
-            return keep
+            return self._choice(ranked, kept, step=step, round_to=round_to)
 
         least = self._channels.flops(choice(STEPS))
         if least > target:
-            dense = self._channels.flops(self._channels.all_kept())
             raise ValueError(
-                f"Expected a limit that can be met. Received: {target:,.0f} floating-point operations of {dense:,}; "
-                f"without all channels that may go, the file still has {least:,}. Raise the limit"
+                f"Expected a limit that can be met. Received: {target:,.0f} floating-point operations of "
+                f"{self.flops:,}; without all channels that may go, the file still has {least:,}. Raise the limit"
             )
         low, high = 0, STEPS
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if self._channels.flops(choice(middle)) <= target else (middle + 1, high)
         return choice(high)
+
+    @staticmethod
+    def _choice(ranked: Sequence[RankedGroup], kept: np.ndarray, *, step: int, round_to: int) -> np.ndarray:
+        """Return which bundles stay where a share of those that may go is gone."""
+        keep = kept.copy()
+        curves = [group.curve for group in ranked]
+        shares = split_by_error(curves, MOST * step / STEPS) if curves else []
+        for group, share in zip(ranked, shares, strict=True):
+            keep[group.removed(share, round_to=round_to)] = False
+        return keep
 
     def _solved(self, keep: np.ndarray) -> bytes:
         """Return the file of the old size with zeros for what goes, and new values for the other weights."""
@@ -145,6 +160,7 @@ class ShrinkingInOrder:
         gone = np.flatnonzero(~keep)
         is_changed = False
         for layer in self._layers:
+            self._progress.add()
             reads = np.isin(read_bundles(self._channels, layer), gone)
             makes = np.isin(made_bundles(self._channels, layer), gone)
             is_changed |= bool(reads.any())

@@ -6,7 +6,8 @@ import os
 import tempfile
 from typing import Any
 
-from tfprune.base.spec import BudgetLimit, check_budget_limit, check_count
+from tfprune.base.progress import check_verbose
+from tfprune.base.spec import BudgetLimit, check_budget_limit, check_count, check_number
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.files.model_file import read_model
@@ -29,9 +30,12 @@ def shrink_tflite(
     path: str | os.PathLike[str],
     samples: Any,
     *,
-    flops: BudgetLimit,
+    max_bytes: int | None = None,
+    max_error: float | None = None,
+    flops: BudgetLimit | None = None,
     round_to: int = 1,
     compress: str | None = None,
+    verbose: int | str = "auto",
 ) -> ShrinkTfliteReport:
     """Remove the channels of a .tflite file that its outputs miss least, and write the smaller file.
 
@@ -41,8 +45,9 @@ def shrink_tflite(
 
     Channels are followed from operator to operator: those that meet in an addition can only be removed together.
     Channels of the inputs and outputs stay, and so do channels that reach an operator without a rule; the report
-    gives the reason. Each group of channels is ranked by optimal brain surgery on the operators that read it. The
-    groups that the outputs depend on least lose the most. Then the remaining weights are solved for in order, by
+    gives the reason. Each group of channels is ranked by optimal brain surgery on the operators that read it, and
+    once more when half of the way is done. The groups that the outputs depend on least lose the most. Then the
+    remaining weights are solved for in order, by
     least squares on the samples. Integer weights keep their types; their scales grow where values no longer fit.
 
     Args:
@@ -51,12 +56,18 @@ def shrink_tflite(
         path: Where the new file is written; it may be the path of the old one.
         samples: Inputs as the file will see them, without labels, 256 or so, as for `prune_tflite`. Every eighth is
             held out, from the end. `"random"` draws numbers in the range of the inputs, which costs accuracy.
+        max_bytes: The largest size of the new file, as written: as few channels go as this allows.
+        max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
+            such as 0.1: as many channels go as this allows.
         flops: The floating-point operations of one sample, two for each multiplication of a kernel, that the new file
             may need: an int is an amount, a float in (0, 1) a fraction of those of the file. As few channels go as
-            this allows.
+            this allows. Give this, or one of `max_bytes` and `max_error`.
         round_to: The number of remaining channels of a group is rounded up to a multiple of this, at least 1. Default
             1. Many kernels are fastest at multiples of 4 or 8.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+        verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
+            terminal or a notebook, once the call has taken some seconds. It counts layers: each is ranked twice and
+            solved for twice, for `max_bytes` and `max_error` seven times as often.
 
     Returns:
         The channels of each group before and after, the error of each output, and what was written. The file's
@@ -66,7 +77,8 @@ def shrink_tflite(
     Raises:
         TypeError: If `samples` are None, or an argument has another type.
         ValueError: If the file cannot be read or run, has hash tables, or has no channels that can be removed.
-        ValueError: If the limit cannot be met, or a value is out of range.
+        ValueError: If not one of `flops`, `max_bytes` and `max_error` is given, or it cannot be met.
+        ValueError: If a value is out of range.
         ValueError: If samples do not fit the inputs, or do not change the outputs.
 
     Example:
@@ -77,17 +89,18 @@ def shrink_tflite(
     Reference:
         Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
     """
+    check_verbose(verbose)
     destination = check_destination(path)
     check_method(compress)
     check_suffix(destination, compress)
-    limit = check_budget_limit(flops, "flops")
+    limits = _checked_limits(flops=flops, max_bytes=max_bytes, max_error=max_error)
     round_to = check_count(round_to, "round_to", least=1)
     content = read_model(source)
     model = read(content)
     graph = first_graph(samples, model)
-    jobs = jobs_of({"flops": limit, "round_to": round_to}, [graph])
+    jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        small = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source))
+        small = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
     forms = candidate_files(small.content, name="shrunk", sparse=False, optimize="size")
     check = Check(small.outputs, default_tolerance(model), ADVICE)
     choice = choose(forms, inputs=small.inputs, check=check, optimize="size", compress=compress)
@@ -105,3 +118,17 @@ def shrink_tflite(
         warnings=warnings_of([graph], small.settings["warnings"]),
         file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )
+
+
+def _checked_limits(**limits: Any) -> dict[str, Any]:
+    """Return the limits of which one is given."""
+    received = {name: value for name, value in limits.items() if value is not None}
+    if len(received) != 1:
+        text = ", ".join(f"{name}={value!r}" for name, value in received.items()) or "none of them"
+        raise ValueError(f"Expected one of `flops`, `max_bytes` and `max_error`. Received: {text}.")
+    ((name, value),) = received.items()
+    if name == "flops":
+        value = check_budget_limit(value, name)
+    else:
+        value = check_count(value, name, least=1) if name == "max_bytes" else check_number(value, name, above=0)
+    return {**limits, name: value}

@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfprune.export.device.processes.child_process import run_as_child
+from tfprune.export.device.processes.child_progress import ChildProgress
+from tfprune.export.file.files.codec import encode
 from tfprune.export.pruning.apart import FileJob
-from tfprune.export.pruning.shrinking.shrink_in_order import ShrinkingInOrder
+from tfprune.export.pruning.pruning_goal import TRIES, search
+from tfprune.export.pruning.shrinking.shrink_in_order import ShrinkingInOrder, ShrunkFile
+
+PASSES = 3  # of all layers for each file: solved for, ranked again, and solved for
 
 
 def _run_job(folder: Path) -> None:
     samples = FileJob(folder)
-    job = ShrinkingInOrder(samples.content, samples.runs[0], folder=folder)
-    small = job.shrunk(samples.settings["flops"], round_to=samples.settings["round_to"])
+    tries = 1 if samples.settings["flops"] is not None else TRIES
+    progress = ChildProgress(folder, rounds=1 + PASSES * tries)
+    job = ShrinkingInOrder(samples.content, samples.runs[0], folder=folder, progress=progress)
+    small = _wanted(job, samples)
     settings = {
         "groups": [vars(row) for row in small.groups],
         "errors": [vars(row) for row in samples.errors(small.content)],
@@ -21,6 +28,22 @@ def _run_job(folder: Path) -> None:
         "flops_kept": small.flops_kept,
     }
     samples.hand_over(small.content, settings, expected=small.zeroed)
+
+
+def _wanted(job: ShrinkingInOrder, samples: FileJob) -> ShrunkFile:
+    names = ("flops", "max_bytes", "max_error", "round_to", "compress")
+    flops, max_bytes, max_error, round_to, compress = (samples.settings[name] for name in names)
+    if flops is not None:
+        return job.shrunk(flops, round_to=round_to)
+
+    def without(percent: int) -> ShrunkFile:
+        return job.shrunk(job.flops - percent * (job.flops - job.least) // 100, round_to=round_to)
+
+    if max_bytes is not None:
+        limit = f"{max_bytes:,} bytes"
+        return search(without, lambda file: len(encode(file.content, compress)) <= max_bytes, limit=limit, toward=-1)
+    limit = f"an error of {max_error:g}"
+    return search(without, lambda file: samples.error(file.content) <= max_error, limit=limit, toward=1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import numpy as np
 from file_graphs import FileGraph
 
+from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.pruning.shrinking.shrink_in_order import ShrinkingInOrder
 
 
@@ -13,6 +14,6 @@ def test_channels_that_some_operators_do_not_read(tmp_path):
     content = graph.content(graph.dense(graph.mean(met), 4))
     images = np.random.default_rng(0).normal(size=(6, 1, 8, 8, 3)).astype(np.float32)
     runs = [{graph.input: image} for image in images]
-    small = ShrinkingInOrder(content, runs, folder=tmp_path).shrunk(0.6, round_to=1)
+    small = ShrinkingInOrder(content, runs, folder=tmp_path, progress=ChildProgress(tmp_path)).shrunk(0.6, round_to=1)
     assert small.flops_kept <= 0.6 * small.flops
     assert {row.channels - row.kept for row in small.groups} - {0}

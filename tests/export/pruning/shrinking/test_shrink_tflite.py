@@ -51,15 +51,31 @@ def test_the_report_counts_what_the_shapes_of_both_files_say(exports, images, tm
     assert report.flops_kept == 2 * multiplications(path.read_bytes())
 
 
-def test_nearer_than_without_new_values(tmp_path):
-    """Channels that others make up for: half of the hidden ones are sums of the other half."""
+def line():
+    """Return a file whose channels others can make up for: half of the hidden ones are sums of the other half."""
     graph = FileGraph(0, shape=(1, 1, 1, 6))
     hidden = graph.convolution(graph.input, 6, size=1)
     mixed = graph.convolution(hidden, 12, size=1)
     content = graph.content(graph.dense(graph.reshape(graph.convolution(mixed, 8, size=1), 1, 8), 4))
-    x = np.random.default_rng(0).normal(size=(256, 1, 1, 6)).astype(np.float32)
+    return content, np.random.default_rng(0).normal(size=(256, 1, 1, 6)).astype(np.float32)
+
+
+def test_nearer_than_without_new_values(tmp_path):
+    content, x = line()
     report = shrink_tflite(content, tmp_path / "small.tflite", x, flops=0.7)
     assert report.errors[0].error < 0.2
+
+
+@pytest.mark.programs
+def test_limits_of_bytes_and_of_the_error(tmp_path):
+    content, x = line()
+    small = shrink_tflite(content, tmp_path / "small.tflite", x, max_bytes=int(0.8 * len(content)))
+    assert 0.7 * len(content) < small.file.bytes == (tmp_path / "small.tflite").stat().st_size <= 0.8 * len(content)
+    with pytest.raises(ValueError, match="from which 1 to 95 % were removed. Received: 9 bytes"):
+        shrink_tflite(content, tmp_path / "none.tflite", x, max_bytes=9)
+    near = shrink_tflite(content, tmp_path / "near.tflite", x, max_error=0.2)
+    more = shrink_tflite(content, tmp_path / "more.tflite", x, flops=int(0.9 * near.flops_kept))
+    assert near.errors[0].error <= 0.2 < more.errors[0].error
 
 
 def test_channels_stay_a_multiple_of_a_number(exports, images, tmp_path):
@@ -88,6 +104,9 @@ WRONG = {
     "For 50 % of the cost now pass flops=0.5": {"flops": 50},
     "Expected a limit that can be met.*the file still has": {"flops": 0.001},
     "Expected `round_to`": {"flops": 0.5, "round_to": 0},
+    "Expected one of `flops`, `max_bytes` and `max_error`.*none of them": {},
+    "flops=0.5, max_error=0.1": {"flops": 0.5, "max_error": 0.1},
+    "Expected `max_error`": {"max_error": 0},
 }
 
 
