@@ -59,7 +59,6 @@ class Ranking:
         runs: The inputs of each run, by tensor.
         layers: The weights that can be solved for.
         channels: The channels.
-        groups: The groups of them to rank.
         progress: Counts the layers that were reached.
     """
 
@@ -70,11 +69,10 @@ class Ranking:
         *,
         layers: Sequence[FileLayer],
         channels: FileChannels,
-        groups: Sequence[ChannelGroup],
         progress: ChildProgress,
     ) -> None:
         self._pieces, self._runs, self._channels = pieces, runs, channels
-        self._layers, self._groups, self._progress = layers, groups, progress
+        self._layers, self._progress = layers, progress
         self._read = {id(layer): read_bundles(channels, layer) for layer in layers}
         self._moments: dict[int, list[GramMoments]] = {}
         self.shared: dict[int, list[GramMoments]] = {}
@@ -82,7 +80,7 @@ class Ranking:
 
     def ranked(self, folder: Path) -> list[RankedGroup]:
         """Return the groups that may lose channels, in order."""
-        waiting = [(group, readers) for group in self._groups if (readers := self._readers(group))]
+        waiting = [(group, readers) for group in self._channels.groups if (readers := self._readers(group))]
         states = Activations(self._pieces, self._runs, folder=folder)
         outputs = FileOutputs(self._pieces, self._runs)
         done: dict[str, RankedGroup] = {}
@@ -93,7 +91,7 @@ class Ranking:
                 done[group.name] = self._rank(group, readers, states=states, outputs=outputs)
             needed = {id(reader) for _, readers in waiting for reader in readers}
             self._moments = {key: sums for key, sums in self._moments.items() if key in needed}
-        return [done[group.name] for group in self._groups if group.name in done]
+        return [done[group.name] for group in self._channels.groups if group.name in done]
 
     def _readers(self, group: ChannelGroup) -> list[FileLayer]:
         """Return the layers that read channels of a group which may go."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +10,12 @@ import numpy as np
 
 from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import Runs
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.shrinking.channel_groups import ChannelGroup, FileChannels, mixing_layers
+from tfprune.export.pruning.shrinking.channel_groups import FileChannels, mixing_layers
 from tfprune.export.pruning.shrinking.cut_channels import cut_channels
-from tfprune.export.pruning.shrinking.rank_groups import RankedGroup, Ranking, made_bundles, read_bundles
+from tfprune.export.pruning.shrinking.rank_groups import Ranking, made_bundles, read_bundles
 from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrunkGroup
 from tfprune.solving.split_by_error import split_by_error
 
@@ -71,16 +69,12 @@ class ShrinkingInOrder:
                 f"{reasons or 'it has none'}"
             )
         progress.expect(len(self._layers))
-        ranking = self._ranking(self._dense, self._layers, self._channels.groups)
+        channels = self._channels
+        ranking = Ranking(self._dense, runs, layers=self._layers, channels=channels, progress=progress)
         self._ranked = ranking.ranked(folder)
         self._shared, self._unranked = ranking.shared, ranking.unranked
-        whole = self._channels.all_kept()
-        self.flops = self._channels.flops(whole)
-        self.least = self._channels.flops(self._choice(self._ranked, whole, step=STEPS, round_to=1))
-
-    def _ranking(self, pieces: Pieces, layers: list[FileLayer], groups: Sequence[ChannelGroup]) -> Ranking:
-        channels, progress = self._channels, self._progress
-        return Ranking(pieces, self._runs, layers=layers, channels=channels, groups=groups, progress=progress)
+        self.flops = self._channels.flops(self._channels.all_kept())
+        self.least = self._channels.flops(self._choice(STEPS, round_to=1))
 
     def shrunk(self, flops: float, *, round_to: int) -> ShrunkFile:
         """Return a file with as many channels as a limit of floating-point operations allows.
@@ -90,10 +84,7 @@ class ShrinkingInOrder:
             round_to: The number of channels of a group is a multiple of this.
         """
         target = self.flops * flops if isinstance(flops, float) else flops
-        whole = self._channels.all_kept()
-        self._chosen(self._ranked, whole, target=target, round_to=round_to)  # refuses a limit that cannot be met
-        half = self._chosen(self._ranked, whole, target=(self.flops + target) / 2, round_to=1)
-        keep = self._chosen(self._ranked_again(half), half, target=target, round_to=round_to)
+        keep = self._chosen(target, round_to=round_to)
         zeroed = self._solved(keep)
         pieces = Pieces(load_objects(zeroed))
         channels = FileChannels(pieces, mixing_layers(pieces))
@@ -111,25 +102,11 @@ class ShrinkingInOrder:
         reasons = [(group.name, group.reason) for group in self._channels.groups if group.reason]
         return (*reasons, *((group.name, reason) for group, reason in self._unranked))
 
-    def _ranked_again(self, keep: np.ndarray) -> list[RankedGroup]:
-        """Return the groups as the file ranks them once some channels are gone."""
-        pieces = Pieces(load_objects(self._solved(keep)))
-        gone = np.flatnonzero(~keep)
-        groups = [group.without(gone) for group in self._channels.groups]
-        return self._ranking(pieces, mixing_layers(pieces), groups).ranked(self._folder)
-
-    def _chosen(self, ranked: Sequence[RankedGroup], kept: np.ndarray, *, target: float, round_to: int) -> np.ndarray:
-        """Return which bundles stay, where as few go as the limit of operations allows.
-
-        Args:
-            ranked: The groups of those that are there.
-            kept: The bundles that are there.
-            target: The limit.
-            round_to: The number of channels of a group is a multiple of this.
-        """
+    def _chosen(self, target: float, *, round_to: int) -> np.ndarray:
+        """Return which bundles stay, where as few go as the limit of operations allows."""
 
         def choice(step: int) -> np.ndarray:
-            return self._choice(ranked, kept, step=step, round_to=round_to)
+            return self._choice(step, round_to=round_to)
 
         least = self._channels.flops(choice(STEPS))
         if least > target:
@@ -143,14 +120,12 @@ class ShrinkingInOrder:
             low, high = (low, middle) if self._channels.flops(choice(middle)) <= target else (middle + 1, high)
         return choice(high)
 
-    @staticmethod
-    def _choice(ranked: Sequence[RankedGroup], kept: np.ndarray, *, step: int, round_to: int) -> np.ndarray:
+    def _choice(self, step: int, *, round_to: int) -> np.ndarray:
         """Return which bundles stay where a share of those that may go is gone."""
-        keep = kept.copy()
-        curves = [group.curve for group in ranked]
-        shares = split_by_error(curves, MOST * step / STEPS) if curves else []
-        for group, share in zip(ranked, shares, strict=True):
-            keep[group.removed(share, round_to=round_to)] = False
+        keep = self._channels.all_kept()
+        shares = split_by_error([ranked.curve for ranked in self._ranked], MOST * step / STEPS)
+        for ranked, share in zip(self._ranked, shares, strict=True):
+            keep[ranked.removed(share, round_to=round_to)] = False
         return keep
 
     def _solved(self, keep: np.ndarray) -> bytes:

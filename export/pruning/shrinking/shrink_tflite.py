@@ -45,9 +45,8 @@ def shrink_tflite(
 
     Channels are followed from operator to operator: those that meet in an addition can only be removed together.
     Channels of the inputs and outputs stay, and so do channels that reach an operator without a rule; the report
-    gives the reason. Each group of channels is ranked by optimal brain surgery on the operators that read it, and
-    once more when half of the way is done. The groups that the outputs depend on least lose the most. Then the
-    remaining weights are solved for in order, by
+    gives the reason. Each group of channels is ranked by optimal brain surgery on the operators that read it. The
+    groups that the outputs depend on least lose the most. Then the remaining weights are solved for in order, by
     least squares on the samples. Integer weights keep their types; their scales grow where values no longer fit.
 
     Args:
@@ -66,8 +65,8 @@ def shrink_tflite(
             1. Many kernels are fastest at multiples of 4 or 8.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
-            terminal or a notebook, once the call has taken some seconds. It counts layers: each is ranked twice and
-            solved for twice, for `max_bytes` and `max_error` seven times as often.
+            terminal or a notebook, once the call has taken some seconds. It counts layers: each is ranked once, and
+            solved for once for each number of channels that is tried.
 
     Returns:
         The channels of each group before and after, the error of each output, and what was written. The file's

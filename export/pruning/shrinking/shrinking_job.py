@@ -11,13 +11,11 @@ from tfprune.export.pruning.apart import FileJob
 from tfprune.export.pruning.pruning_goal import TRIES, search
 from tfprune.export.pruning.shrinking.shrink_in_order import ShrinkingInOrder, ShrunkFile
 
-PASSES = 3  # of all layers for each file: solved for, ranked again, and solved for
-
 
 def _run_job(folder: Path) -> None:
     samples = FileJob(folder)
     tries = 1 if samples.settings["flops"] is not None else TRIES
-    progress = ChildProgress(folder, rounds=1 + PASSES * tries)
+    progress = ChildProgress(folder, rounds=1 + tries)
     job = ShrinkingInOrder(samples.content, samples.runs[0], folder=folder, progress=progress)
     small = _wanted(job, samples)
     settings = {
