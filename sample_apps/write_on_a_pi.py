@@ -1,4 +1,4 @@
-"""Let Gemma 3 270M write on a device: dense, with fewer units or blocks, in float32 and int8.
+"""Let Gemma 3 270M write on a device: dense, with fewer units or blocks, in float32, int8 and int4.
 
     python sample_apps/write_on_a_pi.py            # an hour on two cores, 16 GB of memory
     python sample_apps/write_on_a_pi.py --smoke    # a minute, on random weights and made-up text
@@ -60,7 +60,7 @@ def write(
 ) -> writers.Row:
     """Write a file, and return its figures."""
     options.output.mkdir(parents=True, exist_ok=True)
-    path, dense = options.output / name_of(cut, form), options.output / name_of(writers.CUTS[0], "float32")
+    path, dense = options.output / name_of(cut, form), options.output / name_of(writers.CUTS[0], form)
     written = writers.export(subject, backbone, path, quantize=writers.FORMS[form], length=LENGTH[options.smoke])
     print(f"{report.removed(cut)} removed\n{written}", flush=True)
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import keras
 import keras_hub
 
 from sample_apps.language_model import cuts, report, subjects
-from tfprune.export import Generator, GeneratorReport, to_generator
+from tfprune.export import Generator, GeneratorReport, benchmark, to_generator
 
 Row = dict[str, Any]
 PROMPT = "It is a truth universally acknowledged, that"  # to be continued; no text of the calibration has it
 TOKENS = 128  # of each text, by which files are compared; the first begins the text
 PAIRS = 7  # of runs that take turns
-TURN = 16  # tokens that are written in one of them
+TURN = 30  # tokens that are written in one of them
 # What is removed, without training: the best row of each size on docs/gallery/prune_language_model.md.
 CUTS = [
     {"removed": 0.0},
@@ -26,7 +25,7 @@ CUTS = [
     {"removed": 0.5, "of": "units", "score": "activation", "update": "parallel", "calibration": "both"},
     {"removed": 0.25, "of": "blocks", "score": "activation", "update": "sequential", "calibration": "both"},
 ]
-FORMS = {"float32": None, "int8": "int8"}
+FORMS = {"float32": None, "int8": "int8", "int4": "int4"}
 
 
 def smaller(subject: subjects.Gemma, cut: Row) -> keras.Model:
@@ -60,16 +59,11 @@ def measure(subject: subjects.Gemma, path: Path, *, max_tokens: int) -> dict[str
 
 
 def time_of_a_token(dense: Path, path: Path) -> float:
-    """Return the time of a token, as a multiple of the dense file's: the median of pairs that take turns."""
-    first, second = Generator(dense, threads=2), Generator(path, threads=2)
-    pairs = [(_seconds(first), _seconds(second)) for _ in range(PAIRS + 1)][1:]  # the first pair warms up
+    """Return the time of a token, as a multiple of a dense file's: the median of pairs that take turns."""
+    if dense == path:
+        return 1.0
+    pairs = [[benchmark(file, runs=TURN).median_ms for file in (dense, path)] for _ in range(PAIRS)]
     return statistics.median(theirs / ours for ours, theirs in pairs)
-
-
-def _seconds(generator: Generator) -> float:
-    start = time.perf_counter()
-    generator.generate([2, 3], max_tokens=TURN)
-    return time.perf_counter() - start
 
 
 def text(results: Sequence[Row]) -> str:
