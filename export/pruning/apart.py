@@ -15,11 +15,13 @@ from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, starting_at
 from tfprune.export.file.tflite.editor import load_objects
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.pruning.compare_outputs import compare_outputs, constant_outputs
 from tfprune.export.pruning.layers.variables import has_variables, with_variables
 from tfprune.export.pruning.prune_tflite_report import OutputError
 from tfprune.export.pruning.sampling.input_range import check_range, drawn_text, input_range, spread_over
 from tfprune.export.pruning.sampling.samples import GraphSamples
+from tfprune.export.rewriting.rewrite import default_tolerance
 
 TIMEOUT = 3600.0  # seconds for all of the work on one file
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
@@ -153,7 +155,6 @@ class GraphJob:
 
     Attributes:
         signature: The signature that starts at the graph; empty for the first graph.
-        runs: The inputs of each run of the interpreter on the samples to work on.
         warnings: What is strange about the samples.
     """
 
@@ -168,14 +169,22 @@ class GraphJob:
         self._dense = runner.outputs_of(samples)
         rows = max(len(array) for array in samples if array.ndim)
         self.warnings += constant_outputs(self._dense, samples=rows)
-        runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
-        self.runs = with_variables(content, runs)
+        self._first = [array[: len(array) - self._held] if array.ndim else array for array in samples]
         self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]
         self._compared = samples if has_variables(content) else self._last
 
+    def runs_of(self, content: bytes) -> list[Mapping[int, np.ndarray]]:
+        """Return the inputs of each run of a file, dense or changed, on the samples to work on."""
+        content = starting_at(content, self.signature)
+        return with_variables(content, SampleRunner(content).runs(self._first))
+
+    def outputs(self, content: bytes) -> dict[str, np.ndarray]:
+        """Return the outputs of a file by name, on the samples held out, or all where runs follow each other."""
+        return SampleRunner(starting_at(content, self.signature)).outputs_of(self._compared)
+
     def errors(self, content: bytes) -> list[OutputError]:
         """Compare the outputs of another file with those of the dense one, on the samples held out."""
-        outputs = SampleRunner(starting_at(content, self.signature)).outputs_of(self._compared)
+        outputs = self.outputs(content)
         last = {name: np.atleast_1d(array)[-self._held :] for name, array in outputs.items()}
         return [replace(row, signature=self.signature) for row in compare_outputs(self._dense, last, held=self._held)]
 
@@ -194,18 +203,23 @@ class FileJob:
         folder: The folder of the job.
 
     Attributes:
+        folder: The folder.
         settings: The settings of the job.
         content: The dense file.
         runs: The inputs of each run of the interpreter on the samples to work on, by the number of the graph.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.settings = read_job(folder, JOB)[0]
         self.content = (folder / DENSE).read_bytes()
         self._graphs = [GraphJob(folder, number, self.content) for number in range(self.settings["graphs"])]
-        numbers = {"": 0, **graphs_of_signatures(load_objects(self.content))}
-        self.runs = {numbers[graph.signature]: graph.runs for graph in self._graphs}
+        self.runs = self.runs_of(self.content)
+
+    def runs_of(self, content: bytes) -> dict[int, list[Mapping[int, np.ndarray]]]:
+        """Return the inputs of each run of a file, dense or changed, by the number of the graph."""
+        numbers = {"": 0, **graphs_of_signatures(load_objects(content))}
+        return {numbers[graph.signature]: graph.runs_of(content) for graph in self._graphs}
 
     def errors(self, content: bytes) -> list[OutputError]:
         """Compare the outputs of another file with those of the dense one, on the samples held out."""
@@ -215,6 +229,15 @@ class FileJob:
         """Return the largest of these errors."""
         return max((row.error for row in self.errors(content) if row.error is not None), default=0.0)
 
+    def check_same(self, content: bytes, expected: bytes) -> None:
+        """Refuse a file whose outputs are not those of another one, but for rounding."""
+        allowed = default_tolerance(read(content))
+        for graph in self._graphs:
+            outputs = graph.outputs(content)
+            for name, wanted in graph.outputs(expected).items():
+                difference = np.abs(outputs[name] - wanted.astype(np.float64)).max()
+                _check_difference(difference, allowed * np.abs(wanted.astype(np.float64)).max(), name)
+
     def hand_over(self, content: bytes, settings: dict[str, Any], *, expected: bytes | None = None) -> None:
         """Write a new file, what is to be known of it, and the outputs that it should have.
 
@@ -223,8 +246,16 @@ class FileJob:
             settings: What is to be known of it.
             expected: A file that has these outputs; None for the new one itself.
         """
-        (self._folder / CHANGED).write_bytes(content)
+        (self.folder / CHANGED).write_bytes(content)
         for graph in self._graphs:
             graph.hand_over(expected or content)
         warnings = [text for graph in self._graphs for text in graph.warnings]
-        write_job(self._folder, RESULT, settings={**settings, "warnings": warnings}, arrays={})
+        write_job(self.folder, RESULT, settings={**settings, "warnings": warnings}, arrays={})
+
+
+def _check_difference(difference: float, allowed: float, name: str) -> None:
+    if not difference <= allowed:
+        raise ValueError(
+            f"Expected a file that does without channels what it does with zeros in their place. Received: output "
+            f"{name!r} differs by {difference:.3g} (allowed: {allowed:.3g})"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,12 @@ class ShrunkFile:
     skipped: tuple[tuple[str, str], ...]
     flops: int
     flops_kept: int
+
+    def after(self, first: ShrunkFile) -> ShrunkFile:
+        """Return the same file, counted from the one that a first round began with."""
+        kept = {group.group: group.kept for group in self.groups}
+        groups = tuple(replace(group, kept=kept.get(group.group, group.kept)) for group in first.groups)
+        return replace(self, groups=groups, skipped=first.skipped, flops=first.flops)
 
 
 class ShrinkingInOrder:
@@ -98,6 +104,15 @@ class ShrinkingInOrder:
         kept = self._channels.flops(keep)
         return ShrunkFile(save_objects(pieces.model), zeroed, tuple(rows), self._skipped(), self.flops, kept)
 
+    def check(self, target: float, *, round_to: int) -> None:
+        """Refuse an amount of floating-point operations that cannot be reached."""
+        least = self._channels.flops(self._choice(STEPS, round_to=round_to))
+        if least > target:
+            raise ValueError(
+                f"Expected a limit that can be met. Received: {target:,.0f} floating-point operations of "
+                f"{self.flops:,}; without all channels that may go, the file still has {least:,}. Raise the limit"
+            )
+
     def _skipped(self) -> tuple[tuple[str, str], ...]:
         reasons = [(group.name, group.reason) for group in self._channels.groups if group.reason]
         return (*reasons, *((group.name, reason) for group, reason in self._unranked))
@@ -108,12 +123,7 @@ class ShrinkingInOrder:
         def choice(step: int) -> np.ndarray:
             return self._choice(step, round_to=round_to)
 
-        least = self._channels.flops(choice(STEPS))
-        if least > target:
-            raise ValueError(
-                f"Expected a limit that can be met. Received: {target:,.0f} floating-point operations of "
-                f"{self.flops:,}; without all channels that may go, the file still has {least:,}. Raise the limit"
-            )
+        self.check(target, round_to=round_to)
         low, high = 0, STEPS
         while low < high:
             middle = (low + high) // 2

@@ -60,7 +60,8 @@ def shrink_tflite(
             such as 0.1: as many channels go as this allows.
         flops: The floating-point operations of one sample, two for each multiplication of a kernel, that the new file
             may need: an int is an amount, a float in (0, 1) a fraction of those of the file. As few channels go as
-            this allows. Give this, or one of `max_bytes` and `max_error`.
+            this allows, in two rounds, between which the others are ranked and solved for anew. Give this, or one of
+            `max_bytes` and `max_error`, which search with one round in each try.
         round_to: The number of remaining channels of a group is rounded up to a multiple of this, at least 1. Default
             1. Many kernels are fastest at multiples of 4 or 8.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
@@ -70,8 +71,8 @@ def shrink_tflite(
 
     Returns:
         The channels of each group before and after, the error of each output, and what was written. The file's
-        `max_abs_diff` compares it with the file of the old size that has the same weights, and zeros in place of the
-        removed ones: it is 0 for integer files, and at most rounding for float32.
+        `max_abs_diff` compares it with the file that has the same weights, and zeros in place of those that the last
+        round removed: it is 0 for integer files, and at most rounding for float32. Other rounds are checked alike.
 
     Raises:
         TypeError: If `samples` are None, or an argument has another type.

@@ -14,10 +14,10 @@ from tfprune.export.pruning.shrinking.shrink_in_order import ShrinkingInOrder, S
 
 def _run_job(folder: Path) -> None:
     samples = FileJob(folder)
-    tries = 1 if samples.settings["flops"] is not None else TRIES
+    tries = 3 if samples.settings["flops"] is not None else TRIES  # solve, rank again, and solve again
     progress = ChildProgress(folder, rounds=1 + tries)
     job = ShrinkingInOrder(samples.content, samples.runs[0], folder=folder, progress=progress)
-    small = _wanted(job, samples)
+    small = _wanted(job, samples) if samples.settings["flops"] is None else _in_two_rounds(job, samples, progress)
     settings = {
         "groups": [vars(row) for row in small.groups],
         "errors": [vars(row) for row in samples.errors(small.content)],
@@ -28,11 +28,21 @@ def _run_job(folder: Path) -> None:
     samples.hand_over(small.content, settings, expected=small.zeroed)
 
 
+def _in_two_rounds(job: ShrinkingInOrder, samples: FileJob, progress: ChildProgress) -> ShrunkFile:
+    """Go half of the way, and rank the channels of that file anew: their worth depends on which others are there."""
+    flops, round_to = samples.settings["flops"], samples.settings["round_to"]
+    target = int(job.flops * flops) if isinstance(flops, float) else flops
+    job.check(target, round_to=round_to)
+    half = job.shrunk((job.flops + target) // 2, round_to=1)
+    samples.check_same(half.content, half.zeroed)  # those of the last file are compared by the parent
+    again = ShrinkingInOrder(half.content, samples.runs_of(half.content)[0], folder=samples.folder, progress=progress)
+    return again.shrunk(target, round_to=round_to).after(half)
+
+
 def _wanted(job: ShrinkingInOrder, samples: FileJob) -> ShrunkFile:
-    names = ("flops", "max_bytes", "max_error", "round_to", "compress")
-    flops, max_bytes, max_error, round_to, compress = (samples.settings[name] for name in names)
-    if flops is not None:
-        return job.shrunk(flops, round_to=round_to)
+    """Search for the file that keeps to a limit of bytes or of the error, each try in one round."""
+    names = ("max_bytes", "max_error", "round_to", "compress")
+    max_bytes, max_error, round_to, compress = (samples.settings[name] for name in names)
 
     def without(percent: int) -> ShrunkFile:
         return job.shrunk(job.flops - percent * (job.flops - job.least) // 100, round_to=round_to)
