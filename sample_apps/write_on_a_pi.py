@@ -61,7 +61,11 @@ def write(
     """Write a file, and return its figures."""
     options.output.mkdir(parents=True, exist_ok=True)
     path, dense = options.output / name_of(cut, form), options.output / name_of(writers.CUTS[0], form)
-    written = writers.export(subject, backbone, path, quantize=writers.FORMS[form], length=LENGTH[options.smoke])
+    try:
+        written = writers.export(subject, backbone, path, quantize=writers.FORMS[form], length=LENGTH[options.smoke])
+    except ValueError as error:  # of a file that writes something else than the model
+        print(f"{report.removed(cut)} removed, {form}: {error}", flush=True)
+        return {"refused": str(error), "machine": machine()}
     print(f"{report.removed(cut)} removed\n{written}", flush=True)
     return {
         "bytes": written.bytes,

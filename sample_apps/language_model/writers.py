@@ -68,21 +68,22 @@ def time_of_a_token(dense: Path, path: Path) -> float:
 
 def text(results: Sequence[Row]) -> str:
     """Return the results as a table of Markdown, and what each file wrote."""
-    written = [f"**{report.removed(row)}, {row['form']}**\n\n> {' '.join(row['text'].split())}" for row in results]
+    rows = [row for row in results if "refused" not in row]
+    written = [f"**{report.removed(row)}, {row['form']}**\n\n> {' '.join(row['text'].split())}" for row in rows]
     return "\n\n".join([_table(results), f"{report.machines(results)}.", *written]) + "\n"
 
 
 def _table(results: Sequence[Row]) -> str:
     header = ["removed", "form", "MB", "equal tokens", "Bible", "documentation", "Jargon File", "time of a token"]
-    rows = [
-        [
-            report.removed(result),
-            result["form"],
-            f"{result['bytes'] / 1e6:,.0f}",
-            f"{result['equal']} of {result['written']}",
-            *(f"{result['perplexity'][name]:,.1f}" for name in ("bible", "documentation", "jargon")),
-            f"{result['time']:.2f}",
-        ]
-        for result in results
+    return report.table(header, [[report.removed(result), result["form"], *_figures(result)] for result in results])
+
+
+def _figures(result: Row) -> list[str]:
+    if "refused" in result:
+        return ["refused", "", "", "", "", ""]
+    return [
+        f"{result['bytes'] / 1e6:,.0f}",
+        f"{result['equal']} of {result['written']}",
+        *(f"{result['perplexity'][name]:,.1f}" for name in ("bible", "documentation", "jargon")),
+        f"{result['time']:.2f}",
     ]
-    return report.table(header, rows)
