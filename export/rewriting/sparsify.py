@@ -41,7 +41,7 @@ FORMS = ("csr", "block", "pointwise")
 DENSE = "dense"
 SHARED = "it shares its values with a tensor that stays dense"
 GAINLESS = "the file would not be smaller"
-UNCOMPARED = "other graphs than the first read it, which alone can be compared"
+OF_OTHERS = "other graphs than the first read it, and stay as they are"
 KERNELLESS = "no kernel takes its blocks"
 SPARSE_OVERHEAD_BYTES = 400  # bytes that a sparse tensor and its operators take besides values and indices, about
 
@@ -109,7 +109,7 @@ def sparsify(source: Source, *, forms: Collection[str] = FORMS, min_sparsity: fl
     entry `reduced_precision_support`, with which no sparse kernel runs on ARM processors with half precision.
 
     Of a file with signatures that start at other graphs than the first, weights become sparse that only the first one
-    reads: no other can be compared with what it gave before, because `Runner`, `verify` and `rewrite` run the first.
+    reads. The other graphs stay as they are.
 
     Args:
         source: A path, or the bytes of a .tflite file, plain or packed.
@@ -263,7 +263,7 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
         return SHARED
     starts = {entry.subgraphIndex for entry in model.signatureDefs or ()}
     if starts - {0} and any(number for number, _ in group.members):
-        return UNCOMPARED
+        return OF_OTHERS
     for number, use in group.members:
         quantization = model.subgraphs[number].tensors[use.tensor].quantization
         if quantization is not None and (quantization.details is not None or np.any(quantization.zeroPoint)):

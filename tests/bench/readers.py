@@ -52,11 +52,11 @@ def rows() -> Iterator[Row]:
             file = f"MobileNet, {quantize or 'float32'}, {len(packed):,} -> {len(content):,} bytes"
             yield Row(f"{file}: unpack in Python", f"{python:.0f} MB/s", "", True)
             for (reader, least), read in zip(LEAST.items(), (read_in_javascript, read_in_c), strict=True):
-                found = [*read(folder).values()]
-                assert {row["digest"] for row in found} == {sha256(content).hexdigest()}
-                speeds = [len(content) / 1e6 / row["seconds"] for row in found]
+                results = [*read(folder).values()]
+                assert {row["digest"] for row in results} == {sha256(content).hexdigest()}
+                speeds = [len(content) / 1e6 / row["seconds"] for row in results]
                 yield at_least(f"{file}: {reader}", statistics.median(speeds), least, unit=" MB/s", digits=1)
-            memory = max(row["memory"] for row in found) / 2**20
+            memory = max(row["memory"] for row in results) / 2**20
             yield at_most(f"{file}: memory beside input and output, tfz.h", memory, MOST_MEMORY, unit=" MiB")
     yield at_most("code of tfz.h, cc -Os", code_of_c() / 1000, MOST_CODE, unit=" KB")
 

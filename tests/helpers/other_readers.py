@@ -41,15 +41,15 @@ def compiled(folder: Path, options: tuple[str, ...]) -> str:
     """Compile the program around the reader in C, and return its path."""
     program = folder / "read_tfz"
     command = ["cc", *options, f"-I{READERS}", str(HERE / "read_tfz.c"), "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert not done.returncode, done.stderr[-2000:]
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert not completed.returncode, completed.stderr[-2000:]
     return str(program)
 
 
 def _rows(command: list[str]) -> dict[str, dict[str, Any]]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert not done.returncode, done.stderr[-2000:]
-    return {row.pop("name"): row for row in map(json.loads, done.stdout.splitlines())}
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert not completed.returncode, completed.stderr[-2000:]
+    return {row.pop("name"): row for row in map(json.loads, completed.stdout.splitlines())}
 
 
 def _needs(program: str, reader: str) -> Any:

@@ -111,6 +111,6 @@ def unpacked(data: bytes) -> bytes | None:
 def test_damage_leads_c_to_no_memory_that_it_does_not_own(tmp_path):
     program = compiled(tmp_path, SANITIZERS)
     files = sorted(map(str, [*FOLDER.glob("*.tfz"), *DAMAGED.glob("*.tfz")]))
-    done = subprocess.run([program, "--mutants", "200", *files], capture_output=True, text=True, check=False)
-    assert not done.returncode, done.stderr[-2000:]
-    assert done.stdout.endswith("0 bytes were not released\n")
+    completed = subprocess.run([program, "--mutants", "200", *files], capture_output=True, text=True, check=False)
+    assert not completed.returncode, completed.stderr[-2000:]
+    assert completed.stdout.endswith("0 bytes were not released\n")

@@ -95,13 +95,13 @@ def test_a_language_model_is_pruned_by_its_steps(writer, tmp_path):
     assert {row.reason for row in report.skipped} == {
         "GATHER: operators of other kinds or scales use the same weights"
     }
-    one, four = (signature_runner(tmp_path / "sparse.tflite", name) for name in ("decode", "prefill_4"))
+    decode, prefill = (signature_runner(tmp_path / "sparse.tflite", name) for name in ("decode", "prefill_4"))
     empty = {name: np.zeros(shapes[name], np.float32) for name in caches}
     tokens, by_steps = np.array([[3, 1, 4, 1]], np.int32), empty
     for place in range(4):
-        made = one(tokens=tokens[:, place : place + 1], input_pos=np.array([place], np.int32), **by_steps)
-        by_steps = {name: made[name] for name in empty}
-    at_once = four(tokens=tokens, input_pos=np.arange(4, dtype=np.int32), **empty)
+        outputs = decode(tokens=tokens[:, place : place + 1], input_pos=np.array([place], np.int32), **by_steps)
+        by_steps = {name: outputs[name] for name in empty}
+    at_once = prefill(tokens=tokens, input_pos=np.arange(4, dtype=np.int32), **empty)
     assert all(np.allclose(at_once[name], by_steps[name], atol=1e-5) for name in empty)
     with pytest.raises(ValueError, match="For signature 'prefill_4': .*first dimensions differ: 'input_pos' 4,"):
         prune_tflite(writer, tmp_path / "none.tflite", {"prefill_4": samples}, sparsity=0.5)
