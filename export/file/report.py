@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tfprune.report import Report
+
+NEEDS_FIXED_BATCH = "LiteRT.js needs a fixed batch: rewrite(..., batch=1)"
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,14 @@ class TensorInfo(Report):
 
     def __str__(self) -> str:
         return f"{self.name} {shape_text(self.shape)} {self.dtype}"
+
+
+def open_batch(inputs: Iterable[TensorInfo]) -> tuple[str, ...]:
+    """Return the names of the inputs with a free dimension, which is nearly always the batch.
+
+    LiteRT.js cannot resize an input: it refuses such a file, or returns zeros without an error.
+    """
+    return tuple(info.name for info in inputs if None in info.shape)
 
 
 def fraction_of_zeros(nnz: int, size: int) -> float:

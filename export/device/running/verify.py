@@ -31,6 +31,7 @@ from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify_report import VerifyReport
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
+from tfprune.export.file.report import open_batch
 from tfprune.export.file.tflite.reader import read
 
 MODEL = "model.tflite"
@@ -102,13 +103,14 @@ def verify(
     check_verbose(verbose)
     with Progress(int(timeout), verbose=verbose, unit="second") as progress:
         run = run_in_child(source, samples, timeout=timeout, on=on, each_second=progress.add)
+    model = None if run.reason else read(read_model(source))
     if tolerance is None:
-        is_compared = expected is not None and not run.reason
-        tolerance = format_tolerance(read(read_model(source))) if is_compared else TOLERANCES[None]
+        tolerance = TOLERANCES[None] if model is None or expected is None else format_tolerance(model)
     report = compare_run(run, expected, tolerance=tolerance)
-    if run.reason or classes is None:
+    if model is None:
         return report
-    return replace(report, accuracy=classification_accuracy(run.outputs, classes))
+    accuracy = None if classes is None else classification_accuracy(run.outputs, classes)
+    return replace(report, accuracy=accuracy, open_batch=open_batch(model.inputs))
 
 
 class Comparison(NamedTuple):

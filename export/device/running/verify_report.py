@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.file.report import number_text, yes_or_no
+from tfprune.export.file.report import NEEDS_FIXED_BATCH, number_text, yes_or_no
 from tfprune.report import Report, table
 
 
@@ -22,6 +22,8 @@ class VerifyReport(Report):
             meaning where nothing was compared.
         runtime: The interpreter that ran the file, and its version; empty if none started.
         accuracy: The fraction of samples whose largest output is that of their class; None without labels.
+        open_batch: The inputs of the first graph that take any number of samples at once; empty if the file did not
+            run.
 
     Example:
         >>> report = tfprune.export.verify("digits.tflite", images, expected=model(images))
@@ -36,6 +38,7 @@ class VerifyReport(Report):
     tolerance: float
     runtime: str
     accuracy: float | None = None
+    open_batch: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         compared = [
@@ -47,6 +50,8 @@ class VerifyReport(Report):
             compared = [["compared with", "nothing: it runs, and its outputs are finite"]]
         measured = [] if self.accuracy is None else [["accuracy", f"{self.accuracy:.2%}"]]
         rows = [*compared, *measured, ["runtime", self.runtime or "-"]]
+        if self.open_batch:
+            rows.append(["open batch", NEEDS_FIXED_BATCH])
         if self.reason:
             rows.insert(0, ["reason", self.reason])
         return table(["verified", yes_or_no(self.passed)], rows, left=2)

@@ -7,7 +7,7 @@ import pytest
 
 from tfprune.export.device.running.benchmark_report import BenchmarkReport
 from tfprune.export.device.running.verify_report import VerifyReport
-from tfprune.export.file.report import TensorInfo, fraction_of_zeros, shape_text
+from tfprune.export.file.report import TensorInfo, fraction_of_zeros, open_batch, shape_text
 from tfprune.export.rewriting.export_report import Candidate, ExportReport
 
 CANDIDATES = (Candidate("float32", 4000, 900, verified=True), Candidate("sparse", 3000, 950, False, "it crashed"))
@@ -78,6 +78,14 @@ def test_the_benchmark_table_has_units():
     assert "1.250 / 2.000 / 3.000 ms" in text
     assert "50.0 MiB" in text
     assert "unknown" in str(dataclasses.replace(BENCHMARK, peak_memory=None))
+
+
+def test_open_batch_names_the_inputs_with_a_free_dimension():
+    infos = [TensorInfo("image", (None, 8, 8, 1), "float32"), TensorInfo("state", (1, 4), "float32")]
+    assert open_batch(infos) == ("image",)
+    assert open_batch([TensorInfo("rate", (), "float32")]) == ()
+    assert "rewrite(..., batch=1)" in str(dataclasses.replace(VERIFY, open_batch=("image",)))
+    assert "LiteRT.js" not in str(VERIFY)
 
 
 def test_small_helpers():

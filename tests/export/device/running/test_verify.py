@@ -29,6 +29,11 @@ def test_a_right_file_passes(cases):
     assert report.max_abs_diff < 1e-5
     assert report.scale == np.abs(case.expected).max()
     assert report.runtime.startswith("ai-edge-litert ")
+    assert report.open_batch == tuple(info.name for info in read(case.data).inputs)
+    fixed = load_objects(case.data)
+    for tensor in fixed.subgraphs[0].tensors:
+        tensor.shapeSignature = None
+    assert verify(save_objects(fixed)).open_batch == ()
 
 
 def test_several_outputs_in_a_list_or_by_name(cases):
