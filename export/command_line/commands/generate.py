@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_model_file
+from tfprune.export.command_line.commands.base import add_command, add_file
 from tfprune.report import Report
 
 STDERR = 2  # its number in the process
@@ -45,7 +45,8 @@ tfprune generate writer.tflite "Once upon a time" --max-tokens 100 --temperature
 tfprune generate writer.tflite --chat --max-tokens 100
 """
     parser = add_command(commands, "generate", run=_generate, text=text, extra="generate", examples=examples)
-    add_model_file(parser)
+    text = "a .tflite or .litertlm file; a .tflite file may be packed, or compressed with gzip or xz"
+    add_file(parser, "model", metavar="MODEL", help=text)
     text = "the text to continue; with --chat instructions for the whole conversation (default: none)"
     parser.add_argument("prompt", metavar="TEXT", nargs="?", help=text)
     text = "answer each line of the standard input; for models that were trained on conversations"

@@ -90,7 +90,14 @@ def _coder(kind: str, content: bytes) -> Any:
         if kind == JSON:
             import tokenizers
 
+            if "model" not in json.loads(content):  # of which tokenizers raises a plain Exception
+                raise KeyError("no model in it")
             return tokenizers.Tokenizer.from_str(content.decode())
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"Expected a tokenizer of the kind {kind!r} in the file. Received: content that cannot be read as one "
+            f"({' '.join(str(error).split())[:100]}). Export the model again."
+        ) from error
     except ImportError as error:
         raise MissingPackage(
             f"Expected the package {kind}, which reads the tokenizer in the file. Received: it is not installed. Run "

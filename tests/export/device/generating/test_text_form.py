@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from tfprune.export.device.generating.text_form import SENTENCEPIECE, TextForm, Tokenizer
+from tfprune.export.device.generating.text_form import JSON, SENTENCEPIECE, TextForm, Tokenizer
 
 
 def test_ids_beyond_the_tokenizer_have_no_text():
@@ -19,3 +19,11 @@ def test_ids_beyond_the_tokenizer_have_no_text():
     tokenizer = Tokenizer(TextForm(SENTENCEPIECE, [], []), content.getvalue())
     ids = tokenizer.encode("the fox")
     assert tokenizer.decode([*ids, 100, *ids]) == "the fox the fox"
+
+
+@pytest.mark.parametrize("kind", [SENTENCEPIECE, JSON])
+@pytest.mark.parametrize("content", [b"\xff\xfe damaged", b"{}", b"[1]"])
+def test_refuses_content_of_another_kind(kind, content):
+    pytest.importorskip(kind)
+    with pytest.raises(ValueError, match=f"of the kind '{kind}' in the file"):
+        Tokenizer(TextForm(kind, [], []), content)
