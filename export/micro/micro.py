@@ -48,7 +48,7 @@ class OverBudgetError(ValueError):
     """No file keeps to the budgets."""
 
 
-def read_micro(target: Any, *, sparse: Any = "auto", optimize: Any = "size", compress: Any = None) -> Micro | None:
+def read_micro(target: Any, *, optimize: Any = "size", compress: Any = None) -> Micro | None:
     """Read the argument `target`; None for other targets than microcontrollers.
 
     Raises:
@@ -60,11 +60,10 @@ def read_micro(target: Any, *, sparse: Any = "auto", optimize: Any = "size", com
         check_choice(target, "target", choices=(None, "micro"), others="or a Micro")
     if target is None:
         return None
-    if sparse is True or optimize != "size" or compress is not None:
+    if optimize != "size" or compress is not None:
         raise ValueError(
-            "Expected sparse='auto' or False, optimize='size' and compress=None with target='micro', whose file is "
-            f"compiled into a program as it is. Received: sparse={sparse!r}, optimize={optimize!r}, "
-            f"compress={compress!r}. Leave them out."
+            "Expected optimize='size' and compress=None with target='micro', whose file is compiled into a program "
+            f"as it is. Received: optimize={optimize!r}, compress={compress!r}. Leave them out."
         )
     require_interpreter()
     return target if isinstance(target, Micro) else Micro()

@@ -113,7 +113,7 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
     if runtime:
         raise ValueError(
             f"Expected a file with its weights as they are, which the compiler packs itself. Received: {runtime[0]}, "
-            "which makes them while the model runs. Write the file with sparse=False and without target='micro'."
+            "which makes them while the model runs. Write the file with optimize='dense' and without target='micro'."
         )
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
@@ -125,7 +125,7 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
             said = completed.reason.rpartition("Error: ")[2].rstrip("'")
             raise ValueError(
                 f"Expected a file that Vela compiles for {accelerator}, and names of its configuration. Received: "
-                f"{said}. It takes dense int8 files: to_tflite(quantize='int8', sparse=False)."
+                f"{said}. It takes dense int8 files: to_tflite(quantize='int8', optimize='dense')."
             )
         with next(folder.glob("*_summary_*.csv")).open(encoding="utf-8", newline="") as stream:
             summary = next(csv.DictReader(stream))

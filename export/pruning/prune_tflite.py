@@ -8,6 +8,8 @@ from typing import Any
 
 from tfprune.base.limit import Limit
 from tfprune.base.progress import check_verbose
+from tfprune.base.renamed import renamed
+from tfprune.base.spec import check_choice
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
@@ -21,7 +23,7 @@ from tfprune.export.pruning.pruning_goal import checked_goal, checked_pattern
 from tfprune.export.pruning.pruning_job import X, Y
 from tfprune.export.pruning.sampling.samples import check_samples, samples_of_graphs, warnings_of
 from tfprune.export.rewriting.export_report import AccuracyDrop
-from tfprune.export.rewriting.forms import Check, candidate_files, check_form_arguments, choose, export_report
+from tfprune.export.rewriting.forms import OPTIMIZE, Check, candidate_files, choose, export_report
 from tfprune.export.rewriting.rewrite import default_tolerance, file_name
 from tfprune.patterns import Pattern
 from tfprune.report import Skipped
@@ -30,6 +32,7 @@ MODULE = "tfprune.export.pruning.pruning_job"
 ADVICE = "Check that the file itself runs (`tfprune verify`)."
 
 
+@renamed(sparse="optimize='dense' or optimize='sparse'")
 def prune_tflite(
     source: Source,
     path: str | os.PathLike[str],
@@ -41,7 +44,6 @@ def prune_tflite(
     pattern: str | Pattern = "unstructured",
     optimize: str = "size",
     compress: str | None = None,
-    sparse: str | bool = "auto",
     max_drop: Limit | None = None,
     verbose: int | str = "auto",
 ) -> PruneTfliteReport:
@@ -75,11 +77,9 @@ def prune_tflite(
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: the most zeros that keep to it are taken.
         pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`.
-        optimize: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with the fastest
-            kernels.
+        optimize: As in `rewrite`: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with
+            the fastest kernels, `"dense"` the dense one, `"sparse"` the smallest sparse one.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
-        sparse: As in `rewrite`: `"auto"` (the default) tries sparse forms of the new file beside the dense one,
-            True takes sparse ones only, False none.
         max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`: the most zeros with
             which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
             others. For several outputs, the limit holds for each; for several signatures, it holds for the outputs
@@ -110,13 +110,13 @@ def prune_tflite(
     destination = check_destination(path)
     check_method(compress)
     check_suffix(destination, compress)
-    check_form_arguments(sparse=sparse, optimize=optimize)
+    check_choice(optimize, "optimize", choices=OPTIMIZE)
     shape = checked_pattern(pattern)
     goal = checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     content = read_model(source)
     model = read(content)
     graphs = samples_of_graphs(samples, content)
-    settings = {**goal.settings(), "sparse": sparse, "compress": compress}
+    settings = {**goal.settings(), "optimize": "size" if optimize == "latency" else optimize, "compress": compress}
     settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}
     jobs = jobs_of(settings, graphs)
     if goal.metric:
@@ -124,7 +124,7 @@ def prune_tflite(
         jobs |= {X: ({}, numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         pruned = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
-    forms = candidate_files(pruned.content, name="pruned", sparse=sparse, optimize=optimize)
+    forms = candidate_files(pruned.content, name="pruned", optimize=optimize)
     check = Check(pruned.outputs, default_tolerance(model), ADVICE)
     choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(destination, choice.packed)

@@ -80,7 +80,7 @@ class _Job:
         return search(lambda percent: make(percent / 100), lambda found: fits(found[0]), limit=limit, toward=toward)
 
     def _bytes(self, content: bytes) -> int:
-        forms = candidate_files(content, name="pruned", sparse=self._settings["sparse"], optimize="size")
+        forms = candidate_files(content, name="pruned", optimize=self._settings["optimize"])
         return min(len(encode(form.content, self._settings["compress"])) for form in forms)
 
     def _drop(self, content: bytes) -> float:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice
 from tfprune.export.device.running.verify import Run, compare_run, run_in_child
 from tfprune.export.device.running.verify_report import VerifyReport
 from tfprune.export.file.files.codec import encode
@@ -25,7 +24,7 @@ from tfprune.export.rewriting.sparse_eligible import INTEGER
 from tfprune.export.rewriting.sparsify import Sparsified, sparsify
 
 _log = logging.getLogger(__name__)
-OPTIMIZE = ("size", "latency")
+OPTIMIZE = ("size", "latency", "dense", "sparse")
 TIMEOUT = 600.0  # seconds for the check of one form in its process
 
 
@@ -48,18 +47,7 @@ class Choice:
     micro: MicroReport | None = None
 
 
-def check_form_arguments(*, sparse: Any, optimize: Any) -> None:
-    """Refuse values of `sparse` and `optimize` that do not exist.
-
-    Raises:
-        TypeError: If `sparse` is neither a bool nor a string, or `optimize` is not a string.
-        ValueError: If `sparse` is another string than "auto", or `optimize` is neither "size" nor "latency".
-    """
-    check_choice(sparse, "sparse", choices=("auto", True, False))
-    check_choice(optimize, "optimize", choices=OPTIMIZE)
-
-
-def candidate_files(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list[FileForm]:
+def candidate_files(dense: bytes, *, name: str, optimize: str) -> list[FileForm]:
     """Return the forms of a converted file: dense, sparse, and sparse where fully connected layers are rewritten.
 
     Kernels may take these in blocks, and 8-bit ones as 1x1 convolutions.
@@ -67,17 +55,17 @@ def candidate_files(dense: bytes, *, name: str, sparse: str | bool, optimize: st
     Args:
         dense: The plain file as the converter wrote it.
         name: What to call it.
-        sparse: "auto" gives all, False the dense one, True all but the dense one.
-        optimize: For "latency" the sparse ones get the padding that sparse kernels can read.
+        optimize: "size" and "latency" give all, "dense" the dense one, "sparse" all but the dense one. For "latency"
+            the sparse ones get the padding that sparse kernels can read.
 
     Returns:
         Forms that differ from each other.
 
     Raises:
-        ValueError: With True, if no weight gets smaller.
+        ValueError: With "sparse", if no weight gets smaller.
     """
     files = [FileForm(name, dense)]
-    if sparse is not False:
+    if optimize != "dense":
         padded = spell_out_padding(dense) if optimize == "latency" else dense
         single = sparsify(padded, forms=("csr",))
         variants: list[tuple[str, Sparsified, bytes | None]] = [("sparse", single, None)]
@@ -90,11 +78,11 @@ def candidate_files(dense: bytes, *, name: str, sparse: str | bool, optimize: st
     unique: dict[bytes, FileForm] = {}
     for form in files:
         unique.setdefault(form.content, form)
-    offered = [form for form in unique.values() if sparse is not True or form.content != dense]
+    offered = [form for form in unique.values() if optimize != "sparse" or form.content != dense]
     if not offered:
         raise ValueError(
-            "Expected weights with zeros enough that a sparse form is smaller, because sparse=True. Received: none. "
-            "Prune the model first, or leave `sparse` at 'auto'."
+            "Expected weights with zeros enough that a sparse form is smaller, because optimize='sparse'. Received: "
+            "none. Prune the model first, or use optimize='size'."
         )
     return offered
 
@@ -175,8 +163,8 @@ def choose(
         forms: At least one. Of equals the first is taken, so the same forms give the same choice.
         inputs: What `Runner.predict` takes.
         check: The outputs for them.
-        optimize: "size" takes the fewest bytes as written; "latency" the fastest kernels that the form reaches,
-            which is estimated from the file, not measured, and of these the fewest bytes.
+        optimize: "latency" takes the fastest kernels that the form reaches, which is estimated from the file, not
+            measured, and of these the fewest bytes as written; all others take the fewest bytes.
         compress: How the file is to be written, as `codec.encode` takes it.
         each_form: Called when a form was checked, to move a bar.
 

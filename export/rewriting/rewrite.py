@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_number
+from tfprune.base.spec import check_choice, check_number
 from tfprune.export.device.generating.signatures import signature_names
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
@@ -25,10 +25,10 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
+    OPTIMIZE,
     TIMEOUT,
     Check,
     candidate_files,
-    check_form_arguments,
     choose,
     choose_micro,
     export_report,
@@ -40,7 +40,7 @@ ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its
 ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
-@renamed(**MICRO_BUDGETS)
+@renamed(sparse="optimize='dense' or optimize='sparse'", **MICRO_BUDGETS)
 def rewrite(
     source: Source,
     path: str | os.PathLike[str],
@@ -49,7 +49,6 @@ def rewrite(
     tolerance: float | None = None,
     optimize: str = "size",
     compress: str | None = None,
-    sparse: str | bool = "auto",
     target: str | Micro | None = None,
     verbose: int | str = "auto",
 ) -> ExportReport:
@@ -67,10 +66,9 @@ def rewrite(
             allows 1e-4, or 0.1 for a file with 8-bit weights, because its activations may be rounded in the old file
             and not in the new one.
         optimize: `"size"` (the default) for the fewest bytes, `"latency"` for the fastest kernels that a form
-            reaches.
+            reaches. Both try sparse forms beside the dense form; `"dense"` tries the dense form only, and `"sparse"`
+            sparse forms only.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`; `Runner` reads all of them.
-        sparse: `"auto"` (the default) tries sparse forms beside the dense form, True only sparse forms, False only
-            the dense form.
         target: The runtime that the file is for: None (the default) for phones and computers, or `"micro"` for
             TensorFlow Lite for Microcontrollers; a `Micro` sets budgets of RAM and flash. `source` is then a float32
             or int8 file. The new file has no zeros of the weights, which the interpreter unpacks while it runs, and
@@ -99,8 +97,8 @@ def rewrite(
     destination = check_destination(path)
     check_method(compress)
     check_verbose(verbose)
-    check_form_arguments(sparse=sparse, optimize=optimize)
-    micro = read_micro(target, sparse=sparse, optimize=optimize, compress=compress)
+    check_choice(optimize, "optimize", choices=OPTIMIZE)
+    micro = read_micro(target, optimize=optimize, compress=compress)
     check_suffix(destination, compress)
     content = read_model(source)
     model = read(content)
@@ -110,7 +108,7 @@ def rewrite(
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
         choice = choose_micro(content, inputs=samples, check=Check(None, allowed, ADVICE), micro=micro)
     else:
-        files = candidate_files(content, name="as it was", sparse=sparse, optimize=optimize)
+        files = candidate_files(content, name="as it was", optimize=optimize)
         if check_on is None and len(signature_names(content)) > 1:
             inputs = None  # random numbers for all of them
         with Progress(1 + len(files), verbose=verbose, unit="form") as progress:

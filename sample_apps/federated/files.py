@@ -35,6 +35,6 @@ def export(folder: Path, *, source: str, seed: int, limit: int | None = None) ->
         path = folder / f"person-{number}.tfz"
         # The file runs and is compared with Keras before it is written; dense, because the packed zeros cost little.
         plain = tfprune.strip(watch.model.model)
-        report = to_tflite(plain, path, sparse=False, compress="packed", check_on=person.test_x[:50])
+        report = to_tflite(plain, path, optimize="dense", compress="packed", check_on=person.test_x[:50])
         right = Runner(path).predict(person.test_x).argmax(axis=1) == person.test_y
         yield {"person": number, "file": path.name, "bytes": report.bytes, "accuracy": float(np.mean(right))}

@@ -137,7 +137,7 @@ def storage(model: keras.Model) -> dict[str, Any]:
     report = tfprune.sparsity_report(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tfz"
-        to_tflite(model, path, sparse=False, compress="packed")
+        to_tflite(model, path, optimize="dense", compress="packed")
         found = inspect(path)
     kernels = [row.codings for row in found.rows if row.nnz]  # the others are zeros that loops begin with
     sizes = collections.Counter()

@@ -65,9 +65,9 @@ def file_of(seed: int, kind: str) -> Path:
         model.save(saved)
     model = keras.saving.load_model(saved)
     if kind == "int8":
-        to_tflite(model, path, quantize="int8", calibration=images[:200], sparse=False)
+        to_tflite(model, path, quantize="int8", calibration=images[:200], optimize="dense")
     else:
-        to_tflite(model, path, sparse=False)
+        to_tflite(model, path, optimize="dense")
     return path
 
 
@@ -99,7 +99,7 @@ def measure() -> Iterator[Row]:
             for file, before in zip(files, dense, strict=True):
                 with tempfile.TemporaryDirectory() as folder:
                     path, start = Path(folder, "sparse.tflite"), time.perf_counter()
-                    prune_tflite(file, path, samples, sparsity=sparsity, sparse=False)
+                    prune_tflite(file, path, samples, sparsity=sparsity, optimize="dense")
                     seconds.append(time.perf_counter() - start)
                     lost.append(before - accuracy(path, test))
                     ratios.append(len(pack(path.read_bytes())) / len(pack(file.read_bytes())))

@@ -47,7 +47,7 @@ def file_of(kind: str, train: Clips) -> Path:
         path,
         quantize=None if kind == "float32" else kind,
         calibration=None if kind == "float32" else train[0][:500],
-        sparse=False,
+        optimize="dense",
     )
     return path
 

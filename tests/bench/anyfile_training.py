@@ -47,7 +47,7 @@ def measure(sparsities: Sequence[float], epochs: Sequence[int]) -> Iterator[Row]
     for sparsity in sparsities:
         with tempfile.TemporaryDirectory() as folder:
             path, start = Path(folder, "sparse.tflite"), processor_seconds()
-            prune_tflite(file, path, samples, sparsity=sparsity, sparse=False)
+            prune_tflite(file, path, samples, sparsity=sparsity, optimize="dense")
             seconds = processor_seconds() - start
             text = f"{accuracy(path, test):.2f} %, {seconds:.0f} s"
         yield Row(f"{sparsity:.0%} zeros, {SAMPLES} samples without labels", text, "-", holds=True)

@@ -67,9 +67,9 @@ def _write_files(model, folder: Path) -> None:
         if hasattr(layer, "moving_mean"):
             layer.momentum = 0.0
     pruned(image, training=True)
-    to_tflite(pruned, folder / "dense.tflite", sparse=False, check_on=image[:1])
+    to_tflite(pruned, folder / "dense.tflite", optimize="dense", check_on=image[:1])
     ready = make_sparse_ready(pruned)
-    to_tflite(ready, folder / "sparse.tflite", sparse="auto", optimize="latency", check_on=image[:1])
+    to_tflite(ready, folder / "sparse.tflite", optimize="latency", check_on=image[:1])
     np.savez(folder / "image.npz", x=image[:1], y=pruned.predict(image[:1], verbose=0))
 
 

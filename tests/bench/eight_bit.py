@@ -37,8 +37,8 @@ def _net(name: str, width: int, folder: Path) -> list[Row]:
     made, dense, sparse = network(name, width=width), folder / "dense.tflite", folder / "sparse.tflite"
     what = f"int8 {name}, {width} x as wide, 90 % zeros"
     data = {"calibration": [made.samples], "check_on": made.samples}
-    before = to_tflite(made.model, dense, quantize="int8", sparse=False, **data).bytes
-    after = rewrite(dense, sparse, sparse=True, check_on=made.samples).bytes
+    before = to_tflite(made.model, dense, quantize="int8", optimize="dense", **data).bytes
+    after = rewrite(dense, sparse, optimize="sparse", check_on=made.samples).bytes
     runners = {"dense": Runner(dense), "sparse": Runner(sparse)}
     outputs = [_outputs(runner, made.samples) for runner in runners.values()]
     equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))

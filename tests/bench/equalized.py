@@ -92,7 +92,7 @@ def compared(
         for way, one in (("as it is", model), ("equalized", tfprune.equalize(model))):
             paths = Path(folder, "float"), Path(folder, "int8")
             to_tflite(one, paths[0], check_on=x[:64])
-            to_tflite(one, paths[1], quantize="int8", calibration=x[:SAMPLES], sparse=False, tolerance=10)
+            to_tflite(one, paths[1], quantize="int8", calibration=x[:SAMPLES], optimize="dense", tolerance=10)
             files[way] = paths[0].read_bytes(), paths[1].read_bytes()
     reference, integers = files["equalized"]
     files["equalized, biases corrected"] = reference, correct_biases(reference, integers, samples=x[:SAMPLES])

@@ -51,7 +51,7 @@ def file_of(name: str) -> Path:
 
         FOLDER.mkdir(parents=True, exist_ok=True)
         keras.utils.set_random_seed(0)
-        to_tflite(MODELS[name][0](), path, sparse=False)
+        to_tflite(MODELS[name][0](), path, optimize="dense")
     return path
 
 

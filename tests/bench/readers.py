@@ -32,7 +32,7 @@ def packed_mobilenet(folder: Path, quantize: str | None) -> bytes:
     path = folder / "mobilenet.tflite"
     images = np.random.default_rng(0).random((8, 224, 224, 3), np.float32)
     tfprune.export.to_tflite(
-        model, path, quantize=quantize, calibration=images if quantize == "int8" else None, sparse=False
+        model, path, quantize=quantize, calibration=images if quantize == "int8" else None, optimize="dense"
     )
     return pack(path)
 

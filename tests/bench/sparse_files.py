@@ -28,7 +28,7 @@ def _blocks(folder: Path) -> list[Row]:
     layers = [keras.layers.Dense(width, activation="relu") for width in (2048, 2048, 1024)]
     model = tfprune.wrap(keras.Sequential([keras.Input((1024,)), *layers]), pattern=tfprune.patterns.Block(1, 4))
     tfprune.update_masks(model, SPARSITY)
-    to_tflite(model, folder / "dense", sparse=False)
+    to_tflite(model, folder / "dense", optimize="dense")
     to_tflite(model, folder / "blocks", optimize="latency")
     runners = {name: Runner(folder / name) for name in ("dense", "blocks")}
     row = np.random.default_rng(0).random((1, 1024), dtype=np.float32)
@@ -46,7 +46,7 @@ def _mobilenet(folder: Path) -> list[Row]:
     to_tflite(model, folder / "float32")
     seconds = time.perf_counter() - start
     images = np.random.default_rng(0).uniform(-1, 1, (8, 224, 224, 3)).astype(np.float32)
-    report = to_tflite(model, folder / "int8", quantize="int8", calibration=[images], sparse=True)
+    report = to_tflite(model, folder / "int8", quantize="int8", calibration=[images], optimize="sparse")
     return [
         at_most("MobileNet at 90 %, float32: export and checks", seconds, 60, unit=" s", digits=1),
         at_most("MobileNet at 90 %: loadable sparse int8 file", report.bytes / 1e6, 1.7, unit=" MB"),

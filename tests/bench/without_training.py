@@ -113,8 +113,8 @@ def measure(*, of_cifar: bool) -> Iterator[Row]:
 
 def by_file(model: keras.Model, samples: np.ndarray, sparsity: float) -> Path:
     folder = Path(tempfile.mkdtemp())
-    to_tflite(model, folder / "dense.tflite", sparse=False)
-    prune_tflite(folder / "dense.tflite", folder / "pruned.tflite", samples, sparsity=sparsity, sparse=False)
+    to_tflite(model, folder / "dense.tflite", optimize="dense")
+    prune_tflite(folder / "dense.tflite", folder / "pruned.tflite", samples, sparsity=sparsity, optimize="dense")
     return folder / "pruned.tflite"
 
 

@@ -111,7 +111,7 @@ def _write_trained(folder: Path, name: str) -> dict[str, str]:
     model.fit(data[0], made.outputs()[0], verbose=0)
     row = {"kind": f"{name}, trained", "format": "int8", "file": f"{name}_trained.tflite"}
     path = folder / row["file"]
-    tfprune.export.to_tflite(model, path, quantize="int8", check_on=data[0], sparse=False, tolerance=10)
+    tfprune.export.to_tflite(model, path, quantize="int8", check_on=data[0], optimize="dense", tolerance=10)
     return row | _stored(path, path.read_bytes(), data)
 
 

@@ -42,7 +42,7 @@ def digits(tmp_path_factory):
     wrapped = tfprune.wrap(keras.Sequential(layers))
     tfprune.update_masks(wrapped, 0.9)
     model, folder = tfprune.strip(wrapped), tmp_path_factory.mktemp("digits")
-    tfprune.export.to_tflite(model, folder / "digits.tflite", sparse=False)
+    tfprune.export.to_tflite(model, folder / "digits.tflite", optimize="dense")
     tfprune.export.to_tflite(model, folder / "digits_int8.tflite", quantize="int8", calibration=images)
     return folder, {"model": model, "images": images, "Path": Path, "tfprune": tfprune}
 

@@ -77,7 +77,7 @@ def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
         step.value = alike(tfprune.strip(wrapped), wrapped, inputs)
     with Step("exported") as step:
         # Sparse forms are for larger weights than these.
-        tfprune.export.to_tflite(fixed(wrapped, inputs), folder / "model.tflite", sparse=False, check_on=inputs)
+        tfprune.export.to_tflite(fixed(wrapped, inputs), folder / "model.tflite", optimize="dense", check_on=inputs)
 
 
 def fixed(model: keras.Model, inputs: Any, *, batch: int | None = None) -> keras.Model:

@@ -60,7 +60,7 @@ def clustered(model: keras.Model, **arguments) -> keras.Model:
 
 def kernels_of_file(model: keras.Model, path: Path) -> dict[str, np.ndarray]:
     """Write the int8 file, and return the integers of its kernels, the output channels first."""
-    tfprune.export.to_tflite(model, path, quantize="int8", sparse=False)
+    tfprune.export.to_tflite(model, path, quantize="int8", optimize="dense")
     graph = read(path.read_bytes())
     assert not float_operators(graph)
     raw = [np.asarray(weight.values.raw).view("int8") for weight in graph.weights if weight.dtype == "int8"]

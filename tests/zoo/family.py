@@ -97,8 +97,8 @@ def ship(wrapped: keras.Model, images: np.ndarray, folder: Path) -> None:
     zeros, kept = tfprune.sparsity_report(plain), tfprune.sparsity_report(wrapped)
     _expect(zeros.total_nnz == kept.total_nnz, "the stripped model holds the zeros of the masks")
 
-    dense = export("|tflite| / max", wrapped, images, before, folder, sparse=False)
-    sparse = export("|sparse| / max", wrapped, images, before, folder, sparse="auto", optimize="latency")
+    dense = export("|tflite| / max", wrapped, images, before, folder, optimize="dense")
+    sparse = export("|sparse| / max", wrapped, images, before, folder, optimize="latency")
     note("sparse / dense", f"{sparse.bytes / dense.bytes:.2f}")
     note("form", next(row.name for row in sparse.candidates if not row.reason).removeprefix("float32, "))
 

@@ -13,7 +13,6 @@ from tfprune.export.file.files.destination import check_destination, check_not_r
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
-SPARSE: dict[str, str | bool] = {"auto": "auto", "yes": True, "no": False}
 MAX_DROP = 0.01
 
 # Options that stand for arguments of the library with other names.
@@ -47,13 +46,10 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
     text = "samples for --quantize int8, int16x8 and int4: .npy, or .npz with one array per input"
     add_file(parser, "--calibration", metavar="FILE", help=text)
     parser.add_argument(
-        "--sparse", choices=[*SPARSE], default="auto", help="try sparse forms, use only them, or none (default: auto)"
-    )
-    parser.add_argument(
         "--optimize",
-        choices=["size", "latency"],
+        choices=["size", "latency", "dense", "sparse"],
         default="size",
-        help="choose the smallest or the fastest form (default: %(default)s)",
+        help="form: the smallest, the fastest, the dense or the smallest sparse one (default: %(default)s)",
     )
     parser.add_argument(
         "--compress", choices=["gzip", "xz", "packed"], help="compress the file; Runner reads it directly"
@@ -113,7 +109,6 @@ def _exported(options: argparse.Namespace) -> Any:
             tolerance=options.tolerance,
             optimize=options.optimize,
             compress=options.compress,
-            sparse=SPARSE[options.sparse],
             target=target_of(options),
             max_drop=_limit(options),
         )
@@ -151,6 +146,5 @@ def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
             tolerance=options.tolerance,
             optimize=options.optimize,
             compress=options.compress,
-            sparse=SPARSE[options.sparse],
             target=target_of(options),
         )

@@ -12,7 +12,7 @@ import keras
 from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_number
+from tfprune.base.spec import check_choice, check_number
 from tfprune.export.device.running.evaluate import DATA
 from tfprune.export.device.running.format_tolerance import TOLERANCES
 from tfprune.export.file.files.codec import check_method, check_suffix
@@ -39,9 +39,9 @@ from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.file_form import FileForm, Speed
 from tfprune.export.rewriting.forms import (
+    OPTIMIZE,
     Check,
     candidate_files,
-    check_form_arguments,
     choose,
     choose_micro,
     export_report,
@@ -68,6 +68,7 @@ PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms,
     allow_float="quantize=Quantization(scheme, allow_float=...)",
     evaluate_on="max_drop=Limit(max_drop, data=...)",
     metric="max_drop=Limit(max_drop, metric=..., data=...)",
+    sparse="optimize='dense' or optimize='sparse'",
     **MICRO_BUDGETS,
 )
 def to_tflite(
@@ -80,7 +81,6 @@ def to_tflite(
     tolerance: float | None = None,
     optimize: str = "size",
     compress: str | None = None,
-    sparse: str | bool = "auto",
     target: str | Micro | None = None,
     max_drop: Limit | None = None,
     verbose: int | str = "auto",
@@ -118,11 +118,10 @@ def to_tflite(
             accuracy (`max_drop`), and raise the tolerance if needed.
         optimize: `"size"` (the default) for the fewest bytes, or `"latency"` for the fastest kernels that a form
             reaches, which is estimated from the file (`sparse_inference`), not measured. `"latency"` also tries
-            `make_sparse_ready(model)`, and its sparse forms have no channels that no kernel reads.
+            `make_sparse_ready(model)`, and its sparse forms have no channels that no kernel reads. Both try sparse
+            forms beside the dense form; `"dense"` tries the dense form only, and `"sparse"` sparse forms only. With
+            `quantize="dynamic"` a sparse form computes in float32; with `"int8"` it computes as the dense form does.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads all of them.
-        sparse: `"auto"` (the default) tries sparse forms beside the dense form, True only sparse forms, False only
-            the dense form. With `quantize="dynamic"` a sparse form computes in float32; with `"int8"` it computes as
-            the dense form does.
         target: The runtime that the file is for: None (the default) for phones and computers, or `"micro"` for
             TensorFlow Lite for Microcontrollers, with `quantize` None, `"int8"` or `"int16x8"`. A `Micro` sets
             budgets of RAM and flash. The file then has a batch of 1 and no zeros of its weights; the interpreter
@@ -162,14 +161,14 @@ def to_tflite(
     form = as_quantization(quantize)
     trained = model if form.scheme == "int8" and holds_ranges(model) else None
     check_calibration(calibration, quantize=form.scheme, has_ranges=trained is not None)
-    check_form_arguments(sparse=sparse, optimize=optimize)
-    micro = read_micro(target, sparse=sparse, optimize=optimize, compress=compress)
+    check_choice(optimize, "optimize", choices=OPTIMIZE)
+    micro = read_micro(target, optimize=optimize, compress=compress)
     check_suffix(destination, compress)
     _check_micro(micro, form)
     check_verbose(verbose)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
-    tries_latency = optimize == "latency" and sparse is not False
+    tries_latency = optimize == "latency"
     if trained is None:
         stripped = strip_for_export(model, finds_unread=tries_latency)
     else:
@@ -204,7 +203,7 @@ def to_tflite(
         if micro is not None:
             choice = choose_micro(content, inputs=[data[name] for name in inputs.names], micro=micro, check=check)
         else:
-            files = candidate_files(content, name=form.scheme or "float32", sparse=sparse, optimize=optimize)
+            files = candidate_files(content, name=form.scheme or "float32", optimize=optimize)
             if tries_latency and plain is not model and _may_run_sparse(kernels, form.scheme):
                 files += _sparse_ready(plain, inputs, form)
             progress.add()
@@ -246,5 +245,5 @@ def _sparse_ready(plain: keras.Model, inputs: Signature, form: Quantization) -> 
         return []
     content = _shared(convert_prepared(ready, inputs, quantize=form.scheme), form)
     name = f"{form.scheme or 'float32'}, sparse-ready"
-    files = candidate_files(content, name=name, sparse="auto", optimize="latency")
+    files = candidate_files(content, name=name, optimize="latency")
     return [file for file in files if file.speed is Speed.SPARSE]

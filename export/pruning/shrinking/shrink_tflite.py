@@ -101,9 +101,9 @@ def shrink_tflite(
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         small = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
-    forms = candidate_files(small.content, name="shrunk", sparse=False, optimize="size")
+    forms = candidate_files(small.content, name="shrunk", optimize="dense")
     check = Check(small.outputs, default_tolerance(model), ADVICE)
-    choice = choose(forms, inputs=small.inputs, check=check, optimize="size", compress=compress)
+    choice = choose(forms, inputs=small.inputs, check=check, optimize="dense", compress=compress)
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in choice.form.graph.weights) for count in ("size", "nnz"))
     return ShrinkTfliteReport(

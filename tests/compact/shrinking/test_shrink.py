@@ -208,7 +208,7 @@ def test_the_smaller_model_is_saved_and_loaded_without_tfprune(tmp_path):
 def test_the_smaller_model_is_exported(tmp_path):
     model = RandomGraph(7).images()
     smaller = shrink(model, plan_shrink(model, 0.5))
-    to_tflite(smaller, tmp_path / "small.tflite", sparse=False)
+    to_tflite(smaller, tmp_path / "small.tflite", optimize="dense")
     images = data_for(model)
     np.testing.assert_allclose(Runner(tmp_path / "small.tflite").predict(images), smaller(images), atol=1e-5)
 

@@ -90,7 +90,7 @@ def test_export_writes_the_stripped_model_and_prints_json_only(folder):
 
 def test_export_writes_a_model_card_beside_the_file(folder, capsys, tmp_path):
     (tmp_path / "small.tflite").write_bytes(read_model(folder / "model.tflite.gz"))
-    arguments = ["export", tmp_path / "small.tflite", tmp_path / "smaller.tflite", "--sparse", "no", "--card"]
+    arguments = ["export", tmp_path / "small.tflite", tmp_path / "smaller.tflite", "--optimize", "dense", "--card"]
     code, out, _ = run(capsys, *arguments)
     card = (tmp_path / "smaller.tflite.md").read_text(encoding="utf-8")
     assert code == 0 and "# smaller.tflite\n" in card and "| base model | small.tflite |" in card
@@ -286,7 +286,7 @@ def test_a_misspelled_word_is_answered_with_the_right_one(arguments, words, caps
 def test_a_compressed_file_is_written_anew(method, folder, capsys, tmp_path):
     plain = read_model(folder / "model.tflite.gz")
     (tmp_path / "model").write_bytes(encode(plain, method))
-    code, _, err = run(capsys, "export", tmp_path / "model", tmp_path / "new.tflite", "--sparse", "no")
+    code, _, err = run(capsys, "export", tmp_path / "model", tmp_path / "new.tflite", "--optimize", "dense")
     assert code == 0, err
     assert (tmp_path / "new.tflite").read_bytes() == plain
 

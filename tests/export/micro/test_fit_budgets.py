@@ -109,7 +109,7 @@ def test_budgets_that_no_file_keeps_are_refused_with_the_nearest(network, tmp_pa
         ({"target": 1000}, TypeError, "None, 'micro', or a Micro"),
         ({"arena": 1000}, TypeError, r"Expected target=Micro\(arena=...\) in a call of rewrite"),
         ({"target": "micro", "compress": "xz"}, ValueError, "compress"),
-        ({"target": "micro", "sparse": True}, ValueError, "sparse"),
+        ({"target": "micro", "optimize": "dense"}, ValueError, "optimize"),
         ({"target": "micro", "optimize": "latency"}, ValueError, "optimize"),
     ],
 )

@@ -71,7 +71,7 @@ def test_integer_weights_get_zeros_and_outputs_stay_near(tmp_path, kind):
     random = np.random.default_rng(1)
     samples = random.normal(size=(128, 6)) @ random.normal(size=(6, INPUTS)) / 2
     samples = np.clip(samples, -LIMIT, LIMIT).astype(np.float32)
-    report = prune_tflite(content, tmp_path / "sparse.tflite", samples, sparsity=0.5, sparse=False)
+    report = prune_tflite(content, tmp_path / "sparse.tflite", samples, sparsity=0.5, optimize="dense")
     assert report.sparsity == pytest.approx(0.5, abs=0.02) and not report.skipped
     types = [weight.values.dtype for weight in read((tmp_path / "sparse.tflite").read_bytes()).weights]
     assert types.count("int8" if kind == "int16x8" else "int4") == len(report.layers) == 2

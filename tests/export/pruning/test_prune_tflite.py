@@ -59,7 +59,7 @@ def distance(file, dense, images):
 def test_zeros_are_there_and_outputs_near_those_of_the_dense_file(exports, tmp_path, kind):
     export = exports("unpruned", kind)
     path = tmp_path / "sparse.tflite"
-    report = prune_tflite(export.data, path, export.inputs, sparsity=0.5, sparse=False)
+    report = prune_tflite(export.data, path, export.inputs, sparsity=0.5, optimize="dense")
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
     weights = [
         weight for weight in read(path.read_bytes()).weights if weight.size in {row.size for row in report.layers}
@@ -94,7 +94,7 @@ def biases_shared(model):
 @pytest.mark.parametrize("kind, bias", [("int8", "INT32"), ("int16x8", "INT64")])
 def test_types_scales_and_signatures_stay(exports, tmp_path, kind, bias):
     export = exports("unpruned", kind)
-    prune_tflite(export.data, tmp_path / "sparse.tflite", export.inputs, sparsity=0.5, sparse=False)
+    prune_tflite(export.data, tmp_path / "sparse.tflite", export.inputs, sparsity=0.5, optimize="dense")
     before, after = load_objects(export.data), load_objects((tmp_path / "sparse.tflite").read_bytes())
     assert len(after.signatureDefs) == len(before.signatureDefs)
     tensors, shared = after.subgraphs[0].tensors, biases_shared(before)
@@ -139,8 +139,8 @@ def test_a_weight_of_two_operators_is_pruned_once(content, images, tmp_path):
 
 def test_zeros_that_are_there_stay(exports, images, tmp_path):
     dense = exports("unpruned", "float32").data
-    prune_tflite(dense, tmp_path / "once.tflite", images, sparsity=0.7, sparse=False)
-    report = prune_tflite(tmp_path / "once.tflite", tmp_path / "twice.tflite", images, sparsity=0.3, sparse=False)
+    prune_tflite(dense, tmp_path / "once.tflite", images, sparsity=0.7, optimize="dense")
+    report = prune_tflite(tmp_path / "once.tflite", tmp_path / "twice.tflite", images, sparsity=0.3, optimize="dense")
     assert report.sparsity >= 0.69
     stored = prune_tflite(dense, tmp_path / "sparse.tflite", images, sparsity=0.7)
     assert any(weight.sparse for weight in read((tmp_path / "sparse.tflite").read_bytes()).weights)
@@ -155,7 +155,7 @@ def test_zeros_that_are_there_stay(exports, images, tmp_path):
 @pytest.mark.parametrize("pattern, sparsity", [(tfprune.patterns.NM(2, 4), 0.5), (tfprune.patterns.Block(1, 4), 0.4)])
 def test_patterns(content, images, tmp_path, pattern, sparsity):
     report = prune_tflite(
-        content, tmp_path / "sparse.tflite", images, sparsity=sparsity, pattern=pattern, sparse=False
+        content, tmp_path / "sparse.tflite", images, sparsity=sparsity, pattern=pattern, optimize="dense"
     )
     assert report.sparsity == pytest.approx(sparsity, abs=0.05)
     for weight in read((tmp_path / "sparse.tflite").read_bytes()).weights:

@@ -35,7 +35,7 @@ def test_each_graph_is_pruned_on_its_samples(cases, joined, tmp_path):
     content = joined(cases["two"].data, cases["dense"].data)
     vectors = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
     samples = {"first": [vectors[:, :3], vectors[:, 3:5]], "second": vectors}
-    report = prune_tflite(content, tmp_path / "sparse.tflite", samples, sparsity=0.6, sparse=False)
+    report = prune_tflite(content, tmp_path / "sparse.tflite", samples, sparsity=0.6, optimize="dense")
     kernels = [weight for weight in read(content).weights if weight.size > 8]
     assert len(report.layers) == len(kernels) and not report.skipped
     assert report.sparsity == pytest.approx(0.6, abs=0.05)
@@ -50,7 +50,7 @@ def test_each_graph_is_pruned_on_its_samples(cases, joined, tmp_path):
 def test_shared_weights_are_pruned_once_and_seen_by_all(cases, joined, tmp_path, name):
     content = shared(cases[name], joined)
     x = np.random.default_rng(0).uniform(size=(24, *cases[name].inputs.shape[1:])).astype(np.float32)
-    report = prune_tflite(content, tmp_path / "sparse.tflite", {"second": x}, sparsity=0.7, sparse=False)
+    report = prune_tflite(content, tmp_path / "sparse.tflite", {"second": x}, sparsity=0.7, optimize="dense")
     pruned = (tmp_path / "sparse.tflite").read_bytes()
     assert report.sparsity == pytest.approx(0.7, abs=0.03) and not report.skipped
     assert {row.signature for row in report.errors} == {"second"}
@@ -58,7 +58,7 @@ def test_shared_weights_are_pruned_once_and_seen_by_all(cases, joined, tmp_path,
     assert np.array_equal(first, second)  # the graphs are the same
     assert not np.array_equal(first, outputs(content, "first", x))
     samples = {"second": x, "first": x}
-    both = prune_tflite(content, tmp_path / "both.tflite", samples, sparsity=0.7, sparse=False)
+    both = prune_tflite(content, tmp_path / "both.tflite", samples, sparsity=0.7, optimize="dense")
     assert (tmp_path / "both.tflite").read_bytes() == pruned
     assert {row.signature for row in both.errors} == {"first", "second"} and both.layers == report.layers
 
@@ -90,7 +90,7 @@ def test_a_language_model_is_pruned_by_its_steps(writer, tmp_path):
         steps.append({"tokens": token, "input_pos": np.array([position], np.int32), **caches})
         caches = {name: array for name, array in runner(**steps[-1]).items() if name in caches}
     samples = {name: np.concatenate([step[name] for step in steps]) for name in shapes}
-    report = prune_tflite(writer, tmp_path / "sparse.tflite", {"decode": samples}, sparsity=0.4, sparse=False)
+    report = prune_tflite(writer, tmp_path / "sparse.tflite", {"decode": samples}, sparsity=0.4, optimize="dense")
     assert report.sparsity == pytest.approx(0.4, abs=0.05) and max(row.error for row in report.errors) < 0.4
     assert {row.reason for row in report.skipped} == {
         "GATHER: operators of other kinds or scales use the same weights"

@@ -16,7 +16,6 @@ from tfprune.export.rewriting.forms import (
     Check,
     FileForm,
     candidate_files,
-    check_form_arguments,
     choose,
     export_report,
 )
@@ -83,7 +82,7 @@ def test_only_wrong_forms_are_refused_with_the_reason_and_what_to_try(dense, inp
 
 @pytest.mark.programs
 def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
-    candidates = candidate_files(dense, name="float32", sparse="auto", optimize="size")
+    candidates = candidate_files(dense, name="float32", optimize="size")
     for compress in (None, "gzip"):
         choice = take(candidates, inputs, expected, compress=compress)
         sizes = {form.name: len(encode(form.content, compress)) for form in candidates}
@@ -93,7 +92,7 @@ def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
 
 
 def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs, expected):
-    candidates = candidate_files(dense, name="float32", sparse="auto", optimize="size")
+    candidates = candidate_files(dense, name="float32", optimize="size")
     choice = take(candidates, inputs, expected, optimize="latency")
     assert choice.form.name == "float32, sparse in blocks"
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
@@ -104,34 +103,20 @@ def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs
 
 
 def test_forms_differ_and_are_the_same_each_time(dense):
-    found = candidate_files(dense, name="float32", sparse="auto", optimize="size")
+    found = candidate_files(dense, name="float32", optimize="size")
     assert [form.name for form in found] == ["float32", "float32, sparse", "float32, sparse in blocks"]
     assert len({form.content for form in found}) == 3
-    assert found == candidate_files(dense, name="float32", sparse="auto", optimize="size")
-    assert candidate_files(dense, name="float32", sparse=False, optimize="size") == found[:1]
-    assert candidate_files(dense, name="float32", sparse=True, optimize="size") == found[1:]
+    assert found == candidate_files(dense, name="float32", optimize="size")
+    assert candidate_files(dense, name="float32", optimize="dense") == found[:1]
+    assert candidate_files(dense, name="float32", optimize="sparse") == found[1:]
 
 
 def test_a_file_without_zeros_has_no_sparse_form():
     keras.utils.set_random_seed(0)
     content = convert(keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)]))
-    assert [form.name for form in candidate_files(content, name="float32", sparse="auto", optimize="size")] == [
-        "float32"
-    ]
-    with pytest.raises(ValueError, match=r"sparse=True. Received: none\. Prune the model first"):
-        candidate_files(content, name="float32", sparse=True, optimize="size")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sparse": "yes", "optimize": "size"}, "'auto', True or False. Received: sparse='yes'"),
-        ({"sparse": True, "optimize": "speed"}, "'size' or 'latency'. Received: optimize='speed'"),
-    ],
-)
-def test_unknown_choices_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        check_form_arguments(**settings)
+    assert [form.name for form in candidate_files(content, name="float32", optimize="size")] == ["float32"]
+    with pytest.raises(ValueError, match=r"optimize='sparse'. Received: none\. Prune the model first"):
+        candidate_files(content, name="float32", optimize="sparse")
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +135,8 @@ def integers():
 
 def test_eight_bit_layers_become_sparse_as_convolutions_that_give_the_same(integers):
     content, samples = integers
-    for sparse in ("auto", True):
-        found = candidate_files(content, name="int8", sparse=sparse, optimize="size")
+    for optimize in ("size", "sparse"):
+        found = candidate_files(content, name="int8", optimize=optimize)
         choice = take(found, samples, Runner(content).predict(samples), tolerance=0)
         assert choice.form.name == "int8, sparse as 1x1 convolutions"
         assert len(choice.packed) < 0.5 * len(content)

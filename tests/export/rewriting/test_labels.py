@@ -54,7 +54,7 @@ FUNCTIONS = {
     "rewrite": rewritten(),
     "rewrite fast": rewritten(optimize="latency"),
     "rewrite packed": rewritten(compress="packed"),
-    "rewrite dense": rewritten(sparse=False),
+    "rewrite dense": rewritten(optimize="dense"),
     "sparsify": returned(lambda source: export.sparsify(source).data, "floats"),
     "share_weights": returned(export.share_weights, "integers"),
     "correct_biases": returned(export.correct_biases, "floats", "integers", "images"),

@@ -54,6 +54,11 @@ def test_a_foreign_file_shrinks_and_gives_what_it_gave(content, images, tmp_path
     )
 
 
+def test_an_unknown_form_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'size', 'latency', 'dense' or 'sparse'. Received: optimize='speed'"):
+        rewrite(b"", tmp_path / "small.tflite", optimize="speed")
+
+
 def test_a_file_may_be_written_over_itself(content, images, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
@@ -115,7 +120,7 @@ def test_half_precision_is_not_asked_for_where_zeros_are_stored_sparse(plain, im
     left = read_metadata((tmp_path / "sparse.tflite").read_bytes())
     assert left.keys() >= {"other"}
     assert "reduced_precision_support" not in left
-    dense = rewrite(half, tmp_path / "dense.tflite", check_on=images, sparse=False)
+    dense = rewrite(half, tmp_path / "dense.tflite", check_on=images, optimize="dense")
     assert dense.left_out == ()
     assert read_metadata((tmp_path / "dense.tflite").read_bytes())["reduced_precision_support"] == b"fp16accfp16"
 
@@ -123,8 +128,8 @@ def test_half_precision_is_not_asked_for_where_zeros_are_stored_sparse(plain, im
 def test_sparse_only_is_refused_where_no_weight_gets_smaller(tmp_path):
     keras.utils.set_random_seed(0)
     content = convert(keras.Sequential([keras.Input((16,)), layers.Dense(16)]))
-    with pytest.raises(ValueError, match=r"sparse=True.*Prune the model first"):
-        rewrite(content, tmp_path / "model.tflite", sparse=True)
+    with pytest.raises(ValueError, match=r"optimize='sparse'.*Prune the model first"):
+        rewrite(content, tmp_path / "model.tflite", optimize="sparse")
     assert not (tmp_path / "model.tflite").exists()
 
 

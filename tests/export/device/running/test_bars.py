@@ -14,7 +14,7 @@ FILE = Path(__file__).parents[3] / "saved" / "packed.tfz"
 CALLS = {
     "second": lambda folder, **more: verify(FILE, timeout=60, **more),
     "process": lambda folder, **more: benchmark(FILE, runs=1, warmup=0, cool_down=0, **more),
-    "form": lambda folder, **more: rewrite(FILE, folder / "new.tflite", sparse=False, **more),
+    "form": lambda folder, **more: rewrite(FILE, folder / "new.tflite", optimize="dense", **more),
 }
 
 

@@ -263,7 +263,7 @@ def test_formats_are_read_from_files(quantize, tmp_path):
         samples, layers = samples / np.float32(50), [keras.Input((32,)), keras.layers.Dense(64)]
     path = tmp_path / "model.tflite"
     model = keras.Sequential([*layers, keras.layers.Dense(16)])
-    to_tflite(model, path, quantize=quantize, calibration=samples if quantize in INTEGERS else None, sparse=False)
+    to_tflite(model, path, quantize=quantize, calibration=samples if quantize in INTEGERS else None, optimize="dense")
     assert format_tolerance(read(path.read_bytes())) == TOLERANCES[quantize]
 
 

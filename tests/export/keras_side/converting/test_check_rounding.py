@@ -35,7 +35,7 @@ def model():
 def content(model, tmp_path_factory, converting_here):
     path = tmp_path_factory.mktemp("honest") / "m.tflite"
     with converting_here():
-        report = to_tflite(model, path, quantize="int8", calibration=X, sparse=False)
+        report = to_tflite(model, path, quantize="int8", calibration=X, optimize="dense")
     assert report.tolerance == 0.35
     assert "calibration data only: pass other samples as check_on" in str(report)
     return path.read_bytes()
@@ -44,7 +44,7 @@ def content(model, tmp_path_factory, converting_here):
 def export(model, path, monkeypatch, file, **options):
     """Export a model whose converter gives a file that is wrong."""
     monkeypatch.setattr(CONVERT, lambda *args, **kwargs: save_objects(file))
-    return to_tflite(model, path, quantize="int8", calibration=X, sparse=False, **options)
+    return to_tflite(model, path, quantize="int8", calibration=X, optimize="dense", **options)
 
 
 def kernels(file):

@@ -61,7 +61,7 @@ def pruned(policy, *custom):
 )
 def test_the_file_gives_what_a_twin_in_float32_gives(tmp_path, policy, half, tolerance):
     model = pruned(policy)
-    report = to_tflite(model, tmp_path / "file", sparse=False, check_on=IMAGES)
+    report = to_tflite(model, tmp_path / "file", optimize="dense", check_on=IMAGES)
     twin = build("float32")
     twin.set_weights([keras.ops.cast(weight, "float32") for weight in tfprune.strip(model).weights])
     expected, found = twin.predict(IMAGES, verbose=0), Runner(tmp_path / "file").predict(IMAGES)
@@ -74,7 +74,9 @@ def test_the_file_gives_what_a_twin_in_float32_gives(tmp_path, policy, half, tol
 @pytest.mark.programs
 def test_quantized_files_keep_the_wider_tolerance_of_the_two(tmp_path):
     model = build("mixed_float16")
-    report = to_tflite(model, tmp_path / "file", quantize="int8", sparse=False, calibration=IMAGES, check_on=IMAGES)
+    report = to_tflite(
+        model, tmp_path / "file", quantize="int8", optimize="dense", calibration=IMAGES, check_on=IMAGES
+    )
     assert report.tolerance == 0.35
     expected = model.predict(IMAGES, verbose=0)
     assert np.abs(Runner(tmp_path / "file").predict(IMAGES) - expected).max() < 0.2 * np.abs(expected).max()
@@ -83,7 +85,7 @@ def test_quantized_files_keep_the_wider_tolerance_of_the_two(tmp_path):
 @pytest.mark.programs
 def test_mixed_precision_does_without_another_process_that_knows_the_classes(tmp_path):
     model = build("mixed_float16", Doubled(dtype="mixed_float16"), layers.Lambda(lambda x: x - 1))
-    to_tflite(model, tmp_path / "file", sparse=False, check_on=IMAGES)
+    to_tflite(model, tmp_path / "file", optimize="dense", check_on=IMAGES)
     expected = model.predict(IMAGES, verbose=0)
     np.testing.assert_allclose(
         Runner(tmp_path / "file").predict(IMAGES), expected, atol=0.01 * np.abs(expected).max()

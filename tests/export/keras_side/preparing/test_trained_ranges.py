@@ -110,7 +110,8 @@ def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
 def test_the_file_computes_in_integers_what_keras_computes(case, tmp_path):
     model, data = trained(case)
     path = tmp_path / "model.tflite"
-    report = to_tflite(model, path, quantize="int8", check_on=data, sparse="auto" if case in SPARSE else False)
+    optimize = "size" if case in SPARSE else "dense"
+    report = to_tflite(model, path, quantize="int8", check_on=data, optimize=optimize)
     graph = read(path.read_bytes())
     assert not float_operators(graph)
     expected = as_list(model.predict(data, verbose=0))

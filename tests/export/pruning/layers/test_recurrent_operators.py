@@ -172,7 +172,7 @@ def test_the_turns_of_a_loop_end_where_it_ends(steps, tmp_path):
 
 def test_layers_in_loops_get_zeros(steps, tmp_path):
     samples = np.cumsum(np.random.default_rng(0).normal(size=(24, 5, 40)), axis=1).astype(np.float32)
-    report = prune_tflite(steps.data, tmp_path / "sparse.tflite", samples, sparsity=0.93, sparse=False)
+    report = prune_tflite(steps.data, tmp_path / "sparse.tflite", samples, sparsity=0.93, optimize="dense")
     assert not report.skipped and len(report.layers) == 7  # two for each loop, and the last layer
     assert report.sparsity == pytest.approx(0.93, abs=0.02)
     assert all(row.error < 1 for row in report.errors)

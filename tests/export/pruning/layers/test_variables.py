@@ -92,7 +92,7 @@ def frame_by_frame(content, stream):
 
 
 def test_a_stream_of_frames_prunes_the_file(ring, stream, tmp_path):
-    report = prune_tflite(ring, tmp_path / "sparse.tflite", stream, sparsity=0.5, sparse=False)
+    report = prune_tflite(ring, tmp_path / "sparse.tflite", stream, sparsity=0.5, optimize="dense")
     assert report.sparsity == pytest.approx(0.5, abs=0.02) and not report.skipped
     dense, sparse = (frame_by_frame(each, stream) for each in (ring, (tmp_path / "sparse.tflite").read_bytes()))
     error = np.sqrt(np.square(dense - sparse)[-report.held_out :].mean() / dense.var(axis=0).mean())

@@ -100,18 +100,18 @@ def test_random_numbers_have_the_range(cases, tmp_path):
     content = add_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(stats=([-3], [5]))})
     (found,) = ranges_of(content)
     np.testing.assert_allclose(spread_over(np.array([0, 0.5, 1]), found), [-3, 1, 5])
-    report = prune_tflite(content, tmp_path / "a.tflite", "random", sparsity=0.5, sparse=False)
+    report = prune_tflite(content, tmp_path / "a.tflite", "random", sparsity=0.5, optimize="dense")
     assert "was drawn from -3 to 5, by the file's metadata" in report.warnings[1]
-    report = prune_tflite(cases["int8"].data, tmp_path / "b.tflite", "random", sparsity=0.5, sparse=False)
+    report = prune_tflite(cases["int8"].data, tmp_path / "b.tflite", "random", sparsity=0.5, optimize="dense")
     assert "by its quantization" in report.warnings[1]
 
 
 def test_the_report_warns_of_samples_that_hardly_change_the_outputs(cases, tmp_path):
     export = cases["dense"]
-    right = prune_tflite(export.data, tmp_path / "a.tflite", export.inputs, sparsity=0.3, sparse=False)
+    right = prune_tflite(export.data, tmp_path / "a.tflite", export.inputs, sparsity=0.3, optimize="dense")
     assert not [text for text in right.warnings if "Check the preprocessing" in text]
     faint = export.inputs[:1] + 0.001 * export.inputs
-    wrong = prune_tflite(export.data, tmp_path / "a.tflite", faint, sparsity=0.3, sparse=False)
+    wrong = prune_tflite(export.data, tmp_path / "a.tflite", faint, sparsity=0.3, optimize="dense")
     assert "hardly changes" in wrong.warnings[0] and f"Warning: {wrong.warnings[0]}" in str(wrong)
 
 
