@@ -33,6 +33,7 @@ from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import open_batch
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.tflite.schema import MissingPackage
 
 MODEL = "model.tflite"
 SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared as if the largest were this
@@ -103,14 +104,21 @@ def verify(
     check_verbose(verbose)
     with Progress(int(timeout), verbose=verbose, unit="second") as progress:
         run = run_in_child(source, samples, timeout=timeout, on=on, each_second=progress.add)
-    model = None if run.reason else read(read_model(source))
     if tolerance is None:
-        tolerance = TOLERANCES[None] if model is None or expected is None else format_tolerance(model)
+        is_compared = expected is not None and not run.reason
+        tolerance = format_tolerance(read(read_model(source))) if is_compared else TOLERANCES[None]
     report = compare_run(run, expected, tolerance=tolerance)
-    if model is None:
+    if run.reason:
         return report
     accuracy = None if classes is None else classification_accuracy(run.outputs, classes)
-    return replace(report, accuracy=accuracy, open_batch=open_batch(model.inputs))
+    return replace(report, accuracy=accuracy, open_batch=_open_batch(source))
+
+
+def _open_batch(source: Source) -> tuple[str, ...]:
+    try:
+        return open_batch(read(read_model(source)).inputs)
+    except MissingPackage:  # tflite-runtime comes without the schema, and does not care
+        return ()
 
 
 class Comparison(NamedTuple):
