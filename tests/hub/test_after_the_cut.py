@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -87,6 +89,73 @@ def test_a_preset_of_blocks_that_keep_different_numbers_is_refused(name, tmp_pat
     smaller = smaller_of(trained((hub_models.BACKBONES | hub_models.TASKS)[name]), **UNEVEN)
     with pytest.raises(ValueError, match=r"its arguments describe.*Received: a (Bert|GPT2)Backbone.*save\('model"):
         smaller.save_to_preset(str(tmp_path))
+
+
+@pytest.mark.programs
+def test_the_refusal_names_what_differs_by_block_for_a_task_too(tmp_path):
+    smaller = smaller_of(trained(hub_models.TASKS["GPT2CausalLM"]), **UNEVEN)
+    layer = r"transformer_layer_{}/self_attention/query has \(16, {}, 4\)"
+    blocks = f"{layer.format(0, 4)} and .*{layer.format(1, 2)}"
+    for write in (smaller.export_to_transformers, smaller.save_to_preset):
+        with pytest.raises(ValueError, match=rf"{blocks}; .*uniform=True\)"):
+            write(str(tmp_path / "export"))
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.programs
+def test_heads_whose_size_kerashub_derives_are_not_exported_with_a_wrong_one(tmp_path):
+    backbone = trained(hub_models.BACKBONES["MistralBackbone"])
+    wrong = r"a MistralBackbone with 2 heads of 4 channels, for which KerasHub writes a head_dim of 8\. Remove units"
+    for model in (backbone, keras_hub.models.MistralCausalLM(backbone=backbone)):
+        with pytest.raises(ValueError, match=wrong):
+            smaller_of(model, **EVEN).export_to_transformers(str(tmp_path / "export"))
+    assert not (tmp_path / "export").exists()
+
+
+UNEQUAL = {"sparsity": 0.5, "allocation": {"_0_": 0.25, "": 0.5}}  # a block loses less than the other
+
+
+@pytest.mark.parametrize("name", first("MistralBackbone", "GemmaBackbone", "Gemma3CausalLM"))
+def test_uniform_keeps_the_best_channels_of_each_block_and_a_preset(name, tmp_path):
+    model = trained((hub_models.BACKBONES | hub_models.TASKS)[name])
+    plan, reference = tfprune.plan_shrink(model, **UNEQUAL), smaller_of(model, sparsity=0.25)
+    smaller = tfprune.shrink(model, plan, into="class", uniform=True)
+    assert type(smaller) is type(model)
+    assert plan.parameters_kept < smaller.count_params() == reference.count_params()
+    assert_equal(smaller, reference, hub_models.inputs_for(model))  # where all blocks lose what one of them lost
+    smaller.save_to_preset(str(tmp_path))
+    assert_equal(type(model).from_preset(str(tmp_path)), smaller, hub_models.inputs_for(model))
+
+
+@pytest.mark.programs
+def test_uniform_blocks_that_the_arguments_do_not_count_are_refused():
+    model = trained(hub_models.BACKBONES["GPT2Backbone"])
+    plan = tfprune.plan_shrink(model, **UNEQUAL)
+    with pytest.raises(ValueError, match=r"arguments of GPT2Backbone can describe.*GPT2Backbone makes.*such as units"):
+        tfprune.shrink(model, plan, uniform=True)
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("name, filters", [("Gemma3", None), ("Mistral", "feedforward"), ("GPT2", "feedforward")])
+def test_the_configuration_of_an_export_counts_what_uniform_blocks_have(name, filters, tmp_path):
+    pytest.importorskip("safetensors", reason="KerasHub's export needs the package safetensors")
+    model = trained(hub_models.BACKBONES[f"{name}Backbone"])
+    plan = tfprune.plan_shrink(model, **UNEQUAL, filters=filters)
+    tfprune.shrink(model, plan, into="class", uniform=True).export_to_transformers(str(tmp_path))
+    config, content = json.loads((tmp_path / "config.json").read_text()), (tmp_path / "model.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    shapes = {key: entry["shape"] for key, entry in header.items() if key != "__metadata__"}
+
+    def made(suffix: str, axis: int) -> list[int]:
+        return [shape[axis] for key, shape in shapes.items() if key.endswith(f"{suffix}.weight")]
+
+    units = 18  # of 24
+    if name == "GPT2":
+        assert [config["n_inner"]] * 2 == made("c_fc", 1) == [units] * 2
+        return
+    heads = [config[f"num_{part}_heads"] * config["head_dim"] for part in ("attention", "key_value")]
+    assert [config["intermediate_size"]] * 2 == made("gate_proj", 0) == [units] * 2
+    assert [[size] * 2 for size in heads] == [made("q_proj", 0), made("k_proj", 0)]
 
 
 @pytest.mark.programs

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,12 @@ from tfprune.keras_models.copying.change_class import become_part, derive, saved
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.rebuild import config_of
 from tfprune.keras_models.models.anatomy import Kind, kind_of
-from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.layers import sublayers, walk
 
 _SIZES = "tfprune_sizes"  # where a resized model keeps what was exchanged
 _ORIGIN = "tfprune_made_from"  # where it keeps what class it was made by
 _SUFFIX = "OfUnequalBlocks"  # of the name of its class, by which a task of KerasHub refuses to export it
+_SHOWN = 2  # layers that differ from block to block, in an error
 _HEADS = "tfprune_heads"  # where an attention layer keeps the number of its heads in a cache
 
 
@@ -94,13 +96,35 @@ class Resized:
         name = type(self).__name__.removesuffix(_SUFFIX)
         raise ValueError(
             f"Expected a model that its arguments describe, as {target} holds nothing else. Received: a "
-            f"{name} in which some layers are smaller. Call save('model.keras'), and import keras "
-            f"and then tfprune before keras.models.load_model. Or remove as many units and heads of each block, of "
-            f"the kinds that the arguments of {name} count."
+            f"{name} in which some layers are smaller: {_differing(self, name)}. Call save('model.keras'), and import "
+            f"keras and then tfprune before keras.models.load_model. Or remove the same number of units and heads from "
+            f"each block, of the kinds that the arguments of {name} count: tfprune.shrink(model, plan, uniform=True)."
         )
 
 
 keras.saving.register_keras_serializable(package="tfprune", name="Resized")(Resized)
+
+
+def _differing(model: Any, name: str) -> str:
+    """Say which layers differ from block to block."""
+    shapes: dict[str, dict[tuple[int, ...], str]] = {}
+    for path, layer in walk(model):
+        if layer.weights and not sublayers(layer):
+            role = re.sub(r"\d+", "*", path)
+            shapes.setdefault(role, {}).setdefault(tuple(layer.weights[0].shape), path)
+    unequal = [paths for paths in shapes.values() if len(paths) > 1]
+    if not unequal:
+        return f"all blocks are equal, but no argument of {name} counts what was removed"
+    listed = [" and ".join(f"{path} has {shape}" for shape, path in list(paths.items())[:2]) for paths in unequal]
+    more = f"; and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return "; ".join(listed[:_SHOWN]) + more
+
+
+def replace_methods(model: Any, **methods: Callable[..., None]) -> None:
+    """Let methods of one model, where it has them, be others that raise an error."""
+    for name, method in methods.items():
+        if hasattr(model, name):
+            vars(model)[name] = method  # past Keras, which keeps a record of attributes
 
 
 def _as_made(config: dict[str, Any]) -> dict[str, Any]:
@@ -138,6 +162,12 @@ def resize(layers: Sequence[keras.layers.Layer], exchange: Exchange) -> None:
         own = exchange.moved({left.pop(id(layer)): place for place, layer in inside if id(layer) in left})
         if own != Exchange():
             _keep(owner, own, origin)
+            if owner is not model:  # a task, which writes the arguments of its backbone
+                replace_methods(
+                    model,
+                    save_to_preset=owner.save_to_preset,
+                    export_to_transformers=owner.export_to_transformers,
+                )
 
 
 def _keep(model: keras.Model, exchange: Exchange, origin: dict[str, Any]) -> None:

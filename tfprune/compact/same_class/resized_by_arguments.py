@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
@@ -10,10 +12,10 @@ import keras
 import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
-from tfprune.compact.same_class.exchanged import Resized, has_cache
+from tfprune.compact.same_class.exchanged import Resized, has_cache, replace_methods
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.class_config import class_config
-from tfprune.keras_models.models.layers import as_numpy, rename
+from tfprune.keras_models.models.layers import as_numpy, rename, walk
 from tfprune.keras_models.tracing.same_outputs import same_outputs
 from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers
 from tfprune.masking.wrapping.flat_copy import FlatCopy
@@ -62,7 +64,39 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
         variable.assign(values)
     if run is not None and not same_outputs(run_on_numbers(smaller, run[0]), run[1]):
         raise NoClass(f"{type(plain).__name__} computes something else with other arguments")
+    if reason := _head_size_apart(smaller):
+        replace_methods(smaller, export_to_transformers=functools.partial(_refuse_head_size, reason))
     return smaller
+
+
+def _refuse_head_size(reason: str, *args: Any, **kwargs: Any) -> None:
+    raise ValueError(
+        f"Expected a model that the configuration of a Transformers model describes. Received: {reason}. Remove units "
+        f"only, with `filters`, or save the model with save('model.keras') or save_to_preset."
+    )
+
+
+def _head_size_apart(model: keras.Model) -> str:
+    """Say which model has heads of another size than the one that is derived where none is given; "" for none.
+
+    KerasHub derives it anew for the configuration of a Transformers model of such a class.
+    """
+    for _, part in walk(model):
+        if not isinstance(part, keras.Model) or not _may_derive_head_size(type(part)):
+            continue
+        config = part.get_config()
+        given, width, heads = (config.get(name) for name in ("head_dim", "hidden_dim", "num_query_heads"))
+        if given and width and heads and width // heads != given:
+            return (
+                f"a {type(part).__name__} with {heads} heads of {given} channels, for which KerasHub writes a "
+                f"head_dim of {width // heads}"
+            )
+    return ""
+
+
+def _may_derive_head_size(model_class: type) -> bool:
+    parameters = inspect.signature(model_class).parameters
+    return "head_dim" in parameters and parameters["head_dim"].default is None
 
 
 def sizes_of(network: Network, layers: Iterable[ChanneledLayer], *, keep: np.ndarray) -> Sizes:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
+from dataclasses import replace
 
 import keras
+import numpy as np
 
 from tfprune.base.spec import check_choice
+from tfprune.base.top_k import keep_largest
 from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.compact.same_class.resized_by_arguments import resized_by_arguments
 from tfprune.compact.same_class.smaller_class import smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
+from tfprune.keras_models.channels.network import Group
+from tfprune.keras_models.channels.ranking import bundle_scores
+from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
-def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> keras.Model:
+def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None, uniform: bool = False) -> keras.Model:
     """Build the smaller model, without the channels that a plan removes.
 
     Use it to carry out a plan. Up to rounding, its outputs are those of `zero_channels(model, plan)`, the model of
@@ -29,6 +35,10 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
         into: `"class"` for a model of the same class, such as a backbone or task of KerasHub with `generate`, presets
             and LoRA; `"graph"` for a Functional model of plain layers and operations. None (the default) builds the
             same class if it can, and otherwise a graph.
+        uniform: Whether all blocks keep the same number of heads and of units, so that the arguments of the class
+            describe the model, and presets and `export_to_transformers` are right. Of the channels of one kind and
+            number, each block keeps as many as the block that keeps most; those with the largest weights come back.
+            Default False, which keeps what the plan says.
 
     Returns:
         An uncompiled model of the same class, or a Functional model without nested models and without layers that
@@ -38,6 +48,7 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
         TypeError: If `model` is not a Keras model, or `plan` is not a plan.
         ValueError: If the plan was made for another model, or a model of the same class cannot be built with
             `into="class"`.
+        ValueError: If no argument of the model's class counts what is removed, with `uniform=True`.
         ValueError: If a graph cannot be built because the code of the model reads sizes that are not known.
 
     Example:
@@ -48,24 +59,57 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
         [TensorShape([8, 3]), TensorShape([3])]
     """
     check_choice(into, "into", choices=(None, "class", "graph"))
-    return build_smaller(flat_copy_for(plan, model), plan, into=into)
+    copy = flat_copy_for(plan, model)
+    if uniform:
+        plan = replace(plan, keep=_equal_counts(copy, plan))
+    return build_smaller(copy, plan, into=into, by_arguments=uniform)
 
 
-def build_smaller(copy: FlatCopy, plan: ShrinkPlan, *, into: str | None = None) -> keras.Model:
+def _equal_counts(copy: FlatCopy, plan: ShrinkPlan) -> np.ndarray:
+    """Return what is kept where groups that differ by a number in their names keep as many as the one with most."""
+    network, rows = plan.network, {row.group: row for row in plan.rows}
+    alike: dict[tuple[str, int, str], list[Group]] = {}
+    for group in network.groups:
+        if network.free(group).any():
+            role = re.sub(r"\d+", "*", group.name)
+            alike.setdefault((group.kind, group.bundles.size, role), []).append(group)
+    sizes = ((weight, np.abs(as_numpy(variable))) for weight, variable in network.variables(copy.model))
+    scores = np.nan_to_num(bundle_scores(network, sizes))
+    keep = plan.keep.copy()
+    for groups in alike.values():
+        most = max(rows[group.name].kept for group in groups)
+        for group in groups:
+            if more := most - rows[group.name].kept:
+                removed = group.bundles[~keep[group.bundles]]
+                keep[removed[keep_largest(scores[removed], more)]] = True
+    return keep
+
+
+def build_smaller(
+    copy: FlatCopy, plan: ShrinkPlan, *, into: str | None = None, by_arguments: bool = False
+) -> keras.Model:
     """Build the smaller model from a flat copy, which may be used up by this.
 
     Args:
         copy: A flat copy of the model that the plan was made for.
         plan: The plan.
         into: As in `shrink`.
+        by_arguments: Whether a model of its class has to be one that the arguments of the class describe.
 
     Raises:
         ValueError: As `shrink` does.
     """
     name, reason = copy.plain.name, f"{type(copy.plain).__name__} is not a Functional subclass with blocks"
     if into != "graph" and copy.anatomy.kind.is_functional_subclass:
-        with suppress(NoClass):
+        try:
             return resized_by_arguments(copy, plan.network, keep=plan.keep)
+        except NoClass as why:
+            if by_arguments:
+                raise ValueError(
+                    f"Expected a plan that the arguments of {type(copy.plain).__name__} can describe, with "
+                    f"uniform=True. Received: one for {name!r}; {why}. Remove only what they count, such as units "
+                    f"(`filters`), or leave `uniform` out."
+                ) from None
         try:
             return smaller_class(copy, plan.network, keep=plan.keep)
         except NoClass as why:
