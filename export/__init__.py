@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tfprune.export.device.running.runner import Runner as Runner
     from tfprune.export.device.running.verify import verify as verify
     from tfprune.export.device.running.verify_report import VerifyReport as VerifyReport
+    from tfprune.export.file.files.add_metadata import add_metadata as add_metadata
     from tfprune.export.file.files.pack import pack as pack
     from tfprune.export.file.files.unpack import unpack as unpack
     from tfprune.export.file.inspecting.inspect import inspect as inspect
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 
 # Each name lives in the module of its own name: `pack` in file/files/pack.py, `Runner` in device/running/runner.py.
 _ROOMS = {
-    "file.files": ["pack", "unpack"],
+    "file.files": ["add_metadata", "pack", "unpack"],
     "device.running": [
         "BenchmarkReport",
         "EvaluateReport",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
+
+from tfprune.base.untrusted import reading
 
 END, ENTRY, LOCAL = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
 END_RECORD_BYTES = 22  # bytes of the archive's last record, before its comment
 MAX_COMMENT_BYTES = 2**16 - 1  # the longest comment behind it
+MAX_FILES_BYTES = 2**26  # that labels and vocabularies take at most, unpacked: an archive may be a bomb
+FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of a file in an archive: the same content gives the same bytes
 
 
 def trailing_archive(data: bytes) -> bytes:
@@ -32,6 +38,37 @@ def append_archive(content: bytes, archive: bytes) -> bytes:
         return content
     _, offsets = _archive(archive)
     return content + _shifted(archive, offsets, by=len(content))
+
+
+def read_archive(archive: bytes) -> dict[str, bytes]:
+    """Return the files in an archive of `trailing_archive`, by name.
+
+    Raises:
+        ValueError: If it is damaged, names a file twice, or holds more than 64 MiB.
+    """
+    if not archive:
+        return {}
+    with (
+        reading("labels", expected="a whole archive behind the model", advice="Copy the file again"),
+        zipfile.ZipFile(io.BytesIO(archive)) as files,
+    ):
+        entries = files.infolist()
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise ValueError("it names a file twice")
+        if sum(entry.file_size for entry in entries) > MAX_FILES_BYTES:
+            raise ValueError(f"its files take more than {MAX_FILES_BYTES:,} bytes")
+        return {entry.filename: files.read(entry) for entry in entries}
+
+
+def make_archive(files: Mapping[str, bytes]) -> bytes:
+    """Return an archive of files as they are, which readers on devices need: they map them into memory."""
+    if not files:
+        return b""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, FIRST_DAY), content)
+    return stream.getvalue()
 
 
 def _shifted(archive: bytes, positions: list[int], *, by: int) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from tfprune.export.file.files.metadata import TOKENIZER, add_metadata
+from tfprune.export.file.files.metadata import TOKENIZER, with_metadata
 from tfprune.export.file.tflite.flatbuffer_table import FlatbufferTable
 
 LITERTLM = b"LITERTLM"
@@ -34,7 +34,7 @@ def read_litertlm(data: bytes) -> bytes:
             f"Expected a .litertlm file with one model and one tokenizer, as to_generator writes it. Received: one "
             f"with {len(models)} and {len(tokenizers)}."
         )
-    return add_metadata(models[0], {TOKENIZER: tokenizers[0]}) if tokenizers else models[0]
+    return with_metadata(models[0], {TOKENIZER: tokenizers[0]}) if tokenizers else models[0]
 
 
 def _sections(data: bytes) -> dict[int, list[bytes]]:

@@ -17,7 +17,7 @@ REDUCED_PRECISION = "reduced_precision_support"  # asks for half precision where
 TOKENIZER = "tfprune_tokenizer"  # the name of a tokenizer's content in a language model's file
 
 
-def add_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
+def with_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
     """Return a plain .tflite file with more metadata; entries of the same names are replaced.
 
     Raises:
@@ -31,10 +31,17 @@ def add_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
 
 def put_metadata(model: schema.ModelT, entries: Mapping[str, bytes]) -> None:
     """Add metadata to a file that was taken apart; entries of the same names are replaced."""
-    model.metadata = [entry for entry in model.metadata or () if (entry.name or b"").decode() not in entries]
+    old = [entry for entry in model.metadata or () if (entry.name or b"").decode("utf-8", "replace") in entries]
+    model.metadata = [entry for entry in model.metadata or () if entry not in old]
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or ()}
+    used |= {0, *(entry.buffer for entry in model.metadata)}
+    free = sorted({entry.buffer for entry in old} - used)
     for name, content in entries.items():
-        model.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
-        model.metadata.append(schema.MetadataT(name=name.encode(), buffer=len(model.buffers) - 1))
+        if not free:
+            model.buffers.append(schema.BufferT())
+        place = free.pop() if free else len(model.buffers) - 1
+        model.buffers[place] = schema.BufferT(data=np.frombuffer(content, np.uint8))
+        model.metadata.append(schema.MetadataT(name=name.encode(), buffer=place))
 
 
 def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
+from tfprune.export.file.files.metadata_format import AXIS_LABELS, ENTRY, MetadataTable, read_model_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, read_source, source_name
 from tfprune.export.file.inspecting.codings import codings, total
 from tfprune.export.file.inspecting.model_report import ModelReport, TensorRow
-from tfprune.export.file.report import fraction_of_zeros, reason_of
+from tfprune.export.file.report import TensorInfo, fraction_of_zeros, reason_of
 from tfprune.export.file.tflite.decode_format import OPERATOR
 from tfprune.export.file.tflite.model import Model, Tensor
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.trailing_archive import read_archive, trailing_archive
 
 
 def inspect(source: Source) -> ModelReport:
@@ -55,6 +60,7 @@ def inspect(source: Source) -> ModelReport:
         raise ValueError(f"Cannot inspect {source_name(source)}. {reason_of(error)}.") from error
     nnz, size = sum(row.nnz for row in rows), sum(row.size for row in rows)
     weight_bytes, constant_bytes = sum(row.bytes for row in rows), _constant_bytes(model)
+    described = _described(metadata.get(ENTRY), model, data)
     return ModelReport(
         file_bytes=len(read_source(source)),
         unpacked_bytes=len(data),
@@ -71,7 +77,64 @@ def inspect(source: Source) -> ModelReport:
         other_bytes=max(0, len(data) - weight_bytes - constant_bytes),
         codings=total([row.codings for row in rows]),
         reduced_precision=metadata.get(REDUCED_PRECISION, b"").decode("utf-8", "replace").strip("\0"),
+        labels=described.labels,
+        normalization=described.normalization,
+        metadata_problem=described.problem,
     )
+
+
+class _Described(NamedTuple):
+    labels: dict[str, tuple[str, ...]]
+    normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    problem: str = ""
+
+
+def _described(content: bytes | None, model: Model, data: bytes) -> _Described:
+    """Return what TFLite Metadata say of inputs and outputs; an interpreter ignores them, so damage is no error."""
+    if content is None:
+        return _Described({}, {})
+    try:
+        graphs = read_model_metadata(content).tables("subgraph_metadata")[:1]
+        files = read_archive(trailing_archive(data))
+        found = _Described({}, {})
+        for graph in graphs:
+            for info, entry in _pairs(graph, "input_tensor_metadata", model.inputs, model.input_tensors, model):
+                _add_normalization(found.normalization, info.name, entry)
+            for info, entry in _pairs(graph, "output_tensor_metadata", model.outputs, model.output_tensors, model):
+                _add_labels(found.labels, info.name, entry, files)
+        return found
+    except ValueError as error:
+        return _Described({}, {}, reason_of(error))
+
+
+def _pairs(
+    graph: MetadataTable, name: str, infos: Sequence[TensorInfo], indices: Sequence[int], model: Model
+) -> list[tuple[TensorInfo, MetadataTable]]:
+    """Return inputs or outputs with their metadata, which are in the order of the graph."""
+    main, entries = model.subgraphs[0], graph.tables(name)
+    listed = main.inputs if name.startswith("input") else main.outputs
+    if entries and len(entries) != len(listed):
+        raise ValueError(f"they describe {len(entries)} of {len(listed)} tensors in {name}.")
+    places = [listed.index(index) for index in indices] if entries else []
+    return [(info, entries[place]) for info, place in zip(infos, places, strict=False)]
+
+
+def _add_normalization(found: dict[str, Any], name: str, entry: MetadataTable) -> None:
+    for unit in entry.tables("process_units"):
+        options = unit.fields.get("options")
+        if options is not None and options.kind == "NormalizationOptions":
+            means, stds = (options.fields.get(key, ()) for key in ("mean", "std"))
+            found[name] = tuple(map(float, means)), tuple(map(float, stds))
+
+
+def _add_labels(found: dict[str, tuple[str, ...]], name: str, entry: MetadataTable, files: dict[str, bytes]) -> None:
+    for file in entry.tables("associated_files"):
+        if file.fields.get("type") != AXIS_LABELS or name in found:
+            continue  # other languages come after the first
+        title = file.fields.get("name", b"").decode("utf-8", "replace")
+        if title not in files:
+            raise ValueError(f"the file {title!r}, which they name, is missing.")
+        found[name] = tuple(files[title].decode("utf-8", "replace").splitlines())
 
 
 def _row(weight: Tensor) -> TensorRow:

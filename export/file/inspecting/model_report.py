@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tfprune.export.file.inspecting.codings import TITLES, Coding
 from tfprune.export.file.report import NEEDS_FIXED_BATCH, TensorInfo, open_batch, shape_text
@@ -69,6 +69,9 @@ class ModelReport(Report):
         other_bytes: The rest of the plain file, in bytes: operators, names, scales, metadata.
         codings: The bytes of all weights by each way of storing, and last with each weight in its smallest way.
         reduced_precision: The half precision that the metadata ask for, such as `fp16accfp16`; empty if they do not.
+        labels: The names along the last axis of each output that TFLite Metadata give labels, by the output's name.
+        normalization: Mean and standard deviation, by the name of each input that TFLite Metadata give them.
+        metadata_problem: Why the TFLite Metadata, or the labels that they name, cannot be read; empty if they can.
 
     Example:
         >>> report = tfprune.export.inspect("digits.tflite")
@@ -90,6 +93,9 @@ class ModelReport(Report):
     other_bytes: int
     codings: tuple[Coding, ...]
     reduced_precision: str = ""
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
+    metadata_problem: str = ""
 
     def __str__(self) -> str:
         rows = [["unpacked", f"{self.unpacked_bytes:,} bytes"]]
@@ -102,6 +108,10 @@ class ModelReport(Report):
             rows += [["open batch", f"any number of samples at once; {NEEDS_FIXED_BATCH}"]]
         if self.reduced_precision:
             rows += [["half precision", f"{self.reduced_precision} where a processor has it; zeros then run dense"]]
+        rows += [["normalization", f"{name}: {_formula(*numbers)}"] for name, numbers in self.normalization.items()]
+        rows += [["labels", f"{name}: {_names(labels)}"] for name, labels in self.labels.items()]
+        if self.metadata_problem:
+            rows += [["TFLite Metadata", self.metadata_problem]]
         parts = [
             table(["file", f"{self.file_bytes:,} bytes"], rows, left=2),
             table(["operator", "count"], self.ops.items()),
@@ -163,6 +173,16 @@ def _shortened(infos: Sequence[TensorInfo]) -> list[str]:
         is_long = len(group) >= LEAST_ALIKE
         lines += [f"{group[0]}, and {len(group) - 1} more like it"] if is_long else map(str, group)
     return lines
+
+
+def _formula(means: tuple[float, ...], stds: tuple[float, ...]) -> str:
+    mean, std = (", ".join(f"{number:g}" for number in numbers) for numbers in (means, stds))
+    return f"(x - {mean}) / {std}" if len(means) == len(stds) == 1 else f"(x - [{mean}]) / [{std}]"
+
+
+def _names(labels: tuple[str, ...]) -> str:
+    shown = [shortened(label, NAME_WIDTH // 2) for label in (labels[:1] + labels[-1:])]
+    return f"{len(labels)}, {shown[0]!r} to {shown[-1]!r}" if labels else "none"
 
 
 def _cell(coding: Coding) -> str:

@@ -72,11 +72,15 @@ class Model:
         subgraphs: The main graph first.
         inputs: Inputs of the main graph, in the order in which `Runner` takes a list.
         outputs: Outputs of the main graph, in the order in which `Runner` returns a list.
+        input_tensors: The tensors of the main graph that `inputs` are, by their indices.
+        output_tensors: The same of `outputs`.
     """
 
     subgraphs: tuple[Subgraph, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    input_tensors: tuple[int, ...]
+    output_tensors: tuple[int, ...]
 
     @property
     def ops(self) -> dict[str, int]:

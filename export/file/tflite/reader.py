@@ -90,10 +90,14 @@ class _Reader:
         signature = by_key[key] if key is not None and by_key[key].SubgraphIndex() == 0 else None
         inputs = signature and self._tables(signature.Inputs, signature.InputsLength())
         outputs = signature and self._tables(signature.Outputs, signature.OutputsLength())
+        taken = self._named(subgraphs[0], subgraphs[0].inputs, inputs)
+        made = self._named(subgraphs[0], subgraphs[0].outputs, outputs)
         return Model(
             subgraphs,
-            self._infos(tables[0], subgraphs[0], subgraphs[0].inputs, inputs),
-            self._infos(tables[0], subgraphs[0], subgraphs[0].outputs, outputs),
+            self._infos(tables[0], subgraphs[0], taken),
+            self._infos(tables[0], subgraphs[0], made),
+            tuple(taken.values()),
+            tuple(made.values()),
         )
 
     def _subgraph(self, table: Any, codes: list[str], buffers: list[Any]) -> Subgraph:
@@ -229,14 +233,17 @@ class _Reader:
             return self._text(table.CustomCode()) or "CUSTOM"
         return self._builtins.get(number, f"BUILTIN_{number}").upper()
 
-    def _infos(self, table: Any, graph: Subgraph, indices: tuple[int, ...], signature: Any) -> tuple[TensorInfo, ...]:
+    def _named(self, graph: Subgraph, indices: tuple[int, ...], signature: Any) -> dict[str, int]:
         tensors = [(index, graph.tensors[index].name) for index in indices]
         signed = {}
         for entry in signature or ():
             index = _in_range(entry.TensorIndex(), graph.tensors)
             signed[self._text(entry.Name())] = (index, graph.tensors[index].name)
+        return in_order(tensors, signed)
+
+    def _infos(self, table: Any, graph: Subgraph, indices: dict[str, int]) -> tuple[TensorInfo, ...]:
         infos = []
-        for name, index in in_order(tensors, signed).items():
+        for name, index in indices.items():
             tensor = graph.tensors[index]
             shape = self._numbers(table.Tensors(index).ShapeSignatureAsNumpy()) or tensor.shape
             infos.append(TensorInfo(name, tuple(None if n < 0 else n for n in shape), tensor.dtype))

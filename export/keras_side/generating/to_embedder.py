@@ -15,7 +15,7 @@ from keras import ops
 from tfprune.base.spec import check_count
 from tfprune.export.device.embedder import MASK, TOKENS, padded
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.metadata import add_metadata
+from tfprune.export.file.files.metadata import with_metadata
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.keras_side.generating.refusals import check_length
 from tfprune.export.keras_side.generating.text_content import encoder_content
@@ -77,7 +77,7 @@ def to_embedder(
         report = to_tflite(
             encoder, unfinished, quantize=quantize, check_on=samples, tolerance=tolerance, verbose=verbose
         )
-        data = add_metadata(unfinished.read_bytes(), form.as_metadata(content))
+        data = with_metadata(unfinished.read_bytes(), form.as_metadata(content))
     write_atomically(destination, data)
     return replace(report, path=str(destination), bytes=len(data), tflite_bytes=len(data))
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tfprune.export.device.running.io_tensor import IOTensor
+from tfprune.export.file.files.metadata_format import ENTRY, read_model_metadata
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import operator_name
-from tfprune.export.file.tflite.flatbuffer_table import FlatbufferTable
 from tfprune.export.pruning.layers.stored_weight import type_name
 
 MAX_CLIPPED = 0.5  # the part of the entries that may lie outside the range of a quantized input
 FAR, SMALL = 0.05, 0.1  # the parts outside of a range, and of a range that is used, from which on the user is warned
 SLACK = 0.01  # of a range: resized images and sounds overshoot a little
 BYTE = 255.0  # the largest value of a pixel, which metadata normalize
-METADATA = b"TFLITE_METADATA"
-# The slots of the tables in metadata_schema.fbs of the TFLite Task Library.
-SUBGRAPHS, INPUTS, UNITS, STATS, OPTIONS_TYPE, OPTIONS = 3, 2, 4, 5, 0, 1
-NORMALIZATION = 1  # its number in the union of options
 
 
 @dataclass(frozen=True)
@@ -73,28 +68,30 @@ def _behind_quantize(model: schema.ModelT, tensor: IOTensor) -> IOTensor:
 
 
 def _from_metadata(model: schema.ModelT, index: int) -> InputRange | None:
-    contents = [model.buffers[entry.buffer].data for entry in model.metadata or () if entry.name == METADATA]
+    contents = [model.buffers[entry.buffer].data for entry in model.metadata or () if entry.name == ENTRY.encode()]
     place = [*map(int, model.subgraphs[0].inputs)].index(index)
     try:
         for content in contents:
             limits = _limits(np.asarray(content, np.uint8).tobytes(), place)
             if limits is not None and np.isfinite(limits).all() and limits[0] < limits[1]:
                 return InputRange(*limits, "the file's metadata")
-    except (IndexError, ValueError, struct.error):  # damaged: the interpreter does not read them either
+    except (IndexError, ValueError):  # damaged: the interpreter does not read them either
         pass
     return None
 
 
 def _limits(content: bytes, place: int) -> tuple[float, float] | None:
     """Return the limits of an input by the metadata: of its values, or of bytes after the normalization."""
-    table = FlatbufferTable.root(content).tables(SUBGRAPHS)[0].tables(INPUTS)[place]
-    stats = table.table(STATS)
-    high, low = (stats.vector(slot, "<f4") if stats else () for slot in (0, 1))
-    if len(low) and len(high):
-        return float(np.min(low)), float(np.max(high))
-    for unit in table.tables(UNITS):
-        options = unit.table(OPTIONS) if unit.number(OPTIONS_TYPE, "<B") == NORMALIZATION else None
-        mean, deviation = (options.vector(slot, "<f4") if options else np.zeros(0) for slot in (0, 1))
+    fields = read_model_metadata(content).tables("subgraph_metadata")[0].tables("input_tensor_metadata")[place].fields
+    if "stats" in fields:
+        low, high = (fields["stats"].fields.get(name, ()) for name in ("min", "max"))
+        if len(low) and len(high):
+            return float(np.min(low)), float(np.max(high))
+    for unit in fields.get("process_units", ()):
+        options = unit.fields.get("options")
+        if options is None or options.kind != "NormalizationOptions":
+            continue
+        mean, deviation = (options.fields.get(name, np.zeros(0)) for name in ("mean", "std"))
         if len(mean) and len(mean) == len(deviation) and (deviation > 0).all():
             return float((-mean / deviation).min()), float(((BYTE - mean) / deviation).max())
     return None

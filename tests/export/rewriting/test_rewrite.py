@@ -10,7 +10,7 @@ from export_table import KINDS, convert
 
 import tfprune
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.files.metadata import add_metadata, read_metadata
+from tfprune.export.file.files.metadata import read_metadata, with_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.inspecting.inspect import inspect
 from tfprune.export.file.tflite.editor import load_objects, save_objects
@@ -112,7 +112,7 @@ def test_a_second_signature_that_sparse_weights_spoil_on_arm_is_reported(joined,
 
 
 def test_half_precision_is_not_asked_for_where_zeros_are_stored_sparse(plain, images, tmp_path):
-    half = add_metadata(plain, {"reduced_precision_support": b"fp16accfp16", "other": b"stays"})
+    half = with_metadata(plain, {"reduced_precision_support": b"fp16accfp16", "other": b"stays"})
     assert "half precision  fp16accfp16" in re.sub(" {3,}", "  ", str(inspect(half)))
     report = rewrite(half, tmp_path / "sparse.tflite", check_on=images)
     assert report.left_out == ("reduced_precision_support",)

@@ -12,7 +12,7 @@ import pytest
 from tfprune.export import Generator
 from tfprune.export.command_line.cli import main
 from tfprune.export.device.generating.text_form import read_text_form
-from tfprune.export.file.files.metadata import TOKENIZER, add_metadata, read_metadata
+from tfprune.export.file.files.metadata import TOKENIZER, read_metadata, with_metadata
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def talker(writer, tmp_path_factory):
     turns = {"system": ["v", "u"], "user": ["x", "y"], "model": ["z", "w"]}
     form = dataclasses.replace(read_text_form(metadata)[0], turns=turns)
     path = tmp_path_factory.mktemp("talker") / "talker.tflite"
-    path.write_bytes(add_metadata(content, form.as_metadata(metadata[TOKENIZER])))
+    path.write_bytes(with_metadata(content, form.as_metadata(metadata[TOKENIZER])))
     return path
 
 

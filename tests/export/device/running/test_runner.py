@@ -351,7 +351,7 @@ def test_public_names_are_lazy_and_complete():
     from tfprune import export
 
     searches = {"CompressReport", "Remote", "Vela", "VelaReport", "compress", "vela"}
-    files = {"rewrite", "share_weights", "sparsify", "pack", "unpack"}
+    files = {"add_metadata", "rewrite", "share_weights", "sparsify", "pack", "unpack"}
     models = {"to_tflite", "make_sparse_ready", "sparse_inference"}
     reports = {"BenchmarkReport", "ExportReport", "ModelReport", "SparseInferenceReport", "VerifyReport"}
     reports |= {"EvaluateReport", "QuantizationErrorReport"}

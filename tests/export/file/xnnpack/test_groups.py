@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiers import in_test_ci
 
-from tfprune.export.file.files.metadata import REDUCED_PRECISION, add_metadata, read_metadata
+from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata, with_metadata
 from tfprune.export.file.tflite.editor import add_values, builtin_code, load_objects, operator_code, save_objects
 from tfprune.export.file.xnnpack.groups import Analysis, analyze
 from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
@@ -468,12 +468,12 @@ def spelled_out(made: Files) -> Files:
 
 
 def asking_for_half_precision(made: Files) -> Files:
-    return replace(made, sparse=add_metadata(made.sparse, HALF), probe=add_metadata(made.probe, HALF))
+    return replace(made, sparse=with_metadata(made.sparse, HALF), probe=with_metadata(made.probe, HALF))
 
 
 def sparsified(made: Files) -> Files:
     """The dense file that asks for half precision, after `sparsify` has left that out."""
-    sparse = sparsify(add_metadata(made.dense, HALF)).data
+    sparse = sparsify(with_metadata(made.dense, HALF)).data
     return replace(made, sparse=sparse, probe=with_infinite_channel(sparse))
 
 

@@ -11,7 +11,7 @@ from lite_lm import LENGTH, engine_text
 from tfprune.export import Generator, to_generator
 from tfprune.export.device.generating.text_form import SENTENCEPIECE, TextForm, read_text_form
 from tfprune.export.file.files.litertlm import read_litertlm
-from tfprune.export.file.files.metadata import TOKENIZER, add_metadata, read_metadata
+from tfprune.export.file.files.metadata import TOKENIZER, read_metadata, with_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.keras_side.generating.litertlm_content import litertlm_content
 
@@ -42,9 +42,9 @@ def test_the_engine_writes_what_the_generator_writes(kind, writer, tmp_path):
     form, tokenizer = (form, tokenizer) if kind == "byte pairs" else sentencepiece_form({})
     form = TextForm(form.tokenizer, form.start, form.stop, TURNS)
     plain = tmp_path / "writer.tflite"
-    plain.write_bytes(add_metadata(content, form.as_metadata(tokenizer)))
+    plain.write_bytes(with_metadata(content, form.as_metadata(tokenizer)))
     path = tmp_path / "writer.litertlm"
-    without = add_metadata(content, form.as_metadata(b""))  # the tokenizer is in a section of the container
+    without = with_metadata(content, form.as_metadata(b""))  # the tokenizer is in a section of the container
     path.write_bytes(litertlm_content(without, form, tokenizer=tokenizer, length=LENGTH))
     generator = Generator(plain, threads=1)
     assert Generator(path, threads=1).generate("a fox", max_tokens=5) == generator.generate("a fox", max_tokens=5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.files.metadata import add_metadata
+from tfprune.export.file.files.metadata import with_metadata
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.pruning.compare_outputs import compare_outputs, constant_outputs
 from tfprune.export.pruning.prune_tflite import prune_tflite
@@ -63,7 +63,7 @@ def ranges_of(content):
 @pytest.mark.parametrize("name", RANGES)
 def test_the_range_of_metadata(cases, name):
     entries, limits = RANGES[name]
-    (found,) = ranges_of(add_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(**entries)}))
+    (found,) = ranges_of(with_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(**entries)}))
     assert (found and (found.low, found.high)) == (limits and pytest.approx(limits))
 
 
@@ -73,7 +73,7 @@ def test_damaged_metadata_are_no_metadata(cases):
         damaged = bytearray(whole[: generator.integers(len(whole) + 1)])
         for place in generator.integers(0, max(len(damaged), 1), 3 if damaged else 0):
             damaged[place] = generator.integers(256)
-        ranges_of(add_metadata(cases["dense"].data, {"TFLITE_METADATA": bytes(damaged)}))
+        ranges_of(with_metadata(cases["dense"].data, {"TFLITE_METADATA": bytes(damaged)}))
 
 
 def test_the_range_of_integers(cases):
@@ -87,7 +87,7 @@ def test_the_range_of_integers(cases):
 
 
 def test_samples_far_off_the_range(cases):
-    content = add_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(stats=([-1], [1]))})
+    content = with_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(stats=([-1], [1]))})
     (found,) = ranges_of(content)
     right = np.linspace(-1, 1, 50)
     assert not check_range(right, found, name="x") and not check_range(right * 0.5, found, name="x")
@@ -97,7 +97,7 @@ def test_samples_far_off_the_range(cases):
 
 
 def test_random_numbers_have_the_range(cases, tmp_path):
-    content = add_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(stats=([-3], [5]))})
+    content = with_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(stats=([-3], [5]))})
     (found,) = ranges_of(content)
     np.testing.assert_allclose(spread_over(np.array([0, 0.5, 1]), found), [-3, 1, 5])
     report = prune_tflite(content, tmp_path / "a.tflite", "random", sparsity=0.5, optimize="dense")
