@@ -40,7 +40,7 @@ def measure() -> list[Row]:
         for seed in SEEDS:
             keras.utils.set_random_seed(seed)
             with tempfile.TemporaryDirectory() as folder:
-                _write_files(build(), Path(folder))
+                write_files(build(), Path(folder))
                 _link_checkout(Path(folder))
                 told.append(_run(python, Path(folder)))
         ratios = [run["ratio"] for run in told]
@@ -52,14 +52,14 @@ def measure() -> list[Row]:
     return rows
 
 
-def _write_files(model, folder: Path) -> None:
+def write_files(model, folder: Path) -> None:
     """Prune in one go, export both ways, and keep what Keras says of one image."""
     import tfprune
     from tfprune.export import make_sparse_ready, to_tflite
 
     # Statistics of one batch keep the size of the activations through a net that was not trained.
     rows = model.inputs[0].shape[0] or 4
-    image = np.random.default_rng(0).uniform(-1, 1, (rows, SIZE, SIZE, 3)).astype(np.float32)
+    image = np.random.default_rng(0).uniform(-1, 1, (rows, *model.inputs[0].shape[1:])).astype(np.float32)
     pruned = tfprune.wrap(model, filters=_is_pointwise)
     tfprune.update_masks(pruned, SPARSITY)
     pruned = tfprune.strip(pruned)

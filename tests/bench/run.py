@@ -58,6 +58,8 @@ COMMANDS = [
     ["compress.py", "cnn"],
     ["compress.py", "mobilenet"],
     ["device.py"],
+    ["kernels.py"],
+    ["mediapipe_labels.py"],
     ["remote.py"],
     ["generator.py"],
 ]
