@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tfprune.export.device.running.runner import Runner as Runner
     from tfprune.export.device.running.verify import verify as verify
     from tfprune.export.device.running.verify_report import VerifyReport as VerifyReport
+    from tfprune.export.device.web.web import web as web
+    from tfprune.export.device.web.web_report import WebReport as WebReport
     from tfprune.export.file.files.add_metadata import add_metadata as add_metadata
     from tfprune.export.file.files.pack import pack as pack
     from tfprune.export.file.files.unpack import unpack as unpack
@@ -84,6 +86,7 @@ _ROOMS = {
     "device": ["Embedder"],
     "device.generating": ["Generator"],
     "device.remote": ["Remote"],
+    "device.web": ["WebReport", "web"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "pruning": ["PruneTfliteReport", "prune_tflite"],
     "pruning.shrinking": ["ShrinkTfliteReport", "shrink_tflite"],

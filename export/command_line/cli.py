@@ -26,6 +26,7 @@ from tfprune.export.command_line.commands.micro import add_micro
 from tfprune.export.command_line.commands.prune import add_prune
 from tfprune.export.command_line.commands.shrink import add_shrink
 from tfprune.export.command_line.commands.verify import add_verify
+from tfprune.export.command_line.commands.web import add_web
 from tfprune.export.file.report import reason_of
 from tfprune.report import printable
 
@@ -44,6 +45,7 @@ COMMANDS = (
     add_bench,
     add_generate,
     add_micro,
+    add_web,
 )
 EPILOG = """\
 `tfprune COMMAND --help` explains a command, with examples.

@@ -42,7 +42,9 @@ ROOMS = {
         "federated_flower"
     ),
     "tfprune.export.file": "report model_card trailing_archive · tflite · files · xnnpack · inspecting",
-    "tfprune.export.device": "board interpreter · processes · generating · running · embedder | remote demo_device",
+    "tfprune.export.device": (
+        "board interpreter · processes · generating · running · embedder | remote demo_device web"
+    ),
     "tfprune.export.pruning": (
         "layers · sampling pruning_goal prune_tflite_report · compare_outputs · apart "
         "prune_in_order · pruning_job · prune_tflite | shrinking"

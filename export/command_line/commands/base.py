@@ -88,10 +88,10 @@ def add_file(parser: argparse.ArgumentParser, name: str, **settings: Any) -> Non
     parser.add_argument(name, **settings).complete = FILES  # type: ignore[attr-defined]
 
 
-def add_model_file(parser: argparse.ArgumentParser) -> None:
+def add_model_file(parser: argparse.ArgumentParser, **settings: Any) -> None:
     """Add the .tflite file that a command reads."""
     text = "a .tflite file, plain, packed, or compressed with gzip or xz"
-    add_file(parser, "model", metavar="MODEL", help=text)
+    add_file(parser, "model", metavar="MODEL", help=text, **settings)
 
 
 def add_imports(parser: argparse.ArgumentParser) -> None:
@@ -180,10 +180,15 @@ def add_saved_model(parser: argparse.ArgumentParser, *, optional: Collection[str
 
 
 def refuse_options(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, *, names: Collection[str], of: str
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    *,
+    names: Collection[str],
+    of: str,
+    source: str = "source",
 ) -> None:
-    """Refuse options that are for another kind of file."""
+    """Refuse options that are for another kind of file than the one that the option `source` names."""
     foreign = [name for name in names if getattr(options, name) != parser.get_default(name)]
     if foreign:
         text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in foreign)
-        raise ValueError(f"Expected {text} with {of} only. Received: {options.source!r}.")
+        raise ValueError(f"Expected {text} with {of} only. Received: {getattr(options, source)!r}.")

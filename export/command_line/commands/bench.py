@@ -1,29 +1,45 @@
-"""`tfprune bench`: how fast a file is, here or on a device; of a language model's file, tokens per second."""
+"""`tfprune bench`: how fast a file is here, on a device or in a browser; of a language model, tokens per second."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
+from functools import partial
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_model_file, device_of
+from tfprune.export.command_line.commands.base import (
+    add_command,
+    add_device,
+    add_file,
+    add_model_file,
+    device_of,
+    refuse_options,
+)
 from tfprune.export.keras_side.loading import load_arrays
+
+OF_MODELS = (
+    *("model", "samples", "runs", "warmup", "threads", "batch_size", "processes", "cool_down"),
+    *("on", "python", "ssh"),
+)
 
 
 def add_bench(commands: Any) -> None:
     text = (
         "Measure the latency and peak memory of a .tflite file in a separate process, here or with --on on a board "
         "or a phone. For a language model's file of tfprune.export.to_generator, a run is one token of text, and the "
-        "report has the tokens per second of prompts, too."
+        "report has the tokens per second of prompts, too. --web prints what a page of `tfprune web` measured."
     )
     examples = """
 tfprune bench model.tflite --runs 200 --threads 4
 tfprune bench writer.tflite --runs 100
 tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
+tfprune bench --web result.json
 """
     parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)
-    add_model_file(parser)
+    parser.set_defaults(command=partial(_bench, parser))
+    add_model_file(parser, nargs="?")
+    add_file(parser, "--web", metavar="RESULT", help="JSON that a page of `tfprune web` gave, instead of a model")
     add_file(
         parser,
         "--samples",
@@ -44,7 +60,14 @@ tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
     add_device(parser)
 
 
-def _bench(options: argparse.Namespace) -> Any:
+def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
+    if options.web is not None:
+        refuse_options(parser, options, names=OF_MODELS, of="a MODEL", source="web")
+        from tfprune.export.device.web.web_result import read_web_result
+
+        return read_web_result(options.web)
+    if options.model is None:
+        raise ValueError("Expected a MODEL, or --web RESULT. Received: neither. See `tfprune bench --help`.")
     from tfprune.export.device.running.benchmark import benchmark
 
     inputs = load_arrays(options.samples) if options.samples else None

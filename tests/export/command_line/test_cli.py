@@ -188,6 +188,7 @@ COMMANDS = [
     "bench",
     "generate",
     "micro",
+    "web",
     "completion",
 ]
 
