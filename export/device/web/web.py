@@ -71,7 +71,7 @@ def web(
         >>> print(tfprune.export.web("digits_web.tflite", "page", samples=images))
         model               bytes  runs  tolerance
         -----------------  ------  ----  ---------
-        digits_web.tflite  ...         4     0.0001
+        digits_web.tflite  ...     4     0.0001
         <BLANKLINE>
         Compared with ai-edge-litert ... To open the page, which runs @litertjs/core 2.5.3:
         cd page && npm install && python3 -m http.server
