@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tfprune.keras_models.evidence.gatherer import Gatherer as Gatherer
     from tfprune.keras_models.evidence.meta_gradients import MetaGradients as MetaGradients
     from tfprune.keras_models.models.register_prunable import register_prunable as register_prunable
+    from tfprune.masking.training.grow import Grow as Grow
     from tfprune.masking.training.pruning_callback import PruningCallback as PruningCallback
     from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
     from tfprune.masking.training.sensitivity import sensitivity as sensitivity
@@ -131,7 +132,9 @@ _ROOMS = {
     ],
     "methods.moments": ["MomentCosines", "carry_optimizer", "moment_cosines"],
     "compact.fine_tuning": ["Distillation", "FineTuning", "PruneReport", "distilled", "prune_to"],
-    "masking.training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
+    "masking.training": [
+        *("Grow", "PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"),
+    ],
 }
 _ALIASES = {"methods.one_shot.prune_units": ["putri"]}
 _MODULES = ("allocation", "criteria", "export", "federated", "patterns", "report", "schedules", "tfmot")

@@ -153,7 +153,7 @@ def check_schedule(value: Any, argument: str) -> Schedule:
     return value
 
 
-def _check_step(value: Any, argument: str) -> Step:
+def check_step(value: Any, argument: str) -> Step:
     """Return a step as an int, a fraction of the training run as a float."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return check_count(value, argument, least=0)
@@ -164,10 +164,10 @@ def _check_step(value: Any, argument: str) -> Step:
 
 
 def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:
-    begin = _check_step(begin, "begin")
+    begin = check_step(begin, "begin")
     if end is None:
         return begin, None
-    end = _check_step(end, "end")
+    end = check_step(end, "end")
     if isinstance(begin, float) == isinstance(end, float) and end < begin:
         raise ValueError(
             f"Expected the schedule to end at or after its begin. Received: begin={begin!r}, end={end!r}."

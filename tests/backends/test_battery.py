@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import tfprune
 from tfprune import patterns
-from tfprune.schedules import Polynomial
+from tfprune.schedules import Constant, Polynomial
 
 BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.skipif(
@@ -138,6 +138,27 @@ def test_fit_follows_the_schedule_and_ends_exactly():
     assert record.zeros == truth and history["sparsity"][-1] == 0.8
     kernel = array(hidden(model).layer.kernel)
     assert np.count_nonzero(kernel) == 20 and np.isfinite(kernel).all()
+    slots = [v for v in model.optimizer.variables if "hidden_kernel" in v.path]
+    assert len(slots) == 2
+    for slot in slots:
+        assert np.count_nonzero(array(slot)[zeros_of(model)]) == 0 < np.count_nonzero(array(slot))
+
+
+@pytest.mark.parametrize("by", ["gradient", "random"])
+def test_a_fit_that_grows_keeps_its_counts_and_zero_slots(by):
+    class Record(keras.callbacks.Callback):
+        masks: list[np.ndarray] = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.masks.append(~zeros_of(self.model))
+            assert np.count_nonzero(array(hidden(self.model).layer.kernel)[zeros_of(self.model)]) == 0
+
+    model, record = wrapped(), Record()
+    record.masks = []
+    data = {"data": (X, Y)} if by == "gradient" else {}
+    fit(model, tfprune.PruningCallback(Constant(0.8), every=4, grow=by, **data), record, epochs=2)
+    assert {int(mask.sum()) for mask in record.masks} == {20}
+    assert (record.masks[0] != record.masks[-1]).any()
     slots = [v for v in model.optimizer.variables if "hidden_kernel" in v.path]
     assert len(slots) == 2
     for slot in slots:

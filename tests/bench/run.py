@@ -27,6 +27,7 @@ COMMANDS = [
     ["digits.py"],
     ["federated.py"],
     ["last_update.py"],
+    ["sparse_training.py"],
     ["taught.py"],
     ["reconstruction.py"],
     ["anyfile.py"],

@@ -180,6 +180,12 @@ _OWN = (
         combine=CLASS_MOMENTS,
     ),
     Fact(
+        "gradient",
+        "the mean over batches of dL/dw, of the weight's shape",
+        recorded=GRADIENTS,
+        reduce=lambda gradient, ops: gradient,
+    ),
+    Fact(
         "gradient_sizes",
         "the mean over batches of |dL/dw|, of the weight's shape",
         recorded=GRADIENTS,

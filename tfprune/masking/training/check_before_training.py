@@ -10,14 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.allocation import Weight, allocate
+from tfprune.allocation import Weight, allocate, check_allocation
 from tfprune.base.spec import check_sparsity
 from tfprune.masking.training.coupled_groups import coupled_groups
 from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import pruned_layers, wrappers
 from tfprune.patterns import Pattern
-from tfprune.schedules import Schedule
+from tfprune.schedules import Schedule, check_schedule
 
 _WITHOUT_SCORES = ("uniform", "erk")  # other allocations split by scores, which training changes
 NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
@@ -44,6 +44,20 @@ def check_before_training(model: keras.layers.Layer, *, schedule: Schedule, allo
                 patterns[weight.path].check(share)
         except ValueError as error:
             raise ValueError(f"{weight.path} cannot be pruned as far as {schedule!r} asks. {error}") from error
+
+
+def check_rules(allocation: Any) -> None:
+    """Refuse everything but an allocation whose rules are sparsities, schedules or None.
+
+    Raises:
+        TypeError, ValueError: If it is not an allocation, or a rule is something else.
+    """
+    check_allocation(allocation)
+    for pattern, value in allocation.items() if isinstance(allocation, Mapping) else ():
+        if isinstance(value, Schedule):
+            check_schedule(value, f"allocation[{pattern!r}]")
+        elif value is not None:
+            check_sparsity(value, f"allocation[{pattern!r}]")
 
 
 def _at_the_end(allocation: Any) -> Any:

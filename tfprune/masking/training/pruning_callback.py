@@ -10,22 +10,28 @@ from typing import Any
 
 import keras
 
-from tfprune.allocation import Allocation, check_allocation
+from tfprune.allocation import Allocation
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_count, check_sparsity
+from tfprune.base.spec import check_count
 from tfprune.keras_models.models.optimizers import (
     check_optimizer,
     max_updates_per_call,
     optimizers_of,
     updates_of,
 )
-from tfprune.masking.training.check_before_training import NOTICEABLE, check_before_training, frozen_weights
+from tfprune.masking.training.check_before_training import (
+    NOTICEABLE,
+    check_before_training,
+    check_rules,
+    frozen_weights,
+)
 from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
+from tfprune.masking.training.grow import Grow, check_grow, grow_at, uses_data
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
 from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_training_budget, limits_as
-from tfprune.masking.training.start_of_fit import came_back, ended_before, schedule_slips
+from tfprune.masking.training.start_of_fit import came_back, ended_before, schedule_slips, steps_of_fit
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
-from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
+from tfprune.masking.wrapping.pruned_layers import hidden_share, masked_sparsity, waits_for_data, wrappers
 from tfprune.schedules import Schedule, check_schedule
 
 _log = logging.getLogger(__name__)
@@ -62,9 +68,13 @@ class PruningCallback(keras.callbacks.Callback):
             function, or a dict. Its keys are regular expressions, searched in the weights' paths. Its values are the
             final sparsity of these weights, which follows the schedule's progress, a schedule of their own, or None,
             which leaves them as they are.
-        data: The data for criteria that need evidence, read at each mask update: a tuple (x, y) of arrays, a dataset,
-            or a list of batches. A part of the training data is enough.
-        loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
+        grow: What replaces the lowest entries at each update, for training that is sparse from the first step:
+            `"gradient"` (RigL) adds those with the largest gradient on `data`, `"random"` (SET) any; a `tfprune.Grow`
+            says how many, and until when. At step 0 the masks are then drawn at random, unless the model has zeros
+            already. None (the default) replaces nothing.
+        data: The data for criteria that need evidence, and for `grow="gradient"`, read at each mask update: a tuple
+            (x, y) of arrays, a dataset, or a list of batches. A part of the training data is enough.
+        loss: The loss for gradients; None takes the loss that the model was compiled with.
 
     Raises:
         TypeError: If `schedule` is not a schedule.
@@ -73,7 +83,8 @@ class PruningCallback(keras.callbacks.Callback):
             final sparsity.
         ValueError: When training begins, if a rule of `allocation` matches no weight, or a fraction is used where the
             number of steps is unknown.
-        ValueError: When training begins, if a criterion needs data that is missing, or no criterion uses the data.
+        ValueError: When training begins, if data is needed and missing, or nothing uses the data.
+        ValueError: If `grow` comes with a budget, or, when training begins, a pattern cannot grow.
 
     Example:
         >>> from tfprune import schedules, wrap
@@ -98,12 +109,14 @@ class PruningCallback(keras.callbacks.Callback):
         every: int = 100,
         budget: MeetsBudget | None = None,
         allocation: str | Mapping[str, float | Schedule | None] | Allocation = "uniform",
+        grow: str | Grow | None = None,
         data: Any = None,
         loss: Any = None,
     ) -> None:
         super().__init__()
         check_training_budget(budget, allocation)
-        _check_allocation(allocation)
+        self.grow = check_grow(grow, beside="" if budget is None else f"budget={budget!r}")
+        check_rules(allocation)
         self.schedule = check_schedule(schedule, "schedule")
         self.every = check_count(every, "every", least=1)
         self.budget, self.allocation = budget, allocation
@@ -135,7 +148,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     def _start(self) -> None:
         """Turn fractions into steps, and do what is due at the step that training starts from."""
-        self._gatherer = gatherer_of(self.model, self.data, loss=self.loss)
+        self._gatherer = gatherer_of(self.model, self.data, loss=self.loss, grow=self.grow)
+        self._grow = self._resolved(self.grow)
         self._schedule = self._in_steps(self.schedule)
         self._allocation = self.allocation
         if isinstance(self.allocation, Mapping):
@@ -150,7 +164,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._started = True
         # An interrupted run may have stopped between the optimizer's update and the masks that were due.
         self._previous = self._first - 1
-        self._sparsity = masked_sparsity(self.model)
+        self._sparsity = self._sparsity_now()
         start = "pruning %r from step %d on, at a sparsity of %.4f, by %r"
         _log.info(start, self.model.name, self._first, self._sparsity, self._schedule)
         self._rate = LearningRateWatch(optimizers_of(self.model)[-1])
@@ -163,6 +177,9 @@ class PruningCallback(keras.callbacks.Callback):
             message = ended_before(self._first, end=end, sparsity=self._sparsity, target=self._schedule.target)
             warnings.warn(message, stacklevel=2)
 
+    def _sparsity_now(self) -> float:
+        return hidden_share(self.model) if self.grow else masked_sparsity(self.model)
+
     def _in_steps(self, schedule: Schedule) -> Schedule:
         """Resolve fractions of this fit, and warn if the schedule is a jump."""
         resolved = self._resolved(schedule)
@@ -170,19 +187,10 @@ class PruningCallback(keras.callbacks.Callback):
             warnings.warn(message, stacklevel=2)
         return resolved
 
-    def _resolved(self, schedule: Schedule) -> Schedule:
+    def _resolved(self, timed: Any) -> Any:
         """Resolve fractions of this fit, the epochs before its first one included."""
-        if not any(isinstance(value, float) for value in (schedule.begin, schedule.end)):
-            return schedule
-        batches = self.params.get("steps")
-        if batches is None:
-            raise ValueError(
-                f"Expected the number of steps per epoch to be known, because {schedule!r} has fractions of the fit. "
-                f"Pass steps_per_epoch to fit, or give begin and end as ints."
-            )
         accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
-        first = self._first - self._epoch * batches // accumulated
-        return schedule.resolve(self.params["epochs"] * batches // accumulated, first=first)
+        return steps_of_fit(timed, self.params, first=self._first, epoch=self._epoch, accumulated=accumulated)
 
     def _step(self) -> int:
         # A model with steps of its own may hold several optimizers, `model.optimizer` unused.
@@ -216,9 +224,11 @@ class PruningCallback(keras.callbacks.Callback):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
             before = self._sparsity
-            regrow = not self._is_last(previous, step)
-            set_masks(self.model, sparsity, allocation=allocation, data=self._gatherer, regrow=regrow)
-            self._sparsity = masked_sparsity(self.model)
+            is_last = self._is_last(previous, step)
+            grow = self._grow and grow_at(step, self._grow, model=self.model, is_last=is_last)
+            data = self._gatherer if uses_data(self.model, grow) else None
+            set_masks(self.model, sparsity, allocation=allocation, data=data, regrow=not is_last, grow=grow)
+            self._sparsity = self._sparsity_now()
             _log.debug("step %d: sparsity %.4f", step, self._sparsity)
             if self._sparsity < before - NOTICEABLE and not self._has_updated:
                 message = came_back(step, before=before, sparsity=self._sparsity)
@@ -270,7 +280,7 @@ class PruningCallback(keras.callbacks.Callback):
     def _warn_at_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._started:
             return
-        end, step, sparsity, reached = self._schedule.end, self._step(), masked_sparsity(self.model), self._sparsity
+        end, step, sparsity, reached = self._schedule.end, self._step(), self._sparsity_now(), self._sparsity
         messages = []
         if self._frozen and (end is None or step >= end or step == self._first):  # none trainable: no steps
             messages.append(self._frozen.at_end(sparsity))
@@ -288,12 +298,3 @@ class PruningCallback(keras.callbacks.Callback):
         end = max(schedule.begin if schedule.end is None else schedule.end for schedule in self._schedules())
         per_epoch = (step - self._first) / (self._last_epoch + 1 - self._epoch)
         return self._epoch + max(math.ceil((end - self._first) / max(per_epoch, 1)) - 1, 0)
-
-
-def _check_allocation(allocation: Any) -> None:
-    check_allocation(allocation)
-    for pattern, value in allocation.items() if isinstance(allocation, Mapping) else ():
-        if isinstance(value, Schedule):
-            check_schedule(value, f"allocation[{pattern!r}]")
-        elif value is not None:
-            check_sparsity(value, f"allocation[{pattern!r}]")

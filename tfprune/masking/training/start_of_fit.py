@@ -1,15 +1,40 @@
-"""The start of a fit: what it warns of."""
+"""The start of a fit: its steps, and what it warns of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tfprune.masking.training.check_before_training import NOTICEABLE
 from tfprune.schedules import Schedule
 
 _FEWEST_RISES = 3  # with fewer, a schedule is a jump
 _ADVISED_RISES = 5
+
+
+def steps_of_fit(timed: Any, params: Mapping[str, Any], *, first: int, epoch: int, accumulated: int) -> Any:
+    """Return a schedule, or another value with `resolve`, with its fractions of a fit turned into steps.
+
+    Args:
+        timed: The value, with `begin` or `end`.
+        params: What Keras tells a callback of the fit.
+        first: The step at which training starts.
+        epoch: The epoch at which training starts.
+        accumulated: The number of batches per optimizer update.
+
+    Raises:
+        ValueError: If there are fractions, and the number of steps per epoch is unknown.
+    """
+    if not any(isinstance(getattr(timed, name, None), float) for name in ("begin", "end")):
+        return timed
+    batches = params.get("steps")
+    if batches is None:
+        raise ValueError(
+            f"Expected the number of steps per epoch to be known, because {timed!r} has fractions of the fit. "
+            f"Pass steps_per_epoch to fit, or give begin and end as ints."
+        )
+    return timed.resolve(params["epochs"] * batches // accumulated, first=first - epoch * batches // accumulated)
 
 
 def schedule_slips(schedule: Schedule, resolved: Schedule, *, every: int, first: int) -> Iterator[str]:

@@ -20,8 +20,9 @@ from tfprune.keras_models.evidence.gatherer import Facts, Gatherer, check_needs,
 from tfprune.keras_models.evidence.scored_weight import Subject
 from tfprune.keras_models.models.kernels import from_matrix, to_matrix
 from tfprune.keras_models.models.layers import as_numpy
-from tfprune.keras_models.models.optimizers import check_optimizer, optimizers_of, slots_by_variable
+from tfprune.keras_models.models.optimizers import check_optimizer, optimizers_of, slots_by_variable, updates_of
 from tfprune.masking.training.coupled_groups import CoupledGroups, Scores, coupled_groups
+from tfprune.masking.training.grow import Grow, Growth, check_grow, check_growable, criterion_of
 from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_sparsity_or_budget, limits_as
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import pruned_layers
@@ -37,6 +38,7 @@ def update_masks(
     *,
     allocation: str | Mapping[str, float | None] | Allocation = "uniform",
     regrow: bool = True,
+    grow: str | Grow | None = None,
     data: Any = None,
     loss: Any = None,
     optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
@@ -56,9 +58,13 @@ def update_masks(
         regrow: Whether a pruned entry comes back, with the value it had, where it ranks higher than one that is
             kept. Pass False in the last update: an entry that comes back costs accuracy until it is trained. Then
             entries come back only where the new sparsity is lower than before.
-        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a dataset, an iterable of batches,
-            or a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
-        loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
+        grow: What replaces the lowest 30 % of the kept entries, for training that is sparse from the first step:
+            `"gradient"` (RigL), `"random"` (SET), or a `tfprune.Grow` for another fraction. The new entries start at
+            0. None (the default) replaces nothing. Patterns: single entries and blocks.
+        data: The data for criteria that need evidence, and for `grow="gradient"`: a tuple (x, y) of arrays, a
+            dataset, an iterable of batches, or a `tfprune.Gatherer`, which remembers `criteria.Movement` from one
+            update to the next.
+        loss: The loss for gradients; None takes the loss that the model was compiled with.
         optimizer: The optimizer whose slots of masked entries become zero, or a list of all that train the model;
             None takes the optimizers of the model.
 
@@ -69,7 +75,8 @@ def update_masks(
         ValueError: If `sparsity` is outside [0, 1), or the pattern cannot reach it.
         ValueError: If the model has no pruned layers, or a weight has NaN or infinity.
         ValueError: If a rule of `allocation` matches nothing, or a budget cannot be met.
-        ValueError: If an allocation is given with a budget.
+        ValueError: If an allocation is given with a budget, or `grow` with a budget or `regrow=False`.
+        ValueError: If `grow` is given, and a layer has a pattern that cannot grow.
         ValueError: If a criterion needs data that is missing, or no criterion uses the data.
         ValueError: If the data is empty, has the wrong shape, or has NaN.
         ValueError: If the list of optimizers is empty, or one of them trains some of the weights of one path only.
@@ -81,7 +88,17 @@ def update_masks(
         >>> update_masks(model, 0.9).nnz
         10
     """
-    set_masks(model, sparsity, allocation=allocation, optimizer=optimizer, data=data, loss=loss, regrow=regrow)
+    excludes = "" if regrow else "regrow=False"
+    set_masks(
+        model,
+        sparsity,
+        allocation=allocation,
+        optimizer=optimizer,
+        data=data,
+        loss=loss,
+        regrow=regrow,
+        grow=check_grow(grow, beside=f"sparsity={sparsity!r}" if isinstance(sparsity, MeetsBudget) else excludes),
+    )
     return sparsity_report(model)
 
 
@@ -94,6 +111,7 @@ def set_masks(
     data: Any = None,
     loss: Any = None,
     regrow: bool = True,
+    grow: Grow | None = None,
 ) -> None:
     """Do what `update_masks` does, without a report: of a deep model it takes as long as the masks."""
     check_sparsity_or_budget(sparsity, allocation)
@@ -104,7 +122,10 @@ def set_masks(
     for each in optimizers:
         check_optimizer(each)
     found = [slots_by_variable(each, model.trainable_variables) for each in optimizers]
-    facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
+    gatherer = gatherer_of(model, data, loss=loss, grow=grow)
+    replacing = grow if grow and grow.fraction else None
+    facts = gather(model, subjects_of(model, grow=replacing), gatherer=gatherer)
+    growth = Growth(replacing, max(map(updates_of, optimizers), default=0), facts) if replacing else None
     with ExitStack() as undo:
         plan = _plan_masks(
             model,
@@ -112,11 +133,14 @@ def set_masks(
             sparsity,
             allocation,
             functools.partial(_scores, facts, undo, {layer: path for path, layer in layers}),
-            regrow=regrow,
+            regrow=regrow and grow is None,
+            growth=growth,
         )
         undo.pop_all()
     for layer, name, mask in plan:
         variable = layer.kernels[name].variable
+        if grow:
+            layer.forget(name)
         layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])
 
 
@@ -130,13 +154,13 @@ def _as_list(optimizer: Any) -> list[keras.optimizers.Optimizer]:
     return optimizers
 
 
-def subjects_of(model: keras.layers.Layer) -> list[Subject]:
+def subjects_of(model: keras.layers.Layer, *, grow: Grow | None = None) -> list[Subject]:
     """Return the weights of a model whose masks may change, for the gathering of evidence."""
     return [
         Subject(
             path=f"{path}/{name}",
             kernel=layer.kernels[name],
-            criterion=layer.criterion,
+            criterion=criterion_of(layer, grow),
             latent=functools.partial(layer.latent, name),
             mask=layer.masks[name],
         )
@@ -145,13 +169,17 @@ def subjects_of(model: keras.layers.Layer) -> list[Subject]:
     ]
 
 
-def gatherer_of(model: keras.layers.Layer, data: Any, *, loss: Any) -> Gatherer | None:
-    """Return the gatherer of the evidence that the criteria of a model need; None if they need no data.
+def gatherer_of(model: keras.layers.Layer, data: Any, *, loss: Any, grow: Grow | None = None) -> Gatherer | None:
+    """Return the gatherer of the evidence that the criteria of a model and `grow` need; None if they need no data.
 
     Raises:
         ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
+        ValueError: If entries are to grow, and a pattern does not let them.
     """
-    check_needs((layer.criterion for _, layer in pruned_layers(model)), data=data, loss=loss)
+    layers = pruned_layers(model)
+    if grow:
+        check_growable(layers)
+    check_needs((criterion_of(layer, grow) for _, layer in layers), data=data, loss=loss)
     if not isinstance(data, Gatherer):
         return None if data is None else Gatherer(model, data, loss=loss)
     if data.model is not model or loss is not None:
@@ -170,6 +198,7 @@ def _plan_masks(
     scores: Scores,
     *,
     regrow: bool,
+    growth: Growth | None,
 ) -> list[tuple[Pruned, str, np.ndarray]]:
     """Compute all masks: of channels that go together, and of single weights."""
     together = coupled_groups(model, layers=[layer for _, layer in layers], scores=scores, regrow=regrow)
@@ -192,7 +221,8 @@ def _plan_masks(
         if share is None:
             layer.conceal(name)  # a function may have looked at its scores
         else:
-            plan.append((layer, name, from_matrix(_mask(layer, weight, share), layer.kernels[name])))
+            mask = _mask(layer, weight, share, name=name, growth=growth)
+            plan.append((layer, name, from_matrix(mask, layer.kernels[name])))
     return plan
 
 
@@ -207,9 +237,13 @@ def _within(budget: MeetsBudget, together: CoupledGroups | None, alone: list[Wei
     return together.masks(keep)
 
 
-def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
+def _mask(layer: Pruned, weight: Weight, sparsity: float, *, name: str, growth: Growth | None) -> np.ndarray:
     scores = weight.scores()
     try:
+        if growth:
+            return growth.mask(
+                layer, name, path=weight.path, scores=scores, shown=_shown(layer, name), sparsity=sparsity
+            )
         return layer.pattern(scores, sparsity)
     except ValueError as error:
         raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
@@ -219,10 +253,14 @@ def _kept_first(scores: Scores) -> Scores:
     """Return the same scores, those of masked entries lowered below all others."""
 
     def lowered(layer: Pruned, name: str) -> np.ndarray:
-        mask = to_matrix(as_numpy(layer.masks[name]), layer.kernels[name])
-        return rank_first(scores(layer, name), mask)
+        return rank_first(scores(layer, name), _shown(layer, name))
 
     return lowered
+
+
+def _shown(layer: Pruned, name: str) -> np.ndarray:
+    """Return the mask of a weight in the matrix view."""
+    return to_matrix(as_numpy(layer.masks[name]), layer.kernels[name])
 
 
 def _scores(facts: Facts, undo: ExitStack, paths: dict[Pruned, str], layer: Pruned, name: str) -> np.ndarray:

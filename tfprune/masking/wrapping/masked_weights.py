@@ -90,6 +90,12 @@ class MaskedWeights(TransparentWrapper):
         if name in self._revealed:
             self._set_aside(name, self.masks[name].value)
 
+    def forget(self, name: str) -> None:
+        """Discard the values that a weight's mask hides: entries that a later mask shows start at 0."""
+        values = self._reveal(name)
+        with _on_host() if name in self._latents else nullcontext():
+            values.assign(ops.where(self.masks[name].value, values.value, 0.0))
+
     def _set_aside(self, name: str, keep: Any) -> None:
         """Leave those of the revealed values that a mask hides in the latent variable."""
         latent = self._latents[name]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import keras
 
 from tfprune.base.warn_user import warn_user
 from tfprune.keras_models.models.anatomy import check_keras
+from tfprune.keras_models.models.kernels import Kernel
 from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned
@@ -49,10 +51,18 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
 
 def masked_sparsity(model: keras.layers.Layer) -> float:
     """Return the fraction of zeros in the weights under masks, in [0, 1], as `sparsity_report` counts it."""
-    masked = [
-        (kernel.variable, layer.masks[name]) for _, layer in wrappers(model) for name, kernel in layer.kernels.items()
-    ]
+    masked = [(kernel.variable, layer.masks[name]) for layer, name, kernel in _kernels(model)]
     return 1 - sum(itertools.starmap(count_kept, masked)) / sum(math.prod(mask.shape) for _, mask in masked)
+
+
+def hidden_share(model: keras.layers.Layer) -> float:
+    """Return the share of entries that masks hide, in [0, 1]; entries that have just grown are 0, but not hidden."""
+    masks = [layer.masks[name] for layer, name, _ in _kernels(model)]
+    return 1 - sum(map(count_kept, masks)) / sum(math.prod(mask.shape) for mask in masks)
+
+
+def _kernels(model: keras.layers.Layer) -> Iterator[tuple[Pruned, str, Kernel]]:
+    return ((layer, name, kernel) for _, layer in wrappers(model) for name, kernel in layer.kernels.items())
 
 
 def warn_if_dense(model: keras.layers.Layer) -> None:
