@@ -94,8 +94,8 @@ def compress(
         max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
             `tfprune.Limit` bounds another metric, by a name that `evaluate` knows, and with `max_drop_per_class` or
             `max_drop_per_group` also the accuracy that each class or group loses. It has no `data`.
-        search: A `Search` with the number of trials, jobs, the batch size and the seed; None (the default) is
-            `Search()`.
+        search: A `Search` with the number of trials, jobs, the batch size, the seed, and the executor that runs
+            trials; None (the default) is `Search()`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
             machine. Not for microcontrollers, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
@@ -109,7 +109,8 @@ def compress(
         TypeError: If an argument has another type.
         ValueError: If an argument is out of range, data hold no labels or no samples, the model is not compiled or
             cannot be exported, a microcontroller lacks one of its operators, no file is within `max_drop` and the
-            budgets, the folder belongs to another search or is in use by one, or Optuna is not installed.
+            budgets, the folder belongs to another search or is in use by one, a worker cannot load the model or has
+            other versions of packages, or Optuna is not installed.
 
     Example:
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -164,7 +165,8 @@ def compress(
             SearchSettings(goal),
             seed=search.seed,
             seconds=time,
-            jobs=search.jobs,
+            jobs=search.jobs or 1,
+            executor=search.executor,
             max_trials=search.trials or math.inf,
         )
         with Progress(int(time), verbose=verbose, unit="second") as progress:
@@ -216,10 +218,10 @@ def _read_search(search: Any, *, optimize: str) -> Search:
             f"Expected `search` to be a tfprune.export.Search, or None. Received: search={search!r} of type "
             f"{type(search).__name__}."
         )
-    if search.jobs > 1 and optimize == "latency":
+    if optimize == "latency" and ((search.jobs or 1) > 1 or search.executor is not None):
         raise ValueError(
-            f"Expected jobs=1 with optimize='latency': trials at once would slow each other down while they are "
-            f"timed. Received: {search!r}. Leave `jobs` out."
+            f"Expected jobs=1 with optimize='latency', and no executor: files are timed on one machine, one after "
+            f"the other. Received: {search!r}. Leave `jobs` and `executor` out."
         )
     return search
 

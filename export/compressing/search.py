@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from tfprune.base.renamed import renamed
@@ -17,30 +18,48 @@ class Search:
 
     Args:
         trials: The largest number of recipes to try, at least 1. None (the default) sets no limit.
-        jobs: The number of trials that run at once, at least 1. With 1 (the default), trials run in this process, one
-            after the other, and the same search tries the same recipes. With more, each trial runs in a process that
-            has the data, loads the model and uses its share of the processors. Not with `optimize="latency"`: trials
-            that run at once would disturb the timing.
+        jobs: The number of trials that run at once, at least 1. None (the default) is 1: trials run in this process,
+            one after the other, and the same search tries the same recipes. With more, each trial runs in a process
+            that has the data, loads the model and uses its share of the processors. Not with `optimize="latency"`:
+            trials that run at once would disturb the timing.
         batch_size: Samples in a batch of training, at least 1. Default 32.
         seed: Seeds training and the choice of recipes, at least 0. Default 0.
+        executor: A `concurrent.futures.Executor` that runs the trials, such as that of a Dask client, for workers on
+            other machines. It needs `jobs`, as no executor tells how many workers it has. None (the default) uses
+            this machine. You start and end it. Not with `optimize="latency"`.
 
     Raises:
-        TypeError: If an argument is not an integer.
-        ValueError: If an argument is out of range.
+        TypeError: If an argument has another type.
+        ValueError: If an argument is out of range, or an executor comes without `jobs`.
 
     Example:
         >>> Search(trials=20, jobs=2)
-        Search(trials=20, jobs=2, batch_size=32, seed=0)
+        Search(trials=20, jobs=2, batch_size=32, seed=0, executor=None)
     """
 
     trials: int | None = None
-    jobs: int = 1
+    jobs: int | None = None
     batch_size: int = 32
     seed: int = 0
+    executor: Executor | None = None
 
     def __post_init__(self) -> None:
         if self.trials is not None:
             check_count(self.trials, "trials", least=1)
-        check_count(self.jobs, "jobs", least=1)
+        if self.jobs is not None:
+            check_count(self.jobs, "jobs", least=1)
         check_count(self.batch_size, "batch_size", least=1)
         check_count(self.seed, "seed", least=0)
+        if self.executor is None:
+            return
+        if not isinstance(self.executor, Executor):
+            raise TypeError(
+                f"Expected `executor` to be a concurrent.futures.Executor, or None. Received: executor="
+                f"{self.executor!r} of type {type(self.executor).__name__}. Of a Dask client, pass "
+                f"client.get_executor()."
+            )
+        if self.jobs is None:
+            raise ValueError(
+                "Expected `jobs` beside `executor`, which does not tell how many workers it has. Received: jobs=None."
+                " Pass the number of workers."
+            )

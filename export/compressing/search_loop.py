@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -33,6 +34,7 @@ class SearchLoop:
         seed: Seeds training and the choice of recipes.
         seconds: The time for all calls together.
         jobs: How many trials may run at once.
+        executor: Where they run; None is this machine.
         max_trials: The most recipes to try.
         trials: The trials so far; the first one is that of the original model.
     """
@@ -43,6 +45,7 @@ class SearchLoop:
     seed: int
     seconds: float
     jobs: int = 1
+    executor: Executor | None = None
     max_trials: float = math.inf
     trials: list[Trial] = field(default_factory=list)
     _began: float = field(default_factory=lambda: time.monotonic())
@@ -52,15 +55,18 @@ class SearchLoop:
         """Yield trials as long as there is time for one: first that of the original model.
 
         Raises:
-            ValueError: If the original model makes no file, or a process that runs trials ends.
+            ValueError: If the original model makes no file, or a worker cannot run trials.
         """
-        yield self._store(lambda: self.runner.run(None, self.seconds))
         while len(self.trials) <= self.max_trials and self.folder.has(_step_name(len(self.trials))):
             yield self._store(dict)
-        if len(self.trials) > self.max_trials:
+        if len(self.trials) > self.max_trials or self.seconds_left() <= 0:
             return
         reserved = self.settings.reserved_time_fraction * self.seconds
-        with workers_of(self.runner, jobs=self.jobs) as workers:
+        with workers_of(
+            self.runner, self.folder, jobs=self.jobs, executor=self.executor, seconds=self.seconds_left()
+        ) as workers:
+            if not self.trials:
+                yield self._store(lambda: self.runner.run(None, self.seconds))
             running: list[Recipe] = []
             while True:
                 while self._may_start(running) and (recipe := self._next_recipe(running)):
@@ -68,7 +74,7 @@ class SearchLoop:
                     running.append(recipe)
                 if not running:
                     return
-                recipe, arrays = workers.wait()
+                recipe, arrays = workers.wait(self.seconds_left() + reserved)
                 running.remove(recipe)
                 if arrays is not None:
                     yield self._store(partial(dict, arrays))
@@ -142,7 +148,9 @@ class SearchLoop:
         similar = [pair for pair in trained if pair[0].quantize_aware == recipe.quantize_aware]
         rates = [seconds / earlier.all_steps for earlier, seconds in similar[-5:]]
         slowdown = self.settings.quantize_aware_slowdown if recipe.quantize_aware else 1
-        rate = max(rates) if rates else self.jobs * self._seconds_per_step() * slowdown
+        sharing = self.jobs if self.executor is None else 1  # trials on this machine share its processors
+        slowest = max if self.executor is None else statistics.median  # one slow worker says nothing about others
+        rate = slowest(rates) if rates else sharing * self._seconds_per_step() * slowdown
         return recipe.all_steps * rate + statistics.median(others)
 
     @cached_property

@@ -1,13 +1,13 @@
-"""Rate the trials of a search: what each promises, and what it may still add to the front."""
+"""Rate the trials of a search: the front of their best files, what each trial promises, and what it may add."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tfprune.export.compressing.pareto_front import added_area, gap_before, pareto_front
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_settings import DROP_NOISE, Goal, SearchSettings
 from tfprune.export.compressing.trial import MeasuredFile, Trial, lowest_drop
@@ -67,6 +67,7 @@ def trial_outcomes(
     front = pareto_front((file for trial in trials for file in trial.tried), goal)
     lowest = min((cost(file, dense, settings=settings) for file in front), default=math.inf)
     promised = _promised(trials, first, settings)
+    continued = Counter(trial.recipe.after for trial in trials if trial.recipe)
     outcomes = []
     for trial in trials:
         files = promised[trial.recipe]
@@ -77,7 +78,7 @@ def trial_outcomes(
             promise,
             drop_left=max(0.0, drop_left),
             front_gain=max((added_area(file, front, dense=dense, goal=goal) for file in files), default=0.0),
-            gap_below=_gap_below(trial, trials, front, goal),
+            gap_below=_gap_below(trial, front, goal) / (1 + continued[trial.recipe]),
             is_open=promise < lowest,
             is_hopeful=trial.recipe is None or drop_left >= 0,
             is_kept=trial.is_kept,
@@ -124,10 +125,8 @@ def remaining(recipe: Recipe | None) -> tuple[float, float]:
     return (recipe.flops, 1 - recipe.sparsity) if recipe else (1.0, 1.0)
 
 
-def _gap_below(trial: Trial, trials: Sequence[Trial], front: list[MeasuredFile], goal: Goal) -> float:
-    """Share the gap below a trial's file among the trials that started from it and the next one."""
-    continued = sum(other.recipe is not None and other.recipe.after == trial.recipe for other in trials)
-    return max((gap_before(file, front, goal=goal) for file in trial.tried), default=0.0) / (1 + continued)
+def _gap_below(trial: Trial, front: list[MeasuredFile], goal: Goal) -> float:
+    return max((gap_before(file, front, goal=goal) for file in trial.tried), default=0.0)
 
 
 def _promised(
@@ -155,3 +154,57 @@ def _drops(trials: Sequence[Trial], first: Recipe) -> Iterator[tuple[float, floa
             continue
         if recipe.after is None or recipe.after.rounds > first.rounds:
             yield drops[recipe.after], short, longer[recipe.choice]
+
+
+def pareto_front(files: Iterable[MeasuredFile], goal: Goal) -> list[MeasuredFile]:
+    """Select the files within the limits that no other file beats in both size and accuracy.
+
+    Args:
+        files: All files.
+        goal: What a file may lose, and whether its bytes or its time counts.
+
+    Returns:
+        The files of the front, the smallest or fastest first.
+    """
+    front: list[MeasuredFile] = []
+    for file in sorted(files, key=lambda file: (goal.size(file), file.drop)):
+        if not goal.excess(file) and (not front or file.drop < front[-1].drop):
+            front.append(file)
+    return front
+
+
+def gap_before(file: MeasuredFile, front: list[MeasuredFile], *, goal: Goal) -> float:
+    """Measure the gap between a file of the front and the next smaller one: difference of drops x log(size ratio).
+
+    A file outside of the front has no gap: 0. The smallest file is compared with an assumed one of half its size that
+    loses all of `max_drop`.
+    """
+    if file not in front:
+        return 0.0
+    index, drop = front.index(file), max(0.0, file.drop)
+    if not index:
+        return (goal.max_drop - drop) * math.log(2)
+    smaller = front[index - 1]
+    return (max(0.0, smaller.drop) - drop) * math.log(goal.size(file) / goal.size(smaller))
+
+
+def added_area(file: MeasuredFile, front: Sequence[MeasuredFile], *, dense: MeasuredFile, goal: Goal) -> float:
+    """Return the area that a file adds to a front, over drops from 0 to `max_drop` and logarithms of sizes.
+
+    Args:
+        file: The file.
+        front: What `pareto_front` returned.
+        dense: The file of the original model, which stands in where the front has none.
+        goal: What a file may lose, and whether its bytes or its time counts.
+
+    Returns:
+        The sum, over all drops, of the log(size) it saves against the smallest file of the front that loses no more.
+    """
+    if goal.excess(replace(file, drop=0.0)):
+        return 0.0
+    area, most = 0.0, goal.max_drop
+    for other in [*front, replace(dense, drop=0.0)]:
+        drops = most - max(0.0, file.drop, other.drop)
+        area += max(0.0, drops) * max(0.0, math.log(goal.size(other) / goal.size(file)))
+        most = min(most, other.drop)
+    return area

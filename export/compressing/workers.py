@@ -1,34 +1,33 @@
-"""Run trials here, one after the other, or several at once in child processes."""
+"""Run trials here, one after the other, or several at once on an executor."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
 
-from tfprune.base.limit import GroupLimits
-from tfprune.base.run_folder import NamedArrays
-from tfprune.base.untrusted import parse_json, read_arrays, reading
-from tfprune.export.compressing.file_evaluator import FileEvaluator, calibration_of
+from tfprune.base.run_folder import NamedArrays, RunFolder
+from tfprune.base.untrusted import LONGEST_REASON
 from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.trial import Trial
 from tfprune.export.compressing.trial_runner import LateError, TrialRunner
-from tfprune.export.device.processes.child_process import Completed, run_as_child, started
-from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.micro.micro import Micro
+from tfprune.export.compressing.worker_task import DONE, NO_DATA, REFUSED, pack_runner, run_task, versions
+from tfprune.export.device.processes.process_pool import ProcessPool
+from tfprune.report import shortened
 
-THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-MODEL, START, TODO, RESULT = "model.keras", "start.npy", "todo.json", "result.npz"
-POLL_SECONDS = 0.02
+_log = logging.getLogger(__name__)
+KEPT = "All trials before are kept: call `compress` again with the same arguments to continue."
+MOST_ATTEMPTS = 2
 
 
 class Workers(Protocol):
@@ -37,18 +36,44 @@ class Workers(Protocol):
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
         """Start a trial, which may train for this many seconds, from the model of the recipe before it."""
 
-    def wait(self) -> tuple[Recipe, NamedArrays | None]:
-        """Return the recipe of the next trial that ends, and the arrays of `TrialRunner.run`; None if it was late."""
+    def wait(self, seconds: float) -> tuple[Recipe, NamedArrays | None]:
+        """Return the recipe of the next trial that ends, and the arrays of `TrialRunner.run`; None if it was late.
+
+        Args:
+            seconds: How long to wait; a trial that has not ended then is late.
+        """
 
 
 @contextmanager
-def workers_of(runner: TrialRunner, *, jobs: int) -> Iterator[Workers]:
-    """Yield workers for up to `jobs` trials at once; their processes end with the block."""
-    if jobs == 1:
+def workers_of(
+    runner: TrialRunner, folder: RunFolder, *, jobs: int, executor: Executor | None, seconds: float
+) -> Iterator[Workers]:
+    """Yield workers for up to `jobs` trials at once.
+
+    Args:
+        runner: Runs trials in this process.
+        folder: The folder of the search.
+        jobs: How many trials run at once.
+        executor: Where they run. None is this process, or for more than one trial processes that end with the block.
+        seconds: How long workers may take to load the model.
+
+    Raises:
+        ValueError: If the model cannot be sent to workers, or a worker cannot run trials.
+        TypeError: If the data cannot be sent.
+    """
+    if jobs == 1 and executor is None:
         yield _InThisProcess(runner)
         return
-    with ExitStack() as stack:
-        yield _Processes(partial(_Process.new, runner, stack, jobs=jobs))
+    content = pack_runner(runner)
+    with folder.temporary_file(content) as file, ExitStack() as stack:
+        key = hashlib.sha256(content).hexdigest()
+        del content  # as large as all of the data
+        if executor is None:
+            environment = {"KERAS_BACKEND": keras.config.backend()}
+            executor = stack.enter_context(ProcessPool(jobs, environment=environment))
+        workers = stack.enter_context(closing(_OnExecutor(executor, key, file)))
+        workers.check(jobs, seconds)
+        yield workers
 
 
 class _InThisProcess:
@@ -58,7 +83,7 @@ class _InThisProcess:
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
         self._next = (recipe, seconds, model)
 
-    def wait(self) -> tuple[Recipe, NamedArrays | None]:
+    def wait(self, seconds: float) -> tuple[Recipe, NamedArrays | None]:
         recipe, seconds, model = self._next
         try:
             return recipe, self._runner.run(recipe, seconds, model)
@@ -66,125 +91,107 @@ class _InThisProcess:
             return recipe, None
 
 
-class _Processes:
-    def __init__(self, another: Callable[[], _Process]) -> None:
-        self._another = another
-        self._idle: list[_Process] = []
-        self._busy: list[tuple[_Process, Recipe]] = []
+@dataclass(frozen=True)
+class _Task:
+    """A trial on an executor; without a recipe, a worker only loads the model."""
+
+    recipe: Recipe | None
+    end: float  # by time.monotonic
+    start: np.ndarray | None = None
+    attempts: int = 1
+
+
+class _OnExecutor:
+    def __init__(self, executor: Executor, key: str, file: Path) -> None:
+        self._executor, self._key, self._file = executor, key, file
+        self._running: dict[Future, _Task] = {}
+        self._calls = 0
+
+    def check(self, jobs: int, seconds: float) -> None:
+        """Let as many workers as there are jobs load the model, so that refusals come before the first trial."""
+        end = time.monotonic() + seconds
+        for _ in range(jobs):
+            self._submit(_Task(None, end))
+        while self._running:
+            _, arrays = self._next(end)
+            if arrays is None or "trial" in arrays:
+                reason = "no answer in time" if arrays is None else json.loads(str(arrays["trial"]))["reason"]
+                raise ValueError(
+                    f"Expected workers that load the model and the data. Received: {reason.removesuffix('.')}. Start "
+                    f"workers first, with the Python environment of this process and enough memory."
+                )
+
+    def close(self) -> None:
+        """Take back what was submitted; a task that runs ends by itself."""
+        for future in self._running:
+            future.cancel()
 
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
-        process = self._idle.pop() if self._idle else self._another()
-        process.begin(recipe, seconds, model)
-        self._busy.append((process, recipe))
+        self._submit(_Task(recipe, time.monotonic() + seconds, model))
 
-    def wait(self) -> tuple[Recipe, NamedArrays | None]:
-        while True:
-            for process, recipe in self._busy:
-                result = process.result()
-                if result is not None:
-                    self._busy.remove((process, recipe))
-                    self._idle.append(process)
-                    return recipe, result or None
-            time.sleep(POLL_SECONDS)
+    def wait(self, seconds: float) -> tuple[Recipe, NamedArrays | None]:
+        task, arrays = self._next(time.monotonic() + seconds)
+        assert task.recipe is not None
+        return task.recipe, arrays
 
-
-@dataclass(frozen=True)
-class _Process:
-    """A process that has the model and the data, and runs one trial after the other."""
-
-    folder: Path
-    ended: Callable[[], Completed | None]
-
-    @classmethod
-    def new(cls, runner: TrialRunner, stack: ExitStack, *, jobs: int) -> _Process:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tfprune-", ignore_cleanup_errors=True)))
-        runner.model.save(folder / MODEL)
-        _write_data(runner, folder)
-        share = str(max(1, (os.cpu_count() or 1) // jobs))
-        environment = {"KERAS_BACKEND": keras.config.backend(), **dict.fromkeys(THREAD_VARIABLES, share)}
-        return cls(folder, stack.enter_context(started(__name__, folder, environment=environment)))
-
-    def begin(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
-        (self.folder / START).unlink(missing_ok=True)
-        if model is not None:
-            np.save(self.folder / START, model, allow_pickle=False)
-        end = time.time() + seconds  # a clock that all processes share
-        text = json.dumps({"recipe": recipe.as_dict(), "end": end})
-        unfinished = self.folder / "todo.partial"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(self.folder / TODO)
-
-    def result(self) -> NamedArrays | None:
-        """Return the arrays of the trial, none if it was late; None if it has not ended."""
-        end = self.ended()
-        if end is not None:
-            raise ValueError(
-                f"Expected trials in processes of their own. Received: one of them ended: {end.reason}. They load "
-                "the model, so that its classes have to stand in modules. All trials before are kept: search again "
-                "with fewer `jobs` in Search, or with 1."
-            )
-        file = self.folder / RESULT
-        if not file.exists():
-            return None
-        with reading(file, expected="the results of a trial", advice="Search again: all trials before are kept"):
-            arrays = read_arrays(file)
-        file.unlink()
-        return arrays
-
-
-def _write_data(runner: TrialRunner, folder: Path) -> None:
-    arrays: list[np.ndarray] = []
-
-    def number(array: Any) -> int:
-        arrays.append(np.asarray(array))
-        return len(arrays) - 1
-
-    evaluator = runner.evaluator
-    settings = {
-        "data": keras.tree.map_structure(number, [*runner.train_data, *evaluator.validation]),
-        "metric": evaluator.metric,
-        "baseline": evaluator.baseline,
-        "optimize": evaluator.optimize,
-        "limits": None if evaluator.limits is None else keras.tree.map_structure(number, vars(evaluator.limits)),
-        "micro": None if evaluator.micro is None else asdict(evaluator.micro),
-        "batch_size": runner.batch_size,
-    }
-    write_job(folder, "job", settings=settings, arrays={str(index): array for index, array in enumerate(arrays)})
-
-
-def _read_runner(folder: Path) -> TrialRunner:
-    settings, arrays = read_job(folder, "job")
-    limits = settings["limits"]
-    x, y, *validation = keras.tree.map_structure(lambda number: arrays[str(number)], settings["data"])
-    evaluator = FileEvaluator(
-        calibration=calibration_of(x),
-        validation=tuple(validation),
-        metric=settings["metric"],
-        baseline=settings["baseline"],
-        optimize=settings["optimize"],
-        limits=None if limits is None else GroupLimits(**{name: arrays[str(limits[name])] for name in limits}),
-        micro=None if settings["micro"] is None else Micro(**settings["micro"]),
-    )
-    return TrialRunner(keras.saving.load_model(folder / MODEL), (x, y), evaluator, settings["batch_size"])
-
-
-def _run_trials(folder: Path) -> None:
-    runner = _read_runner(folder)
-    while True:
-        while not (folder / TODO).exists():
-            time.sleep(POLL_SECONDS)
-        todo = parse_json((folder / TODO).read_bytes())
-        (folder / TODO).unlink()
-        start = np.load(folder / START, allow_pickle=False) if (folder / START).exists() else None
+    def _submit(self, task: _Task, content: bytes | None = None) -> None:
+        recipe = "" if task.recipe is None else json.dumps(task.recipe.as_dict())
+        self._calls += 1
         try:
-            arrays = runner.run(Recipe.read(todo["recipe"]), todo["end"] - time.time(), start)
-        except LateError:
-            arrays = {}
-        unfinished = folder / "result.partial"
-        with unfinished.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
-        unfinished.replace(folder / RESULT)
+            future = self._executor.submit(
+                run_task,
+                self._key,
+                str(self._file),
+                call=self._calls,
+                content=content,
+                expected=json.dumps(versions()),
+                recipe=recipe,
+                seconds=task.end - time.monotonic(),
+                start=task.start,
+            )
+        except (RuntimeError, OSError) as error:
+            raise ValueError(
+                f"Expected an executor that takes tasks. Received: {_reason(error)}. A standard pool takes none "
+                f"after a process of it died, out of memory for example: make a new one. {KEPT}"
+            ) from error
+        self._running[future] = task
+
+    def _next(self, end: float) -> tuple[_Task, NamedArrays | None]:
+        """Return the next task that ends, and its arrays; None for one that is late."""
+        while True:
+            done, _ = wait(self._running, timeout=max(0.0, end - time.monotonic()), return_when=FIRST_COMPLETED)
+            future = next((each for each in self._running if each in done), None)
+            if future is None:
+                future, task = next(iter(self._running.items()))
+                future.cancel()
+                del self._running[future]
+                return task, None
+            task = self._running.pop(future)
+            if future.cancelled():
+                raise ValueError(
+                    f"Expected an executor that runs its tasks. Received: it canceled one, as when a scheduler is "
+                    f"lost. Start the cluster again. {KEPT}"
+                )
+            failure = _reason(future.exception())
+            if failure and task.attempts == MOST_ATTEMPTS:
+                reason = f"Expected a worker that ends the trial. Received, {MOST_ATTEMPTS} times: {failure}."
+                return task, Trial(task.recipe, (), 0.0, 0.0, reason).stored([])
+            if failure:
+                _log.warning("A worker failed, and its trial is run once more: %s", failure)
+                self._submit(replace(task, attempts=task.attempts + 1))
+                continue
+            answer, result = future.result()
+            if answer == REFUSED:
+                raise ValueError(f"{result} {KEPT}")
+            if answer == NO_DATA:
+                self._submit(task, self._file.read_bytes())
+                continue
+            return task, result if answer == DONE else None
 
 
-if __name__ == "__main__":
-    run_as_child(_run_trials)
+def _reason(error: BaseException | None) -> str:
+    """Return an error in one line of bounded length; empty for None."""
+    if error is None:
+        return ""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(".")
+    return shortened(text, LONGEST_REASON)

@@ -10,9 +10,9 @@ from typing import Any
 
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.pareto_front import pareto_front
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trial_outcomes import pareto_front
 from tfprune.export.file.files.destination import write_atomically
 
 

@@ -58,6 +58,7 @@ COMMANDS = [
     ["equalized.py"],
     ["compress.py", "cnn"],
     ["compress.py", "mobilenet"],
+    ["executors.py"],
     ["device.py"],
     ["kernels.py"],
     ["mediapipe_labels.py"],

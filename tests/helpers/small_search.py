@@ -1,4 +1,7 @@
-"""A small trained model, data for it, a runner of true trials, and a true search, here or in a process of its own."""
+"""A small trained model, data for it, a runner of true trials, and a true search.
+
+As a program it searches in a process of its own: small_search.py FOLDER TRIALS JOBS [SCHEDULER OF DASK]
+"""
 
 import functools
 import sys
@@ -54,4 +57,11 @@ def search(folder, **changes):
 
 
 if __name__ == "__main__":
-    search(sys.argv[1], trials=int(sys.argv[2]), jobs=int(sys.argv[3]))
+    folder, trials, jobs, *scheduler = sys.argv[1:]
+    if scheduler:
+        from distributed import Client
+
+        changes = {"executor": Client(scheduler[0]).get_executor()}
+    else:
+        changes = {}
+    search(folder, trials=int(trials), jobs=int(jobs), **changes)

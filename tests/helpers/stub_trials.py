@@ -184,7 +184,7 @@ class StubWorkers:
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
         self._running.append((recipe, seconds, model))
 
-    def wait(self) -> tuple[Recipe, dict[str, np.ndarray]]:
+    def wait(self, seconds: float) -> tuple[Recipe, dict[str, np.ndarray]]:
         self._ended += 1
         recipe, seconds, model = self._running.pop(self._ended % 3 % len(self._running))
         return recipe, self._runner.run(recipe, seconds, model)

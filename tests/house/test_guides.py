@@ -20,7 +20,7 @@ PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem
 TESTED_ELSEWHERE = {"migration", "raspberry_pi"}  # by the test modules of their names
 PAGES += [path for path in sorted((DOCS / "howto").glob("*.md")) if path.stem not in TESTED_ELSEWHERE]
 pytestmark = pytest.mark.programs  # tests of the parts that pages call stay in `make test`
-LONG = {"best_file"}  # which searches for a minute
+LONG = {"best_file", "search_on_a_cluster"}  # which search for a minute or more
 
 
 def run(code, names):
@@ -62,6 +62,9 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
     if page.stem == "microcontrollers":
         pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
+    if page.stem == "search_on_a_cluster":
+        pytest.importorskip("distributed", reason="distributed is not installed (extra `dev`)")
+        pytest.importorskip("ray", reason="Ray is not installed (extra `federated`)")
     names = {}
 
     def do(kind, content):

@@ -10,7 +10,8 @@ import sys
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -153,23 +154,46 @@ class RunFolder:
         with reading(file, expected="a file that this library wrote", advice=ADVICE):
             return read(read_arrays(file))
 
+    @contextmanager
+    def temporary_file(self, content: bytes) -> Iterator[Path]:
+        """Write a file for other processes, which is removed when the block ends, or by the next run in the folder.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        assert self._path is not None
+        file = self._path.resolve() / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        try:
+            with _writing(file):
+                file.write_bytes(content)
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
+
     @staticmethod
     def _write(file: Path, arrays: NamedArrays) -> None:
         unfinished = file.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
         try:
-            with unfinished.open("xb") as stream:
-                np.savez(stream, allow_pickle=False, **arrays)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unfinished.replace(file)
-            _sync(file.parent)
-        except OSError as error:
-            raise ValueError(
-                f"Cannot write {str(file)!r}: {error.strerror}. Free some space, and call again with the same "
-                f"arguments: the steps before are kept."
-            ) from error
+            with _writing(file):
+                with unfinished.open("xb") as stream:
+                    np.savez(stream, allow_pickle=False, **arrays)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                unfinished.replace(file)
+                _sync(file.parent)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write {str(file)!r}: {error.strerror}. Free some space, and call again with the same "
+            f"arguments: the steps before are kept."
+        ) from error
 
 
 class _Lock:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.pareto_front import added_area, gap_before, pareto_front
 from tfprune.export.compressing.search_settings import Goal
 from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trial_outcomes import added_area, gap_before, pareto_front
 from tfprune.export.micro.micro import Micro
 
 

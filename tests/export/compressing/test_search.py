@@ -70,7 +70,7 @@ def search_of(case, folder, monkeypatch, *, runner=None):
 
 
 @contextmanager
-def stub_workers(runner, *, jobs):
+def stub_workers(runner, folder, *, jobs, executor, seconds):
     yield StubWorkers(runner)
 
 

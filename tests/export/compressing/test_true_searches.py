@@ -92,4 +92,4 @@ def test_a_search_that_was_killed_leaves_nobody_behind_and_goes_on(tmp_path):
     for file in report.front:
         assert np.mean(Runner(tmp_path / file.file).predict(x).argmax(axis=1) == y) == pytest.approx(file.score)
     left = set(descendants("self")) - before
-    assert not [pid for pid in left if b"compressing.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert not [pid for pid in left if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -1,16 +1,282 @@
-"""Trials in child processes."""
+"""Trials on an executor, most of them made up: what is sent, what is refused, and workers that die or are slow."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import types
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
 import keras
+import numpy as np
 import pytest
-from small_search import runner
+from small_search import made, runner
+from stub_trials import StubRunner, hashed_step
 
+import tfprune.export.compressing.search_policy as policy
+from tfprune.base.run_folder import RunFolder
+from tfprune.export.compressing import worker_task, workers
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.trial import read_trial
+from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search_loop import SearchLoop
+from tfprune.export.compressing.search_settings import Goal, SearchSettings
+from tfprune.export.compressing.worker_task import DONE, NO_DATA, REFUSED, pack_runner, run_task
 from tfprune.export.compressing.workers import workers_of
+from tfprune.export.device.processes.process_pool import ProcessPool
 
 HALF = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
+
+
+class StubExecutor(Executor):
+    """Runs made-up trials; a test changes `answer`, and with `is_lazy` says itself when tasks end."""
+
+    def __init__(self, *, is_lazy: bool = False) -> None:
+        self.runner, self.calls, self.waiting, self.is_lazy = StubRunner(), [], [], is_lazy
+
+    def submit(self, function, /, *args, **kwargs):
+        assert function is run_task
+        future: Future = Future()
+        self.calls.append(kwargs)
+        self.waiting.append((future, kwargs))
+        if not self.is_lazy:
+            self.end(0)
+        return future
+
+    def end(self, index: int) -> None:
+        future, kwargs = self.waiting.pop(index)
+        try:
+            future.set_result(self.answer(**kwargs))
+        except (BrokenExecutor, OSError) as error:
+            future.set_exception(error)
+
+    def answer(self, *, recipe, seconds, start, **_):
+        if not recipe:
+            return DONE, {}
+        return DONE, self.runner.run(Recipe.read(json.loads(recipe)), math.inf, start)
+
+
+@pytest.fixture(autouse=True)
+def packed_stub(monkeypatch):
+    """Let a made-up runner be packed, and hash what Optuna would draw."""
+    monkeypatch.setattr(workers, "pack_runner", lambda runner: b"packed")
+    monkeypatch.setattr(policy, "_suggest", hashed_step)
+
+
+def search(folder, executor, *, jobs=1, trials=8, seconds=1e6):
+    stored = RunFolder(folder, settings={}, arrays=[])
+    stored.remember("steps", lambda: {"steps": np.array(40)})
+    settings = SearchSettings(Goal("bytes", 0.01))
+    return SearchLoop(StubRunner(), stored, settings, 0, seconds, jobs=jobs, executor=executor, max_trials=trials)
+
+
+def recipes_of(loop):
+    with loop.folder:
+        return [trial.recipe for trial in loop.run()][1:]
+
+
+def test_one_worker_runs_the_same_trials_as_this_process(tmp_path):
+    (tmp_path / "here").mkdir()
+    here = search(tmp_path / "here", None)
+    executor = StubExecutor()
+    there = search(tmp_path / "there", executor)
+    assert recipes_of(there) == recipes_of(here)
+    assert [trial.tried for trial in there.trials] == [trial.tried for trial in here.trials]
+    calls = executor.calls
+    assert len({call["call"] for call in calls}) == len(calls) == 1 + 8, "one check, and no two calls are the same"
+    assert all(call["content"] is None for call in calls)
+    assert sorted(path.name for path in (tmp_path / "there").iterdir() if path.name.startswith(".")) == []
+
+
+def test_a_worker_that_cannot_read_the_folder_gets_the_data_once(tmp_path):
+    class Far(StubExecutor):
+        has_data = False
+
+        def answer(self, *, content, **call):
+            self.has_data |= content == b"packed"
+            return super().answer(**call) if self.has_data else (NO_DATA, "")
+
+    executor = Far()
+    assert len(recipes_of(search(tmp_path, executor))) == 8
+    assert [call["content"] for call in executor.calls] == [None, b"packed", *[None] * 8]
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_trial_whose_worker_dies_runs_once_more_and_then_is_reported(deaths, tmp_path):
+    class Dying(StubExecutor):
+        died = 0
+
+        def answer(self, **call):
+            if len(self.calls) >= 4 and self.died < deaths:
+                self.died += 1
+                raise BrokenExecutor("a process ended")
+            return super().answer(**call)
+
+    loop = search(tmp_path, Dying())
+    recipes = recipes_of(loop)
+    failed = [trial for trial in loop.trials if trial.reason]
+    assert len(recipes) == len(set(recipes)) == 8
+    assert len(failed) == (deaths == 2)
+    if failed:
+        assert failed[0].reason.endswith("Received, 2 times: BrokenExecutor: a process ended.")
+        assert not failed[0].tried
+    again = search(tmp_path, StubExecutor())
+    assert recipes_of(again) == recipes
+    assert not again.executor.calls, "no worker is asked when nothing is left to do"
+
+
+def test_a_slow_worker_delays_only_its_own_trial(tmp_path, monkeypatch):
+    executor = StubExecutor(is_lazy=True)
+
+    def wait(running, **_):
+        executor.end(1 if len(executor.waiting) > 1 else 0)  # the first trial ends last
+        return {future for future in running if future.done()}, set()
+
+    monkeypatch.setattr(workers, "wait", wait)
+    loop = search(tmp_path, executor, jobs=3, trials=12)
+    recipes = recipes_of(loop)
+    assert len(recipes) == 12
+    assert recipes[-1].seed == min(recipe.seed for recipe in recipes)
+
+
+def test_a_trial_that_has_not_ended_in_time_is_given_up(tmp_path):
+    class Hanging(StubExecutor):
+        def end(self, index):
+            if not self.waiting[index][1]["recipe"]:
+                super().end(index)
+
+    executor = Hanging()
+    folder = RunFolder(tmp_path, settings={}, arrays=[])
+    with workers_of(StubRunner(), folder, jobs=2, executor=executor, seconds=9.0) as running:
+        running.start(HALF, 0.01, None)
+        assert running.wait(0.01) == (HALF, None)
+        assert executor.waiting[0][0].cancelled()
+
+
+class Ended(StubExecutor):
+    def submit(self, function, /, *args, **kwargs):
+        raise BrokenExecutor("A process in the process pool was terminated abruptly")
+
+
+class Foreign(StubExecutor):
+    def end(self, index):
+        future, _ = self.waiting.pop(index)
+        future.set_exception(ModuleNotFoundError("No module named 'tfprune'"))
+
+
+class Refusing(StubExecutor):
+    def answer(self, **call):
+        return REFUSED, "Expected workers with the packages. Received: others."
+
+
+class Absent(StubExecutor):
+    def end(self, index):
+        """Answer nothing: there are no workers."""
+
+
+@pytest.mark.parametrize(
+    ("executor", "words"),
+    [
+        (Ended(), "an executor that takes tasks. Received: BrokenExecutor: .* make a new one"),
+        (Foreign(), "load the model and the data. .*No module named 'tfprune'. Start workers first"),
+        (Refusing(), "with the packages. Received: others. All trials before are kept"),
+        (Absent(), "Received: no answer in time. Start workers first"),
+    ],
+)
+def test_an_executor_without_fit_workers_is_refused_before_the_first_trial(executor, words, tmp_path):
+    loop = search(tmp_path, executor, jobs=2, seconds=0.1)
+    with pytest.raises(ValueError, match=words):
+        next(loop.run())
+    assert not loop.runner.ran
+
+
+def call(packed, **changes):
+    call = {"call": 1, "content": packed, "expected": json.dumps(worker_task.versions())}
+    key = hashlib.sha256(packed).hexdigest()
+    return run_task(key, "nowhere", **{**call, "recipe": "", "seconds": 9.0, "start": None, **changes})
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    monkeypatch.setattr(worker_task, "_runners", {})
+    return pack_runner(runner())
+
+
+def test_a_worker_keeps_the_data_that_it_got(packed, tmp_path):
+    assert call(packed, content=None) == (NO_DATA, "")
+    assert call(packed) == (DONE, {})
+    assert call(packed, content=None) == (DONE, {})
+    worker_task._runners.clear()
+    (tmp_path / "packed").write_bytes(packed)
+    key = hashlib.sha256(packed).hexdigest()
+    assert worker_task._runner(key, str(tmp_path / "packed"), None) is not None
+    assert worker_task._runner("another", str(tmp_path / "packed"), None) is None
+
+
+def test_what_was_packed_is_what_it_was(packed):
+    first, second = runner(), worker_task.unpack_runner(packed)
+    for before, after in zip(
+        keras.tree.flatten([first.train_data, first.evaluator.validation, first.evaluator.calibration]),
+        keras.tree.flatten([second.train_data, second.evaluator.validation, second.evaluator.calibration]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(before, after)
+    for before, after in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert (second.batch_size, second.learning_rate) == (first.batch_size, first.learning_rate)
+    assert second.evaluator.baseline == first.evaluator.baseline
+
+
+def test_a_worker_with_other_packages_refuses(packed):
+    expected = json.dumps({**worker_task.versions(), "Keras": "3.0.0"})
+    answer, reason = call(packed, expected=expected)
+    assert answer == REFUSED
+    assert f"Received: Keras {keras.__version__} instead of 3.0.0 on" in reason
+
+
+def test_a_second_trial_in_the_same_process_is_refused(packed):
+    with worker_task._busy:
+        answer, reason = call(packed)
+    assert answer == REFUSED
+    assert "Give each worker one thread" in reason
+    assert call(packed) == (DONE, {})
+
+
+def test_a_class_that_a_worker_cannot_import_is_refused(monkeypatch):
+    module = types.ModuleType("only_here")
+    exec("import keras\nclass Mine(keras.layers.Dense): pass", vars(module))
+    module.Mine.__module__ = "only_here"
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    model = keras.Sequential([keras.Input((12,)), module.Mine(2)])
+    model.compile("adam", "mse")
+    packed = pack_runner(runner(model))
+    monkeypatch.delitem(sys.modules, "only_here")
+    answer, reason = call(packed)
+    assert answer == REFUSED
+    assert "workers that can load the model. Received, on" in reason
+    assert "classes have to stand in modules" in reason
+
+
+def test_data_of_python_objects_are_refused():
+    x, y = made()[1]
+    small = runner()
+    broken = type(small)(small.model, (x, y.astype(object)), small.evaluator, 32)
+    with pytest.raises(TypeError, match="an array with dtype object"):
+        pack_runner(broken)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"executor": "dask"}, TypeError, r"Executor, or None. Received: executor='dask'.*client.get_executor\(\)"),
+        ({"executor": StubExecutor()}, ValueError, "Expected `jobs` beside `executor`.* Received: jobs=None"),
+        ({"jobs": 0}, ValueError, "jobs"),
+    ],
+)
+def test_settings_of_a_search_are_refused(settings, error, words):
+    with pytest.raises(error, match=words):
+        Search(**settings)
 
 
 class Mine(keras.layers.Dense):
@@ -18,30 +284,27 @@ class Mine(keras.layers.Dense):
 
 
 @pytest.mark.programs
-def test_a_model_that_no_other_process_can_load_is_refused():
+def test_a_model_that_no_other_process_can_load_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "pack_runner", pack_runner)
+    monkeypatch.setattr(Mine, "__module__", "__main__")
     model = keras.Sequential([keras.Input((12,)), Mine(2)])
     model.compile("adam", "mse")
-    with workers_of(runner(model), jobs=2) as workers:
-        workers.start(HALF, 10.0, None)
-        with pytest.raises(ValueError, match="classes have to stand in modules"):
-            workers.wait()
+    folder = RunFolder(tmp_path, settings={}, arrays=[])
+    with (
+        pytest.raises(ValueError, match="classes have to stand in modules"),
+        ProcessPool(1, environment={}) as pool,
+        workers_of(runner(model), folder, jobs=1, executor=pool, seconds=100.0),
+    ):
+        pass
 
 
-@pytest.mark.slow
-def test_a_process_starts_from_the_model_that_it_is_given_and_from_no_earlier_one():
-    """A quarter of the channels remain if it starts from half of them; else half of them would."""
-    quarter = replace(HALF, flops=0.25, after=HALF)
-    with workers_of(runner(), jobs=2) as workers:
-        workers.start(HALF, 600.0, None)
-        recipe, half = workers.wait()
-        assert recipe == HALF
-        trials = [half]
-        for recipe, start in ((quarter, half["model"]), (HALF, None)):
-            workers.start(recipe, 600.0, start)
-            trials.append(workers.wait()[1])
-        workers.start(HALF, 0.0, None)
-        assert workers.wait() == (HALF, None), "it was late"
-    sizes = [read_trial(arrays).tried[0].bytes for arrays in trials]
-    assert sizes[1] < 0.8 * sizes[0]
-    assert trials[2]["file_0"].tobytes() == trials[0]["file_0"].tobytes()
-    assert trials[2]["file_1"].tobytes() == trials[0]["file_1"].tobytes()
+def test_two_threads_of_a_process_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "pack_runner", pack_runner)
+    folder = RunFolder(tmp_path, settings={}, arrays=[])
+    with (
+        ThreadPoolExecutor(2) as threads,
+        worker_task._busy,
+        pytest.raises(ValueError, match="one thread"),
+        workers_of(runner(), folder, jobs=2, executor=threads, seconds=100.0),
+    ):
+        pass

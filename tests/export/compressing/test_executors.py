@@ -1,0 +1,105 @@
+"""True searches on true workers: the same files as in this process, and workers, schedulers and drivers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import clusters
+import numpy as np
+import pytest
+import small_search
+from small_search import runner, search
+
+from tfprune.base.run_folder import RunFolder
+from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.workers import workers_of
+from tfprune.export.device.processes.process_pool import ProcessPool
+
+pytestmark = pytest.mark.slow
+
+TRIALS = 2
+HALF = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
+
+
+def files_of(folder):
+    """Return the bytes of all files that a search made, trial by trial."""
+    contents = []
+    for path in [folder / "trials" / "dense.npz", *sorted((folder / "trials").glob("trial-*.npz"))]:
+        with np.load(path) as arrays:
+            contents.append({name: arrays[name].tobytes() for name in arrays if name.startswith("file_")})
+    return contents
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """Files of a search in this process, of one more trial than the others."""
+    folder = tmp_path_factory.mktemp("here")
+    search(folder, trials=TRIALS + 1)
+    return files_of(folder)
+
+
+@pytest.mark.parametrize("name", clusters.EXECUTORS)
+def test_one_worker_makes_the_same_files_as_this_process(name, here, tmp_path):
+    (tmp_path / "cluster").mkdir()
+    with clusters.EXECUTORS[name](tmp_path / "cluster", 1) as executor:
+        report = search(tmp_path / "found", trials=TRIALS, jobs=1, executor=executor)
+    assert not report.failed
+    assert files_of(tmp_path / "found") == here[: TRIALS + 1]
+
+
+def test_a_killed_driver_is_gone_on_with_on_the_same_cluster(here, tmp_path):
+    (tmp_path / "cluster").mkdir()
+    found = tmp_path / "found"
+    with clusters.dask_cluster(tmp_path / "cluster", workers=1) as cluster:
+        command = [sys.executable, small_search.__file__, str(found), str(TRIALS + 1), "1", cluster.address]
+        driver = subprocess.Popen(command)
+        while driver.poll() is None and not (found / "trials" / "trial-00000.npz").exists():
+            time.sleep(0.01)
+        driver.kill()
+        driver.wait()
+        assert not (found / "trials" / f"trial-{TRIALS:05}.npz").exists()
+        subprocess.run(command, check=True)
+    assert files_of(found) == here
+
+
+def test_a_worker_that_is_killed_costs_no_trial(tmp_path):
+    folder = RunFolder(tmp_path, settings={}, arrays=[])
+    with (
+        ProcessPool(2, environment={}) as pool,
+        workers_of(runner(), folder, jobs=2, executor=pool, seconds=600.0) as workers,
+    ):
+        pid = pool.submit(os.getpid).result()
+        workers.start(HALF, 600.0, None)  # on the process that was idle last
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
+        recipe, arrays = workers.wait(600.0)
+        assert recipe == HALF
+        assert "file_0" in arrays
+        workers.start(HALF, 0.0, None)
+        assert workers.wait(600.0) == (HALF, None), "it was late"
+
+
+def test_workers_of_dask_that_are_killed_cost_no_trial_and_a_lost_scheduler_is_an_error(tmp_path):
+    from distributed import Client
+
+    folder = RunFolder(tmp_path / "found", settings={}, arrays=[])
+    (tmp_path / "cluster").mkdir()
+    with clusters.dask_cluster(tmp_path / "cluster", workers=1) as cluster, Client(cluster.address) as client:
+        client.wait_for_workers(1, timeout=clusters.SECONDS)
+        executor = client.get_executor()
+        with workers_of(runner(), folder, jobs=1, executor=executor, seconds=600.0) as workers:
+            workers.start(HALF, 600.0, None)
+            time.sleep(0.5)
+            cluster.processes[1].kill()
+            cluster.start_worker()
+            recipe, arrays = workers.wait(600.0)
+            assert recipe == HALF
+            assert "file_0" in arrays
+            workers.start(HALF, 600.0, None)
+            cluster.processes[0].kill()
+            with pytest.raises(ValueError, match="it canceled one, as when a scheduler is lost"):
+                workers.wait(300.0)
