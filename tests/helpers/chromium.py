@@ -149,8 +149,8 @@ def browser(folder: Path, *more: str) -> Iterator[Browser]:
     """Start a browser whose profile is in a folder; end it at the end."""
     to_browser, from_browser = os.pipe(), os.pipe()
     command = [str(BROWSER), *ARGUMENTS, f"--user-data-dir={folder}", *more]
-    # The browser reads from descriptor 3 and writes to 4.
-    redirected = ["sh", "-c", f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}', "sh", *command]
+    # The browser reads from descriptor 3 and writes to 4; numbers above 9 are for bash only.
+    redirected = ["sh", "-c", f'exec "$@" 3</dev/fd/{to_browser[0]} 4>/dev/fd/{from_browser[1]}', "sh", *command]
     passed = (to_browser[0], from_browser[1])
     with subprocess.Popen(
         redirected, pass_fds=passed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
