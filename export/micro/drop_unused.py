@@ -8,27 +8,14 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
-from tfprune.export.file.tflite.editor import add_constant, inputs_of, operator_name
-
-SHAPE_OPERATORS = {
-    "SHAPE",
-    "STRIDED_SLICE",
-    "PACK",
-    "CONCATENATION",
-    "GATHER",
-    "CAST",
-    "MUL",
-    "REDUCE_PROD",
-}  # of shapes
 
 
 def drop_unused(model: schema.ModelT) -> None:
-    """Leave out names, signatures, metadata, files behind the flatbuffer, open shapes and known scales of biases.
+    """Leave out names, signatures, metadata, files behind the flatbuffer and known scales of biases.
 
     Inputs and outputs keep their names, those of the signature if there is one. A bias has the scale of its input
     times that of its weight, and the interpreter takes it from these for each channel.
     """
-    _fix_shapes(model)
     _name_ends(model)
     ends = {index for kind in ("inputs", "outputs") for index in indices_of(getattr(model.subgraphs[0], kind))}
     for number, graph in enumerate(model.subgraphs):
@@ -45,27 +32,6 @@ def drop_unused(model: schema.ModelT) -> None:
     put_in_order(model)
     for name in ("metadata", "signatureDefs"):
         setattr(model, name, getattr(model, name) or None)
-
-
-def _fix_shapes(model: schema.ModelT) -> None:
-    """Write the shapes that RESHAPE works out from open ones into the file, and leave out what works them out."""
-    for graph in model.subgraphs:
-        activations = {index for operator in graph.operators for index in indices_of(operator.outputs)}
-        for operator in graph.operators:
-            if operator_name(model, operator) == "RESHAPE" and {*inputs_of(operator)[1:]} & activations:
-                shape = np.array(graph.tensors[int(operator.outputs[0])].shape, np.int32)
-                inputs = [inputs_of(operator)[0], add_constant(model, graph, name=b"", values=shape)]
-                operator.inputs = np.array(inputs, np.int32)
-        dead: list[schema.OperatorT] | None = None
-        while dead is None or dead:
-            taken = [index for operator in graph.operators for index in inputs_of(operator)]
-            read = {*indices_of(graph.outputs), *taken}
-            dead = [
-                operator
-                for operator in graph.operators
-                if operator_name(model, operator) in SHAPE_OPERATORS and not {*indices_of(operator.outputs)} & read
-            ]
-            graph.operators = [each for each in graph.operators if not any(each is other for other in dead)]
 
 
 def _name_ends(model: schema.ModelT) -> None:

@@ -48,8 +48,10 @@ class OverBudgetError(ValueError):
     """No file keeps to the budgets."""
 
 
-def read_micro(target: Any, *, optimize: Any = "size", compress: Any = None) -> Micro | None:
-    """Read the argument `target`; None for other targets than microcontrollers.
+def read_micro(
+    target: Any, *, others: tuple[str, ...] = (), optimize: Any = "size", compress: Any = None
+) -> Micro | None:
+    """Read the argument `target`; None for other targets than microcontrollers, such as `others`.
 
     Raises:
         TypeError: If it has another type.
@@ -57,8 +59,8 @@ def read_micro(target: Any, *, optimize: Any = "size", compress: Any = None) -> 
             interpreter for microcontrollers is not installed.
     """
     if not isinstance(target, Micro):
-        check_choice(target, "target", choices=(None, "micro"), others="or a Micro")
-    if target is None:
+        check_choice(target, "target", choices=(None, "micro", *others), others="or a Micro")
+    if target is None or target in others:
         return None
     if optimize != "size" or compress is not None:
         raise ValueError(

@@ -17,11 +17,11 @@ from tfprune.export.micro.fit_budgets import fit_budgets
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro
 from tfprune.export.micro.micro_report import MicroReport
-from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.export_report import AccuracyDrop, Candidate, ExportReport
 from tfprune.export.rewriting.file_form import HOLDS_FOR, KERNELS, FileForm, Speed
-from tfprune.export.rewriting.sparse_eligible import INTEGER
+from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import Sparsified, sparsify
+from tfprune.export.rewriting.weights.sparse_eligible import INTEGER
 
 _log = logging.getLogger(__name__)
 OPTIMIZE = ("size", "latency", "dense", "sparse")

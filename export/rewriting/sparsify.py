@@ -30,11 +30,11 @@ from tfprune.export.file.tflite.canonical_order import put_in_order
 from tfprune.export.file.tflite.editor import load_with_graph, numbers_operators, save_objects
 from tfprune.export.file.tflite.reader import Subgraph, Tensor
 from tfprune.export.file.xnnpack.groups import analyze
-from tfprune.export.rewriting.merge_constants import merge_constants
-from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
-from tfprune.export.rewriting.sparse_eligible import INTEGER, WeightUse, weight_uses
-from tfprune.export.rewriting.sparse_encoding import BLOCK, SparseEncoding, encode_blocks, encode_rows
-from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
+from tfprune.export.rewriting.shapes.pointwise import make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.weights.merge_constants import merge_constants
+from tfprune.export.rewriting.weights.sparse_eligible import INTEGER, WeightUse, weight_uses
+from tfprune.export.rewriting.weights.sparse_encoding import BLOCK, SparseEncoding, encode_blocks, encode_rows
+from tfprune.export.rewriting.weights.sparse_graph import Rewriter, lower_versions
 from tfprune.report import Report, table
 
 FORMS = ("csr", "block", "pointwise")

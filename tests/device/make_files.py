@@ -20,7 +20,7 @@ from tfprune.export.keras_side.converting import convert as conversion
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.convert_job import convert_job
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready
-from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
 
 NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all

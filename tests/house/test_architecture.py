@@ -45,6 +45,9 @@ ROOMS = {
     "tfprune.export.device": (
         "board interpreter · processes · generating · running · embedder | remote demo_device web"
     ),
+    "tfprune.export.rewriting": (
+        "shapes · weights · share_weights sparsify · export_report file_form · forms · target · rewrite"
+    ),
     "tfprune.export.pruning": (
         "layers · sampling pruning_goal prune_tflite_report · compare_outputs · apart "
         "prune_in_order · pruning_job · prune_tflite | shrinking"

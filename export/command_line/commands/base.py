@@ -129,10 +129,11 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
         yield remote
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the runtime that a file is for."""
-    text = "micro for TensorFlow Lite for Microcontrollers (default: phones and computers)"
-    parser.add_argument("--target", choices=["micro"], help=text)
+def add_target(parser: argparse.ArgumentParser, *, others: tuple[str, ...] = ()) -> None:
+    """Add the options of the runtime that a file is for: microcontrollers, or others such as `web`."""
+    web = ", web for LiteRT.js in a browser" if "web" in others else ""
+    text = f"micro for TensorFlow Lite for Microcontrollers{web} (default: phones and computers)"
+    parser.add_argument("--target", choices=["micro", *others], help=text)
     text = "largest RAM of the microcontroller (needs --target micro)"
     parser.add_argument("--arena", type=int, metavar="BYTES", help=text)
     text = "largest size of the file in flash (needs --target micro)"
@@ -140,16 +141,17 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def target_of(options: argparse.Namespace) -> Any:
-    """Return the microcontroller that the options name, None for other runtimes.
+    """Return the target that the options name, None for phones and computers.
 
     Raises:
         ValueError: If there is a budget, but no target, or it is out of range.
     """
-    if options.target is None:
+    if options.target != "micro":
         for name in ("arena", "flash"):
             if getattr(options, name) is not None:
-                raise ValueError(f"Expected --target micro with --{name}. Received: no --target.")
-        return None
+                received = f"--target {options.target}" if options.target else "no --target"
+                raise ValueError(f"Expected --target micro with --{name}. Received: {received}.")
+        return options.target
     from tfprune.export.micro.micro import Micro
 
     return Micro(arena=options.arena, flash=options.flash)

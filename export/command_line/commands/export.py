@@ -28,6 +28,7 @@ def add_export(commands: Any) -> None:
 tfprune export model.keras model.tflite --check-on samples.npy
 tfprune export model.keras model.tfz --quantize int8 --calibration samples.npy --compress packed
 tfprune export model.tflite smaller.tflite
+tfprune export model.tflite web.tflite --target web
 tfprune export model.keras model.tflite --quantize int8 --calibration samples.npy --target micro --arena 60000
 """
     parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
@@ -51,13 +52,15 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
         default="size",
         help="form: the smallest, the fastest, the dense or the smallest sparse one (default: %(default)s)",
     )
+    text = "samples that the file takes at once, such as 1 for LiteRT.js (default: any number where the model does)"
+    parser.add_argument("--batch", type=int, metavar="N", help=text)
     parser.add_argument(
         "--compress", choices=["gzip", "xz", "packed"], help="compress the file; Runner reads it directly"
     )
     parser.add_argument("--card", action="store_true", help="also write a model card in Markdown, PATH.md")
     add_imports(parser)
     _add_checks(parser)
-    add_target(parser)
+    add_target(parser, others=("web",))
 
 
 def _add_checks(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +113,7 @@ def _exported(options: argparse.Namespace) -> Any:
             optimize=options.optimize,
             compress=options.compress,
             target=target_of(options),
+            batch=options.batch,
             max_drop=_limit(options),
         )
 
@@ -147,4 +151,5 @@ def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
             optimize=options.optimize,
             compress=options.compress,
             target=target_of(options),
+            batch=options.batch,
         )

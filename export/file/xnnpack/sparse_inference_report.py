@@ -14,7 +14,10 @@ from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD, Analysis, Group
 from tfprune.export.file.xnnpack.steps import Step
 from tfprune.report import Report, table
 
-RUNTIME = "XNNPACK in ai-edge-litert 2.3 on ARM; on x86 processors with AVX it always runs dense"
+RUNTIME = (
+    "XNNPACK in ai-edge-litert 2.3 on ARM, and in LiteRT.js 2.5 (WebAssembly) on every processor; native on x86 "
+    "processors with AVX it always runs dense"
+)
 Layers = tuple[Mapping[str, str], Mapping[str, str]]  # paths by name: of layers with kernels, and of all
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 DENSE_FILE = (

@@ -134,13 +134,16 @@ def _joined(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *((part.x, part.y) for part in parts))
 
 
-def split(calibration: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Split batches into single samples that keep a batch dimension of 1."""
-    return [
+def split(calibration: Iterable[Mapping[str, np.ndarray]], *, rows: int = 1) -> list[dict[str, np.ndarray]]:
+    """Split batches into batches of `rows` samples; the last sample fills up the last batch."""
+    samples = [
         {name: array[row : row + 1] for name, array in batch.items()}
         for batch in calibration
         for row in range(_length(batch))
     ]
+    groups = [samples[start : start + rows] for start in range(0, len(samples), rows)]
+    full = [[*group, *group[-1:] * (rows - len(group))] for group in groups]
+    return [{name: np.concatenate([each[name] for each in group]) for name in group[0]} for group in full]
 
 
 def _named_arrays(

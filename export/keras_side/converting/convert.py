@@ -26,8 +26,8 @@ from tfprune.export.keras_side.converting.convert_job import CONVERTED, JOB, SAV
 from tfprune.export.keras_side.converting.float_islands import join_islands
 from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges
-from tfprune.export.rewriting.four_bit_weights import four_bit_weights
-from tfprune.export.rewriting.merge_constants import own_biases
+from tfprune.export.rewriting.weights.four_bit_weights import four_bit_weights
+from tfprune.export.rewriting.weights.merge_constants import own_biases
 
 if TYPE_CHECKING:
     import keras
@@ -114,7 +114,7 @@ def convert_prepared(
     if batch is not None:
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
-    samples = split(batches) if quantize in INTEGERS else []
+    samples = split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
         unroll = unroll or quantize in INTEGERS

@@ -13,7 +13,7 @@ from tfprune.export.file.xnnpack.sparse_inference_report import (
     inference_of_file,
 )
 from tfprune.export.keras_side.converting.model_or_file import is_file
-from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
 from tfprune.keras_models.models.anatomy import Anatomy
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceReport:
     """Say which layers XNNPACK, the runtime's library for float models, runs with sparse kernels, and why not others.
 
-    These kernels skip zeros of 1x1 convolutions in networks for images, and make them several times faster on ARM.
-    All operators from the first convolution to the global pool have to fit. If one does not, all of them run dense.
+    These kernels skip zeros of 1x1 convolutions in networks for images, and make them several times faster on ARM and
+    in WebAssembly, not in a native program on x86. All operators from the first convolution to the global pool have
+    to fit. If one does not, all of them run dense.
 
     Args:
         model_or_source: A built Keras model, wrapped or plain, trained or not, which is converted as float32 and

@@ -12,7 +12,7 @@ import keras
 from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_choice, check_number
+from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate import DATA
 from tfprune.export.device.running.format_tolerance import TOLERANCES
 from tfprune.export.file.files.codec import check_method, check_suffix
@@ -35,11 +35,10 @@ from tfprune.export.keras_side.preparing.signature import Signature, signature
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
-from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
+from tfprune.export.micro.micro import MICRO_BUDGETS, Micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.file_form import FileForm, Speed
 from tfprune.export.rewriting.forms import (
-    OPTIMIZE,
     Check,
     candidate_files,
     choose,
@@ -47,6 +46,7 @@ from tfprune.export.rewriting.forms import (
     export_report,
 )
 from tfprune.export.rewriting.share_weights import share_weights
+from tfprune.export.rewriting.target import Target, read_target
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 
 _log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ def to_tflite(
     optimize: str = "size",
     compress: str | None = None,
     target: str | Micro | None = None,
+    batch: int | None = None,
     max_drop: Limit | None = None,
     verbose: int | str = "auto",
 ) -> ExportReport:
@@ -126,7 +127,12 @@ def to_tflite(
             TensorFlow Lite for Microcontrollers, with `quantize` None, `"int8"` or `"int16x8"`. A `Micro` sets
             budgets of RAM and flash. The file then has a batch of 1 and no zeros of its weights; the interpreter
             unpacks them while it runs. Its outputs there must equal the dense file's bit for bit, and Keras' within
-            `tolerance`. Needs the extra `micro`.
+            `tolerance`. Needs the extra `micro`. `"web"` is for LiteRT.js in a browser: a batch of 1, and the form
+            with the fastest kernels, as with `optimize="latency"`; of equally fast ones the smallest. With
+            `quantize="dynamic"` it needs weights with zeros enough for a sparse form, because the dense form has
+            about a third of the speed of float32 there and is not written.
+        batch: The number of samples that the file takes at once, at least 1, such as 1 for LiteRT.js, which cannot
+            resize an input. None (the default) leaves it open where the model does, but for a `target`.
         max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`. The file and the
             Keras model are both measured on this data, with `metric` by a name that `tfprune.export.evaluate` knows
             (`"accuracy"` by default); the report has both values, and a file that loses more is refused. With
@@ -161,14 +167,13 @@ def to_tflite(
     form = as_quantization(quantize)
     trained = model if form.scheme == "int8" and holds_ranges(model) else None
     check_calibration(calibration, quantize=form.scheme, has_ranges=trained is not None)
-    check_choice(optimize, "optimize", choices=OPTIMIZE)
-    micro = read_micro(target, optimize=optimize, compress=compress)
+    wanted = read_target(target, optimize=optimize, compress=compress, batch=batch)
     check_suffix(destination, compress)
-    _check_micro(micro, form)
+    _check_micro(wanted.micro, form)
     check_verbose(verbose)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
-    signature(model)
-    tries_latency = optimize == "latency"
+    fixed = _batch(wanted, signature(model), model)
+    tries_latency = wanted.optimize == "latency"
     if trained is None:
         stripped = strip_for_export(model, finds_unread=tries_latency)
     else:
@@ -185,30 +190,31 @@ def to_tflite(
         plain = stripped.without_unread()
         kernels = kernels_read(plain, first)
         progress.add()
-        batch = 1 if micro else None
         converted = convert_prepared(
-            plain, inputs, batches=batches or (), quantize=form.scheme, io_dtype=form.io_dtype, batch=batch
+            plain, inputs, batches=batches or (), quantize=form.scheme, io_dtype=form.io_dtype, batch=fixed
         )
         content = share_grids(converted, plain, of=trained)
         check = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, ADVICE)
         if form.scheme == "int8" and allowed is None:
             precision = max(FLOAT_BESIDE_INT8, _default(None, plain))
             check = check_rounding(
-                content, plain, inputs=inputs, batch=batch, data=data, check=check, precision=precision
+                content, plain, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
             )
         content = _shared(content, form)
         graph, called_on = read(content), (plain, first)
         check_converted(graph, kernels, called_on=called_on, trained=trained, allow_float=form.allow_float)
         progress.add()
-        if micro is not None:
-            choice = choose_micro(content, inputs=[data[name] for name in inputs.names], micro=micro, check=check)
+        if wanted.micro is not None:
+            samples = [data[name] for name in inputs.names]
+            choice = choose_micro(content, inputs=samples, micro=wanted.micro, check=check)
         else:
-            files = candidate_files(content, name=form.scheme or "float32", optimize=optimize)
+            files = candidate_files(content, name=form.scheme or "float32", optimize=wanted.optimize)
             if tries_latency and plain is not model and _may_run_sparse(kernels, form.scheme):
-                files += _sparse_ready(plain, inputs, form)
+                files += _sparse_ready(plain, inputs, form, fixed)
+            files = wanted.forms(files, source=f"{model.name!r} with quantize={form.scheme!r}")
             progress.add()
-            choice = choose(files, inputs=data, optimize=optimize, compress=compress, check=check)
-        lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=micro)
+            choice = choose(files, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
+        lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=wanted.micro)
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     report = export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
@@ -236,14 +242,24 @@ def _may_run_sparse(kernels: list[KernelZeros], scheme: str | None) -> bool:
     return scheme not in INTEGERS and any(row.sparsity > SPARSE_THRESHOLD for row in kernels)
 
 
-def _sparse_ready(plain: keras.Model, inputs: Signature, form: Quantization) -> list[FileForm]:
+def _batch(wanted: Target, inputs: Signature, model: keras.Model) -> int | None:
+    """Return the batch of the file; None leaves it open where the model does."""
+    if inputs.batch is not None and wanted.batch not in (None, inputs.batch):
+        raise ValueError(
+            f"Expected batch={inputs.batch} or None with {model.name!r}, whose input {inputs.names[0]!r} has this "
+            f"batch. Received: batch={wanted.batch}. Build the model on keras.Input(shape), which leaves it open."
+        )
+    return wanted.fixed_batch
+
+
+def _sparse_ready(plain: keras.Model, inputs: Signature, form: Quantization, batch: int | None) -> list[FileForm]:
     """Convert an equal model that sparse kernels run; `plain` becomes it and is used up."""
     try:
         ready = become_sparse_ready(plain)
     except ValueError as error:  # which `sparse_inference` of the file says as well
         _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
-    content = _shared(convert_prepared(ready, inputs, quantize=form.scheme), form)
+    content = _shared(convert_prepared(ready, inputs, quantize=form.scheme, batch=batch), form)
     name = f"{form.scheme or 'float32'}, sparse-ready"
     files = candidate_files(content, name=name, optimize="latency")
     return [file for file in files if file.speed is Speed.SPARSE]

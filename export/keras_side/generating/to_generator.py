@@ -38,7 +38,7 @@ from tfprune.export.keras_side.generating.signatures import kernels, write_signa
 from tfprune.export.keras_side.generating.text_content import keras_ids, text_content
 from tfprune.export.keras_side.generating.weight_shares import weight_shares
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
-from tfprune.export.rewriting.narrow_weights import narrow_weights
+from tfprune.export.rewriting.weights.narrow_weights import narrow_weights
 from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_tensor, add_values
-from tfprune.export.rewriting.four_bit_weights import packed
+from tfprune.export.rewriting.weights.four_bit_weights import packed
 
 RANGES = {"INT8": (-127, 127), "UINT8": (0, 255), "INT4": (-7, 7)}
 FLOATS = {"FLOAT32": "<f4", "FLOAT16": "<f2"}

@@ -14,7 +14,7 @@ from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.layers.stored_weight import type_name
 from tfprune.export.pruning.shrinking.channel_groups import FileChannels
 from tfprune.export.pruning.shrinking.file_flow import OPTIONS, Place, Size
-from tfprune.export.rewriting.four_bit_weights import packed
+from tfprune.export.rewriting.weights.four_bit_weights import packed
 from tfprune.solving.ties import Layout
 
 ITEMS = {"FLOAT32": 4, "FLOAT16": 2, "INT8": 1, "UINT8": 1, "INT16": 2, "INT32": 4, "INT64": 8}  # bytes

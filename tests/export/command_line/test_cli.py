@@ -98,6 +98,22 @@ def test_export_writes_a_model_card_beside_the_file(folder, capsys, tmp_path):
     assert f"| bytes | {size:,} |" in card
 
 
+def test_export_fixes_the_batch_and_knows_the_web(folder, capsys, tmp_path):
+    (tmp_path / "small.tflite").write_bytes(read_model(folder / "model.tflite.gz"))
+    for name, option in (("fixed.tflite", ("--batch", "2")), ("web.tflite", ("--target", "web"))):
+        code, _, err = run(capsys, "export", tmp_path / "small.tflite", tmp_path / name, *option)
+        assert code == 0, err
+    assert [Runner(tmp_path / name).inputs[0].shape[0] for name in ("fixed.tflite", "web.tflite")] == [2, 1]
+    arguments = ["export", tmp_path / "small.tflite", tmp_path / "no.tflite"]
+    for options, message in (
+        (("--target", "web", "--optimize", "dense"), "--optimize size or 'latency' with --target web"),
+        (("--target", "web", "--arena", "5000"), "Expected --target micro with --arena. Received: --target web."),
+        (("--batch", "0"), "Expected --batch to be an integer"),
+    ):
+        code, _, err = run(capsys, *arguments, *options)
+        assert (code, message in err) == (2, True), err
+
+
 def test_export_refuses_a_file_that_is_not_what_the_labels_say(folder, capsys):
     samples = np.load(folder / "samples.npy")
     model = keras.saving.load_model(folder / "model.keras")

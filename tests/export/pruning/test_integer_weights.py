@@ -8,7 +8,7 @@ from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_operator, add_values, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.pruning.prune_tflite import prune_tflite
-from tfprune.export.rewriting.four_bit_weights import packed
+from tfprune.export.rewriting.weights.four_bit_weights import packed
 
 INPUTS, LIMIT = 32, 6.0
 UNITS = (48, 16)

@@ -17,8 +17,8 @@ from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify import verify
 from tfprune.export.file.tflite.editor import load_objects, operator_code, save_objects
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.rewriting.sparse_graph import lower_versions
 from tfprune.export.rewriting.sparsify import SPARSE_OVERHEAD_BYTES, sparsify
+from tfprune.export.rewriting.weights.sparse_graph import lower_versions
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from tfprune.export.file.tflite.check_structure import check_structure
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.sparse_inference import sparse_inference
-from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
 
 READERS = [

@@ -18,7 +18,7 @@ from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata,
 from tfprune.export.file.tflite.editor import add_values, builtin_code, load_objects, operator_code, save_objects
 from tfprune.export.file.xnnpack.groups import Analysis, analyze
 from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
-from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
 
 PI = Path(__file__).parents[4] / "build/aarch64"

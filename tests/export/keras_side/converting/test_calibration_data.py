@@ -132,6 +132,8 @@ def test_every_form_of_the_data_is_read_as_the_arrays_it_holds(build, make):
 
 def test_calibration_is_split_into_single_samples_in_order():
     samples = split(read_calibration([X[:2], X[2:5]], ONE))
+    pairs = split(read_calibration([X[:2], X[2:5]], ONE), rows=2)
+    np.testing.assert_array_equal(np.concatenate([pair["x"] for pair in pairs]), X[[0, 1, 2, 3, 4, 4]])
     assert [sample["x"].shape for sample in samples] == [(1, 4)] * 5
     np.testing.assert_array_equal(np.concatenate([sample["x"] for sample in samples]), X[:5])
 

@@ -8,7 +8,7 @@ import pytest
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import analyze
-from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
 
 
 def network(size, batch=None, kernel=3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from tfprune.export.file.tflite.reader import Operator, Subgraph, Tensor
+from tfprune.export.file.tflite.model import Model, Operator, Subgraph, Tensor
 
 Users = dict[int, list[tuple[Operator, int]]]  # operators and their slots, by the tensor that they take
 
@@ -65,6 +65,15 @@ def weight_uses(graph: Subgraph) -> list[WeightUse]:
     ]
 
 
+def has_hybrid_layers(model: Model) -> bool:
+    """Tell whether layers compute in float32 with 8-bit weights as they are, as converters write them."""
+    return any(
+        operator.name in CHAINED and _is_hybrid(graph, graph.tensors[operator.inputs[1]], operator)
+        for graph in model.subgraphs
+        for operator in graph.operators
+    )
+
+
 def _weight_use(graph: Subgraph, number: int, users: Users) -> WeightUse:
     tensor = graph.tensors[number]
     direct = [end for end in users[number] if end[0].name != "DEQUANTIZE"]
@@ -107,6 +116,7 @@ def _integer(ends: list[tuple[Operator, int]]) -> str:
 
 
 def _is_hybrid(graph: Subgraph, tensor: Tensor, operator: Operator) -> bool:
+    """Tell whether an operator computes in float32 with the 8-bit values of a tensor."""
     slot = ACTIVATION.get(operator.name, 0)
     if tensor.dtype != "int8" or operator.name not in ACTIVATION or slot >= len(operator.inputs):
         return False

@@ -10,8 +10,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.editor import add_constant, add_operator, add_tensor, load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.sparsify import sparsify
+from tfprune.export.rewriting.weights.merge_constants import merge_constants
 
 KINDS = OpResolverType.BUILTIN, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 WIDTH = 64

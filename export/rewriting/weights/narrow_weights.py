@@ -24,8 +24,8 @@ from tfprune.export.file.tflite.editor import (
     operator_code,
     operator_name,
 )
-from tfprune.export.rewriting.four_bit_weights import LARGEST_INTEGER as LARGEST_OF_FOUR
-from tfprune.export.rewriting.four_bit_weights import packed, to_four_bits
+from tfprune.export.rewriting.weights.four_bit_weights import LARGEST_INTEGER as LARGEST_OF_FOUR
+from tfprune.export.rewriting.weights.four_bit_weights import packed, to_four_bits
 
 LARGEST_INTEGER = 127  # of 8 bits: the integers go from -127 to 127, so that each row needs a scale only
 BLOCK = 32  # weights of 4 bits that share a scale, the fewest that XNNPACK takes

@@ -9,7 +9,7 @@ from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.rewriting import narrow_weights
+from tfprune.export.rewriting.weights import narrow_weights
 
 pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
 

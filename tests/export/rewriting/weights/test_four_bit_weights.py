@@ -11,7 +11,7 @@ from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.convert import convert
-from tfprune.export.rewriting.four_bit_weights import four_bit_weights, packed, to_four_bits
+from tfprune.export.rewriting.weights.four_bit_weights import four_bit_weights, packed, to_four_bits
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, size=(32, 8, 8, 2)).astype("float32")

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_constant, inputs_of, operator_code
-from tfprune.export.rewriting.one_pixel import OnePixelImages, keep_images, lengths_of, shape_of
+from tfprune.export.rewriting.shapes.one_pixel import OnePixelImages, keep_images, lengths_of, shape_of
 
 INTEGERS_SINCE = 3  # the version of CONV_2D that takes 8-bit values
 

@@ -21,8 +21,8 @@ from tfprune.export.file.tflite.editor import (
     load_objects,
     save_objects,
 )
-from tfprune.export.rewriting.merge_constants import merge_constants
-from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.shapes.pointwise import make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.weights.merge_constants import merge_constants
 
 LARGEST_INTEGER = 7  # the integers go from -7 to 7, so that each channel needs a scale only
 SCALE_FACTORS = np.linspace(

@@ -21,7 +21,7 @@ from tfprune.export.file.tflite.editor import (
     numbers_operators,
     save_objects,
 )
-from tfprune.export.rewriting.one_pixel import scales_of
+from tfprune.export.rewriting.shapes.one_pixel import scales_of
 
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with a bias as their third input
 

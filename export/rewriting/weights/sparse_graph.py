@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_operator, add_tensor, builtin_code, inputs_of
-from tfprune.export.rewriting.sparse_encoding import SparseEncoding
+from tfprune.export.rewriting.weights.sparse_encoding import SparseEncoding
 
 BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
 LAST_OLD_VERSION = 10  # of tflite-runtime 2.14; with 8 and 8-bit weights unpacked, outputs were wrong

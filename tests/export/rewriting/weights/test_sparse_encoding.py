@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfprune.export.rewriting.sparse_encoding import encode_blocks, encode_rows
+from tfprune.export.rewriting.weights.sparse_encoding import encode_blocks, encode_rows
 
 TYPES = [np.float32, np.float16, np.int8]
 
