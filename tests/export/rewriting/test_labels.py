@@ -55,6 +55,7 @@ FUNCTIONS = {
     "rewrite": rewritten(),
     "rewrite fast": rewritten(optimize="latency"),
     "rewrite packed": rewritten(compress="packed"),
+    "rewrite batch": rewritten(batch=1),
     "rewrite dense": rewritten(optimize="dense"),
     "sparsify": returned(lambda source: export.sparsify(source).data, "floats"),
     "share_weights": returned(export.share_weights, "integers"),
