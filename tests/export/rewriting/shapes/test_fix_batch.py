@@ -1,5 +1,10 @@
 """An open batch that is fixed. The truth is LiteRT itself, which resizes the open file."""
 
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import param
 
+from tfprune.export.device.web.web import LITERT_JS
 from tfprune.export.file.report import open_batch
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
@@ -18,6 +24,7 @@ from tfprune.export.rewriting.shapes import fix_batch as module
 from tfprune.export.rewriting.shapes.fix_batch import check_batch, fix_batch
 
 layers = keras.layers
+KERNELS = Path(__file__).parents[3] / "bench" / "kernels.mjs"
 PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 
@@ -145,6 +152,22 @@ def test_any_stack_of_reshaping_layers_gives_what_the_resized_file_gives(steps, 
     right, found = (resized(data, array, resolver=PLAIN)[0] for data in (content, fixed))
     np.testing.assert_array_equal(found, right)
     assert "SHAPE" not in read(fixed).ops
+
+
+@pytest.mark.programs
+def test_litert_js_gives_what_it_gives_with_a_batch_from_the_converter(tmp_path):
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node or npm is not installed (apt-get install nodejs npm)")
+    npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", tmp_path, f"@litertjs/core@{LITERT_JS}"]
+    if subprocess.run(npm, capture_output=True, check=False).returncode:
+        pytest.skip("npm cannot install @litertjs/core: no network")
+    network = keras.Sequential([keras.Input((12,)), layers.Dense(6), layers.Reshape((2, 3))])
+    (tmp_path / "right.tflite").write_bytes(convert_model(network, batch=1))
+    (tmp_path / "fixed.tflite").write_bytes(fix_batch(convert_model(network), 1))
+    np.random.default_rng(0).random(12, np.float32).tofile(tmp_path / "input.bin")
+    names = [tmp_path / name for name in ("right.tflite", "fixed.tflite", "input.bin")]
+    done = subprocess.run(["node", KERNELS, tmp_path, *names, "1"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["difference"] == 0  # not a number if all outputs are zeros
 
 
 @pytest.mark.programs
