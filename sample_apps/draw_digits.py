@@ -41,7 +41,7 @@ def main() -> None:
         keras.utils.set_random_seed(0)
         model = train(train_x, train_y, epochs=epochs, sparsity=SPARSITY if name == "pruned.tfz" else 0.0)
         path = options.output / name
-        report = to_tflite(with_batch_of_one(model), path, compress="packed", check_on=test_x[:100])
+        report = to_tflite(model, path, batch=1, compress="packed", check_on=test_x[:100])
         accuracy = float(np.mean(Runner(path).predict(test_x).argmax(axis=1) == test_y))
         rows.append([name, f"{accuracy:.1%}", f"{report.nnz:,}", f"{report.tflite_bytes:,}", f"{report.bytes:,}"])
     folder = options.output / "page"
@@ -97,12 +97,6 @@ def build() -> keras.Model:
             layers.Dense(10, activation="softmax", name="digit"),
         ]
     )
-
-
-def with_batch_of_one(model: keras.Model) -> keras.Model:
-    """Return the model with a fixed batch, which LiteRT.js needs."""
-    image = keras.Input((8, 8, 1), batch_size=1, name="image")
-    return keras.Model(image, model(image))
 
 
 def add_drawing(folder: Path, x: np.ndarray, y: np.ndarray) -> None:

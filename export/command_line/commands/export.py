@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from tfprune.base.limit import Limit
 from tfprune.export.command_line.commands.base import add_command, add_file, add_imports, add_target, target_of
 from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
-from tfprune.export.file.files.model_file import is_model_file
+from tfprune.export.file.files.model_file import is_model_file, read_model
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
 MAX_DROP = 0.01
 
 # Options that stand for arguments of the library with other names.
-ARGUMENTS = {"scheme": "--quantize"}
+ARGUMENTS = {"scheme": "--quantize", "class_names": "--labels"}
 
 
 def add_export(commands: Any) -> None:
@@ -29,6 +32,7 @@ tfprune export model.keras model.tflite --check-on samples.npy
 tfprune export model.keras model.tfz --quantize int8 --calibration samples.npy --compress packed
 tfprune export model.tflite smaller.tflite
 tfprune export model.tflite web.tflite --target web
+tfprune export model.keras model.tflite --labels labels.txt --mean 127.5 --std 127.5
 tfprune export model.keras model.tflite --quantize int8 --calibration samples.npy --target micro --arena 60000
 """
     parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
@@ -59,8 +63,21 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
     )
     parser.add_argument("--card", action="store_true", help="also write a model card in Markdown, PATH.md")
     add_imports(parser)
+    _add_metadata_options(parser)
     _add_checks(parser)
     add_target(parser, others=("web",))
+
+
+def _add_metadata_options(parser: argparse.ArgumentParser) -> None:
+    text = "names of the classes, one a line, which MediaPipe Tasks and Android Studio read from the file"
+    add_file(parser, "--labels", metavar="FILE", help=text)
+    text = "apps compute (pixel - MEAN) / STD from pixels of 0 to 255: a number, or one for each channel, as 1,2,3"
+    parser.add_argument("--mean", type=_numbers, metavar="MEAN", help=text)
+    parser.add_argument("--std", type=_numbers, metavar="STD", help="see --mean")
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
 
 
 def _add_checks(parser: argparse.ArgumentParser) -> None:
@@ -81,17 +98,45 @@ def _export(options: argparse.Namespace) -> Any:
     if options.card:
         check_not_read(card, options.source)
         check_destination(card)
-    report = _exported(options)
+    is_described = any(each is not None for each in (options.labels, options.mean, options.std))
+    report = _described(options) if is_described else _exported(options, options.path)
     if options.card:
         write_atomically(card, report.card().encode())
     return report
 
 
-def _exported(options: argparse.Namespace) -> Any:
+def _described(options: argparse.Namespace) -> Any:
+    """Export into a folder beside the file, so that no file is written which its labels do not fit."""
+    from tfprune.export.file.files.add_metadata import add_metadata
+    from tfprune.export.file.files.codec import SUFFIXES, check_suffix
+
+    if options.target == "micro":
+        raise ValueError("Expected no --labels, --mean or --std with --target micro. Received: one of them.")
+    check_not_read(options.path, options.labels)
+    path = check_destination(options.path)
+    check_suffix(path, options.compress)
+    if options.compress != SUFFIXES.get(path.suffix.lower()):
+        raise ValueError(f"Expected a path whose suffix says how it is compressed. Received: {options.path!r}.")
+    names = _names(options.labels) if options.labels else None
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfprune-") as folder:
+        report = _exported(options, str(Path(folder, path.name)))
+        add_metadata(report.path, path, class_names=names, mean=options.mean, std=options.std)
+    sizes = {"bytes": path.stat().st_size, "tflite_bytes": len(read_model(path))}
+    return dataclasses.replace(report, path=options.path, **sizes)
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a zero byte
+        raise ValueError(f"Expected a text file in UTF-8 with --labels. Received: {path!r}: {error}.") from error
+
+
+def _exported(options: argparse.Namespace, path: str) -> Any:
     check_not_read(options.path, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
     check_on = load_arrays(options.check_on) if options.check_on else None
     if is_model_file(options.source):
-        return _rewrite(options, check_on)
+        return _rewrite(options, path, check_on)
     check_not_read(options.path, options.source)
     if options.quantize in ("int8", "int16x8", "int4") and not options.calibration:
         raise ValueError(
@@ -105,7 +150,7 @@ def _exported(options: argparse.Namespace) -> Any:
     with contextlib.redirect_stdout(sys.stderr):  # a bar of progress is no part of the report
         return to_tflite(
             model,
-            options.path,
+            path,
             quantize=Quantization(options.quantize, options.levels, io_dtype=options.io_dtype or "float32"),
             calibration=options.calibration and load_arrays(options.calibration),
             check_on=check_on,
@@ -133,7 +178,7 @@ def _limit(options: argparse.Namespace) -> Limit | None:
     return Limit(max_drop, data=data, max_drop_per_class=options.max_drop_per_class)
 
 
-def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
+def _rewrite(options: argparse.Namespace, path: str, check_on: Any) -> Any:
     from tfprune.export.rewriting.rewrite import rewrite
 
     for name in ("quantize", "levels", "io_dtype", "calibration", "evaluate_on", "max_drop", "max_drop_per_class"):
@@ -145,7 +190,7 @@ def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
     with contextlib.redirect_stdout(sys.stderr):
         return rewrite(
             options.source,
-            options.path,
+            path,
             check_on=check_on,
             tolerance=options.tolerance,
             optimize=options.optimize,

@@ -23,6 +23,7 @@ from tfprune.export.command_line.cli import main
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.inspecting.inspect import inspect
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.loading import load_keras
 
@@ -112,6 +113,33 @@ def test_export_fixes_the_batch_and_knows_the_web(folder, capsys, tmp_path):
     ):
         code, _, err = run(capsys, *arguments, *options)
         assert (code, message in err) == (2, True), err
+
+
+def test_export_writes_labels_and_normalization(folder, capsys, tmp_path):
+    (tmp_path / "small.tflite").write_bytes(read_model(folder / "model.tflite.gz"))
+    arguments = ["export", tmp_path / "small.tflite", tmp_path / "named.tfz", "--compress", "packed"]
+    (tmp_path / "labels.txt").write_text("cat\ndog\nélan\n", encoding="utf-8")
+    named = [*arguments, "--labels", tmp_path / "labels.txt"]
+    code, out, err = run(capsys, *named, "--mean", "1", "--std", "2", "--json")
+    assert code == 0, err
+    report, found = json.loads(out), inspect(tmp_path / "named.tfz")
+    assert report["path"] == str(tmp_path / "named.tfz")
+    assert (report["bytes"], report["tflite_bytes"]) == (found.file_bytes, found.unpacked_bytes)
+    assert [*found.labels.values()] == [("cat", "dog", "élan")]
+    assert [*found.normalization.values()] == [((1.0,), (2.0,))]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "labels.txt").write_bytes(before["labels.txt"][:8])
+    for options, message in (
+        (named, "Expected --labels to name the 3 entries"),
+        ([*arguments, "--mean", "1"], "Expected both --mean and --std"),
+        ([*arguments, "--mean", "1", "--std", "0"], "Expected --std to be a number above 0"),
+        ([*arguments[:2], tmp_path / "x.bin", *arguments[3:], "--mean", "1", "--std", "2"], "whose suffix"),
+        ([*arguments, "--labels", tmp_path / "small.tflite"], "UTF-8 with --labels"),
+        ([*arguments, "--labels", tmp_path / "none.txt"], "UTF-8 with --labels"),
+    ):
+        code, _, err = run(capsys, *options)
+        assert (code, message in err) == (2, True), err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before | {"labels.txt": b"cat\ndog\n"}
 
 
 def test_export_refuses_a_file_that_is_not_what_the_labels_say(folder, capsys):
