@@ -21,7 +21,7 @@ CHECKED_HERE = (
     *("test_quantization_error", "test_correct_biases", "test_sparsify", "test_rewrite", "test_damage"),
     *("test_prune_tflite", "test_input_range", "test_foreign_files", "test_signatures"),
     "test_variables",
-    *("test_shrink_tflite", "test_web"),
+    *("test_shrink_tflite", "test_web", "test_in_browser"),
 )
 APART = ("test_convert", "test_cli", "test_scripts")  # where the converter has its process, as users have it
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,22 +146,32 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
+# The browser reads from descriptor 3 and writes to 4; a shell may take numbers of one digit only.
+START = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
+
+
 @contextmanager
 def browser(folder: Path, *more: str) -> Iterator[Browser]:
     """Start a browser whose profile is in a folder; end it at the end."""
-    to_browser, from_browser = os.pipe(), os.pipe()
-    command = [str(BROWSER), *ARGUMENTS, f"--user-data-dir={folder}", *more]
-    # The browser reads from descriptor 3 and writes to 4; numbers above 9 are for bash only.
-    redirected = ["sh", "-c", f'exec "$@" 3</dev/fd/{to_browser[0]} 4>/dev/fd/{from_browser[1]}', "sh", *command]
-    passed = (to_browser[0], from_browser[1])
-    with subprocess.Popen(
-        redirected, pass_fds=passed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        for descriptor in passed:
+    (their_read, to_browser), (from_browser, their_write) = os.pipe(), os.pipe()
+    passed = [fcntl.fcntl(each, fcntl.F_DUPFD, 10) for each in (their_read, their_write)]
+    chromium = [str(BROWSER), *ARGUMENTS, f"--user-data-dir={folder}", *more]
+    command = [sys.executable, "-c", START, *map(str, passed), *chromium]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, pass_fds=passed, **quiet) as process:
+        for descriptor in (*passed, their_read, their_write):
             os.close(descriptor)
+        running = Browser(to_browser, from_browser)
         try:
-            yield Browser(to_browser[1], from_browser[0])
+            yield running
         finally:
-            process.terminate()
-            os.close(to_browser[1])
-            os.close(from_browser[0])
+            with suppress(AssertionError, OSError, TimeoutError):
+                running.send("Browser.close", seconds=10)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            os.close(to_browser)
+            os.close(from_browser)
