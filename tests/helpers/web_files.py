@@ -48,6 +48,9 @@ def network(name: str) -> keras.Model:
     else:
         inner = [layers.Dense(width, "relu") for width in (256, 256)]
         model = keras.Sequential([keras.Input((64,), batch_size=1), *inner, layers.Dense(8)])
+    for weight in model.weights:
+        if len(weight.shape) < 2:  # else the outputs are next to nothing
+            weight.assign(weight + np.random.default_rng(0).normal(size=weight.shape) * 0.1)
     model = tfprune.wrap(model, pattern=Block(1, 4) if name == "blocks" else "unstructured")
     tfprune.update_masks(model, SPARSITY)
     return tfprune.strip(model)
@@ -57,6 +60,7 @@ def write_forms(folder: Path, name: str) -> None:
     """Write a network in each form: float32, float16, int8, sparse float32, sparse dynamic, and packed."""
     model = network(name)
     data = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
+    assert np.abs(model.predict(data, batch_size=1, verbose=0)).max() > 0.1
     for kind in KINDS:
         (folder / f"{kind}.tflite").write_bytes(convert(model, kind, data))
     for kind, target in (("float32", "sparse"), ("dynamic", "sparse-dynamic")):

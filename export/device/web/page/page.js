@@ -5,6 +5,7 @@ import { Runtime } from "./runtime.js";
 const ROUNDS = 25;
 const SHORTEST_MS = 20; // of a measurement: some browsers have clocks of one millisecond
 const MOST_REPEATS = 2000;
+const FRESH = { cache: "no-cache" }; // the folder may have been written anew
 const ARRAYS = { float32: Float32Array, int32: Int32Array };
 const SMALLEST_SCALE = 1e-6; // outputs that are nearly all zero are compared as if the largest were this
 
@@ -21,7 +22,7 @@ async function main() {
   say("Loading LiteRT.js …");
   const manifest = await (await fetched("manifest.json")).json();
   const samples = await (await fetched("samples.bin")).arrayBuffer();
-  if (!(await fetch("node_modules/@litertjs/core/package.json")).ok) {
+  if (!(await fetch("node_modules/@litertjs/core/package.json", FRESH)).ok) {
     byId("missing").hidden = false;
     return say("LiteRT.js is not installed in this folder.");
   }
@@ -43,7 +44,7 @@ async function main() {
 }
 
 async function fetched(path) {
-  const response = await fetch(path);
+  const response = await fetch(path, FRESH);
   if (!response.ok) throw new Error(`The server answers ${response.status} for ${path}. Write the folder again.`);
   return response;
 }
@@ -59,8 +60,8 @@ async function check(row, samples) {
     Object.assign(row.record, costs);
     card.set("download", bytesText(costs.wire_bytes));
     if (costs.bytes !== costs.wire_bytes) card.set("unpacked", bytesText(costs.bytes));
-    if (costs.bytes !== costs.wire_bytes) card.set("unpack", timeText(costs.unpack_ms));
-    card.set("compile", timeText(costs.compile_ms));
+    if (costs.bytes !== costs.wire_bytes) card.set("unpacking", timeText(costs.unpack_ms));
+    card.set("compiling", timeText(costs.compile_ms));
     row.record.difference = await largestDifference(row, samples);
     card.set("difference", row.record.difference.toPrecision(2).replace(/^0\.0$/, "0"));
     row.record.passed = row.record.difference <= file.tolerance;
@@ -68,7 +69,7 @@ async function check(row, samples) {
     card.say(`Outputs are right: within ${file.tolerance} of the largest.`, "good");
   } catch (error) {
     row.record.reason = error.message;
-    card.say(`Failed: ${error.message}.`, "bad");
+    card.say(`Error: ${error.message}.`, "bad");
   }
 }
 
@@ -118,7 +119,10 @@ async function measure(rows) {
   for (const row of rows) showTimes(row, rows[0]);
   byId("progress").hidden = true;
   byId("measure").disabled = false;
-  say("Measured.");
+  const [first, ...others] = rows;
+  const best = others.reduce((one, other) => (other.record.times_faster > one.record.times_faster ? other : one), others[0]);
+  const text = best ? ` ${best.file.name} is ${best.record.times_faster.toFixed(2)} times as fast as ${first.file.name}.` : "";
+  say(`Measured.${text}`);
   showResult();
 }
 
@@ -127,7 +131,7 @@ function showTimes(row, reference) {
   const [low, middle, high] = [0.1, 0.5, 0.9].map((fraction) => quantile(row.times, fraction));
   Object.assign(row.record, { median_ms: middle, p10_ms: low, p90_ms: high, times_faster: ratio });
   row.card.set("one run", timeText(middle));
-  if (row !== reference) row.card.set("speed", `${ratio.toFixed(2)} times ${reference.file.name}`, "times");
+  row.card.set("speed", row === reference ? "reference" : `${ratio.toFixed(2)} times as fast`, "times");
 }
 
 const median = (numbers) => quantile(numbers, 0.5);

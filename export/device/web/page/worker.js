@@ -52,7 +52,7 @@ async function start() {
 async function load({ path, inputs, outputs }) {
   const url = new URL(path.split("/").map(encodeURIComponent).join("/"), location).href;
   const begun = performance.now();
-  const response = await fetch(url);
+  const response = await fetch(url, { cache: "no-cache" });
   if (!response.ok) throw new Error(`the server answers ${response.status} for this file`);
   const received = new Uint8Array(await response.arrayBuffer());
   const fetched = performance.now();
