@@ -43,8 +43,7 @@ def digits(tmp_path_factory):
     tfprune.update_masks(wrapped, 0.9)
     model, folder = tfprune.strip(wrapped), tmp_path_factory.mktemp("digits")
     tfprune.export.to_tflite(model, folder / "digits.tflite", optimize="dense")
-    fixed = keras.Sequential([keras.Input((64,), batch_size=1), *model.layers])
-    tfprune.export.to_tflite(fixed, folder / "digits_web.tflite", optimize="dense")
+    tfprune.export.to_tflite(model, folder / "digits_web.tflite", optimize="dense", batch=1)
     tfprune.export.to_tflite(model, folder / "digits_int8.tflite", quantize="int8", calibration=images)
     return folder, {"model": model, "images": images, "Path": Path, "tfprune": tfprune}
 

@@ -138,7 +138,7 @@ def _checked_model(path: Path) -> Model:
     if opened := open_batch((*model.inputs, *model.outputs)):
         raise ValueError(
             f"Expected a file with fixed shapes, which LiteRT.js needs. Received: {name}, where the shape of "
-            f"{opened[0]!r} is open. Convert the model with batch=1."
+            f"{opened[0]!r} is open. Fix it with to_tflite(..., batch=1), or rewrite(..., batch=1)."
         )
     signatures = schema.Model.GetRootAs(data, 0).SignatureDefsLength()
     if signatures > 1:
