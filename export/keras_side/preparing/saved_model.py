@@ -26,7 +26,7 @@ COPY = "model.keras"
 
 
 def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
-    """Write the SavedModel of a model on the TensorFlow backend; a loop in it fixes the batch at 1.
+    """Write the SavedModel of a model on the TensorFlow backend; a loop in it fixes an open batch at 1.
 
     Args:
         model: The model. It is left as it is.
@@ -44,7 +44,7 @@ def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, un
             return
         shutil.rmtree(folder)
     if not unroll:
-        _write(model, folder, inputs=inputs, batch=1)
+        _write(model, folder, inputs=inputs, batch=inputs.batch or 1)
         return
     for entry in inputs.inputs:
         if None in entry.shape[1:]:
@@ -54,7 +54,7 @@ def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, un
                 "`keras.Input(shape)`, or use quantize='dynamic'."
             )
     with unrolled(model):
-        _write(model, folder, inputs=inputs, batch=1)
+        _write(model, folder, inputs=inputs, batch=inputs.batch or 1)
 
 
 def _write(model: keras.Model, folder: Path, *, inputs: Signature, batch: int | None) -> None:

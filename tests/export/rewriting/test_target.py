@@ -91,6 +91,17 @@ def test_integers_are_calibrated_and_checked_with_the_batch(batch, tmp_path):
     assert report.max_abs_diff <= 0.35 * report.scale
 
 
+@pytest.mark.programs
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_loops_have_the_batch_too(quantize, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 16)), layers.LSTM(8)])
+    x = X.reshape(-1, 4, 16)
+    calibration = None if quantize is None else x
+    to_tflite(model, tmp_path / "m", batch=3, quantize=quantize, calibration=calibration, check_on=x)
+    assert Runner(tmp_path / "m").inputs[0].shape == (3, 4, 16)
+
+
 def test_the_batch_of_the_keras_model_is_not_changed(tmp_path):
     model = keras.Sequential([keras.Input((8,), batch_size=1), layers.Dense(2)])
     with pytest.raises(ValueError, match=r"Expected batch=1 or None with .* has this batch. Received: batch=2"):
