@@ -6,6 +6,7 @@ channels, zeros, precision, and how long it trains. `search_loop` is the loop: `
 recipe of the next trial and the model it starts from, and a `trial_runner.TrialRunner` applies it, exports the
 result, runs the file, and measures it (`file_evaluator`). `workers` run several trials at once on an executor,
 each as a call of `worker_task.run_task`. The policy is pure: it sees what was measured (`trial`, `trial_outcomes`)
-and constants (`search_settings`), no model and no file. The result is the files within the limits that no other file beats in both
-size and accuracy (`write_front`), and a page about them (`compress_page`). Start at `compress.compress`.
+and constants (`search_settings`), no model and no file. The result is the files within the limits that no other file
+beats in both size and accuracy (`write_front`), and a page about them (`compress_page`). Start at
+`compress.compress`.
 """

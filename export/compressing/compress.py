@@ -8,6 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import chain, pairwise
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import keras
@@ -122,6 +123,7 @@ def compress(
     """
     if find_spec("optuna") is None:
         raise ValueError("Expected Optuna, which draws recipes. Received: none. Run pip install 'tfprune[search]'.")
+    began = monotonic()
     check_compiled(model)
     check_verbose(verbose)
     limit, largest, metric = _read_limit(max_drop)
@@ -168,6 +170,7 @@ def compress(
             jobs=search.jobs or 1,
             executor=search.executor,
             max_trials=search.trials or math.inf,
+            seconds_before=monotonic() - began,
         )
         with Progress(int(time), verbose=verbose, unit="second") as progress:
             for before, after in pairwise(chain([0.0], (trial.ended for trial in loop.run()))):

@@ -83,7 +83,8 @@ class CompressReport(Report):
         return (
             f"No recipe was tried: the search was over after {self.seconds:.0f} s, in which it exported the original "
             f"model, measured it, and timed a training step. The files are those of the original model. Search again "
-            f"with several times as many minutes and the same folder: it continues there."
+            f"with several times as many minutes and the same folder: it continues there. Or search in another "
+            f"folder with fewer validation samples or a smaller model."
         )
 
     @property

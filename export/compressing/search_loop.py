@@ -14,13 +14,16 @@ import numpy as np
 
 from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.spec import check_count, check_number
+from tfprune.base.warn_user import warn_user
 from tfprune.export.compressing.recipe import Recipe, training_recipe
 from tfprune.export.compressing.search_policy import next_recipe, trial_number
 from tfprune.export.compressing.search_settings import SearchSettings
 from tfprune.export.compressing.trial import MeasuredFile, Trial, read_trial
 from tfprune.export.compressing.trial_outcomes import trial_outcomes
-from tfprune.export.compressing.trial_runner import TrialRunner
+from tfprune.export.compressing.trial_runner import LateError, TrialRunner
 from tfprune.export.compressing.workers import workers_of
+
+FEW_TRIALS = 3
 
 
 @dataclass
@@ -37,6 +40,7 @@ class SearchLoop:
         executor: Where they run; None is this machine.
         max_trials: The most recipes to try.
         trials: The trials so far; the first one is that of the original model.
+        seconds_before: How long earlier calls lasted, and this one before its first trial.
     """
 
     runner: TrialRunner
@@ -48,8 +52,8 @@ class SearchLoop:
     executor: Executor | None = None
     max_trials: float = math.inf
     trials: list[Trial] = field(default_factory=list)
+    seconds_before: float = 0.0
     _began: float = field(default_factory=lambda: time.monotonic())
-    _seconds_before: float = 0.0  # of earlier calls
 
     def run(self) -> Iterator[Trial]:
         """Yield trials as long as there is time for one: first that of the original model.
@@ -59,7 +63,7 @@ class SearchLoop:
         """
         while len(self.trials) <= self.max_trials and self.folder.has(_step_name(len(self.trials))):
             yield self._store(dict)
-        if len(self.trials) > self.max_trials or self.seconds_left() <= 0:
+        if len(self.trials) > self.max_trials or (self.trials and self.seconds_left() <= 0):
             return
         reserved = self.settings.reserved_time_fraction * self.seconds
         with workers_of(
@@ -67,10 +71,13 @@ class SearchLoop:
         ) as workers:
             if not self.trials:
                 yield self._store(lambda: self.runner.run(None, self.seconds))
+            if self.max_trials and len(self.trials) == 1 and not self._has_time():
+                return
             running: list[Recipe] = []
             while True:
                 while self._may_start(running) and (recipe := self._next_recipe(running)):
-                    workers.start(recipe, self.seconds_left() + reserved, self._stored_model(recipe.after))
+                    seconds = self.seconds_left() + reserved - self._seconds_without_training()
+                    workers.start(recipe, max(0.0, seconds), self._stored_model(recipe.after))
                     running.append(recipe)
                 if not running:
                     return
@@ -85,7 +92,7 @@ class SearchLoop:
 
     def elapsed(self) -> float:
         """Return how long the search has lasted, in all calls."""
-        return self._seconds_before + time.monotonic() - self._began
+        return self.seconds_before + time.monotonic() - self._began
 
     def content(self, trial: Trial, file: MeasuredFile) -> bytes:
         """Return the bytes of a file of a trial."""
@@ -105,7 +112,7 @@ class SearchLoop:
             return {**run(), "ended": np.array(self.elapsed())}
 
         trial = self.folder.remember(_step_name(len(self.trials)), timed, self._read)
-        self._seconds_before += max(0.0, trial.ended - self.elapsed())  # a trial of an earlier call took none now
+        self.seconds_before += max(0.0, trial.ended - self.elapsed())  # a trial of an earlier call took none now
         self.trials.append(trial)
         return trial
 
@@ -123,6 +130,23 @@ class SearchLoop:
 
     def _may_start(self, running: Sequence[Recipe]) -> bool:
         return len(running) < self.jobs and len(self.trials) + len(running) <= self.max_trials
+
+    def _has_time(self) -> bool:
+        """Tell whether a training step could be timed, and warn if few recipes fit into the time."""
+        try:
+            each = self._expected_seconds(self._shortest_recipe)
+        except LateError:
+            return False
+        count = max(0, int(self.seconds_left() / max(each, 1e-9) * self.jobs))
+        if count < min(FEW_TRIALS, self.max_trials):
+            needed = (self.elapsed() + FEW_TRIALS * each / self.jobs) / (1 - self.settings.reserved_time_fraction)
+            warn_user(
+                f"Expected time for {FEW_TRIALS} recipes or more. Received: time={self.seconds:g}, into which about "
+                f"{count} fit: the original model took {self.trials[0].seconds:.0f} s, and the shortest recipe takes "
+                f"about {each:.0f} s. Pass time={math.ceil(needed)}, or search in another folder with fewer "
+                f"validation samples or a smaller model."
+            )
+        return True
 
     def _next_recipe(self, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe that there is time for: a short one where a long one takes too long, or None."""
@@ -143,7 +167,6 @@ class SearchLoop:
 
     def _expected_seconds(self, recipe: Recipe) -> float:
         """Return how long a recipe will take, by the trials before it."""
-        others = [trial.seconds - trial.training for trial in self.trials[1:]] or [self.trials[0].seconds]
         trained = [(trial.recipe, trial.training) for trial in self.trials if trial.recipe and trial.training]
         similar = [pair for pair in trained if pair[0].quantize_aware == recipe.quantize_aware]
         rates = [seconds / earlier.all_steps for earlier, seconds in similar[-5:]]
@@ -151,7 +174,13 @@ class SearchLoop:
         sharing = self.jobs if self.executor is None else 1  # trials on this machine share its processors
         slowest = max if self.executor is None else statistics.median  # one slow worker says nothing about others
         rate = slowest(rates) if rates else sharing * self._seconds_per_step() * slowdown
-        return recipe.all_steps * rate + statistics.median(others)
+        return recipe.all_steps * rate + self._seconds_without_training()
+
+    def _seconds_without_training(self) -> float:
+        """Return how long a trial takes besides its training: it exports files and measures them."""
+        return statistics.median(
+            [trial.seconds - trial.training for trial in self.trials[1:]] or [self.trials[0].seconds]
+        )
 
     @cached_property
     def _shortest_recipe(self) -> Recipe:
@@ -176,7 +205,7 @@ class SearchLoop:
 
     def _seconds_per_step(self) -> float:
         def timed() -> NamedArrays:
-            return {"pace": np.array(self.runner.seconds_per_step())}
+            return {"pace": np.array(self.runner.seconds_per_step(self.seconds_left()))}
 
         return self.folder.remember(
             "pace", timed, lambda arrays: check_number(float(arrays["pace"]), "pace", above=0)

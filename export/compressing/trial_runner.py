@@ -51,13 +51,14 @@ class Deadline(keras.callbacks.Callback):
             raise LateError
 
 
-class StepTimer(keras.callbacks.Callback):
-    """Time training steps after the first ones."""
+class StepTimer(Deadline):
+    """Time training steps after the first ones, until the time is over."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._times: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(batch, logs)
         self._times.append(time.monotonic())
 
     @property
@@ -113,11 +114,18 @@ class TrialRunner:
             return False
         return True
 
-    def seconds_per_step(self) -> float:
-        """Time a training step of a model under masks."""
+    def seconds_per_step(self, seconds: float) -> float:
+        """Time a training step of a model under masks.
+
+        Args:
+            seconds: How long this may take.
+
+        Raises:
+            LateError: If it takes longer.
+        """
         recipe = training_recipe(WARM_UP_STEPS, samples=self.samples, batch_size=self.batch_size)
         rounds = -(-(WARM_UP_STEPS + TIMED_STEPS) // recipe.steps)
-        timer = StepTimer()
+        timer = StepTimer(time.monotonic() + seconds)
         self.apply_recipe(replace(recipe, sparsity=0.5, rounds=rounds), timer)
         return timer.seconds_per_step
 

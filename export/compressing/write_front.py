@@ -46,6 +46,8 @@ def write_front(
         if path.name not in {file.file for file in written}:
             path.unlink(missing_ok=True)
             _card_of(path).unlink(missing_ok=True)
+    measured = dict(zip(map(id, front), written, strict=True))  # the same numbers wherever a file is listed
+    tried = tuple(measured.get(id(file), file) for file in files)
     evaluator = loop.runner.evaluator
     report = CompressReport(
         folder=str(folder),
@@ -53,11 +55,11 @@ def write_front(
         max_drop=loop.settings.goal.max_drop,
         optimize=evaluator.optimize,
         target=None if evaluator.micro is None else "micro",
-        dense=loop.trials[0].tried[0],
+        dense=tried[0],
         front=written,
         trials=len(loop.trials) - 1,
         failed=tuple(f"{trial.name}: {trial.reason}" for trial in loop.trials if trial.reason),
-        tried=tuple(files),
+        tried=tried,
         seconds=loop.elapsed(),
         model=loop.runner.model.name,
         limits=limits or {},

@@ -59,6 +59,7 @@ COMMANDS = [
     ["compress.py", "cnn"],
     ["compress.py", "mobilenet"],
     ["executors.py"],
+    ["search_time.py"],
     ["device.py"],
     ["kernels.py"],
     ["mediapipe_labels.py"],

@@ -34,6 +34,7 @@ from tfprune.export.compressing.trial_runner import LateError
 SCORE = 0.9  # of the original model
 SAMPLES = 500  # of the validation data: scores are multiples of 1 / 500
 WEIGHTS = 50_000
+TIMED_STEPS = 25  # that a search times; the clock does not move for them
 
 
 def noise(*values: Any) -> float:
@@ -126,7 +127,10 @@ class StubRunner:
     ran: list[Recipe | None] = field(default_factory=list)
     starts: list[np.ndarray | None] = field(default_factory=list)
 
-    def seconds_per_step(self) -> float:
+    def seconds_per_step(self, seconds: float) -> float:
+        if TIMED_STEPS * self.step_seconds > seconds:
+            self.clock.now += max(0.0, seconds)
+            raise LateError
         return self.step_seconds
 
     def run(self, recipe: Recipe | None, seconds: float, start: np.ndarray | None = None) -> dict[str, np.ndarray]:

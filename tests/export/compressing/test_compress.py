@@ -41,7 +41,8 @@ def test_the_report_lists_what_was_measured_and_the_folder_has_the_best_files(fo
         assert file.latency_ms > 0, "files of the front are timed at the end"
     assert [file.bytes for file in report.front] == sorted(file.bytes for file in report.front)
     assert report.best.bytes < report.dense.bytes
-    assert all(file.latency_ms is None for file in report.tried)
+    assert all((file.latency_ms is None) == (file not in report.front) for file in report.tried)
+    assert set(report.front) <= {*report.tried}, "the same numbers in both lists"
     assert {path.name for path in folder.glob("*.tflite")} == {file.file for file in report.front}
     assert str(report.best.file).removesuffix(".tflite") in str(report)
 

@@ -7,6 +7,7 @@ PYTHONPATH=tests/helpers python tests/export/compressing/test_search.py
 import json
 import math
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -134,9 +135,30 @@ def test_a_trial_that_takes_too_long_is_given_up_and_not_stored(tmp_path, monkey
     search = search_of(Case(seconds=60.0, trials=math.inf), tmp_path, monkeypatch, runner=slow)
     trials = [*search.run()]
     assert len(search.runner.ran) > len(trials)
-    assert search.runner.clock.now <= 60.0
+    assert search.runner.clock.now <= 60.0 - search.runner.file_seconds, "its files would have taken time, too"
     kept = sorted(path.name for path in tmp_path.glob("trial*"))
     assert kept == [f"trial-{number:05}.npz" for number in range(len(trials) - 1)]
+
+
+@pytest.mark.parametrize(("seconds", "fit"), [(9.0, 2), (7.0, 1), (4.0, 0), (10.0, None)])
+def test_a_search_with_time_for_few_recipes_says_how_much_it_needs(seconds, fit, tmp_path, monkeypatch):
+    """The original model takes 2 seconds, and each recipe 2.4."""
+    search = search_of(Case(seconds=seconds, trials=math.inf), tmp_path, monkeypatch)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trials = len([*search.run()]) - 1
+    messages = [str(warning.message) for warning in caught if "recipes or more" in str(warning.message)]
+    assert len(messages) == (fit is not None)
+    if messages:
+        assert trials <= fit
+        assert f"into which about {fit} fit" in messages[0]
+        assert "Pass time=10," in messages[0]  # (2 + 3 * 2.4) / 0.95
+
+
+def test_a_model_too_slow_to_time_a_step_ends_the_search_in_time(tmp_path, monkeypatch):
+    search = search_of(Case(seconds=60.0), tmp_path, monkeypatch, runner=StubRunner(step_seconds=4.0))
+    assert len([*search.run()]) == 1
+    assert search.runner.clock.now <= 60.0
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

@@ -142,5 +142,5 @@ def test_a_model_without_channels_to_remove_gets_zeros():
 @pytest.mark.programs
 def test_a_step_is_timed_and_settings_are_read():
     small = runner()
-    assert 0 < small.seconds_per_step() < 5
+    assert 0 < small.seconds_per_step(600.0) < 5
     assert (small.samples, small.learning_rate) == (600, pytest.approx(0.001))
