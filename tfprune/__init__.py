@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from tfprune.compact.shrinking.shrink_plan import ShrinkPlan as ShrinkPlan
     from tfprune.compact.shrinking.transformer_budget import transformer_budget as transformer_budget
     from tfprune.compact.shrinking.zero_channels import zero_channels as zero_channels
+    from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary as trim_vocabulary
+    from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport as VocabularyReport
     from tfprune.keras_models.channels.no_rule import NoRule as NoRule
     from tfprune.keras_models.channels.register_shrinkable import register_shrinkable as register_shrinkable
     from tfprune.keras_models.evidence.episodes import Episodes as Episodes
@@ -118,6 +120,7 @@ _ROOMS = {
         *("Budget", "RankingReport", "ShrinkPlan", "budget", "plan_shrink", "rank_channels", "rank_heads"),
         *("shrink", "transformer_budget", "zero_channels"),
     ],
+    "compact.vocabulary": ["VocabularyReport", "trim_vocabulary"],
     "methods.one_shot": ["PutriReport", "prune_units", "prune_weights"],
     "methods.concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
     "methods.experts": [

@@ -36,7 +36,7 @@ ROOMS = {
     ),
     "tfprune.keras_models": "models · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training",
-    "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning",
+    "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning · vocabulary",
     "tfprune.methods": (
         "rule_mining · growth | one_shot | concepts | experts | moments | few_shot | federated · federated_masks · "
         "federated_flower"

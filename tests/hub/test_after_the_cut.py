@@ -131,9 +131,7 @@ def test_uniform_keeps_the_best_channels_of_each_block_and_a_preset(name, tmp_pa
 def test_uniform_blocks_that_the_arguments_do_not_count_are_refused():
     model = trained(hub_models.BACKBONES["GPT2Backbone"])
     plan = tfprune.plan_shrink(model, **UNEQUAL)
-    with pytest.raises(
-        ValueError, match=r"arguments of GPT2Backbone can describe.*GPT2Backbone makes.*such as units"
-    ):
+    with pytest.raises(ValueError, match=r"arguments of GPT2Backbone can describe.*GPT2Backbone makes.*as units"):
         tfprune.shrink(model, plan, uniform=True)
 
 
@@ -144,10 +142,8 @@ def test_the_configuration_of_an_export_counts_what_uniform_blocks_have(name, fi
     model = trained(hub_models.BACKBONES[f"{name}Backbone"])
     plan = tfprune.plan_shrink(model, **UNEQUAL, filters=filters)
     tfprune.shrink(model, plan, into="class", uniform=True).export_to_transformers(str(tmp_path))
-    config, content = (
-        json.loads((tmp_path / "config.json").read_text()),
-        (tmp_path / "model.safetensors").read_bytes(),
-    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    content = (tmp_path / "model.safetensors").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     shapes = {key: entry["shape"] for key, entry in header.items() if key != "__metadata__"}
 

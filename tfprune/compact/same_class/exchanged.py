@@ -96,9 +96,10 @@ class Resized:
         name = type(self).__name__.removesuffix(_SUFFIX)
         raise ValueError(
             f"Expected a model that its arguments describe, as {target} holds nothing else. Received: a "
-            f"{name} in which some layers are smaller: {_differing(self, name)}. Call save('model.keras'), and import "
-            f"keras and then tfprune before keras.models.load_model. Or remove the same number of units and heads from "
-            f"each block, of the kinds that the arguments of {name} count: tfprune.shrink(model, plan, uniform=True)."
+            f"{name} in which some layers are smaller: {_differing(self, name)}. Call save('model.keras'), and "
+            f"import keras and then tfprune before keras.models.load_model. Or remove the same number of units and "
+            f"heads from each block, of the kinds that the arguments of {name} count: "
+            f"tfprune.shrink(model, plan, uniform=True)."
         )
 
 

@@ -71,8 +71,8 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
 
 def _refuse_head_size(reason: str, *args: Any, **kwargs: Any) -> None:
     raise ValueError(
-        f"Expected a model that the configuration of a Transformers model describes. Received: {reason}. Remove units "
-        f"only, with `filters`, or save the model with save('model.keras') or save_to_preset."
+        f"Expected a model that the configuration of a Transformers model describes. Received: {reason}. Remove "
+        f"units only, with `filters`, or save the model with save('model.keras') or save_to_preset."
     )
 
 
