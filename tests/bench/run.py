@@ -46,6 +46,7 @@ COMMANDS = [
     ["sizes.py"],
     ["packed.py"],
     ["readers.py"],
+    ["web.py"],
     ["sharing.py"],
     ["sparse_files.py"],
     ["eight_bit.py"],
