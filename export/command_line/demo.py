@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -79,9 +80,16 @@ class DemoReport(Report):
         ]
         header = ["model", "accuracy", "non-zeros", "bytes", "bytes, packed", "latency, ms"]
         note = f"Accuracy was measured by {self.runtime}, in a process without TensorFlow and Keras."
+        folder = shlex.quote(self.folder)
+        opened = f"In a browser: cd {folder} && tfprune web dense-float32.tfz pruned-float32.tfz page"
         most = f"{self.search.max_drop:.0%}"
         searched = f"What `tfprune compress` finds in {SEARCH_SECONDS:.0f} seconds, losing at most {most}:"
-        parts = [table(header, cells), f"{note}\nModels and picture: {self.folder}", searched, str(self.search)]
+        parts = [
+            table(header, cells),
+            f"{note}\nModels and picture: {self.folder}\n{opened}",
+            searched,
+            str(self.search),
+        ]
         return "\n\n".join(parts)
 
 
@@ -196,7 +204,13 @@ def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder
             packed, path = (folder / f"{name}-{quantize or 'float32'}.{suffix}" for suffix in ("tfz", "tflite"))
             calibration = [x[:100]] if quantize else None
             built = to_tflite(
-                model, packed, compress="packed", quantize=quantize, calibration=calibration, check_on=held_x
+                model,
+                packed,
+                compress="packed",
+                quantize=quantize,
+                calibration=calibration,
+                check_on=held_x,
+                batch=1,  # for LiteRT.js in a browser
             )
             plain = rewrite(packed, path, check_on=held_x)
             exports.append((label, path, built.nnz, plain.bytes, built.bytes))
