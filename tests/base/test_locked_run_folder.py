@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +128,29 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "run.lock").mkdir()
     with pytest.raises(ValueError, match="Expected a folder to write in. Received: folder=.*: Is a directory"):
         opened(tmp_path)
+
+
+def test_a_file_for_other_processes_goes_with_its_block_or_with_the_next_run(tmp_path):
+    with RunFolder(tmp_path, settings={}, arrays=[]) as folder:
+        with folder.temporary_file(b"content") as file:
+            assert (file.parent, file.read_bytes(), file.is_absolute()) == (tmp_path, b"content", True)
+        assert not file.exists()
+        file.write_bytes(b"of a run that was killed")
+    with RunFolder(tmp_path, settings={}, arrays=[]):
+        assert not file.exists()
+
+
+def test_a_full_disk_leaves_no_part_of_a_file_for_other_processes(tmp_path, monkeypatch):
+    def full(path, content):
+        path.open("wb").close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunFolder(tmp_path, settings={}, arrays=[]) as folder:
+        before = {*tmp_path.iterdir()}
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with (
+            pytest.raises(ValueError, match="No space left on device. Free some space"),
+            folder.temporary_file(b"content"),
+        ):
+            pass
+        assert {*tmp_path.iterdir()} == before
