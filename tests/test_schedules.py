@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tfprune.schedules import Constant, Polynomial, Schedule
+from tfprune.schedules import Alternating, Constant, Polynomial, Schedule
 
 
 def test_cubic_of_ten_updates():
@@ -284,3 +284,38 @@ def test_the_base_class_says_what_is_missing():
 
     with pytest.raises(NotImplementedError):
         Empty()(0)
+
+
+def test_alternating_ends_sparse_and_changes_only_between_phases():
+    schedule = Alternating(0.9, begin=10, end=30, cycles=2)
+    table = {0: 0, 9: 0, 10: 0.9, 14: 0.9, 15: 0, 19: 0, 20: 0.9, 24: 0.9, 25: 0, 29: 0, 30: 0.9, 99: 0.9}
+    assert {step: schedule(step) for step in table} == table
+    assert schedule.target == 0.9
+    due = [step for step in range(40) if schedule.last_update(step - 1, step, 3) is not None]
+    assert due == [10, 15, 20, 25, 30]
+    assert [schedule.next_update(step, 3) for step in (0, 10, 14, 29, 30)] == [10, 15, 15, 30, None]
+    assert schedule.last_update(0, 27, 3) == 25
+
+
+def test_alternating_has_the_phases_of_the_paper():
+    # 100 epochs: dense for 10, then 5 sparse and 5 dense in turn; here the last dense phase is of 5 epochs, too.
+    schedule = Alternating(0.9, end=0.8).resolve(100)
+    sparse = [epoch for epoch in range(100) if schedule(epoch)]
+    assert sparse == [
+        *range(10, 15),
+        *range(20, 25),
+        *range(30, 35),
+        *range(40, 45),
+        *range(50, 55),
+        *range(60, 65),
+    ] + [
+        *range(70, 75),
+        *range(80, 100),
+    ]
+
+
+def test_alternating_refuses_what_has_no_cycle():
+    with pytest.raises(ValueError, match=re.escape("Expected `cycles` to be an integer of at least 1")):
+        Alternating(0.9, cycles=0)
+    with pytest.raises(ValueError, match="Call `schedule.resolve"):
+        Alternating(0.9)(3)

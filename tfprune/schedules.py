@@ -7,6 +7,7 @@ steps as ints, or fractions of the training run as floats. To add a schedule, de
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import numbers
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 
-__all__ = ["Constant", "Polynomial", "Schedule"]
+__all__ = ["Alternating", "Constant", "Polynomial", "Schedule"]
 
 Step = int | float  # an int counts optimizer updates, a float is a fraction of the training run
 
@@ -128,31 +129,6 @@ class Schedule(Spec):
         return dataclasses.replace(self, **fractions) if fractions else self  # type: ignore[type-var]
 
 
-def check_schedule(value: Any, argument: str) -> Schedule:
-    """Return `value`, a schedule that has a window.
-
-    Raises:
-        TypeError: If it is not a schedule, or lacks `begin` or `end`.
-    """
-    if not isinstance(value, Schedule):
-        advice = ""
-        if isinstance(value, type) and issubclass(value, Schedule):
-            advice = f" Did you mean {value.__name__}(...)?"
-        elif hasattr(value, "_should_prune_in_step"):  # which each schedule of tfmot inherits
-            advice = " Pass UpdatePruningStep() instead, if prune_low_magnitude wrapped the layers with a schedule."
-        raise TypeError(
-            f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
-            f"{argument}={value!r} of type {type(value).__name__}.{advice}"
-        )
-    missing = [name for name in ("begin", "end") if not hasattr(value, name)]
-    if missing:
-        raise TypeError(
-            f"Expected a schedule with the fields `begin` and `end`. Received: {argument}, a {type(value).__name__} "
-            f"without {' and '.join(missing)}. Make the class a frozen dataclass that has them."
-        )
-    return value
-
-
 def check_step(value: Any, argument: str) -> Step:
     """Return a step as an int, a fraction of the training run as a float."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
@@ -258,6 +234,59 @@ class Constant(Schedule):
 
     def sparsity_at(self, step: int) -> float:
         return self.sparsity if step >= self.begin else 0.0
+
+
+@dataclass(frozen=True)
+class Alternating(Schedule):
+    """Alternate between a sparsity and 0, and end sparse (AC/DC), so that removed entries can come back.
+
+    The window has `cycles` pairs of a sparse and a dense phase of equal length; the model is dense before it, and
+    sparse after it. Masks change only between phases, whatever `every` is. In the paper entries come back as 0: wrap
+    the model with `latent="zero"`.
+
+    Args:
+        sparsity: The fraction of zeros in sparse phases, in [0, 1).
+        begin: The step of the first sparse phase: an int, or a float in [0, 1] as a fraction of the training run.
+            Default 0.1.
+        end: The step of the last one, in the same form. Default 0.8.
+        cycles: The number of pairs, at least 1. Default 7.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, or `end` lies before `begin`.
+
+    Example:
+        >>> schedule = Alternating(0.9, begin=10, end=30, cycles=2)
+        >>> [schedule(step) for step in (9, 10, 15, 20, 25, 30)]
+        [0.0, 0.9, 0.0, 0.9, 0.0, 0.9]
+
+    Reference:
+        Peste et al., 2021, "AC/DC: Alternating Compressed/DeCompressed Training", arXiv:2106.12379.
+    """
+
+    sparsity: float
+    begin: Step = dataclasses.field(default=0.1, kw_only=True)
+    end: Step = dataclasses.field(default=0.8, kw_only=True)
+    cycles: int = dataclasses.field(default=7, kw_only=True)
+
+    def __post_init__(self) -> None:
+        begin, end = _check_window(self.begin, check_step(self.end, "end"))
+        self._hold(begin=begin, end=end, sparsity=check_sparsity(self.sparsity, "sparsity"))
+        self._hold(cycles=check_count(self.cycles, "cycles", least=1))
+
+    def _starts(self) -> list[int]:
+        """Return the first step of each phase, sparse and dense in turn."""
+        phases, length = 2 * self.cycles, self.end - self.begin
+        return [int(self.begin) + math.ceil(phase * length / phases) for phase in range(phases + 1)]
+
+    def sparsity_at(self, step: int) -> float:
+        return self.sparsity if bisect.bisect_right(self._starts(), step) % 2 else 0.0
+
+    def last_update(self, previous: int, step: int, every: int) -> int | None:
+        return max((start for start in self._starts() if previous < start <= step), default=None)
+
+    def next_update(self, step: int, every: int) -> int | None:
+        return min((start for start in self._starts() if start > step), default=None)
 
 
 _OF_TFMOT = {"PolynomialDecay": "Polynomial", "ConstantSparsity": "Constant"}

@@ -96,15 +96,20 @@ SPECS = [
     (criteria.FStatistic(), patterns.Unstructured()),
     (criteria.DACIS(), patterns.Head()),
 ]
+LATER_SPECS = [
+    (criteria.SNIP(), patterns.Unstructured()),
+    (criteria.Fisher(), patterns.Block(1, 4)),
+    (criteria.SynFlow(), patterns.Unstructured()),
+]
 
 
-def _specs() -> keras.Model:
-    """Return a model that holds every criterion and every pattern."""
+def _specs(name: str, pairs: list) -> keras.Model:
+    """Return a model that holds criteria and patterns."""
     layers = [
         tfprune.Pruned(keras.layers.Dense(8, name=f"dense_{number}"), criterion=criterion, pattern=pattern)
-        for number, (criterion, pattern) in enumerate(SPECS)
+        for number, (criterion, pattern) in enumerate(pairs)
     ]
-    return keras.Sequential([keras.Input((8,)), *layers], name="specs")
+    return keras.Sequential([keras.Input((8,)), *layers], name=name)
 
 
 MODELS = {
@@ -114,7 +119,8 @@ MODELS = {
     "tfmot": _tfmot,
     "channels": _channels,
     "heads": _heads,
-    "specs": _specs,
+    "specs": lambda: _specs("specs", SPECS),
+    "later_specs": lambda: _specs("later_specs", LATER_SPECS),
 }
 
 

@@ -53,10 +53,11 @@ def test_a_saved_model_can_be_stripped(name):
 
 
 def test_every_criterion_and_pattern_stands_in_a_file():
-    loaded = keras.models.load_model(SAVED / "specs.keras")
-    assert [(layer.criterion, layer.pattern) for layer in loaded.layers] == saved_models.SPECS
-    assert {type(criterion) for criterion, _ in saved_models.SPECS} >= set(tfprune.criteria.CRITERIA.values())
-    assert {type(pattern) for _, pattern in saved_models.SPECS} >= set(tfprune.patterns.PATTERNS.values())
+    specs = [*saved_models.SPECS, *saved_models.LATER_SPECS]
+    loaded = [keras.models.load_model(SAVED / f"{name}.keras") for name in ("specs", "later_specs")]
+    assert [(layer.criterion, layer.pattern) for model in loaded for layer in model.layers] == specs
+    assert {type(criterion) for criterion, _ in specs} >= set(tfprune.criteria.CRITERIA.values())
+    assert {type(pattern) for _, pattern in specs} >= set(tfprune.patterns.PATTERNS.values())
 
 
 def test_the_schedule_of_tfmot_stands_in_its_file():

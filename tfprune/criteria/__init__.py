@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from tfprune.criteria.base import Criterion, Evidence
 from tfprune.criteria.class_moments import ClassMoments
-from tfprune.criteria.data_criteria import BatchNormGamma, Movement, Taylor, Wanda
+from tfprune.criteria.data_criteria import SNIP, BatchNormGamma, Fisher, Movement, SynFlow, Taylor, Wanda
 from tfprune.criteria.facts import FACTS, Fact, UnknownFact, register_fact
 from tfprune.criteria.label_criteria import DACIS, FStatistic
 from tfprune.criteria.weight_criteria import L2, Magnitude, Random, UnitScores
@@ -23,15 +23,18 @@ __all__ = [
     "DACIS",
     "FACTS",
     "L2",
+    "SNIP",
     "BatchNormGamma",
     "ClassMoments",
     "Criterion",
     "Evidence",
     "FStatistic",
     "Fact",
+    "Fisher",
     "Magnitude",
     "Movement",
     "Random",
+    "SynFlow",
     "Taylor",
     "UnitScores",
     "UnknownFact",
@@ -46,6 +49,9 @@ CRITERIA: dict[str, type[Criterion]] = {
     "random": Random,
     "gamma": BatchNormGamma,
     "taylor": Taylor,
+    "snip": SNIP,
+    "fisher": Fisher,
+    "synflow": SynFlow,
     "movement": Movement,
     "wanda": Wanda,
     "f_statistic": FStatistic,

@@ -56,6 +56,77 @@ class Taylor(Criterion):
 
 
 @dataclass(frozen=True)
+class SNIP(Criterion):
+    """Score an entry by |w dL/dw|, with the mean gradient over all batches. Use it before training.
+
+    Gradients of opposite sign cancel over the whole data, while `Taylor` adds up their sizes batch by batch. Choose
+    the first masks with `update_masks(model, 0.9, allocation="global", data=(x, y))`, and train with them.
+
+    Example:
+        >>> facts = {"gradient": np.array([[0.1, -3.0]])}
+        >>> SNIP()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel", "io", facts))
+        array([[0.2, 3. ]])
+
+    Reference:
+        Lee, Ajanthan & Torr, 2019, "SNIP: Single-shot Network Pruning based on Connection Sensitivity",
+        arXiv:1810.02340, equation 5.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("gradient",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return np.abs(evidence.weight * evidence.fact("gradient"))
+
+
+@dataclass(frozen=True)
+class Fisher(Criterion):
+    """Score an entry by w^2 times the mean over batches of (dL/dw)^2, the diagonal of the Fisher information.
+
+    It estimates the loss of removing the entry to second order. With batches of one sample the diagonal is exact;
+    larger batches average gradients before they are squared, which makes it smaller.
+
+    Example:
+        >>> facts = {"squared_gradients": np.array([[0.5, 2.0]])}
+        >>> Fisher()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel", "io", facts))
+        array([[2., 2.]])
+
+    Reference:
+        Theis et al., 2018, "Faster gaze prediction with dense networks and Fisher pruning", arXiv:1801.05787.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("squared_gradients",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return np.square(evidence.weight, dtype=np.float64) * evidence.fact("squared_gradients")
+
+
+@dataclass(frozen=True)
+class SynFlow(Criterion):
+    """Score an entry by the synaptic flow that passes through it. It needs no data. Use it before training.
+
+        score = |w| dR/d|w|, R = the sum of the outputs on inputs of ones, all weights taken by their absolute values
+
+    The scores of each layer without biases add up to R, so that no layer is emptied if masks are set in many small
+    steps: `for k in range(1, 101): update_masks(model, 1 - 0.1 ** (k / 100), allocation="global", regrow=False)`. The
+    model must not end with softmax. Activations stay as they are; the paper's are ReLU.
+
+    Example:
+        >>> facts = {"synaptic_flow": np.array([[0.5, 2.0]])}
+        >>> SynFlow()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel", "io", facts))
+        array([[0.5, 2. ]])
+
+    Reference:
+        Tanaka et al., 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
+        arXiv:2006.05467, algorithm 1.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("synaptic_flow",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return evidence.fact("synaptic_flow")
+
+
+@dataclass(frozen=True)
 class Movement(Criterion):
     """Score an entry by whether training moves it away from zero: the sum of -w dL/dw. Use it for fine-tuning.
 

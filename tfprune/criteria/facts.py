@@ -57,8 +57,8 @@ class Fact:
         text: A description for error messages, for example `"the mean over batches of |dL/dw|"`.
         recorded: The values to record. `"inputs"` or `"outputs"`: those of the layer, (samples, positions, units).
             `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64. `"model"`: no
-            data, but an object with the `path` of the weight, the `variable`, its `layer`, and the `normalizer`: the
-            BatchNormalization that reads the outputs of the layer, or None.
+            data, but an object with the `path` of the weight, the `variable`, its `layer`, its `synaptic_flow`, and
+            the `normalizer`: the BatchNormalization that reads the outputs of the layer, or None.
         reduce: A function `reduce(recorded, ops)` that reduces the values recorded in a batch to one number per
             entry, output or input; for `"class_moments"` to (samples, units). With `"model"` it may return an
             `UnknownFact`.
@@ -186,6 +186,12 @@ _OWN = (
         reduce=lambda gradient, ops: gradient,
     ),
     Fact(
+        "squared_gradients",
+        "the mean over batches of (dL/dw)^2, of the weight's shape",
+        recorded=GRADIENTS,
+        reduce=lambda gradient, ops: ops.square(gradient),
+    ),
+    Fact(
         "gradient_sizes",
         "the mean over batches of |dL/dw|, of the weight's shape",
         recorded=GRADIENTS,
@@ -211,6 +217,12 @@ _OWN = (
         recorded=MODEL,
         per="output",
         reduce=_scales,
+    ),
+    Fact(
+        "synaptic_flow",
+        "|w| times the gradient of the summed outputs on inputs of ones, all weights taken by their absolute values",
+        recorded=MODEL,
+        reduce=lambda surroundings, ops: surroundings.synaptic_flow,
     ),
     Fact(
         "meta_gradient_norms",

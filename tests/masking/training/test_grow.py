@@ -15,7 +15,7 @@ from tiers import first
 import tfprune
 from tfprune import patterns
 from tfprune.masking.training.grow import stay
-from tfprune.schedules import Constant, Polynomial
+from tfprune.schedules import Alternating, Constant, Polynomial
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 8, 8, 2)).astype("float32")
@@ -213,6 +213,22 @@ def test_gradual_pruning_may_grow_too():
     growing = tfprune.PruningCallback(Polynomial(0.5, end=12), every=2, grow=tfprune.Grow("random", end=12))
     model.fit(X1, Y1, verbose=0, batch_size=2, callbacks=[growing])
     assert model.get_layer("out").masks["kernel"].numpy().sum() == 4
+
+
+def test_alternating_phases_bring_entries_back_as_zero_and_end_sparse():
+    class Count(keras.callbacks.Callback):
+        kept: list[int] = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.kept.append(int(self.model.get_layer("out").masks["kernel"].numpy().sum()))
+            if len(self.kept) == 6:  # back at this step, and not trained since
+                self.values = self.model.get_layer("out").layer.kernel.numpy()
+
+    model, count = small(latent="zero"), Count()
+    schedule = Alternating(0.5, begin=4, end=12, cycles=2)
+    model.fit(X1, Y1, verbose=0, batch_size=2, callbacks=[tfprune.PruningCallback(schedule, every=1), count])
+    assert count.kept == [8, 8, 8, 4, 4, 8, 8, 4, 4, 8, 8, 4, 4, 4, 4, 4]
+    assert np.count_nonzero(count.values) == 4
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfprune.criteria.facts import MEAN
+from tfprune.criteria.facts import MEAN, UnknownFact
 from tfprune.keras_models.evidence.scored_weight import FactRequest
 from tfprune.keras_models.models.batches import Batch
 from tfprune.keras_models.models.layer_hooks import read_only_scope
 from tfprune.keras_models.models.layers import as_numpy, walk
+
+_FLAT = 1e-6  # the gradient of a sum of softmax is 0 but for rounding
 
 Loss = Callable[[Any, Any, Any, Any], Any]  # from inputs, targets, outputs and sample weights
 
@@ -213,3 +215,39 @@ class _LastGradients(keras.optimizers.Optimizer):
         for gradient, kept in zip(grads, self.gradients, strict=True):
             is_used = gradient is not None  # the loss depends on it
             kept.assign(without_sparse_rows(gradient) if is_used else ops.zeros_like(kept.value))
+
+
+class FlowGradients(_OpenModel):
+    """A model in inference whose training step keeps the gradients of its summed outputs, weights taken as |w|."""
+
+    def __init__(self, model: keras.layers.Layer) -> None:
+        self.kept = _LastGradients()
+        super().__init__(model, _sum_of_outputs, (), recorder=self.kept, training=False)
+        self._scope = lambda: read_only_scope(model, absolute=model.trainable_variables)
+
+
+def _sum_of_outputs(x: Any, y: Any, outputs: Any, weight: Any) -> Any:
+    return sum(ops.sum(ops.cast(output, "float32")) for output in keras.tree.flatten(outputs))
+
+
+def synaptic_flows(
+    model: keras.layers.Layer, origins: Mapping[int, keras.Variable]
+) -> dict[int, np.ndarray] | UnknownFact:
+    """Return |w| dR/d|w| of each trained weight, by its id; R is the sum of the outputs on inputs of ones.
+
+    Args:
+        model: The model.
+        origins: By the id of a weight, the weight whose id is returned in its place.
+    """
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
+        return UnknownFact("the model does not name the shapes of its inputs")
+    ones = [ops.ones((1, *tensor.shape[1:]), dtype=tensor.dtype) for tensor in inputs]
+    flow = FlowGradients(model)
+    flow.train_on_batch(keras.tree.pack_sequence_as(model.inputs, ones) if len(ones) > 1 else ones[0])
+    gradients = [np.asarray(as_numpy(gradient), np.float64) for gradient in flow.kept.gradients]
+    variables = flow.trainable_variables
+    flows = [np.abs(each * as_numpy(weight)) for each, weight in zip(gradients, variables, strict=True)]
+    if max(each.max(initial=0) for each in flows) < _FLAT:
+        return UnknownFact("the sum of the outputs is the same whatever the weights are, as after softmax")
+    return {id(origins.get(id(weight), weight)): each for weight, each in zip(variables, flows, strict=True)}

@@ -13,6 +13,7 @@ from keras import ops
 
 from tfprune.criteria.facts import UnknownFact
 from tfprune.keras_models.evidence.batch_norms import Normalizers, normalizers
+from tfprune.keras_models.evidence.loss_gradients import synaptic_flows
 from tfprune.keras_models.evidence.scored_weight import FactRequest
 
 
@@ -26,6 +27,7 @@ class Surroundings:
         layer: The innermost layer that holds the weight.
         hooked: The layer whose outputs are looked at: `layer`, or a loop around it.
         normalizers: A function that returns what `normalizers` does, called only if a fact asks.
+        flows: A function that returns what `synaptic_flows` does, likewise.
     """
 
     path: str
@@ -33,6 +35,15 @@ class Surroundings:
     layer: keras.layers.Layer
     hooked: keras.layers.Layer
     normalizers: Callable[[], Normalizers]
+    flows: Callable[[], dict[int, np.ndarray] | UnknownFact]
+
+    @property
+    def synaptic_flow(self) -> Any:
+        """The synaptic flow through each entry of the weight, or why it is not known."""
+        flows = self.flows()
+        if isinstance(flows, UnknownFact):
+            return flows
+        return flows.get(id(self.variable), UnknownFact("it is frozen (trainable=False), so it has no gradient"))
 
     @property
     def normalizer(self) -> keras.layers.BatchNormalization | None:
@@ -43,11 +54,13 @@ class Surroundings:
 def facts_of_model(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> dict[str, Any]:
     """Return facts that need no data, in float64, by the key of their requests."""
     once = functools.cache(lambda: normalizers(model))
+    origins = {id(each.subject.kernel.variable): each.subject.origin for each in requests if each.subject.origin}
+    flows = functools.cache(lambda: synaptic_flows(model, origins))
     facts = {}
     for request in requests:
         subject = request.subject
         variable = subject.kernel.variable if subject.origin is None else subject.origin
-        around = Surroundings(subject.path, variable, request.holder, request.hooked, once)
+        around = Surroundings(subject.path, variable, request.holder, request.hooked, once, flows)
         value = request.fact.reduce(around, ops)
         if not isinstance(value, UnknownFact):
             value = np.asarray(ops.convert_to_numpy(request.checked(value, request.shape)), dtype=np.float64)

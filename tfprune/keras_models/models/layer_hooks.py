@@ -55,14 +55,26 @@ def _put_back(layer: keras.layers.Layer, call: Callable | None) -> None:
         layer.call = call
 
 
-def read_only_scope(model: keras.layers.Layer, open_masks: Iterable[keras.Variable] = ()) -> keras.StatelessScope:
+def read_only_scope(
+    model: keras.layers.Layer,
+    open_masks: Iterable[keras.Variable] = (),
+    *,
+    absolute: Iterable[keras.Variable] = (),
+) -> keras.StatelessScope:
     """Return a scope in which a model can be called without changing it.
 
     Args:
         model: The model.
         open_masks: Masks that are all ones within the scope.
+        absolute: Weights that have their absolute values within the scope.
     """
-    ones = {id(mask) for mask in open_masks}
+    ones, positive = {id(mask) for mask in open_masks}, {id(weight) for weight in absolute}
     variables = [*model.variables, *recurrent_states(model)]
-    mapping = [(var, ops.ones_like(var.value) if id(var) in ones else var.value) for var in variables]
+
+    def value(variable: keras.Variable) -> Any:
+        if id(variable) in ones:
+            return ops.ones_like(variable.value)
+        return ops.abs(variable.value) if id(variable) in positive else variable.value
+
+    mapping = [(variable, value(variable)) for variable in variables]
     return keras.StatelessScope(state_mapping=mapping, collect_losses=True)

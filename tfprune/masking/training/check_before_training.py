@@ -17,7 +17,7 @@ from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import pruned_layers, wrappers
 from tfprune.patterns import Pattern
-from tfprune.schedules import Schedule, check_schedule
+from tfprune.schedules import Schedule
 
 _WITHOUT_SCORES = ("uniform", "erk")  # other allocations split by scores, which training changes
 NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
@@ -44,6 +44,31 @@ def check_before_training(model: keras.layers.Layer, *, schedule: Schedule, allo
                 patterns[weight.path].check(share)
         except ValueError as error:
             raise ValueError(f"{weight.path} cannot be pruned as far as {schedule!r} asks. {error}") from error
+
+
+def check_schedule(value: Any, argument: str) -> Schedule:
+    """Return `value`, a schedule that has a window.
+
+    Raises:
+        TypeError: If it is not a schedule, or lacks `begin` or `end`.
+    """
+    if not isinstance(value, Schedule):
+        advice = ""
+        if isinstance(value, type) and issubclass(value, Schedule):
+            advice = f" Did you mean {value.__name__}(...)?"
+        elif hasattr(value, "_should_prune_in_step"):  # which each schedule of tfmot inherits
+            advice = " Pass UpdatePruningStep() instead, if prune_low_magnitude wrapped the layers with a schedule."
+        raise TypeError(
+            f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
+            f"{argument}={value!r} of type {type(value).__name__}.{advice}"
+        )
+    missing = [name for name in ("begin", "end") if not hasattr(value, name)]
+    if missing:
+        raise TypeError(
+            f"Expected a schedule with the fields `begin` and `end`. Received: {argument}, a {type(value).__name__} "
+            f"without {' and '.join(missing)}. Make the class a frozen dataclass that has them."
+        )
+    return value
 
 
 def check_rules(allocation: Any) -> None:

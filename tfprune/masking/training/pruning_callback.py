@@ -13,16 +13,12 @@ import keras
 from tfprune.allocation import Allocation
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
-from tfprune.keras_models.models.optimizers import (
-    check_optimizer,
-    max_updates_per_call,
-    optimizers_of,
-    updates_of,
-)
+from tfprune.keras_models.models.optimizers import check_optimizer, max_updates_per_call, optimizers_of, updates_of
 from tfprune.masking.training.check_before_training import (
     NOTICEABLE,
     check_before_training,
     check_rules,
+    check_schedule,
     frozen_weights,
 )
 from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
@@ -32,7 +28,7 @@ from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_train
 from tfprune.masking.training.start_of_fit import came_back, ended_before, schedule_slips, steps_of_fit
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
 from tfprune.masking.wrapping.pruned_layers import hidden_share, masked_sparsity, waits_for_data, wrappers
-from tfprune.schedules import Schedule, check_schedule
+from tfprune.schedules import Schedule
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,104 @@
+"""Criteria before training, and Fisher: against formulas in NumPy on a small network, whose gradients are by hand."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(6, 4)).astype("float32"), RNG.normal(size=(6, 2)).astype("float32")
+FIRST, SECOND = RNG.normal(size=(4, 3)).astype("float32"), RNG.normal(size=(3, 2)).astype("float32")
+
+
+def network(criterion: str, activation: str | None = None) -> keras.Model:
+    hidden = layers.Dense(3, "relu", use_bias=False, name="hidden")
+    out = layers.Dense(2, activation, use_bias=False, name="out")
+    model = tfprune.wrap(keras.Sequential([keras.Input((4,)), hidden, out]), criterion=criterion)
+    model.set_weights([FIRST, *model.get_weights()[1:]])
+    for name, kernel in (("hidden", FIRST), ("out", SECOND)):
+        model.get_layer(name).layer.kernel.assign(kernel)
+    model.compile("sgd", "mse")
+    return model
+
+
+def gradients(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gradients of the mean squared error, by the chain rule."""
+    x, y = x.astype(float), y.astype(float)
+    before = x @ FIRST
+    hidden = np.maximum(before, 0)
+    error = 2 * (hidden @ SECOND - y) / y.size
+    return x.T @ (error @ SECOND.T * (before > 0)), hidden.T @ error
+
+
+def flows() -> tuple[np.ndarray, np.ndarray]:
+    """Return the synaptic flow of each entry, by summing over paths."""
+    first, second = np.abs(FIRST).astype(float), np.abs(SECOND).astype(float)
+    return first * second.sum(axis=1), second * first.sum(axis=0)[:, None]
+
+
+def kept(model: keras.Model) -> list[np.ndarray]:
+    return [model.get_layer(name).masks["kernel"].numpy() for name in ("hidden", "out")]
+
+
+def largest(scores: tuple[np.ndarray, np.ndarray], count: int) -> list[np.ndarray]:
+    """Return the masks of the largest scores of both weights together."""
+    threshold = np.sort(np.concatenate([each.ravel() for each in scores]))[-count]
+    return [each >= threshold for each in scores]
+
+
+def test_snip_is_weight_times_gradient_of_all_data():
+    model = network("snip")
+    tfprune.update_masks(model, 0.5, allocation="global", data=(X, Y))
+    scores = tuple(np.abs(each * gradient) for each, gradient in zip((FIRST, SECOND), gradients(X, Y), strict=True))
+    for mask, expected in zip(kept(model), largest(scores, 9), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_fisher_squares_the_gradient_of_each_batch():
+    model = network("fisher")
+    batches = [(X[row : row + 1], Y[row : row + 1]) for row in range(6)]
+    tfprune.update_masks(model, 0.5, allocation="global", data=batches)
+    found = [gradients(*batch) for batch in batches]
+    scores = tuple(
+        each.astype(float) ** 2 * np.mean([pair[index] ** 2 for pair in found], axis=0)
+        for index, each in enumerate((FIRST, SECOND))
+    )
+    for mask, expected in zip(kept(model), largest(scores, 9), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_the_synaptic_flow_is_the_sum_over_paths_and_equal_in_all_layers():
+    facts = {}
+
+    class Look(tfprune.criteria.SynFlow):
+        def __call__(self, evidence):
+            facts[evidence.path] = super().__call__(evidence)
+            return facts[evidence.path]
+
+    model = network(Look())
+    before = [variable.numpy() for variable in model.variables]
+    tfprune.update_masks(model, 0.0)
+    for found, expected in zip(facts.values(), flows(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert [found.sum() for found in facts.values()] == pytest.approx([flows()[0].sum()] * 2, rel=1e-5)
+    for one, other in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+def test_synflow_empties_no_layer():
+    model = network("synflow")
+    for step in range(1, 9):
+        tfprune.update_masks(model, 1 - 0.12 ** (step / 8), allocation="global", regrow=False)
+    hidden, out = kept(model)
+    assert hidden.sum() + out.sum() == 2
+    assert hidden.any() and out.any()
+    assert (hidden.astype(int) @ out.astype(int)).any()  # a path is left
+
+
+def test_synflow_refuses_softmax_and_frozen_layers():
+    with pytest.raises(ValueError, match="whatever the weights are, as after softmax"):
+        tfprune.update_masks(network("synflow", "softmax"), 0.5)
