@@ -65,11 +65,13 @@ if TYPE_CHECKING:
     from tfprune.methods.concepts.concept_trace import ConceptTrace as ConceptTrace
     from tfprune.methods.concepts.plan_concepts import plan_concepts as plan_concepts
     from tfprune.methods.experts.drop_experts import drop_experts as drop_experts
+    from tfprune.methods.experts.expert_ranking import ExpertRanking as ExpertRanking
     from tfprune.methods.experts.experts_report import ExpertsReport as ExpertsReport
     from tfprune.methods.experts.grow_experts import grow_experts as grow_experts
     from tfprune.methods.experts.growth_compute import GrowthCompute as GrowthCompute
     from tfprune.methods.experts.growth_compute import growth_compute as growth_compute
     from tfprune.methods.experts.merge_experts import merge_experts as merge_experts
+    from tfprune.methods.experts.rank_experts import rank_experts as rank_experts
     from tfprune.methods.experts.register_experts import register_experts as register_experts
     from tfprune.methods.few_shot.channel_taxonomy import ChannelTaxonomy as ChannelTaxonomy
     from tfprune.methods.few_shot.few_shot_report import FewShotReport as FewShotReport
@@ -124,8 +126,8 @@ _ROOMS = {
     "methods.one_shot": ["PutriReport", "prune_units", "prune_weights"],
     "methods.concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
     "methods.experts": [
-        *("ExpertsReport", "GrowthCompute", "drop_experts", "grow_experts", "growth_compute", "merge_experts"),
-        "register_experts",
+        *("ExpertRanking", "ExpertsReport", "GrowthCompute", "drop_experts", "grow_experts", "growth_compute"),
+        *("merge_experts", "rank_experts", "register_experts"),
     ],
     "methods.few_shot": [
         *("ChannelTaxonomy", "FewShotReport", "FewShotStage", "MAML", "Prototypes", "prune_few_shot"),

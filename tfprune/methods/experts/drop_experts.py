@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, reb
 @renamed(data="samples=")
 def drop_experts(
     model_or_layer: keras.layers.Layer,
-    drop: Iterable[int],
+    drop: Iterable[int] | Mapping[str, Iterable[int]],
     *,
     samples: Any = None,
     top_k: int | None = None,
@@ -29,7 +29,8 @@ def drop_experts(
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
             `register_experts`, wrapped or not. It is not changed.
-        drop: The experts to drop from each layer, counted from 0.
+        drop: The experts to drop from each layer, counted from 0; or a dict with those of each layer by its path,
+            the same number of each, such as `rank_experts(model, samples).lowest(4)`.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
         top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
@@ -40,7 +41,8 @@ def drop_experts(
 
     Raises:
         TypeError: If `model_or_layer` is not a Keras model or layer, or `drop` holds something other than integers.
-        ValueError: If it has no experts, or not these, or none would remain.
+        ValueError: If it has no experts, or not these, or none would remain, or a dict names other layers or other
+            numbers of experts.
 
     Example:
         >>> from keras_hub.models import MixtralBackbone
@@ -50,18 +52,40 @@ def drop_experts(
         >>> smaller.num_experts, report.groups
         (2, ((0,), (2,)))
     """
-    dropped = check_numbers(drop, "drop", of="experts")
-    source, layers = read_experts(model_or_layer)
-    count = layers[0].experts
-    unknown = [index for index in dropped if index >= count]
-    if unknown or len(dropped) >= count:
-        received = f"expert {unknown[0]}" if unknown else f"all {count}"
-        raise ValueError(
-            f"Expected experts to drop among 0 to {count - 1}, and at least one to remain. Received: {received} of "
-            f"{model_or_layer.name!r}."
-        )
-    groups = [[index] for index in range(count) if index not in dropped]
-    used = new_top_k(top_k, layers, experts=len(groups))
-    return rebuild_experts(
-        source, layers, groups={layer.path: groups for layer in layers}, top_k=used, samples=samples
+    is_by_layer = isinstance(drop, Mapping)
+    by_layer = (
+        {path: check_numbers(experts, "drop", of="experts") for path, experts in drop.items()} if is_by_layer else {}
     )
+    everywhere = set() if is_by_layer else check_numbers(drop, "drop", of="experts")
+    source, layers = read_experts(model_or_layer)
+    if is_by_layer:
+        _check_layers(by_layer, [layer.path for layer in layers], model_or_layer.name)
+    count = layers[0].experts
+    groups = {}
+    for layer in layers:
+        dropped = by_layer.get(layer.path, everywhere)
+        unknown = [index for index in dropped if index >= count]
+        if unknown or len(dropped) >= count:
+            received = f"expert {unknown[0]}" if unknown else f"all {count}"
+            raise ValueError(
+                f"Expected experts to drop among 0 to {count - 1}, and at least one to remain. Received: {received} "
+                f"of {model_or_layer.name!r}."
+            )
+        groups[layer.path] = [[index] for index in range(count) if index not in dropped]
+    used = new_top_k(top_k, layers, experts=len(groups[layers[0].path]))
+    return rebuild_experts(source, layers, groups=groups, top_k=used, samples=samples)
+
+
+def _check_layers(by_layer: Mapping[str, set[int]], paths: Sequence[str], name: str) -> None:
+    """Refuse experts by layer that are those of another model, or other numbers of them."""
+    if by_layer.keys() != {*paths}:
+        raise ValueError(
+            f"Expected the experts to drop from each of {', '.join(map(repr, paths))}. Received: "
+            f"{', '.join(map(repr, by_layer)) or 'none'}. Rank the experts of {name!r} itself."
+        )
+    counts = {path: len(experts) for path, experts in by_layer.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"Expected the same number of experts to drop from each layer, as one argument of the class counts them. "
+            f"Received: {counts}. Drop {min(counts.values())} of each."
+        )
