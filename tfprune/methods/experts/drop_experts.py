@@ -52,13 +52,14 @@ def drop_experts(
         >>> smaller.num_experts, report.groups
         (2, ((0,), (2,)))
     """
-    is_by_layer = isinstance(drop, Mapping)
-    by_layer = (
-        {path: check_numbers(experts, "drop", of="experts") for path, experts in drop.items()} if is_by_layer else {}
-    )
-    everywhere = set() if is_by_layer else check_numbers(drop, "drop", of="experts")
+    by_layer: dict[str, set[int]] = {}
+    everywhere: set[int] = set()
+    if isinstance(drop, Mapping):
+        by_layer = {path: check_numbers(experts, "drop", of="experts") for path, experts in drop.items()}
+    else:
+        everywhere = check_numbers(drop, "drop", of="experts")
     source, layers = read_experts(model_or_layer)
-    if is_by_layer:
+    if isinstance(drop, Mapping):
         _check_layers(by_layer, [layer.path for layer in layers], model_or_layer.name)
     count = layers[0].experts
     groups = {}
