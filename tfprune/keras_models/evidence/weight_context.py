@@ -54,7 +54,9 @@ class Surroundings:
 def facts_of_model(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> dict[str, Any]:
     """Return facts that need no data, in float64, by the key of their requests."""
     once = functools.cache(lambda: normalizers(model))
-    origins = {id(each.subject.kernel.variable): each.subject.origin for each in requests if each.subject.origin}
+    origins = {
+        id(each.subject.kernel.variable): each.subject.origin for each in requests if each.subject.origin is not None
+    }
     flows = functools.cache(lambda: synaptic_flows(model, origins))
     facts = {}
     for request in requests:
