@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,11 @@ def measured(folder: Path, files: list[Path]) -> dict[str, dict]:
 
 
 def rows() -> Iterator[Row]:
+    from pages import BROWSER
+
+    if BROWSER is None or shutil.which("npm") is None:
+        sys.stderr.write("skipped: no chromium or no npm is installed (apt-get install chromium npm)\n")
+        return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         found = measured(Path(name), write_files(Path(name)))
     dense, sparse, dynamic, control = (found[each] for each in ("dense", "sparse", "sparse_dynamic", "control"))

@@ -76,6 +76,7 @@ async function load({ path, inputs, outputs }) {
 
 async function compile(content) {
   const pointer = wasm._malloc(content.length);
+  if (!pointer) throw new Error("there is not enough memory for this file");
   wasm.HEAPU8.set(content, pointer);
   const loaded = wasm.loadModel(environment, pointer, content.length);
   // One thread: more need headers that few servers send, and sparse kernels hardly gain from them.
