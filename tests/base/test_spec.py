@@ -108,7 +108,10 @@ def test_resolve_takes_names_and_specs():
     assert resolve(pattern, PATTERNS, Pattern, "pattern") is pattern
 
 
-NAMES = "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'movement', 'wanda', 'f_statistic', 'dacis'"
+NAMES = (
+    "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'snip', 'fisher', 'synflow', 'movement', 'wanda', "
+    "'f_statistic', 'dacis'"
+)
 
 
 @pytest.mark.parametrize(

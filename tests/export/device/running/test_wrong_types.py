@@ -7,7 +7,7 @@ import pytest
 
 from tfprune import export
 
-SETTINGS = {"compress": 3, "sparse": 1, "optimize": None, "tolerance": "small"}
+SETTINGS = {"compress": 3, "batch": 1.5, "optimize": None, "tolerance": "small"}
 
 
 @pytest.mark.parametrize(
