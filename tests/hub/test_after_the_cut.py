@@ -115,6 +115,7 @@ def test_heads_whose_size_kerashub_derives_are_not_exported_with_a_wrong_one(tmp
 UNEQUAL = {"sparsity": 0.5, "allocation": {"_0_": 0.25, "": 0.5}}  # a block loses less than the other
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", first("MistralBackbone", "GemmaBackbone", "Gemma3CausalLM"))
 def test_uniform_keeps_the_best_channels_of_each_block_and_a_preset(name, tmp_path):
     model = trained((hub_models.BACKBONES | hub_models.TASKS)[name])

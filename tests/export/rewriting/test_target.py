@@ -108,6 +108,7 @@ def test_the_batch_of_the_keras_model_is_not_changed(tmp_path):
         to_tflite(model, tmp_path / "m.tflite", batch=2)
 
 
+@pytest.mark.programs
 def test_a_file_with_another_fixed_batch_stays_as_it_is_for_the_web(tmp_path):
     content = convert(dense_network(0))
     rewrite(content, tmp_path / "two.tflite", batch=2)
