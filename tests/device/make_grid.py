@@ -13,7 +13,7 @@ from tfprune.export import to_tflite
 from tfprune.export.device.running.format_tolerance import TOLERANCES
 
 # What the dense column and the sparse one ask for; "auto" may still find that dense is better.
-CHOICES: dict[str, dict[str, Any]] = {"no": {"sparse": False}, "yes": {"sparse": "auto", "optimize": "latency"}}
+CHOICES: dict[str, dict[str, Any]] = {"no": {"optimize": "dense"}, "yes": {"optimize": "latency"}}
 
 
 def make(name: str, folder: Path) -> list[dict]:

@@ -41,7 +41,7 @@ def walk_through(model: keras.Model, images: np.ndarray) -> None:
 
 def export(quantized: keras.Model, path: Path, images: np.ndarray) -> ExportReport:
     """Export under the check that users have, and note whether it accepts; where it does not, without a bound."""
-    options = {"quantize": Quantization("int8", allow_float=True), "sparse": False}
+    options = {"quantize": Quantization("int8", allow_float=True), "optimize": "dense"}
     try:
         written = to_tflite(quantized, path, check_on=images, **options)
     except ValueError as error:

@@ -115,7 +115,7 @@ def test_small_outputs_beside_large_ones_are_judged_by_their_own_column(tmp_path
     model = keras.Sequential([keras.Input((8,)), layers.Dense(2)])
     model.layers[0].kernel.assign(model.layers[0].kernel * [1000, 1])
     x = RNG.normal(size=(20, 8)).astype("float32")
-    options = {"quantize": "int8", "calibration": x, "sparse": False}
+    options = {"quantize": "int8", "calibration": x, "optimize": "dense"}
     to_tflite(model, tmp_path / "m.tflite", **options)
     file = load_objects((tmp_path / "m.tflite").read_bytes())
     (kernel,) = kernels(file)
@@ -135,7 +135,7 @@ def test_rounding_may_grow_until_it_hides_what_the_model_does(tmp_path, depth, p
     wild = keras.initializers.RandomNormal  # each layer makes small differences larger
     hidden = [layers.Dense(32, "tanh", kernel_initializer=wild(stddev=1.0)) for _ in range(depth)]
     model = keras.Sequential([keras.Input((32,)), *hidden, layers.Dense(4)])
-    options = {"quantize": "int8", "calibration": x, "sparse": False}
+    options = {"quantize": "int8", "calibration": x, "optimize": "dense"}
     with pytest.raises(ValueError, match=r"differs by up to .* allowed: 0\.35 of"):
         to_tflite(model, tmp_path / "m.tflite", **options, tolerance=0.35)
     if not passes:
@@ -152,7 +152,7 @@ def test_a_model_that_was_trained_to_round_is_compared_as_well(model, tmp_path, 
     trained = tfprune.quantize_aware(model)
     trained.compile("sgd", "mse")
     trained.fit(X, np.zeros((len(X), 4)), verbose=0)
-    options = {"quantize": "int8", "check_on": X, "sparse": False}
+    options = {"quantize": "int8", "check_on": X, "optimize": "dense"}
     to_tflite(trained, tmp_path / "m.tflite", **options)
     file = load_objects((tmp_path / "m.tflite").read_bytes())
     negated(file, kernels(file)[-1])
