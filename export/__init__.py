@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tfprune.export.device.running.verify_report import VerifyReport as VerifyReport
     from tfprune.export.device.web.web import web as web
     from tfprune.export.device.web.web_report import WebReport as WebReport
-    from tfprune.export.file.files.add_metadata import add_metadata as add_metadata
     from tfprune.export.file.files.pack import pack as pack
     from tfprune.export.file.files.unpack import unpack as unpack
     from tfprune.export.file.inspecting.inspect import inspect as inspect
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from tfprune.export.pruning.prune_tflite_report import PruneTfliteReport as PruneTfliteReport
     from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite as shrink_tflite
     from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrinkTfliteReport as ShrinkTfliteReport
+    from tfprune.export.rewriting.add_metadata import add_metadata as add_metadata
     from tfprune.export.rewriting.export_report import ExportReport as ExportReport
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 # Each name lives in the module of its own name: `pack` in file/files/pack.py, `Runner` in device/running/runner.py.
 _ROOMS = {
-    "file.files": ["add_metadata", "pack", "unpack"],
+    "file.files": ["pack", "unpack"],
     "device.running": [
         "BenchmarkReport",
         "EvaluateReport",
@@ -87,7 +87,7 @@ _ROOMS = {
     "device.generating": ["Generator"],
     "device.remote": ["Remote"],
     "device.web": ["WebReport", "web"],
-    "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
+    "rewriting": ["ExportReport", "add_metadata", "rewrite", "share_weights", "sparsify"],
     "pruning": ["PruneTfliteReport", "prune_tflite"],
     "pruning.shrinking": ["ShrinkTfliteReport", "shrink_tflite"],
     "keras_side.generating": ["GeneratorReport", "to_embedder", "to_generator"],

@@ -107,8 +107,8 @@ def _export(options: argparse.Namespace) -> Any:
 
 def _described(options: argparse.Namespace) -> Any:
     """Export into a folder beside the file, so that no file is written which its labels do not fit."""
-    from tfprune.export.file.files.add_metadata import add_metadata
     from tfprune.export.file.files.codec import SUFFIXES, check_suffix
+    from tfprune.export.rewriting.add_metadata import add_metadata
 
     if options.target == "micro":
         raise ValueError("Expected no --labels, --mean or --std with --target micro. Received: one of them.")

@@ -19,7 +19,7 @@ READ_ONLY = {
     *("benchmark", "c_array", "damage", "evaluate", "inspect", "latency", "micro_support", "quantization_error"),
     *("sparse_inference", "vela", "verify"),
 }
-CHANGES_LABELS = {"add_metadata"}  # files/test_add_metadata.py is about it
+CHANGES_LABELS = {"add_metadata"}  # test_add_metadata.py is about it
 
 
 def labeled(data):
