@@ -126,3 +126,67 @@ def test_data_of_another_shape_are_refused():
         tfprune.drop_blocks(residual(), [0], samples=X[:, :3])
     with pytest.raises(TypeError, match="read more than once"):
         tfprune.drop_blocks(residual(), [0], samples=iter([X]))
+
+
+def brute_force(model, count, y):
+    """Return the blocks that go one by one and the losses after them, with the layers called by hand."""
+    kept, found = list(range(5)), []
+    for _ in range(count):
+        losses = [
+            (np.square(by_hand(model, [other for other in kept if other != block], X) - y).mean(), block)
+            for block in kept
+        ]
+        least, block = min(losses)
+        kept.remove(block)
+        found.append((block, least))
+    return kept, found
+
+
+def test_blocks_that_go_one_by_one_are_those_of_a_loop_over_smaller_models():
+    model = residual(5, bias=0)
+    y = by_hand(model, range(5), X) + 0.1
+    kept, found = brute_force(model, 3, y)
+    smaller, report = tfprune.drop_blocks(model, count=3, data=(X, y), loss="mse", batch_size=5, verbose=0)
+    assert [step.block for step in report.steps] == [block for block, _ in found]
+    np.testing.assert_allclose([step.loss for step in report.steps], [loss for _, loss in found], rtol=1e-4)
+    assert report.loss == pytest.approx(0.01, rel=1e-3)
+    assert report.order == tuple(kept)
+    np.testing.assert_allclose(smaller(X), by_hand(model, kept, X), rtol=1e-4, atol=1e-4)
+    once = tfprune.rank_blocks(model, (X, y), loss="mse", verbose=0).order
+    assert list(once[:3]) != [block for block, _ in found]  # so that this test tells the two apart
+    assert "dropped  first layer" in str(report)
+    assert report.as_dict()["steps"][0]["block"] == found[0][0]
+
+
+def test_the_loss_is_that_of_the_compiled_model():
+    model = residual()
+    model.compile("sgd", "mae")
+    _, report = tfprune.drop_blocks(model, count=1, data=(X, by_hand(model, [0, 1, 2], X) + 0.1))
+    assert report.loss == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        ({}, ValueError, "either `drop`.* or `count`.*Received: neither"),
+        ({"drop": [0], "count": 1}, ValueError, r"Received: drop=\[0\], count=1"),
+        ({"drop": [0], "data": (X, X[:, :2])}, ValueError, "Expected `count` with `data` and `loss`"),
+        ({"count": 1, "loss": "mse"}, ValueError, "Expected `data` with `count`"),
+        ({"count": 1, "data": (X, X[:, :2])}, ValueError, "one output and a loss"),
+        ({"count": 1, "data": X, "loss": "mse"}, ValueError, "with targets"),
+        ({"count": 3, "data": (X, X[:, :2]), "loss": "mse"}, ValueError, "Expected `count` to be .* 1 to 2"),
+        ({"count": 0, "data": (X, X[:, :2]), "loss": "mse"}, ValueError, "Expected `count` to be"),
+        ({"count": 1.0, "data": (X, X[:, :2]), "loss": "mse"}, TypeError, "Expected `count` to be an integer"),
+        ({"count": 1, "data": (X[:0], X[:0, :2]), "loss": "mse"}, ValueError, "at least one sample"),
+    ],
+)
+def test_what_cannot_choose_blocks_is_refused(arguments, kind, text):
+    model = residual()
+    with pytest.raises(kind, match=text):
+        tfprune.drop_blocks(model, **arguments)
+
+
+def test_a_model_without_blocks_is_refused():
+    x = keras.Input((4,))
+    with pytest.raises(ValueError, match="blocks"):
+        tfprune.drop_blocks(keras.Model(x, layers.Dense(2)(x)), count=1, data=(X, X[:, :2]), loss="mse")

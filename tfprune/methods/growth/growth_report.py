@@ -45,6 +45,21 @@ class PlacedBlock(Report):
 
 
 @dataclass(frozen=True)
+class DroppedBlock(Report):
+    """A block that was dropped one by one.
+
+    Attributes:
+        block: The index of the block in the original model, from 0.
+        layer: The name of its first layer.
+        loss: The loss of the model without it and the blocks that were dropped before.
+    """
+
+    block: int
+    layer: str
+    loss: float
+
+
+@dataclass(frozen=True)
 class GrowthReport(Report):
     """The blocks of a model after `grow_depth` or `drop_blocks`, and whether its outputs are the same.
 
@@ -58,6 +73,8 @@ class GrowthReport(Report):
             passed, or on random numbers; None if the model does not run on random numbers.
         samples: The number of samples that it was measured on, 0 for random numbers.
         origins: Where each weight of the new model comes from, for `carry_optimizer`.
+        loss: The loss of the original model, if blocks were dropped one by one; None otherwise.
+        steps: The blocks that were dropped one by one, in this order, each with the loss after it.
 
     Example:
         >>> import keras, tfprune
@@ -70,7 +87,7 @@ class GrowthReport(Report):
 
     JSON_NAMES = (
         *("rows", "blocks", "into", "reason", "parameters", "order", "copies", "difference", "samples"),
-        "is_function_preserving",
+        *("is_function_preserving", "loss", "steps"),
     )
 
     rows: tuple[PlacedBlock, ...]
@@ -81,6 +98,8 @@ class GrowthReport(Report):
     difference: float | None
     samples: int
     origins: Origins = field(default=(), repr=False)
+    loss: float | None = None
+    steps: tuple[DroppedBlock, ...] = ()
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -106,7 +125,13 @@ class GrowthReport(Report):
             for row in self.rows
         ]
         header = ["position", "block", "first layer", "copy", "zeroed", "parameters", "non-zeros"]
-        return table(header, lines, left=5) + f"\n\n{self._summary()}"
+        return self._steps() + table(header, lines, left=5) + f"\n\n{self._summary()}"
+
+    def _steps(self) -> str:
+        if self.loss is None:
+            return ""
+        lines = [[step.block, step.layer, f"{step.loss:.4f}"] for step in self.steps]
+        return table(["dropped", "first layer", "loss"], [["", "", f"{self.loss:.4f}"], *lines], left=2) + "\n\n"
 
     def _summary(self) -> str:
         kind = "a model of the same class" if self.into == "class" else "a Functional model"

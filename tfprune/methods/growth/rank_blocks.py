@@ -14,6 +14,7 @@ from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
+from tfprune.methods.growth.block_losses import mean_loss
 from tfprune.methods.growth.block_ranking import BlockRanking, RankedBlock
 from tfprune.methods.growth.blocks import Blocks
 from tfprune.methods.growth.find_blocks import find_blocks
@@ -51,7 +52,7 @@ def rank_blocks(
 
     Returns:
         A `BlockRanking`: a row for each block, and `order`, the least important block first. Blocks depend on each
-        other: to drop many, drop one and rank again.
+        other: to drop many, use `drop_blocks(model, count=..., data=data)`, which ranks the rest again after each.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `data` is not data.
@@ -80,9 +81,11 @@ def rank_blocks(
     losses: list[float] = []
     with Progress(1 + (len(order) if measured else 0), verbose=verbose, unit="evaluation") as progress:
         whole, similarities = _evaluate(source, order, batches, measured)
-        for block in order if measured else ():
-            progress.add()
-            losses.append(_evaluate(source, [other for other in order if other != block], batches, measured)[0])
+        if measured is not None:
+            for block in order:
+                progress.add()
+                others = [other for other in order if other != block]
+                losses.append(mean_loss(source, others, batches=batches, loss=measured))
     rows = [_row(source, block, similarities[block], losses[block] if measured else None) for block in order]
     return BlockRanking(tuple(rows), criterion, whole if measured else None)
 
