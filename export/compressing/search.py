@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
+from tfprune.keras_models.tasks.task_pool import check_executor
 
 
 @renamed()
@@ -46,20 +47,6 @@ class Search:
     def __post_init__(self) -> None:
         if self.trials is not None:
             check_count(self.trials, "trials", least=1)
-        if self.jobs is not None:
-            check_count(self.jobs, "jobs", least=1)
         check_count(self.batch_size, "batch_size", least=1)
         check_count(self.seed, "seed", least=0)
-        if self.executor is None:
-            return
-        if not isinstance(self.executor, Executor):
-            raise TypeError(
-                f"Expected `executor` to be a concurrent.futures.Executor, or None. Received: executor="
-                f"{self.executor!r} of type {type(self.executor).__name__}. Of a Dask client, pass "
-                f"client.get_executor()."
-            )
-        if self.jobs is None:
-            raise ValueError(
-                "Expected `jobs` beside `executor`, which does not tell how many workers it has. Received: jobs=None."
-                " Pass the number of workers."
-            )
+        check_executor(self.executor, jobs=self.jobs)

@@ -26,7 +26,7 @@ from tfprune.export.compressing import workers
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.search_settings import Goal, SearchSettings
-from tfprune.export.compressing.worker_task import DONE, Answer
+from tfprune.keras_models.tasks.run_task import DONE, Answer
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 TRIAL_SECONDS = 8.0  # real trials of a small network take 10 to 20
@@ -46,12 +46,13 @@ class SleepingExecutor(ThreadPoolExecutor):
         return super().submit(self._sleep, call)
 
     def _sleep(self, call: dict[str, Any]) -> Answer:
-        if not call["recipe"]:
-            return DONE, {}
+        if call["work"] is None:
+            return DONE, None
+        recipe = Recipe.read(parse_json(call["arguments"]["recipe"].encode()))
         pace = self._paces.pop()
         time.sleep(self._seconds * pace)
         self._paces.append(pace)
-        return DONE, self._runner.run(Recipe.read(parse_json(call["recipe"].encode())), 1e9, call["start"])
+        return DONE, self._runner.run(recipe, 1e9, call["arguments"]["start"])
 
 
 def trials_per_hour(count: int, seconds: float, *, slow: int = 0, length: int = LENGTH) -> float:

@@ -34,7 +34,7 @@ ROOMS = {
         "renamed warn_user spec classes groups limit axes top_k lazy streams coders untrusted run_folder html "
         "progress"
     ),
-    "tfprune.keras_models": "models · copying · tracing · evidence | channels",
+    "tfprune.keras_models": "models · tasks · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning · vocabulary",
     "tfprune.methods": (

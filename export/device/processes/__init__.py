@@ -6,6 +6,5 @@ folder, or the reason why there is none. `child_process` starts a new Python for
 that takes seconds to import, `fork_server` keeps one Python that has imported it, and that forks for each job
 (`fork_server_child` is its other side). A `device` may take the place of this machine: it has the same `run_module`.
 A child ends with its parent, whatever happens to the parent, and removes the folder of its job (`end_with_parent`).
-A `process_pool` is an executor for functions of the library, whose processes run many tasks each.
 Start at `child_process.run_module`.
 """

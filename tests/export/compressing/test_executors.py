@@ -17,7 +17,7 @@ from small_search import runner, search
 from tfprune.base.run_folder import RunFolder
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.workers import workers_of
-from tfprune.export.device.processes.process_pool import ProcessPool
+from tfprune.keras_models.tasks.process_pool import ProcessPool
 
 pytestmark = pytest.mark.slow
 

@@ -17,14 +17,16 @@ from stub_trials import StubRunner, hashed_step
 
 import tfprune.export.compressing.search_policy as policy
 from tfprune.base.run_folder import RunFolder
-from tfprune.export.compressing import worker_task, workers
+from tfprune.export.compressing import workers
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.search_settings import Goal, SearchSettings
-from tfprune.export.compressing.worker_task import DONE, NO_DATA, REFUSED, pack_runner, run_task
-from tfprune.export.compressing.workers import workers_of
-from tfprune.export.device.processes.process_pool import ProcessPool
+from tfprune.export.compressing.workers import pack_runner, unpack_runner, workers_of
+from tfprune.keras_models.tasks import run_task as worker
+from tfprune.keras_models.tasks import task_pool
+from tfprune.keras_models.tasks.process_pool import ProcessPool
+from tfprune.keras_models.tasks.run_task import DONE, NO_DATA, REFUSED, run_task
 
 HALF = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
 
@@ -51,10 +53,11 @@ class StubExecutor(Executor):
         except (BrokenExecutor, OSError) as error:
             future.set_exception(error)
 
-    def answer(self, *, recipe, seconds, start, **_):
-        if not recipe:
-            return DONE, {}
-        return DONE, self.runner.run(Recipe.read(json.loads(recipe)), math.inf, start)
+    def answer(self, *, work, arguments, **_):
+        if work is None:
+            return DONE, None
+        recipe = Recipe.read(json.loads(arguments["recipe"]))
+        return DONE, self.runner.run(recipe, math.inf, arguments["start"])
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +98,7 @@ def test_a_worker_that_cannot_read_the_folder_gets_the_data_once(tmp_path):
 
         def answer(self, *, content, **call):
             self.has_data |= content == b"packed"
-            return super().answer(**call) if self.has_data else (NO_DATA, "")
+            return super().answer(**call) if self.has_data else (NO_DATA, None)
 
     executor = Far()
     assert len(recipes_of(search(tmp_path, executor))) == 8
@@ -133,7 +136,7 @@ def test_a_slow_worker_delays_only_its_own_trial(tmp_path, monkeypatch):
         executor.end(1 if len(executor.waiting) > 1 else 0)  # the first trial ends last
         return {future for future in running if future.done()}, set()
 
-    monkeypatch.setattr(workers, "wait", wait)
+    monkeypatch.setattr(task_pool, "wait", wait)
     loop = search(tmp_path, executor, jobs=3, trials=12)
     recipes = recipes_of(loop)
     assert len(recipes) == 12
@@ -143,7 +146,7 @@ def test_a_slow_worker_delays_only_its_own_trial(tmp_path, monkeypatch):
 def test_a_trial_that_has_not_ended_in_time_is_given_up(tmp_path):
     class Hanging(StubExecutor):
         def end(self, index):
-            if not self.waiting[index][1]["recipe"]:
+            if self.waiting[index][1]["work"] is None:
                 super().end(index)
 
     executor = Hanging()
@@ -192,30 +195,30 @@ def test_an_executor_without_fit_workers_is_refused_before_the_first_trial(execu
 
 
 def call(packed, **changes):
-    call = {"call": 1, "content": packed, "expected": json.dumps(worker_task.versions())}
+    call = {"call": 1, "content": packed, "expected": json.dumps(worker.versions()), "opened": unpack_runner}
     key = hashlib.sha256(packed).hexdigest()
-    return run_task(key, "nowhere", **{**call, "recipe": "", "seconds": 9.0, "start": None, **changes})
+    return run_task(key, "nowhere", **{**call, "work": None, "arguments": {}, "seconds": 9.0, **changes})
 
 
 @pytest.fixture
 def packed(monkeypatch):
-    monkeypatch.setattr(worker_task, "_runners", {})
+    monkeypatch.setattr(worker, "_states", {})
     return pack_runner(runner())
 
 
 def test_a_worker_keeps_the_data_that_it_got(packed, tmp_path):
-    assert call(packed, content=None) == (NO_DATA, "")
-    assert call(packed) == (DONE, {})
-    assert call(packed, content=None) == (DONE, {})
-    worker_task._runners.clear()
+    assert call(packed, content=None) == (NO_DATA, None)
+    assert call(packed) == (DONE, None)
+    assert call(packed, content=None) == (DONE, None)
+    worker._states.clear()
     (tmp_path / "packed").write_bytes(packed)
     key = hashlib.sha256(packed).hexdigest()
-    assert worker_task._runner(key, str(tmp_path / "packed"), None) is not None
-    assert worker_task._runner("another", str(tmp_path / "packed"), None) is None
+    assert worker._open(key, str(tmp_path / "packed"), content=None, opened=unpack_runner)
+    assert not worker._open("another", str(tmp_path / "packed"), content=None, opened=unpack_runner)
 
 
 def test_what_was_packed_is_what_it_was(packed):
-    first, second = runner(), worker_task.unpack_runner(packed)
+    first, second = runner(), unpack_runner(packed)
     for before, after in zip(
         keras.tree.flatten([first.train_data, first.evaluator.validation, first.evaluator.calibration]),
         keras.tree.flatten([second.train_data, second.evaluator.validation, second.evaluator.calibration]),
@@ -229,18 +232,18 @@ def test_what_was_packed_is_what_it_was(packed):
 
 
 def test_a_worker_with_other_packages_refuses(packed):
-    expected = json.dumps({**worker_task.versions(), "Keras": "3.0.0"})
+    expected = json.dumps({**worker.versions(), "Keras": "3.0.0"})
     answer, reason = call(packed, expected=expected)
     assert answer == REFUSED
     assert f"Received: Keras {keras.__version__} instead of 3.0.0 on" in reason
 
 
 def test_a_second_trial_in_the_same_process_is_refused(packed):
-    with worker_task._busy:
+    with worker._busy:
         answer, reason = call(packed)
     assert answer == REFUSED
     assert "Give each worker one thread" in reason
-    assert call(packed) == (DONE, {})
+    assert call(packed) == (DONE, None)
 
 
 def test_a_class_that_a_worker_cannot_import_is_refused(monkeypatch):
@@ -303,7 +306,7 @@ def test_two_threads_of_a_process_are_refused(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path, settings={}, arrays=[])
     with (
         ThreadPoolExecutor(2) as threads,
-        worker_task._busy,
+        worker._busy,
         pytest.raises(ValueError, match="one thread"),
         workers_of(runner(), folder, jobs=2, executor=threads, seconds=100.0),
     ):

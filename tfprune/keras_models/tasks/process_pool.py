@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
 import types
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
@@ -17,6 +18,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
+END_SECONDS = 10  # in which a process that broke its pool has ended
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 _starting = threading.Lock()
 
@@ -40,13 +42,19 @@ class ProcessPool(Executor):
             self._free.put(None)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run a function of a module in an idle process; wait until one is idle."""
+        """Run a function of a module in an idle process; wait until one is idle.
+
+        Returns:
+            A future. If the process dies, its exception says what ended it, such as SIGKILL.
+        """
         process = self._free.get()
         if process is None:
             process = _Process(self._environment)
             self._started.append(process)
-        future = process.pool.submit(function, *args, **kwargs)
-        future.add_done_callback(partial(self._release, process))
+        future: Future = Future()
+        future.set_running_or_notify_cancel()  # the process has begun
+        inner = process.pool.submit(function, *args, **kwargs)
+        inner.add_done_callback(partial(self._release, process, future))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -54,20 +62,36 @@ class ProcessPool(Executor):
         for process in self._started:
             process.end()
 
-    def _release(self, process: _Process, future: Future) -> None:
-        is_dead = not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
+    def _release(self, process: _Process, future: Future, inner: Future) -> None:
+        error = CancelledError() if inner.cancelled() else inner.exception()
+        is_dead = isinstance(error, BrokenProcessPool)
         self._free.put(None if is_dead else process)
+        if is_dead:
+            future.set_exception(BrokenProcessPool(f"its process {process.ending()}"))
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(inner.result())
 
 
 class _Process:
     """One process, which ends as soon as this object closes its pipe or the whole program has ended."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        context = _Context()
-        reader, self._writer = context.Pipe(duplex=False)
+        self._context = _Context()
+        reader, self._writer = self._context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(
-            1, mp_context=context, initializer=_begin, initargs=(reader, dict(environment))
+            1, mp_context=self._context, initializer=_begin, initargs=(reader, dict(environment))
         )
+
+    def ending(self) -> str:
+        """Return what ended the process, as the end of a sentence about it."""
+        self._context.started.join(END_SECONDS)
+        code = self._context.started.exitcode
+        if code is None or code >= 0:
+            return "stopped answering" if code is None else f"ended with exit code {code}"
+        name = {each.value: each.name for each in signal.Signals}.get(-code, f"signal {-code}")
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
     def end(self) -> None:
         self._writer.close()
@@ -86,7 +110,13 @@ class _SpawnProcess(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    Process = _SpawnProcess
+    """Starts the process of one pool, and remembers it for its exit code."""
+
+    started: SpawnProcess
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        self.started = _SpawnProcess(*args, **kwargs)
+        return self.started
 
 
 def _begin(reader: Connection, environment: Mapping[str, str]) -> None:

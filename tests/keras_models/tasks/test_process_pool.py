@@ -6,17 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
-from tfprune.export.device.processes.process_pool import THREADS, ProcessPool
+from tfprune.keras_models.tasks.process_pool import THREADS, ProcessPool
 
 PROGRAM = """
 import os, sys, time
-from tfprune.export.device.processes.process_pool import ProcessPool
+from tfprune.keras_models.tasks.process_pool import ProcessPool
 print("begun", flush=True)
 pool = ProcessPool(2, environment={})
 pids = [pool.submit(os.getpid) for _ in range(2)]
@@ -43,8 +44,11 @@ def test_processes_have_a_share_of_the_processors_and_are_replaced_when_they_die
         assert values == [str(max(1, os.cpu_count() // 2))] * 3 + ["1", "3"]
         died = pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL)
         assert isinstance(died.exception(), BrokenProcessPool)
+        assert str(died.exception()) == "its process was killed by SIGKILL (out of memory?)"
         assert isinstance(pool.submit(os.stat, "nowhere").exception(), FileNotFoundError)
         assert pool.submit(os.getenv, "MINE").result() == "1"
+        assert "its process ended with exit code 3" in str(pool.submit(os._exit, 3).exception())
+        assert "cannot pickle" in str(pool.submit(print, threading.Lock()).exception())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
