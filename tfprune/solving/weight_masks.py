@@ -39,11 +39,55 @@ def wanda_mask(
     Reference:
         Sun et al., 2024, "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695.
     """
-    power = moments.gram.diagonal()[: weights.shape[1]]  # without the input of the bias
-    scores = np.abs(weights) * np.sqrt(power)
+    scores = wanda_scores(moments, weights)
     if isinstance(pattern, NM):
         return pattern(scores.reshape(len(scores), positions, -1), sparsity).reshape(scores.shape)
     return np.concatenate([pattern(row[np.newaxis], sparsity) for row in scores])
+
+
+def wanda_scores(moments: GramMoments, weights: np.ndarray) -> np.ndarray:
+    """Return the size of each weight times the norm of its input, of the shape of the weights."""
+    power = moments.gram.diagonal()[: weights.shape[1]]  # without the input of the bias
+    return np.abs(weights) * np.sqrt(power)
+
+
+def ria_mask(
+    moments: GramMoments, weights: np.ndarray, *, pattern: Pattern, sparsity: float, positions: int = 1
+) -> np.ndarray:
+    """Mask the weights that matter least among those of their output and of their input, in the whole matrix.
+
+    The score of a weight is its share in the sizes of its output plus that in the sizes of its input, times the root
+    of the norm of its input. No input and no output loses all of its weights as easily as with `wanda_mask`.
+
+    Args:
+        moments: The moments of the inputs.
+        weights: The weights, of shape (outputs, inputs), positions before inputs.
+        pattern: `Unstructured()` or `NM(n, m)`.
+        sparsity: The fraction of zeros.
+        positions: The number of positions of the kernel.
+
+    Returns:
+        Booleans of the shape of the weights.
+
+    Example:
+        >>> from tfprune.patterns import Unstructured
+        >>> moments = GramMoments(2, 2)
+        >>> moments.add_inputs(np.eye(2))
+        >>> ria_mask(moments, np.array([[4.0, 1.0], [3.0, 2.0]]), pattern=Unstructured(), sparsity=0.5).astype(int)
+        array([[1, 0],
+               [0, 1]])
+
+    Reference:
+        Zhang et al., 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models"
+        (ICLR), with the exponent 1/2 of the norm.
+    """
+    sizes = np.abs(weights)
+    sums = sizes.sum(axis=1, keepdims=True), sizes.sum(axis=0, keepdims=True)
+    shares = sum(np.divide(sizes, total, out=np.zeros_like(sizes), where=total > 0) for total in sums)
+    scores = shares * moments.gram.diagonal()[: weights.shape[1]] ** 0.25
+    if isinstance(pattern, NM):
+        scores = scores.reshape(len(scores), positions, -1)
+    return pattern(scores, sparsity).reshape(sizes.shape)
 
 
 def sparse_gpt(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tfprune.patterns import Pattern
+from tfprune.solving.alps import alps
 from tfprune.solving.least_squares import GramMoments, solve
 from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS
 from tfprune.solving.weight_masks import elimination_factor, sparse_gpt
@@ -77,6 +78,31 @@ class ZeroSolver:
             return solved
 
         return masked
+
+    def by_alps(
+        self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern, sparsity: float
+    ) -> np.ndarray:
+        """Return weights with zeros whose places and values are found together.
+
+        Args:
+            moments: As in `masking`.
+            start: As in `masking`.
+            pattern: The shape of the zeros.
+            sparsity: The fraction of zeros.
+        """
+        solved = np.empty_like(self.weights)
+        for group, sums in enumerate(moments):
+            mask, updated = alps(
+                sums,
+                start[group],
+                inputs=self.inputs,
+                pattern=pattern,
+                sparsity=sparsity,
+                ridge=self._ridge(sums),
+                positions=self.positions,
+            )
+            solved[group] = sums.better(np.where(mask, self.weights[group], 0), updated)
+        return solved
 
     def without(self, moments: Sequence[GramMoments], kept: np.ndarray) -> np.ndarray:
         """Return weights that are zero for some inputs of all outputs, with new values for the others.

@@ -1,4 +1,4 @@
-"""SparseGPT and Wanda: masks and weights against slow versions of their own, and whole models."""
+"""Whole models with zeros, by each criterion and allocation; SparseGPT against a slow version."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def kernels(model):
     }
 
 
-@pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
+@pytest.mark.parametrize("method", ["sparsegpt", "alps", "wanda", "ria"])
 @pytest.mark.parametrize("pattern", ["unstructured", NM(2, 4)], ids=str)
 def test_a_model_with_zeros(method, pattern):
     model, x = attentive(), data()
@@ -131,7 +131,7 @@ def test_a_model_with_zeros(method, pattern):
                 matrix = values.reshape(-1, values.shape[-1]).T
                 assert ((matrix.reshape(len(matrix), -1, 4) != 0).sum(axis=2) == 2).all()
     for row in report.rows:
-        assert row.after < row.before if method == "sparsegpt" else row.after == row.before
+        assert row.after < row.before if method in ("sparsegpt", "alps") else row.after == row.before
 
 
 def test_masks_of_a_wrapped_model():
@@ -195,6 +195,104 @@ def test_outputs_that_never_vary():
         prune_weights(attentive(), np.ones((20, 5, 8), "float32"))
 
 
+def mlp():
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(24, activation="relu", name=name) for name in ("first", "second")]
+    return keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(16, name="third")])
+
+
+def rows(seed=0):
+    return np.random.default_rng(seed).normal(size=(200, 8)).astype("float32")
+
+
+def zeros_of(model):
+    return {path.split("/")[-2]: float(np.mean(values == 0)) for path, values in kernels(model).items()}
+
+
+def test_outputs_change_less_with_alps():
+    model, x = mlp(), rows()
+    settings = {"allocation": "uniform", "targets": "own"}
+    errors = [
+        sum(row.after for row in prune_weights(model, x, 0.7, criterion=criterion, **settings)[1].rows)
+        for criterion in ("alps", "sparsegpt")
+    ]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_only_kernels_that_filters_match_are_pruned():
+    sparse, report = prune_weights(mlp(), rows(), 0.5, filters=["second", "^third/kernel$"], allocation="uniform")
+    assert zeros_of(sparse) == {"first": 0.0, "second": 0.5, "third": 0.5}
+    assert not report.skipped
+    sparse, _ = prune_weights(mlp(), rows(), 0.5, filters=lambda layer: layer.units == 16, criterion="wanda")
+    assert zeros_of(sparse) == {"first": 0.0, "second": 0.0, "third": 0.5}
+
+
+@pytest.mark.parametrize("allocation", ["outputs", "error", "owl", "alpha_pruning", "erk", "global", "lamp"])
+def test_each_allocation_gives_the_overall_sparsity(allocation):
+    model = mlp()
+    before = [values.copy() for values in model.get_weights()]
+    sparse, _ = prune_weights(model, rows(), 0.5, allocation=allocation)
+    zeros = np.concatenate([values.ravel() == 0 for values in kernels(sparse).values()])
+    assert zeros.mean() == pytest.approx(0.5, abs=0.01)
+    for values, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(values, other)
+
+
+def test_a_dict_gives_single_kernels_their_sparsity():
+    sparse, report = prune_weights(mlp(), rows(), 0.5, allocation={"first": 0.25, "third": None})
+    assert zeros_of(sparse) == {"first": 0.25, "second": 0.5, "third": 0.0}
+    assert [row.layer for row in report.rows] == ["first", "second"] and not report.skipped
+
+
+def test_owl_counts_the_products_of_weights_and_inputs():
+    model, x = mlp(), rows()
+    x[:, 0] *= 1000  # most entries of the first kernel are far below the mean of the products now
+    shares = zeros_of(prune_weights(model, x, 0.5, allocation="owl", criterion="wanda")[0])
+    assert shares["first"] == min(shares.values())
+    assert max(shares.values()) - min(shares.values()) == pytest.approx(0.16, abs=0.03)
+
+
+def test_error_gives_zeros_to_kernels_whose_outputs_change_least():
+    keras.utils.set_random_seed(0)
+    series = keras.Input((8,))
+    spare, full = (layers.Dense(24, name=name) for name in ("spare", "full"))
+    model = keras.Model(series, layers.Add()([layers.Rescaling(100.0)(spare(series)), full(series)]))
+    kernel = keras.ops.convert_to_numpy(spare.kernel).copy()
+    kernel[np.random.default_rng(0).random(kernel.shape) < 0.8] *= 0.001
+    spare.kernel.assign(kernel)
+    shares = zeros_of(prune_weights(model, rows(), 0.5, allocation="error")[0])
+    assert shares["spare"] > 0.75 and shares["full"] < 0.25
+    with pytest.raises(ValueError, match="allocation='owl' can split. .* which .* would get 1.*allocation='error'"):
+        prune_weights(model, rows() * np.array([9, *[1] * 7]), 0.97, allocation="owl")
+
+
+@pytest.mark.parametrize("criterion", ["sparsegpt", "wanda"])
+def test_samples_that_leave_a_layer_without_inputs(criterion):
+    model = mlp()
+    second = model.get_layer("first")
+    second.bias.assign(-1e6 * np.ones(24))
+    with pytest.raises(
+        ValueError, match="inputs of second/kernel are 0. Pass more samples, or leave .* by `filters`"
+    ):
+        prune_weights(model, rows(), 0.5, criterion=criterion, allocation="uniform")
+    sparse, _ = prune_weights(model, rows(), 0.5, criterion=criterion, allocation="uniform", filters="first")
+    assert zeros_of(sparse)["first"] == 0.5
+
+
+def test_depthwise_kernels_are_reported_or_refused_by_name():
+    keras.utils.set_random_seed(0)
+    stack = [layers.DepthwiseConv2D(3, name="depthwise"), layers.Conv1D(4, 2, name="along")]
+    model = keras.Sequential(
+        [keras.Input((8, 8, 4)), stack[0], layers.Reshape((36, 4)), stack[1], layers.GlobalAveragePooling1D()]
+    )
+    x = np.random.default_rng(0).normal(size=(20, 8, 8, 4)).astype("float32")
+    sparse, report = prune_weights(model, x, 0.5, criterion="alps")
+    assert zeros_of(sparse) == {"depthwise": 0.0, "along": 0.5}
+    assert [skipped.layer for skipped in report.skipped] == ["depthwise"]
+    with pytest.raises(ValueError, match="depthwise kernels are never pruned here.*match depthwise/kernel"):
+        prune_weights(model, x, 0.5, filters="depthwise")
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -204,8 +302,14 @@ def test_outputs_that_never_vary():
         ({"sparsity": 1.5}, "sparsity"),
         ({"pattern": NM(2, 4), "allocation": "outputs"}, "allocation='uniform' with .*NM"),
         ({"criterion": "wanda", "allocation": "outputs"}, "allocation='uniform' with criterion='wanda'"),
-        ({"allocation": "lamp"}, "allocation"),
+        ({"allocation": "largest"}, "allocation"),
         ({"targets": "labels"}, "targets"),
+        ({"allocation": {"hiden": 0.5}}, "every pattern of `allocation` to match .* 'hiden'"),
+        ({"allocation": {"hidden": 1.0}}, "sparsity of hidden/kernel"),
+        ({"allocation": "alpha_pruning", "sparsity": 0.9}, "of which .* would get"),
+        ({"allocation": "owl", "pattern": NM(2, 4)}, "allocation='uniform' with pattern=NM"),
+        ({"filters": "hiden"}, "`filters` to match"),
+        ({"filters": lambda layer: False}, "match none of attention/attention_output/kernel"),
     ],
 )
 def test_settings_that_cannot_be(settings, reason):

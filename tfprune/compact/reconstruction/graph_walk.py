@@ -48,16 +48,26 @@ class GraphWalk:
         Yields:
             The index of a map, and its rows of inputs, for each call of it.
         """
-        numbers = {id(each.leaf): index for index, each in enumerate(maps)}
         for batch in range(self.count):
-            rows: list[tuple[int, Any]] = []
+            yield self._taken(batch, maps, end=end, take=lambda each, x: each.seen(x))
 
-            def listen(leaf: Any, inputs: Any, outputs: Any, rows: list = rows) -> None:
-                rows.append((numbers[id(leaf)], maps[numbers[id(leaf)]].seen(inputs)))
+    def first_inputs(self, maps: Sequence[LinearMap], *, end: int) -> list[tuple[int, Any]]:
+        """Return the index of a map and the tensor that it is called on, for each call of it on the first batch."""
+        return self._taken(0, maps, end=end, take=lambda each, x: x)
 
-            with hooked_calls([each.leaf for each in maps], listen):
-                self._run(batch, end, keep=set())
-            yield rows
+    def _taken(
+        self, batch: int, maps: Sequence[LinearMap], *, end: int, take: Callable[[LinearMap, Any], Any]
+    ) -> list[tuple[int, Any]]:
+        numbers = {id(each.leaf): index for index, each in enumerate(maps)}
+        taken: list[tuple[int, Any]] = []
+
+        def listen(leaf: Any, inputs: Any, outputs: Any) -> None:
+            index = numbers[id(leaf)]
+            taken.append((index, take(maps[index], inputs)))
+
+        with hooked_calls([each.leaf for each in maps], listen):
+            self._run(batch, end, keep=set())
+        return taken
 
     def outputs(self, batch: int) -> list[Any]:
         """Run all later calls on one batch, and return the outputs of the model that they make."""

@@ -71,12 +71,13 @@ def seen_in_order(
     for stage in _stages(pairs):
         for walk in walks:
             walk.advance(stage.start)
-        for ours, reference in _in_order_of_calls(walks[0], stage):
-            sums = MomentSums([ours.map], [reference.map.weights()], is_held=is_held)
-            streams = zip(*(walk.seen([ours.map], end=stage.end) for walk in walks), strict=True)
+        for some in _with_the_same_inputs(walks[0], stage):
+            maps = [ours.map for ours, _ in some]
+            sums = MomentSums(maps, [reference.map.weights() for _, reference in some], is_held=is_held)
+            streams = zip(*(walk.seen(maps, end=stage.end) for walk in walks), strict=True)
             for number, (rows, *meant) in enumerate(streams):
                 sums.add(number, rows, meant=meant[0] if meant else None)
-            yield (ours, reference), sums.moments()[0], sums.moments(held=True)[0]
+            yield from zip(some, sums.moments(), sums.moments(held=True), strict=True)
 
 
 def _walks(
@@ -110,10 +111,22 @@ def _stages(pairs: Sequence[Pair]) -> Iterator[_Stage]:
         yield current
 
 
-def _in_order_of_calls(walk: GraphWalk, stage: _Stage) -> list[Pair]:
-    """Return the pairs of a stage whose layers are called, in the order in which the first batch calls them."""
-    first = next(walk.seen([ours.map for ours, _ in stage.pairs], end=stage.end))
-    return [stage.pairs[index] for index in dict.fromkeys(index for index, _ in first)]
+def _with_the_same_inputs(walk: GraphWalk, stage: _Stage) -> list[list[Pair]]:
+    """Return the pairs of a stage whose layers are called, in the order in which the first batch calls them.
+
+    Those in a list are called one after the other on the same tensors, so none sees the new weights of another.
+    """
+    calls: dict[int, list[int]] = {}
+    kept = walk.first_inputs([ours.map for ours, _ in stage.pairs], end=stage.end)
+    for index, tensor in kept:
+        calls.setdefault(index, []).append(id(tensor))  # of a tensor that is still held, and so has no other's id
+    together: list[list[int]] = []
+    for index, tensors in calls.items():
+        if together and calls[together[-1][-1]] == tensors:
+            together[-1].append(index)
+        else:
+            together.append([index])
+    return [[stage.pairs[index] for index in some] for some in together]
 
 
 def _dense_weights(ours: Graph, theirs: Graph) -> list[tuple[Any, Any]]:

@@ -5,6 +5,7 @@ and least squares. The inputs of each layer are recorded while its block runs on
 which are pruned already.
 A model and texts go in. The result is the model with zeros, a plan for `shrink`, and a report of each layer.
 `prune_units` removes hidden units (`unit_scores`) and heads (`head_choice`) to meet a sparsity (`split_sparsity`), in
-one walk (`remove_in_order`). `prune_weights` masks single weights (by the masks of `solving`).
+one walk (`remove_in_order`). `prune_weights` splits a sparsity over the kernels (`split_zeros`, by `error_curves`
+for one) and masks single weights (`mask_kernel`, by the masks of `solving`).
 Start at `prune_units.prune_units`.
 """

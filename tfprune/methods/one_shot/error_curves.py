@@ -10,58 +10,51 @@ import keras
 import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
-from tfprune.compact.reconstruction.in_order import Pair, seen_in_order
+from tfprune.compact.reconstruction.in_order import seen_in_order
 from tfprune.compact.reconstruction.layer_moments import Site
-from tfprune.compact.reconstruction.linear_map import LinearMap
 from tfprune.keras_models.models.graph import Graph
-from tfprune.patterns import Pattern
+from tfprune.methods.one_shot.mask_kernel import MaskSettings, check_inputs, zero_solver
 from tfprune.solving.split_by_error import SAMPLES_FELT, ErrorCurve, output_error, variation
-from tfprune.solving.zero_solver import ZeroSolver
-
-
-def zero_solver(linear: LinearMap, ridge: float) -> ZeroSolver:
-    """Return what puts zeros into a kernel."""
-    weights = linear.weights()
-    shape = linear.kernel.matrix_shape
-    inputs = weights.shape[2] - (linear.bias is not None)
-    return ZeroSolver(weights, inputs=inputs, positions=shape[1] if len(shape) == 3 else 1, ridge=ridge)
 
 
 def error_curves(
-    pairs: Sequence[Pair], batches: Iterable[Sequence[Any]], *, graph: Graph, pattern: Pattern, ridge: float
+    sites: Sequence[Site], batches: Iterable[Sequence[Any]], *, graph: Graph, settings: MaskSettings, by: str
 ) -> dict[Site, ErrorCurve]:
-    """Run a model layer by layer, and measure how its outputs change with zeros in each kernel alone.
+    """Run a model layer by layer, and measure what zeros in each kernel alone cost, as SparseGPT sets them.
 
-    The error of a kernel's own outputs gives the form of its curve, and the outputs of the model for some samples its
-    height. The weights are the same afterwards.
+    The weights are the same afterwards.
 
     Args:
-        pairs: The kernels, each with itself.
+        sites: The kernels.
         batches: The arrays for the inputs of the model, batch by batch.
         graph: The model.
-        pattern: The shape of the zeros.
-        ridge: As in `ZeroSolver`.
+        settings: How kernels are masked.
+        by: `"error"`, the error of the outputs of the kernel itself; or `"outputs"`, which moves this curve to the
+            height of the error that the outputs of the model have for some samples.
 
     Raises:
         ValueError: If the outputs are the same for all samples.
     """
     walk = GraphWalk(graph, batches)
-    some = _first_batches(walk)
-    if not any(variation(values) for values in _outputs(walk, some)):
+    some = _first_batches(walk) if by == "outputs" else []
+    if some and not any(variation(values) for values in _outputs(walk, some)):
         raise ValueError(
             "Expected samples for which the outputs of the model differ. Received: samples that all give the same. "
             "Pass samples as the model will see them, or allocation='uniform'."
         )
     curves: dict[Site, ErrorCurve] = {}
-    for (site, _), moments, _ in seen_in_order(pairs, [walk]):
-        solver = zero_solver(site.map, ridge)
+    for (site, _), moments, _ in seen_in_order([(site, site) for site in sites], [walk]):
+        solver = zero_solver(site.map, settings.ridge)
+        check_inputs(site, moments, inputs=solver.inputs)
         kernel = solver.weights[..., : solver.inputs]
-        solved, errors = solver.at_levels(moments, pattern=pattern)
-        dense, weights = _outputs(walk, some), site.map.weights()
-        site.map.assign(solved)
-        felt = output_error(dense, _outputs(walk, some))
-        site.map.assign(weights)
-        curves[site] = ErrorCurve(kernel.size, float(np.mean(kernel == 0)), errors).scaled(felt)
+        solved, errors = solver.at_levels(moments, pattern=settings.pattern)
+        curves[site] = ErrorCurve(kernel.size, float(np.mean(kernel == 0)), errors)
+        if some:
+            dense, weights = _outputs(walk, some), site.map.weights()
+            site.map.assign(solved)
+            felt = output_error(dense, _outputs(walk, some))
+            site.map.assign(weights)
+            curves[site] = curves[site].scaled(felt)
     return curves
 
 

@@ -1,14 +1,13 @@
-"""SparseGPT and Wanda: mask single weights of a model on calibration data, without training."""
+"""Mask single weights of a model on calibration data, without training: SparseGPT, ALPS, Wanda and RIA."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
+from tfprune.allocation import Allocation
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity, resolve
@@ -18,6 +17,7 @@ from tfprune.compact.reconstruction.reconstruct import TARGETS
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.graph import Graph, trace_to_run
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
@@ -25,26 +25,15 @@ from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import mask_zeros
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
-from tfprune.methods.one_shot.error_curves import error_curves, zero_solver
+from tfprune.methods.one_shot.mask_kernel import CRITERIA, UPDATING, MaskSettings, mask_kernel, path_of
+from tfprune.methods.one_shot.split_zeros import Calibration, checked_split, split_zeros
 from tfprune.methods.one_shot.token_ids import check_token_ids
 from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
 from tfprune.report import Skipped
 from tfprune.solving.least_squares import GramMoments
-from tfprune.solving.split_by_error import split_by_error
-from tfprune.solving.weight_masks import wanda_mask
-from tfprune.solving.zero_solver import RIDGE, ZeroSolver, relative_error
+from tfprune.solving.zero_solver import RIDGE
 
-CRITERIA = ("sparsegpt", "wanda")
-ALLOCATIONS = ("outputs", "uniform")
-
-
-@dataclass(frozen=True)
-class _Settings:
-    criterion: str
-    pattern: Pattern
-    sparsity: float
-    allocation: str
-    ridge: float
+_NOT_CALLED = "it is not called for these samples"
 
 
 @renamed(data="samples=", method="criterion=")
@@ -55,7 +44,8 @@ def prune_weights(
     *,
     criterion: str = "sparsegpt",
     pattern: str | Pattern = "unstructured",
-    allocation: str | None = None,
+    allocation: str | Mapping[str, float | None] | Allocation | None = None,
+    filters: Filters = None,
     targets: str = "dense",
     ridge: float = RIDGE,
     batch_size: int = 8,
@@ -73,15 +63,23 @@ def prune_weights(
         samples: Inputs like those that the model will see, in the forms that `reconstruct` accepts.
         sparsity: The fraction of zeros, in [0, 1). Default 0.5. With a pattern n:m at most 1 - n/m.
         criterion: `"sparsegpt"` (the default) removes the weights whose removal costs least after an update of the
-            remaining ones, in blocks of 128 columns, and makes this update. `"wanda"` compares the weights of one
-            output by their magnitude times the norm of their input, and updates none.
+            remaining ones, in blocks of 128 columns, and makes this update. `"alps"` searches for the zeros and the
+            other values of a kernel together, which takes longer and changes the outputs less. `"wanda"` compares the
+            weights of one output by their magnitude times the norm of their input, and `"ria"` those of a kernel by
+            their share in the weights of their output and input; both update none.
         pattern: `"unstructured"` (the default), or `patterns.NM(2, 4)`.
-        allocation: `"outputs"` gives the fewest zeros to the kernels on which the outputs of the model depend most:
-            each kernel alone gets zeros, and the outputs for 16 samples are compared. `"uniform"` gives all kernels
-            the same sparsity. Default None: `"outputs"` for unstructured zeros by SparseGPT, else `"uniform"`.
+        allocation: The split of the zeros over the kernels. `"outputs"` gives the fewest zeros to the kernels on
+            which the outputs of the model depend most: each kernel alone gets zeros, and the outputs for 16 samples
+            are compared. `"error"` compares the outputs of the kernels themselves. `"owl"` gives fewer zeros to
+            blocks with more outliers among the products of weights and inputs, and `"alpha_pruning"` to blocks
+            whose weights have spectra with heavier tails. `"uniform"`, the other names, dicts and functions are
+            those of `allocation.allocate`, with the scores of Wanda. Default None: `"outputs"` for unstructured
+            zeros by SparseGPT and ALPS, else `"uniform"`.
+        filters: The kernels to prune: regular expressions for their paths, as in the report, or a function of a
+            layer. Default None: all. The sparsity is that of these kernels.
         targets: The outputs that an update fits, as in `reconstruct`: `"dense"` (the default) those of the layer in
             the model as it was, or `"own"` those that its weights give on the outputs of the layers before it with
-            their zeros, which takes less time. `"wanda"` updates nothing.
+            their zeros, which takes less time. `"wanda"` and `"ria"` update nothing.
         ridge: How strongly the new weights are pulled towards the old ones, as a fraction of the mean square of the
             inputs, at least 0; more where there are fewer than ten rows for each input. Default 0.1.
         batch_size: Samples in a batch, at least 1. Default 8.
@@ -96,7 +94,10 @@ def prune_weights(
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model cannot be followed, or has no layer whose inputs are known.
         ValueError: If the pattern is another one, or does not allow the sparsity.
-        ValueError: If the allocation is for other patterns, or the outputs are the same for all samples.
+        ValueError: If `filters` match no kernel, or one that cannot have the pattern.
+        ValueError: If the allocation is for other patterns or criteria, names kernels that are not pruned, or would
+            give a kernel a sparsity outside [0, 1).
+        ValueError: If the outputs of the model are the same for all samples, or all inputs of a kernel are 0.
         ValueError: If `samples` are empty, do not fit the model, or have token ids beyond its vocabulary.
 
     Example:
@@ -108,82 +109,95 @@ def prune_weights(
         32
 
     Reference:
-        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774; Sun et al., 2024, "A Simple and Effective Pruning
-        Approach for Large Language Models" (Wanda), arXiv:2306.11695.
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774; Meng et al., 2024, "ALPS", arXiv:2406.07831; Sun et
+        al., 2024, "Wanda", arXiv:2306.11695; Zhang et al., 2024, "Plug-and-Play" (RIA, ICLR); Yin et al., 2024,
+        "OWL", arXiv:2310.05175; Lu et al., 2024, "AlphaPruning", arXiv:2410.10912.
     """
     sparsity = check_sparsity(sparsity, "sparsity")
     check_choice(criterion, "criterion", choices=CRITERIA)
-    pattern = _checked_pattern(pattern, sparsity)
-    allocation = _checked_allocation(allocation, criterion=criterion, pattern=pattern)
+    settings = MaskSettings(criterion, _checked_pattern(pattern, sparsity), check_number(ridge, "ridge", least=0))
+    split = checked_split(allocation, settings)
     check_choice(targets, "targets", choices=TARGETS)
-    settings = _Settings(criterion, pattern, sparsity, allocation, check_number(ridge, "ridge", least=0))
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
     anatomy = Anatomy.of(model)
     check_followable(anatomy)
     plain = plain_copy(anatomy)
-    of_plain = Anatomy.of(plain)
     names = [layer.name for _, layer in walk(plain)]
-    graph = trace_to_run(call_graph(of_plain))
+    graph = trace_to_run(call_graph(Anatomy.of(plain)))
     batches = Batches(samples, graph.model, batch_size=batch_size, argument="samples")
     check_token_ids(graph, batches)
-    to_dense = targets == "dense" and criterion == "sparsegpt"
+    to_dense = targets == "dense" and criterion in UPDATING
     reference = trace_to_run(call_graph(Anatomy.of(plain_copy(anatomy)))) if to_dense else graph
-    pairs, skipped = sites_of(graph, reference)
-    refused = [site for site, _ in pairs if not site.map.kernel.takes(pattern) or not site.map.kernel.mixes_inputs]
-    maskable = [pair for pair in pairs if pair[0] not in refused]
-    progress = Progress(len(maskable), verbose=verbose, unit="layer")
-    with progress:
-        rows = _mask_all(maskable, batches, graphs=(graph, reference), settings=settings, progress=progress)
+    pairs, skipped = _chosen(*sites_of(graph, reference), filters=filters, pattern=settings.pattern)
+    sites = [site for site, _ in pairs]
+    calibration = Calibration(graph, lambda: (inputs for inputs, _ in batches))
+    shares = split_zeros(sites, calibration, sparsity=sparsity, allocation=split, settings=settings)
+    rows = _mask_all(pairs, calibration, reference=reference, shares=shares, settings=settings, verbose=verbose)
     rename(plain, names)
     result = plain
     if holds_pruned(model):
         result = copy_with(anatomy, lambda path, layer: None)
-        transfer_weights(of_plain, result)
+        transfer_weights(Anatomy.of(plain), result)
         mask_zeros(result)
     skipped += [
-        Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", Skipped.NO_RULE) for site in refused
+        Skipped(path_of(site), _NOT_CALLED, Skipped.NO_RULE)
+        for site in sites
+        if site not in rows and shares.get(site, sparsity) is not None
     ]
-    return result, ReconstructionReport(tuple(rows[site] for site, _ in maskable if site in rows), tuple(skipped))
+    return result, ReconstructionReport(tuple(rows[site] for site in sites if site in rows), tuple(skipped))
+
+
+def _chosen(
+    pairs: list[Pair], skipped: list[Skipped], *, filters: Filters, pattern: Pattern
+) -> tuple[list[Pair], list[Skipped]]:
+    """Return the kernels to prune, and those that were left alone without being asked for.
+
+    Raises:
+        ValueError: If `filters` match no kernel, or one that cannot have the pattern.
+    """
+    paths = [path_of(site) for site, _ in pairs]
+    is_chosen = selector(filters, pattern, paths, others=[])
+    refused = [site for site, _ in pairs if not site.map.kernel.takes(pattern) or not site.map.kernel.mixes_inputs]
+    if filters is None:
+        reasons = [
+            Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", Skipped.NO_RULE)
+            for site in refused
+        ]
+        return [pair for pair in pairs if pair[0] not in refused], [*skipped, *reasons]
+    chosen = [pair for pair in pairs if is_chosen(path_of(pair[0]), pair[0].map.layer, pair[0].map.kernel)]
+    named = [path_of(site) for site, _ in chosen if site in refused]
+    if named or not chosen:
+        raise ValueError(
+            f"Expected `filters` to match kernels that can have {pattern!r}; depthwise kernels are never pruned here."
+            f" Received: filters={filters!r}, which match {', '.join(named) or 'none of ' + ', '.join(paths)}."
+        )
+    return chosen, []
 
 
 def _mask_all(
-    pairs: list[Pair], batches: Batches, *, graphs: tuple[Graph, Graph], settings: _Settings, progress: Progress
+    pairs: list[Pair],
+    calibration: Calibration,
+    *,
+    reference: Graph,
+    shares: Mapping[Site, float | None],
+    settings: MaskSettings,
+    verbose: int | str,
 ) -> dict[Site, ReconstructionRow]:
-    shares = _shares(pairs, (inputs for inputs, _ in batches), graph=graphs[0], settings=settings)
     rows: dict[Site, ReconstructionRow] = {}
+    wanted = {site: share for site, share in shares.items() if share is not None}
+    masked = [pair for pair in pairs if pair[0] in wanted]
+    progress = Progress(len(masked), verbose=verbose, unit="layer")
 
     def mask(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
-        rows[pair[0]] = _mask_layer(pair, moments, sparsity=shares[pair[0]], settings=settings)
+        rows[pair[0]] = mask_kernel(pair, moments, sparsity=wanted[pair[0]], settings=settings)
         progress.add()
 
+    graphs = calibration.graph, reference
     to_dense = graphs[0] is not graphs[1]
-    improve_in_order(pairs, (inputs for inputs, _ in batches), graphs=graphs, improve=mask, to_dense=to_dense)
+    with progress:
+        improve_in_order(masked, calibration.batches(), graphs=graphs, improve=mask, to_dense=to_dense)
     return rows
-
-
-def _shares(
-    pairs: list[Pair], batches: Iterable[Sequence[Any]], *, graph: Graph, settings: _Settings
-) -> dict[Site, float]:
-    """Return the sparsity of each kernel; those that are not called have no share in the zeros."""
-    if settings.allocation == "uniform":
-        return {site: settings.sparsity for site, _ in pairs}
-    own = [(site, site) for site, _ in pairs]
-    curves = error_curves(own, batches, graph=graph, pattern=settings.pattern, ridge=settings.ridge)
-    return dict(zip(curves, split_by_error([*curves.values()], settings.sparsity), strict=True))
-
-
-def _checked_allocation(allocation: str | None, *, criterion: str, pattern: Pattern) -> str:
-    fits = criterion == "sparsegpt" and isinstance(pattern, Unstructured)
-    if allocation is None:
-        return "outputs" if fits else "uniform"
-    check_choice(allocation, "allocation", choices=ALLOCATIONS)
-    if allocation == "outputs" and not fits:
-        raise ValueError(
-            f"Expected allocation='uniform' with criterion={criterion!r} and pattern={pattern!r}. Received: "
-            f"allocation='outputs', which is for unstructured zeros by 'sparsegpt'."
-        )
-    return allocation
 
 
 def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:
@@ -195,28 +209,3 @@ def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:
         )
     resolved.check(sparsity)
     return resolved
-
-
-def _mask_layer(pair: Pair, moments: list[GramMoments], *, sparsity: float, settings: _Settings) -> ReconstructionRow:
-    """Set the weights of a kernel, and return its error with zeros alone and with the update."""
-    site = pair[0]
-    solver = zero_solver(site.map, settings.ridge)
-    if settings.criterion == "sparsegpt":
-        start = solver.weights if pair[1] is site else solver.refit(moments)
-        updated = solver.masking(moments, start, pattern=settings.pattern)(sparsity)
-        masked = np.where(updated == 0, 0, solver.weights)
-    else:
-        masked = updated = _masked_by_wanda(solver, moments, sparsity=sparsity, pattern=settings.pattern)
-    site.map.assign(updated)
-    before, after = (relative_error(moments, weights) for weights in (masked, updated))
-    return ReconstructionRow(site.name, site.map.kernel.path, before, after)
-
-
-def _masked_by_wanda(
-    solver: ZeroSolver, moments: list[GramMoments], *, sparsity: float, pattern: Pattern
-) -> np.ndarray:
-    masked = solver.weights.copy()
-    kernel = masked[..., : solver.inputs]
-    for sums, weights in zip(moments, kernel, strict=True):
-        weights *= wanda_mask(sums, weights, pattern=pattern, sparsity=sparsity, positions=solver.positions)
-    return masked
