@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from pickling_executor import PicklingExecutor
 
 import tfprune
 from tfprune.masking.training.sensitivity_report import SensitivityRow
@@ -88,6 +89,53 @@ def test_the_numbers_are_those_of_weights_zeroed_by_hand(trained, digits):
         assert row.value == pytest.approx(accuracy, abs=1e-6)
         assert row.drop == pytest.approx(report.baseline - accuracy, abs=1e-6)
     assert_unchanged(before, trained)
+
+
+def test_a_worker_measures_the_same():
+    (model, data), executor = regression(), PicklingExecutor()
+    here = tfprune.sensitivity(model, data, (0.25, 0.75), metric="loss")
+    assert tfprune.sensitivity(model, data, (0.25, 0.75), metric="loss", jobs=1, executor=executor) == here
+    assert len(executor.sizes) == 1 + 4, "the worker opens the state, then does a task for each row"
+
+
+@pytest.mark.programs
+def test_workers_measure_the_same(trained, pruned, digits):
+    for model in (trained, pruned):
+        before = state(model)
+        here = tfprune.sensitivity(model, digits[1], (0.5, 0.999))
+        assert tfprune.sensitivity(model, digits[1], (0.5, 0.999), jobs=2, executor=PicklingExecutor()) == here
+        assert_unchanged(before, model)
+
+
+@pytest.mark.programs
+def test_processes_measure_the_same(trained, digits):
+    assert tfprune.sensitivity(trained, digits[1], LEVELS, jobs=2) == tfprune.sensitivity(trained, digits[1], LEVELS)
+
+
+@keras.saving.register_keras_serializable("test_scan")
+class Own(layers.Dense):
+    """A layer that another process cannot import."""
+
+
+def test_what_cannot_be_sent_is_refused(monkeypatch):
+    workers = {"jobs": 2, "executor": PicklingExecutor()}
+    model, data = regression()
+    with pytest.raises(TypeError, match=r"tuple of arrays, \(x, y\), with jobs .*type Batches, .*Leave out `jobs`"):
+        tfprune.sensitivity(model, Batches(data), metric="loss", **workers)
+    with pytest.raises(ValueError, match="Expected `jobs` beside `executor`"):
+        tfprune.sensitivity(model, data, metric="loss", executor=workers["executor"])
+    monkeypatch.setattr(model, "save", lambda path: keras.saving.save_model(model, "model.unknown"))
+    with pytest.raises(ValueError, match=r"model that Keras can save, .*Leave out `jobs` and `executor`."):
+        tfprune.sensitivity(model, data, metric="loss", **workers)
+
+
+@pytest.mark.programs
+def test_a_class_that_workers_cannot_import_is_refused(monkeypatch):
+    monkeypatch.setattr(Own, "__module__", "__main__")
+    model = keras.Sequential([keras.Input((8,)), Own(3)])
+    model.compile(loss="mse")
+    with pytest.raises(ValueError, match="workers that can load the model. .*classes have to stand in modules"):
+        tfprune.sensitivity(model, (np.ones((8, 8)), np.ones((8, 3))), metric="loss", jobs=2)
 
 
 def test_what_is_redundant_costs_nothing_and_what_is_not_does(trained, digits):

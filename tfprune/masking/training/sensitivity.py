@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,6 +17,8 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_sparsity
 from tfprune.keras_models.models.compiled import arguments_of, check_compiled, compile_like, measured, sign_of
 from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.tasks.packed_model import WITHOUT_WORKERS, PackedModel, pack_model, unpack_model
+from tfprune.keras_models.tasks.task_pool import check_executor, run_tasks
 from tfprune.masking.training.sensitivity_report import SensitivityReport, SensitivityRow
 from tfprune.masking.training.update_masks import update_masks
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
@@ -31,6 +35,8 @@ def sensitivity(
     *,
     metric: str = "accuracy",
     mode: str | None = None,
+    jobs: int | None = None,
+    executor: Executor | None = None,
     verbose: int | str = "auto",
 ) -> SensitivityReport:
     """Prune each weight alone to each sparsity, without training, and evaluate the model.
@@ -49,6 +55,10 @@ def sensitivity(
         metric: A name that `model.evaluate` reports, such as `"accuracy"` or `"loss"`.
         mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None, the default, finds it out for
             accuracies and losses.
+        jobs: The number of evaluations that run at once, at least 1. None (the default) is 1, in this process. With
+            more, each runs in a process that has the data and loads the model; `data` is then a tuple of arrays.
+        executor: A `concurrent.futures.Executor` that runs the evaluations, such as that of a Dask client, for
+            workers on other machines. It needs `jobs`. None (the default) uses this machine.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
@@ -57,10 +67,11 @@ def sensitivity(
         `suggest(max_drop)` turns it into an allocation.
 
     Raises:
-        TypeError: If `model` is not a Keras model, `data` has another form, `sparsities` is not a sequence of
-            numbers, or `metric` is not a name.
+        TypeError: If `model` is not a Keras model, `data` has another form or cannot be sent to workers,
+            `sparsities` is not a sequence of numbers, or `metric` is not a name.
         ValueError: If the model is not compiled, does not report `metric`, or holds no weight that can be pruned to
             one of the sparsities; if a sparsity lies outside [0, 1); if `mode` is needed and not given.
+        ValueError: If `executor` comes without `jobs`, or a worker cannot load the model or dies twice.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, name="out")])
@@ -72,29 +83,63 @@ def sensitivity(
     """
     levels, arguments, sign = _levels(sparsities), arguments_of(data), sign_of(metric, mode)
     check_verbose(verbose)
-    subject = _subject(model)
-
-    def measure() -> float:
-        return measured(subject, metric, arguments=arguments)
-
-    baseline = measure()
+    check_executor(executor, jobs=jobs)
+    scan = _Scan(model, _subject(model), arguments, metric)
+    baseline = scan.measure()
     rows: list[SensitivityRow] = []
     skipped: list[Skipped] = []
-    weights = list(_weights(subject, skipped))
-    with Progress(len(weights) * len(levels), verbose=verbose, unit="evaluation") as progress:
-        for (path, layer), level in itertools.product(weights, levels):
-            with _restored(layer):
-                refusal = _prune(subject, path, level)
-                if refusal:
-                    skipped.append(Skipped(path, f"at {level:g}: {refusal}", Skipped.UNREACHABLE))
-                else:
-                    value = measure()
-                    rows.append(SensitivityRow(path, level, value, sign * (baseline - value)))
+    weights = [path for path, _ in _weights(scan.subject, skipped)]
+    calls = [{"path": path, "sparsity": level} for path, level in itertools.product(weights, levels)]
+    answers: list[float | str] = [""] * len(calls)
+    with Progress(len(calls), verbose=verbose, unit="evaluation") as progress:
+        for index, answer in run_tasks(
+            _evaluate, calls, state=scan, pack=_packed, opened=_unpacked, jobs=jobs, executor=executor
+        ):
+            answers[index] = answer
             progress.add()
+    for (path, level), answer in zip(itertools.product(weights, levels), answers, strict=True):
+        if isinstance(answer, str):
+            skipped.append(Skipped(path, f"at {level:g}: {answer}", Skipped.UNREACHABLE))
+        else:
+            rows.append(SensitivityRow(path, level, answer, sign * (baseline - answer)))
     if not rows:
         reasons = "; ".join(f"{entry.layer} {entry.reason}" for entry in skipped)
         raise ValueError(f"Expected a weight that can be pruned to one of {levels}. Received: {reasons}.")
     return SensitivityReport(metric, baseline, tuple(rows), tuple(skipped))
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What all evaluations share: the user's model, the wrapped one, the arguments of `evaluate`, and the metric."""
+
+    model: keras.Model
+    subject: keras.Model
+    arguments: dict[str, Any]
+    metric: str
+
+    def measure(self) -> float:
+        return measured(self.subject, self.metric, arguments=self.arguments)
+
+
+def _evaluate(scan: _Scan, *, path: str, sparsity: float) -> float | str:
+    """Return the metric with one weight pruned, or why that is not possible; the weight is restored."""
+    with _restored(dict(_weights(scan.subject, []))[path]):
+        return _prune(scan.subject, path, sparsity) or scan.measure()
+
+
+def _packed(scan: _Scan) -> bytes:
+    if "y" not in scan.arguments:
+        raise TypeError(
+            f"Expected `data` to be a tuple of arrays, (x, y), with jobs or an executor. Received: an object of type "
+            f"{type(scan.arguments['x']).__name__}, which cannot be sent to workers. {WITHOUT_WORKERS}"
+        )
+    arrays = {name: array for name, array in scan.arguments.items() if array is not None}
+    return pack_model(PackedModel(scan.model, arrays, {"metric": scan.metric}))
+
+
+def _unpacked(content: bytes) -> _Scan:
+    model, arguments, settings = unpack_model(content)
+    return _Scan(model, _subject(model), arguments, settings["metric"])
 
 
 def _levels(sparsities: Any) -> tuple[float, ...]:
