@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain, pairwise
@@ -21,13 +22,20 @@ from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.spec import check_choice, check_number
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.file_evaluator import FileEvaluator, baseline_outputs, calibration_of, score_of
+from tfprune.export.compressing.file_evaluator import (
+    FileEvaluator,
+    baseline_outputs,
+    calibration_of,
+    devices_for,
+    score_of,
+)
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.export.compressing.trial_runner import TrialRunner
 from tfprune.export.compressing.write_front import write_front
-from tfprune.export.device.processes.device import Device, runner_on
+from tfprune.export.device.processes.device import Device
+from tfprune.export.device.remote.device_pool import check_devices
 from tfprune.export.device.running.evaluate import metric_of
 from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
@@ -57,7 +65,7 @@ def compress(
     target: str | Micro | None = None,
     max_drop: float | Limit = 0.01,
     search: Search | None = None,
-    on: Device | None = None,
+    on: Device | Sequence[Device] | None = None,
     time: float = 1800.0,
     folder: str | os.PathLike[str],
     verbose: int | str = "auto",
@@ -97,8 +105,10 @@ def compress(
             `max_drop_per_group` also the accuracy that each class or group loses. It has no `data`.
         search: A `Search` with the number of trials, jobs, the batch size, the seed, and the executor that runs
             trials; None (the default) is `Search()`.
-        on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
-            machine. Not for microcontrollers, whose files are not timed.
+        on: The device on which files are timed, such as `Remote("pi@raspberrypi")`, or a list of boards of one kind,
+            which time files at once. Each file is then compared with the dense file on the same board: its latency is
+            their ratio, times the latency of the dense file on the first board. None (the default) is this machine.
+            Not for microcontrollers, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
         folder: The folder of the trials, the files, `report.json` and `report.html`.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
@@ -130,7 +140,7 @@ def compress(
     check_number(time, "time", above=0)
     check_choice(optimize, "optimize", choices=MEASURES)
     search = _read_search(search, optimize=optimize)
-    runner_on(on)
+    check_devices(on)
     micro = _read_target(target, optimize=optimize, on=on)
     read = partial(labeled_arrays, inputs=len(getattr(model, "inputs", None) or [model]))
     data = read(data, argument="data")
@@ -157,7 +167,7 @@ def compress(
             baseline=baseline,
             optimize=optimize,
             micro=micro,
-            on=on,
+            on=devices_for(model, on),
             limits=limits,
         )
         runner = TrialRunner(model, data, evaluator, search.batch_size)
@@ -229,7 +239,7 @@ def _read_search(search: Any, *, optimize: str) -> Search:
     return search
 
 
-def _read_target(target: Any, *, optimize: str, on: Device | None) -> Micro | None:
+def _read_target(target: Any, *, optimize: str, on: Any) -> Micro | None:
     micro = read_micro(target, optimize=optimize)
     if micro is not None and on is not None:
         raise ValueError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tfprune.base.limit import GroupLimits
 from tfprune.export.compressing.recipe import Recipe, recipe_code
 from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.device.processes.device import Device
+from tfprune.export.device.remote.device_pool import DevicePool
 from tfprune.export.device.running.benchmark import benchmark
 from tfprune.export.device.running.metrics import is_error, measure
 from tfprune.export.file.files.codec import encode
@@ -44,7 +45,7 @@ class FileEvaluator:
         baseline: Its value for the original model, in float32.
         optimize: `"size"` or `"latency"`.
         micro: The microcontroller that files are for, and on whose interpreter they run; None for other devices.
-        on: The device on which files are timed; None is this machine.
+        on: The device or devices on which files are timed; None is this machine.
         limits: The largest loss of each class and group; None for none.
     """
 
@@ -54,7 +55,7 @@ class FileEvaluator:
     baseline: float
     optimize: str
     micro: Micro | None = None
-    on: Device | None = None
+    on: Device | DevicePool | None = None
     limits: GroupLimits | None = None
 
     def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
@@ -102,7 +103,6 @@ class FileEvaluator:
             packed_bytes=len(encode(content, "packed")),
             score=score,
             drop=self.drop(score),
-            latency_ms=self.milliseconds(content) if self.optimize == "latency" else None,
             arena_bytes=None if report.micro is None else report.micro.arena,
             code=recipe_code(recipe, settings, batch_size=batch_size),
             worst_group=None if self.limits is None else self.limits.worst(outputs),
@@ -127,9 +127,18 @@ class FileEvaluator:
         """Return how much worse a file is than the model."""
         return (score - self.baseline) if is_error(self.metric) else (self.baseline - score)
 
-    def milliseconds(self, content: bytes) -> float:
-        """Time one inference of a file on the device."""
-        return benchmark(content, runs=TIMED_RUNS, on=self.on).median_ms
+    def timed(self, files: list[MeasuredFile], contents: Sequence[np.ndarray]) -> list[MeasuredFile]:
+        """Return files with their latency if that is searched for; their bytes are `contents`."""
+        if self.optimize != "latency":
+            return files
+        times = self.milliseconds([content.tobytes() for content in contents])
+        return [replace(file, latency_ms=each) for file, each in zip(files, times, strict=True)]
+
+    def milliseconds(self, contents: Sequence[bytes]) -> list[float]:
+        """Time one inference of each file on the device; on several devices at once, if there are several."""
+        if isinstance(self.on, DevicePool):
+            return self.on.milliseconds(contents)
+        return [benchmark(content, runs=TIMED_RUNS, on=self.on).median_ms for content in contents]
 
 
 def calibration_of(x: Any) -> Any:
@@ -156,4 +165,13 @@ def score_of(outputs: dict[str, np.ndarray], y: Any, *, metric: str) -> float:
 
 def baseline_outputs(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
     """Return the outputs of a model itself, in float32."""
-    return file_outputs(convert(plain_copy(Anatomy.of(model))), x)
+    return file_outputs(_dense_file(model), x)
+
+
+def devices_for(model: keras.Model, on: Device | Sequence[Device] | None) -> Device | DevicePool | None:
+    """Return the device for timing, or a pool of several, which compare with the dense file of a model."""
+    return DevicePool(on, _dense_file(model), runs=TIMED_RUNS) if isinstance(on, Sequence) else on
+
+
+def _dense_file(model: keras.Model) -> bytes:
+    return convert(plain_copy(Anatomy.of(model)))

@@ -160,6 +160,12 @@ class TrialRunner:
             if recipe is None:
                 raise
             reason = str(error)
+        try:
+            files = self.evaluator.timed(files, contents)
+        except ValueError as error:
+            if recipe is None:
+                raise
+            files, contents, reason = [], [], str(error)
         trial = Trial(recipe, tuple(files), time.monotonic() - began, training, reason)
         sizes = ", ".join(f"{file.bytes:,} bytes, {file.score:.4f}" for file in files)
         _log.info("%s: %s", trial.name, reason or sizes)

@@ -38,10 +38,7 @@ def write_front(
     front = pareto_front(files, loop.settings.goal)
     if not front:
         raise ValueError(_refusal(files, loop))
-    written = tuple(
-        _write(loop, file, folder / f"{number:02}_{file.name}.tflite", test_data)
-        for number, file in enumerate(front, 1)
-    )
+    written = _write(loop, front, folder, test_data)
     for path in _written_before({file.name for file in files}, folder):
         if path.name not in {file.file for file in written}:
             path.unlink(missing_ok=True)
@@ -81,16 +78,29 @@ def _refused(files: Sequence[MeasuredFile], loop: SearchLoop) -> tuple[MeasuredF
     return tuple(sorted(refused, key=goal.size))
 
 
-def _write(loop: SearchLoop, file: MeasuredFile, path: Path, test_data: tuple[Any, Any] | None) -> MeasuredFile:
-    content = next(loop.content(trial, file) for trial in loop.trials if file in trial.tried)
-    _write_here(path, content)
-    evaluator, latency = loop.runner.evaluator, file.latency_ms
-    return replace(
-        file,
-        file=path.name,
-        latency_ms=evaluator.milliseconds(content) if latency is None and evaluator.micro is None else latency,
-        test_score=None if test_data is None else evaluator.score(content, test_data),
-    )
+def _write(
+    loop: SearchLoop, front: Sequence[MeasuredFile], folder: Path, test_data: tuple[Any, Any] | None
+) -> tuple[MeasuredFile, ...]:
+    """Write the files of the front, and return what is known of them then."""
+    evaluator, written = loop.runner.evaluator, []
+    for number, (file, latency) in enumerate(zip(front, _latencies(loop, front), strict=True), 1):
+        content, name = _content(loop, file), f"{number:02}_{file.name}.tflite"
+        _write_here(folder / name, content)
+        test_score = None if test_data is None else evaluator.score(content, test_data)
+        written.append(replace(file, file=name, latency_ms=latency, test_score=test_score))
+    return tuple(written)
+
+
+def _latencies(loop: SearchLoop, files: Sequence[MeasuredFile]) -> list[float | None]:
+    """Return the latency of each file, and measure it where no trial has; None for microcontrollers."""
+    evaluator = loop.runner.evaluator
+    untimed = [file for file in files if file.latency_ms is None and evaluator.micro is None]
+    times = iter(evaluator.milliseconds([_content(loop, file) for file in untimed]) if untimed else [])
+    return [next(times) if file in untimed else file.latency_ms for file in files]
+
+
+def _content(loop: SearchLoop, file: MeasuredFile) -> bytes:
+    return next(loop.content(trial, file) for trial in loop.trials if file in trial.tried)
 
 
 def _card_of(path: Path) -> Path:

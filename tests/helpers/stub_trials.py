@@ -102,8 +102,8 @@ class StubEvaluator:
         self.scored.append(data)
         return json.loads(content)["score"] - 0.01
 
-    def milliseconds(self, content: bytes) -> float:
-        return 2 * json.loads(content)["latency_ms"]
+    def milliseconds(self, contents: list[bytes]) -> list[float]:
+        return [2 * json.loads(content)["latency_ms"] for content in contents]
 
 
 @dataclass

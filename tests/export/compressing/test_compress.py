@@ -18,6 +18,7 @@ from stub_trials import DATA, SCORE, StubRunner, content_of, small_model, stub_s
 import tfprune.export.compressing.compress as compressing
 from tfprune import Limit
 from tfprune.export import Micro, Remote, Search, compress
+from tfprune.export.compressing import file_evaluator
 
 TRIALS = 12
 
@@ -74,6 +75,15 @@ def test_what_measures_files_gets_the_settings(tmp_path):
     assert (evaluator.metric, evaluator.baseline, evaluator.optimize) == ("accuracy", SCORE, "size")
     assert (evaluator.micro, evaluator.on, runner.batch_size) == (None, board, 8)
     assert runner.ran[1].seed == 5
+
+
+def test_several_boards_compare_each_file_with_the_dense_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_evaluator, "convert", lambda model: b"dense")
+    runner, boards = StubRunner(), [Remote("pi@one"), Remote("pi@two")]
+    stub_search(tmp_path, runner=runner, trials=1, on=boards)
+    assert (runner.evaluator.on._devices, runner.evaluator.on._dense_file) == (boards, b"dense")
+    with pytest.raises(ValueError, match="different devices in `on`"):
+        stub_search(tmp_path, on=[boards[0], boards[0]])
 
 
 def test_the_fastest_files_are_timed_once(tmp_path):

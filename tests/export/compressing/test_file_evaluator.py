@@ -49,7 +49,9 @@ def test_the_worst_class_of_a_file_is_that_of_its_answers():
 def test_a_file_is_timed_if_time_counts():
     measure = evaluator(optimize="latency")
     file, content = measure.measure(made()[0], None, quantize=None, batch_size=32)
-    assert file.latency_ms > 0
+    assert file.latency_ms is None
+    assert all(timed.latency_ms > 0 for timed in measure.timed([file, file], [content, content]))
+    assert evaluator().timed([file], [content]) == [file], "it is not timed where size counts"
     assert file.bytes == content.size
     assert "optimize='latency'" in file.code
 

@@ -22,6 +22,7 @@ import tfprune.export
 from tfprune.export import Remote, benchmark, verify
 from tfprune.export.command_line import cli
 from tfprune.export.device.remote import link, payload
+from tfprune.export.device.remote.device_pool import DevicePool
 
 pytestmark = [pytest.mark.programs, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -67,6 +68,15 @@ def test_a_file_is_timed_there(cases, remote):
     assert len(report.medians_ms) == 3 and report.median_ms == sorted(report.medians_ms)[1] > 0
     assert report.runtime.startswith("ai-edge-litert ") and report.file_bytes == len(cases["int8"].data)
     assert report.machine == tfprune.export.benchmark(cases["int8"].path, runs=1, warmup=0).machine
+
+
+def test_files_are_timed_on_two_boards_at_once(cases, remote, server, board):
+    with Remote(server.address, python=str(board / "python"), options=server.options()) as other:
+        pool = DevicePool([remote, other], cases["dense"].data, runs=3)
+        first, *_, last = pool.milliseconds([cases[name].data for name in ("int8", "dense", "dense", "int8")])
+        assert first > 0 < last
+        assert other._link is not None and other._link.is_open, "the second board has worked, too"
+    assert left_on(board) == []
 
 
 def test_a_file_is_checked_there(cases, remote, refused):
