@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from itertools import chain, pairwise
 from pathlib import Path
 from time import monotonic
@@ -29,9 +28,9 @@ from tfprune.export.compressing.file_evaluator import (
     devices_for,
     score_of,
 )
+from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.export.compressing.trial_runner import TrialRunner
 from tfprune.export.compressing.write_front import write_front
 from tfprune.export.device.processes.device import Device
@@ -76,11 +75,10 @@ def compress(
     which pattern, whether to train quantization-aware, and for how long. Each trial makes a smaller model, exports a
     float32 and an int8 file of it, and runs both on the validation data.
 
-    Optuna draws the settings. Every second trial trains four times as long: by turns the recipe that promises the
-    smallest file within `max_drop`, and the one that promises to fill most of the gaps between the best files.
-
-    A trial starts from the model of an earlier one that may keep to `max_drop` after longer training, and removes at
-    most half of it (multiply-adds times weights). So training adds up over the search, and the folder stores these
+    Trials form a population ("Population Based Training of Neural Networks", arXiv 1711.09846): each starts from the
+    model of an earlier one, and inherits how that was changed and trained, a little altered. By turns, a short trial
+    removes at most half of what is left (multiply-adds times weights), and one that is four times as long trains the
+    model that promises most for the best files. So training adds up over the search, and the folder stores the
     models. If Keras cannot save and load the model, each trial starts from the original one.
 
     A search that was stopped continues when you call it again with the same arguments. `time` is that of all calls,
@@ -120,8 +118,8 @@ def compress(
         TypeError: If an argument has another type.
         ValueError: If an argument is out of range, data hold no labels or no samples, the model is not compiled or
             cannot be exported, a microcontroller lacks one of its operators, no file is within `max_drop` and the
-            budgets, the folder belongs to another search or is in use by one, a worker cannot load the model or has
-            other versions of packages, or Optuna is not installed.
+            budgets, the folder belongs to another search or is in use by one, or a worker cannot load the model, or
+            has other versions of packages.
 
     Example:
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -131,8 +129,6 @@ def compress(
         >>> all(tried.drop <= 0.01 for tried in report.front)
         True
     """
-    if find_spec("optuna") is None:
-        raise ValueError("Expected Optuna, which draws recipes. Received: none. Run pip install 'tfprune[search]'.")
     began = monotonic()
     check_compiled(model)
     check_verbose(verbose)
@@ -151,6 +147,7 @@ def compress(
     goal = Goal(MEASURES[optimize], largest, micro or Micro())
     settings = {**_numbers_of(limit), "metric": metric, "target": optimize if micro is None else "micro"}
     settings |= {"batch_size": search.batch_size, "seed": search.seed}
+    settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
     settings |= ({} if on is None else {"on": repr(on)}) | ({} if micro is None else vars(micro))
     arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data])]
     arrays += [group.inside for group in read_groups(limit.groups, len(keras.tree.flatten(validation_data)[0]))]
@@ -174,11 +171,12 @@ def compress(
         loop = SearchLoop(
             runner,
             stored,
-            SearchSettings(goal),
+            goal,
             seed=search.seed,
             seconds=time,
             jobs=search.jobs or 1,
             executor=search.executor,
+            pattern=search.pattern,
             max_trials=search.trials or math.inf,
             seconds_before=monotonic() - began,
         )

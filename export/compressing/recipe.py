@@ -8,11 +8,19 @@ from typing import Any
 
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.base.untrusted import read_fields
+from tfprune.patterns import NM, Block, Pattern, Unstructured
 from tfprune.report import Report
 
-PATTERNS = ("unstructured", "2:4")
+PATTERNS: dict[str, Pattern] = {
+    "unstructured": Unstructured(),
+    "2:4": NM(2, 4),
+    "1x4": Block(1, 4),
+    "4x1": Block(4, 1),
+}
 PRUNING_END = 0.6  # the fraction of the training after which the sparsity stays
 MOST_MASK_UPDATES = 25
+LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02  # the smallest fractions that a search leaves
+LEARNING_RATES = 0.5, 4.0  # the lowest and highest of a search, in units of the model's own
 LONGEST_CHAIN = 200  # recipes: more than a search makes until nothing is left to remove
 PROGRAM_HEAD = """import keras
 
@@ -43,7 +51,7 @@ class Recipe(Report):
     Attributes:
         flops: The fraction of the multiply-adds that remains when channels are removed; 1 removes none.
         sparsity: The fraction of zeros among the remaining weights; 0 makes none.
-        pattern: `"unstructured"`, or `"2:4"`: at least two zeros in each four entries.
+        pattern: The shape of the zeros, of `PATTERNS`.
         quantize_aware: Whether it continues with quantization-aware training.
         samples: The number of training samples, so that a whole number of rounds uses all of them.
         steps: Training steps in a round.
@@ -91,9 +99,9 @@ class Recipe(Report):
         return (*(self.after.chain if self.after else ()), self)
 
     @property
-    def choice(self) -> tuple[float, float, str, bool]:
-        """The changes to the model, without the length of training."""
-        return self.flops, self.sparsity, self.pattern, self.quantize_aware
+    def remaining(self) -> tuple[float, float]:
+        """The fractions of the original model's multiply-adds and weights that it leaves."""
+        return self.flops, 1 - self.sparsity
 
     @property
     def cut(self) -> float:
@@ -110,7 +118,8 @@ class Recipe(Report):
         """The changes in a few letters, for names of files."""
         parts = [f"flops{100 * self.flops:.0f}"] if self.flops < 1 else []
         if self.sparsity:
-            parts.append(f"zeros{100 * self.sparsity:.4g}" if self.pattern == "unstructured" else "zeros2of4")
+            shape = {"unstructured": "", "2:4": "in2of4"}.get(self.pattern, f"in{self.pattern}")
+            parts.append(f"zeros{100 * self.sparsity:.4g}{shape}")
         parts += ["qat"] if self.quantize_aware else []
         return "_".join([*parts, f"{self.steps_of_chain}steps"])
 
@@ -137,11 +146,17 @@ class Recipe(Report):
     @property
     def allocation(self) -> str:
         """How zeros are split over the layers."""
-        return "lamp" if self.pattern == "unstructured" else "uniform"
+        return "uniform" if isinstance(PATTERNS[self.pattern], NM) else "lamp"
 
 
 def training_recipe(
-    steps: int, *, samples: int, batch_size: int, learning_rate: float = 0.0, seed: int = 0
+    steps: int,
+    *,
+    samples: int,
+    batch_size: int,
+    learning_rate: float = 0.0,
+    seed: int = 0,
+    pattern: str = "unstructured",
 ) -> Recipe:
     """Return a recipe that only trains, for a whole number of epochs, or of rounds that make up one epoch.
 
@@ -151,12 +166,13 @@ def training_recipe(
         batch_size: Samples in a batch.
         learning_rate: The learning rate of the first step.
         seed: Seeds training and the choice of recipes.
+        pattern: The shape of the zeros, of `PATTERNS`.
     """
     batches = -(-samples // batch_size)
     parts = -(-batches // steps)
     used = min(samples, batches // parts * parts * batch_size)
     rounds = max(1, steps // batches)
-    return Recipe(1.0, 0.0, "unstructured", False, used, batches // parts, rounds, learning_rate, seed)
+    return Recipe(1.0, 0.0, pattern, False, used, batches // parts, rounds, learning_rate, seed)
 
 
 def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str:
@@ -186,7 +202,9 @@ def _lines(recipe: Recipe) -> list[str]:
         lines.append(f"plan = tfprune.plan_shrink({model}, tfprune.budget(flops={recipe.cut!r}))")
         lines.append(f"model = tfprune.shrink({model}, plan)")
         model = "model"
-    pattern = "tfprune.patterns.NM(2, 4)" if recipe.pattern == "2:4" else repr(recipe.pattern)
+    pattern = (
+        repr(recipe.pattern) if recipe.pattern == "unstructured" else f"tfprune.patterns.{PATTERNS[recipe.pattern]!r}"
+    )
     lines.append(f"model = tfprune.wrap({model}, pattern={pattern})")
     callbacks = ""
     if recipe.sparsity:

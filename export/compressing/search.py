@@ -6,7 +6,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_count
+from tfprune.base.spec import check_choice, check_count
+from tfprune.export.compressing.recipe import PATTERNS
 from tfprune.keras_models.tasks.task_pool import check_executor
 
 
@@ -25,6 +26,9 @@ class Search:
             trials that run at once would disturb the timing.
         batch_size: Samples in a batch of training, at least 1. Default 32.
         seed: Seeds training and the choice of recipes, at least 0. Default 0.
+        pattern: The shape of the zeros: `"unstructured"` (the default), `"2:4"` for two zeros in each four inputs, or
+            blocks of four, along the inputs with `"1x4"` and along the outputs with `"4x1"`, for a runtime that is
+            fast with them.
         executor: A `concurrent.futures.Executor` that runs the trials, such as that of a Dask client, for workers on
             other machines. It needs `jobs`, as no executor tells how many workers it has. None (the default) uses
             this machine. You start and end it. Not with `optimize="latency"`.
@@ -35,13 +39,14 @@ class Search:
 
     Example:
         >>> Search(trials=20, jobs=2)
-        Search(trials=20, jobs=2, batch_size=32, seed=0, executor=None)
+        Search(trials=20, jobs=2, batch_size=32, seed=0, pattern='unstructured', executor=None)
     """
 
     trials: int | None = None
     jobs: int | None = None
     batch_size: int = 32
     seed: int = 0
+    pattern: str = "unstructured"
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
@@ -49,4 +54,5 @@ class Search:
             check_count(self.trials, "trials", least=1)
         check_count(self.batch_size, "batch_size", least=1)
         check_count(self.seed, "seed", least=0)
+        check_choice(self.pattern, "pattern", choices=PATTERNS)
         check_executor(self.executor, jobs=self.jobs)

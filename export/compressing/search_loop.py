@@ -15,15 +15,16 @@ import numpy as np
 from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.spec import check_count, check_number
 from tfprune.base.warn_user import warn_user
+from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.recipe import Recipe, training_recipe
-from tfprune.export.compressing.search_policy import next_recipe, trial_number
-from tfprune.export.compressing.search_settings import SearchSettings
+from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
 from tfprune.export.compressing.trial import MeasuredFile, Trial, read_trial
-from tfprune.export.compressing.trial_outcomes import trial_outcomes
 from tfprune.export.compressing.trial_runner import LateError, TrialRunner
 from tfprune.export.compressing.workers import workers_of
 
 FEW_TRIALS = 3
+LEAST_STEPS = 30  # of a short trial
+QUANTIZE_AWARE_SLOWDOWN = 2.0  # of a training step, until one was timed
 
 
 @dataclass
@@ -33,7 +34,7 @@ class SearchLoop:
     Attributes:
         runner: Runs trials.
         folder: Where trials are stored.
-        settings: The goal, and the constants by which trials are chosen.
+        goal: What a file may lose, and whether its bytes or its time counts.
         seed: Seeds training and the choice of recipes.
         seconds: The time for all calls together.
         jobs: How many trials may run at once.
@@ -41,11 +42,13 @@ class SearchLoop:
         max_trials: The most recipes to try.
         trials: The trials so far; the first one is that of the original model.
         seconds_before: How long earlier calls lasted, and this one before its first trial.
+        pattern: The shape of the zeros.
+        settings: How trials are chosen.
     """
 
     runner: TrialRunner
     folder: RunFolder
-    settings: SearchSettings
+    goal: Goal
     seed: int
     seconds: float
     jobs: int = 1
@@ -53,6 +56,8 @@ class SearchLoop:
     max_trials: float = math.inf
     trials: list[Trial] = field(default_factory=list)
     seconds_before: float = 0.0
+    pattern: str = "unstructured"
+    settings: SearchSettings = SearchSettings()
     _began: float = field(default_factory=lambda: time.monotonic())
 
     def run(self) -> Iterator[Trial]:
@@ -118,7 +123,7 @@ class SearchLoop:
 
     def _read(self, arrays: NamedArrays) -> Trial:
         """Read a trial of this search: the first is of the original model, the others go on from an earlier one."""
-        trial, needed = read_trial(arrays), {self.settings.goal.by}
+        trial, needed = read_trial(arrays), {self.goal.by}
         needed |= {"arena_bytes"} if self.runner.evaluator.micro is not None else set()
         if bool(self.trials) == (trial.recipe is None) or not (self.trials or trial.tried):
             raise ValueError("Expected the original model first, and then recipes. Received: another order.")
@@ -151,13 +156,13 @@ class SearchLoop:
     def _next_recipe(self, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe that there is time for: a short one where a long one takes too long, or None."""
         first = self._shortest_recipe
-        outcomes = trial_outcomes(self.trials, running, first=first, settings=self.settings)
         for may_be_long in (True, False):
             recipe = next_recipe(
-                outcomes,
-                number=trial_number(outcomes, first),
+                self.trials,
+                running,
                 first=first,
                 can_shrink=self.runner.can_shrink,
+                goal=self.goal,
                 settings=self.settings,
                 may_be_long=may_be_long,
             )
@@ -170,7 +175,7 @@ class SearchLoop:
         trained = [(trial.recipe, trial.training) for trial in self.trials if trial.recipe and trial.training]
         similar = [pair for pair in trained if pair[0].quantize_aware == recipe.quantize_aware]
         rates = [seconds / earlier.all_steps for earlier, seconds in similar[-5:]]
-        slowdown = self.settings.quantize_aware_slowdown if recipe.quantize_aware else 1
+        slowdown = QUANTIZE_AWARE_SLOWDOWN if recipe.quantize_aware else 1
         sharing = self.jobs if self.executor is None else 1  # trials on this machine share its processors
         slowest = max if self.executor is None else statistics.median  # one slow worker says nothing about others
         rate = slowest(rates) if rates else sharing * self._seconds_per_step() * slowdown
@@ -185,23 +190,26 @@ class SearchLoop:
     @cached_property
     def _shortest_recipe(self) -> Recipe:
         """A recipe of the shortest kind, whose steps are a fraction of the time; it only trains."""
-        settings, samples, batch_size = self.settings, self.runner.samples, self.runner.batch_size
+        samples, batch_size = self.runner.samples, self.runner.batch_size
 
         def choose_steps() -> NamedArrays:  # once: a later call may have more time, and trials have to be comparable
-            export_time = settings.min_export_times * self.trials[0].seconds
-            in_share, in_export_time = (
-                int(seconds / self._seconds_per_step())
-                for seconds in (settings.shortest_trial_fraction * self.seconds, export_time)
-            )
+            times = (self.settings.shortest_trial_fraction * self.seconds, self.trials[0].seconds)
+            in_share, in_export_time = (int(seconds / self._seconds_per_step()) for seconds in times)
             batches = -(-samples // batch_size)
-            return {"steps": np.array(max(settings.min_steps, min(in_share, batches), in_export_time))}
+            return {"steps": np.array(max(LEAST_STEPS, min(in_share, batches), in_export_time))}
 
         def read(arrays: NamedArrays) -> int:
             return check_count(int(arrays["steps"]), "steps", least=1)
 
         steps = self.folder.remember("steps", choose_steps, read)
-        rate = self.runner.learning_rate
-        return training_recipe(steps, samples=samples, batch_size=batch_size, learning_rate=rate, seed=self.seed)
+        return training_recipe(
+            steps,
+            samples=samples,
+            batch_size=batch_size,
+            learning_rate=self.runner.learning_rate,
+            seed=self.seed,
+            pattern=self.pattern,
+        )
 
     def _seconds_per_step(self) -> float:
         def timed() -> NamedArrays:

@@ -1,213 +1,219 @@
-"""Choose the next trial of a search, from what the trials before have measured.
+"""Choose the next recipe of a search from what the trials before have measured: population-based training.
 
 Nothing here trains a model, reads a file or looks at a clock: the same trials and settings give the same recipe.
-`trial_outcomes` rates each trial before. A short trial takes a step from the model of an earlier one: the first ones
-halve its cost, and Optuna draws the others. Every second trial is long: it trains a recipe again that promises the
-best file, or one that promises to fill a gap in the front.
+Each trial is a child of an earlier one: it inherits the model, and how it is changed and trained, a little altered
+(Jaderberg et al., "Population Based Training of Neural Networks", arXiv 1711.09846). By turns, a short trial removes
+something from the model that promises the smallest file, and a long one trains the model that promises most for the
+front of the best files (its hypervolume).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from tfprune.export.compressing.recipe import PATTERNS, Recipe
-from tfprune.export.compressing.search_settings import SearchSettings
-from tfprune.export.compressing.trial_outcomes import Outcome, remaining
+from tfprune.export.compressing.goal import Goal, added_area, pareto_front
+from tfprune.export.compressing.recipe import LEARNING_RATES, LEAST_FLOPS, LEAST_WEIGHTS, PATTERNS, Recipe
+from tfprune.export.compressing.trial import Trial
+from tfprune.patterns import NM
 
 
-class RecipeStep(NamedTuple):
-    """A step from one recipe to the next, as Optuna draws it; by default, half of the weights become zero.
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search chooses its trials, and how long they are.
 
     Attributes:
-        length: The logarithm of the cost (weights times multiply-adds) before, divided by the cost after.
-        channels: The fraction of the length that removes channels; the rest makes zeros.
-        pattern: The pattern of the zeros.
+        longest_step: The most that a trial removes of the cost (weights times multiply-adds), as a logarithm.
+        long_trial_factor: How many times as long as a short trial a long one trains.
+        long_trial_every: One of so many trials is long.
+        loss_kept: The part of a drop that a long trial is expected to leave.
+        quantize_aware_from: The part of `max_drop` that int8 alone may lose before training is quantization-aware.
+        change: How much a child's way differs from its parent's: of the share of channels, and of the logarithm of
+            the learning rate.
+        shortest_trial_fraction: The part of the search's time that a short trial trains, up to an epoch.
+        reserved_time_fraction: The part of the time after the last trial, to write and time the best files.
+    """
+
+    longest_step: float = math.log(2)
+    long_trial_factor: int = 4
+    long_trial_every: int = 2
+    loss_kept: float = 0.5
+    quantize_aware_from: float = 0.25
+    change: float = 0.2
+    shortest_trial_fraction: float = 1 / 60
+    reserved_time_fraction: float = 0.05
+
+
+class Way(NamedTuple):
+    """How a recipe changes and trains a model.
+
+    Attributes:
+        channels: The fraction of a step that removes channels; the rest makes zeros.
         quantize_aware: Whether the model then trains quantization-aware.
         rate: The learning rate, in units of the model's own.
     """
 
-    length: float = math.log(2)
-    channels: float = 0.0
-    pattern: str = "unstructured"
-    quantize_aware: bool = False
-    rate: float = 1.0
-
-
-Known = tuple[Recipe, Outcome]
-
-
-def is_long(number: int, settings: SearchSettings) -> bool:
-    """Tell whether a trial of this number trains longer: with the usual settings 3, 5, 7, 9 and so on."""
-    return number % settings.trials_of_a_turn == settings.trials_of_a_turn - 1 or fills_gaps(number, settings)
-
-
-def fills_gaps(number: int, settings: SearchSettings) -> bool:
-    """Tell whether a trial of this number fills gaps in the front: with the usual settings 5, 9, 13 and so on."""
-    return number > settings.first_halvings and number % settings.trials_of_a_turn == 1
-
-
-def trial_number(outcomes: Sequence[Outcome], first: Recipe) -> int:
-    """Return the number of the next trial; the seed of each recipe is that of the search plus its number."""
-    return (
-        1 + max((outcome.recipe.seed for outcome in outcomes if outcome.recipe), default=first.seed - 1) - first.seed
-    )
+    channels: float
+    quantize_aware: bool
+    rate: float
 
 
 def next_recipe(
-    outcomes: Sequence[Outcome],
+    trials: Sequence[Trial],
+    running: Sequence[Recipe],
     *,
-    number: int,
     first: Recipe,
-    can_shrink: bool,
+    can_shrink: bool = True,
+    goal: Goal,
     settings: SearchSettings,
     may_be_long: bool = True,
 ) -> Recipe:
     """Choose the recipe of the next trial.
 
-    1. A long trial trains the most promising short recipe again, starting from its own model if that is stored.
-    2. The first trials each halve the cost of the smallest model so far.
-    3. All others take a step that Optuna draws, from the recipe of the lowest cost. A long trial without a recipe to
-       train again takes it from the file above the widest gap.
-
     Args:
-        outcomes: The original model, and the recipes so far.
-        number: How many recipes were chosen before.
-        first: A recipe with the steps, rounds and learning rate of the shortest trials, and the seed of the search.
+        trials: The trials that have ended, that of the original model first.
+        running: The recipes of those that have not.
+        first: A recipe with the steps, rounds and learning rate of short trials, and the seed of the search.
         can_shrink: Whether channels of the model can be removed.
-        settings: The goal and the constants of the search.
+        goal: What a file may lose, and whether its bytes or its time counts.
+        settings: The constants of the search.
         may_be_long: Whether there is time for a long trial.
 
     Returns:
-        The recipe, with its number added to the seed.
+        The recipe. Its seed is that of the search plus the number of the trial.
     """
-    first = replace(first, seed=first.seed + number)
-    known = [(outcome.recipe, outcome) for outcome in outcomes if outcome.recipe]
-    short = [(recipe, outcome) for recipe, outcome in known if recipe.rounds == first.rounds]
-    trained_longer = {recipe.choice for recipe, _ in known if recipe.rounds > first.rounds}
-    waiting = [(recipe, outcome) for recipe, outcome in short if recipe.choice not in trained_longer]
-    is_longer = may_be_long and is_long(number, settings)
-    if is_longer and (chosen := _most_promising(waiting, fills_gaps=fills_gaps(number, settings))):
-        recipe, outcome = chosen
-        rounds = recipe.rounds * settings.long_trial_factor
-        return replace(recipe, rounds=rounds, seed=first.seed, after=outcome.model)
-    superseded = {recipe for recipe, _ in short if recipe.choice in trained_longer}
-    hopeful = [outcome for outcome in outcomes if outcome.is_hopeful and outcome.recipe not in superseded]
-    if len(short) < settings.first_halvings:
-        smallest = min(hopeful, key=lambda outcome: math.prod(outcome.remaining))
-        channels = float(can_shrink and settings.goal.needs_channels)
-        halved = _next_step(first, smallest, RecipeStep(settings.longest_step, channels), settings)
-        if halved.choice not in (recipe.choice for recipe, _ in short):
-            return halved
-    base, rounds = min(hopeful, key=_promise), first.rounds
-    above_gap = max(hopeful, key=lambda outcome: outcome.gap_below)
-    if is_longer and above_gap.gap_below:
-        base, rounds = above_gap, first.rounds * settings.long_trial_factor
-    patterns = [pattern for pattern in PATTERNS if _is_possible_after(base.recipe, pattern)]
-    history = _optuna_history(known, outcomes, first, settings)
-    step = _suggest(history, first, can_shrink=can_shrink, patterns=patterns, settings=settings)
-    step = step._replace(length=min(step.length, _longest_step(base, settings)))
-    return replace(_next_step(first, base, step, settings), rounds=rounds)
+    trials = [goal.strictest(trial) for trial in trials]
+    recipes = [*(trial.recipe for trial in trials if trial.recipe), *running]
+    number = 1 + max((recipe.seed for recipe in recipes), default=first.seed - 1) - first.seed
+    seeded = replace(first, seed=first.seed + number)
+    children = _Children(recipes, first)
+    is_long = may_be_long and number % settings.long_trial_every == settings.long_trial_every - 1
+    parent = _to_train(trials, children, goal, settings) if is_long else None
+    if parent is not None:
+        way = _inherited(parent, seeded, goal, settings)
+        return _child(seeded, parent, way, rounds=first.rounds * settings.long_trial_factor)
+    parent, step = _to_shrink(trials, children, goal, settings)
+    way = _inherited(parent, seeded, goal, settings)
+    return _child(seeded, parent, way, step=step, can_shrink=can_shrink)
 
 
-def _promise(outcome: Outcome) -> tuple[float, float]:
-    return outcome.promise, math.prod(outcome.remaining)
+class _Children:
+    """How many recipes have gone on from a trial."""
+
+    def __init__(self, recipes: Sequence[Recipe], first: Recipe) -> None:
+        self._of = defaultdict(list)
+        for recipe in recipes:
+            self._of[recipe.after, recipe.rounds > first.rounds].append(recipe)
+
+    def longer(self, trial: Trial) -> int:
+        """Return how many train its model for longer."""
+        left = remaining(trial.recipe)
+        return sum(child.remaining == left for child in self._later(trial, is_long=True))
+
+    def smaller(self, trial: Trial) -> int:
+        """Return how many remove more from its model."""
+        cost = math.prod(remaining(trial.recipe))
+        return sum(math.prod(child.remaining) <= cost for child in self._later(trial, is_long=False))
+
+    def _later(self, trial: Trial, *, is_long: bool) -> list[Recipe]:
+        seed = trial.recipe.seed if trial.recipe else -1
+        return [child for child in self._of[trial.stored_as, is_long] if child.seed > seed]
 
 
-def _most_promising(waiting: Sequence[Known], *, fills_gaps: bool) -> Known | None:
-    """Return the recipe that may become the best file, or the one that may add most to the front."""
-    best = min((pair for pair in waiting if pair[1].is_open), key=lambda pair: pair[1].promise, default=None)
-    widest = max((pair for pair in waiting if pair[1].front_gain), key=lambda pair: pair[1].front_gain, default=None)
-    return widest or best if fills_gaps else best or widest
+def _to_train(trials: Sequence[Trial], children: _Children, goal: Goal, settings: SearchSettings) -> Trial | None:
+    """Return the trial whose files would add most to the front if they lost less, and half as much for each child."""
+    front = pareto_front((file for trial in trials for file in trial.tried), goal)
+    dense = trials[0].tried[0]
+
+    def added(trial: Trial) -> float:
+        trained = (replace(file, drop=settings.loss_kept * file.drop) for file in trial.tried)
+        areas = [added_area(file, front, dense=dense, goal=goal) for file in trained]
+        return max(areas, default=0.0) / 2 ** children.longer(trial)
+
+    best = max(trials[1:], key=added, default=None)
+    return best if best is not None and added(best) else None
 
 
-def _longest_step(base: Outcome, settings: SearchSettings) -> float:
-    """Return the longest step from a model, which is shorter the more of the drop it has used up."""
-    at_limit = settings.longest_step_at_limit
-    return settings.longest_step * (at_limit + (1 - at_limit) * base.drop_left)
+def _to_shrink(
+    trials: Sequence[Trial], children: _Children, goal: Goal, settings: SearchSettings
+) -> tuple[Trial, float]:
+    """Return the trial within `max_drop` whose next step promises the smallest file, and the length of that step.
+
+    A step is shorter the more of the drop is used up, down to a half, and half as long for each child.
+    """
+    options = []
+    for trial in trials:
+        files = [file for file in trial.tried if trial is trials[0] or not goal.excess_drop(file)]
+        if not files:
+            continue
+        used = 1 - max(goal.drop_left(file.drop) for file in files)
+        step = settings.longest_step * (1 - min(max(used, 0.0), 1.0) / 2) / 2 ** children.smaller(trial)
+        size = min(math.log(goal.size(file)) + goal.excess_size(file) for file in files)
+        options.append((size - step, len(options), trial, step))
+    *_, trial, step = min(options)
+    return trial, step
 
 
-def _next_step(first: Recipe, base: Outcome, step: RecipeStep, settings: SearchSettings) -> Recipe:
-    """Return the recipe that goes a step further than another; a part of the step removes channels."""
-    flops, weights = base.remaining
-    flops = max(settings.min_flops, round(flops * math.exp(-step.length * step.channels), 2))
-    weights = max(settings.min_weights, weights * math.exp(-step.length * (1 - step.channels)))
-    return replace(
-        first,
-        flops=flops,
-        sparsity=round(1 - weights, 3) if step.pattern == "unstructured" else 0.5,
-        pattern=step.pattern,
-        quantize_aware=step.quantize_aware,
-        learning_rate=float(f"{first.learning_rate * step.rate:.2g}"),
-        after=base.model,
+def _inherited(parent: Trial, seeded: Recipe, goal: Goal, settings: SearchSettings) -> Way:
+    """Return the parent's way, a little altered; training becomes quantization-aware if int8 lost too much."""
+    draw = random.Random(seeded.seed)
+    channels, rate = draw.uniform(-1, 1) * settings.change, draw.uniform(-1, 1) * settings.change
+    recipe = parent.recipe
+    before = float(goal.needs_channels) if recipe is None else _share_of_channels(recipe, goal)
+    rate_before = 1.0 if recipe is None else recipe.learning_rate / seeded.learning_rate
+    least, most = LEARNING_RATES
+    drops = {file.quantize: file.drop for file in parent.tried}
+    lost = goal.drop_left(drops.get(None, 0.0)) - goal.drop_left(drops.get("int8", 0.0))
+    return Way(
+        channels=min(max(before + channels, 0.0), 1.0),
+        quantize_aware=bool(recipe and recipe.quantize_aware) or lost > settings.quantize_aware_from,
+        rate=min(max(rate_before * math.exp(rate), least), most),
     )
 
 
-def _is_possible_after(recipe: Recipe | None, pattern: str) -> bool:
-    """Tell whether zeros in a pattern can be added to those of a recipe."""
-    return recipe is None or pattern == "unstructured" or recipe.pattern == pattern or not recipe.sparsity
+def _share_of_channels(recipe: Recipe, goal: Goal) -> float:
+    """Return which part of the last step of a chain that removed something removed channels."""
+    for step in reversed(recipe.chain):
+        (flops_before, weights_before), (flops, weights) = remaining(step.after), step.remaining
+        length = math.log(flops_before * weights_before / (flops * weights))
+        if length > 0:
+            return math.log(flops_before / flops) / length
+    return float(goal.needs_channels)
 
 
-def _optuna_history(
-    known: Sequence[Known], outcomes: Sequence[Outcome], first: Recipe, settings: SearchSettings
-) -> list[tuple[Recipe, float]]:
-    """Return the last short recipes, and by how much each changes the cost, in its longest trial.
-
-    A gain is divided by the training steps, as quantization-aware training takes more of them.
-    """
-    promises = {outcome.recipe: outcome.promise for outcome in outcomes}
-    longest = {recipe.choice: outcome.promise for recipe, outcome in sorted(known, key=lambda pair: pair[0].rounds)}
-    short = [recipe for recipe, _ in known if recipe.rounds == first.rounds][-settings.history_length :]
-    changes = [(recipe, longest[recipe.choice] - promises[recipe.after]) for recipe in short]
-    return [(recipe, change / recipe.all_steps if change < 0 else change) for recipe, change in changes]
-
-
-def _suggest(
-    history: Iterable[tuple[Recipe, float]],
-    first: Recipe,
+def _child(
+    seeded: Recipe,
+    parent: Trial,
+    way: Way,
     *,
-    can_shrink: bool,
-    patterns: Sequence[str],
-    settings: SearchSettings,
-) -> RecipeStep:
-    """Let Optuna draw a step, after recipes that changed the cost by these amounts."""
-    import optuna
-
-    space = {
-        "step": optuna.distributions.FloatDistribution(settings.shortest_step, settings.longest_step),
-        "channels": optuna.distributions.FloatDistribution(0.0, 1.0 if can_shrink else 0.0),
-        "pattern": optuna.distributions.CategoricalDistribution(PATTERNS),
-        "quantize_aware": optuna.distributions.CategoricalDistribution((False, True)),
-        "rate": optuna.distributions.FloatDistribution(*settings.learning_rates, log=True),
-    }
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        sampler = optuna.samplers.TPESampler(seed=first.seed, n_startup_trials=settings.first_halvings)
-        study = optuna.create_study(sampler=sampler)
-        for recipe, change in history:
-            parameters = _parameters(recipe, first, settings)
-            study.add_trial(optuna.create_trial(params=parameters, distributions=space, value=change))
-        free = {name: space[name] for name in space if name != "pattern" or len(patterns) > 1}
-        drawn = study.ask(free).params
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    pattern = drawn.get("pattern", "unstructured")
-    return RecipeStep(drawn["step"], drawn["channels"], pattern, drawn["quantize_aware"], drawn["rate"])
+    step: float = 0.0,
+    can_shrink: bool = True,
+    rounds: int | None = None,
+) -> Recipe:
+    """Return the recipe that goes a step further than its parent's."""
+    flops, weights = remaining(parent.recipe)
+    pattern, channels = PATTERNS[seeded.pattern], way.channels if can_shrink else 0.0
+    if step and isinstance(pattern, NM):  # all of its zeros come at once, and channels after that
+        channels, weights = float(can_shrink and weights < 1), pattern.n / pattern.m
+    elif step:
+        weights = min(weights, max(LEAST_WEIGHTS, weights * math.exp(-step * (1 - channels))))
+    if step:
+        flops = min(flops, max(LEAST_FLOPS, round(flops * math.exp(-step * channels), 2)))
+    return replace(
+        seeded,
+        flops=flops,
+        sparsity=round(1 - weights, 3),
+        quantize_aware=way.quantize_aware,
+        rounds=rounds or seeded.rounds,
+        learning_rate=float(f"{seeded.learning_rate * way.rate:.2g}"),
+        after=parent.stored_as,
+    )
 
 
-def _parameters(recipe: Recipe, first: Recipe, settings: SearchSettings) -> dict[str, Any]:
-    """Turn a recipe back into the parameters that Optuna drew for it, apart from rounding."""
-    (flops_before, weights_before), (flops, weights) = remaining(recipe.after), remaining(recipe)
-    removed = math.log(flops_before / flops)
-    length = removed + math.log(weights_before / weights)
-    least, most = settings.learning_rates
-    return {
-        "step": min(max(length, settings.shortest_step), settings.longest_step),
-        "channels": min(max(removed / length, 0.0), 1.0) if length else 0.0,
-        "pattern": recipe.pattern,
-        "quantize_aware": recipe.quantize_aware,
-        "rate": min(max(recipe.learning_rate / first.learning_rate, least), most),
-    }
+def remaining(recipe: Recipe | None) -> tuple[float, float]:
+    """Return the fractions of the multiply-adds and of the weights that a recipe leaves; None is the original."""
+    return (1.0, 1.0) if recipe is None else recipe.remaining

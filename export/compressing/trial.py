@@ -84,9 +84,9 @@ class Trial:
         return self.recipe.name if self.recipe else "dense"
 
     @property
-    def drop(self) -> float:
-        """The drop of its best file, at least 0; infinite without a file."""
-        return lowest_drop(self.tried)
+    def stored_as(self) -> Recipe | None:
+        """The recipe whose stored model another recipe starts from; None for the original model."""
+        return self.recipe if self.is_kept or self.recipe is None else self.recipe.after
 
     def stored(self, contents: Sequence[np.ndarray]) -> NamedArrays:
         """Return the trial, and the bytes of its files, as arrays."""
@@ -94,11 +94,6 @@ class Trial:
         fields = {**vars(self), "tried": [file.as_dict() for file in self.tried], "recipe": recipe}
         files = {f"file_{index}": content for index, content in enumerate(contents)}
         return {"trial": np.array(json.dumps(fields)), **files}
-
-
-def lowest_drop(files: Sequence[MeasuredFile]) -> float:
-    """Return the drop of the best of some files, at least 0; infinite without a file."""
-    return max(0.0, min((file.drop for file in files), default=float("inf")))
 
 
 def read_trial(arrays: NamedArrays) -> Trial:

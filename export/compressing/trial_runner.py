@@ -16,7 +16,7 @@ import numpy as np
 import tfprune
 from tfprune.base.run_folder import NamedArrays
 from tfprune.export.compressing.file_evaluator import FileEvaluator
-from tfprune.export.compressing.recipe import PRUNING_END, Recipe, training_recipe
+from tfprune.export.compressing.recipe import PATTERNS, PRUNING_END, Recipe, training_recipe
 from tfprune.export.compressing.trial import MeasuredFile, Trial
 from tfprune.export.keras_side.loading import load_model
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -192,8 +192,7 @@ class TrialRunner:
         if recipe.cut < 1:
             plan = tfprune.plan_shrink(smaller, tfprune.budget(flops=recipe.cut), verbose=0)
             smaller = tfprune.shrink(smaller, plan)
-        pattern: Any = tfprune.patterns.NM(2, 4) if recipe.pattern == "2:4" else recipe.pattern
-        smaller = tfprune.wrap(smaller, pattern=pattern)
+        smaller = tfprune.wrap(smaller, pattern=PATTERNS[recipe.pattern])
         callbacks = [callback, *_pruning(recipe)]
         self._train(smaller, recipe, recipe.rounds, recipe.learning_rate, callbacks)
         if recipe.quantize_aware:

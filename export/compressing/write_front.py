@@ -10,9 +10,9 @@ from typing import Any
 
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
+from tfprune.export.compressing.goal import pareto_front
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.trial import MeasuredFile
-from tfprune.export.compressing.trial_outcomes import pareto_front
 from tfprune.export.file.files.destination import write_atomically
 
 
@@ -35,7 +35,7 @@ def write_front(
         ValueError: If no file is within the limits, or something in the folder is a link to another place.
     """
     files = [file for trial in loop.trials for file in trial.tried]
-    front = pareto_front(files, loop.settings.goal)
+    front = pareto_front(files, loop.goal)
     if not front:
         raise ValueError(_refusal(files, loop))
     written = _write(loop, front, folder, test_data)
@@ -49,7 +49,7 @@ def write_front(
     report = CompressReport(
         folder=str(folder),
         metric=evaluator.metric,
-        max_drop=loop.settings.goal.max_drop,
+        max_drop=loop.goal.max_drop,
         optimize=evaluator.optimize,
         target=None if evaluator.micro is None else "micro",
         dense=tried[0],
@@ -71,7 +71,7 @@ def write_front(
 
 def _refused(files: Sequence[MeasuredFile], loop: SearchLoop) -> tuple[MeasuredFile, ...]:
     """Return the files of the front of averages that lose too much of a class or group, the smallest first."""
-    goal = loop.settings.goal
+    goal = loop.goal
     alone = {id(file): replace(file, worst_group=None) for file in files}
     front = pareto_front(alone.values(), goal)
     refused = [file for file in files if alone[id(file)] in front and goal.excess(file)]
@@ -109,7 +109,7 @@ def _card_of(path: Path) -> Path:
 
 
 def _refusal(files: Sequence[MeasuredFile], loop: SearchLoop) -> str:
-    goal = loop.settings.goal
+    goal = loop.goal
     nearest = min(files, key=goal.excess)
     budgets = [f"{name}={size:,}" for name, size in vars(goal.budgets).items() if size]
     arena = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"

@@ -23,9 +23,9 @@ from stub_trials import StubRunner
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.untrusted import parse_json
 from tfprune.export.compressing import workers
+from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.keras_models.tasks.run_task import DONE, Answer
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -63,8 +63,7 @@ def trials_per_hour(count: int, seconds: float, *, slow: int = 0, length: int = 
         patch.object(workers, "pack_runner", lambda runner: b""),
         RunFolder(folder, settings={}, arrays=[]) as stored,
     ):
-        settings = SearchSettings(Goal("bytes", 0.01))
-        search = SearchLoop(StubRunner(), stored, settings, 0, 1e6, jobs=count, executor=executor).run()
+        search = SearchLoop(StubRunner(), stored, Goal("bytes", 0.01), 0, 1e6, jobs=count, executor=executor).run()
         next(search)  # the original model
         began = time.perf_counter()
         trials = sum(1 for _ in islice(search, length * count))

@@ -1,59 +1,157 @@
-"""Record how well a search chooses its trials, on simulated landscapes: policies.py [LANDSCAPES].
+"""How well a search chooses its trials, on simulated landscapes and without training: policies.py [LANDSCAPES].
 
-Writes hypervolume, nats of the smallest file and trials of each search to policy_before.json.
+Prints, for each policy, the hypervolume of (size, drop) in nats, how far it varies between searches of the same
+landscape, the smallest file, and the number of trials.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from landscapes import MAX_DROP, Landscape, search, worth
+import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+from landscapes import MAX_DROP, Landscape, Policy, search, worth
+
+from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.search_policy import next_recipe, trial_number
-from tfprune.export.compressing.search_settings import Goal, SearchSettings
+from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
 from tfprune.export.compressing.trial import Trial
-from tfprune.export.compressing.trial_outcomes import trial_outcomes
 
 LANDSCAPES, DRAWS = 40, 5
-CASES = {
-    "smallest, 1 at once": ("bytes", 1),
-    "fastest, 1 at once": ("latency_ms", 1),
-    "smallest, 4 at once": ("bytes", 4),
-}
+RECORD = Path(__file__).with_name("policy_before.json")  # of the policy that this one replaced
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is searched for, and how many trials run at once."""
+
+    by: str = "bytes"
+    workers: int = 1
+
+    def __str__(self) -> str:
+        return f"{'smallest' if self.by == 'bytes' else 'fastest'}, {self.workers} at once"
+
+
+CASES = (Case(), Case("latency_ms"), Case(workers=4))
 
 
 def product(
-    trials: Sequence[Trial], running: Sequence[Recipe], first: Recipe, may_be_long: bool, *, by: str
+    trials: Sequence[Trial],
+    running: Sequence[Recipe],
+    first: Recipe,
+    may_be_long: bool,
+    *,
+    by: str,
+    settings: SearchSettings | None = None,
 ) -> Recipe:
     """Choose as `compress` does."""
-    settings = SearchSettings(Goal(by, MAX_DROP))
-    outcomes = trial_outcomes(trials, running, first=first, settings=settings)
-    number = trial_number(outcomes, first)
     return next_recipe(
-        outcomes, number=number, first=first, can_shrink=True, settings=settings, may_be_long=may_be_long
+        trials,
+        running,
+        first=first,
+        can_shrink=True,
+        goal=Goal(by, MAX_DROP),
+        settings=settings or SearchSettings(),
+        may_be_long=may_be_long,
     )
 
 
-def measure(by: str, workers: int, landscapes: int) -> list[list[list[float]]]:
-    """Return the results of each search, by landscape and draw."""
+def genetic(
+    trials: Sequence[Trial], running: Sequence[Recipe], first: Recipe, may_be_long: bool, *, by: str
+) -> Recipe:
+    """Let Optuna's NSGA-II draw every recipe, which starts from the original model and trains for long."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    number = len(trials) + len(running)
+    sampler = optuna.samplers.NSGAIISampler(population_size=8, seed=first.seed + number)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    space = {
+        "flops": optuna.distributions.FloatDistribution(0.08, 1.0, log=True),
+        "weights": optuna.distributions.FloatDistribution(0.02, 1.0, log=True),
+        "quantize_aware": optuna.distributions.CategoricalDistribution((False, True)),
+        "rate": optuna.distributions.FloatDistribution(0.5, 4.0, log=True),
+    }
+    for trial in trials[1:]:
+        recipe, file = trial.recipe, min(trial.tried, key=lambda file: file.drop)
+        drawn = dict(zip(space, (*recipe.remaining, recipe.quantize_aware, recipe.learning_rate / 1e-3), strict=True))
+        values = [float(np.log(getattr(file, by))), max(0.0, file.drop)]
+        study.add_trial(optuna.create_trial(params=drawn, distributions=space, values=values))
+    drawn = study.ask(space).params
+    return replace(
+        first,
+        flops=drawn["flops"],
+        sparsity=1 - drawn["weights"],
+        quantize_aware=drawn["quantize_aware"],
+        learning_rate=1e-3 * drawn["rate"],
+        rounds=first.rounds * (4 if may_be_long else 1),
+        seed=first.seed + number,
+    )
+
+
+def at_random(
+    trials: Sequence[Trial], running: Sequence[Recipe], first: Recipe, may_be_long: bool, *, by: str
+) -> Recipe:
+    """Let every trial be a child of any trial within the limit, chosen at random."""
+    draw = random.Random(first.seed + len(trials) + len(running))
+    fit = [trial for trial in trials[1:] if min(file.drop for file in trial.tried) <= MAX_DROP]
+    chosen = draw.choice([trials[0], *fit])
+    recipe = product([trials[0], *([chosen] if chosen.recipe else [])], [], first, False, by=by)
+    return replace(recipe, seed=first.seed + len(trials) + len(running))
+
+
+POLICIES = {
+    "population, the front's hypervolume": product,
+    "the same, parents at random": at_random,
+    "NSGA-II (Optuna), each from the original": genetic,
+    "only short trials": partial(product, settings=SearchSettings(long_trial_every=10**6)),
+    "steps half as long": partial(product, settings=SearchSettings(longest_step=0.35)),
+    "ways never change": partial(product, settings=SearchSettings(change=0.0)),
+    "ways change twice as much": partial(product, settings=SearchSettings(change=0.4)),
+}
+
+
+def measure(policy: Policy, case: Case, landscapes: int) -> np.ndarray:
+    """Return hypervolume, nats of the smallest file and trials of each search: (landscapes, draws, 3)."""
     results = []
     for seed in range(landscapes):
-        results.append([])
         for draw in range(DRAWS):
             landscape = Landscape(seed, draw)
-            trials = search(landscape, partial(product, by=by), workers=workers)
-            volume, smallest = worth(landscape, trials, by=by)
-            results[-1].append([round(volume, 4), round(smallest, 4), len(trials) - 1])
-    return results
+            trials = search(landscape, policy, workers=case.workers)
+            results.append((*worth(landscape, trials, by=case.by), len(trials) - 1))
+    return np.array(results).reshape(landscapes, DRAWS, 3)
+
+
+def row(name: str, results: np.ndarray) -> str:
+    """Return a line of the table: means, and the standard deviations between searches of the same landscape."""
+    (volume, smallest, trials), (between, of_smallest, _) = results.mean((0, 1)), results.std(1).mean(0)
+    return (
+        f"{name:42} {volume:11.3f} {between:7.3f} {smallest:9.3f} {of_smallest:7.3f} "
+        f"{np.exp(smallest):6.1f}x {trials:7.1f}"
+    )
+
+
+def main(landscapes: int) -> None:
+    warnings.filterwarnings("ignore")
+    before = json.loads(RECORD.read_text(encoding="utf-8"))
+    for case in CASES:
+        head = f"{case}: {landscapes * DRAWS} searches"
+        sys.stdout.write(f"\n{head:42} hypervolume     +/-  smallest     +/-         trials\n")
+        sys.stdout.write(row("the policy before", np.array(before[str(case)])[:landscapes]) + "\n")
+        for name, policy in POLICIES.items():
+            if policy is genetic and case.workers > 1:  # Optuna's study takes seconds for so many trials
+                continue
+            sys.stdout.write(row(name, measure(partial(policy, by=case.by), case, landscapes)) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else LANDSCAPES
-    record = {name: measure(*case, count) for name, case in CASES.items()}
-    Path(__file__).with_name("policy_before.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else LANDSCAPES)

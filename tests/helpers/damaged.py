@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from boards import DONE, HELLO, board_that_says
@@ -171,33 +170,32 @@ def jobs(folder: Path) -> Iterator[Callable[[Random], str]]:
 @contextlib.contextmanager
 def folders(folder: Path) -> Iterator[Callable[[Random], str]]:
     """Yield a function that goes on with a search in a damaged folder."""
-    from stub_trials import StubRunner, hashed_step, stub_search  # with Keras, which the other targets do not need
+    from stub_trials import StubRunner, stub_search  # with Keras, which the other targets do not need
 
     settings = {"trials": 6, "test_data": None}
     outside = folder / "outside.txt"
     outside.write_text("not of the search")
-    with patch("tfprune.export.compressing.search_policy._suggest", hashed_step):
-        stub_search(folder / "whole", **settings)
+    stub_search(folder / "whole", **settings)
 
-        def work(random: Random) -> str:
-            searched = folder / "searched"
-            shutil.rmtree(searched, ignore_errors=True)
-            shutil.copytree(folder / "whole", searched)
-            files = sorted(path for path in searched.rglob("*") if path.is_file())
-            for path in random.sample(files, random.choice([1, 1, 2])):
-                damage(path, random, outside)
-            (searched / "mine.tflite").write_text("of the user")
-            try:
-                stub_search(searched, **{**settings, "trials": random.choice([6, 6, 8])}, runner=StubRunner())
-                end = "accepted"
-            except ValueError as error:
-                end = check_message(error)
-            assert sorted(path.name for path in folder.iterdir()) == ["outside.txt", "searched", "whole"]
-            assert outside.read_text() == "not of the search"
-            assert (searched / "mine.tflite").exists()
-            return end
+    def work(random: Random) -> str:
+        searched = folder / "searched"
+        shutil.rmtree(searched, ignore_errors=True)
+        shutil.copytree(folder / "whole", searched)
+        files = sorted(path for path in searched.rglob("*") if path.is_file())
+        for path in random.sample(files, random.choice([1, 1, 2])):
+            damage(path, random, outside)
+        (searched / "mine.tflite").write_text("of the user")
+        try:
+            stub_search(searched, **{**settings, "trials": random.choice([6, 6, 8])}, runner=StubRunner())
+            end = "accepted"
+        except ValueError as error:
+            end = check_message(error)
+        assert sorted(path.name for path in folder.iterdir()) == ["outside.txt", "searched", "whole"]
+        assert outside.read_text() == "not of the search"
+        assert (searched / "mine.tflite").exists()
+        return end
 
-        yield work
+    yield work
 
 
 def damage(path: Path, random: Random, elsewhere: Path) -> None:

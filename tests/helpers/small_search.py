@@ -13,11 +13,11 @@ import numpy as np
 import tfprune.export.compressing.compress as compressing
 from tfprune.export.compressing.file_evaluator import FileEvaluator
 from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.search_settings import SearchSettings
+from tfprune.export.compressing.search_loop import SearchLoop
+from tfprune.export.compressing.search_policy import SearchSettings
 from tfprune.export.compressing.trial_runner import TrialRunner
 
-# Short trials train for as few steps as there may be, and long ones for twice as many.
-SHORT = {"shortest_trial_fraction": 0.0, "min_export_times": 0.0, "long_trial_factor": 2}
+SHORT = SearchSettings(shortest_trial_fraction=0.0, long_trial_factor=2)
 
 
 @functools.cache
@@ -52,7 +52,7 @@ def search(folder, **changes):
     """Search in a folder, which gets the files; changes are those of a `Search`."""
     model, train, validation, test = made()
     settings = {"time": 600, "max_drop": 0.06, "test_data": test, "verbose": 0, "search": Search(**changes)}
-    with patch.object(compressing, "SearchSettings", functools.partial(SearchSettings, **SHORT)):
+    with patch.object(compressing, "SearchLoop", functools.partial(SearchLoop, settings=SHORT)):
         return compressing.compress(model, train, validation, folder=folder, **settings)
 
 

@@ -28,7 +28,6 @@ import tfprune.export.compressing.search_loop as searching
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.search_policy import RecipeStep
 from tfprune.export.compressing.trial_runner import LateError
 
 SCORE = 0.9  # of the original model
@@ -52,8 +51,8 @@ def lost(recipe: Recipe | None) -> float:
     removed = 1.6 * math.log(flops / recipe.flops) + max(0.0, math.log(weights / (1 - recipe.sparsity)))
     step = 0.006 * removed * (recipe.flops * (1 - recipe.sparsity)) ** -0.3
     step *= (1.0, 1.15)[recipe.pattern != "unstructured"] * (1 + 0.1 * abs(math.log(recipe.learning_rate / 2e-3)))
-    kept = 1.0 if recipe.rounds == 1 else 0.25 + 0.1 * noise(recipe.choice)
-    return max(-0.002, lost(before) + step * kept + 0.001 * noise(recipe.choice, recipe.rounds, recipe.seed))
+    kept = 1.0 if recipe.rounds == 1 else 0.25 + 0.1 * noise(recipe.remaining)
+    return max(-0.002, lost(before) + step * kept + 0.001 * noise(recipe.remaining, recipe.rounds, recipe.seed))
 
 
 def files(recipe: Recipe | None, *, formats: tuple[str | None, ...] = (None, "int8")) -> list[dict[str, Any]]:
@@ -192,19 +191,6 @@ class StubWorkers:
         self._ended += 1
         recipe, seconds, model = self._running.pop(self._ended % 3 % len(self._running))
         return recipe, self._runner.run(recipe, seconds, model)
-
-
-def hashed_step(history, first, *, can_shrink, patterns, settings) -> RecipeStep:
-    """Stand for Optuna: what is drawn depends on all of the history, and on the seed."""
-    known = [(recipe, round(change, 9)) for recipe, change in history]
-    draw = [(1 + noise(known, first.seed, index)) / 2 for index in range(5)]
-    return RecipeStep(
-        length=0.1 + draw[0] * (math.log(2) - 0.1),
-        channels=draw[1] if can_shrink else 0.0,
-        pattern=patterns[int(draw[4] * len(patterns) * 0.999)] if len(patterns) > 1 else "unstructured",
-        quantize_aware=draw[2] > 0.6,
-        rate=0.5 * 8 ** draw[3],
-    )
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import lzma
 import math
@@ -90,6 +91,7 @@ def read_fields(kind: type[Value], fields: Any, **values: Any) -> Value:
     return kind(**{**read, **values})
 
 
+@functools.cache
 def _types(kind: Any) -> dict[str, tuple[type, ...]]:
     hints = get_type_hints(kind)
     return {field.name: get_args(hints[field.name]) or (hints[field.name],) for field in dataclasses.fields(kind)}

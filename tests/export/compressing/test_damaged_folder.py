@@ -101,8 +101,8 @@ def test_a_trial_that_says_nonsense_is_named(key, folder, tmp_path):
 
 
 def test_a_recipe_that_goes_on_from_nowhere_is_named(folder):
-    path = folder / "trials" / "trial-00001.npz"
-    shutil.copy(folder / "trials" / "trial-00002.npz", path)
+    path = folder / "trials" / "trial-00000.npz"
+    shutil.copy(folder / "trials" / "trial-00001.npz", path)
     with pytest.raises(ValueError, match=f"{path}'.*goes on from an earlier one"):
         stub_search(folder, trials=TRIALS)
 

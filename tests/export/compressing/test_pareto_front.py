@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.search_settings import Goal
+from tfprune.export.compressing.goal import Goal, added_area, pareto_front
 from tfprune.export.compressing.trial import MeasuredFile
-from tfprune.export.compressing.trial_outcomes import added_area, gap_before, pareto_front
 from tfprune.export.micro.micro import Micro
 
 
@@ -52,13 +51,6 @@ def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, b
     assert all(not beats(one, other) for one in allowed for other in found)
     points = {(getattr(one, by), one.drop) for one in found}
     assert all((getattr(one, by), one.drop) in points or any(beats(other, one) for other in found) for one in allowed)
-
-
-def test_a_gap_is_as_wide_as_sizes_and_drops_differ():
-    """Below nothing and beyond the limit there is none; half of the smallest file's size is where the front ends."""
-    best = [tried(250, 0.009), tried(500, 0.005), tried(1000, -0.001), tried(1200, -0.002)]
-    found = [gap_before(one, best, goal=Goal("bytes", 0.01)) for one in [*best, tried(700, 0.0)]]
-    assert found == pytest.approx([0.001 * math.log(2), 0.004 * math.log(2), 0.005 * math.log(2), 0.0, 0.0])
 
 
 @pytest.mark.parametrize(

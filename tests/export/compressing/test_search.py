@@ -1,30 +1,20 @@
-"""The loop of a search, on made-up trials: its recipes, its time, and its folder.
+"""The loop of a search, on made-up trials: its recipes, its time, and its folder."""
 
-After a change of what is tried, record the recipes anew:
-PYTHONPATH=tests/helpers python tests/export/compressing/test_search.py
-"""
-
-import json
 import math
-import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
-from stub_trials import StubRunner, StubWorkers, hashed_step, model_of
+from stub_trials import StubRunner, StubWorkers, model_of
 
 import tfprune.export.compressing.search_loop as searching
-import tfprune.export.compressing.search_policy as policy
 from tfprune.base.run_folder import RunFolder
+from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.search_settings import Goal, SearchSettings
-from tfprune.export.micro.micro import Micro
 
 
 @dataclass(frozen=True)
@@ -42,23 +32,6 @@ class Case:
     fails: Callable[[Recipe | None], bool] = lambda recipe: False
 
 
-CASES = {
-    "smallest": Case(),
-    "smallest, another seed and drop": Case(Goal("bytes", 0.03), seed=11),
-    "nothing may be lost": Case(Goal("bytes", 0.0), trials=14),
-    "fastest": Case(Goal("latency_ms", 0.01), seed=2),
-    "for a board": Case(Goal("bytes", 0.02, Micro(arena=4000, flash=20_000)), formats=("int8",), seed=3),
-    "no channels": Case(can_shrink=False, seed=4),
-    "models are not kept": Case(is_kept=False, seed=5),
-    "some make no file": Case(fails=lambda recipe: recipe is not None and 0.2 < recipe.flops < 0.6, seed=6),
-    "three at once": Case(jobs=3, seed=7),
-    "little time": Case(seconds=60.0, trials=math.inf, seed=8),
-    "many trials": Case(Goal("bytes", 0.02), trials=70, seed=9),
-}
-RECORD = Path(__file__).with_name("recorded_choices.json")
-RECORDED = json.loads(RECORD.read_text(encoding="utf-8"))
-
-
 def search_of(case, folder, monkeypatch, *, runner=None):
     """Return a search with made-up trials of 40 steps."""
     runner = runner or StubRunner()
@@ -66,41 +39,12 @@ def search_of(case, folder, monkeypatch, *, runner=None):
     monkeypatch.setattr(searching, "time", runner.clock)
     kept = RunFolder(folder, settings={}, arrays=[])
     kept.remember("steps", lambda: {"steps": np.array(40)})
-    settings = SearchSettings(case.goal)
-    return SearchLoop(runner, kept, settings, case.seed, case.seconds, jobs=case.jobs, max_trials=case.trials)
+    return SearchLoop(runner, kept, case.goal, case.seed, case.seconds, jobs=case.jobs, max_trials=case.trials)
 
 
 @contextmanager
 def stub_workers(runner, folder, *, jobs, executor, seconds):
     yield StubWorkers(runner)
-
-
-def described(recipes):
-    """Return a line for each recipe, with the index of the one that it starts from."""
-    lines = []
-    for recipe in recipes:
-        changes = (recipe.flops, recipe.sparsity, recipe.pattern, recipe.quantize_aware, recipe.rounds)
-        after = None if recipe.after is None else recipes.index(recipe.after)
-        lines.append(" ".join(map(str, (*changes, recipe.learning_rate, f"seed={recipe.seed}", f"after={after}"))))
-    return lines
-
-
-def choices(case, drawn, folder, monkeypatch):
-    """Return the recipes that a search tries."""
-    if drawn == "drawn by a hash":
-        monkeypatch.setattr(policy, "_suggest", hashed_step)
-    monkeypatch.setattr(searching, "workers_of", stub_workers)
-    search = search_of(case, folder, monkeypatch)
-    return described([trial.recipe for trial in search.run()][1:])
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("drawn", ["drawn by a hash", "drawn by Optuna"])
-def test_the_same_results_lead_to_the_same_recipes_as_they_always_did(name, drawn, tmp_path, monkeypatch):
-    """Recorded when the choice stood in four modules. Other versions of Optuna may draw otherwise."""
-    if drawn == "drawn by Optuna" and RECORDED["optuna"] != optuna.__version__:
-        pytest.skip(f"recorded with Optuna {RECORDED['optuna']}")
-    assert choices(CASES[name], drawn, tmp_path, monkeypatch) == RECORDED[drawn][name]
 
 
 def test_a_trial_starts_from_the_model_of_the_recipe_before(tmp_path, monkeypatch):
@@ -192,8 +136,9 @@ def test_a_search_that_was_stopped_continues_from_its_folder(jobs, tmp_path, mon
 )
 def test_the_shortest_trial_trains_for_as_long_as_its_files_take(tmp_path, seconds, samples, steps, rounds):
     runner = StubRunner(samples=samples, file_seconds=5.0)
-    settings = SearchSettings(Goal("bytes", 0.01))
-    search = SearchLoop(runner, RunFolder(tmp_path, settings={}, arrays=[]), settings, 3, seconds, max_trials=0)
+    search = SearchLoop(
+        runner, RunFolder(tmp_path, settings={}, arrays=[]), Goal("bytes", 0.01), 3, seconds, max_trials=0
+    )
     assert [trial.seconds for trial in search.run()] == [5.0]
     recipe = search._shortest_recipe
     assert (recipe.steps, recipe.rounds) == (steps, rounds)
@@ -202,10 +147,9 @@ def test_the_shortest_trial_trains_for_as_long_as_its_files_take(tmp_path, secon
 
 
 def test_a_later_call_with_more_time_keeps_the_length_of_trials(tmp_path):
-    settings = SearchSettings(Goal("bytes", 0.01))
     for seconds in (600, 60_000):
         with RunFolder(tmp_path, settings={}, arrays=[]) as kept:
-            search = SearchLoop(StubRunner(samples=320_000), kept, settings, 0, seconds, max_trials=0)
+            search = SearchLoop(StubRunner(samples=320_000), kept, Goal("bytes", 0.01), 0, seconds, max_trials=0)
             assert [*search.run()]
         assert search._shortest_recipe.all_steps == 1000  # the sixtieth part of 600 seconds, of 0.01 seconds each
 
@@ -215,23 +159,6 @@ def test_the_trial_of_the_original_model_has_to_make_a_file(tmp_path):
         def run(self, recipe, seconds, start=None):
             raise ValueError("Expected a model that can be exported. Received: none.")
 
-    search = SearchLoop(
-        Refusing(), RunFolder(tmp_path, settings={}, arrays=[]), SearchSettings(Goal("bytes", 0.01)), 0, 9
-    )
+    search = SearchLoop(Refusing(), RunFolder(tmp_path, settings={}, arrays=[]), Goal("bytes", 0.01), 0, 9)
     with pytest.raises(ValueError, match="that can be exported"):
         next(search.run())
-
-
-def record():
-    """Write what is tried now in place of what was recorded."""
-    recorded = {"optuna": optuna.__version__}
-    for drawn in ("drawn by a hash", "drawn by Optuna"):
-        recorded[drawn] = {}
-        for name, case in CASES.items():
-            with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patches:
-                recorded[drawn][name] = choices(case, drawn, folder, patches)
-    RECORD.write_text(json.dumps(recorded, indent=0) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    record()

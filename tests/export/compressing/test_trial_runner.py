@@ -93,7 +93,7 @@ def test_a_trial_of_an_earlier_version_is_read():
     trial = read_trial(stored)
     assert trial.recipe == trial.tried[0].recipe == replace(HALF, after=PAIRS)
     assert (trial.seconds, trial.training, trial.ended, trial.is_kept) == (3.0, 2.0, 7.0, True)
-    assert (trial.tried[0].bytes, trial.tried[0].drop, trial.drop) == (10, 0.1, 0.1)
+    assert (trial.tried[0].bytes, trial.tried[0].drop) == (10, 0.1)
 
 
 def test_a_trial_without_time_is_given_up():

@@ -13,15 +13,14 @@ import keras
 import numpy as np
 import pytest
 from small_search import made, runner
-from stub_trials import StubRunner, hashed_step
+from stub_trials import StubRunner
 
-import tfprune.export.compressing.search_policy as policy
 from tfprune.base.run_folder import RunFolder
 from tfprune.export.compressing import workers
+from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.export.compressing.workers import pack_runner, unpack_runner, workers_of
 from tfprune.keras_models.tasks import run_task as worker
 from tfprune.keras_models.tasks import task_pool
@@ -62,16 +61,16 @@ class StubExecutor(Executor):
 
 @pytest.fixture(autouse=True)
 def packed_stub(monkeypatch):
-    """Let a made-up runner be packed, and hash what Optuna would draw."""
+    """Let a made-up runner be packed."""
     monkeypatch.setattr(workers, "pack_runner", lambda runner: b"packed")
-    monkeypatch.setattr(policy, "_suggest", hashed_step)
 
 
 def search(folder, executor, *, jobs=1, trials=8, seconds=1e6):
     stored = RunFolder(folder, settings={}, arrays=[])
     stored.remember("steps", lambda: {"steps": np.array(40)})
-    settings = SearchSettings(Goal("bytes", 0.01))
-    return SearchLoop(StubRunner(), stored, settings, 0, seconds, jobs=jobs, executor=executor, max_trials=trials)
+    return SearchLoop(
+        StubRunner(), stored, Goal("bytes", 0.01), 0, seconds, jobs=jobs, executor=executor, max_trials=trials
+    )
 
 
 def recipes_of(loop):
