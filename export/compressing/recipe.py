@@ -20,7 +20,6 @@ PATTERNS: dict[str, Pattern] = {
 PRUNING_END = 0.6  # the fraction of the training after which the sparsity stays
 MOST_MASK_UPDATES = 25
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02  # the smallest fractions that a search leaves
-LEARNING_RATES = 0.5, 4.0  # the lowest and highest of a search, in units of the model's own
 LONGEST_CHAIN = 200  # recipes: more than a search makes until nothing is left to remove
 PROGRAM_HEAD = """import keras
 

@@ -1,23 +1,21 @@
-"""Choose the next recipe of a search from what the trials before have measured: population-based training.
+"""Choose the next recipe of a search from what the trials before have measured: a population over the front.
 
-Nothing here trains a model, reads a file or looks at a clock: the same trials and settings give the same recipe.
-Each trial is a child of an earlier one: it inherits the model, and how it is changed and trained, a little altered
-(Jaderberg et al., "Population Based Training of Neural Networks", arXiv 1711.09846). By turns, a short trial removes
-something from the model that promises the smallest file, and a long one trains the model that promises most for the
-front of the best files (its hypervolume).
+Nothing here trains a model, reads a file or looks at a clock, and nothing is drawn at random: the same trials and
+settings give the same recipe. Each trial is a child of an earlier one and inherits its model (Elsken et al.,
+"Efficient Multi-objective Neural Architecture Search via Lamarckian Evolution", arXiv 1804.09081). By turns, a short
+trial removes something from the model that promises the smallest file, and a long one trains the model that promises
+most for the front of the best files (its hypervolume).
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from tfprune.export.compressing.goal import Goal, added_area, pareto_front
-from tfprune.export.compressing.recipe import LEARNING_RATES, LEAST_FLOPS, LEAST_WEIGHTS, PATTERNS, Recipe
+from tfprune.export.compressing.recipe import LEAST_FLOPS, LEAST_WEIGHTS, PATTERNS, Recipe
 from tfprune.export.compressing.trial import Trial
 from tfprune.patterns import NM
 
@@ -32,8 +30,6 @@ class SearchSettings:
         long_trial_every: One of so many trials is long.
         loss_kept: The part of a drop that a long trial is expected to leave.
         quantize_aware_from: The part of `max_drop` that int8 alone may lose before training is quantization-aware.
-        change: How much a child's way differs from its parent's: of the share of channels, and of the logarithm of
-            the learning rate.
         shortest_trial_fraction: The part of the search's time that a short trial trains, up to an epoch.
         reserved_time_fraction: The part of the time after the last trial, to write and time the best files.
     """
@@ -43,23 +39,8 @@ class SearchSettings:
     long_trial_every: int = 2
     loss_kept: float = 0.5
     quantize_aware_from: float = 0.25
-    change: float = 0.2
     shortest_trial_fraction: float = 1 / 60
     reserved_time_fraction: float = 0.05
-
-
-class Way(NamedTuple):
-    """How a recipe changes and trains a model.
-
-    Attributes:
-        channels: The fraction of a step that removes channels; the rest makes zeros.
-        quantize_aware: Whether the model then trains quantization-aware.
-        rate: The learning rate, in units of the model's own.
-    """
-
-    channels: float
-    quantize_aware: bool
-    rate: float
 
 
 def next_recipe(
@@ -94,11 +75,13 @@ def next_recipe(
     is_long = may_be_long and number % settings.long_trial_every == settings.long_trial_every - 1
     parent = _to_train(trials, children, goal, settings) if is_long else None
     if parent is not None:
-        way = _inherited(parent, seeded, goal, settings)
-        return _child(seeded, parent, way, rounds=first.rounds * settings.long_trial_factor)
+        longer = first.rounds * settings.long_trial_factor
+        return replace(_child(seeded, parent, goal, settings), rounds=longer)
     parent, step = _to_shrink(trials, children, goal, settings)
-    way = _inherited(parent, seeded, goal, settings)
-    return _child(seeded, parent, way, step=step, can_shrink=can_shrink)
+    channels = _share_of_channels(parent.recipe, goal)
+    if children.smaller(parent) % 2:  # after a step that was not enough, the other way
+        channels = 1 - channels
+    return _smaller(_child(seeded, parent, goal, settings), step, channels, can_shrink=can_shrink)
 
 
 class _Children:
@@ -158,26 +141,26 @@ def _to_shrink(
     return trial, step
 
 
-def _inherited(parent: Trial, seeded: Recipe, goal: Goal, settings: SearchSettings) -> Way:
-    """Return the parent's way, a little altered; training becomes quantization-aware if int8 lost too much."""
-    draw = random.Random(seeded.seed)
-    channels, rate = draw.uniform(-1, 1) * settings.change, draw.uniform(-1, 1) * settings.change
-    recipe = parent.recipe
-    before = float(goal.needs_channels) if recipe is None else _share_of_channels(recipe, goal)
-    rate_before = 1.0 if recipe is None else recipe.learning_rate / seeded.learning_rate
-    least, most = LEARNING_RATES
+def _child(seeded: Recipe, parent: Trial, goal: Goal, settings: SearchSettings) -> Recipe:
+    """Return a recipe that goes on from a trial and removes nothing more.
+
+    Training becomes quantization-aware if int8 alone has lost too much, and stays so.
+    """
+    flops, weights = remaining(parent.recipe)
     drops = {file.quantize: file.drop for file in parent.tried}
     lost = goal.drop_left(drops.get(None, 0.0)) - goal.drop_left(drops.get("int8", 0.0))
-    return Way(
-        channels=min(max(before + channels, 0.0), 1.0),
-        quantize_aware=bool(recipe and recipe.quantize_aware) or lost > settings.quantize_aware_from,
-        rate=min(max(rate_before * math.exp(rate), least), most),
+    return replace(
+        seeded,
+        flops=flops,
+        sparsity=round(1 - weights, 3),
+        quantize_aware=bool(parent.recipe and parent.recipe.quantize_aware) or lost > settings.quantize_aware_from,
+        after=parent.stored_as,
     )
 
 
-def _share_of_channels(recipe: Recipe, goal: Goal) -> float:
-    """Return which part of the last step of a chain that removed something removed channels."""
-    for step in reversed(recipe.chain):
+def _share_of_channels(recipe: Recipe | None, goal: Goal) -> float:
+    """Return which part of the last step that removed something removed channels."""
+    for step in reversed(recipe.chain if recipe else ()):
         (flops_before, weights_before), (flops, weights) = remaining(step.after), step.remaining
         length = math.log(flops_before * weights_before / (flops * weights))
         if length > 0:
@@ -185,33 +168,17 @@ def _share_of_channels(recipe: Recipe, goal: Goal) -> float:
     return float(goal.needs_channels)
 
 
-def _child(
-    seeded: Recipe,
-    parent: Trial,
-    way: Way,
-    *,
-    step: float = 0.0,
-    can_shrink: bool = True,
-    rounds: int | None = None,
-) -> Recipe:
-    """Return the recipe that goes a step further than its parent's."""
-    flops, weights = remaining(parent.recipe)
-    pattern, channels = PATTERNS[seeded.pattern], way.channels if can_shrink else 0.0
-    if step and isinstance(pattern, NM):  # all of its zeros come at once, and channels after that
+def _smaller(recipe: Recipe, step: float, channels: float, *, can_shrink: bool) -> Recipe:
+    """Return a recipe that removes more: a part of a step as channels, and the rest as zeros."""
+    flops, weights = recipe.remaining
+    pattern = PATTERNS[recipe.pattern]
+    channels = channels if can_shrink else 0.0
+    if isinstance(pattern, NM):  # all of its zeros come at once, and channels after that
         channels, weights = float(can_shrink and weights < 1), pattern.n / pattern.m
-    elif step:
+    else:
         weights = min(weights, max(LEAST_WEIGHTS, weights * math.exp(-step * (1 - channels))))
-    if step:
-        flops = min(flops, max(LEAST_FLOPS, round(flops * math.exp(-step * channels), 2)))
-    return replace(
-        seeded,
-        flops=flops,
-        sparsity=round(1 - weights, 3),
-        quantize_aware=way.quantize_aware,
-        rounds=rounds or seeded.rounds,
-        learning_rate=float(f"{seeded.learning_rate * way.rate:.2g}"),
-        after=parent.stored_as,
-    )
+    flops = min(flops, max(LEAST_FLOPS, round(flops * math.exp(-step * channels), 2)))
+    return replace(recipe, flops=flops, sparsity=round(1 - weights, 3))
 
 
 def remaining(recipe: Recipe | None) -> tuple[float, float]:

@@ -114,8 +114,13 @@ POLICIES = {
     "NSGA-II (Optuna), each from the original": genetic,
     "only short trials": partial(product, settings=SearchSettings(long_trial_every=10**6)),
     "steps half as long": partial(product, settings=SearchSettings(longest_step=0.35)),
-    "ways never change": partial(product, settings=SearchSettings(change=0.0)),
-    "ways change twice as much": partial(product, settings=SearchSettings(change=0.4)),
+    "steps twice as long": partial(product, settings=SearchSettings(longest_step=1.4)),
+    "long trials half as long": partial(product, settings=SearchSettings(long_trial_factor=2)),
+    "long trials twice as long": partial(product, settings=SearchSettings(long_trial_factor=8)),
+    "training is to win nothing back": partial(product, settings=SearchSettings(loss_kept=1.0)),
+    "training is to win back three quarters": partial(product, settings=SearchSettings(loss_kept=0.25)),
+    "int8 training from an eighth of the limit": partial(product, settings=SearchSettings(quantize_aware_from=0.125)),
+    "int8 training from half of it": partial(product, settings=SearchSettings(quantize_aware_from=0.5)),
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,6 @@ from tfprune.export.micro.micro import Micro
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 7)
 SMALLEST, FASTEST = Goal("bytes", 0.01), Goal("latency_ms", 0.01)
-STILL = SearchSettings(change=0.0)  # children are as their parents
 
 
 def trial(recipe, size, drop, *, int8=None, kept=True, arena=None):
@@ -33,7 +33,8 @@ def trial(recipe, size, drop, *, int8=None, kept=True, arena=None):
 DENSE = trial(None, 1000, 0.0)
 
 
-def after(*trials, running=(), goal=SMALLEST, settings=STILL, first=FIRST, **changes):
+def after(*trials, running=(), goal=SMALLEST, first=FIRST, **changes):
+    settings = SearchSettings()
     return next_recipe([DENSE, *trials], running, first=first, goal=goal, settings=settings, **changes)
 
 
@@ -72,7 +73,17 @@ def test_each_child_halves_the_next_step_whether_it_has_ended_or_not(is_running)
     ended = [] if is_running else [trial(child, 300, 0.5) for child in children]
     chosen = after(half, *ended, running=children if is_running else (), may_be_long=False)
     assert chosen.after == half.recipe
-    assert chosen.sparsity == round(1 - 0.5 * 2**-0.25, 3)
+    assert (chosen.flops, chosen.sparsity) == (1.0, round(1 - 0.5 * 2**-0.25, 3))
+
+
+@pytest.mark.parametrize(("share", "goal"), [(0.0, SMALLEST), (1.0, FASTEST)])
+def test_after_a_step_that_was_not_enough_the_other_way_is_taken(share, goal):
+    """Half of the original lost too much; the next step is half as long, and removes channels where it made zeros."""
+    lost = trial(after(goal=goal), 500, 0.5)
+    assert lost.recipe.remaining == (0.5 if share else 1.0, 1.0 if share else 0.5)
+    chosen = after(lost, goal=goal)
+    assert chosen.after is None
+    assert chosen.remaining == pytest.approx((1.0, 0.707) if share else (0.71, 1.0))
 
 
 def test_a_long_trial_trains_what_promises_most_for_the_front():
@@ -148,24 +159,17 @@ def test_each_recipe_goes_on_from_an_earlier_one_and_the_same_trials_give_the_sa
         assert before.sparsity <= each.sparsity <= 0.98
         left = each.flops * (1 - each.sparsity) / (before.flops * (1 - before.sparsity))
         assert left > 0.45, "a step removes half, apart from rounding"
-        assert 0.5e-3 <= each.learning_rate <= 4e-3
         assert type(each).read(json.loads(json.dumps(each.as_dict()))) == each
 
 
-def test_it_is_better_than_choosing_nothing_but_halves():
-    """On ten landscapes, where halving ends as soon as a file is lost, and nothing is trained longer."""
-    goal, settings = Goal("bytes", MAX_DROP), SearchSettings()
-
-    def halves(trials, running, first, may_be_long):
-        last = trials[-1].recipe
-        sparsity = min(0.98, 1 - (1 - last.sparsity) / 2 if last else 0.5)
-        return replace(first, sparsity=sparsity, after=last, seed=first.seed + len(trials))
+def test_it_finds_better_files_than_the_policy_before_it():
+    """On 20 landscapes, by the record of `tests/bench/policies.py`, which compares them on 200 searches."""
+    record = json.loads((Path(__file__).parents[2] / "bench" / "policy_before.json").read_text(encoding="utf-8"))
+    before = [landscape[0][0] for landscape in record["smallest, 1 at once"][:20]]
 
     def policy(trials, running, first, may_be_long):
+        goal, settings = Goal("bytes", MAX_DROP), SearchSettings()
         return next_recipe(trials, running, first=first, goal=goal, settings=settings, may_be_long=may_be_long)
 
-    volumes = {
-        each: sum(worth(land, search(land, each))[0] for land in map(Landscape, range(10)))
-        for each in (halves, policy)
-    }
-    assert volumes[policy] > 1.2 * volumes[halves]
+    volumes = [worth(landscape, search(landscape, policy))[0] for landscape in map(Landscape, range(20))]
+    assert sum(volumes) > sum(before)
