@@ -5,7 +5,7 @@ A search gets a trained model, training data and labeled samples. A `recipe.Reci
 channels, zeros, precision, and how long it trains. `search_loop` is the loop: `search_policy.next_recipe` chooses the
 recipe of the next trial and the model it starts from, and a `trial_runner.TrialRunner` applies it, exports the
 result, runs the file, and measures it (`file_evaluator`). `workers` run several trials at once on an executor, as
-tasks of `keras_models/tasks`. The policy is pure: it sees what was measured (`trial`), the `goal` and six constants,
+tasks of `keras_models/tasks`. The policy is pure: it sees what was measured (`trial`), the `goal` and some constants,
 no model and no file. The result is the files within the limits that no other file beats in both size and accuracy
 (`write_front`), and a page about them (`compress_page`). Start at `compress.compress`.
 """
