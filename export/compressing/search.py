@@ -19,6 +19,9 @@ class Search:
     Pass it as `search=` to `compress`. The goal and the time of the search are arguments of `compress` itself.
 
     Args:
+        pattern: The shape of the zeros: `"unstructured"` (the default), `"2:4"` for two zeros in each four inputs, or
+            blocks of four, along the inputs with `"1x4"` and along the outputs with `"4x1"`, for a runtime that is
+            fast with them.
         trials: The largest number of recipes to try, at least 1. None (the default) sets no limit.
         jobs: The number of trials that run at once, at least 1. None (the default) is 1: trials run in this process,
             one after the other, and the same search tries the same recipes. With more, each trial runs in a process
@@ -26,9 +29,6 @@ class Search:
             trials that run at once would disturb the timing.
         batch_size: Samples in a batch of training, at least 1. Default 32.
         seed: Seeds training and the choice of recipes, at least 0. Default 0.
-        pattern: The shape of the zeros: `"unstructured"` (the default), `"2:4"` for two zeros in each four inputs, or
-            blocks of four, along the inputs with `"1x4"` and along the outputs with `"4x1"`, for a runtime that is
-            fast with them.
         executor: A `concurrent.futures.Executor` that runs the trials, such as that of a Dask client, for workers on
             other machines. It needs `jobs`, as no executor tells how many workers it has. None (the default) uses
             this machine. You start and end it. Not with `optimize="latency"`.
@@ -39,14 +39,14 @@ class Search:
 
     Example:
         >>> Search(trials=20, jobs=2)
-        Search(trials=20, jobs=2, batch_size=32, seed=0, pattern='unstructured', executor=None)
+        Search(pattern='unstructured', trials=20, jobs=2, batch_size=32, seed=0, executor=None)
     """
 
+    pattern: str = "unstructured"
     trials: int | None = None
     jobs: int | None = None
     batch_size: int = 32
     seed: int = 0
-    pattern: str = "unstructured"
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
