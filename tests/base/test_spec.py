@@ -109,7 +109,7 @@ def test_resolve_takes_names_and_specs():
 
 
 NAMES = (
-    "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'snip', 'fisher', 'synflow', 'movement', 'wanda', "
+    "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'snip', 'grasp', 'fisher', 'synflow', 'movement', 'wanda', "
     "'f_statistic', 'dacis'"
 )
 

@@ -25,13 +25,23 @@ def network(criterion: str, activation: str | None = None) -> keras.Model:
     return model
 
 
-def gradients(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gradients(
+    x: np.ndarray, y: np.ndarray, first: np.ndarray = FIRST, second: np.ndarray = SECOND
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradients of the mean squared error, by the chain rule."""
     x, y = x.astype(float), y.astype(float)
-    before = x @ FIRST
+    before = x @ first
     hidden = np.maximum(before, 0)
-    error = 2 * (hidden @ SECOND - y) / y.size
-    return x.T @ (error @ SECOND.T * (before > 0)), hidden.T @ error
+    error = 2 * (hidden @ second - y) / y.size
+    return x.T @ (error @ second.T * (before > 0)), hidden.T @ error
+
+
+def hessian_gradients() -> tuple[np.ndarray, ...]:
+    """Return the Hessian of the loss of all data times its gradient, by the difference of two gradients."""
+    step, along = 1e-6, gradients(X, Y)
+    ahead = gradients(X, Y, FIRST + step * along[0], SECOND + step * along[1])
+    behind = gradients(X, Y, FIRST - step * along[0], SECOND - step * along[1])
+    return tuple((one - other) / (2 * step) for one, other in zip(ahead, behind, strict=True))
 
 
 def flows() -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +66,74 @@ def test_snip_is_weight_times_gradient_of_all_data():
     scores = tuple(np.abs(each * gradient) for each, gradient in zip((FIRST, SECOND), gradients(X, Y), strict=True))
     for mask, expected in zip(kept(model), largest(scores, 9), strict=True):
         np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("data", [(X, Y), [(X[row : row + 2], Y[row : row + 2]) for row in (0, 2, 4)]])
+def test_grasp_is_weight_times_the_hessian_times_the_gradient_of_all_data(data):
+    facts = {}
+
+    class Look(tfprune.criteria.GraSP):
+        def __call__(self, evidence):
+            facts[evidence.path] = super().__call__(evidence)
+            return facts[evidence.path]
+
+    model = network(Look())
+    before = [variable.numpy() for variable in model.variables]
+    tfprune.update_masks(model, 0.0, data=data)
+    for found, weight, product in zip(facts.values(), (FIRST, SECOND), hessian_gradients(), strict=True):
+        np.testing.assert_allclose(found, weight * product, rtol=1e-4, atol=1e-6)
+    for one, other in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+def test_grasp_removes_what_lowers_the_norm_of_the_gradient():
+    """Of 18 entries the 9 with the largest -w Hg are removed: the largest w Hg remain."""
+    model = network("grasp")
+    tfprune.update_masks(model, 0.5, allocation="global", data=(X, Y))
+    scores = tuple(weight * product for weight, product in zip((FIRST, SECOND), hessian_gradients(), strict=True))
+    for mask, expected in zip(kept(model), largest(scores, 9), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def recurrent() -> keras.Model:
+    stack = [layers.Embedding(7, 4), layers.Conv1D(3, 2), layers.LSTM(3), layers.Dense(2)]
+    return keras.Sequential([keras.Input((5,), dtype="int32"), *stack])
+
+
+def test_grasp_in_embeddings_convolutions_and_loops_agrees_with_differences_of_gradients():
+    keras.utils.set_random_seed(0)
+    x, y = RNG.integers(0, 7, (4, 5)), RNG.normal(size=(4, 2)).astype("float32")
+    facts = {}
+
+    class Look(tfprune.criteria.GraSP):
+        needs = ("gradient", "hessian_gradient")
+
+        def __call__(self, evidence):
+            facts[evidence.path] = dict(evidence.facts)
+            return super().__call__(evidence)
+
+    model = tfprune.wrap(recurrent(), criterion=Look())
+    model.compile("sgd", "mse")
+    tfprune.update_masks(model, 0.0, data=(x, y))
+    at, step = dict(facts), 0.1
+    weights = dict(_kernels(model))
+    moved = []
+    for sign in (1, -1):
+        start = {path: weight.numpy() for path, weight in weights.items()}
+        for path, weight in weights.items():
+            weight.assign(start[path] + sign * step * at[path]["gradient"])
+        tfprune.update_masks(model, 0.0, data=(x, y))
+        moved.append({path: facts[path]["gradient"] for path in at})
+        for path, weight in weights.items():
+            weight.assign(start[path])
+    for path, found in at.items():
+        expected = (moved[0][path] - moved[1][path]) / (2 * step)
+        np.testing.assert_allclose(found["hessian_gradient"], expected, atol=1e-3 * np.abs(expected).max())
+
+
+def _kernels(model: keras.Model) -> list[tuple[str, keras.Variable]]:
+    pruned = [layer for layer in model.layers if isinstance(layer, tfprune.Pruned)]
+    return [(f"{each.name}/{name}", each.kernels[name].variable) for each in pruned for name in each.kernels]
 
 
 def test_fisher_squares_the_gradient_of_each_batch():

@@ -105,7 +105,7 @@ def test_random_refuses(seed, error, message):
 
 
 def test_criteria_by_name():
-    names = "magnitude l2 random gamma taylor snip fisher synflow movement wanda f_statistic dacis"
+    names = "magnitude l2 random gamma taylor snip grasp fisher synflow movement wanda f_statistic dacis"
     assert list(CRITERIA) == names.split()
     assert {type(made()) for made in CRITERIA.values()} == set(CRITERIA.values())
 

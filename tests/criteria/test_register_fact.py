@@ -228,7 +228,7 @@ BAD = {
     "recorded": (
         {"recorded": "weights"},
         ValueError,
-        "Expected `recorded` to be 'inputs', 'outputs', 'gradients' or 'model'.",
+        "Expected `recorded` to be 'inputs', 'outputs', 'gradients', 'hessian_gradients' or 'model'.",
     ),
     "reduce": ({"reduce": "abs"}, TypeError, "Expected `reduce` of a fact to be a function. Received: reduce='a"),
     "finish": ({"finish": 2}, TypeError, "Expected `finish` of a fact to be a function. Received: finish=2."),

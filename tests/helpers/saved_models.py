@@ -101,6 +101,7 @@ LATER_SPECS = [
     (criteria.Fisher(), patterns.Block(1, 4)),
     (criteria.SynFlow(), patterns.Unstructured()),
 ]
+GRASP_SPECS = [(criteria.GraSP(), patterns.Unstructured())]
 
 
 def _specs(name: str, pairs: list) -> keras.Model:
@@ -121,6 +122,7 @@ MODELS = {
     "heads": _heads,
     "specs": lambda: _specs("specs", SPECS),
     "later_specs": lambda: _specs("later_specs", LATER_SPECS),
+    "grasp_specs": lambda: _specs("grasp_specs", GRASP_SPECS),
 }
 
 

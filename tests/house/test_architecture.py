@@ -72,6 +72,7 @@ OF_BOTH = {
 INSIDE = {
     "tfprune.report": {"matplotlib"},
     "tfprune.methods.federated_flower.masked_client": {"flwr"},
+    "tfprune.keras_models.evidence.hessian_gradients": {"tensorflow", "jax", "torch"},
     "tfprune.methods.few_shot.maml": {"tensorflow"},
     "tfprune.masking.training": {"matplotlib"},
     "tfprune.export.file.tflite": {"ai_edge_litert", "flatbuffers"},

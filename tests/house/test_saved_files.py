@@ -53,8 +53,8 @@ def test_a_saved_model_can_be_stripped(name):
 
 
 def test_every_criterion_and_pattern_stands_in_a_file():
-    specs = [*saved_models.SPECS, *saved_models.LATER_SPECS]
-    loaded = [keras.models.load_model(SAVED / f"{name}.keras") for name in ("specs", "later_specs")]
+    specs = [*saved_models.SPECS, *saved_models.LATER_SPECS, *saved_models.GRASP_SPECS]
+    loaded = [keras.models.load_model(SAVED / f"{name}.keras") for name in ("specs", "later_specs", "grasp_specs")]
     assert [(layer.criterion, layer.pattern) for model in loaded for layer in model.layers] == specs
     assert {type(criterion) for criterion, _ in specs} >= set(tfprune.criteria.CRITERIA.values())
     assert {type(pattern) for _, pattern in specs} >= set(tfprune.patterns.PATTERNS.values())

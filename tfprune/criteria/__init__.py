@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from tfprune.criteria.base import Criterion, Evidence
 from tfprune.criteria.class_moments import ClassMoments
-from tfprune.criteria.data_criteria import SNIP, BatchNormGamma, Fisher, Movement, SynFlow, Taylor, Wanda
+from tfprune.criteria.data_criteria import SNIP, BatchNormGamma, Fisher, GraSP, Movement, SynFlow, Taylor, Wanda
 from tfprune.criteria.facts import FACTS, Fact, UnknownFact, register_fact
 from tfprune.criteria.label_criteria import DACIS, FStatistic
 from tfprune.criteria.weight_criteria import L2, Magnitude, Random, UnitScores
@@ -31,6 +31,7 @@ __all__ = [
     "FStatistic",
     "Fact",
     "Fisher",
+    "GraSP",
     "Magnitude",
     "Movement",
     "Random",
@@ -50,6 +51,7 @@ CRITERIA: dict[str, type[Criterion]] = {
     "gamma": BatchNormGamma,
     "taylor": Taylor,
     "snip": SNIP,
+    "grasp": GraSP,
     "fisher": Fisher,
     "synflow": SynFlow,
     "movement": Movement,

@@ -79,6 +79,30 @@ class SNIP(Criterion):
 
 
 @dataclass(frozen=True)
+class GraSP(Criterion):
+    """Score an entry by how much gradient flow the model loses without it: w Hg. Use it before training.
+
+    g is the mean gradient over all batches with respect to the scored weights, and H the Hessian of the mean loss. An
+    entry with a score below 0 lowers the norm of the gradient, and is removed first. The data are read twice. The
+    paper divides the logits by 200 in the loss: pass a `loss` that does so.
+
+    Example:
+        >>> facts = {"hessian_gradient": np.array([[0.5, 2.0]])}
+        >>> GraSP()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel", "io", facts))
+        array([[-1.,  2.]])
+
+    Reference:
+        Wang, Zhang & Grosse, 2020, "Picking Winning Tickets Before Training by Preserving Gradient Flow",
+        arXiv:2002.07376, equation 8, with the opposite sign.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("hessian_gradient",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return evidence.weight * evidence.fact("hessian_gradient")
+
+
+@dataclass(frozen=True)
 class Fisher(Criterion):
     """Score an entry by w^2 times the mean over batches of (dL/dw)^2, the diagonal of the Fisher information.
 

@@ -28,6 +28,7 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice
 
 INPUTS, OUTPUTS, GRADIENTS, MODEL = "inputs", "outputs", "gradients", "model"
+HESSIAN_GRADIENTS = "hessian_gradients"
 MEAN, SUM, CLASS_MOMENTS = "mean", "sum", "class_moments"
 _PER = {INPUTS: ("input",), OUTPUTS: ("output",), GRADIENTS: ("entry", "output", "input")}
 
@@ -56,9 +57,11 @@ class Fact:
         name: The name that criteria give in `needs`.
         text: A description for error messages, for example `"the mean over batches of |dL/dw|"`.
         recorded: The values to record. `"inputs"` or `"outputs"`: those of the layer, (samples, positions, units).
-            `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64. `"model"`: no
-            data, but an object with the `path` of the weight, the `variable`, its `layer`, its `synaptic_flow`, and
-            the `normalizer`: the BatchNormalization that reads the outputs of the layer, or None.
+            `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64.
+            `"hessian_gradients"`: the Hessian of the loss of one batch, with respect to all weights that need the
+            fact, times their mean gradient over all batches; the data are read twice. `"model"`: no data, but an
+            object with the `path` of the weight, the `variable`, its `layer`, its `synaptic_flow`, and the
+            `normalizer`: the BatchNormalization that reads the outputs of the layer, or None.
         reduce: A function `reduce(recorded, ops)` that reduces the values recorded in a batch to one number per
             entry, output or input; for `"class_moments"` to (samples, units). With `"model"` it may return an
             `UnknownFact`.
@@ -100,7 +103,7 @@ class Fact:
             hook = getattr(self, argument)
             if not callable(hook) and (hook is not None or argument == "reduce"):
                 raise TypeError(f"Expected `{argument}` of a fact to be a function. Received: {argument}={hook!r}.")
-        check_choice(self.recorded, "recorded", choices=(INPUTS, OUTPUTS, GRADIENTS, MODEL))
+        check_choice(self.recorded, "recorded", choices=(INPUTS, OUTPUTS, GRADIENTS, HESSIAN_GRADIENTS, MODEL))
         units = _PER.get(self.recorded, _PER[GRADIENTS])
         object.__setattr__(self, "per", self.per or units[0])
         check_choice(self.per, "per", choices=units)
@@ -121,7 +124,7 @@ class Fact:
     @property
     def needs_loss(self) -> bool:
         """Whether it needs targets and a loss to differentiate."""
-        return self.recorded == GRADIENTS
+        return self.recorded in (GRADIENTS, HESSIAN_GRADIENTS)
 
     @property
     def needs_labels(self) -> bool:
@@ -196,6 +199,12 @@ _OWN = (
         "the mean over batches of |dL/dw|, of the weight's shape",
         recorded=GRADIENTS,
         reduce=lambda gradient, ops: ops.abs(gradient),
+    ),
+    Fact(
+        "hessian_gradient",
+        "the Hessian of the loss times its gradient, both means over batches, of the weight's shape",
+        recorded=HESSIAN_GRADIENTS,
+        reduce=lambda product, ops: product,
     ),
     Fact(
         "gradient_norms",

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 
 from tfprune.criteria.base import Criterion
-from tfprune.criteria.facts import UnknownFact
+from tfprune.criteria.facts import HESSIAN_GRADIENTS, UnknownFact
 from tfprune.keras_models.evidence.activations import Activations
+from tfprune.keras_models.evidence.hessian_gradients import HessianGradients
 from tfprune.keras_models.evidence.loss_gradients import Gradients, Loss, training_loss
 from tfprune.keras_models.evidence.scored_weight import FactRequest, Subject, requests_of
 from tfprune.keras_models.evidence.weight_context import facts_of_model
@@ -119,23 +120,30 @@ class _Pass:
         derived = [request for request in of_loss if id(request.subject.kernel.variable) in trained]
         reason = UnknownFact("it is frozen (trainable=False), so it has no gradient")
         self._frozen = {request.key: reason for request in of_loss if request not in derived}
-        self._parts: list[Activations | Gradients] = []
+        once = [request for request in derived if request.fact.recorded != HESSIAN_GRADIENTS]
+        twice = [request for request in derived if request not in once]
+        self._reads: list[list[Activations | Gradients | HessianGradients]] = [[]]  # the parts of each reading
         if of_layers:
-            self._parts.append(Activations(model, of_layers))
-        if derived:
-            self._parts.append(Gradients(model, loss(), derived))
+            self._reads[0].append(Activations(model, of_layers))
+        if once:
+            self._reads[0].append(Gradients(model, loss(), once))
+        if twice:
+            products = HessianGradients(model, loss(), twice)
+            self._reads[0].append(products.first)
+            self._reads.append([products])
 
     def over(self, data: Any) -> dict[str, Any]:
-        """Read the data once, and return what was recorded, by the key of its request."""
-        for part in self._parts:
-            part.reset()
-        for batch in batches(data):
-            check_batch(batch, self._model)
-            for part in self._parts:
-                part.record(batch)
+        """Read the data, and return what was recorded, by the key of its request."""
         found: dict[str, Any] = dict(self._frozen)
-        for part in self._parts:
-            found |= part.combined()
+        for parts in self._reads:
+            for part in parts:
+                part.reset()
+            for batch in batches(data):
+                check_batch(batch, self._model)
+                for part in parts:
+                    part.record(batch)
+            for part in parts:
+                found |= part.combined()
         return found
 
 

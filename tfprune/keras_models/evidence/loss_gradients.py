@@ -67,7 +67,7 @@ class Recorder(keras.optimizers.Optimizer):
         for request, total in zip(self.requests, self.sums, strict=True):
             gradient = grads[self.indices[id(request.subject.kernel.variable)]]
             if gradient is not None:  # the loss depends on it
-                recorded = _arranged(ops.cast(without_sparse_rows(gradient), "float64"), request)
+                recorded = arranged(ops.cast(without_sparse_rows(gradient), "float64"), request)
                 total.assign_add(request.checked(request.fact.reduce(recorded, ops), request.shape))
         self.iterations.assign_add(1)
 
@@ -93,7 +93,7 @@ def without_sparse_rows(gradient: Any) -> Any:
     return gradient
 
 
-def _arranged(gradient: Any, request: FactRequest) -> Any:
+def arranged(gradient: Any, request: FactRequest) -> Any:
     """Return a gradient as the fact takes it: of the weight's shape, or with a column for each output or input."""
     if request.fact.per == "entry":
         return gradient
@@ -223,7 +223,8 @@ class FlowGradients(_OpenModel):
     def __init__(self, model: keras.layers.Layer) -> None:
         self.kept = _LastGradients()
         super().__init__(model, _sum_of_outputs, (), recorder=self.kept, training=False)
-        self._scope = lambda: read_only_scope(model, absolute=model.trainable_variables)
+        weights = model.trainable_variables
+        self._scope = lambda: read_only_scope(model, values={id(each): ops.abs(each.value) for each in weights})
 
 
 def _sum_of_outputs(x: Any, y: Any, outputs: Any, weight: Any) -> Any:

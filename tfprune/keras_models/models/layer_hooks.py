@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -59,22 +59,22 @@ def read_only_scope(
     model: keras.layers.Layer,
     open_masks: Iterable[keras.Variable] = (),
     *,
-    absolute: Iterable[keras.Variable] = (),
+    values: Mapping[int, Any] | None = None,
 ) -> keras.StatelessScope:
     """Return a scope in which a model can be called without changing it.
 
     Args:
         model: The model.
         open_masks: Masks that are all ones within the scope.
-        absolute: Weights that have their absolute values within the scope.
+        values: The values of some variables within the scope, by the id of the variable.
     """
-    ones, positive = {id(mask) for mask in open_masks}, {id(weight) for weight in absolute}
+    ones, replaced = {id(mask) for mask in open_masks}, values or {}
     variables = [*model.variables, *recurrent_states(model)]
 
     def value(variable: keras.Variable) -> Any:
         if id(variable) in ones:
             return ops.ones_like(variable.value)
-        return ops.abs(variable.value) if id(variable) in positive else variable.value
+        return replaced.get(id(variable), variable.value)
 
     mapping = [(variable, value(variable)) for variable in variables]
     return keras.StatelessScope(state_mapping=mapping, collect_losses=True)
