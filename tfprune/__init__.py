@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport as ReconstructionReport
     from tfprune.compact.shrinking.budget import Budget as Budget
     from tfprune.compact.shrinking.budget import budget as budget
+    from tfprune.compact.shrinking.growing_penalty import GrowingPenalty as GrowingPenalty
     from tfprune.compact.shrinking.plan_shrink import plan_shrink as plan_shrink
     from tfprune.compact.shrinking.rank_channels import rank_channels as rank_channels
     from tfprune.compact.shrinking.rank_heads import rank_heads as rank_heads
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from tfprune.keras_models.evidence.meta_gradients import MetaGradients as MetaGradients
     from tfprune.keras_models.models.register_prunable import register_prunable as register_prunable
     from tfprune.masking.training.grow import Grow as Grow
+    from tfprune.masking.training.learn_allocation import learn_allocation as learn_allocation
     from tfprune.masking.training.pruning_callback import PruningCallback as PruningCallback
     from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
     from tfprune.masking.training.sensitivity import sensitivity as sensitivity
@@ -119,8 +121,8 @@ _ROOMS = {
     ],
     "compact.reconstruction": ["ReconstructionReport", "reconstruct"],
     "compact.shrinking": [
-        *("Budget", "RankingReport", "ShrinkPlan", "budget", "plan_shrink", "rank_channels", "rank_heads"),
-        *("shrink", "transformer_budget", "zero_channels"),
+        *("Budget", "GrowingPenalty", "RankingReport", "ShrinkPlan", "budget", "plan_shrink", "rank_channels"),
+        *("rank_heads", "shrink", "transformer_budget", "zero_channels"),
     ],
     "compact.vocabulary": ["VocabularyReport", "trim_vocabulary"],
     "methods.one_shot": ["PutriReport", "prune_units", "prune_weights"],
@@ -138,7 +140,8 @@ _ROOMS = {
     "methods.moments": ["MomentCosines", "carry_optimizer", "moment_cosines"],
     "compact.fine_tuning": ["Distillation", "FineTuning", "PruneReport", "distilled", "prune_to"],
     "masking.training": [
-        *("Grow", "PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"),
+        *("Grow", "PruningCallback", "PruningSummaries", "SensitivityReport", "learn_allocation", "sensitivity"),
+        "update_masks",
     ],
 }
 _ALIASES = {"methods.one_shot.prune_units": ["putri"]}

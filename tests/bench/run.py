@@ -28,6 +28,7 @@ COMMANDS = [
     ["federated.py"],
     ["last_update.py"],
     ["sparse_training.py"],
+    ["learned_allocation.py"],
     ["taught.py"],
     ["reconstruction.py"],
     ["anyfile.py"],

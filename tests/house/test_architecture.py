@@ -560,6 +560,7 @@ MORE = {
     "tfprune.base.spec.resolve",
     "tfprune.allocation.allocate",
     "tfprune.masking.training.sensitivity.sensitivity",
+    "tfprune.masking.training.learn_allocation.learn_allocation",
     "tfprune.compact.fine_tuning.prune_to.prune_to",
     "tfprune.export.comparing.damage.damage",
     "tfprune.export.compressing.compress.compress",
