@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -51,23 +53,30 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update
     np.testing.assert_allclose([row.error.after for row in other.rows], [row.error.after for row in report.rows])
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path):
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Return the folder of a run that was not stopped."""
+    folder = tmp_path_factory.mktemp("done")
+    prune_units(transformer(), texts(), folder=folder, **SETTINGS)
+    return folder
+
+
+def test_a_folder_of_another_run_is_refused(done):
     model, x = transformer(), texts()
-    prune_units(model, x, folder=tmp_path, **SETTINGS)
     with pytest.raises(ValueError, match="of the same run"):
-        prune_units(model, x, folder=tmp_path, criterion="wanda", **SETTINGS)
+        prune_units(model, x, folder=done, criterion="wanda", **SETTINGS)
     with pytest.raises(ValueError, match="of the same run"):
-        prune_units(model, texts(seed=5), folder=tmp_path, **SETTINGS)
+        prune_units(model, texts(seed=5), folder=done, **SETTINGS)
     model.get_layer("out").bias.assign(np.ones(3))
     with pytest.raises(ValueError, match="of the same run"):
-        prune_units(model, x, folder=tmp_path, **SETTINGS)
+        prune_units(model, x, folder=done, **SETTINGS)
     with pytest.raises(TypeError, match="`folder` to be a path"):
         prune_units(model, x, folder=3, **SETTINGS)
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_a_damaged_file_is_named(done, tmp_path):
     model, x = transformer(), texts()
-    prune_units(model, x, folder=tmp_path, **SETTINGS)
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     (tmp_path / "channels_001.npz").write_bytes(b"no file")
     with pytest.raises(ValueError, match="channels_001.npz.*Delete it"):
         prune_units(model, x, folder=tmp_path, **SETTINGS)

@@ -26,7 +26,6 @@ from tfprune.patterns import Block
 
 SPARSITY = 0.9
 KINDS = ("float32", "float16", "int8", "dynamic")
-NETWORKS = ("digits", "mobilenet", "blocks")
 
 
 def network(name: str) -> keras.Model:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from once import filled_once
 from programs import forked, printed_by
-from tiers import first
 
 from sample_apps.study import digits as digits_study
 from sample_apps.study import grid, language, report, results, summary, training, translation
@@ -523,8 +522,8 @@ def test_the_digits_run_on_replicas_that_share_each_training(digits, tmp_path):
         assert one["quality"] == pytest.approx(reference["quality"], abs=2)  # sums are added up in another order
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize(("name", "replicas"), first(("image", 1), ("language", 2), ("translation", 1)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "replicas"), [("image", 1), ("language", 2), ("translation", 1)])
 def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
     printed = study("run", name, "--smoke", "--jobs", 1, "--replicas", replicas, "--output", tmp_path)
     count = len(grid.expand(name, grid.read_config(name), seeds=1, smoke=True))

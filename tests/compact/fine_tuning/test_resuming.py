@@ -82,23 +82,17 @@ def test_the_folder_of_another_run_is_refused(whole, changes):
         program.run(whole[0], **changes)
 
 
-def test_a_damaged_file_is_named(whole, tmp_path):
-    shutil.copytree(whole[0], tmp_path / "state")
-    (tmp_path / "state/round_2.npz").write_bytes(b"no file")
-    with pytest.raises(ValueError, match=r"round_2.npz.*Delete it"):
-        program.run(tmp_path / "state")
-
-
-def test_an_optimizer_by_its_name_is_the_same_in_every_call_of_a_process(tmp_path):
+def test_an_optimizer_by_its_name_is_the_same_in_every_call_and_a_damaged_file_is_named(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     data, found = (np.ones((8, 4), "float32"), np.ones((8, 2), "float32")), []
-    tuning = tfprune.FineTuning(rounds=1, optimizer="adam")
+    settings = {"fine_tuning": tfprune.FineTuning(rounds=1, optimizer="adam"), "folder": tmp_path, "verbose": 0}
     for _ in range(2):
-        smaller, _ = tfprune.prune_to(
-            model, tfprune.budget(parameters=0.5), data, fine_tuning=tuning, folder=tmp_path, verbose=0
-        )
+        smaller, _ = tfprune.prune_to(model, tfprune.budget(parameters=0.5), data, **settings)
         found.append(smaller.get_weights())
     for one, two in zip(*found, strict=True):
         np.testing.assert_array_equal(one, two)
+    (tmp_path / "round_1.npz").write_bytes(b"no file")
+    with pytest.raises(ValueError, match=r"round_1.npz.*Delete it"):
+        tfprune.prune_to(model, tfprune.budget(parameters=0.5), data, **settings)

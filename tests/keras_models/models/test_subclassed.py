@@ -188,6 +188,7 @@ def test_a_wrapped_copy_trains_as_the_model_does():
     np.testing.assert_array_equal(wrapped(x)["y"], model(x)["y"])
 
 
+@pytest.mark.programs
 def test_it_is_pruned_saved_loaded_and_goes_on_training(tmp_path):
     model, x, y = everything()
     wrapped = tfprune.wrap(model)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from tiers import first, in_test_ci
+from tiers import first
 
 import tfprune
 from tfprune import patterns
@@ -179,7 +179,8 @@ def test_the_first_masks_are_drawn_at_random_unless_there_are_some():
         np.testing.assert_array_equal(each.get_layer("out").masks["kernel"].numpy(), expected)
 
 
-@pytest.mark.parametrize("by", [in_test_ci("random"), "gradient"])
+@pytest.mark.programs
+@pytest.mark.parametrize("by", ["random", "gradient"])
 def test_a_resumed_fit_goes_on_as_one_that_was_not_stopped(by, tmp_path):
     data = {"data": (X1, Y1)} if by == "gradient" else {}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from tiers import first
+from tiers import first, in_test_ci
 
 import tfprune
 from tfprune.schedules import Polynomial
@@ -104,6 +104,7 @@ def test_compiled_steps_give_the_masks_of_eager_ones(arguments):
     assert_masks(masks, eager())
 
 
+@pytest.mark.programs
 def test_executions_that_end_where_masks_are_due_give_the_masks_of_single_steps():
     records = Record(), Record()
     for record, how in zip(records, ({"run_eagerly": True}, {"steps_per_execution": 4}), strict=True):
@@ -134,6 +135,7 @@ def test_two_runs_with_one_seed_are_bit_identical(arguments):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("step", first(10, 4, 12))
 def test_a_file_from_within_the_window_gives_the_rest_of_the_sequence(step, tmp_path):
     model = make(jit_compile=True)
@@ -210,7 +212,7 @@ def test_an_optimizer_of_some_weights_of_one_path_is_refused():
 
 
 @pytest.mark.parametrize("policy", first("mixed_float16", "mixed_bfloat16"))
-@pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"steps_per_execution": 5}])
+@pytest.mark.parametrize("arguments", [{"run_eagerly": True}, in_test_ci({"steps_per_execution": 5})])
 def test_mixed_precision_keeps_weights_slots_and_masks_together(policy, arguments):
     keras.config.set_dtype_policy(policy)
     try:

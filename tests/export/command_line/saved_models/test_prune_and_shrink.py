@@ -84,6 +84,7 @@ def test_prune_without_labels_solves_for_what_is_left(inside, capsys):
     assert accuracy(sparse) > accuracy(dense) - 0.04
 
 
+@pytest.mark.programs
 def test_prune_by_a_criterion_solves_for_the_weights_that_are_left(inside, capsys):
     code, _, err = run(capsys, "prune model.keras sparse.keras --sparsity 0.8 --data x.npy --criterion magnitude")
     assert (code, err) == (0, "")

@@ -11,7 +11,8 @@ from chromium import browser
 from file_graphs import FileGraph
 from once import filled_once
 from pages import needs_browser
-from web_files import NETWORKS, installed_litert_js, served, write_forms
+from tiers import first
+from web_files import installed_litert_js, served, write_forms
 
 from tfprune.export import Runner, pack, web
 from tfprune.export.command_line import cli
@@ -64,7 +65,7 @@ def errors(chromium):
     return [text for level, text in chromium.console if level == "error"]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", first("digits", "blocks", "mobilenet", count=2))
 def test_each_form_gives_what_it_gives_in_python(name, chromium, page, tmp_path_factory):
     files = forms(tmp_path_factory, name)
     with served(page(files)) as url:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from tiers import in_test_all, in_test_ci
+from tiers import first, in_test_all, in_test_ci
 
 import tfprune
 from tfprune.export import make_sparse_ready, to_tflite
@@ -459,13 +459,13 @@ def test_mobile_nets_give_the_same_outputs_with_symmetric_padding(family, size):
 
 
 @pytest.mark.programs
-def test_mobile_nets_can_run_sparse_once_they_are_ready():
-    mobilenet = keras.applications.MobileNet(input_shape=(64, 64, 3), alpha=0.25, weights=None, classes=10)
-    second = keras.applications.MobileNetV2(input_shape=(64, 64, 3), alpha=0.35, weights=None, classes=10)
-    assert not sparse_inference(mobilenet).eligible
-    for model in (mobilenet, second):
-        found = sparse_inference(make_sparse_ready(model))
-        assert found.eligible, found.reasons
+@pytest.mark.parametrize(("family", "alpha"), first(("MobileNet", 0.25), ("MobileNetV2", 0.35)))
+def test_mobile_nets_can_run_sparse_once_they_are_ready(family, alpha):
+    build = getattr(keras.applications, family)
+    model = build(input_shape=(64, 64, 3), alpha=alpha, weights=None, classes=10)
+    assert not sparse_inference(model).eligible
+    report = sparse_inference(make_sparse_ready(model))
+    assert report.eligible, report.reasons
 
 
 def efficient(activation, *, gated):

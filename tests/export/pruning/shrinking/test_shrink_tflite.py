@@ -83,6 +83,7 @@ def test_channels_stay_a_multiple_of_a_number(exports, images, tmp_path):
     assert all(row.kept % 4 == 0 or row.kept == row.channels for row in report.groups)
 
 
+@pytest.mark.programs
 def test_the_same_file_each_time(exports, images, tmp_path):
     for name in ("a", "b"):
         shrink_tflite(exports("unpruned", "float32").data, tmp_path / name, images, flops=0.6)
