@@ -38,6 +38,7 @@ CHANNELS = (1, 3)  # of an image
 IMAGE_TYPES = ("float32", "uint8", "int8")
 NORMALIZED_TYPES = (*IMAGE_TYPES, "float16", "int16")
 PIXELS = np.array([0, 255], np.float32)  # the smallest and the largest value of a pixel
+Numbers = float | Sequence[float]
 PROBABILITIES = ("SOFTMAX", "LOGISTIC")  # operators whose outputs are from 0 to 1
 
 
@@ -91,13 +92,13 @@ def add_metadata(
     check_suffix(destination, method)
     data = read_model(source)
     graph, model = load_with_graph(data)
-    root = _described(read_metadata(data).get(ENTRY), graph)
+    root = _metadata_of(read_metadata(data).get(ENTRY), graph)
     (subgraph,) = root.tables("subgraph_metadata")
     if class_names is not None:
-        place = _chosen(graph.outputs, output)
+        place = _output_index(graph.outputs, output)
         labels = _label_file(class_names, graph.outputs[place])
         position = graph.subgraphs[0].outputs.index(graph.output_tensors[place])
-        model.archive = make_archive(_labeled(root, position, labels, read_archive(model.archive)))
+        model.archive = make_archive(_replace_labels(root, position, labels, read_archive(model.archive)))
         _add_range(subgraph.tables("output_tensor_metadata")[position], graph, position)
     elif output is not None:
         raise ValueError(f"Expected `class_names` with `output`. Received: output={output!r}. Leave it out.")
@@ -107,7 +108,7 @@ def add_metadata(
     write_atomically(destination, encode(save_objects(model), method))
 
 
-def _described(content: bytes | None, graph: Model) -> MetadataTable:
+def _metadata_of(content: bytes | None, graph: Model) -> MetadataTable:
     """Return the metadata that a file has, or new ones, with an entry for each input and output of the file."""
     root = MetadataTable("ModelMetadata") if content is None else read_model_metadata(content)
     # What the newest part of older metadata needs is not known where they do not say it.
@@ -150,7 +151,7 @@ def _is_image(info: TensorInfo) -> bool:
     return len(info.shape) == 4 and info.shape[-1] in CHANNELS and info.dtype in IMAGE_TYPES
 
 
-def _chosen(infos: Sequence[TensorInfo], output: str | int | None) -> int:
+def _output_index(infos: Sequence[TensorInfo], output: str | int | None) -> int:
     """Return the index of the chosen output, or of the only one."""
     names = [info.name for info in infos]
     if output is None and len(names) == 1:
@@ -187,7 +188,7 @@ def _label_file(class_names: Any, info: TensorInfo) -> bytes:
     return "".join(f"{name}\n" for name in class_names).encode()
 
 
-def _labeled(root: MetadataTable, position: int, labels: bytes, files: dict[str, bytes]) -> dict[str, bytes]:
+def _replace_labels(root: MetadataTable, position: int, labels: bytes, files: dict[str, bytes]) -> dict[str, bytes]:
     """Give an output labels in place of those that it has, and return the files that the archive then holds."""
     entry = root.tables("subgraph_metadata")[0].tables("output_tensor_metadata")[position]
     old = [each for each in entry.tables("associated_files") if each.fields.get("type") == AXIS_LABELS]
@@ -213,7 +214,7 @@ def _add_range(entry: MetadataTable, graph: Model, position: int) -> None:
     """Say that an output is from 0 to 1 where the operator that makes it says so."""
     main = graph.subgraphs[0]
     index = main.outputs[position]
-    makers = {made: operator for operator in main.operators for made in operator.outputs}
+    makers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
     while index in makers and makers[index].name == "DEQUANTIZE":
         index = makers.pop(index).inputs[0]
     is_float = main.tensors[main.outputs[position]].dtype == "float32"
@@ -222,7 +223,9 @@ def _add_range(entry: MetadataTable, graph: Model, position: int) -> None:
         entry.fields.setdefault("stats", MetadataTable("Stats", limits))
 
 
-def _normalize(entries: list[MetadataTable], inputs: Sequence[TensorInfo], mean: Any, std: Any) -> None:
+def _normalize(
+    entries: list[MetadataTable], inputs: Sequence[TensorInfo], mean: Numbers | None, std: Numbers | None
+) -> None:
     """Give the only input its normalization in place of the one that it has, and the range that follows."""
     if len(inputs) != 1 or inputs[0].dtype not in NORMALIZED_TYPES:
         raise ValueError(
@@ -250,7 +253,7 @@ def _options_kind(unit: MetadataTable) -> str:
     return unit.fields["options"].kind if "options" in unit.fields else ""
 
 
-def _per_channel(value: Any, argument: str, channels: int | None) -> np.ndarray:
+def _per_channel(value: Numbers, argument: str, channels: int | None) -> np.ndarray:
     """Return one number, or one for each channel."""
     listed = value.tolist() if isinstance(value, np.ndarray) else value
     values = listed if isinstance(listed, Sequence) and not isinstance(listed, str) else [listed]

@@ -60,7 +60,7 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
     rows = windows()
     held_out, calibration, training = rows[:200], rows[200:264], rows[264:]
-    found = []
+    rows = []
     for seed in SEEDS:
         model, random = trained(seed, training, steps), np.random.default_rng(seed)
         reap = tfprune.rank_experts(model, inputs(calibration))
@@ -72,10 +72,10 @@ def main() -> None:
             "the last ones everywhere": range(half, EXPERTS),
         }
         cut = {name: loss(tfprune.drop_experts(model, drop)[0], held_out) for name, drop in choices.items()}
-        found.append([seed, loss(model, held_out), *cut.values()])
-        print(found[-1], flush=True)
+        rows.append([seed, loss(model, held_out), *cut.values()])
+        print(rows[-1], flush=True)
     print(
-        table(["seed", "all experts", *choices], [[row[0], *(f"{value:.3f}" for value in row[1:])] for row in found])
+        table(["seed", "all experts", *choices], [[row[0], *(f"{value:.3f}" for value in row[1:])] for row in rows])
     )
 
 

@@ -91,11 +91,11 @@ def _rows(package: str, where: str, command: list[str], environment: dict[str, s
     if done.returncode:  # it is there and does not run: more than a bar is missed
         sys.stderr.write(done.stderr[-2000:])
         return [Row(f"{package}, {where}", f"exit code {done.returncode}", "runs", holds=False)]
-    told = json.loads(done.stdout.splitlines()[-1])
-    what = f"{package} {told['version']}, {where}: dense / sparse"
-    difference = float("inf") if told["difference"] is None else told["difference"]  # NaN in JSON of JavaScript
+    result = json.loads(done.stdout.splitlines()[-1])
+    what = f"{package} {result['version']}, {where}: dense / sparse"
+    difference = float("inf") if result["difference"] is None else result["difference"]  # NaN in JSON of JavaScript
     return [
-        at_least(what, told["ratio"], LEAST),
+        at_least(what, result["ratio"], LEAST),
         at_most("  outputs of the sparse file from the dense one's, relative", difference, CLOSE, unit="", digits=7),
     ]
 

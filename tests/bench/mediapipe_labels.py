@@ -63,15 +63,15 @@ def _rows(python: Path, folder: Path, name: str) -> list[Row]:
     if done.returncode:
         sys.stderr.write(done.stderr[-2000:])
         return [Row(f"{name}: MediaPipe reads it", f"exit code {done.returncode}", "0", holds=False)]
-    told = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     with np.load(folder / "pictures.npz") as archive:
         expected = Runner(folder / f"{name}.tflite").predict(archive["inputs"])
-    scores = np.array([[picture[label] for label in NAMES] for picture in told["scores"]])
+    scores = np.array([[picture[label] for label in NAMES] for picture in result["scores"]])
     numbers = {"mean": [MEAN], "std": [STD], "labels": "labels.txt"}
     return [
-        Row(f"{name}: the schema's classes read mean, std, labels", "yes", "yes", told["metadata"] == numbers),
+        Row(f"{name}: the schema's classes read mean, std, labels", "yes", "yes", result["metadata"] == numbers),
         at_most(
-            f"{name}: scores by label in MediaPipe {told['version']} from Runner's, largest difference",
+            f"{name}: scores by label in MediaPipe {result['version']} from Runner's, largest difference",
             float(np.abs(scores - expected).max()),
             CLOSE[name],
             unit="",
@@ -98,8 +98,8 @@ def classify(path: str, pictures: str) -> dict[str, object]:
     settings = vision.ImageClassifierOptions(base_options=BaseOptions(model_asset_path=path))
     with vision.ImageClassifier.create_from_options(settings) as classifier, np.load(pictures) as archive:
         images = [mediapipe.Image(mediapipe.ImageFormat.SRGB, picture) for picture in archive["pictures"]]
-        found = [classifier.classify(image).classifications[0].categories for image in images]
-    scores = [{each.category_name: each.score for each in categories} for categories in found]
+        results = [classifier.classify(image).classifications[0].categories for image in images]
+    scores = [{each.category_name: each.score for each in categories} for categories in results]
     return {"version": version("mediapipe"), "metadata": metadata, "scores": scores}
 
 

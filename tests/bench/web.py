@@ -67,8 +67,8 @@ def rows() -> Iterator[Row]:
         sys.stderr.write("skipped: no chromium or no npm is installed (apt-get install chromium npm)\n")
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        found = measured(Path(name), write_files(Path(name)))
-    dense, sparse, dynamic, control = (found[each] for each in ("dense", "sparse", "sparse_dynamic", "control"))
+        rows = measured(Path(name), write_files(Path(name)))
+    dense, sparse, dynamic, control = (rows[each] for each in ("dense", "sparse", "sparse_dynamic", "control"))
     times = f"{dense['median_ms']:.1f} / {sparse['median_ms']:.1f} ms"
     yield at_least(f"MobileNet in Chromium, 90 %: dense / sparse, {times}", sparse["times_faster"], LEAST)
     yield at_least("sparse with 8-bit weights: dense / sparse", dynamic["times_faster"], LEAST_DYNAMIC)
@@ -76,11 +76,11 @@ def rows() -> Iterator[Row]:
     ratio = control["times_faster"]
     bar = f"{SAME[0]} to {SAME[1]}x"
     yield Row("control with 60 %: dense / sparse", f"{ratio:.2f}x", bar, SAME[0] <= round(ratio, 2) <= SAME[1])
-    for each, row in found.items():
+    for each, row in rows.items():
         yield Row(
             f"{each}: difference to Python's LiteRT, of the largest output", f"{row['difference']:.1e}", "", True
         )
-    start = max(row["compile_ms"] for row in found.values())
+    start = max(row["compile_ms"] for row in rows.values())
     yield Row("slowest compilation of a file", f"{start:.0f} ms", "", True)
 
 

@@ -103,12 +103,12 @@ def web(
 
 
 def _paths(files: Any) -> list[Path]:
-    given = [files] if isinstance(files, str | os.PathLike) else files
-    if not isinstance(given, Sequence) or not all(isinstance(path, str | os.PathLike) for path in given):
+    items = [files] if isinstance(files, str | os.PathLike) else files
+    if not isinstance(items, Sequence) or not all(isinstance(path, str | os.PathLike) for path in items):
         raise TypeError(f"Expected the path of a file, or a list of paths. Received: files={files!r}.")
-    if not 1 <= len(given) <= MOST_FILES:
-        raise ValueError(f"Expected 1 to {MOST_FILES} files. Received: {len(given)}.")
-    paths = [Path(path) for path in given]
+    if not 1 <= len(items) <= MOST_FILES:
+        raise ValueError(f"Expected 1 to {MOST_FILES} files. Received: {len(items)}.")
+    paths = [Path(path) for path in items]
     names = [path.name.casefold() for path in paths]
     for path, name in zip(paths, names, strict=True):
         if names.count(name) > 1:
@@ -165,9 +165,9 @@ def _check_same_inputs(models: dict[str, Model]) -> None:
     first, *others = models
     wanted = _inputs_text(models[first].inputs)
     for other in others:
-        if (given := _inputs_text(models[other].inputs)) != wanted:
+        if (text := _inputs_text(models[other].inputs)) != wanted:
             raise ValueError(
-                f"Expected files with the same inputs. Received: {first!r} with {wanted} and {other!r} with {given}. "
+                f"Expected files with the same inputs. Received: {first!r} with {wanted} and {other!r} with {text}. "
                 "Write a folder for each."
             )
 

@@ -195,11 +195,11 @@ def write_model_metadata(table: MetadataTable) -> bytes:
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
-    builder.Finish(_written(builder, table), IDENTIFIER)
+    builder.Finish(_write_table(builder, table), IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _written(builder: Any, table: MetadataTable) -> int:
+def _write_table(builder: Any, table: MetadataTable) -> int:
     """Write a table behind all its parts, and return where it is."""
     parts: list[tuple[str, Any]] = []  # what each slot gets: the name of the builder's method, and the value
     for name, type_name in _fields(table.kind):
@@ -211,20 +211,20 @@ def _written(builder: Any, table: MetadataTable) -> int:
             width = {"byte": "Int8", "int": "Int32", "uint": "Uint32", "float": "Float32"}[type_name]
             parts.append((f"Prepend{width}Slot", value or 0))
         else:
-            parts.append(("PrependUOffsetTRelativeSlot", 0 if value is None else _part(builder, value)))
+            parts.append(("PrependUOffsetTRelativeSlot", 0 if value is None else _write_part(builder, value)))
     builder.StartObject(len(parts))
     for slot, (method, value) in enumerate(parts):
         getattr(builder, method)(slot, value, 0)
     return builder.EndObject()
 
 
-def _part(builder: Any, value: Any) -> int:
+def _write_part(builder: Any, value: Any) -> int:
     if isinstance(value, bytes):
         return builder.CreateString(value)
     if isinstance(value, MetadataTable):
-        return _written(builder, value)
+        return _write_table(builder, value)
     if isinstance(value, list):
-        offsets = [_part(builder, part) for part in value]
+        offsets = [_write_part(builder, part) for part in value]
         builder.StartVector(4, len(offsets), 4)
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)

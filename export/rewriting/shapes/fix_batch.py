@@ -68,7 +68,7 @@ def fix_batch(content: bytes, batch: int) -> bytes:
         batch: The number of samples that the new file takes at once.
 
     Returns:
-        The file; the bytes given where no batch is open.
+        The file; the bytes of `content` where no batch is open.
 
     Raises:
         ValueError: If another dimension is open, the file does not run with this batch, or a shape depends on the
@@ -104,33 +104,33 @@ def _starts(content: bytes) -> Iterator[tuple[int, tuple[TensorInfo, ...]]]:
             yield number, read(starting_at(content, signature)).inputs
 
 
-def _fixed(content: bytes, batch: int) -> bytes:
+def _with_batch(content: bytes, batch: int) -> bytes:
     model = load_objects(content)
     if numbers_operators(model):
         raise ValueError("its metadata name operators by number, which would change.")
-    seen = _seen(content, batch)
+    tensors_of_runs = _tensors_of_runs(content, batch)
     for number, graph in enumerate(model.subgraphs):
-        tensors = {index: array for (which, index), array in seen.items() if which == number}
+        tensors = {index: array for (which, index), array in tensors_of_runs.items() if which == number}
         _fold(model, graph, tensors)
         _fix_shapes(model, graph, tensors)
     put_in_order(model)
     return save_objects(model)
 
 
-def _seen(content: bytes, batch: int) -> Tensors:
+def _tensors_of_runs(content: bytes, batch: int) -> Tensors:
     """Return the tensors of two runs of each signature, of zeros and of random numbers, whose shapes are alike."""
     numbers = {number: signature for signature, number in graphs_of_signatures(load_objects(content)).items()}
-    seen: Tensors = {}
+    tensors: Tensors = {}
     for first in sorted({0, *numbers}):
         start = starting_at(content, numbers[first]) if first else content
-        zeros, drawn = (_run(start, batch, draw=draw) for draw in (np.zeros, _random))
-        for number, index in sorted(zeros.keys() | drawn.keys()):
-            before, array = (run.get((number, index)) for run in (zeros, drawn))
+        of_zeros, of_random = (_run(start, batch, draw=draw) for draw in (np.zeros, _random))
+        for number, index in sorted(of_zeros.keys() | of_random.keys()):
+            before, array = (run.get((number, index)) for run in (of_zeros, of_random))
             if before is None or array is None or before.shape != array.shape:
                 name = read(start).subgraphs[number].tensors[index].name
                 raise ValueError(f"the shape of {name!r} depends on the values of the inputs.")
-            seen[number or first, index] = array
-    return seen
+            tensors[number or first, index] = array
+    return tensors
 
 
 def _run(content: bytes, batch: int, *, draw: Callable[[Any, Any], np.ndarray]) -> Tensors:
@@ -144,14 +144,14 @@ def _run(content: bytes, batch: int, *, draw: Callable[[Any, Any], np.ndarray]) 
     for detail in interpreter.get_input_details():
         interpreter.set_tensor(detail["index"], draw(detail["shape"], detail["dtype"]))
     interpreter.invoke()
-    found: Tensors = {}
+    tensors: Tensors = {}
     for number, graph in enumerate(read(content).subgraphs):
         for index, tensor in enumerate(graph.tensors):
             array = None if tensor.constant else _tensor(interpreter, index, number)
             if array is not None:
                 is_small = array.size <= MOST_NUMBERS
-                found[number, index] = array if is_small else np.broadcast_to(array.dtype.type(), array.shape)
-    return found
+                tensors[number, index] = array if is_small else np.broadcast_to(array.dtype.type(), array.shape)
+    return tensors
 
 
 def _tensor(interpreter: Any, index: int, number: int) -> np.ndarray | None:
@@ -169,21 +169,21 @@ def _random(shape: Any, dtype: Any) -> np.ndarray:
 
 def _fold(model: schema.ModelT, graph: schema.SubGraphT, tensors: dict[int, np.ndarray]) -> None:
     """Turn what operators compute from shapes only into constants, and take out these operators."""
-    border, folded, kept = {*indices_of(graph.inputs), *indices_of(graph.outputs)}, set[int](), []
+    border, results, operators = {*indices_of(graph.inputs), *indices_of(graph.outputs)}, set[int](), []
     constants = {index for index, tensor in enumerate(graph.tensors) if _is_constant(model, tensor)}
     for operator in graph.operators or ():
         kind = operator_name(model, operator)
-        taken, made = {*indices_of(operator.inputs)}, {*indices_of(operator.outputs)}
-        of_shapes = kind in OF_SHAPES and taken & folded and taken <= constants
-        fits = all(index in tensors and tensors[index].size <= MOST_NUMBERS for index in made)
-        if not (kind in SOURCES or of_shapes) or made & border or not fits:
-            kept.append(operator)
+        inputs, outputs = {*indices_of(operator.inputs)}, {*indices_of(operator.outputs)}
+        of_shapes = kind in OF_SHAPES and inputs & results and inputs <= constants
+        fits = all(index in tensors and tensors[index].size <= MOST_NUMBERS for index in outputs)
+        if not (kind in SOURCES or of_shapes) or outputs & border or not fits:
+            operators.append(operator)
             continue
-        for index in made:
+        for index in outputs:
             graph.tensors[index].buffer = add_values(model, tensors[index])
-        folded |= made
-        constants |= made
-    graph.operators = kept
+        results |= outputs
+        constants |= outputs
+    graph.operators = operators
 
 
 def _fix_shapes(model: schema.ModelT, graph: schema.SubGraphT, tensors: dict[int, np.ndarray]) -> None:
@@ -213,7 +213,7 @@ def _check_outputs(content: bytes) -> None:
 
 
 def _run_job(folder: Path) -> None:
-    content = _fixed((folder / MODEL).read_bytes(), read_job(folder, "job")[0]["batch"])
+    content = _with_batch((folder / MODEL).read_bytes(), read_job(folder, "job")[0]["batch"])
     _check_outputs(content)
     (folder / FIXED).write_bytes(content)
 

@@ -41,7 +41,7 @@ def chosen(tokenizer, texts: list[str]) -> tuple[list[int], dict]:
     vocabulary = read_vocabulary(tokenizer)
     used = {int(number) for text in texts for number in np.asarray(tokenizer(text)).reshape(-1)}
     kept = sorted(vocabulary.with_parts(used | vocabulary.fixed))
-    return kept, vocabulary.rewritten(kept)
+    return kept, vocabulary.arguments(kept)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_byte_pairs_write_the_texts_in_the_same_tokens():
         used = {number for text in texts for number in whole.encode(text).ids}
         vocabulary = read_vocabulary(hub)
         kept = sorted(vocabulary.with_parts(used | vocabulary.fixed))
-        arguments = vocabulary.rewritten(kept)
+        arguments = vocabulary.arguments(kept)
         assert len(kept) < len(model["vocab"])
         assert len(arguments["merges"]) >= len(kept) - 257  # the bytes, and a special token
         pairs = [tuple(merge.split(" ")) for merge in arguments["merges"]]

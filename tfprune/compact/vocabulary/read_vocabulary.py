@@ -17,17 +17,17 @@ def read_vocabulary(tokenizer: Any) -> TokenVocabulary:
         ValueError: If it is of another kind, or its ids are not those of the vocabulary that it holds.
     """
     proto = getattr(tokenizer, "proto", None)
-    held = getattr(tokenizer, "vocabulary", None)
+    content = getattr(tokenizer, "vocabulary", None)
     special = [*getattr(tokenizer, "special_tokens", ()), *(getattr(tokenizer, "unsplittable_tokens", None) or ())]
     if isinstance(proto, bytes) and proto:
         vocabulary = sentencepiece_vocabulary(proto, special)
-    elif isinstance(held, dict) and getattr(tokenizer, "merges", None) is not None:
+    elif isinstance(content, dict) and getattr(tokenizer, "merges", None) is not None:
         vocabulary = _byte_pairs(tokenizer, special)
-    elif isinstance(held, list) and hasattr(tokenizer, "suffix_indicator"):
+    elif isinstance(content, list) and hasattr(tokenizer, "suffix_indicator"):
         vocabulary = _word_pieces(tokenizer, special)
     else:
         raise _refusal(tokenizer, "whose vocabulary is of an unknown kind")
-    if not isinstance(held, dict) and [*tokenizer.get_vocabulary()] != [*vocabulary.tokens]:
+    if not isinstance(content, dict) and [*tokenizer.get_vocabulary()] != [*vocabulary.tokens]:
         raise _refusal(tokenizer, "whose ids are not those of the vocabulary that it holds")
     if getattr(tokenizer, "sequence_length", None):
         raise _refusal(tokenizer, f"which cuts texts to sequence_length={tokenizer.sequence_length}")
@@ -57,18 +57,18 @@ def _byte_pairs(tokenizer: Any, special: Sequence[str]) -> TokenVocabulary:
         _, merged = merged_parts(token, lambda *pair: ranks.get(pair))
         return [left + right for left, right in merged]
 
-    def rewritten(kept: Sequence[int]) -> dict[str, Any]:
-        left = {tokens[number]: place for place, number in enumerate(kept)}
-        pairs = [pair for pair in merges if pair[0] in left and pair[1] in left and "".join(pair) in left]
-        whole = [token for token in getattr(tokenizer, "unsplittable_tokens", None) or () if token in left]
+    def arguments(remaining: Sequence[int]) -> dict[str, Any]:
+        numbers = {tokens[number]: place for place, number in enumerate(remaining)}
+        pairs = [pair for pair in merges if pair[0] in numbers and pair[1] in numbers and "".join(pair) in numbers]
+        whole = [token for token in getattr(tokenizer, "unsplittable_tokens", None) or () if token in numbers]
         return {
-            "vocabulary": left,
+            "vocabulary": numbers,
             "merges": [" ".join(pair) for pair in pairs],
             **({"unsplittable_tokens": whole} if "unsplittable_tokens" in tokenizer.get_config() else {}),
         }
 
-    kept = frozenset(ids[token] for token in fixed)
-    return TokenVocabulary(tokens, kept, frozenset(), -1, True, parts, rewritten)
+    fixed_ids = frozenset(ids[token] for token in fixed)
+    return TokenVocabulary(tokens, fixed_ids, frozenset(), -1, True, parts, arguments)
 
 
 def _word_pieces(tokenizer: Any, special: Sequence[str]) -> TokenVocabulary:
@@ -83,5 +83,5 @@ def _word_pieces(tokenizer: Any, special: Sequence[str]) -> TokenVocabulary:
         tokens.index(tokenizer.oov_token),
         False,
         lambda token: (),
-        lambda kept: {"vocabulary": [tokens[number] for number in kept]},
+        lambda ids: {"vocabulary": [tokens[number] for number in ids]},
     )

@@ -63,27 +63,27 @@ class SentencePieceModel:
         self.model_type = settings.get(MODEL_TYPE, UNIGRAM)
         self.has_byte_fallback = bool(settings.get(BYTE_FALLBACK, 0))
 
-    def with_pieces(self, kept: Sequence[int]) -> bytes:
+    def with_pieces(self, ids: Sequence[int]) -> bytes:
         """Return the file with the pieces of some ids, in order."""
-        ids = {number: place for place, number in enumerate(kept)}
-        written, is_first = [], True
+        places = {number: place for place, number in enumerate(ids)}
+        fields, is_first = [], True
         for number, _, entry in self._fields:
             if number == PIECE and is_first:
-                written += [self.pieces[index].content for index in kept]
+                fields += [self.pieces[index].content for index in ids]
                 is_first = False
             elif number == TRAINER:
-                settings = b"".join(self._setting(*setting, ids=ids) for setting in self._trainer)
-                written.append(_varint(TRAINER << 3 | LENGTH) + _varint(len(settings)) + settings)
+                settings = b"".join(self._setting(*setting, places=places) for setting in self._trainer)
+                fields.append(_varint(TRAINER << 3 | LENGTH) + _varint(len(settings)) + settings)
             elif number not in (PIECE, SELF_TEST):  # sentences of the whole vocabulary
-                written.append(entry)
-        return b"".join(written)
+                fields.append(entry)
+        return b"".join(fields)
 
     @staticmethod
-    def _setting(number: int, value: Any, entry: bytes, *, ids: Mapping[int, int]) -> bytes:
+    def _setting(number: int, value: Any, entry: bytes, *, places: Mapping[int, int]) -> bytes:
         if number == VOCABULARY_SIZE:
-            return _varint(number << 3 | VARINT) + _varint(len(ids))
-        if number in SPECIAL_IDS and value in ids:
-            return _varint(number << 3 | VARINT) + _varint(ids[value])
+            return _varint(number << 3 | VARINT) + _varint(len(places))
+        if number in SPECIAL_IDS and value in places:
+            return _varint(number << 3 | VARINT) + _varint(places[value])
         return entry
 
 
@@ -116,7 +116,7 @@ def sentencepiece_vocabulary(content: bytes, special: Sequence[str]) -> TokenVoc
         next((index for index, piece in enumerate(model.pieces) if piece.kind == UNKNOWN), -1),
         model.has_byte_fallback,
         parts if model.model_type == BYTE_PAIRS else lambda token: (),
-        lambda kept: {"proto": model.with_pieces(kept)},
+        lambda ids: {"proto": model.with_pieces(ids)},
     )
 
 
@@ -131,9 +131,9 @@ def _negative(score: float | None) -> float | None:
 
 
 def _piece(content: bytes, entry: bytes) -> Piece:
-    found = {number: value for number, value, _ in _fields(content)}
-    score = SCORE.unpack(found.get(2, b"\0\0\0\0"))[0]
-    return Piece(found.get(1, b"").decode(), score, found.get(3, NORMAL), entry)
+    fields = {number: value for number, value, _ in _fields(content)}
+    score = SCORE.unpack(fields.get(2, b"\0\0\0\0"))[0]
+    return Piece(fields.get(1, b"").decode(), score, fields.get(3, NORMAL), entry)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any, bytes]]:
@@ -171,8 +171,8 @@ def _read_varint(message: bytes, place: int) -> tuple[int, int]:
 
 
 def _varint(value: int) -> bytes:
-    written = []
+    groups = []
     while value > 127:
-        written.append(value & 127 | 128)
+        groups.append(value & 127 | 128)
         value >>= 7
-    return bytes([*written, value])
+    return bytes([*groups, value])

@@ -38,10 +38,10 @@ def token_rows(model: keras.Model) -> int:
         raise ValueError(f"Expected a model that is not quantized yet. Received: {model.name!r}. {reason}")
     counts = set(_counts(class_config(model))) if anatomy.kind.is_functional_subclass else set()
     if len(counts) != 1:
-        found = f"the numbers {sorted(counts)}" if counts else "none"
+        numbers = f"the numbers {sorted(counts)}" if counts else "none"
         raise ValueError(
             f"Expected a backbone or task of KerasHub with one {ARGUMENT}, such as Gemma3CausalLM or BertBackbone. "
-            f"Received: {model.name!r} of class {type(model).__name__} with {found}."
+            f"Received: {model.name!r} of class {type(model).__name__} with {numbers}."
         )
     return counts.pop()
 
@@ -91,11 +91,11 @@ def compare(model: Any, smaller: Any, *, rows: np.ndarray, ids: Sequence[int]) -
     inputs = numbers_for(model.input, length=len(ids))
     outputs = []
     for one, tokens in ((smaller, np.asarray(ids)), (model, rows[np.asarray(ids)])):
-        given = {
+        inputs = {
             name: keras.ops.cast(np.broadcast_to(tokens, value.shape), value.dtype) if "token_ids" in name else value
             for name, value in inputs.items()
         }
-        outputs.append(as_arrays(one(given, training=False)))
+        outputs.append(as_arrays(one(inputs, training=False)))
     apart = 0.0
     for array, expected in zip(*outputs, strict=True):
         whole = expected[..., rows] if array.shape != expected.shape else expected

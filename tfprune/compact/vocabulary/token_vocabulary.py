@@ -22,7 +22,7 @@ class TokenVocabulary:
         unknown: The id for what cannot be written; -1 for none.
         spells_bytes: Whether a character without a token is written with tokens of bytes.
         parts: Called with a token; returns the tokens that the tokenizer merges on the way to it.
-        rewritten: Called with the ids that remain, in order; returns the arguments of the smaller tokenizer.
+        arguments: Called with the ids that remain, in order; returns the arguments of the smaller tokenizer.
     """
 
     tokens: Sequence[str]
@@ -31,15 +31,15 @@ class TokenVocabulary:
     unknown: int
     spells_bytes: bool
     parts: Callable[[str], Iterable[str]]
-    rewritten: Callable[[Sequence[int]], dict[str, Any]]
+    arguments: Callable[[Sequence[int]], dict[str, Any]]
 
     def with_parts(self, ids: Iterable[int]) -> set[int]:
         """Return ids with those of all tokens that they are merged of."""
         numbers = {token: number for number, token in enumerate(self.tokens)}
-        found = {*ids}
-        for number in [*found]:
-            found.update(numbers[part] for part in self.parts(self.tokens[number]) if part in numbers)
-        return found
+        closure = {*ids}
+        for number in [*closure]:
+            closure.update(numbers[part] for part in self.parts(self.tokens[number]) if part in numbers)
+        return closure
 
 
 def merged_parts(
@@ -61,13 +61,13 @@ def merged_parts(
         >>> merged_parts("the", lambda *pair: ranks.get(pair))
         (['the'], [('t', 'h'), ('th', 'e')])
     """
-    left, merges = [*symbols], []
-    while len(left) > 1:
-        ranks = [(found, place) for place, pair in enumerate(zip(left, left[1:], strict=False))
-                 if (found := rank(*pair)) is not None]  # fmt: skip
+    pieces, merges = [*symbols], []
+    while len(pieces) > 1:
+        ranks = [(order, place) for place, pair in enumerate(zip(pieces, pieces[1:], strict=False))
+                 if (order := rank(*pair)) is not None]  # fmt: skip
         if not ranks:
             break
         _, place = min(ranks)
-        merges.append((left[place], left[place + 1]))
-        left[place : place + 2] = [left[place] + left[place + 1]]
-    return left, merges
+        merges.append((pieces[place], pieces[place + 1]))
+        pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
+    return pieces, merges

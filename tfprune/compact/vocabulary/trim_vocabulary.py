@@ -75,25 +75,25 @@ def trim_vocabulary(
         )
     encoded = _encoded(texts, whole, most=len(vocabulary.tokens))
     used = {int(number) for _, ids in encoded for number in np.unique(ids)}
-    chosen = vocabulary.fixed | used | _chosen(keep, vocabulary)
-    chosen |= vocabulary.characters if characters == "all" else frozenset()
-    kept = np.array(sorted(vocabulary.with_parts(chosen)))
-    small = type(whole).from_config({**whole.get_config(), **vocabulary.rewritten(kept.tolist())})
-    rows = [_counted("kept for", _same_tokens(encoded, small, kept), vocabulary)]
+    ids = vocabulary.fixed | used | _ids_of_tokens(keep, vocabulary)
+    ids |= vocabulary.characters if characters == "all" else frozenset()
+    old_ids = np.array(sorted(vocabulary.with_parts(ids)))
+    small = type(whole).from_config({**whole.get_config(), **vocabulary.arguments(old_ids.tolist())})
+    rows = [_counted("kept for", _same_tokens(encoded, small, old_ids), vocabulary)]
     others = [(text, _ids(whole, text), _ids(small, text)) for text in check_on]
     if others:
-        rows.append(_counted("checked on", [(text, ids, kept[after]) for text, ids, after in others], vocabulary))
-    smaller = with_rows(model, kept[kept < count], count=count)
+        rows.append(_counted("checked on", [(text, ids, old_ids[after]) for text, ids, after in others], vocabulary))
+    smaller = with_rows(model, old_ids[old_ids < count], count=count)
     if getattr(model, "preprocessor", None) is not None:
         smaller.preprocessor = _with_tokenizer(model.preprocessor, small)
-    difference = _check(model, smaller, kept[kept < count], encoded)
+    difference = _check(model, smaller, old_ids[old_ids < count], encoded)
     return smaller, VocabularyReport(
-        (count, int((kept < count).sum())),
+        (count, int((old_ids < count).sum())),
         (model.count_params(), smaller.count_params()),
         (_bytes(model), _bytes(smaller)),
         difference,
         tuple(rows),
-        kept,
+        old_ids,
         small,
     )
 
@@ -101,10 +101,10 @@ def trim_vocabulary(
 def _tokenizer_of(model: Any, tokenizer: Any) -> Any:
     own = getattr(getattr(model, "preprocessor", None), "tokenizer", None)
     if (own is None) == (tokenizer is None):
-        found = "none" if own is None else "one in the preprocessor of the model, and another"
+        tokenizers = "none" if own is None else "one in the preprocessor of the model, and another"
         raise ValueError(
             f"Expected one tokenizer: that of the preprocessor of {model.name!r}, or `tokenizer` for a model without "
-            f"one. Received: {found}. Pass tokenizer=... for a backbone only."
+            f"one. Received: {tokenizers}. Pass tokenizer=... for a backbone only."
         )
     return tokenizer if own is None else own
 
@@ -117,23 +117,23 @@ def _encoded(texts: Any, tokenizer: Any, *, most: int) -> list[tuple[str | None,
     """Return each text with its ids; None for a list of ids."""
     if isinstance(texts, str):
         raise TypeError(f"Expected a list of texts. Received: a text. Pass texts=[{texts!r:.60}].")
-    found: list[tuple[str | None, np.ndarray]] = []
+    pairs: list[tuple[str | None, np.ndarray]] = []
     for text in texts:
         ids = _ids(tokenizer, text) if isinstance(text, str) else np.asarray(text)
         if ids.ndim != 1 or (ids.size and (ids.dtype.kind not in "iu" or not 0 <= ids.min() <= ids.max() < most)):
             raise ValueError(
                 f"Expected texts, or flat lists of ids from 0 to {most - 1:,}. Received in `texts`: {text!r:.80}."
             )
-        found.append((text if isinstance(text, str) else None, ids))
-    if not any(ids.size for _, ids in found):
+        pairs.append((text if isinstance(text, str) else None, ids))
+    if not any(ids.size for _, ids in pairs):
         raise ValueError("Expected at least one text with a token in `texts`. Received: none.")
-    return found
+    return pairs
 
 
-def _chosen(keep: Iterable[str | int], vocabulary: TokenVocabulary) -> set[int]:
+def _ids_of_tokens(keep: Iterable[str | int], vocabulary: TokenVocabulary) -> set[int]:
     """Return the ids of tokens that are kept besides those of the texts."""
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
-    chosen = set()
+    ids = set()
     for token in keep:
         number = numbers.get(token, -1) if isinstance(token, str) else token
         if not 0 <= number < len(vocabulary.tokens):
@@ -141,19 +141,19 @@ def _chosen(keep: Iterable[str | int], vocabulary: TokenVocabulary) -> set[int]:
                 f"Expected tokens of the tokenizer in `keep`, or ids below {len(vocabulary.tokens):,}. Received: "
                 f"{token!r}. A space before a word is a part of its token, for example '▁word' or 'Ġword'."
             )
-        chosen.add(number)
-    return chosen
+        ids.add(number)
+    return ids
 
 
 def _same_tokens(
-    encoded: Sequence[tuple[str | None, np.ndarray]], small: Any, kept: np.ndarray
+    encoded: Sequence[tuple[str | None, np.ndarray]], small: Any, old_ids: np.ndarray
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return each text with its ids before and after, both as the whole tokenizer numbers them.
 
     Raises:
         ValueError: If they are not the same.
     """
-    written = [(text, ids, kept[_ids(small, text)]) for text, ids in encoded if text is not None]
+    written = [(text, ids, old_ids[_ids(small, text)]) for text, ids in encoded if text is not None]
     for text, before, after in written:
         if not np.array_equal(before, after):
             raise ValueError(

@@ -165,7 +165,7 @@ def test_damage_is_refused_or_harmless(cut, flips):
     except ValueError as error:
         assert "TFLite Metadata" in str(error)
     else:
-        assert cut == len(OF_TFLITE_SUPPORT) or flips
+        assert cut >= len(OF_TFLITE_SUPPORT) - 1 or flips  # the last byte is the zero behind a text
 
 
 @pytest.mark.parametrize("content", [b"", b"describes labels.txt", b"\xff" * 40, struct.pack("<I4s", 8, b"M001")])

@@ -260,7 +260,7 @@ def test_a_damaged_file_is_refused(small):
 
 
 def test_what_the_run_has_not_shown_is_refused(small, monkeypatch):
-    monkeypatch.setattr(module, "_seen", lambda *_: {})
+    monkeypatch.setattr(module, "_tensors_of_runs", lambda *_: {})
     with pytest.raises(ValueError, match="no run shows the shape of"):
-        module._fixed(small, 1)
+        module._with_batch(small, 1)
     assert open_batch(read(small).inputs)
