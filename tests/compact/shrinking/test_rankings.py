@@ -225,3 +225,25 @@ def test_the_counts_of_a_transformer_budget_become_a_plan_as_the_docstring_says(
     plan = tfprune.plan_shrink(model, 0.5, allocation=split)
     found = {row.group: row.kept for row in plan.rows if row.kept < row.channels}
     assert found == {"attention_0/heads": 2, "attention_1/heads": 2, "hidden_0": 16, "hidden_1": 16}
+
+
+class Scaled(layers.Layer):
+    """A dense layer and its normalization, which a plan opens."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.dense, self.norm = layers.Dense(units, name="dense"), layers.BatchNormalization(name="norm")
+
+    def call(self, x):
+        return self.norm(self.dense(x))
+
+
+def test_scales_are_those_of_the_users_variables():
+    stack = [keras.Input((3,)), Scaled(4, name="inner"), layers.Dense(4, name="mid"), layers.BatchNormalization()]
+    model = keras.Sequential([*stack, layers.Dense(2)])
+    model.layers[0].norm.gamma.assign([1.0, -4, 3, 2])
+    model.layers[2].gamma.assign([3.0, 1, 2, 4])
+    plan = tfprune.plan_shrink(model, 0.5, criterion="gamma", allocation="uniform")
+    smaller = tfprune.shrink(model, plan)
+    scales = [variable.numpy().tolist() for variable in smaller.variables if variable.path.endswith("gamma")]
+    assert scales == [[-4, 3], [3, 4]]
