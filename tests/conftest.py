@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import sys
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -36,3 +39,27 @@ def pytest_collection_finish() -> None:
     """Spare the garbage collector the objects of the imports, which stay."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Build optimizers before `fit` in tests of `make test`; those marked `programs` or `slow` train as users do.
+
+    An optimizer that creates its variables in the first step makes TensorFlow trace that step twice: a short training
+    with Adam then takes almost twice as long. The losses are the same bit for bit.
+    """
+    keras: Any = sys.modules.get("keras")
+    is_marked = any(map(item.get_closest_marker, ("programs", "slow")))
+    if keras is None or is_marked or keras.config.backend() != "tensorflow":
+        return (yield)
+    fit = keras.Model.fit
+
+    def fit_once_built(model: Any, *arguments: Any, **options: Any) -> Any:
+        optimizer = getattr(model, "optimizer", None)
+        if model.built and optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        return fit(model, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "fit", fit_once_built)
+        return (yield)
