@@ -23,6 +23,7 @@ def test_a_pruned_model_becomes_a_file_for_microcontrollers(network, tmp_path):
     assert "fits on: zero" in str(report)
 
 
+@pytest.mark.programs
 def test_a_file_that_differs_from_keras_is_not_written(network, tmp_path):
     settings = {"quantize": "int8", "calibration": network.samples, "target": "micro"}
     with pytest.raises(ValueError, match="gives the model's outputs"):

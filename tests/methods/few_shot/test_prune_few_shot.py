@@ -77,6 +77,7 @@ def test_fractions_are_of_the_first_model_and_each_stage_is_an_epoch(done):
     assert epochs.seen == {0: 3, 1: 4, 2: 2}
 
 
+@pytest.mark.programs
 def test_the_report_counts_levels_and_measures(done):
     _, _, _, report, _ = done
     for row in report.stages:
