@@ -29,7 +29,7 @@ KINDS = ("float32", "float16", "int8", "dynamic")
 
 
 def network(name: str) -> keras.Model:
-    """Return a small pruned network with a batch of 1, without a softmax, which processors round differently."""
+    """Return a small pruned network without a softmax, which processors round differently."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
     if name == "digits":
@@ -38,15 +38,15 @@ def network(name: str) -> keras.Model:
             layers.Conv2D(32, 3, strides=2),
             layers.ReLU(),
         ]
-        model = keras.Sequential([keras.Input((8, 8, 1), batch_size=1), *inner, layers.Flatten(), layers.Dense(10)])
+        model = keras.Sequential([keras.Input((8, 8, 1)), *inner, layers.Flatten(), layers.Dense(10)])
     elif name == "mobilenet":
-        inputs, options = keras.Input((32, 32, 3), batch_size=1), {"classifier_activation": None, "classes": 10}
+        inputs, options = keras.Input((32, 32, 3)), {"classifier_activation": None, "classes": 10}
         model = make_sparse_ready(
             keras.applications.MobileNet(input_tensor=inputs, alpha=0.25, weights=None, **options)
         )
     else:
         inner = [layers.Dense(width, "relu") for width in (256, 256)]
-        model = keras.Sequential([keras.Input((64,), batch_size=1), *inner, layers.Dense(8)])
+        model = keras.Sequential([keras.Input((64,)), *inner, layers.Dense(8)])
     for weight in model.weights:
         if len(weight.shape) < 2:  # else the outputs are next to nothing
             weight.assign(weight + np.random.default_rng(0).normal(size=weight.shape) * 0.1)
@@ -61,7 +61,7 @@ def write_forms(folder: Path, name: str) -> None:
     data = np.random.default_rng(0).random((8, *model.input_shape[1:]), np.float32)
     assert np.abs(model.predict(data, batch_size=1, verbose=0)).max() > 0.1
     for kind in KINDS:
-        (folder / f"{kind}.tflite").write_bytes(convert(model, kind, data))
+        rewrite(convert(model, kind, data), folder / f"{kind}.tflite", optimize="dense", batch=1)
     for kind, target in (("float32", "sparse"), ("dynamic", "sparse-dynamic")):
         rewrite(folder / f"{kind}.tflite", folder / f"{target}.tflite", optimize="sparse")
     (folder / "dynamic.tflite").unlink()  # nobody's choice for a browser: slower than float32 there
