@@ -138,7 +138,7 @@ class FileEvaluator:
         """Time one inference of each file on the device; on several devices at once, if there are several."""
         if isinstance(self.on, DevicePool):
             return self.on.milliseconds(contents)
-        return [benchmark(content, runs=TIMED_RUNS, on=self.on).median_ms for content in contents]
+        return [benchmark(content, runs=TIMED_RUNS, on=self.on, verbose=0).median_ms for content in contents]
 
 
 def calibration_of(x: Any) -> Any:

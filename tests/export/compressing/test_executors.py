@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import clusters
 import numpy as np
@@ -103,3 +105,20 @@ def test_workers_of_dask_that_are_killed_cost_no_trial_and_a_lost_scheduler_is_a
             cluster.processes[0].kill()
             with pytest.raises(ValueError, match="it canceled one, as when a scheduler is lost"):
                 workers.wait(300.0)
+
+
+def test_ranks_of_mpi_search_and_scan(tmp_path):
+    pytest.importorskip("mpi4py", reason="needs `pip install mpi4py`")
+    mpiexec = shutil.which("mpiexec")
+    if (
+        mpiexec is None
+        or "Open MPI" not in subprocess.run([mpiexec, "--version"], capture_output=True, text=True).stdout
+    ):
+        pytest.skip("needs Open MPI (Debian: apt-get install openmpi-bin)")
+    program = Path(small_search.__file__).with_name("mpi_program.py")
+    options = ["-n", "3", "--oversubscribe", "--mca", "btl", "self,sm"]  # on this machine alone
+    command = [mpiexec, *options, sys.executable, "-m", "mpi4py.futures", str(program), str(tmp_path / "found")]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment = {**os.environ, **root, "TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.stdout.endswith("True 2 0 True True\n"), done.stdout + done.stderr[-2000:]
