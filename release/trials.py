@@ -198,7 +198,7 @@ def tfmot() -> None:
 
 
 def study() -> None:
-    assert all(map(is_installed, ["joblib", "sacrebleu", "sentencepiece", "sklearn", "matplotlib", "keras"]))
+    assert all(map(is_installed, ["sacrebleu", "sentencepiece", "sklearn", "matplotlib", "keras"]))
 
 
 def few_shot() -> None:

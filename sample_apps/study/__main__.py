@@ -17,12 +17,12 @@ def main() -> None:
         options.action(options)
     except ModuleNotFoundError as error:
         raise SystemExit(f"Expected the package {error.name}. To install it: pip install {error.name}.") from error
-    except FileNotFoundError as error:  # data that is missing on a worker
+    except (FileNotFoundError, ValueError) as error:  # data that are missing here, or on a worker
         raise SystemExit(str(error)) from error
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.address and options.backend == "loky":
+    if options.address and options.backend == "processes":
         raise SystemExit(
             f"Expected --backend dask or ray with --address. Received: --address {options.address} and processes "
             f"here."
@@ -93,7 +93,10 @@ def parse() -> argparse.Namespace:
         help="trainings at a time; on a cluster, its number of workers (default: the cores here)",
     )
     command.add_argument(
-        "--backend", choices=("loky", "dask", "ray"), default="loky", help="where they run (default: processes here)"
+        "--backend",
+        choices=("processes", "dask", "ray"),
+        default="processes",
+        help="where they run (default: %(default)s here)",
     )
     command.add_argument("--address", help="address of a Dask scheduler or Ray cluster; the default starts one here")
     command.add_argument(

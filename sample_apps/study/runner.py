@@ -1,4 +1,4 @@
-"""Hand the trainings of a study to joblib, which runs them in processes here, or on the workers of Dask or Ray."""
+"""Run the trainings of a study as tasks of an executor: processes here, or the workers of Dask or Ray."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
-
-import joblib
 
 from sample_apps.study import results
 from sample_apps.study.grid import Settings
 from sample_apps.study.training import train
+from tfprune.keras_models.tasks.task_pool import run_tasks
 
 TRAIN = """
 import json, sys
@@ -33,18 +33,30 @@ def run(
         todo: Settings of the trainings.
         path: The file of results.
         jobs: Trainings at a time, each on one core.
-        backend: "loky" for processes of joblib's own, "dask" or "ray".
+        backend: "processes" for processes here, "dask" or "ray".
         address: Address of a running Dask scheduler or Ray cluster; None starts one here.
     """
-    # Ray returns the results of a call all together: there, a call holds as many trainings as run at a time.
-    work = train_apart if backend == "dask" else train
-    size, way = (jobs, "list") if backend == "ray" else (len(todo), "generator_unordered")
-    with _workers(backend, jobs, address):
-        parallel = joblib.Parallel(n_jobs=jobs, return_as=way, batch_size=1, pre_dispatch=jobs)
-        for first in range(0, len(todo), size):
-            for result in parallel(joblib.delayed(work)(settings) for settings in todo[first : first + size]):
-                results.append(path, result)
-                yield result
+    work = _train_apart if backend == "dask" else _train
+    calls = [{"settings": settings} for settings in todo]
+    with _executor(backend, jobs, address) as executor:
+        trainings = run_tasks(
+            work, calls, state=None, pack=lambda _: b"", opened=_nothing, jobs=jobs, executor=executor
+        )
+        for _, result in trainings:
+            results.append(path, result)
+            yield result
+
+
+def _nothing(content: bytes) -> None:
+    """Return what trainings share: each reads its data itself."""
+
+
+def _train(state: None, *, settings: Settings) -> dict[str, Any]:
+    return train(settings)
+
+
+def _train_apart(state: None, *, settings: Settings) -> dict[str, Any]:
+    return train_apart(settings)
 
 
 def train_apart(settings: Settings) -> dict[str, Any]:
@@ -67,18 +79,24 @@ def train_apart(settings: Settings) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _workers(backend: str, jobs: int, address: str | None) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        if backend == "dask":
-            from distributed import Client
+def _executor(backend: str, jobs: int, address: str | None) -> Iterator[Executor | None]:
+    """Yield what runs the trainings; None for processes here."""
+    if backend == "dask":
+        from distributed import Client
 
-            stack.enter_context(Client(address) if address else Client(n_workers=jobs, threads_per_worker=1))
-        elif backend == "ray":
-            import ray
-            from ray.util.joblib import register_ray
+        with Client(address) if address else Client(n_workers=jobs, threads_per_worker=1) as client:
+            yield client.get_executor()
+    elif backend == "ray":
+        import ray
 
-            ray.init(address=address, num_cpus=None if address else jobs)
-            stack.callback(ray.shutdown)
-            register_ray()
-        stack.enter_context(joblib.parallel_config(backend=backend))
-        yield
+        class RayExecutor(Executor):
+            def submit(self, function, /, *args, **kwargs):
+                return ray.remote(num_cpus=1)(function).remote(*args, **kwargs).future()
+
+        ray.init(address=address, num_cpus=None if address else jobs)
+        try:
+            yield RayExecutor()
+        finally:
+            ray.shutdown()
+    else:
+        yield None

@@ -18,7 +18,7 @@ from once import filled_once
 from programs import forked, printed_by
 
 from sample_apps.study import digits as digits_study
-from sample_apps.study import grid, language, report, results, summary, training, translation
+from sample_apps.study import grid, language, report, results, runner, summary, training, translation
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "sample_apps" / "study" / "results"
@@ -454,7 +454,7 @@ def test_results_are_gone_on_from_only_when_asked(digits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "package"), [("loky", "joblib"), ("dask", "distributed"), ("ray", "ray")])
+@pytest.mark.parametrize(("backend", "package"), [("processes", "keras"), ("dask", "distributed"), ("ray", "ray")])
 def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path):
     pytest.importorskip(package, reason=f"needs `pip install {package}`")
     settings, expected, _ = digits
@@ -470,7 +470,6 @@ def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path
 
 @pytest.mark.slow
 def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
-    runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
     settings, (_, expected, _), _ = digits
     ended = threading.Event()
 
@@ -489,7 +488,6 @@ def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
 
 
 def test_a_training_apart_that_fails_says_why(monkeypatch):
-    runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
     monkeypatch.setattr(runner, "TRAIN", "import sample_apps.study.nothing")
     with pytest.raises(RuntimeError, match="No module named 'sample_apps.study.nothing'"):
         runner.train_apart({})
