@@ -64,6 +64,7 @@ def test_a_kernel_that_makes_only_channels_that_stay_is_not_wrapped_and_the_othe
     assert mask(model, "free").any(0).sum() == 2
 
 
+@pytest.mark.programs
 def test_channels_pruned_in_training_shrink_to_the_same_outputs(tmp_path):
     keras.utils.set_random_seed(1)
     model = wrap(residual(), pattern="channel")

@@ -112,6 +112,7 @@ def test_prune_with_epochs_trains_and_measures_both(inside, capsys):
     assert sparse.compiled, "it can be evaluated as it is"
 
 
+@pytest.mark.programs
 def test_prune_in_groups_of_n_in_m(inside, capsys):
     code, _, err = run(capsys, "prune model.keras sparse.keras --sparsity 0.5 --data x.npy --pattern 2:4")
     assert code == 0, err

@@ -101,6 +101,7 @@ def test_weights_of_half_precision_and_classes_of_this_program_are_refused_toget
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.programs
 def test_for_latency_a_model_in_mixed_precision_reaches_sparse_kernels(tmp_path):
     keras.utils.set_random_seed(0)
     mixed = {"dtype": "mixed_float16"}
