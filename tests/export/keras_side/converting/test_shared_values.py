@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
@@ -43,6 +44,7 @@ def scales(path) -> list[np.ndarray]:
     return [found for found in of_weights if len(found) > 1]
 
 
+@pytest.mark.programs
 def test_a_value_is_the_same_integer_in_all_channels(tmp_path):
     model = trained()
     path = tmp_path / "model.tflite"
