@@ -129,14 +129,15 @@ def search() -> None:
     import keras
     import numpy as np
 
+    from tfprune.export import Search, compress
+
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(2, "softmax")])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     x = np.random.default_rng(0).normal(size=(640, 8)).astype("float32")
-    model.fit(x, (x[:, 0] > 0).astype(int), epochs=2, verbose=0)
-    model.save("model.keras")
-    np.save("x.npy", x)
-    np.save("y.npy", (x[:, 0] > 0).astype(int))
-    assert "report.html" in command("compress", "model.keras", "--train", "x.npy,y.npy", "--trials", "1")
+    data = (x, (x[:, 0] > 0).astype(int))
+    model.fit(*data, epochs=2, verbose=0)
+    report = compress(model, data, data, folder="searched", search=Search(trials=1))
+    assert len(report.study().trials) == len(report.tried) >= 2
 
 
 def completion() -> None:

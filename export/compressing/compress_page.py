@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,12 @@ from tfprune.base.html import document, facts, name_text, rows_table, section, t
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.compress_report import CompressReport
+    from tfprune.export.compressing.recipe import Recipe
     from tfprune.export.compressing.trial import MeasuredFile
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
 TICKS = (1, 2, 5)
+Scale = Callable[[float], float]
 
 
 def compress_page(report: CompressReport) -> str:
@@ -27,6 +29,7 @@ def compress_page(report: CompressReport) -> str:
         section("What the average alone would have allowed", _refused(report)) if report.limits else "",
         section("Size", _chart(report, "bytes", "bytes of the .tflite file")),
         _arena_or_latency(report),
+        section("What led to the best file", _lineage(report)),
         section("How each is made", "\n".join(_codes(report.front))),
         section("Recipes without a file", _failed(report.failed)) if report.failed else "",
     ]
@@ -47,7 +50,7 @@ def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
         f"{best.score:.4f}",
         f"of {report.baseline:.4f}; it may lose {report.max_drop:g}",
     )
-    yield "MeasuredFile", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
+    yield "Tried", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
 
 
 def _sizes(report: CompressReport) -> str:
@@ -82,6 +85,40 @@ def _refused(report: CompressReport) -> str:
     return note + rows_table(["File", "Bytes", "Drop", "Worst class or group"], rows)
 
 
+def _lineage(report: CompressReport) -> str:
+    """List the steps to the best file with what each brought, and all trials as a tree."""
+    steps = report.lineage()
+    rows = [
+        [name_text(file.name), f"{file.bytes:,}", f"{file.bytes / before.bytes:.0%}", f"{file.drop:+.4f}"]
+        for before, file in zip((steps[0], *steps), steps, strict=False)
+    ]
+    table = rows_table(["Step", "Bytes", "Of the step before", "Drop"], rows)
+    summary = "All trials, each below the one that it started from"
+    return f"{table}<details><summary>{summary}</summary>{_tree(report)}</details>"
+
+
+def _tree(report: CompressReport) -> str:
+    """Draw all trials as nested lists, to the depth that a page shows."""
+    best = {file.recipe for file in report.lineage()}
+    smallest: dict[Recipe | None, MeasuredFile] = {}
+    for file in report.tried:
+        smallest.setdefault(file.recipe, file)
+        smallest[file.recipe] = min(smallest[file.recipe], file, key=lambda each: each.bytes)
+    children: dict[Recipe | None, list[Recipe]] = {}
+    for recipe in smallest:
+        if recipe is not None:
+            children.setdefault(recipe.after, []).append(recipe)
+
+    def branch(recipe: Recipe | None) -> str:
+        file = smallest[recipe]
+        words = f"{text(file.name)}: {file.bytes:,} bytes, drop {file.drop:+.4f}"
+        inner = "".join(branch(child) for child in children.get(recipe, []))
+        mark = ("<strong>", "</strong>") if recipe in best else ("", "")
+        return f"<li>{mark[0]}{words}{mark[1]}{f'<ul>{inner}</ul>' if inner else ''}</li>"
+
+    return f"<ul>{branch(None)}</ul>"
+
+
 def _number(value: float | None, *, digits: str = ".4g") -> str:
     return "" if value is None else format(value, digits)
 
@@ -100,6 +137,7 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
         f"{getattr(file, by):,.6g}, {file.score:.4f}</title></circle>"
         for file in dots
     ]
+    marks = [*_errors(report, across, up, by), *marks]
     limit = up(report.baseline - report.max_drop)
     lines = [
         f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
@@ -113,16 +151,31 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
         f'<rect x="{LEFT}" y="{EDGE}" width="{WIDTH - EDGE - LEFT}" height="{HEIGHT - BOTTOM - EDGE}" '
         f'style="fill:none;stroke:var(--line)"/>'
     )
+    errors = "" if report.standard_error(report.best) is None else ", with a standard error up and down"
     title = f"{text(report.metric).capitalize()} against {axis}"
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}" style="width:100%;max-width:46rem">'
         f"{frame}{''.join(lines)}{''.join(marks)}</svg>"
-        f'<p class="soft">{title}. Blue: the best files. Grey: the others; those that lose more stand on the '
-        f"bottom line.</p>"
+        f'<p class="soft">{title}. Blue: the best files{errors}. Grey: the others; those that lose more stand on '
+        f"the bottom line.</p>"
     )
 
 
-def _scale(low: float, high: float, start: float, end: float):
+def _errors(report: CompressReport, across: Scale, up: Scale, by: str) -> Iterator[str]:
+    """Draw a standard error up and down from each of the best files."""
+    for file in report.front:
+        if (error := report.standard_error(file)) is not None:
+            x = across(math.log(getattr(file, by)))
+            low, high = (
+                min(max(up(score), EDGE), HEIGHT - BOTTOM) for score in (file.score - error, file.score + error)
+            )
+            yield (
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" '
+                f'style="stroke:var(--values);stroke-width:2"/>'
+            )
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: start + (value - low) / ((high - low) or 1) * (end - start)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.device.running.metrics import is_error
@@ -30,6 +32,7 @@ class CompressReport(Report):
         model: The name of the original model; empty if it is not known.
         limits: The largest drop of each class and group, by the names of the arguments; empty without such limits.
         refused: Files that no other file beats on average, but that lose more of a class or group than is allowed.
+        samples: The number of validation samples; 0 if it is not known.
 
     Example:
         >>> from tfprune.export.compressing.trial import MeasuredFile
@@ -59,6 +62,7 @@ class CompressReport(Report):
     model: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
     refused: tuple[MeasuredFile, ...] = ()
+    samples: int = 0
 
     @property
     def best(self) -> MeasuredFile:
@@ -92,6 +96,54 @@ class CompressReport(Report):
         """How much smaller the best file is than that of the original model, in words."""
         dense = self.dense.quantize or "float32"
         return f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense {dense} file"
+
+    def standard_error(self, file: MeasuredFile) -> float | None:
+        """Return the standard error of a file's score, if that is a share of the samples; else None.
+
+        Two files whose scores differ by less are not known to differ. Source: the binomial distribution,
+        sqrt(p (1 - p) / n).
+
+        Args:
+            file: One of `tried`.
+        """
+        if not self.samples or not (self.metric == "acc" or self.metric.endswith("accuracy")):
+            return None
+        return math.sqrt(file.score * (1 - file.score) / self.samples)
+
+    def lineage(self, file: MeasuredFile | None = None) -> tuple[MeasuredFile, ...]:
+        """Return the files of the steps that led to a file: that of the original model first, itself last.
+
+        Each step is a trial that starts from the model of the one before. Of its files it is the one in the same
+        number format, or else the most accurate one.
+
+        Args:
+            file: One of `front`; None takes the best.
+        """
+        file = file or self.best
+        recipes = [None, *(file.recipe.chain if file.recipe else ())]
+        steps = [[other for other in self.tried if other.recipe == recipe] for recipe in recipes]
+        return tuple(
+            min(files, key=lambda other: (other.quantize != file.quantize, other.drop)) for files in steps if files
+        )
+
+    def study(self, storage: Any = None) -> Any:
+        """Return the search as an Optuna study, or write it into a storage of Optuna, for its dashboard.
+
+        The study has two objectives, the size (bytes or milliseconds) and the drop, and one trial for each file.
+        Needs Optuna, which the extra `search` installs.
+
+        Args:
+            storage: What `optuna.create_study` takes, such as `"sqlite:///search.db"`. None keeps it in memory.
+
+        Returns:
+            An `optuna.study.Study`.
+
+        Raises:
+            ValueError: If Optuna is not installed, or the storage has a study of this name.
+        """
+        from tfprune.export.compressing.optuna_study import optuna_study
+
+        return optuna_study(self, storage)
 
     def card(self, file: MeasuredFile | None = None) -> str:
         """Return a model card in Markdown of one file: what is known about it, and nothing else.

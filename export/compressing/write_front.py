@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.goal import pareto_front
@@ -61,6 +63,7 @@ def write_front(
         model=loop.runner.model.name,
         limits=limits or {},
         refused=_refused(files, loop),
+        samples=len(keras.tree.flatten(evaluator.validation)[0]),
     )
     for file in written:
         _write_here(_card_of(folder / file.file), report.card(file).encode())
