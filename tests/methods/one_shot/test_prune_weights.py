@@ -8,6 +8,7 @@ import pytest
 
 import tfprune
 from tfprune import prune_weights
+from tfprune.methods.one_shot.recurrent_maps import recurrent_maps
 from tfprune.patterns import NM, Block, Unstructured
 from tfprune.solving.least_squares import GramMoments, solve
 from tfprune.solving.weight_masks import sparse_gpt, wanda_mask
@@ -288,9 +289,56 @@ def test_depthwise_kernels_are_reported_or_refused_by_name():
     x = np.random.default_rng(0).normal(size=(20, 8, 8, 4)).astype("float32")
     sparse, report = prune_weights(model, x, 0.5, criterion="alps")
     assert zeros_of(sparse) == {"depthwise": 0.0, "along": 0.5}
-    assert [skipped.layer for skipped in report.skipped] == ["depthwise"]
-    with pytest.raises(ValueError, match="depthwise kernels are never pruned here.*match depthwise/kernel"):
+    assert [skipped.layer for skipped in report.skipped] == ["depthwise/kernel"]
+    with pytest.raises(ValueError, match=r"match depthwise/kernel \(depthwise kernels .* are never pruned here"):
         prune_weights(model, x, 0.5, filters="depthwise")
+
+
+def sequences(seed=0):
+    generator = np.random.default_rng(seed)
+    return (generator.normal(size=(24, 4, 3)) @ generator.normal(size=(3, 6))).astype("float32")
+
+
+def recurrent(layer):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((4, 6)), layer, layers.Dense(4, name="out")])
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "criterion"), [(layers.LSTM, "sparsegpt"), (layers.GRU, "alps"), (layers.SimpleRNN, "wanda")]
+)
+def test_kernels_of_recurrent_layers(layer_class, criterion):
+    model, x = recurrent(layer_class(8, name="recurrent")), sequences()
+    sparse, report = prune_weights(model, x, 0.5, criterion=criterion, allocation="uniform")
+    names = [f"{row.layer}/{row.weight}" for row in report.rows]
+    assert names == ["recurrent/kernel", "recurrent/recurrent_kernel", "out/kernel"] and not report.skipped
+    assert all(row.after < row.before or criterion == "wanda" for row in report.rows)
+    weights = [keras.ops.convert_to_numpy(each) for each in sparse.weights if "kernel" in each.name]
+    assert [np.mean(each == 0) for each in weights] == [0.5] * 3
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_states_before_a_step_are_those_that_the_layer_returns(backward):
+    layer = layers.LSTM(5, return_sequences=True, go_backwards=backward)
+    x = sequences()
+    expected = keras.ops.convert_to_numpy(layer(x))  # in the order of its steps
+    (_, states), _ = recurrent_maps(layer, "lstm")
+    before = states.seen(x).reshape(4, 24, 5).transpose(1, 0, 2)
+    np.testing.assert_allclose(before[:, 1:], expected[:, :-1], atol=1e-6)
+    assert not before[:, 0].any()
+
+
+def test_recurrent_kernels_whose_states_are_not_known():
+    series, state = keras.Input((4, 6)), keras.Input((8,))
+    started = layers.GRU(8, name="started")(series, initial_state=state)
+    reset = layers.GRU(8, reset_after=False, name="reset")(series)
+    both = layers.Bidirectional(layers.LSTM(4, name="lstm"), name="both")(series)
+    model = keras.Model([series, state], layers.Concatenate()([started, reset, both]))
+    _, report = prune_weights(model, [sequences(), np.ones((24, 8), "float32")], 0.5, allocation="uniform")
+    assert len(report.rows) == 6 and {row.layer for row in report.rows} == {"started", "reset", "both"}
+    reasons = {skipped.layer: skipped.reason for skipped in report.skipped}
+    assert "initial states" in reasons["started/recurrent_kernel"]
+    assert "reset_after=False" in reasons["reset/recurrent_kernel"]
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,11 @@ class GraphWalk:
     def _taken(
         self, batch: int, maps: Sequence[LinearMap], *, end: int, take: Callable[[LinearMap, Any], Any]
     ) -> list[tuple[int, Any]]:
-        numbers = {id(each.leaf): index for index, each in enumerate(maps)}
         taken: list[tuple[int, Any]] = []
 
         def listen(leaf: Any, inputs: Any, outputs: Any) -> None:
-            index = numbers[id(leaf)]
-            taken.append((index, take(maps[index], inputs)))
+            own = [index for index, each in enumerate(maps) if each.leaf is leaf]  # a recurrent layer has two maps
+            taken.extend((index, take(maps[index], inputs)) for index in own)
 
         with hooked_calls([each.leaf for each in maps], listen):
             self._run(batch, end, keep=set())

@@ -114,15 +114,18 @@ def _stages(pairs: Sequence[Pair]) -> Iterator[_Stage]:
 def _with_the_same_inputs(walk: GraphWalk, stage: _Stage) -> list[list[Pair]]:
     """Return the pairs of a stage whose layers are called, in the order in which the first batch calls them.
 
-    Those in a list are called one after the other on the same tensors, so none sees the new weights of another.
+    Those in a list are other layers, called one after the other on the same tensors, so none sees the new weights of
+    another.
     """
+    maps = [ours.map for ours, _ in stage.pairs]
     calls: dict[int, list[int]] = {}
-    kept = walk.first_inputs([ours.map for ours, _ in stage.pairs], end=stage.end)
+    kept = walk.first_inputs(maps, end=stage.end)
     for index, tensor in kept:
         calls.setdefault(index, []).append(id(tensor))  # of a tensor that is still held, and so has no other's id
     together: list[list[int]] = []
     for index, tensors in calls.items():
-        if together and calls[together[-1][-1]] == tensors:
+        last = together[-1][-1] if together else None
+        if last is not None and calls[last] == tensors and maps[last].leaf is not maps[index].leaf:
             together[-1].append(index)
         else:
             together.append([index])

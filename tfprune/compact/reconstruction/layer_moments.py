@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
-from tfprune.compact.reconstruction.linear_map import LinearMap, inner_maps
+from tfprune.compact.reconstruction.linear_map import LinearMap, OfLoop, inner_maps
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import Call, Graph
@@ -42,19 +42,28 @@ class Site:
     graph: Graph
 
 
-def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[Skipped]]:
-    """Return the kernels to solve for with their counterparts in the reference, and the layers left alone."""
+def sites_of(
+    ours: Graph, theirs: Graph, *, of_loop: OfLoop | None = None
+) -> tuple[list[tuple[Site, Site]], list[Skipped]]:
+    """Return the kernels to solve for with their counterparts in the reference, and the layers left alone.
+
+    Args:
+        ours: The pruned model.
+        theirs: The reference.
+        of_loop: As in `inner_maps`.
+    """
     calls, others = calls_by_name(ours), calls_by_name(theirs)
     _check_same(calls, others)
     pairs: list[tuple[Site, Site]] = []
     skipped: list[Skipped] = []
     for name, own_calls in calls.items():
         layer, other = _plain(own_calls[0]), _plain(others[name][0])
-        maps, left_alone = inner_maps(layer, name=name)
+        maps, left_alone = inner_maps(layer, name=name, of_loop=of_loop)
         skipped += left_alone
         if maps:
             places, meant = _places(layer), _places(other)  # paths may hold names that Keras numbers anew in a copy
-            partners = {meant[id(own.kernel.variable)]: own for own in inner_maps(other, name=name)[0]}
+            counterparts = inner_maps(other, name=name, of_loop=of_loop)[0]
+            partners = {meant[id(own.kernel.variable)]: own for own in counterparts}
             pairs += [
                 (
                     _checked(Site(name, own, own_calls, ours)),

@@ -82,6 +82,9 @@ class LinearMap:
         return matrix.reshape(self.groups, len(matrix) // self.groups, -1)
 
 
+OfLoop = Callable[[keras.layers.Layer, str], tuple[list[LinearMap], list[Skipped]]]
+
+
 def linear_map(layer: Any) -> LinearMap:
     """Return a layer as a linear map.
 
@@ -193,15 +196,20 @@ _VIEWS: dict[Any, Callable[[Any], LinearMap]] = {
 }
 
 
-def inner_maps(layer: keras.layers.Layer, *, name: str) -> tuple[list[LinearMap], list[Skipped]]:
+def inner_maps(
+    layer: keras.layers.Layer, *, name: str, of_loop: OfLoop | None = None
+) -> tuple[list[LinearMap], list[Skipped]]:
     """Return the maps of a layer, their kernels with paths below it, and the parts with kernels that are left alone.
 
     Args:
         layer: The layer: a linear map, or a layer that holds linear maps.
         name: How it is called where it is left alone.
+        of_loop: Returns the same of a recurrent layer; None leaves those alone.
     """
     if kernels(layer) and not layer.trainable:
         return [], [Skipped(name, "frozen (trainable=False)", Skipped.FROZEN)]
+    if of_loop and isinstance(layer, layers.RNN):
+        return of_loop(layer, name)
     try:
         return [linear_map(layer)] if kernels(layer) else [], []
     except NotLinear as reason:
@@ -213,7 +221,7 @@ def inner_maps(layer: keras.layers.Layer, *, name: str) -> tuple[list[LinearMap]
     if any(id(kernel.variable) not in inside for kernel in kernels(layer)):
         others.append(skipped)
     for part in {id(part): part for part in parts}.values():
-        inner, skipped_inside = inner_maps(part, name=f"{name}/{part.name}")
+        inner, skipped_inside = inner_maps(part, name=f"{name}/{part.name}", of_loop=of_loop)
         maps += [replace(each, kernel=replace(each.kernel, path=f"{part.name}/{each.kernel.path}")) for each in inner]
         others += skipped_inside
     return maps, others

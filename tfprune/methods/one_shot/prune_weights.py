@@ -26,6 +26,7 @@ from tfprune.masking.wrapping.pruned_layers import mask_zeros
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
 from tfprune.methods.one_shot.mask_kernel import CRITERIA, UPDATING, MaskSettings, mask_kernel, path_of
+from tfprune.methods.one_shot.recurrent_maps import is_recurrent, recurrent_maps
 from tfprune.methods.one_shot.split_zeros import Calibration, checked_split, split_zeros
 from tfprune.methods.one_shot.token_ids import check_token_ids
 from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
@@ -129,7 +130,9 @@ def prune_weights(
     check_token_ids(graph, batches)
     to_dense = targets == "dense" and criterion in UPDATING
     reference = trace_to_run(call_graph(Anatomy.of(plain_copy(anatomy)))) if to_dense else graph
-    pairs, skipped = _chosen(*sites_of(graph, reference), filters=filters, pattern=settings.pattern)
+    pairs, skipped = _chosen(
+        *sites_of(graph, reference, of_loop=recurrent_maps), filters=filters, pattern=settings.pattern
+    )
     sites = [site for site, _ in pairs]
     calibration = Calibration(graph, lambda: (inputs for inputs, _ in batches))
     shares = split_zeros(sites, calibration, sparsity=sparsity, allocation=split, settings=settings)
@@ -158,21 +161,30 @@ def _chosen(
     """
     paths = [path_of(site) for site, _ in pairs]
     is_chosen = selector(filters, pattern, paths, others=[])
-    refused = [site for site, _ in pairs if not site.map.kernel.takes(pattern) or not site.map.kernel.mixes_inputs]
+    reasons = {site: reason for site, _ in pairs if (reason := _refusal(site, pattern))}
     if filters is None:
-        reasons = [
-            Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", Skipped.NO_RULE)
-            for site in refused
-        ]
-        return [pair for pair in pairs if pair[0] not in refused], [*skipped, *reasons]
+        others = [Skipped(path_of(site), reason, Skipped.NO_RULE) for site, reason in reasons.items()]
+        return [pair for pair in pairs if pair[0] not in reasons], [*skipped, *others]
     chosen = [pair for pair in pairs if is_chosen(path_of(pair[0]), pair[0].map.layer, pair[0].map.kernel)]
-    named = [path_of(site) for site, _ in chosen if site in refused]
+    named = [f"{path_of(site)} ({reasons[site]})" for site, _ in chosen if site in reasons]
     if named or not chosen:
         raise ValueError(
-            f"Expected `filters` to match kernels that can have {pattern!r}; depthwise kernels are never pruned here."
-            f" Received: filters={filters!r}, which match {', '.join(named) or 'none of ' + ', '.join(paths)}."
+            f"Expected `filters` to match kernels that can be pruned. Received: filters={filters!r}, which match "
+            f"{', '.join(named) or 'none of ' + ', '.join(paths)}."
         )
     return chosen, []
+
+
+def _refusal(site: Site, pattern: Pattern) -> str | None:
+    """Return why a kernel cannot be pruned, or None if it can."""
+    kernel = site.map.kernel
+    if not kernel.mixes_inputs:
+        return "depthwise kernels have one input for each output, and are never pruned here"
+    if not kernel.takes(pattern):
+        return f"{pattern!r} does not fit its shape"
+    if is_recurrent(kernel) and any(len(call.inputs) > 1 for call in site.calls):
+        return "its layer is called with initial states"
+    return None
 
 
 def _mask_all(
