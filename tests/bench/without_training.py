@@ -1,4 +1,4 @@
-"""Prune Keras models in one step: SparseGPT's step beside masks of LAMP with least squares, three seeds.
+"""Prune Keras models in one step: SparseGPT and ALPS beside masks of LAMP with least squares, three seeds.
 
 Networks are small ResNets on scikit-learn's digits. With --cifar, they are those of `anyfile.py`, as far as they
 are trained. With --training, print a table by sparsity: the same networks as files, pruned by
@@ -81,7 +81,11 @@ def by_the_paper(model: keras.Model, samples: np.ndarray, sparsity: float) -> ke
     return tfprune.prune_weights(model, samples, sparsity, batch_size=32, verbose=0, **settings)[0]
 
 
-WAYS = (by_sparsegpt, by_the_paper, by_lamp)
+def by_alps(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.Model:
+    return tfprune.prune_weights(model, samples, sparsity, criterion="alps", batch_size=32, verbose=0)[0]
+
+
+WAYS = (by_sparsegpt, by_the_paper, by_alps, by_lamp)
 
 
 def accuracy(model: keras.Model, test: tuple[np.ndarray, np.ndarray]) -> float:
@@ -102,13 +106,14 @@ def measure(*, of_cifar: bool) -> Iterator[Row]:
                 seconds[number] += time.process_time() - start
                 lost.setdefault((sparsity, number), []).append(dense[-1] - accuracy(pruned, test))
     for sparsity in SPARSITIES:
-        ours, paper, lamp = (statistics.mean(lost[sparsity, number]) for number in range(len(WAYS)))
+        ours, paper, alps, lamp = (statistics.mean(lost[sparsity, number]) for number in range(len(WAYS)))
         each = ", ".join(f"{value:.1f}" for value in lost[sparsity, 0])
         text = f"{sparsity:.0%} zeros without training, of {statistics.mean(dense):.1f} % (each seed: {each}; "
-        text += f"uniform and fitted to its own outputs: {paper:.1f})"
+        text += f"uniform and fitted to its own outputs: {paper:.1f}; ALPS: {alps:.1f})"
         yield at_most(text, ours, round(lamp, 2), unit=" points", digits=2)
     text = "processor time, in that of masks by LAMP with least squares"
-    yield at_most(text, seconds[0] / seconds[2], 3, digits=2)
+    yield at_most(text, seconds[0] / seconds[-1], 3, digits=2)
+    yield at_most("processor time of ALPS, in that of SparseGPT", seconds[2] / seconds[0], 3, digits=2)
 
 
 def by_file(model: keras.Model, samples: np.ndarray, sparsity: float) -> Path:

@@ -65,11 +65,15 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
     parser.add_argument(
         "--pattern", default="unstructured", help="unstructured, or N:M such as 2:4, for hardware that needs it"
     )
-    text = "measure of importance (default: magnitude with --epochs, else sparsegpt)"
+    text = (
+        "measure of importance, such as magnitude or wanda, and without --epochs also sparsegpt, alps and ria "
+        "(default: magnitude with --epochs, else sparsegpt)"
+    )
     parser.add_argument("--criterion", help=text)
     text = (
-        "split of the zeros over the layers: uniform, erk, global or lamp, and for sparsegpt uniform or outputs "
-        "(default: lamp, for sparsegpt outputs, for N:M uniform)"
+        "split of the zeros over the layers: uniform, erk, global or lamp, for sparsegpt, alps and ria also owl or "
+        "alpha_pruning, and for the first two outputs or error (default: lamp, for sparsegpt and alps outputs, for "
+        "ria and N:M uniform)"
     )
     parser.add_argument("--allocation", help=text)
 

@@ -17,8 +17,8 @@ from tfprune.export.command_line.saved_models.job import Job, reading, verbosity
 from tfprune.export.command_line.saved_models.saved_model import ADVICE, SavedModel, save
 from tfprune.keras_models.models.compiled import compile_like
 
-SPARSEGPT = "sparsegpt"
-OF_SPARSEGPT = ("outputs", "uniform")
+OF_PRUNE_WEIGHTS = ("sparsegpt", "alps", "ria")  # criteria of `prune_weights`
+ALLOCATIONS_TOO = ("outputs", "error", "owl", "alpha_pruning")  # allocations of it
 LEAST_MASK_UPDATES = 50
 PRUNING_END = 0.7  # the fraction of the training after which the sparsity stays
 
@@ -36,8 +36,8 @@ def prune_file(options: argparse.Namespace) -> SavedModel:
     if options.learning_rate is not None and not epochs:
         raise ValueError("Expected --epochs with --learning-rate: without them nothing is trained. Leave it out.")
     with reading(options) as job:
-        if settings["criterion"] == SPARSEGPT:
-            sparse = _by_sparsegpt(job, settings, options)
+        if settings["criterion"] in OF_PRUNE_WEIGHTS:
+            sparse = _by_prune_weights(job, settings, options)
             return save(job, sparse, path=options.path, done=tfprune.sparsity_report(sparse))
         criterion = CRITERIA[settings["criterion"]]()
         settings = settings | {"criterion": criterion}
@@ -48,10 +48,11 @@ def prune_file(options: argparse.Namespace) -> SavedModel:
 
 
 def _settings(options: argparse.Namespace, *, epochs: int) -> dict[str, Any]:
-    criterion = options.criterion or ("magnitude" if epochs else SPARSEGPT)
-    check_choice(criterion, "--criterion", choices=CRITERIA if epochs else [*CRITERIA, SPARSEGPT])
+    criterion = options.criterion or ("magnitude" if epochs else OF_PRUNE_WEIGHTS[0])
+    check_choice(criterion, "--criterion", choices=CRITERIA if epochs else [*CRITERIA, *OF_PRUNE_WEIGHTS])
+    is_of_prune_weights = criterion in OF_PRUNE_WEIGHTS
     if options.allocation is not None:
-        allocations = OF_SPARSEGPT if criterion == SPARSEGPT else ALLOCATIONS
+        allocations = [*ALLOCATIONS, *ALLOCATIONS_TOO] if is_of_prune_weights else ALLOCATIONS
         check_choice(options.allocation, "--allocation", choices=allocations)
     pattern: Any = options.pattern
     group = re.fullmatch(r"(\d+):(\d+)", pattern)
@@ -66,15 +67,16 @@ def _settings(options: argparse.Namespace, *, epochs: int) -> dict[str, Any]:
         "sparsity": check_sparsity(options.sparsity, "--sparsity"),
         "criterion": criterion,
         "pattern": pattern,
-        "allocation": options.allocation or (None if criterion == SPARSEGPT else "uniform" if group else "lamp"),
+        "allocation": options.allocation or (None if is_of_prune_weights else "uniform" if group else "lamp"),
     }
 
 
-def _by_sparsegpt(job: Job, settings: dict[str, Any], options: argparse.Namespace) -> keras.Model:
+def _by_prune_weights(job: Job, settings: dict[str, Any], options: argparse.Namespace) -> keras.Model:
     return tfprune.prune_weights(
         job.model,
         job.data.first(options.max_samples).x,
         settings["sparsity"],
+        criterion=settings["criterion"],
         pattern=settings["pattern"],
         allocation=settings["allocation"],
         batch_size=job.batch_size,

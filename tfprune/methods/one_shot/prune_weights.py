@@ -56,8 +56,9 @@ def prune_weights(
 
     Use it on a model that cannot be trained again, because it is too large or labels are missing; `prune_units`
     removes whole units and heads. Each layer is masked on the outputs of the layers before it with their zeros. It
-    masks the kernels of convolutions and of all linear layers, including those in transformer blocks; depthwise
-    kernels and layers whose inputs are not known are left as they are, and the report lists them.
+    masks the kernels of convolutions, of LSTM, GRU and SimpleRNN, and of all linear layers, including those in
+    transformer blocks; depthwise kernels and layers whose inputs are not known are left as they are, and the report
+    lists them.
 
     Args:
         model: A built model that can be followed, wrapped or not. It is left unchanged.

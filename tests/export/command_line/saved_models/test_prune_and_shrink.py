@@ -85,6 +85,16 @@ def test_prune_without_labels_solves_for_what_is_left(inside, capsys):
 
 
 @pytest.mark.programs
+def test_prune_by_alps_splits_the_zeros_by_owl(inside, capsys):
+    line = "prune model.keras sparse.keras --sparsity 0.8 --data x.npy --criterion alps --allocation owl"
+    assert run(capsys, line)[0] == 0
+    sparse = keras.saving.load_model("sparse.keras")
+    assert zeros(sparse) == pytest.approx(0.8, abs=1e-3)
+    shares = [np.mean(np.asarray(layer.kernel) == 0) for layer in sparse.layers]
+    assert max(shares) - min(shares) == pytest.approx(0.16, abs=0.01)
+
+
+@pytest.mark.programs
 def test_prune_by_a_criterion_solves_for_the_weights_that_are_left(inside, capsys):
     code, _, err = run(capsys, "prune model.keras sparse.keras --sparsity 0.8 --data x.npy --criterion magnitude")
     assert (code, err) == (0, "")
@@ -195,7 +205,8 @@ MISTAKES = {
     f"{PRUNE} --data x.npy --pattern 2:4": ["at most 1 - n/m"],
     f"{PRUNE} --data x.npy --criterion wandas": ["--criterion", "'wanda'"],
     f"{PRUNE} --data x.npy,y.npy --epochs 1 --criterion sparsegpt": ["Expected --criterion", "'sparsegpt'"],
-    f"{PRUNE} --data x.npy --allocation lamp": ["Expected --allocation to be 'outputs' or 'uniform'", "'lamp'"],
+    f"{PRUNE} --data x.npy --allocation owls": ["Expected --allocation to be", "'alpha_pruning'", "'owl'?"],
+    f"{PRUNE} --data x.npy --criterion ria --allocation error": ["--criterion ria", "'sparsegpt' or 'alps'"],
     f"{PRUNE} --data x.npy --criterion magnitude --allocation lambs": [
         "Expected --allocation to be",
         "'global' or 'lamp'. Received: --allocation",
