@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
     from tfprune.masking.training.sensitivity import sensitivity as sensitivity
     from tfprune.masking.training.sensitivity_report import SensitivityReport as SensitivityReport
+    from tfprune.masking.training.training_cost import TrainingCost as TrainingCost
     from tfprune.masking.training.update_masks import update_masks as update_masks
     from tfprune.masking.wrapping.pruned import Pruned as Pruned
     from tfprune.masking.wrapping.sparsity_report import SparsityReport as SparsityReport
@@ -141,7 +142,7 @@ _ROOMS = {
     "compact.fine_tuning": ["Distillation", "FineTuning", "PruneReport", "distilled", "prune_to"],
     "masking.training": [
         *("Grow", "PruningCallback", "PruningSummaries", "SensitivityReport", "learn_allocation", "sensitivity"),
-        "update_masks",
+        *("TrainingCost", "update_masks"),
     ],
 }
 _ALIASES = {"methods.one_shot.prune_units": ["putri"]}

@@ -144,6 +144,29 @@ def test_fit_follows_the_schedule_and_ends_exactly():
         assert np.count_nonzero(array(slot)[zeros_of(model)]) == 0 < np.count_nonzero(array(slot))
 
 
+def test_the_hessian_times_the_gradient_is_a_difference_of_gradients():
+    class Look(tfprune.criteria.GraSP):
+        needs = ("gradient", "hessian_gradient")
+
+        def __call__(self, evidence):
+            facts[evidence.path] = dict(evidence.facts)
+            return super().__call__(evidence)
+
+    facts: dict[str, dict[str, np.ndarray]] = {}
+    model = wrapped(criterion=Look())
+    variables = {f"{name}/kernel": model.get_layer(name).layer.kernel for name in ("hidden", "out")}
+    tfprune.update_masks(model, 0.0, data=(X, Y))
+    at, start, moved = dict(facts), {path: array(each) for path, each in variables.items()}, []
+    for sign in (1, -1):
+        for path, variable in variables.items():
+            variable.assign(start[path] + sign * 0.05 * at[path]["gradient"])
+        tfprune.update_masks(model, 0.0, data=(X, Y))
+        moved.append({path: facts[path]["gradient"] for path in at})
+    for path, found in at.items():
+        expected = (moved[0][path] - moved[1][path]) / 0.1
+        np.testing.assert_allclose(found["hessian_gradient"], expected, atol=1e-2 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("by", ["gradient", "random"])
 def test_a_fit_that_grows_keeps_its_counts_and_zero_slots(by):
     class Record(keras.callbacks.Callback):

@@ -122,6 +122,7 @@ class PruningCallback(keras.callbacks.Callback):
                 f"of batches. Received: an iterator of type {type(data).__name__}."
             )
         self.data, self.loss = data, loss
+        self.last_update: tuple[int, Grow | None] | None = None  # the step, and what was replaced
         self._started = False
         self._after_all = keras.callbacks.LambdaCallback(on_train_end=self._warn_at_end)
 
@@ -224,7 +225,7 @@ class PruningCallback(keras.callbacks.Callback):
             grow = self._grow and grow_at(step, self._grow, model=self.model, is_last=is_last)
             data = self._gatherer if uses_data(self.model, grow) else None
             set_masks(self.model, sparsity, allocation=allocation, data=data, regrow=not is_last, grow=grow)
-            self._sparsity = self._sparsity_now()
+            self._sparsity, self.last_update = self._sparsity_now(), (step, grow)
             _log.debug("step %d: sparsity %.4f", step, self._sparsity)
             if self._sparsity < before - NOTICEABLE and not self._has_updated:
                 message = came_back(step, before=before, sparsity=self._sparsity)
