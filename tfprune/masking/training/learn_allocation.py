@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -168,14 +169,14 @@ def _with_thresholds(model: keras.Model, filters: Filters) -> keras.Model:
 def _over_thresholds(model: keras.Model) -> list[Weight]:
     """Return the trained weights, scored by the sizes of their entries divided by their thresholds."""
 
-    def scores(layer: SoftThreshold, name: str) -> np.ndarray:
+    def scores(layer: Any, name: str) -> np.ndarray:
         return np.abs(as_numpy(layer.kernels[name].variable)) / float(as_numpy(layer.threshold(name)))
 
     return [
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
-            scores=lambda layer=layer, name=name: scores(layer, name),
+            scores=functools.partial(scores, layer, name),
         )
         for path, layer in pruned_layers(model)
         for name in layer.trained()
