@@ -37,7 +37,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	rm -rf build/typing && mkdir -p build/typing/tfprune
 	ln -s $(CURDIR)/tfprune/* $(CURDIR)/export build/typing/tfprune/  # as installed: export/ is tfprune.export
-	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg --cache-dir $(CURDIR)/build/mypy -p tfprune
+	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p tfprune
 
 # The site, into build/site. Look at it as a phone and a desktop show it: .venv/bin/python docs/screenshots.py
 docs: .venv/dev
