@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tfprune.compact.shrinking.shrink import shrink as shrink
     from tfprune.compact.shrinking.shrink_plan import ShrinkPlan as ShrinkPlan
     from tfprune.compact.shrinking.transformer_budget import transformer_budget as transformer_budget
+    from tfprune.compact.shrinking.transformer_plan import TransformerPlan as TransformerPlan
     from tfprune.compact.shrinking.zero_channels import zero_channels as zero_channels
     from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary as trim_vocabulary
     from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport as VocabularyReport
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from tfprune.methods.moments.carry_optimizer import carry_optimizer as carry_optimizer
     from tfprune.methods.moments.moment_cosines import MomentCosines as MomentCosines
     from tfprune.methods.moments.moment_cosines import moment_cosines as moment_cosines
+    from tfprune.methods.one_shot.plan_transformer import plan_transformer as plan_transformer
     from tfprune.methods.one_shot.prune_units import prune_units as prune_units
     from tfprune.methods.one_shot.prune_units import putri as putri
     from tfprune.methods.one_shot.prune_weights import prune_weights as prune_weights
@@ -126,7 +128,7 @@ _ROOMS = {
         *("rank_heads", "shrink", "transformer_budget", "zero_channels"),
     ],
     "compact.vocabulary": ["VocabularyReport", "trim_vocabulary"],
-    "methods.one_shot": ["PutriReport", "prune_units", "prune_weights"],
+    "methods.one_shot": ["PutriReport", "plan_transformer", "prune_units", "prune_weights"],
     "methods.concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
     "methods.experts": [
         *("ExpertRanking", "ExpertsReport", "GrowthCompute", "drop_experts", "grow_experts", "growth_compute"),

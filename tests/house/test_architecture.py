@@ -38,7 +38,7 @@ ROOMS = {
     "tfprune.masking": "wrapping · training",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning · vocabulary",
     "tfprune.methods": (
-        "rule_mining · growth | one_shot | concepts | experts | moments | few_shot | federated · federated_masks · "
+        "rule_mining · growth | concepts | experts | moments | few_shot · one_shot | federated · federated_masks · "
         "federated_flower"
     ),
     "tfprune.export.file": "report model_card trailing_archive · tflite · files · xnnpack · inspecting",

@@ -13,6 +13,7 @@ from tfprune.compact.vocabulary.read_vocabulary import read_vocabulary
 from tfprune.compact.vocabulary.smaller_tables import compare, token_rows, with_rows
 from tfprune.compact.vocabulary.token_vocabulary import TokenVocabulary
 from tfprune.compact.vocabulary.vocabulary_report import TextsRow, VocabularyReport
+from tfprune.keras_models.models.layers import weight_bytes
 
 COMPARED = 32  # tokens, on which both models are run
 ROUNDING = 1e-4  # of outputs that are the same sums in another order
@@ -90,7 +91,7 @@ def trim_vocabulary(
     return smaller, VocabularyReport(
         (count, int((old_ids < count).sum())),
         (model.count_params(), smaller.count_params()),
-        (_bytes(model), _bytes(smaller)),
+        (weight_bytes(model), weight_bytes(smaller)),
         difference,
         tuple(rows),
         old_ids,
@@ -194,12 +195,3 @@ def _check(
             f"{type(model).__name__}, whose outputs differ by {difference:.3g}. Keep the vocabulary of this model."
         )
     return difference
-
-
-def _bytes(model: keras.Model) -> int:
-    sizes = [int(np.prod(weight.shape)) * _width(weight.dtype) for weight in model.weights]
-    return sum(sizes)
-
-
-def _width(dtype: Any) -> int:
-    return keras.ops.convert_to_numpy(keras.ops.zeros((), dtype)).dtype.itemsize

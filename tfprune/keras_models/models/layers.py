@@ -19,6 +19,14 @@ def weight_values(model: keras.Model) -> Iterator[np.ndarray]:
     return map(as_numpy, model.weights)
 
 
+def weight_bytes(model: keras.Model) -> int:
+    """Return the bytes of all weights of a model."""
+    widths = {
+        dtype: as_numpy(keras.ops.zeros((), dtype)).itemsize for dtype in {each.dtype for each in model.weights}
+    }
+    return sum(int(np.prod(weight.shape)) * widths[weight.dtype] for weight in model.weights)
+
+
 def is_of_keras(layer: keras.layers.Layer) -> bool:
     """Tell whether a layer's class is one of Keras' own, or one of this library's around it."""
     return type(layer).__module__.partition(".")[0] in ("keras", "tfprune")

@@ -6,6 +6,7 @@ which are pruned already.
 A model and texts go in. The result is the model with zeros, a plan for `shrink`, and a report of each layer.
 `prune_units` removes hidden units (`unit_scores`) and heads (`head_choice`) to meet a sparsity (`split_sparsity`), in
 one walk (`remove_in_order`). `prune_weights` splits a sparsity over the kernels (`split_zeros`, by `error_curves`
-for one) and masks single weights (`mask_kernel`, by the masks of `solving`).
+for one) and masks single weights (`mask_kernel`, by the masks of `solving`). `plan_transformer` chooses among units,
+heads, blocks, experts and tokens, and measures each model (`mixed_cuts`, `judges`).
 Start at `prune_units.prune_units`.
 """

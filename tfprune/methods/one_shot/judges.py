@@ -15,6 +15,7 @@ from tfprune.keras_models.models.graph import Graph
 from tfprune.methods.one_shot.head_choice import HeadLoss
 from tfprune.methods.one_shot.token_ids import token_input
 
+SampleBatch = tuple[list[np.ndarray], Any]  # the arrays for the inputs of the dense model, and targets or None
 _TOKENS = 256  # whose logits are computed at a time: a vocabulary is large
 
 
@@ -63,18 +64,108 @@ def _perplexity(graph: Graph, inputs: Sequence[Any]) -> HeadLoss:
         )
 
     def perplexity(outputs: Sequence[Any]) -> float:
-        states = keras.ops.reshape(outputs[0][:, :-1], (-1, size))
-        following = ids[:, 1:].reshape(-1)
-        total = 0.0
-        for start in range(0, len(following), _TOKENS):
-            some = slice(start, start + _TOKENS)
-            logits = states[some] if size == embedding.input_dim else embedding(states[some], reverse=True)
-            losses = keras.losses.sparse_categorical_crossentropy(following[some], logits, from_logits=True)
-            total += float(keras.ops.sum(losses))
-        return float(np.exp(total / len(following)))
+        return float(np.exp(next_token_loss(outputs[0], ids, embedding=embedding)))
 
     return perplexity
 
 
+def next_token_loss(outputs: Any, ids: np.ndarray, *, embedding: keras.layers.Embedding) -> float:
+    """Return the mean cross-entropy of the token ids after the first.
+
+    Args:
+        outputs: Logits, or hidden states.
+        ids: The token ids.
+        embedding: What hidden states become logits by, read backwards.
+    """
+    size = int(outputs.shape[-1])
+    is_hidden = isinstance(embedding, keras.layers.ReversibleEmbedding) and size == embedding.output_dim
+    states = keras.ops.reshape(outputs[:, :-1], (-1, size))
+    following = ids[:, 1:].reshape(-1)
+    total = 0.0
+    for start in range(0, len(following), _TOKENS):
+        some = slice(start, start + _TOKENS)
+        logits = embedding(states[some], reverse=True) if is_hidden else states[some]
+        losses = keras.losses.sparse_categorical_crossentropy(following[some], logits, from_logits=True)
+        total += float(keras.ops.sum(losses))
+    return total / len(following)
+
+
 def _as_array(output: Any) -> np.ndarray:
     return keras.ops.convert_to_numpy(output).astype("float32")
+
+
+class OutputLoss:
+    """A loss of the outputs of models that were made of one.
+
+    Args:
+        graph: The dense model.
+        batches: The data.
+        judge: As in `prune_units`.
+
+    Raises:
+        ValueError: If `judge` needs targets or texts, and there are none.
+    """
+
+    def __init__(self, graph: Graph, batches: Sequence[SampleBatch], *, judge: Any) -> None:
+        self._batches, self._judge = batches, judge
+        self._dense: list[list[np.ndarray]] = []
+        self._loss = None if judge in ("distance", "perplexity") else keras.losses.get(judge)
+        if judge == "distance":
+            self._dense = [_as_arrays(run(graph.model, arrays)) for arrays, _ in batches]
+            sizes = [len(arrays[0]) for arrays, _ in batches]
+            squares = [[float(np.mean(np.square(each))) for each in outputs] for outputs in self._dense]
+            self._squares = np.maximum(np.average(squares, axis=0, weights=sizes), 1e-30)  # of each output
+        elif judge == "perplexity":
+            self._token_index, self._embedding = token_input(graph)
+            shortest = min(arrays[self._token_index].shape[1] for arrays, _ in batches)
+            if shortest < 2:
+                raise ValueError(
+                    f"Expected texts of two tokens or more for judge='perplexity'. Received in `samples`: texts of "
+                    f"{shortest}. Pass longer windows, or judge='distance'."
+                )
+        elif any(targets is None for _, targets in batches):
+            raise ValueError(
+                f"Expected `samples` with labels, (x, y), because `judge` is a loss. Received: inputs alone, "
+                f"judge={judge!r}. Without labels, pass judge='distance' or, for a language model, 'perplexity'."
+            )
+
+    def __call__(self, outputs_of: Any, *, kept: np.ndarray | None = None) -> float:
+        """Return the mean loss over the data.
+
+        Args:
+            outputs_of: Returns the outputs for the arrays of a batch.
+            kept: The former ids of the tokens of a model with fewer of them.
+        """
+        losses = [self._of_batch(index, outputs_of(arrays), kept) for index, (arrays, _) in enumerate(self._batches)]
+        sizes = [len(arrays[0]) for arrays, _ in self._batches]
+        return float(np.average(losses, weights=sizes))
+
+    def _of_batch(self, index: int, outputs: Sequence[Any], kept: np.ndarray | None) -> float:
+        arrays, targets = self._batches[index]
+        if self._loss is not None:
+            return batch_loss(self._loss, outputs[0], targets=targets)
+        if self._judge == "distance":
+            pairs = zip(_as_arrays(outputs), self._dense[index], strict=True)
+            distances = [_mean_square(output, dense, kept) for output, dense in pairs]
+            return float(np.sum(distances / self._squares))
+        ids = arrays[self._token_index]
+        if kept is not None and outputs[0].shape[-1] == len(kept):
+            ids = np.searchsorted(kept, ids)
+        return next_token_loss(outputs[0], ids, embedding=self._embedding)
+
+
+def run(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[Any]:
+    """Return the outputs of a model for the arrays of its inputs, in order."""
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, tensors), training=False))
+
+
+def _as_arrays(outputs: Sequence[Any]) -> list[np.ndarray]:
+    return [_as_array(output) for output in outputs]
+
+
+def _mean_square(output: np.ndarray, dense: np.ndarray, kept: np.ndarray | None) -> float:
+    """Return the mean squared distance, of the scores of tokens that both have."""
+    if kept is not None and output.shape[-1] == len(kept) != dense.shape[-1]:
+        dense = dense[..., kept]
+    return float(np.mean(np.square(output - dense)))

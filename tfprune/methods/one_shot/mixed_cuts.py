@@ -1,0 +1,182 @@
+"""Build a transformer without some of its tokens, blocks, experts, units and heads, and say what was removed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.compact.shrinking.channel_readers import RunningModel
+from tfprune.compact.shrinking.shrink import shrink
+from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary
+from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport
+from tfprune.keras_models.models.anatomy import Anatomy
+from tfprune.masking.wrapping.flat_copy import flat_copy
+from tfprune.methods.experts.drop_experts import drop_experts
+from tfprune.methods.experts.rank_experts import rank_experts
+from tfprune.methods.experts.rebuild_experts import read_experts
+from tfprune.methods.growth.block_losses import one_by_one
+from tfprune.methods.growth.drop_blocks import drop_blocks
+from tfprune.methods.growth.find_blocks import find_blocks
+from tfprune.methods.one_shot.find_removals import find_removals
+from tfprune.methods.one_shot.judges import OutputLoss, SampleBatch
+from tfprune.methods.one_shot.prune_units import prune_units
+from tfprune.solving.greedy_levels import Levels
+
+KINDS = ("vocabulary", "blocks", "experts", "units", "heads")
+STEPS = 8  # of units and of heads: each step removes this part of all of them
+_HOLDOUT = 0.2  # of the batches, as prune_units has it
+
+
+class MixedCuts:
+    """The smaller models of one transformer, each made of the dense weights.
+
+    Tokens, blocks and experts go first, so that the other weights are fitted to what remains. Where a class cannot
+    have fewer blocks, as one with a window in every other block, they go last.
+
+    Args:
+        model: The model.
+        batches: The calibration data.
+        texts: The texts whose tokens remain.
+        tokenizer: The tokenizer of a model without a preprocessor.
+        criterion: The importance of hidden units.
+        judge: The loss of outputs.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        batches: Sequence[SampleBatch],
+        *,
+        texts: Sequence[str] | None,
+        tokenizer: Any,
+        criterion: str,
+        judge: Any,
+    ) -> None:
+        self._model, self._batches = model, batches
+        self._texts, self._tokenizer = texts, tokenizer
+        self._criterion, self._judge = criterion, judge
+        running = RunningModel(flat_copy(Anatomy.of(model)))
+        self._units, self._heads, self._skipped = find_removals(running)
+        self.loss = OutputLoss(running.graph, batches, judge=judge)
+        self._dropped: list[int] = []
+
+    def most(self, kind: str) -> int:
+        """Return how many steps of a kind there are.
+
+        Raises:
+            ValueError: If the model has no parts of this kind; the message says why.
+        """
+        if kind == "vocabulary":
+            return 1
+        if kind == "blocks":
+            return len(self._blocks.blocks) - 1
+        if kind == "experts":
+            layers = read_experts(self._model)[1]
+            return layers[0].experts - layers[0].top_k
+        if self._units and (self._heads or kind == "units"):
+            return STEPS - 1
+        reasons = "; ".join(f"{each.layer}: {each.reason}" for each in self._skipped[:2]) or "it has none"
+        raise ValueError(f"{self._model.name!r} has no {kind} that can be removed ({reasons}).")
+
+    @functools.cached_property
+    def _blocks(self) -> Any:
+        return find_blocks(self._model, None)
+
+    @functools.cached_property
+    def _one_by_one(self) -> Any:
+        def measure(kept: list[int]) -> float:
+            return self.loss(lambda arrays: self._blocks.run(kept, inputs=_tensors(arrays)).outputs)
+
+        return one_by_one(len(self._blocks.blocks), measure)
+
+    def dropped(self, count: int) -> list[int]:
+        """Return the blocks that go one by one, by the loss of the dense blocks that remain."""
+        while len(self._dropped) < count:
+            self._dropped.append(next(self._one_by_one)[0])
+        return self._dropped[:count]
+
+    @functools.cached_property
+    def trimmed(self) -> tuple[keras.Model, VocabularyReport]:
+        """The model with the tokens of the texts and of the calibration data, and the report on it."""
+        ids = [row.astype("int64") for arrays in self._token_arrays() for row in arrays]
+        return trim_vocabulary(self._model, [*(self._texts or ()), *ids], tokenizer=self._tokenizer)
+
+    def _token_arrays(self) -> list[np.ndarray]:
+        return [arrays[index] for arrays, _ in self._batches for index in self._token_inputs]
+
+    @functools.cached_property
+    def _token_inputs(self) -> list[int]:
+        return [index for index, each in enumerate(self._model.inputs) if each.name.endswith("token_ids")]
+
+    def inputs_of(self, levels: Levels) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+        """Return the function from inputs of the dense model to those of a smaller one, with its token ids."""
+        if not levels.get("vocabulary"):
+            return list
+        kept = self.trimmed[1].kept
+
+        def renumbered(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [
+                np.searchsorted(kept, array).astype(array.dtype) if index in self._token_inputs else array
+                for index, array in enumerate(arrays)
+            ]
+
+        return renumbered
+
+    def build(self, levels: Levels) -> keras.Model:
+        """Build the model without the parts that levels name."""
+        model = self.trimmed[0] if levels.get("vocabulary") else self._model
+        renumbered = self.inputs_of(levels)
+        samples = [self._as_samples(renumbered(arrays), targets) for arrays, targets in self._batches]
+        dropped = self.dropped(levels.get("blocks", 0))
+        if dropped and self._keeps_class:
+            model = drop_blocks(model, dropped)[0]
+        if levels.get("experts"):
+            model = drop_experts(model, rank_experts(model, samples).lowest(levels["experts"]))[0]
+        model = self._narrowed(model, levels, samples)
+        return drop_blocks(model, dropped)[0] if dropped and not self._keeps_class else model
+
+    @functools.cached_property
+    def _keeps_class(self) -> bool:
+        smaller, report = drop_blocks(self._model, self.dropped(1))
+        return report.into == "class" or type(smaller) is type(self._model)
+
+    def _as_samples(self, arrays: list[np.ndarray], targets: Any) -> tuple:
+        inputs = keras.tree.pack_sequence_as(self._model.input, arrays)
+        return (inputs,) if targets is None else (inputs, targets)
+
+    def _narrowed(self, model: keras.Model, levels: Levels, samples: list[tuple]) -> keras.Model:
+        """Return a model with fewer hidden units and heads, and weights that are fitted to those that remain."""
+        units, heads = levels.get("units", 0) / STEPS, levels.get("heads", 0) / STEPS
+        if not units and not heads:
+            return model
+        masked, report = prune_units(
+            model,
+            samples,
+            {"units": units, "heads": heads},
+            criterion=self._criterion,
+            judge=self._judge,
+            holdout=_HOLDOUT if len(samples) > 1 else 0.0,
+            verbose=0,
+        )
+        return shrink(masked, report.plan)
+
+    def described(self, kind: str, *, before: int, level: int) -> str:
+        """Return what is removed of a kind after a step."""
+        if kind == "vocabulary":
+            tokens = self.trimmed[1].tokens
+            return f"all but {tokens[1]:,} of {tokens[0]:,} tokens" if level else "no tokens"
+        if kind == "blocks":
+            blocks = self.dropped(max(before, level))[min(before, level) :]
+            numbers = ("block " if len(blocks) == 1 else "blocks ") + ", ".join(map(str, blocks))
+            return numbers if level > before else f"{numbers} again there"
+        if kind == "experts":
+            return f"{level} experts of each layer" if level > 1 else "one expert of each layer"
+        return f"{level / STEPS:.1%} of the {kind}"
+
+
+def _tensors(arrays: Sequence[np.ndarray]) -> list[Any]:
+    return [keras.ops.convert_to_tensor(array) for array in arrays]
