@@ -134,7 +134,11 @@ def plan_transformer(
 
 
 def _costs(model: keras.Model, budget: Budget) -> dict[str, float]:
-    counts = {"bytes": weight_bytes, "parameters": lambda counted: counted.count_params(), "latency": budget.measure}
+    counts: dict[str, Any] = {
+        "bytes": weight_bytes,
+        "parameters": lambda counted: counted.count_params(),
+        "latency": budget.measure,
+    }
     unknown = [name for name, _ in budget.limits if name not in counts]
     if unknown or budget.allocation != "uniform":
         received = f"a limit of {unknown[0]}" if unknown else f"allocation={budget.allocation!r}"
@@ -142,7 +146,7 @@ def _costs(model: keras.Model, budget: Budget) -> dict[str, float]:
             f"Expected a budget of bytes, parameters or latency, without an allocation, because the loss splits it. "
             f"Received: {received}. Pass, for example, tfprune.budget(bytes=0.5)."
         )
-    return {name: float(counts[name](model)) for name, _ in budget.limits}  # type: ignore[misc]
+    return {name: float(counts[name](model)) for name, _ in budget.limits}
 
 
 def _targets(budget: Budget, costs: Mapping[str, float]) -> dict[str, float]:
