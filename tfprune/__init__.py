@@ -125,7 +125,7 @@ _ROOMS = {
     "compact.reconstruction": ["ReconstructionReport", "reconstruct"],
     "compact.shrinking": [
         *("Budget", "GrowingPenalty", "RankingReport", "ShrinkPlan", "budget", "plan_shrink", "rank_channels"),
-        *("rank_heads", "shrink", "transformer_budget", "zero_channels"),
+        *("rank_heads", "shrink", "TransformerPlan", "transformer_budget", "zero_channels"),
     ],
     "compact.vocabulary": ["VocabularyReport", "trim_vocabulary"],
     "methods.one_shot": ["PutriReport", "plan_transformer", "prune_units", "prune_weights"],
