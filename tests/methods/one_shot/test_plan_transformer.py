@@ -77,7 +77,7 @@ def distance(model, kept):
 @pytest.mark.programs
 def test_blocks_are_dropped_as_by_hand_and_the_costs_are_those_of_the_model():
     model = residual(4)
-    plan = tfprune.plan_transformer(model, X, tfprune.budget(parameters=0.6), parts=["blocks"], verbose=0)
+    plan = tfprune.plan_transformer(model, X, budget=tfprune.budget(parameters=0.6), parts=["blocks"], verbose=0)
     kept, gone = [0, 1, 2, 3], []
     while sum([76 * len(kept), 10]) > 0.6 * model.count_params():
         gone.append(min(kept, key=lambda block: distance(model, [other for other in kept if other != block])))
@@ -97,7 +97,7 @@ def test_blocks_are_dropped_as_by_hand_and_the_costs_are_those_of_the_model():
 
 def test_blocks_and_units_are_weighed_and_one_kind_alone_is_never_better():
     model = residual(4)
-    plan = tfprune.plan_transformer(model, X, tfprune.budget(parameters=0.6), batch_size=4, verbose=0)
+    plan = tfprune.plan_transformer(model, X, budget=tfprune.budget(parameters=0.6), batch_size=4, verbose=0)
     assert {row.part for row in plan.alone} == {"blocks", "units"}
     losses = [row.loss for row in plan.alone if row.loss is not None]
     assert losses
@@ -144,21 +144,21 @@ def test_what_cannot_be_planned_is_refused(arguments, kind, text):
 
 def test_texts_of_one_token_are_too_short_for_the_next_one():
     with pytest.raises(ValueError, match="texts of two tokens or more"):
-        tfprune.plan_transformer(transformer(2), texts(4, length=1), BUDGET, judge="perplexity")
+        tfprune.plan_transformer(transformer(2), texts(4, length=1), budget=BUDGET, judge="perplexity")
 
 
 @pytest.mark.programs
 def test_a_budget_that_cannot_be_met_names_the_closest_model():
     budget = tfprune.budget(parameters=101)  # a block of 16 units has 148, and the head 10
     with pytest.raises(ValueError, match=r"The closest was parameters of 158 where 101 are allowed.*after 3 steps"):
-        tfprune.plan_transformer(residual(4, hidden=16), X, budget, parts=["blocks"], verbose=0)
+        tfprune.plan_transformer(residual(4, hidden=16), X, budget=budget, parts=["blocks"], verbose=0)
 
 
 def test_a_model_without_blocks_and_units_is_refused():
     x = keras.Input((4,))
     model = keras.Model(x, keras.layers.Dense(40)(x))
     with pytest.raises(ValueError, match="parts that can be removed"):
-        tfprune.plan_transformer(model, X, BUDGET)
+        tfprune.plan_transformer(model, X, budget=BUDGET)
 
 
 def hub(name, **sizes):
@@ -186,7 +186,7 @@ def test_the_vocabulary_goes_with_its_tokenizer_and_costs_nothing_on_the_texts()
     model = hub("Bert", vocabulary_size=100, **sizes)
     arguments = {"tokenizer": tokenizer, "texts": ["word10 word11", "word40"], "parts": ["vocabulary", "blocks"]}
     x = windows(model, 5, 15)
-    plan = tfprune.plan_transformer(model, x, tfprune.budget(bytes=0.5), **arguments)
+    plan = tfprune.plan_transformer(model, x, budget=tfprune.budget(bytes=0.5), **arguments)
     assert [step.part for step in plan.steps] == ["vocabulary", "blocks", "blocks"]
     assert plan.steps[0].loss == pytest.approx(0, abs=1e-9)
     smaller, own = plan.build()
@@ -201,7 +201,9 @@ def test_experts_are_dropped_from_a_mixture():
     sizes = {"num_layers": 2, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 24}
     model = hub("Mixtral", vocabulary_size=20, num_experts=4, top_k=1, **sizes)
     budget = tfprune.budget(parameters=0.7)
-    plan = tfprune.plan_transformer(model, windows(model, 0, 20), budget, parts=["experts"], judge="perplexity")
+    plan = tfprune.plan_transformer(
+        model, windows(model, 0, 20), budget=budget, parts=["experts"], judge="perplexity"
+    )
     smaller, _ = plan.build()
     assert type(smaller) is type(model)
     assert plan.levels == {"experts": 4 - smaller.num_experts}
@@ -214,6 +216,6 @@ def test_blocks_go_last_where_the_class_cannot_have_fewer():
     sizes |= {"sliding_window_size": 4, "head_dim": 4, "image_size": None}
     model = hub("Gemma3", vocabulary_size=20, **sizes)
     x = windows(model, 0, 20)
-    plan = tfprune.plan_transformer(model, x, tfprune.budget(parameters=0.4), parts=["blocks", "units"])
+    plan = tfprune.plan_transformer(model, x, budget=tfprune.budget(parameters=0.4), parts=["blocks", "units"])
     smaller, _ = plan.build()
     assert smaller.count_params() == plan.steps[-1].costs["parameters"] <= 0.4 * model.count_params()

@@ -79,7 +79,8 @@ def plan_transformer(
         >>> import tfprune
         >>> block = lambda index: keras.layers.Dense(8, "relu", name=f"block_{index}")
         >>> model = keras.Sequential([keras.Input((8,)), *map(block, range(4)), keras.layers.Dense(2)])
-        >>> plan = plan_transformer(model, keras.random.normal((32, 8), seed=0), budget=tfprune.budget(parameters=0.7))
+        >>> x = keras.random.normal((32, 8), seed=0)
+        >>> plan = plan_transformer(model, x, budget=tfprune.budget(parameters=0.7))
         >>> smaller, tokenizer = plan.build()
         >>> smaller.count_params() <= 0.7 * model.count_params()
         True

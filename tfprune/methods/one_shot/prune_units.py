@@ -25,11 +25,10 @@ from tfprune.keras_models.models.layers import weight_values
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.one_shot.find_removals import find_removals
 from tfprune.methods.one_shot.head_choice import choose_heads
-from tfprune.methods.one_shot.judges import head_loss
+from tfprune.methods.one_shot.judges import check_token_ids, head_loss
 from tfprune.methods.one_shot.putri_report import PutriReport, PutriRow, PutriTotal
 from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, remove_in_order
 from tfprune.methods.one_shot.split_sparsity import PARTS, check_sparsities, limits, split_sparsity
-from tfprune.methods.one_shot.token_ids import check_token_ids
 from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
 from tfprune.solving.least_squares import GramMoments
 

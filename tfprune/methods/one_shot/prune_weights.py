@@ -25,10 +25,10 @@ from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import mask_zeros
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
+from tfprune.methods.one_shot.judges import check_token_ids
 from tfprune.methods.one_shot.mask_kernel import CRITERIA, UPDATING, MaskSettings, mask_kernel, path_of
 from tfprune.methods.one_shot.recurrent_maps import is_recurrent, recurrent_maps
 from tfprune.methods.one_shot.split_zeros import Calibration, checked_split, split_zeros
-from tfprune.methods.one_shot.token_ids import check_token_ids
 from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
 from tfprune.report import Skipped
 from tfprune.solving.least_squares import GramMoments
