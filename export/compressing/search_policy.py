@@ -128,7 +128,7 @@ def _to_shrink(
 
     A step is shorter the more of the drop is used up, down to a half, and half as long for each child.
     """
-    options = []
+    options: list[tuple[float, int, Trial, float]] = []
     for trial in trials:
         files = [file for file in trial.tried if trial is trials[0] or not goal.excess_drop(file)]
         if not files:

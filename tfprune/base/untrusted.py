@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from tokenize import TokenError
-from typing import Any, BinaryIO, TypeVar, get_args, get_type_hints
+from typing import Any, BinaryIO, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def read_fields(kind: type[Value], fields: Any, **values: Any) -> Value:
     """
     if type(fields) is not dict:
         raise ValueError(f"Expected the fields of a {kind.__name__}. Received: {_brief(fields)}.")
-    types = _types(kind)
+    types = _types(cast(Any, kind))  # mypy does not see that a class is hashable
     known, least = {**fields, **values}, _needed(kind)
     if lacking := sorted(least - set(known)):
         raise ValueError(f"Expected the fields of a {kind.__name__}. Received: none named {_brief(lacking[0])}.")
