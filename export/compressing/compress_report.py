@@ -126,14 +126,14 @@ class CompressReport(Report):
             min(files, key=lambda other: (other.quantize != file.quantize, other.drop)) for files in steps if files
         )
 
-    def study(self, storage: Any = None) -> Any:
+    def study(self, storage: str | None = None) -> Any:
         """Return the search as an Optuna study, or write it into a storage of Optuna, for its dashboard.
 
         The study has two objectives, the size (bytes or milliseconds) and the drop, and one trial for each file.
         Needs Optuna, which the extra `search` installs.
 
         Args:
-            storage: What `optuna.create_study` takes, such as `"sqlite:///search.db"`. None keeps it in memory.
+            storage: A URL of a database, such as `"sqlite:///search.db"`. None keeps the study in memory.
 
         Returns:
             An `optuna.study.Study`.

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from tfprune.export.compressing.trial import MeasuredFile
 
 
-def optuna_study(report: CompressReport, storage: Any) -> Any:
+def optuna_study(report: CompressReport, storage: str | None) -> Any:
     """Return a study with a trial for each file of a search.
 
     Args:
         report: The search.
-        storage: Where the study is stored, as `optuna.create_study` takes it; None keeps it in memory.
+        storage: The URL of a database; None keeps the study in memory.
 
     Raises:
         ValueError: If Optuna is not installed, or the storage has a study of this name.

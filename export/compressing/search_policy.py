@@ -88,7 +88,7 @@ class _Children:
     """How many recipes have gone on from a trial."""
 
     def __init__(self, recipes: Sequence[Recipe], first: Recipe) -> None:
-        self._of = defaultdict(list)
+        self._of: dict[tuple[Recipe | None, bool], list[Recipe]] = defaultdict(list)
         for recipe in recipes:
             self._of[recipe.after, recipe.rounds > first.rounds].append(recipe)
 
