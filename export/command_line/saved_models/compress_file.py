@@ -66,7 +66,7 @@ def compress_file(
             on=on,
             time=60 * options.minutes,
             test_data=test.parts if test else None,
-            search=Search(options.trials, options.jobs, options.batch_size, options.seed),
+            search=Search(trials=options.trials, jobs=options.jobs, batch_size=options.batch_size, seed=options.seed),
             verbose=verbosity(),
         )
 

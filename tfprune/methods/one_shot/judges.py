@@ -157,7 +157,13 @@ class OutputLoss:
 def run(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[Any]:
     """Return the outputs of a model for the arrays of its inputs, in order."""
     tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
-    return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, tensors), training=False))
+    return keras.tree.flatten(model(packed_inputs(model, tensors), training=False))
+
+
+def packed_inputs(model: keras.Model, arrays: Sequence[Any]) -> Any:
+    """Return the arrays of a model's inputs in the structure in which it takes them."""
+    structure = getattr(model, "input", model.inputs[0])  # a Sequential that was never called lacks `input`
+    return keras.tree.pack_sequence_as(structure, arrays)
 
 
 def _as_arrays(outputs: Sequence[Any]) -> list[np.ndarray]:

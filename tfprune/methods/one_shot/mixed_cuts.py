@@ -22,7 +22,7 @@ from tfprune.methods.growth.block_losses import one_by_one
 from tfprune.methods.growth.drop_blocks import drop_blocks
 from tfprune.methods.growth.find_blocks import find_blocks
 from tfprune.methods.one_shot.find_removals import find_removals
-from tfprune.methods.one_shot.judges import OutputLoss, SampleBatch
+from tfprune.methods.one_shot.judges import OutputLoss, SampleBatch, packed_inputs
 from tfprune.methods.one_shot.prune_units import prune_units
 from tfprune.solving.greedy_levels import Levels
 
@@ -145,7 +145,7 @@ class MixedCuts:
         return report.into == "class" or type(smaller) is type(self._model)
 
     def _as_samples(self, arrays: list[np.ndarray], targets: Any) -> tuple:
-        inputs = keras.tree.pack_sequence_as(self._model.input, arrays)
+        inputs = packed_inputs(self._model, arrays)
         return (inputs,) if targets is None else (inputs, targets)
 
     def _narrowed(self, model: keras.Model, levels: Levels, samples: list[tuple]) -> keras.Model:
