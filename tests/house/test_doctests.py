@@ -92,6 +92,7 @@ def test_examples(name, tmp_path, monkeypatch, request):
         folder, names = request.getfixturevalue(files)
         shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)  # an example may write files
+    keras.utils.set_random_seed(0)  # a small network of random weights may be dead
     flags = doctest.IGNORE_EXCEPTION_DETAIL | doctest.ELLIPSIS
     results = doctest.testmod(module, optionflags=flags, extraglobs=names, report=True)
     assert results.failed == 0, f"run python -m doctest on {name}"
