@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tfprune.export.comparing.damage import damage as damage
     from tfprune.export.comparing.damage_report import DamageReport as DamageReport
     from tfprune.export.compressing.compress import compress as compress
-    from tfprune.export.compressing.compress_report import CompressReport as CompressReport
+    from tfprune.export.compressing.results.compress_report import CompressReport as CompressReport
     from tfprune.export.compressing.search import Search as Search
     from tfprune.export.device.embedder import Embedder as Embedder
     from tfprune.export.device.generating.generator import Generator as Generator
@@ -92,7 +92,8 @@ _ROOMS = {
     "pruning.shrinking": ["ShrinkTfliteReport", "shrink_tflite"],
     "keras_side.generating": ["GeneratorReport", "to_embedder", "to_generator"],
     "keras_side.sparse_ready": ["make_sparse_ready"],
-    "compressing": ["CompressReport", "Search", "compress"],
+    "compressing": ["Search", "compress"],
+    "compressing.results": ["CompressReport"],
     "keras_side.converting": [
         "Quantization",
         "Vela",

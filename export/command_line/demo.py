@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 
 import tfprune
 from tfprune.export.compressing.compress import compress
-from tfprune.export.compressing.compress_report import CompressReport
+from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.device.processes.child_process import run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.benchmark import benchmark

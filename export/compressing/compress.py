@@ -20,19 +20,19 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.spec import check_choice, check_number
-from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.file_evaluator import (
+from tfprune.export.compressing.goal import Goal
+from tfprune.export.compressing.results.compress_report import CompressReport
+from tfprune.export.compressing.results.write_front import write_front
+from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search_loop import SearchLoop
+from tfprune.export.compressing.trials.file_evaluator import (
     FileEvaluator,
     baseline_outputs,
     calibration_of,
     devices_for,
     score_of,
 )
-from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.trial_runner import TrialRunner
-from tfprune.export.compressing.write_front import write_front
+from tfprune.export.compressing.trials.trial_runner import TrialRunner
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.remote.device_pool import check_devices
 from tfprune.export.device.running.evaluate import metric_of

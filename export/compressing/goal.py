@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tfprune.export.compressing.trial import MeasuredFile, Trial
+from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
 from tfprune.export.micro.micro import Micro
 
 DROP_NOISE = 0.002  # with which a drop of 0 is measured

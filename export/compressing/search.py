@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
-from tfprune.export.compressing.recipe import PATTERNS
+from tfprune.export.compressing.trials.recipe import PATTERNS
 from tfprune.keras_models.tasks.task_pool import check_executor
 
 

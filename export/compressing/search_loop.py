@@ -16,11 +16,11 @@ from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.spec import check_count, check_number
 from tfprune.base.warn_user import warn_user
 from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.recipe import Recipe, training_recipe
 from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
-from tfprune.export.compressing.trial import MeasuredFile, Trial, read_trial
-from tfprune.export.compressing.trial_runner import LateError, TrialRunner
-from tfprune.export.compressing.workers import workers_of
+from tfprune.export.compressing.trials.recipe import Recipe, training_recipe
+from tfprune.export.compressing.trials.trial import MeasuredFile, Trial, read_trial
+from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
+from tfprune.export.compressing.trials.workers import workers_of
 
 FEW_TRIALS = 3
 LEAST_STEPS = 30  # of a short trial

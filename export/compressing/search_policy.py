@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tfprune.export.compressing.goal import Goal, added_area, pareto_front
-from tfprune.export.compressing.recipe import LEAST_FLOPS, LEAST_WEIGHTS, PATTERNS, Recipe
-from tfprune.export.compressing.trial import Trial
+from tfprune.export.compressing.trials.recipe import LEAST_FLOPS, LEAST_WEIGHTS, PATTERNS, Recipe
+from tfprune.export.compressing.trials.trial import Trial
 from tfprune.patterns import NM
 
 

@@ -22,10 +22,10 @@ from stub_trials import StubRunner
 
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.untrusted import parse_json
-from tfprune.export.compressing import workers
 from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_loop import SearchLoop
+from tfprune.export.compressing.trials import workers
+from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.keras_models.tasks.run_task import DONE, Answer
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from landscapes import MAX_DROP, Landscape, Policy, search, worth
 
 from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
-from tfprune.export.compressing.trial import Trial
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.trial import Trial
 
 LANDSCAPES, DRAWS = 40, 5
 RECORD = Path(__file__).with_name("policy_before.json")  # of the policy that this one replaced

@@ -25,11 +25,12 @@ import numpy as np
 
 import tfprune.export.compressing.compress as compressing
 import tfprune.export.compressing.search_loop as searching
-from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.trial_runner import LateError
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.trial_runner import LateError
 
+TRIALS = 12  # of the search that tests share
 SCORE = 0.9  # of the original model
 SAMPLES = 500  # of the validation data: scores are multiples of 1 / 500
 WEIGHTS = 50_000

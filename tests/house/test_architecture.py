@@ -53,6 +53,7 @@ ROOMS = {
         "prune_in_order · pruning_job · prune_tflite | shrinking"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · generating · loading",
+    "tfprune.export.compressing": "trials · goal search_policy search_loop · results · search compress",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
@@ -77,7 +78,7 @@ INSIDE = {
     "tfprune.masking.training": {"matplotlib"},
     "tfprune.export.file.tflite": {"ai_edge_litert", "flatbuffers"},
     "tfprune.export.file.files.metadata_format": {"flatbuffers"},
-    "tfprune.export.compressing": {"optuna"},
+    "tfprune.export.compressing.results.optuna_study": {"optuna"},
     "tfprune.export.device.generating": {"sentencepiece", "tokenizers"},
     "tfprune.export.keras_side.generating": {"tensorflow", "litert_lm_builder"},
     "tfprune.export.micro": {"tflite_micro", "ethosu"},

@@ -13,7 +13,7 @@ from tfprune.base.limit import Limit
 from tfprune.base.spec import check_count, check_number
 from tfprune.export.command_line.saved_models.job import Samples, check_loss, read_labeled, verbosity
 from tfprune.export.compressing.compress import compress
-from tfprune.export.compressing.compress_report import CompressReport
+from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.search import Search
 from tfprune.export.device.processes.device import Device
 from tfprune.export.keras_side.loading import load_groups, load_model

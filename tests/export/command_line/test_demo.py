@@ -3,8 +3,8 @@
 import pytest
 
 from tfprune.export import CompressReport
-from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.trial import MeasuredFile
 
 pytest.importorskip("sklearn")
 

@@ -17,8 +17,8 @@ import small_search
 from small_search import runner, search
 
 from tfprune.base.run_folder import RunFolder
-from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.workers import workers_of
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.workers import workers_of
 from tfprune.keras_models.tasks.process_pool import ProcessPool
 
 pytestmark = pytest.mark.slow

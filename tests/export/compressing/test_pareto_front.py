@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.export.compressing.goal import Goal, added_area, pareto_front
-from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.micro.micro import Micro
 
 

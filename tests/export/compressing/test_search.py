@@ -13,8 +13,8 @@ from stub_trials import StubRunner, StubWorkers, model_of
 import tfprune.export.compressing.search_loop as searching
 from tfprune.base.run_folder import RunFolder
 from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_loop import SearchLoop
+from tfprune.export.compressing.trials.recipe import Recipe
 
 
 @dataclass(frozen=True)

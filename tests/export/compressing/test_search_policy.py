@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from landscapes import MAX_DROP, Landscape, search, worth
 
 from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
-from tfprune.export.compressing.trial import MeasuredFile, Trial
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
 from tfprune.export.micro.micro import Micro
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 7)

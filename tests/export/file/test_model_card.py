@@ -8,8 +8,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tfprune.export import BenchmarkReport, CompressReport, ExportReport, SparseInferenceReport
-from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.file.model_card import escaped, model_card
 from tfprune.export.rewriting.export_report import AccuracyDrop, Candidate
 

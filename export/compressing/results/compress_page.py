@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from tfprune.base.html import document, facts, name_text, rows_table, section, text
 
 if TYPE_CHECKING:
-    from tfprune.export.compressing.compress_report import CompressReport
-    from tfprune.export.compressing.recipe import Recipe
-    from tfprune.export.compressing.trial import MeasuredFile
+    from tfprune.export.compressing.results.compress_report import CompressReport
+    from tfprune.export.compressing.trials.recipe import Recipe
+    from tfprune.export.compressing.trials.trial import MeasuredFile
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
 TICKS = (1, 2, 5)

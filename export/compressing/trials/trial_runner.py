@@ -15,9 +15,9 @@ import numpy as np
 
 import tfprune
 from tfprune.base.run_folder import NamedArrays
-from tfprune.export.compressing.file_evaluator import FileEvaluator
-from tfprune.export.compressing.recipe import PATTERNS, PRUNING_END, Recipe, training_recipe
-from tfprune.export.compressing.trial import MeasuredFile, Trial
+from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
+from tfprune.export.compressing.trials.recipe import PATTERNS, PRUNING_END, Recipe, training_recipe
+from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
 from tfprune.export.keras_side.loading import load_model
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.compiled import compile_like

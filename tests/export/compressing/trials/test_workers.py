@@ -16,12 +16,12 @@ from small_search import made, runner
 from stub_trials import StubRunner
 
 from tfprune.base.run_folder import RunFolder
-from tfprune.export.compressing import workers
 from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.workers import pack_runner, unpack_runner, workers_of
+from tfprune.export.compressing.trials import workers
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.workers import pack_runner, unpack_runner, workers_of
 from tfprune.keras_models.tasks import run_task as worker
 from tfprune.keras_models.tasks import task_pool
 from tfprune.keras_models.tasks.process_pool import ProcessPool

@@ -9,8 +9,8 @@ from small_search import evaluator, made
 
 from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export import micro_support
-from tfprune.export.compressing import file_evaluator
-from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.trials import file_evaluator
+from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.interpreter import run_files
 from tfprune.export.micro.micro import Micro

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from tfprune.base.limit import GroupLimits
-from tfprune.export.compressing.recipe import Recipe, recipe_code
-from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trials.recipe import Recipe, recipe_code
+from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.remote.device_pool import DevicePool
 from tfprune.export.device.running.benchmark import benchmark

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.device.running.metrics import is_error
 from tfprune.export.file.model_card import model_card
 from tfprune.report import Report, table
@@ -35,7 +35,7 @@ class CompressReport(Report):
         samples: The number of validation samples; 0 if it is not known.
 
     Example:
-        >>> from tfprune.export.compressing.trial import MeasuredFile
+        >>> from tfprune.export.compressing.trials.trial import MeasuredFile
         >>> dense = MeasuredFile(None, None, bytes=8000, packed_bytes=7000, score=0.9, drop=0.0)
         >>> int8 = MeasuredFile(None, "int8", bytes=2500, packed_bytes=1900, score=0.895, drop=0.005)
         >>> report = tfprune.export.CompressReport(
@@ -141,7 +141,7 @@ class CompressReport(Report):
         Raises:
             ValueError: If Optuna is not installed, or the storage has a study of this name.
         """
-        from tfprune.export.compressing.optuna_study import optuna_study
+        from tfprune.export.compressing.results.optuna_study import optuna_study
 
         return optuna_study(self, storage)
 

@@ -15,10 +15,10 @@ import numpy as np
 from tfprune.base.limit import GroupLimits
 from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.untrusted import parse_json
-from tfprune.export.compressing.file_evaluator import FileEvaluator, calibration_of
-from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.trial import Trial
-from tfprune.export.compressing.trial_runner import LateError, TrialRunner
+from tfprune.export.compressing.trials.file_evaluator import FileEvaluator, calibration_of
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.trial import Trial
+from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
 from tfprune.export.micro.micro import Micro
 from tfprune.keras_models.tasks.packed_model import PackedModel, pack_model, unpack_model
 from tfprune.keras_models.tasks.task_pool import LATE, Task, TaskPool, task_pool

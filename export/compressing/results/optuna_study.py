@@ -6,11 +6,11 @@ import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from tfprune.export.compressing.recipe import LEAST_FLOPS, PATTERNS
+from tfprune.export.compressing.trials.recipe import LEAST_FLOPS, PATTERNS
 
 if TYPE_CHECKING:
-    from tfprune.export.compressing.compress_report import CompressReport
-    from tfprune.export.compressing.trial import MeasuredFile
+    from tfprune.export.compressing.results.compress_report import CompressReport
+    from tfprune.export.compressing.trials.trial import MeasuredFile
 
 
 def optuna_study(report: CompressReport, storage: str | None) -> Any:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from small_search import made, runner
 
-from tfprune.export.compressing import trial_runner
-from tfprune.export.compressing.file_evaluator import FileEvaluator
-from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.trial import read_trial
-from tfprune.export.compressing.trial_runner import LateError, TrialRunner
+from tfprune.export.compressing.trials import trial_runner
+from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
+from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.trial import read_trial
+from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
 
 HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
 PAIRS = replace(HALF, flops=1.0, pattern="2:4")

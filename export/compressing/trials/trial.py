@@ -13,7 +13,7 @@ from tfprune.base.limit import GroupDrop
 from tfprune.base.run_folder import NamedArrays
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.base.untrusted import parse_json, read_fields
-from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.report import Report
 
 

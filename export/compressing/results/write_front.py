@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 
-from tfprune.export.compressing.compress_page import compress_page
-from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.goal import pareto_front
+from tfprune.export.compressing.results.compress_page import compress_page
+from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.file.files.destination import write_atomically
 
 
