@@ -24,6 +24,7 @@ from tfprune.export.file.tflite.check_operators import check_operators
 from tfprune.export.file.tflite.signature_order import keep_order
 from tfprune.export.keras_side.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.keras_side.converting.float_islands import join_islands
+from tfprune.export.keras_side.converting.mixed_precision import write_marked
 from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges
 from tfprune.export.rewriting.weights.four_bit_weights import four_bit_weights
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.preparing.signature import Signature
 
 _log = logging.getLogger(__name__)
+FLOATS = Quantization(None)
 TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
 CHILD = "tfprune.export.keras_side.converting.convert_job"
 # The GPU is the parent's: JAX takes most of its memory, and the child needs none.
@@ -48,6 +50,7 @@ def convert(
     calibration: Any = None,
     io_dtype: str = "float32",
     batch: int | None = None,
+    skip: Sequence[str] = (),
 ) -> bytes:
     """Convert a Keras model to a TFLite file of built-in operators only.
 
@@ -65,6 +68,7 @@ def convert(
         io_dtype: `"float32"`, or the type of the activations, such as `"int8"`, to leave out the conversion at the
             file's borders. Integer inputs stay as they are.
         batch: The batch that the file takes; None leaves it open where the model does.
+        skip: The layers and operators that stay in float in an int8 file, as `Quantization` describes them.
 
     Returns:
         The file's bytes; the same model gives the same bytes.
@@ -77,20 +81,19 @@ def convert(
     from tfprune.export.keras_side.converting.calibration_data import read_calibration
     from tfprune.export.keras_side.preparing.signature import signature
 
-    Quantization(quantize, io_dtype=io_dtype)  # refuses what does not go together
+    form = Quantization(quantize, io_dtype=io_dtype, skip=skip or None)  # refuses what does not go together
     check_calibration(calibration, quantize=quantize, has_ranges=holds_ranges(model))
     inputs = signature(model)
     batches = [] if calibration is None else read_calibration(calibration, inputs)
-    return convert_prepared(model, inputs, batches=batches, quantize=quantize, io_dtype=io_dtype, batch=batch)
+    return convert_prepared(model, inputs, form=form, batches=batches, batch=batch)
 
 
 def convert_prepared(
     model: keras.Model,
     inputs: Signature,
     *,
+    form: Quantization = FLOATS,
     batches: Sequence[Mapping[str, np.ndarray]] = (),
-    quantize: str | None = None,
-    io_dtype: str = "float32",
     batch: int | None = None,
     unroll: bool = False,
 ) -> bytes:
@@ -99,9 +102,8 @@ def convert_prepared(
     Args:
         model: The model.
         inputs: Its inputs.
+        form: The number format; `levels` and `allow_float` are for later.
         batches: What `read_calibration` returned; empty without calibration data.
-        quantize: As in `convert`.
-        io_dtype: As in `convert`.
         batch: As in `convert`.
         unroll: Whether recurrent layers are unrolled, as they always are for integers.
 
@@ -110,6 +112,7 @@ def convert_prepared(
     """
     from tfprune.export.keras_side.converting.calibration_data import split
 
+    quantize, skip = form.scheme, form.skip or ()
     _check_inputs(inputs, quantize)
     if batch is not None:
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
@@ -118,9 +121,9 @@ def convert_prepared(
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
         unroll = unroll or quantize in INTEGERS
-        things = _write_model(model, inputs, folder, unroll=unroll)
-        settings = {"quantize": quantize, "io_dtype": io_dtype, "things": things, **dataclasses.asdict(inputs)}
-        settings["unroll"] = unroll
+        things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(skip))
+        settings = {"quantize": quantize, "io_dtype": form.io_dtype, "things": things, **dataclasses.asdict(inputs)}
+        settings |= {"unroll": unroll, "skip": [*skip]}
         _write_job(folder, settings, samples)
         data = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
         if quantize in INTEGERS:
@@ -203,7 +206,9 @@ def _refuse_quantized(model: keras.Model) -> None:
         )
 
 
-def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool) -> list[list[str]]:
+def _write_model(
+    model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool, is_mixed: bool
+) -> list[list[str]]:
     """Write what the child reads, in float32; return the custom classes and functions that it has to import."""
     import keras
 
@@ -215,6 +220,8 @@ def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll:
         if keras.backend.backend() != "tensorflow" or has_half_weights(model):
             return write_copy(model, folder)
         write_saved_model(model, folder / SAVED_MODEL, inputs=inputs, unroll=unroll)
+        if is_mixed:
+            write_marked(model, folder, inputs=inputs, unroll=unroll)
         return []
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job
+from tfprune.export.keras_side.converting.mixed_precision import MARKED, convert_mixed, write_marked
 from tfprune.export.keras_side.preparing.protect_scales import protect_scales
 
 JOB = "job"
@@ -36,7 +37,8 @@ def convert_job(folder: Path) -> None:
     if not (folder / SAVED_MODEL).exists():
         _export_copy(settings, folder)
     if settings["quantize"] in LEAST_ENTRIES:
-        protect_scales(folder / SAVED_MODEL, least=LEAST_ENTRIES[settings["quantize"]])
+        for name in (SAVED_MODEL, *([MARKED] if settings.get("skip") else [])):
+            protect_scales(folder / name, least=LEAST_ENTRIES[settings["quantize"]])
     _convert(tensorflow, settings, arrays, folder)
 
 
@@ -59,6 +61,8 @@ def _export_copy(settings: dict[str, Any], folder: Path) -> None:
     model = read_copy(folder, settings["things"])
     signature = Signature(tuple(inputs), settings["form"])
     write_saved_model(model, folder / SAVED_MODEL, inputs=signature, unroll=settings["unroll"])
+    if settings["skip"]:
+        write_marked(model, folder, inputs=signature, unroll=settings["unroll"])
 
 
 def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:
@@ -75,7 +79,13 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, OPERATORS[settings["quantize"]])]
     if settings["quantize"] in OPERATORS:
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
-    (folder / CONVERTED).write_bytes(converter.convert())
+    content = _mixed(tf, converter, settings, folder) if settings.get("skip") else converter.convert()
+    (folder / CONVERTED).write_bytes(content)
+
+
+def _mixed(tf: Any, converter: Any, settings: dict[str, Any], folder: Path) -> bytes:
+    is_whole = settings["io_dtype"] != "float32"
+    return convert_mixed(tf, converter, folder=folder, skip=settings["skip"], is_whole=is_whole)
 
 
 def _in_child(folder: Path) -> None:

@@ -52,5 +52,7 @@ def latency(
     """
     form = as_quantization(quantize)
     plain = plain_copy(Anatomy.of(model))
-    content = convert(plain, quantize=form.scheme, calibration=calibration, io_dtype=form.io_dtype)
+    content = convert(
+        plain, quantize=form.scheme, calibration=calibration, io_dtype=form.io_dtype, skip=form.skip or ()
+    )
     return 1000 * benchmark(content, runs=runs, threads=threads, on=on).median_ms

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfprune.base.renamed import renamed
@@ -11,6 +12,7 @@ from tfprune.export.rewriting.share_weights import check_levels
 
 SCHEMES = (None, "float16", "dynamic", "int8", "int16x8", "int4")
 INTEGERS = {"int8": "int8", "int16x8": "int16", "int4": "int8"}  # schemes of integers, and their activations
+MIXED = ("int8", "int4")  # schemes in which operators may stay in float
 EIGHT_BIT_WEIGHTS = ("dynamic", "int8", "int16x8")
 IO_DTYPES = ("float32", "int8", "int16")
 
@@ -32,6 +34,11 @@ class Quantization:
             activations, which is `"int8"` for the schemes `"int8"` and `"int4"`, and `"int16"` for `"int16x8"`.
         allow_float: Whether operators of a model of `quantize_aware` may compute in float. If False (the default),
             `to_tflite` refuses a file with such operators and names them.
+        skip: The layers that stay in float in a file of `"int8"` or `"int4"`, which keeps accuracy where 8 bits are
+            too few for a layer: a regular expression, or several, searched in the path of a layer, as for
+            `quantize_aware`. The name of an operator in the file also selects it, as `quantization_error` gives it in
+            `row.name`. A value between two operators stays in float only if both of them do. None (the default) skips
+            none.
 
     Raises:
         TypeError: If an argument has another type.
@@ -39,13 +46,16 @@ class Quantization:
 
     Example:
         >>> Quantization("int8", levels=16)
-        Quantization(scheme='int8', levels=16, io_dtype='float32', allow_float=False)
+        Quantization(scheme='int8', levels=16, io_dtype='float32', allow_float=False, skip=None)
+        >>> Quantization("int8", skip="block_1/").skip
+        ('block_1/',)
     """
 
     scheme: str | None
     levels: int | None = None
     io_dtype: str = "float32"
     allow_float: bool = False
+    skip: str | Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_choice(self.scheme, "scheme", choices=SCHEMES)
@@ -58,6 +68,7 @@ class Quantization:
                 f"io_dtype={self.io_dtype!r}. Inputs and outputs are float32, or of the type of the activations: "
                 f"'int8' with 'int8' and 'int4', 'int16' with 'int16x8'."
             )
+        self._check_skip()
         if self.levels is None:
             return
         check_levels(self.levels)
@@ -66,6 +77,24 @@ class Quantization:
                 f"Expected scheme='dynamic', 'int8' or 'int16x8' with `levels`, which 8-bit weights share. Received: "
                 f"levels={self.levels}, scheme={self.scheme!r}."
             )
+
+    def _check_skip(self) -> None:
+        if self.skip is None:
+            return
+        skip = (self.skip,) if isinstance(self.skip, str) else self.skip
+        if not isinstance(skip, Sequence) or not all(isinstance(each, str) for each in skip):
+            raise TypeError(
+                f"Expected `skip` to be a string, or a list of them. Received: skip={self.skip!r} of type "
+                f"{type(self.skip).__name__}."
+            )
+        if not all(skip):
+            raise ValueError(f"Expected `skip` without empty strings. Received: skip={self.skip!r}. Leave them out.")
+        if self.scheme not in MIXED:
+            raise ValueError(
+                f"Expected scheme='int8' or 'int4' with `skip`: only such files mix integers and floats. Received: "
+                f"skip={self.skip!r}, scheme={self.scheme!r}. Leave `skip` out."
+            )
+        object.__setattr__(self, "skip", tuple(skip) or None)
 
 
 def as_quantization(quantize: Any) -> Quantization:

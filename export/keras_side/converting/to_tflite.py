@@ -169,7 +169,7 @@ def to_tflite(
     check_calibration(calibration, quantize=form.scheme, has_ranges=trained is not None)
     wanted = read_target(target, optimize=optimize, compress=compress, batch=batch)
     check_suffix(destination, compress)
-    _check_micro(wanted.micro, form)
+    _check_form(form, trained=trained, micro=wanted.micro)
     check_verbose(verbose)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     fixed = _batch(wanted, signature(model), model)
@@ -190,9 +190,7 @@ def to_tflite(
         plain = stripped.without_unread()
         kernels = kernels_read(plain, first)
         progress.add()
-        converted = convert_prepared(
-            plain, inputs, batches=batches or (), quantize=form.scheme, io_dtype=form.io_dtype, batch=fixed
-        )
+        converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         content = share_grids(converted, plain, of=trained)
         check = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, ADVICE)
         if form.scheme == "int8" and allowed is None:
@@ -225,7 +223,12 @@ def _default(scheme: str | None, plain: keras.Model) -> float:
     return max([TOLERANCES[scheme], *(HALF_TOLERANCES[half] for half in half_types(plain))])
 
 
-def _check_micro(micro: Micro | None, form: Quantization) -> None:
+def _check_form(form: Quantization, *, trained: keras.Model | None, micro: Micro | None) -> None:
+    if trained is not None and form.skip:
+        raise ValueError(
+            f"Expected a Quantization without `skip` for a model of tfprune.quantize_aware. Received: "
+            f"skip={form.skip!r}. Pass `skip` to quantize_aware, and allow_float=True here."
+        )
     if micro is not None and form.scheme not in (None, "int8", "int16x8"):
         raise ValueError(
             f"Expected quantize='int8', 'int16x8' or None with target='micro'. Received: quantize={form.scheme!r}. "
@@ -259,7 +262,7 @@ def _sparse_ready(plain: keras.Model, inputs: Signature, form: Quantization, bat
     except ValueError as error:  # which `sparse_inference` of the file says as well
         _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
-    content = _shared(convert_prepared(ready, inputs, quantize=form.scheme, batch=batch), form)
+    content = _shared(convert_prepared(ready, inputs, form=Quantization(form.scheme), batch=batch), form)
     name = f"{form.scheme or 'float32'}, sparse-ready"
     files = candidate_files(content, name=name, optimize="latency")
     return [file for file in files if file.speed is Speed.SPARSE]

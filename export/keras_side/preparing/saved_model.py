@@ -10,7 +10,7 @@ import functools
 import importlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from tfprune.keras_models.models.layers import as_numpy, walk
 COPY = "model.keras"
 
 
-def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
+def write_saved_model(
+    model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool, last: Callable[[Any], Any] | None = None
+) -> None:
     """Write the SavedModel of a model on the TensorFlow backend; a loop in it fixes an open batch at 1.
 
     Args:
@@ -33,18 +35,19 @@ def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, un
         folder: Where the SavedModel goes; it does not exist yet.
         inputs: The inputs of the model.
         unroll: Whether recurrent layers are unrolled.
+        last: What is applied to each output; None for nothing.
 
     Raises:
         ValueError: If a recurrent layer of open length would have to be unrolled.
     """
     if not (unroll and _recurrent(model)):
-        _write(model, folder, inputs=inputs, batch=inputs.batch)
+        _write(model, folder, inputs=inputs, batch=inputs.batch, last=last)
         # Lists of tensors (a recurrent layer's steps) have a builtin form only when their size is known.
         if b"TensorListReserve" not in (folder / "saved_model.pb").read_bytes():
             return
         shutil.rmtree(folder)
     if not unroll:
-        _write(model, folder, inputs=inputs, batch=inputs.batch or 1)
+        _write(model, folder, inputs=inputs, batch=inputs.batch or 1, last=last)
         return
     for entry in inputs.inputs:
         if None in entry.shape[1:]:
@@ -54,16 +57,19 @@ def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, un
                 "`keras.Input(shape)`, or use quantize='dynamic'."
             )
     with unrolled(model):
-        _write(model, folder, inputs=inputs, batch=inputs.batch or 1)
+        _write(model, folder, inputs=inputs, batch=inputs.batch or 1, last=last)
 
 
-def _write(model: keras.Model, folder: Path, *, inputs: Signature, batch: int | None) -> None:
+def _write(
+    model: keras.Model, folder: Path, *, inputs: Signature, batch: int | None, last: Callable[[Any], Any] | None
+) -> None:
     specs = {
         entry.name: keras.InputSpec(shape=(batch, *entry.shape[1:]), dtype=entry.dtype, name=entry.name)
         for entry in inputs.inputs
     }
     # `model.export` leaves it to layers whether they train, and a layer that augments images does by default.
-    serve = functools.partial(model, training=False)
+    infer = functools.partial(model, training=False)
+    serve = infer if last is None else lambda x: keras.tree.map_structure(last, infer(x))
     with _without_messages():
         archive = keras.export.ExportArchive()
         archive.track(model)

@@ -26,6 +26,10 @@ def test_names_and_values_become_one_form():
         ({"scheme": "int4", "io_dtype": "int16"}, ValueError, "io_dtype='float32' or 'int8' with scheme='int4'"),
         ({"scheme": "dynamic", "io_dtype": "int8"}, ValueError, "io_dtype='float32' with scheme='dynamic'"),
         ({"scheme": "int8", "allow_float": "yes"}, ValueError, "`allow_float` to be False or True"),
+        ({"scheme": "int16x8", "skip": "conv"}, ValueError, "scheme='int8' or 'int4' with `skip`"),
+        ({"scheme": "int8", "skip": 3}, TypeError, "`skip` to be a string, or a list of them. Received: skip=3"),
+        ({"scheme": "int8", "skip": ["conv", 3]}, TypeError, "`skip` to be a string, or a list of them"),
+        ({"scheme": "int8", "skip": [""]}, ValueError, "`skip` without empty strings"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, error, words):

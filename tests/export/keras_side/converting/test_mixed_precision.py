@@ -1,0 +1,123 @@
+"""Mixed precision: which operators of an int8 file stay in float, by the kernels and types in the file."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune.export import Quantization, Runner, to_tflite
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.convert import convert
+from tfprune.keras_models.models.anatomy import Anatomy
+
+layers = keras.layers
+IMAGES = np.random.default_rng(0).normal(size=(20, 8, 8, 3)).astype("float32")
+KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+BORDERS = ("QUANTIZE", "DEQUANTIZE")
+OUTPUT = "StatefulPartitionedCall_1:0"  # the converter's name for the last operator
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network in which the scope of a layer has the name of another layer: `conv` has the scope `conv_1`."""
+    keras.utils.set_random_seed(1)
+    inner = keras.Sequential([keras.Input((6, 6, 8)), layers.Conv2D(8, 1, name="conv"), layers.ReLU()], name="inner")
+    x = keras.Input((8, 8, 3), name="image")
+    y = layers.Conv2D(8, 3, name="conv")(x)
+    y = layers.BatchNormalization(name="norm")(y)
+    y = layers.Activation("swish", name="swish")(y)
+    y = layers.Conv2D(8, 3, padding="same", name="conv_1")(y)
+    y = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(inner(y))
+    y = layers.GlobalAveragePooling2D(name="pooling")(y)
+    return keras.Model(x, layers.Dense(4, activation="softmax", name="scores")(y), name="mixed")
+
+
+def mixed(model, skip, quantize="int8", **options):
+    skip = [skip] if isinstance(skip, str) else skip
+    return convert(model, quantize=quantize, calibration=IMAGES[:4], skip=skip, **options)
+
+
+def floats(content):
+    """Return the kernels of floats by their number of entries, and the kinds of the operators that return floats."""
+    graph = read(content).subgraphs[0]
+    kernels = [graph.tensors[operator.inputs[1]] for operator in graph.operators if operator.name in KERNELS]
+    kinds = [
+        operator.name
+        for operator in graph.operators
+        if operator.name not in BORDERS and graph.tensors[operator.outputs[0]].dtype == "float32"
+    ]
+    values = {each.size: each.values.raw.view(np.float32) for each in kernels if each.dtype == "float32"}
+    return values, kinds
+
+
+@pytest.mark.parametrize(
+    ("skip", "paths", "kinds"),
+    [
+        ("^conv_1$", ["conv_1"], ["CONV_2D"]),  # not `conv`, whose scope is `conv_1`
+        (["inner/", "scores"], ["inner/conv", "scores"], ["CONV_2D", "FULLY_CONNECTED", "SOFTMAX"]),
+        ("conv$", ["conv", "inner/conv"], ["CONV_2D", "CONV_2D"]),
+        ("^swish$", [], ["LOGISTIC", "MUL"]),
+        (OUTPUT, [], ["SOFTMAX"]),
+    ],
+)
+def test_the_layers_that_are_named_keep_their_kernels(model, skip, paths, kinds):
+    before = [path for path, _ in Anatomy.of(model).leaves]
+    found, computed = floats(mixed(model, skip))
+    named = {path: np.asarray(layer.kernel) for path, layer in Anatomy.of(model).leaves if path in paths}
+    assert computed == kinds
+    assert found.keys() == {kernel.size for kernel in named.values()}
+    assert [path for path, _ in Anatomy.of(model).leaves] == before
+    for kernel in named.values():  # the batch normalization divides by the root of 1.001
+        np.testing.assert_allclose(np.sort(found[kernel.size]), np.sort(kernel.ravel()), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("skip", "words"),
+    [
+        ("conv_7", r"'conv_7', which is found in no path of a layer. The closest names are 'conv_1', 'conv'"),
+        ("norm", "matches norm: the converter has merged them into other operators"),
+        (".", "Received: skip=\\('.',\\), which matches all of them. Use quantize=None"),
+        ("(", "`skip` to be regular expressions. Received: '\\('"),
+    ],
+)
+def test_a_name_that_selects_nothing_is_refused_with_the_closest(skip, words):
+    x = keras.Input((8, 8, 3))
+    y = layers.BatchNormalization(name="norm")(layers.Conv2D(2, 3, name="conv")(x))
+    small = keras.Model(x, layers.Conv2D(2, 3, name="conv_1")(layers.ReLU(name="relu")(y)))
+    with pytest.raises(ValueError, match=words):
+        mixed(small, skip)
+
+
+@pytest.mark.parametrize(("scheme", "io_dtype"), [("int8", "int8"), ("int4", "float32")])
+def test_inputs_of_integers_and_weights_of_four_bits_go_with_it(model, scheme, io_dtype):
+    content = mixed(model, ["^depthwise", "pooling"], quantize=scheme, io_dtype=io_dtype)
+    graph = read(content)
+    assert {info.dtype for info in (*graph.inputs, *graph.outputs)} == {io_dtype}
+    assert floats(content)[1] == ["DEPTHWISE_CONV_2D", "MEAN"]
+    assert ("int4" in {tensor.dtype for tensor in graph.weights}) == (scheme == "int4")
+    assert np.abs(Runner(content).predict(IMAGES) - model.predict(IMAGES, verbose=0)).max() < 0.05
+
+
+@pytest.mark.programs
+def test_a_pruned_model_is_written_checked_and_keeps_its_zeros(model, tmp_path):
+    pruned = tfprune.wrap(model)
+    tfprune.update_masks(pruned, 0.75)
+    form = Quantization("int8", skip="inner/")
+    report = to_tflite(pruned, tmp_path / "mixed.tflite", quantize=form, calibration=IMAGES)
+    found, _ = floats((tmp_path / "mixed.tflite").read_bytes())
+    assert list(found) == [64] and np.count_nonzero(found[64]) == 16
+    assert report.max_abs_diff <= report.tolerance * report.scale
+
+
+def test_quantization_aware_models_name_such_layers_themselves(tmp_path):
+    aware = tfprune.quantize_aware(keras.Sequential([keras.Input((8,)), layers.Dense(4)]))
+    with pytest.raises(ValueError, match="Pass `skip` to quantize_aware, and allow_float=True here"):
+        to_tflite(aware, tmp_path / "other.tflite", quantize=Quantization("int8", skip="dense"))
+
+
+@pytest.mark.programs
+def test_the_interpreter_for_microcontrollers_runs_a_mixed_file(model, tmp_path):
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
+    form = Quantization("int8", skip="depthwise")
+    to_tflite(model, tmp_path / "micro.tflite", quantize=form, calibration=IMAGES, target="micro")  # runs it there
+    assert floats((tmp_path / "micro.tflite").read_bytes())[1] == ["DEPTHWISE_CONV_2D"]
