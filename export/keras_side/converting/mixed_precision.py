@@ -1,8 +1,8 @@
 """Mixed precision: convert a model to a file of 8-bit integers in which some operators stay in float.
 
-A user names layers, and the converter takes the names of operators. TensorFlow numbers scopes of one name, so that
-the scope `conv_1` may be that of a layer `conv` or of a layer `conv_1`. A second SavedModel, whose layers have numbers
-as names, shows which operators are those of which layer.
+A user names layers, and the converter takes the names of operators. TensorFlow numbers scopes of one name: the scope
+`conv_1` may be that of a layer `conv` or of a layer `conv_1`. A second SavedModel, whose layers have numbers for
+names, shows which operators belong to which layer.
 """
 
 from __future__ import annotations
