@@ -12,30 +12,25 @@ from time import monotonic
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfprune.base.groups import read_groups
-from tfprune.base.limit import GroupLimits, Limit, as_limit
+from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
-from tfprune.base.run_folder import NamedArrays, RunFolder
+from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_number
-from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.results.write_front import write_front
 from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search_limit import SearchLimit
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.trials.file_evaluator import (
     FileEvaluator,
-    baseline_outputs,
     calibration_of,
     devices_for,
-    score_of,
 )
 from tfprune.export.compressing.trials.trial_runner import TrialRunner
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.remote.device_pool import check_devices
-from tfprune.export.device.running.evaluate import metric_of
 from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
@@ -85,7 +80,8 @@ def compress(
     and may be more than before.
 
     Args:
-        model: A trained, compiled model with one output. It is left unchanged.
+        model: A trained, compiled model. It is left unchanged. With several outputs, name the one to measure in a
+            `tfprune.Limit`.
         data: The training data: a tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or any
             iterable of batches (x, y), which is read once and kept in memory.
         validation_data: Labeled data in the same forms. Files are measured and chosen on it; nothing is trained on
@@ -99,8 +95,10 @@ def compress(
             `to_tflite(target="micro")` writes them, the smallest flash is searched for, and accuracy is measured with
             the interpreter for microcontrollers. Needs the extra `micro`.
         max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
-            `tfprune.Limit` bounds another metric, by a name that `evaluate` knows, and with `max_drop_per_class` or
-            `max_drop_per_group` also the accuracy that each class or group loses. It has no `data`.
+            `tfprune.Limit` bounds another metric: by a name that `evaluate` knows or that the model was compiled
+            with, a metric of Keras, or a function of labels and outputs. Of an error, it is how much the error may
+            grow. With `max_drop_per_class` or `max_drop_per_group` it also bounds the accuracy that each class or
+            group loses. It has no `data`.
         search: A `Search` with the number of trials, jobs, the batch size, the seed, and the executor that runs
             trials; None (the default) is `Search()`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`, or a list of boards of one kind,
@@ -132,7 +130,7 @@ def compress(
     began = monotonic()
     check_compiled(model)
     check_verbose(verbose)
-    limit, largest, metric = _read_limit(max_drop)
+    limit = SearchLimit.of(max_drop, model)
     check_number(time, "time", above=0)
     check_choice(optimize, "optimize", choices=MEASURES)
     search = _read_search(search, optimize=optimize)
@@ -144,23 +142,22 @@ def compress(
     test_data = None if test_data is None else read(test_data, argument="test_data")
     if micro is not None:
         _check_support(model)
-    goal = Goal(MEASURES[optimize], largest, micro or Micro())
-    settings = {**_numbers_of(limit), "metric": metric, "target": optimize if micro is None else "micro"}
+    settings = {**limit.settings(), "target": optimize if micro is None else "micro"}
     settings |= {"batch_size": search.batch_size, "seed": search.seed}
     settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
     settings |= ({} if on is None else {"on": repr(on)}) | ({} if micro is None else vars(micro))
     arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data])]
-    arrays += [group.inside for group in read_groups(limit.groups, len(keras.tree.flatten(validation_data)[0]))]
+    arrays += limit.arrays(validation_data[1])
     with RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays) as stored:
         baseline, limits = stored.remember(
             "baseline",
-            partial(_baseline, model, validation_data, limit=limit, metric=metric),
-            partial(_read_baseline, y=validation_data[1], limit=limit),
+            partial(limit.baseline, model, validation_data),
+            partial(limit.read_baseline, y=validation_data[1]),
         )
         evaluator = FileEvaluator(
             calibration=calibration_of(data[0]),
             validation=validation_data,
-            metric=metric,
+            metric=limit.metric,
             baseline=baseline,
             optimize=optimize,
             micro=micro,
@@ -171,7 +168,7 @@ def compress(
         loop = SearchLoop(
             runner,
             stored,
-            goal,
+            limit.goal(MEASURES[optimize], baseline, micro or Micro()),
             seed=search.seed,
             seconds=time,
             jobs=search.jobs or 1,
@@ -183,43 +180,8 @@ def compress(
         with Progress(int(time), verbose=verbose, unit="second") as progress:
             for before, after in pairwise(chain([0.0], (trial.ended for trial in loop.run()))):
                 progress.add(int(after) - int(before))
-        bounds = {name: drop for name, drop in _numbers_of(limit).items() if name != "max_drop"}
+        bounds = {name: drop for name, drop in limit.limit.drops.items() if name.startswith("max_drop_per_")}
         return write_front(loop, Path(folder), test_data=test_data, limits=bounds)
-
-
-def _baseline(model: keras.Model, data: tuple[Any, Any], *, limit: Limit, metric: str) -> NamedArrays:
-    """Return the metric of the original model, and its outputs if the loss of each class or group is limited."""
-    x, y = data
-    outputs = baseline_outputs(model, x)
-    GroupLimits.of(limit, outputs, y)  # refused before anything is stored
-    score = np.array(score_of(outputs, y, metric=metric))
-    return {"score": score, **({"outputs": [*outputs.values()][0]} if limit.bounds_groups else {})}
-
-
-def _read_baseline(arrays: NamedArrays, *, y: Any, limit: Limit) -> tuple[float, GroupLimits | None]:
-    return check_number(float(arrays["score"]), "score"), GroupLimits.of(limit, arrays.get("outputs"), y)
-
-
-def _numbers_of(limit: Limit) -> dict[str, float]:
-    """Return the limits that are set, by name."""
-    names = ("max_drop", "max_drop_per_class", "max_drop_per_group")
-    return {name: getattr(limit, name) for name in names if getattr(limit, name) is not None}
-
-
-def _read_limit(max_drop: Any) -> tuple[Limit, float, str]:
-    """Return the limit, its largest drop and the name of its metric."""
-    limit = as_limit(max_drop)
-    if limit.data is not None:
-        raise ValueError(
-            f"Expected a Limit without `data`: files are measured on `validation_data`. Received: max_drop={limit!r}."
-            " Leave `data` out."
-        )
-    if limit.max_drop is None:
-        raise ValueError(
-            f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
-            f"max_drop={max_drop!r}. Pass 0.01, for example."
-        )
-    return limit, limit.max_drop, metric_of(limit)
 
 
 def _read_search(search: Any, *, optimize: str) -> Search:

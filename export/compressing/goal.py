@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
 from tfprune.export.micro.micro import Micro
 
-DROP_NOISE = 0.002  # with which a drop of 0 is measured
+DROP_NOISE = 0.002  # of an accuracy; of another metric a part of its value
 EXCESS_OF_A_BUDGET = 0.1  # the part of a budget that counts as much as one `max_drop`
 
 
@@ -21,11 +21,13 @@ class Goal:
         by: The attribute of a `MeasuredFile` to make small: `"bytes"` or `"latency_ms"`.
         max_drop: The most that a file may lose of the metric.
         budgets: The flash and RAM of a microcontroller.
+        noise: With which a drop of 0 is measured.
     """
 
     by: str
     max_drop: float
     budgets: Micro = field(default_factory=Micro)
+    noise: float = DROP_NOISE
 
     def size(self, file: MeasuredFile) -> float:
         """Return the bytes or milliseconds of a file."""
@@ -52,7 +54,7 @@ class Goal:
         group = file.worst_group
         if group is None:
             return file.drop
-        return max(file.drop, self.max_drop + group.excess * self._unit(self.max_drop) / self._unit(group.limit))
+        return max(file.drop, self.max_drop + group.excess * self._unit(self.max_drop) / max(group.limit, DROP_NOISE))
 
     def strictest(self, trial: Trial) -> Trial:
         """Return a trial whose files have the drop by which they are searched for: the strictest."""
@@ -62,10 +64,9 @@ class Goal:
         """Return the fraction of `max_drop` that a drop leaves unused; negative beyond it."""
         return (self.max_drop - drop) / self._unit(self.max_drop)
 
-    @staticmethod
-    def _unit(limit: float) -> float:
+    def _unit(self, limit: float) -> float:
         """Return the drop that counts as one: the limit, but no less than the noise."""
-        return max(limit, DROP_NOISE)
+        return max(limit, self.noise)
 
     @property
     def needs_channels(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from tfprune.base.limit import Limit, refuse_limit_per_class
 from tfprune.base.spec import check_count, check_number, check_sparsity, resolve
-from tfprune.export.device.running.evaluate import labeled_limit
+from tfprune.export.device.running.evaluate import labeled_limit, limit_mode
 from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
 
 MAX_PERCENT = 95
@@ -25,7 +25,9 @@ class PruningGoal:
         max_bytes: The largest size of the file.
         max_error: The largest error of an output.
         max_drop: The largest loss of a metric on labeled data.
-        metric: The name of the metric; empty without `max_drop`.
+        max_relative_drop: The largest loss as a fraction of the metric before.
+        metric: The name of the metric, or a dict with that of one output; empty without `max_drop`.
+        mode: `"max"` if a larger value of the metric is better, `"min"` if a smaller one is.
         x: The samples of the labeled data.
         y: Their labels.
     """
@@ -34,13 +36,15 @@ class PruningGoal:
     max_bytes: int | None
     max_error: float | None
     max_drop: float | None = None
-    metric: str = ""
+    max_relative_drop: float | None = None
+    metric: str | dict[str, str] = ""
+    mode: str = ""
     x: Any = None
     y: Any = None
 
     def settings(self) -> dict[str, Any]:
         """Return the limits as JSON can hold them."""
-        names = ("sparsity", "max_bytes", "max_error", "max_drop", "metric")
+        names = ("sparsity", "max_bytes", "max_error", "max_drop", "max_relative_drop", "metric", "mode")
         return {name: getattr(self, name) for name in names}
 
 
@@ -89,16 +93,21 @@ def checked_goal(pattern: Pattern, **limits: Any) -> PruningGoal:
 
 
 def _drop(limit: Limit | None) -> tuple:
-    """Return the largest loss of a metric, its name, and the labeled data."""
+    """Return the largest losses of a metric, its name and mode, and the labeled data."""
     if limit is None:
         return ()
-    labeled = labeled_limit(limit)
+    metric, x, y = labeled_limit(limit)
+    if not isinstance(limit.metric, str | None):
+        raise TypeError(
+            f"Expected the name of a metric in the Limit: another process measures it, which has no Keras. Received: "
+            f"max_drop={limit!r}. Pass metric='accuracy' or another name that `evaluate` takes."
+        )
     refuse_limit_per_class(limit)
-    if limit.max_drop is None:
+    if not limit.bounds_metric:
         raise ValueError(
             f"Expected a Limit with a number. Received: max_drop={limit!r}. Pass tfprune.Limit(0.01, data=(x, y))."
         )
-    return limit.max_drop, *labeled
+    return limit.max_drop, limit.max_relative_drop, metric, limit_mode(limit), x, y
 
 
 def search(make: Callable[[int], Made], fits: Callable[[Made], bool], *, limit: str, toward: int) -> Made:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tfprune.base.limit import Limit, largest_drop
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.device.processes.job_files import read_job
@@ -26,7 +27,7 @@ _PATTERNS = {"Unstructured": Unstructured, "NM": NM, "Block": Block}
 class _Labeled:
     """Labeled data, and a metric of the dense file on them."""
 
-    def __init__(self, folder: Path, dense: bytes, metric: str) -> None:
+    def __init__(self, folder: Path, dense: bytes, metric: str | dict[str, str]) -> None:
         self.metric = metric
         self._x = [*read_job(folder, X)[1].values()]
         settings, answers = read_job(folder, Y)
@@ -71,9 +72,9 @@ class _Job:
         if max_error is not None:
             limit = f"an error of {max_error:g}"
             return self._search(lambda content: self._samples.error(content) <= max_error, limit, toward=1)
-        max_drop = self._settings["max_drop"]
-        limit = f"a drop of {max_drop:g}"
-        return self._search(lambda content: self._drop(content) <= max_drop, limit, toward=1)
+        allowed = Limit(self._settings["max_drop"], max_relative_drop=self._settings["max_relative_drop"])
+        drops = ", ".join(f"{name}={drop:g}" for name, drop in allowed.drops.items())
+        return self._search(lambda content: self._allows(allowed, content), drops, toward=1)
 
     def _search(self, fits: Callable[[bytes], bool], limit: str, *, toward: int) -> tuple[bytes, list[PrunedLayer]]:
         make = self._files.pruned
@@ -83,13 +84,13 @@ class _Job:
         forms = candidate_files(content, name="pruned", optimize=self._settings["optimize"])
         return min(len(encode(form.content, self._settings["compress"])) for form in forms)
 
-    def _drop(self, content: bytes) -> float:
-        return max(row.drop for row in self._lost(content))
+    def _allows(self, limit: Limit, content: bytes) -> bool:
+        return all(row.drop <= (largest_drop(limit, row.before) or 0.0) for row in self._lost(content))
 
     def _lost(self, content: bytes) -> tuple[AccuracyDrop, ...]:
         if self._labeled is None:
             return ()
-        return accuracy_drops(self._labeled.before, self._labeled.metrics(content), metric=self._labeled.metric)
+        return accuracy_drops(self._labeled.before, self._labeled.metrics(content), mode=self._settings["mode"])
 
 
 def _run_job(folder: Path) -> None:

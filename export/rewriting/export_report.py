@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from tfprune.export.device.running.benchmark_report import BenchmarkReport
-from tfprune.export.device.running.metrics import is_error
 from tfprune.export.file.model_card import model_card
 from tfprune.export.file.report import number_text, yes_or_no
 from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport
@@ -51,11 +50,9 @@ class AccuracyDrop(Report):
     drop: float
 
 
-def accuracy_drops(
-    before: Mapping[str, float], file: Mapping[str, float], *, metric: str
-) -> tuple[AccuracyDrop, ...]:
-    """Compare what `measure` returned before, and for the file."""
-    sign = -1 if is_error(metric) else 1
+def accuracy_drops(before: Mapping[str, float], file: Mapping[str, float], *, mode: str) -> tuple[AccuracyDrop, ...]:
+    """Compare what `measure` returned before, and for the file; `mode` is "max" if a larger value is better."""
+    sign = 1 if mode == "max" else -1
     return tuple(AccuracyDrop(name, before[name], file[name], sign * (before[name] - file[name])) for name in before)
 
 

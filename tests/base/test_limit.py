@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tfprune.base.limit import GroupLimits, Limit, as_limit
+from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
 
 
 def test_a_number_is_a_limit_of_the_default_metric() -> None:
@@ -24,12 +24,27 @@ def test_a_number_is_a_limit_of_the_default_metric() -> None:
         ({"max_drop_per_group": math.inf}, ValueError, "max_drop_per_group=inf"),
         ({"groups": {"room": [1]}}, ValueError, "Expected `max_drop_per_group` with `groups`"),
         ({"metric": 3}, TypeError, "metric=3"),
+        ({"metric": dict}, TypeError, "metric=<class 'dict'>"),
+        ({"output": 1}, TypeError, "output=1"),
+        ({"max_relative_drop": -0.1}, ValueError, "max_relative_drop=-0.1"),
         ({"mode": "up"}, ValueError, "mode='up'"),
     ],
 )
 def test_other_values_are_refused_by_name(arguments: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Limit(**arguments)
+
+
+def test_a_relative_limit_is_a_part_of_the_metric_before() -> None:
+    assert largest_drop(Limit(0.3), 2.0) == 0.3 and largest_drop(Limit(), 2.0) is None
+    assert largest_drop(Limit(max_relative_drop=0.25), -2.0) == 0.5
+    both = Limit(0.3, metric="mae", max_relative_drop=0.25)
+    assert (largest_drop(both, 2.0), largest_drop(both, 1.0)) == (0.3, 0.25)
+    assert both.drops == {"max_drop": 0.3, "max_relative_drop": 0.25}
+    assert "max_relative_drop=0.25" in repr(both) and both.is_bound and both.bounds_metric
+    for before in (0.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="Expected a metric other than 0 .* Pass `max_drop`, in the unit"):
+            largest_drop(both, before)
 
 
 def test_data_are_neither_printed_nor_compared() -> None:

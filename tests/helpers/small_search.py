@@ -15,6 +15,7 @@ from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.search_policy import SearchSettings
 from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
+from tfprune.export.compressing.trials.file_metric import FileMetric
 from tfprune.export.compressing.trials.trial_runner import TrialRunner
 
 SHORT = SearchSettings(shortest_trial_fraction=0.0, long_trial_factor=2)
@@ -40,7 +41,7 @@ def evaluator(kind=FileEvaluator, *, optimize="size", micro=None):
     """Return what measures files of the model."""
     model, (x, _), validation, _ = made()
     score = model.evaluate(*validation, verbose=0, return_dict=True)["accuracy"]
-    return kind(x[:100], validation, "accuracy", score, optimize, micro)
+    return kind(x[:100], validation, FileMetric(), score, optimize, micro)
 
 
 def runner(model=None, *, kind=FileEvaluator):

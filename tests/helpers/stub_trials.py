@@ -24,9 +24,11 @@ import keras
 import numpy as np
 
 import tfprune.export.compressing.compress as compressing
+import tfprune.export.compressing.search_limit as search_limit
 import tfprune.export.compressing.search_loop as searching
 from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.trials.file_metric import FileMetric
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial_runner import LateError
 
@@ -217,8 +219,8 @@ def stubbed(runner: StubRunner | None = None) -> Iterator[StubRunner]:
     with (
         patch.object(compressing, "TrialRunner", started),
         patch.object(compressing, "FileEvaluator", StubEvaluator),
-        patch.object(compressing, "baseline_outputs", lambda _, x: {"output": np.eye(2)[np.arange(len(x)) % 2]}),
-        patch.object(compressing, "score_of", lambda *_, **__: SCORE),
+        patch.object(search_limit, "baseline_outputs", lambda _, x: {"output": np.eye(2)[np.arange(len(x)) % 2]}),
+        patch.object(FileMetric, "score", lambda *_: SCORE),
         patch.object(searching, "time", runner.clock),
     ):
         yield runner

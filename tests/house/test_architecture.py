@@ -53,7 +53,7 @@ ROOMS = {
         "prune_in_order · pruning_job · prune_tflite | shrinking"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · generating · loading",
-    "tfprune.export.compressing": "trials · goal search_policy search_loop · results · search compress",
+    "tfprune.export.compressing": "trials · goal search_policy search_loop search_limit · results · search compress",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
@@ -97,6 +97,7 @@ MOST_WINGS, MOST_BOXES, MOST_ROOMS, MOST_MODULES = 9, {"tfprune": 14, "tfprune.e
 MOST_FILES, LONGER = 15, {"PruningCallback": 16, "sensitivity": 17, "to_tflite": 19, "inspect": 22}
 LONGER["prune_to"] = 32  # it goes through all rooms of its wing, round by round
 LONGER["plan_transformer"] = 29  # it tries what four other public functions remove
+LONGER["compress"] = 16  # a goal, a loop, trials and the page of what was found
 LONGER["to_embedder"] = LONGER["to_tflite"] + 3  # which it calls, with the tokenizer
 LONGER["TrainingCost"] = LONGER["PruningCallback"] + 1  # which it reads
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 300, 60

@@ -20,7 +20,7 @@ PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem
 TESTED_ELSEWHERE = {"migration", "raspberry_pi"}  # by the test modules of their names
 PAGES += [path for path in sorted((DOCS / "howto").glob("*.md")) if path.stem not in TESTED_ELSEWHERE]
 pytestmark = pytest.mark.programs  # tests of the parts that pages call stay in `make test`
-LONG = {"best_file", "search_on_a_cluster"}  # which search for a minute or more
+LONG = {"best_file", "choose_a_limit", "search_on_a_cluster"}  # which search for a minute or more
 
 
 def run(code, names):

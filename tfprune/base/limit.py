@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_number
 from tfprune.report import Report
 
+DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
 LEVEL = 0.95  # the coverage of the intervals of what a group lost
 
 
@@ -26,21 +28,28 @@ class Limit:
     Pass it as `max_drop=` where a number is not enough: the number alone bounds the default metric.
 
     Args:
-        max_drop: The largest loss of the metric, in its unit, at least 0: 0.01 of an accuracy is one point. None (the
-            default) sets no bound; the metric is then only reported.
-        metric: The name of the metric. None (the default) takes the one that the function names.
+        max_drop: The largest loss of the metric, in its unit, at least 0: 0.01 of an accuracy is one point. Of an
+            error, it is how much the error may grow. None (the default) sets no bound; the metric is then only
+            reported.
+        metric: The name of the metric. `compress` and `to_tflite` also take a metric of Keras, such as
+            `keras.metrics.AUC()`, and a function of labels and outputs, which returns a number, or one for each
+            sample. None (the default) takes the one that the function names.
         mode: `"max"` if a larger value is better, `"min"` if a smaller one is, as in Keras. None (the default) infers
-            it for accuracies and losses.
-        data: Labeled data for the metric, a tuple (x, y) or batches of such tuples, for a function without
-            `validation_data`. Default None.
+            it for accuracies and losses, and for metrics of Keras.
         groups: Groups of the samples that the metric is measured on, for `max_drop_per_group`: arrays of shape
             (samples,) by name, such as `{"speaker": speakers}`, with whole numbers or strings. Default None.
+        output: The name of the output that is measured, of a model or file with several. None (the default) takes
+            the only one; `to_tflite` and `prune_tflite` then measure each.
+        data: Labeled data for the metric, a tuple (x, y) or batches of such tuples, for a function without
+            `validation_data`. Default None.
+        max_relative_drop: The largest loss as a fraction of the metric's value before, at least 0: 0.05 lets an error
+            grow by 5 %. With `max_drop`, both hold. None (the default) sets no bound.
         max_drop_per_class: The largest loss of accuracy of each class, at least 0: the average may hide a class that
             lost much. It needs one output of scores of classes. None (the default) sets no bound.
         max_drop_per_group: The same for each class and each value of `groups`.
 
     Raises:
-        TypeError: If a drop is not a number, or `metric` or `mode` is not a string.
+        TypeError: If a drop is not a number, `metric` is not a metric, or `mode` or `output` is not a string.
         ValueError: If a drop is negative or not finite, `mode` is another string, or `groups` has no
             `max_drop_per_group`.
 
@@ -50,21 +59,26 @@ class Limit:
     """
 
     max_drop: float | None = None
-    metric: str | None = None
+    metric: str | Callable[..., Any] | None = None
     mode: str | None = None
     groups: Mapping[str, ArrayLike] | ArrayLike | None = field(default=None, compare=False, kw_only=True)
+    output: str | None = field(default=None, kw_only=True)
     data: Any = field(default=None, compare=False, kw_only=True)
+    max_relative_drop: float | None = field(default=None, kw_only=True)
     max_drop_per_class: float | None = field(default=None, kw_only=True)
     max_drop_per_group: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("max_drop", "max_drop_per_class", "max_drop_per_group"):
+        for name in DROPS:
             if getattr(self, name) is not None:
                 check_number(getattr(self, name), name, least=0)
-        if self.metric is not None and not isinstance(self.metric, str):
+        if isinstance(self.metric, type) or not (isinstance(self.metric, str | None) or callable(self.metric)):
             raise TypeError(
-                f"Expected `metric` to be the name of a metric, such as 'accuracy'. Received: metric={self.metric!r}."
+                f"Expected `metric` to be the name of a metric, such as 'accuracy', a metric of Keras, or a function "
+                f"of labels and outputs. Received: metric={self.metric!r}."
             )
+        if not isinstance(self.output, str | None):
+            raise TypeError(f"Expected `output` to be the name of an output. Received: output={self.output!r}.")
         if self.mode is not None:
             check_choice(self.mode, "mode", choices=("max", "min"))
 
@@ -77,17 +91,26 @@ class Limit:
     @property
     def is_bound(self) -> bool:
         """Whether anything is bounded."""
-        return self.max_drop is not None or self.bounds_groups
+        return self.bounds_metric or self.bounds_groups
+
+    @property
+    def bounds_metric(self) -> bool:
+        """Whether the loss of the metric on all samples is bounded."""
+        return self.max_drop is not None or self.max_relative_drop is not None
 
     @property
     def bounds_groups(self) -> bool:
         """Whether the loss of each class or group is bounded."""
         return self.max_drop_per_class is not None or self.max_drop_per_group is not None
 
+    @property
+    def drops(self) -> dict[str, float]:
+        """The largest drops that are set, by the names of the arguments."""
+        return {name: getattr(self, name) for name in DROPS if getattr(self, name) is not None}
+
     def __repr__(self) -> str:
-        shown = {name: getattr(self, name) for name in ("max_drop", "metric", "mode")}
-        groups = {name: getattr(self, name) for name in ("max_drop_per_class", "max_drop_per_group")}
-        shown |= {name: drop for name, drop in groups.items() if drop is not None}
+        shown = {name: getattr(self, name) for name in ("max_drop", "metric", "mode")} | self.drops
+        shown |= {} if self.output is None else {"output": self.output}
         hidden = [f"{name}=..." for name in ("data", "groups") if getattr(self, name) is not None]  # too long
         return f"Limit({', '.join([*(f'{name}={value!r}' for name, value in shown.items()), *hidden])})"
 
@@ -225,6 +248,27 @@ def _shapes(arrays: Any) -> Any:
 def as_limit(max_drop: float | Limit | None) -> Limit:
     """Return a limit for a number or None."""
     return max_drop if isinstance(max_drop, Limit) else Limit(max_drop)
+
+
+def largest_drop(limit: Limit, before: float) -> float | None:
+    """Return the largest loss of the metric in its unit; None without a bound.
+
+    Args:
+        limit: The limit.
+        before: The metric of the first model.
+
+    Raises:
+        ValueError: If the loss is relative to 0, or to a number that is not finite.
+    """
+    if limit.max_relative_drop is None:
+        return limit.max_drop
+    if not before or not math.isfinite(before):
+        raise ValueError(
+            f"Expected a metric other than 0 of the model given, for {limit!r}: a fraction of it is allowed. "
+            f"Received: {before:g}. Pass `max_drop`, in the unit of the metric."
+        )
+    relative = limit.max_relative_drop * abs(before)
+    return relative if limit.max_drop is None else min(limit.max_drop, relative)
 
 
 def refuse_limit_per_class(limit: Limit) -> None:

@@ -127,24 +127,25 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
     """Draw accuracy against size or time, with the best files in another color."""
     dots = [*(() if by == "latency_ms" else report.tried), *report.front]  # some files have no latency
     low, high = min(getattr(file, by) for file in dots), max(getattr(file, by) for file in dots)
-    bottom = min(min(file.score for file in report.front), report.baseline) - 2 * max(report.max_drop, 0.01)
-    top = max(file.score for file in dots) + 0.2 * (report.baseline - bottom)
+    most = max(*(file.drop for file in report.front), 0.0) + 2 * (report.max_drop or 0.01 * abs(report.baseline))
+    least = min(file.drop for file in dots) - 0.2 * most
     across = _scale(math.log(low / 1.15), math.log(high * 1.15), LEFT, WIDTH - EDGE)
-    up = _scale(bottom, top, HEIGHT - BOTTOM, EDGE)
+    up = _scale(most, least, HEIGHT - BOTTOM, EDGE)  # of drops, so that better files are higher for errors, too
     marks = [
-        f'<circle cx="{across(math.log(getattr(file, by))):.1f}" cy="{up(max(file.score, bottom)):.1f}" r="4" '
+        f'<circle cx="{across(math.log(getattr(file, by))):.1f}" cy="{up(min(file.drop, most)):.1f}" r="4" '
         f'style="fill:var(--{"values" if file in report.front else "dense"})"><title>{escape(file.name)}: '
         f"{getattr(file, by):,.6g}, {file.score:.4f}</title></circle>"
         for file in dots
     ]
     marks = [*_errors(report, across, up, by), *marks]
-    limit = up(report.baseline - report.max_drop)
+    limit = up(report.max_drop)
+    levels = [(up(drop), report.baseline - report.sign * drop) for drop in (most, 0.0, least)]
     lines = [
         f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
         f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
         _words(WIDTH - EDGE, limit - 5, f"at most {report.max_drop:g} lost", "end"),
         *(_words(across(math.log(tick)), HEIGHT - BOTTOM + 18, _tick(tick), "middle") for tick in _ticks(low, high)),
-        *(_words(LEFT - 8, up(value) + 4, f"{value:.3f}", "end") for value in (bottom, report.baseline, top)),
+        *(_words(LEFT - 8, height + 4, _level(value), "end") for height, value in levels),
         _words((LEFT + WIDTH) / 2, HEIGHT - 6, f"{axis}, logarithmic", "middle"),
     ]
     frame = (
@@ -166,9 +167,7 @@ def _errors(report: CompressReport, across: Scale, up: Scale, by: str) -> Iterat
     for file in report.front:
         if (error := report.standard_error(file)) is not None:
             x = across(math.log(getattr(file, by)))
-            low, high = (
-                min(max(up(score), EDGE), HEIGHT - BOTTOM) for score in (file.score - error, file.score + error)
-            )
+            low, high = (min(max(up(drop), EDGE), HEIGHT - BOTTOM) for drop in (file.drop + error, file.drop - error))
             yield (
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" '
                 f'style="stroke:var(--values);stroke-width:2"/>'
@@ -184,6 +183,10 @@ def _ticks(low: float, high: float) -> list[float]:
     ticks = [part * 10.0**power for power in powers for part in TICKS]
     inside = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
     return inside if len(inside) > 1 else [low, high]
+
+
+def _level(value: float) -> str:
+    return f"{value:.3f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
 
 
 def _tick(value: float) -> str:

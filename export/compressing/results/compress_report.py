@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfprune.export.compressing.trials.trial import MeasuredFile
-from tfprune.export.device.running.metrics import is_error
 from tfprune.export.file.model_card import model_card
 from tfprune.report import Report, table
 
@@ -33,6 +32,7 @@ class CompressReport(Report):
         limits: The largest drop of each class and group, by the names of the arguments; empty without such limits.
         refused: Files that no other file beats on average, but that lose more of a class or group than is allowed.
         samples: The number of validation samples; 0 if it is not known.
+        mode: `"max"` if a larger value of the metric is better, `"min"` for an error.
 
     Example:
         >>> from tfprune.export.compressing.trials.trial import MeasuredFile
@@ -63,6 +63,7 @@ class CompressReport(Report):
     limits: Mapping[str, float] = field(default_factory=dict)
     refused: tuple[MeasuredFile, ...] = ()
     samples: int = 0
+    mode: str = "max"
 
     @property
     def best(self) -> MeasuredFile:
@@ -72,7 +73,12 @@ class CompressReport(Report):
     @property
     def baseline(self) -> float:
         """The metric of the original model, in float32."""
-        return self.dense.score - self.dense.drop if is_error(self.metric) else self.dense.score + self.dense.drop
+        return self.dense.score + self.sign * self.dense.drop
+
+    @property
+    def sign(self) -> int:
+        """1 if a larger value of the metric is better, -1 for an error."""
+        return 1 if self.mode == "max" else -1
 
     @property
     def passed(self) -> bool:

@@ -50,7 +50,7 @@ def write_front(
     evaluator = loop.runner.evaluator
     report = CompressReport(
         folder=str(folder),
-        metric=evaluator.metric,
+        metric=evaluator.metric.name,
         max_drop=loop.goal.max_drop,
         optimize=evaluator.optimize,
         target=None if evaluator.micro is None else "micro",
@@ -63,6 +63,7 @@ def write_front(
         model=loop.runner.model.name,
         limits=limits or {},
         refused=_refused(files, loop),
+        mode=evaluator.metric.mode,
         samples=len(keras.tree.flatten(evaluator.validation)[0]),
     )
     for file in written:
@@ -120,7 +121,7 @@ def _refusal(files: Sequence[MeasuredFile], loop: SearchLoop) -> str:
     return (
         f"Expected a file for {', '.join([f'max_drop={goal.max_drop:g}', *budgets])}. Received: {len(files)} "
         f"files, none of which fits. The nearest, {nearest.name}, loses {nearest.drop:.4f} of "
-        f"{loop.runner.evaluator.metric!r} and has {nearest.bytes:,} bytes{arena}{group}. All trials are kept: "
+        f"{loop.runner.evaluator.metric.name!r} and has {nearest.bytes:,} bytes{arena}{group}. All trials are kept: "
         f"search longer, or allow more in another folder."
     )
 

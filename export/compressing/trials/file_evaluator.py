@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,12 @@ import keras
 import numpy as np
 
 from tfprune.base.limit import GroupLimits
+from tfprune.export.compressing.trials.file_metric import FileMetric
 from tfprune.export.compressing.trials.recipe import Recipe, recipe_code
 from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.remote.device_pool import DevicePool
 from tfprune.export.device.running.benchmark import benchmark
-from tfprune.export.device.running.metrics import is_error, measure
 from tfprune.export.file.files.codec import encode
 from tfprune.export.keras_side.converting.accuracy_drop import file_outputs
 from tfprune.export.keras_side.converting.convert import convert
@@ -41,7 +40,7 @@ class FileEvaluator:
     Attributes:
         calibration: Calibration data for int8 files of models without ranges.
         validation: Samples and labels.
-        metric: The name of a metric, as `evaluate` takes it.
+        metric: What files are judged by.
         baseline: Its value for the original model, in float32.
         optimize: `"size"` or `"latency"`.
         micro: The microcontroller that files are for, and on whose interpreter they run; None for other devices.
@@ -51,7 +50,7 @@ class FileEvaluator:
 
     calibration: Any
     validation: tuple[Any, Any]
-    metric: str
+    metric: FileMetric
     baseline: float
     optimize: str
     micro: Micro | None = None
@@ -95,14 +94,14 @@ class FileEvaluator:
         settings += "" if calibration is None else f", calibration=x[:{CALIBRATION_SAMPLES}]"
         x, y = self.validation
         outputs = file_outputs(content, x, micro=self.micro)
-        score = score_of(outputs, y, metric=self.metric)
+        score = self.metric.score(outputs, y)
         file = MeasuredFile(
             recipe=recipe,
             quantize=quantize,
             bytes=report.tflite_bytes,
             packed_bytes=len(encode(content, "packed")),
             score=score,
-            drop=self.drop(score),
+            drop=self.metric.drop(score, self.baseline),
             arena_bytes=None if report.micro is None else report.micro.arena,
             code=recipe_code(recipe, settings, batch_size=batch_size),
             worst_group=None if self.limits is None else self.limits.worst(outputs),
@@ -121,11 +120,7 @@ class FileEvaluator:
     def score(self, content: bytes, data: tuple[Any, Any]) -> float:
         """Run a file on samples, with the interpreter that it is made for, and return the metric."""
         x, y = data
-        return score_of(file_outputs(content, x, micro=self.micro), y, metric=self.metric)
-
-    def drop(self, score: float) -> float:
-        """Return how much worse a file is than the model."""
-        return (score - self.baseline) if is_error(self.metric) else (self.baseline - score)
+        return self.metric.score(file_outputs(content, x, micro=self.micro), y)
 
     def timed(self, files: list[MeasuredFile], contents: Sequence[np.ndarray]) -> list[MeasuredFile]:
         """Return files with their latency if that is searched for; their bytes are `contents`."""
@@ -144,23 +139,6 @@ class FileEvaluator:
 def calibration_of(x: Any) -> Any:
     """Return the training samples that int8 files are calibrated on."""
     return keras.tree.map_structure(lambda array: array[:CALIBRATION_SAMPLES], x)
-
-
-def score_of(outputs: dict[str, np.ndarray], y: Any, *, metric: str) -> float:
-    """Return a metric of the output of a file.
-
-    Raises:
-        ValueError: If it has several outputs, labels do not fit, or the metric is NaN.
-    """
-    scores = measure(outputs, y, metrics=metric)
-    if len(scores) > 1:
-        raise ValueError(f"Expected a model with one output. Received: {len(scores)} of them: {', '.join(scores)}.")
-    score = next(iter(scores.values()))
-    if not math.isfinite(score):
-        raise ValueError(
-            f"Expected a finite {metric} of the file. Received: {score}. Check its weights and the samples."
-        )
-    return score
 
 
 def baseline_outputs(model: keras.Model, x: Any) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from tfprune.base.limit import GroupLimits
 from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.untrusted import parse_json
 from tfprune.export.compressing.trials.file_evaluator import FileEvaluator, calibration_of
+from tfprune.export.compressing.trials.file_metric import FileMetric
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial import Trial
 from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
@@ -106,7 +107,7 @@ def pack_runner(runner: TrialRunner) -> bytes:
 
     Raises:
         TypeError: If the data hold Python objects.
-        ValueError: If Keras cannot save the model.
+        ValueError: If Keras cannot save the model, or workers cannot import the metric.
     """
     evaluator = runner.evaluator
     arrays = {
@@ -114,7 +115,7 @@ def pack_runner(runner: TrialRunner) -> bytes:
         "limits": {} if evaluator.limits is None else vars(evaluator.limits),
     }
     settings = {
-        "metric": evaluator.metric,
+        "metric": evaluator.metric.to_send(),
         "baseline": evaluator.baseline,
         "optimize": evaluator.optimize,
         "micro": None if evaluator.micro is None else asdict(evaluator.micro),
@@ -127,14 +128,14 @@ def unpack_runner(content: bytes) -> TrialRunner:
     """Return the runner of which `pack_runner` made these bytes in another process.
 
     Raises:
-        ValueError: If Keras cannot load the model here.
+        ValueError: If Keras cannot load the model here, or the metric cannot be imported.
     """
     model, arrays, settings = unpack_model(content)
     x, y, *validation = arrays["data"]
     evaluator = FileEvaluator(
         calibration=calibration_of(x),
         validation=tuple(validation),
-        metric=settings["metric"],
+        metric=FileMetric.read(settings["metric"]),
         baseline=settings["baseline"],
         optimize=settings["optimize"],
         limits=GroupLimits(**arrays["limits"]) if arrays["limits"] else None,

@@ -11,7 +11,7 @@ from tfprune.base.limit import Limit
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate_report import EvaluateReport
-from tfprune.export.device.running.metrics import check_metrics, is_error, measure
+from tfprune.export.device.running.metrics import check_metrics, measure, metric_mode
 from tfprune.export.device.running.verify import run_in_child
 from tfprune.export.file.files.source import Source, source_name
 
@@ -34,7 +34,8 @@ def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: f
         metrics: A name or a list of names: `"accuracy"` (one output, classes by number, or one-hot rows, as Keras
             chooses), `"binary_accuracy"`, `"categorical_accuracy"`, `"sparse_categorical_accuracy"`, and these two
             with `top_k` before `categorical`, for 5 classes; `"mae"` and `"mse"`. Metrics of Keras are taken as
-            well. For a file of several outputs, a dict by the name of the output may give each its own.
+            well, and functions of labels and outputs, which return a number, or one for each sample. For a file of
+            several outputs, a dict by the name of the output may give each its own.
         timeout: Seconds after which the process is stopped. Default an hour.
 
     Returns:
@@ -64,22 +65,25 @@ def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: f
     return EvaluateReport(metrics=measure(run.outputs, y, metrics=metrics), samples=rows, runtime=run.runtime)
 
 
-def metric_of(limit: Limit) -> str:
-    """Return the name of the metric that a limit bounds.
+def metric_of(limit: Limit) -> Any:
+    """Return the metric that a limit bounds.
 
     Raises:
-        ValueError: If there is no such metric, or `mode` is not its direction.
+        ValueError: If there is no such metric, or `mode` is not its direction, or is needed.
     """
     metric = DEFAULT_METRIC if limit.metric is None else limit.metric
     check_metrics(metric, "metric")
-    mode = "min" if is_error(metric) else "max"
-    if limit.mode not in (None, mode):
-        raise ValueError(f"Expected mode={mode!r} for {metric!r}. Received: mode={limit.mode!r}. Leave it out.")
+    metric_mode(metric, limit.mode)
     return metric
 
 
-def labeled_limit(max_drop: Any) -> tuple[str, Any, Any]:
-    """Return the metric of a limit, and x and y of its labeled data.
+def limit_mode(limit: Limit) -> str:
+    """Return `"max"` if a larger value of the metric of a limit is better, else `"min"`."""
+    return metric_mode(metric_of(limit), limit.mode)
+
+
+def labeled_limit(max_drop: Any) -> tuple[Any, Any, Any]:
+    """Return the metric of a limit, for `measure`, and x and y of its labeled data.
 
     Raises:
         TypeError: If it is not a limit, or its data holds no samples with labels.
@@ -96,6 +100,7 @@ def labeled_limit(max_drop: Any) -> tuple[str, Any, Any]:
             f"Expected labeled data in the Limit, on which the file is measured. Received: max_drop={max_drop!r}. "
             "Add data=(x, y) to it."
         )
+    metric = metric if max_drop.output is None else {max_drop.output: metric}
     return metric, *samples_and_answers(max_drop.data, argument=DATA)
 
 

@@ -21,8 +21,9 @@ def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) ->
     Args:
         outputs: What a file gave, by the name of the output.
         targets: One array; for several outputs a list in their order, or a dict by name.
-        metrics: A name in `NAMES`, an object with `update_state`, `result` and `name` such as a metric of Keras, or a
-            list of these. For several outputs a dict by name may give each its own.
+        metrics: A name in `NAMES`, an object with `update_state`, `result` and `name` such as a metric of Keras, a
+            function of labels and outputs, or a list of these. For several outputs a dict by name may give each its
+            own.
 
     Returns:
         The metrics by name, behind the name of the output and an underscore if there are several, as in Keras.
@@ -35,22 +36,52 @@ def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) ->
     by_output = _targets(targets, [*outputs])
     for output, chosen in _metrics(metrics, [*outputs]).items():
         for metric in chosen:
-            name = metric if isinstance(metric, str) else str(metric.name)
+            name = metric_name(metric)
             key = name if len(outputs) == 1 else f"{output}_{name}"
             found[key] = _value(metric, by_output[output], outputs[output])
     return found
 
 
-def is_error(name: str) -> bool:
-    """Tell whether smaller values of a metric are better, by its name, which may stand behind that of an output."""
-    return any(name == error or name.endswith(f"_{error}") for error in ERRORS)
+def metric_name(metric: Any) -> str:
+    """Return the name of a metric, without the number that Keras gives to the second one of a class."""
+    if isinstance(metric, str):
+        return metric
+    if not _is_keras_like(metric):
+        return str(getattr(metric, "__name__", type(metric).__name__))
+    name, _, number = str(metric.name).rpartition("_")
+    is_numbered = number.isdecimal() and name.replace("_", "") == type(metric).__name__.lower()
+    return name if is_numbered else str(metric.name)
+
+
+def metric_mode(metric: Any, mode: str | None = None) -> str:
+    """Return `"max"` if a larger value of a metric is better, `"min"` if a smaller one is.
+
+    Args:
+        metric: A metric, as `measure` takes it.
+        mode: What the user says; None takes what is known of the metrics of Keras.
+
+    Raises:
+        ValueError: If the mode is not known, or the user says the other one.
+    """
+    names = {metric} if isinstance(metric, str) else {each.__name__ for each in type(metric).__mro__}
+    known = next((each for each, better in BETTER.items() if names & better), None)
+    if mode is None and known is None:
+        raise ValueError(
+            f"Expected `mode` with the metric {metric_name(metric)!r}, of which it is not known whether larger or "
+            "smaller is better. Received: mode=None. Pass mode='max' or mode='min'."
+        )
+    if mode is not None and known not in (None, mode):
+        raise ValueError(
+            f"Expected mode={known!r} for {metric_name(metric)!r}. Received: mode={mode!r}. Leave it out."
+        )
+    return mode or str(known)
 
 
 def check_metrics(metrics: Any, argument: str = "metrics") -> None:
     """Refuse what is not a metric.
 
     Raises:
-        TypeError: If it is neither a name nor an object that can be updated.
+        TypeError: If it is neither a name nor a function nor an object that can be updated.
         ValueError: If there is no metric of that name.
     """
     several = metrics.values() if isinstance(metrics, Mapping) else [metrics]
@@ -58,11 +89,15 @@ def check_metrics(metrics: Any, argument: str = "metrics") -> None:
         if isinstance(metric, str):
             others = "or a metric of Keras" if argument == "metrics" else ""
             check_choice(metric, argument, choices=NAMES, others=others)
-        elif not all(hasattr(metric, name) for name in METRIC_METHODS):
+        elif isinstance(metric, type) or not (callable(metric) or _is_keras_like(metric)):
             raise TypeError(
-                f"Expected names of metrics, or objects with {', '.join(METRIC_METHODS)}. Received: {metric!r} of "
-                f"type {type(metric).__name__}."
+                f"Expected names of metrics, functions of labels and outputs, or objects with "
+                f"{', '.join(METRIC_METHODS)}. Received: {metric!r} of type {type(metric).__name__}."
             )
+
+
+def _is_keras_like(metric: Any) -> bool:
+    return all(hasattr(metric, name) for name in METRIC_METHODS)
 
 
 def check_labels(labels: Any) -> np.ndarray:
@@ -140,11 +175,19 @@ def _value(metric: Any, y_true: np.ndarray, y_pred: np.ndarray) -> float:
         raise ValueError(f"Expected `y` with as many rows as `x`, {len(y_pred)}. Received: {len(y_true)}.")
     if isinstance(metric, str):
         return NAMES[metric](y_true, y_pred)
+    if not _is_keras_like(metric):  # a function returns one number, or one for each sample
+        return float(np.mean(np.asarray(metric(y_true, y_pred))))
     if hasattr(metric, "reset_state"):
         metric.reset_state()
     for start in range(0, len(y_pred), METRIC_BATCH_ROWS):
         metric.update_state(y_true[start : start + METRIC_BATCH_ROWS], y_pred[start : start + METRIC_BATCH_ROWS])
-    return float(np.asarray(metric.result()))
+    value = np.asarray(metric.result())
+    if value.size != 1:
+        raise ValueError(
+            f"Expected a metric of one number. Received: {metric_name(metric)!r} of shape {value.shape}. Pass one "
+            "that averages over classes, such as average='macro'."
+        )
+    return float(value.item())
 
 
 def _accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
@@ -231,4 +274,18 @@ NAMES: dict[str, Function] = {
     "mse": _squared,
     "mean_squared_error": _squared,
 }
-ERRORS = ("mae", "mean_absolute_error", "mse", "mean_squared_error")
+ERRORS = {"mae", "mean_absolute_error", "mse", "mean_squared_error"}
+# The metrics of Keras, by the names above and by their classes.
+BETTER = {
+    "max": {*NAMES} - ERRORS
+    | {"Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy", "TopKCategoricalAccuracy"}
+    | {"SparseTopKCategoricalAccuracy", "AUC", "Precision", "Recall", "PrecisionAtRecall", "RecallAtPrecision"}
+    | {"SensitivityAtSpecificity", "SpecificityAtSensitivity", "FBetaScore", "F1Score", "IoU", "BinaryIoU"}
+    | {"MeanIoU", "OneHotIoU", "OneHotMeanIoU", "R2Score", "PearsonCorrelation", "ConcordanceCorrelation"}
+    | {"CosineSimilarity", "TruePositives", "TrueNegatives"},
+    "min": ERRORS
+    | {"MeanAbsoluteError", "MeanSquaredError", "RootMeanSquaredError", "MeanAbsolutePercentageError", "LogCoshError"}
+    | {"MeanSquaredLogarithmicError", "Hinge", "SquaredHinge", "CategoricalHinge", "BinaryCrossentropy", "Poisson"}
+    | {"CategoricalCrossentropy", "SparseCategoricalCrossentropy", "KLDivergence", "FalsePositives"}
+    | {"FalseNegatives"},
+}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.limit import GroupLimits, Limit
-from tfprune.export.device.running.evaluate import DATA, TIMEOUT, labeled_limit
+from tfprune.base.limit import GroupLimits, Limit, largest_drop
+from tfprune.export.device.running.evaluate import DATA, TIMEOUT, labeled_limit, limit_mode
 from tfprune.export.device.running.inputs import arrays_of
 from tfprune.export.device.running.metrics import measure
 from tfprune.export.device.running.verify import Run, run_in_child
@@ -27,8 +27,7 @@ class LabeledSamples:
 
     x: dict[str, np.ndarray]
     y: Any
-    metric: str
-    max_drop: float | None
+    metric: Any
     limit: Limit
 
 
@@ -42,7 +41,7 @@ def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
     if max_drop is None:
         return None
     metric, x, y = labeled_limit(max_drop)
-    return LabeledSamples(read_check_on(x, inputs, argument=DATA), y, metric, max_drop.max_drop, max_drop)
+    return LabeledSamples(read_check_on(x, inputs, argument=DATA), y, metric, max_drop)
 
 
 def accuracy_drop(
@@ -76,11 +75,12 @@ def accuracy_drop(
         )
     outputs = dict(zip(run.outputs, expected, strict=True))
     before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
-    lost = accuracy_drops(before, after, metric=data.metric)
+    lost = accuracy_drops(before, after, mode=limit_mode(data.limit))
     for output in lost:
-        if data.max_drop is not None and not output.drop <= data.max_drop:
+        most = largest_drop(data.limit, output.before)
+        if most is not None and not output.drop <= most:
             raise ValueError(
-                f"Expected a file that loses at most max_drop={data.max_drop:g} of {output.metric!r} on the data of "
+                f"Expected a file that loses at most max_drop={most:g} of {output.metric!r} on the data of "
                 f"the Limit. Received: a file with {output.file:.4f}, where the Keras model has {output.before:.4f}: "
                 f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
                 "data, or allow more with `max_drop`."

@@ -181,6 +181,11 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
             ValueError,
             "Expected `mode` with a metric",
         ),
+        (
+            {"max_drop": Limit(0.1, metric=len, mode="max"), "validation_data": GOOD},
+            ValueError,
+            "Expected a Limit with the name of a compiled metric",
+        ),
         ({"max_drop": Limit(0.1, data=GOOD)}, ValueError, r"Pass the data as validation_data=\(x, y\)"),
         ({"max_drop": Limit(max_drop_per_class=0.1)}, ValueError, "Expected `validation_data` with max_drop"),
         (
@@ -351,6 +356,9 @@ def test_nothing_within_the_drop_says_what_was_nearest(model, data):
     settings = {"validation_data": (x[1200:], y[1200:]), "epochs": 0, "verbose": 0, "fine_tuning": once}
     with pytest.raises(ValueError, match=r"at most max_drop=0.001. Received: a loss of .* Take more rounds than 1"):
         prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.001, **settings)
+    before = model.evaluate(x[1200:], y[1200:], verbose=0, return_dict=True)["loss"]
+    with pytest.raises(ValueError, match=f"at most max_drop={0.01 * before:g}. Received"):
+        prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=Limit(max_relative_drop=0.01), **settings)
 
 
 def test_a_loss_that_is_not_a_number_is_no_small_drop(model, data):

@@ -63,7 +63,7 @@ def test_what_measures_files_gets_the_settings(tmp_path):
     assert np.array_equal(evaluator.calibration, DATA[0][:100])
     assert all(np.array_equal(part, whole) for part, whole in zip(evaluator.validation, DATA, strict=True))
     assert all(np.array_equal(part, whole) for part, whole in zip(runner.train_data, DATA, strict=True))
-    assert (evaluator.metric, evaluator.baseline, evaluator.optimize) == ("accuracy", SCORE, "size")
+    assert (evaluator.metric.name, evaluator.baseline, evaluator.optimize) == ("accuracy", SCORE, "size")
     assert (evaluator.micro, evaluator.on, runner.batch_size) == (None, board, 8)
     assert runner.ran[1].seed == 5
 
@@ -161,6 +161,7 @@ def test_the_folder_of_another_search_is_refused(found):
             r"each of the 1,280 samples in groups\['group'\]",
         ),
         ({"max_drop": Limit(metric="mae")}, ValueError, "needs a bound"),
+        ({"max_drop": Limit(0.1, metric=len)}, ValueError, "Expected `mode` with the metric 'len'"),
         ({"search": 3}, TypeError, "a tfprune.export.Search, or None. Received: search=3"),
         ({"optimize": "latency", "search": Search(jobs=2)}, ValueError, "jobs=1 with optimize='latency'"),
         ({"optimize": "latency", "target": Micro(flash=9000)}, ValueError, "optimize='size'.* with target='micro'"),

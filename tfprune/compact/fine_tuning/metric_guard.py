@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.base.limit import GroupDrop, GroupLimits, Limit
+from tfprune.base.limit import GroupDrop, GroupLimits, Limit, largest_drop
 from tfprune.keras_models.models.compiled import compile_like, measured, mode_of, sign_of
 
 DEFAULT_METRIC = "loss"
@@ -36,11 +36,12 @@ class MetricGuard:
         limit: Limit,
         labeled: tuple[Any, Any] | None = None,
     ) -> None:
-        self.metric = metric = limit.metric or DEFAULT_METRIC
-        self._model, self._arguments, self.max_drop = model, arguments, limit.max_drop
-        is_known = limit.max_drop is not None or limit.mode is not None or mode_of(metric)
+        self.metric = metric = limit.metric if isinstance(limit.metric, str) else DEFAULT_METRIC
+        self._model, self._arguments = model, arguments
+        is_known = limit.bounds_metric or limit.mode is not None or mode_of(metric)
         self._sign = sign_of(metric, limit.mode) if is_known else 0
         self.before = self(model)
+        self.max_drop = largest_drop(limit, self.before)
         self._x: Any = None
         self._groups: GroupLimits | None = None
         if labeled is not None:

@@ -185,6 +185,11 @@ def _checked(fine_tuning: FineTuning | None, max_drop: float | Limit | None) -> 
             "Expected a Limit without data. Received: max_drop=Limit(..., data=...). Pass the data as "
             "validation_data=(x, y)."
         )
+    if not isinstance(limit.metric, str | None) or limit.output is not None:
+        raise ValueError(
+            f"Expected a Limit with the name of a compiled metric, and without `output`. Received: "
+            f"max_drop={limit!r}. Compile the model with the metric, and pass the name that `evaluate` gives it."
+        )
     return fine_tuning or FineTuning(), limit
 
 

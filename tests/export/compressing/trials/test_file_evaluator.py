@@ -9,7 +9,6 @@ from small_search import evaluator, made
 
 from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export import micro_support
-from tfprune.export.compressing.trials import file_evaluator
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.interpreter import run_files
@@ -27,12 +26,6 @@ def test_a_recipe_is_exported_in_the_formats_that_it_can_have():
         ("int8",),
     ]
     assert [evaluator(micro=Micro()).formats(recipe) for recipe in (None, HALF, rounds)] == [("int8",)] * 3
-
-
-@pytest.mark.parametrize(("metric", "expected"), [("accuracy", 0.1), ("mae", -0.1)])
-def test_a_drop_is_what_is_worse(metric, expected):
-    measure = replace(evaluator(), metric=metric, baseline=0.9)
-    assert measure.drop(0.8) == pytest.approx(expected)
 
 
 @pytest.mark.programs
@@ -80,9 +73,3 @@ def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, m
     model.save("model.keras")
     exec(file.code.replace("x, y = ...", "pass"), {"x": x})
     assert (tmp_path / "model.tflite").read_bytes() == content
-
-
-def test_a_file_whose_metric_is_not_finite_is_refused():
-    """It would be within any limit, as a comparison with NaN is never true."""
-    with pytest.raises(ValueError, match="Expected a finite mse of the file. Received: nan. Check its weights"):
-        file_evaluator.score_of({"output": np.full((2, 1), np.nan)}, np.zeros((2, 1)), metric="mse")

@@ -228,6 +228,7 @@ def test_what_was_packed_is_what_it_was(packed):
         np.testing.assert_array_equal(before, after)
     assert (second.batch_size, second.learning_rate) == (first.batch_size, first.learning_rate)
     assert second.evaluator.baseline == first.evaluator.baseline
+    assert vars(second.evaluator.metric) == vars(first.evaluator.metric)
 
 
 def test_a_worker_with_other_packages_refuses(packed):

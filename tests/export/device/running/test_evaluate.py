@@ -6,7 +6,7 @@ import pytest
 
 from tfprune.export import Runner, evaluate, to_tflite
 from tfprune.export.device.running.evaluate import samples_and_answers
-from tfprune.export.device.running.metrics import check_metrics, is_error, measure
+from tfprune.export.device.running.metrics import BETTER, check_metrics, measure, metric_mode, metric_name
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.normal(size=(300, 12)).round(1)  # with ties
@@ -40,10 +40,45 @@ def test_a_metric_is_what_keras_says(name, y_true, y_pred):
     assert measure({"out": y_pred}, y_true, metrics=name) == {name: pytest.approx(expected, abs=1e-6)}
 
 
-def test_errors_are_better_when_smaller():
-    assert is_error("mae")
-    assert is_error("box_mse")
-    assert not is_error("accuracy")
+def test_it_is_known_of_each_metric_of_keras_which_values_are_better():
+    general = {"Metric", "Mean", "Sum", "MeanMetricWrapper"}
+    classes = {name for name, thing in vars(keras.metrics).items() if isinstance(thing, type)}
+    assert {name for names in BETTER.values() for name in names if name[0].isupper()} == classes - general
+    assert [metric_mode(name) for name in ("mae", "accuracy", "mean_squared_error")] == ["min", "max", "min"]
+    assert metric_mode(keras.metrics.RootMeanSquaredError()) == "min"
+
+    class Mine(keras.metrics.AUC):
+        pass
+
+    assert metric_mode(Mine()) == "max" == metric_mode(len, "max")
+    for metric, mode, text in [(len, None, "Expected `mode` with the metric 'len'"), ("mae", "max", "mode='min'")]:
+        with pytest.raises(ValueError, match=text):
+            metric_mode(metric, mode)
+
+
+def test_functions_are_metrics_of_all_samples():
+    from sklearn.metrics import f1_score
+
+    labels = {"out": np.eye(12)[CLASSES]}
+    assert measure(labels, CLASSES, metrics=lambda y, out: f1_score(y, out.argmax(axis=1), average="macro")) == {
+        "<lambda>": 1.0
+    }
+    by_keras = measure({"out": CHANCES}, BINARY[:, None], metrics=keras.metrics.mean_absolute_error)
+    by_name = measure({"out": CHANCES}, BINARY[:, None], metrics="mae")
+    assert by_keras == {"mean_absolute_error": pytest.approx(by_name["mae"], abs=1e-6)}
+
+
+def test_a_metric_keeps_its_name_however_often_it_was_made():
+    names = [metric_name(keras.metrics.AUC()) for _ in range(3)]
+    named = keras.metrics.AUC(name="auc_5_points")
+    assert (names, metric_name(named)) == (["auc"] * 3, "auc_5_points")
+    assert metric_name(keras.metrics.TopKCategoricalAccuracy(name="top_5")) == "top_5"
+
+
+def test_a_metric_of_several_numbers_is_refused():
+    metric = keras.metrics.F1Score()
+    with pytest.raises(ValueError, match=r"one number. Received: 'f1_score' of shape \(12,\). .*average='macro'"):
+        measure({"out": SCORES}, np.eye(12)[CLASSES], metrics=metric)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +98,7 @@ def test_metrics_that_are_none_are_refused():
     with pytest.raises(ValueError, match="`metrics` to be .*, or a metric of Keras. Received: metrics='precision'"):
         check_metrics(["accuracy", "precision"])
     with pytest.raises(TypeError, match="update_state"):
-        check_metrics(len)
+        check_metrics(keras.metrics.AUC)
 
 
 @pytest.fixture(scope="module")

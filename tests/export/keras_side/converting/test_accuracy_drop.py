@@ -93,6 +93,10 @@ def test_an_error_that_grows_is_a_loss_as_well(model, tmp_path, moves):
     y = model.predict(X, verbose=0)
     with pytest.raises(ValueError, match=r"max_drop=0\.1 of 'mae' .*a file with 0\.33.*has 0\.0000: it loses 0\.33"):
         to_tflite(model, tmp_path / "m", max_drop=Limit(0.1, metric="mae", data=(X, y)), tolerance=10)
+    metric = keras.metrics.MeanAbsoluteError()
+    limit = Limit(metric=metric, data=(X, y + 0.001), max_relative_drop=10)
+    with pytest.raises(ValueError, match=r"max_drop=0\.01 of 'mean_absolute_error' .*has 0\.0010: it loses 0\.3"):
+        to_tflite(model, tmp_path / "m", max_drop=limit, tolerance=10)
     assert not [*tmp_path.iterdir()]
 
 

@@ -1,0 +1,98 @@
+"""What the files of a search may lose, as the user gave it, and what the original model has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.base.groups import read_groups
+from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
+from tfprune.base.run_folder import NamedArrays
+from tfprune.base.spec import check_number
+from tfprune.export.compressing.goal import DROP_NOISE, Goal
+from tfprune.export.compressing.trials.file_evaluator import baseline_outputs
+from tfprune.export.compressing.trials.file_metric import FileMetric
+from tfprune.export.micro.micro import Micro
+
+
+@dataclass(frozen=True, eq=False)
+class SearchLimit:
+    """A limit of a search, and its metric.
+
+    Attributes:
+        limit: The limit.
+        metric: What files are judged by.
+    """
+
+    limit: Limit
+    metric: FileMetric
+
+    @classmethod
+    def of(cls, max_drop: Any, model: keras.Model) -> SearchLimit:
+        """Read the argument of `compress`.
+
+        Raises:
+            ValueError: If it bounds nothing, has data, or its metric is not known.
+        """
+        limit = as_limit(max_drop)
+        if limit.data is not None:
+            raise ValueError(
+                f"Expected a Limit without `data`: files are measured on `validation_data`. Received: "
+                f"max_drop={limit!r}. Leave `data` out."
+            )
+        if not limit.bounds_metric:
+            raise ValueError(
+                f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
+                f"max_drop={max_drop!r}. Pass 0.01, for example."
+            )
+        return cls(limit, FileMetric.of(limit, model))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what tells this limit from another one, as values of JSON."""
+        metric = {name: value for name, value in self.metric.settings().items() if value is not None}
+        if isinstance(metric["metric"], str):
+            del metric["mode"]  # it follows from the name
+        return {**self.limit.drops, **metric}
+
+    def arrays(self, y: Any) -> Iterator[np.ndarray]:
+        """Yield the groups of samples, given the labels."""
+        for group in read_groups(self.limit.groups, len(keras.tree.flatten(y)[0])):
+            yield group.inside
+
+    def baseline(self, model: keras.Model, data: tuple[Any, Any]) -> NamedArrays:
+        """Return the metric of the original model, and its outputs if the loss of each class or group is limited.
+
+        Raises:
+            ValueError: If the labels do not fit, or a relative limit is one of 0.
+        """
+        x, y = data
+        self._check_classes(y)
+        outputs = baseline_outputs(model, x)
+        GroupLimits.of(self.limit, outputs, y)  # refused before anything is stored
+        score = self.metric.score(outputs, y)
+        largest_drop(self.limit, score)
+        return {"score": np.array(score), **({"outputs": [*outputs.values()][0]} if self.limit.bounds_groups else {})}
+
+    def read_baseline(self, arrays: NamedArrays, *, y: Any) -> tuple[float, GroupLimits | None]:
+        """Return the metric of the original model, and the limits of classes and groups, from what was stored."""
+        score = check_number(float(arrays["score"]), "score")
+        return score, GroupLimits.of(self.limit, arrays.get("outputs"), y)
+
+    def goal(self, by: str, baseline: float, budgets: Micro) -> Goal:
+        """Return the goal of the search, given the metric of the original model."""
+        is_share = self.metric.name == "acc" or self.metric.name.endswith("accuracy")
+        noise = DROP_NOISE if is_share else DROP_NOISE * abs(baseline)
+        return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise)
+
+    def _check_classes(self, y: Any) -> None:
+        """Refuse numbers other than classes for the metric that nobody named."""
+        for labels in keras.tree.flatten(y) if self.limit.metric is None else ():
+            if np.issubdtype(labels.dtype, np.floating) and np.any(labels % 1):
+                raise ValueError(
+                    "Expected classes as labels in `validation_data`, for the accuracy. Received: numbers with "
+                    "fractions. For a regression pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae')."
+                )
