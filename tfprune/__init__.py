@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from tfprune.keras_models.evidence.gatherer import Gatherer as Gatherer
     from tfprune.keras_models.evidence.meta_gradients import MetaGradients as MetaGradients
     from tfprune.keras_models.models.register_prunable import register_prunable as register_prunable
+    from tfprune.masking.permuting.permutation_report import PermutationReport as PermutationReport
+    from tfprune.masking.permuting.permute_channels import permute_channels as permute_channels
     from tfprune.masking.training.grow import Grow as Grow
     from tfprune.masking.training.learn_allocation import learn_allocation as learn_allocation
     from tfprune.masking.training.pruning_callback import PruningCallback as PruningCallback
@@ -119,6 +121,7 @@ _ROOMS = {
     "keras_models.evidence": ["Episodes", "Gatherer", "MetaGradients"],
     "keras_models.channels": ["NoRule", "register_shrinkable"],
     "masking.wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
+    "masking.permuting": ["PermutationReport", "permute_channels"],
     "quantizing": [
         *("QuantizationReport", "Quantized", "equalize", "freeze_ranges", "quantization_report", "quantize_aware"),
     ],

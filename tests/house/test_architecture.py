@@ -35,7 +35,7 @@ ROOMS = {
         "progress"
     ),
     "tfprune.keras_models": "models · tasks · copying · tracing · evidence | channels",
-    "tfprune.masking": "wrapping · training",
+    "tfprune.masking": "wrapping · training | permuting",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning · vocabulary",
     "tfprune.methods": (
         "rule_mining · growth | concepts | experts | moments | few_shot · one_shot | federated · federated_masks · "

@@ -126,6 +126,8 @@ def pruning_on_text(model: keras.Model, x: np.ndarray) -> None:
     assert_type(report, tfprune.PutriReport)
     assert_type(tfprune.putri(model, x, reconstruction={"units": "parallel", "heads": None})[1], tfprune.PutriReport)
     assert_type(tfprune.prune_weights(model, x, pattern=patterns.NM(2, 4))[1], tfprune.ReconstructionReport)
+    assert_type(tfprune.permute_channels(model, patterns.NM(2, 4))[1], tfprune.PermutationReport)
+    tfprune.permute_channels(model)  # error: call-arg
     tfprune.prune_units(model)  # error: call-arg
     tfprune.prune_units(model, x, "half")  # error: arg-type
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -17,23 +17,21 @@ from tfprune.compact.shrinking.budget import Budget
 from tfprune.compact.shrinking.planned_copy import PlannedCopy
 from tfprune.compact.shrinking.ranking_report import RankingReport
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
-from tfprune.criteria import CRITERIA, Criterion, Evidence, Magnitude
+from tfprune.criteria import CRITERIA, Criterion, Magnitude
 from tfprune.keras_models.channels.choose_groups import (
-    NamedKernels,
     choose_groups,
     first_reason,
     kernels_by_weight,
     why_stuck,
 )
-from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
+from tfprune.keras_models.channels.network import Group, Network
 from tfprune.keras_models.channels.ranking import as_weights, bundle_scores, finite, keep_best
-from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs, gather
-from tfprune.keras_models.evidence.scored_weight import Subject
+from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.training.sparsity_or_budget import check_sparsity_or_budget, limits_as
-from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
+from tfprune.masking.wrapping.flat_copy import flat_copy, score_kernels
 from tfprune.patterns import Unstructured
 from tfprune.report import Skipped
 
@@ -128,7 +126,10 @@ def plan_shrink(
         groups, scores = _ranked(network, groups, criterion)
     else:
         gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
-        scores = bundle_scores(network, _scored(copy, named, criterion=criterion, groups=groups, gatherer=gatherer))
+        bundles = np.concatenate([group.bundles for group in groups])
+        makers = {weight: each for weight, each in named.items() if weight.making(bundles)}
+        scored = score_kernels(copy, makers, criterion=criterion, gatherer=gatherer)
+        scores = bundle_scores(network, ((weight, score()) for weight, score in scored.items()))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -203,33 +204,6 @@ def left_alone(
         + [Skipped(group.name, f"in part: {first_reason(network, group)}", Skipped.PARTLY_HELD) for group in partly]
         + [Skipped(name, reason, Skipped.NO_RULE) for name, reason in network.unfollowed.items()]
     )
-
-
-def _scored(
-    copy: FlatCopy,
-    named: NamedKernels,
-    *,
-    criterion: Criterion,
-    groups: list[Group],
-    gatherer: Gatherer | None,
-) -> Iterator[tuple[ChanneledWeight, np.ndarray]]:
-    """Yield the kernels that make channels of some groups, with their scores."""
-    bundles = np.concatenate([group.bundles for group in groups])
-    makers = {
-        weight: Subject(
-            path,
-            kernel,
-            criterion,
-            functools.partial(as_numpy, kernel.variable),
-            origin=copy.sources[id(kernel.variable)].variable,
-        )
-        for weight, (path, _, kernel) in named.items()
-        if weight.making(bundles)
-    }
-    facts = gather(copy.model, list(makers.values()), gatherer=gatherer)
-    for weight, subject in makers.items():
-        evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
-        yield weight, finite(criterion(evidence), subject.path)
 
 
 def _alive(network: Network, flat: keras.Model) -> np.ndarray:

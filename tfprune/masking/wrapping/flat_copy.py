@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import keras
 import numpy as np
 
+from tfprune.criteria import Criterion, Evidence
 from tfprune.keras_models.channels.analyze import analyze
-from tfprune.keras_models.channels.network import Network
+from tfprune.keras_models.channels.choose_groups import NamedKernels
+from tfprune.keras_models.channels.network import ChanneledWeight, Network
+from tfprune.keras_models.channels.ranking import finite
 from tfprune.keras_models.channels.rules import known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.evidence.gatherer import Gatherer, gather
+from tfprune.keras_models.evidence.scored_weight import Subject
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.graph import functional
 from tfprune.keras_models.models.layers import as_numpy
@@ -156,3 +162,33 @@ def _check_opened(model: keras.Model, plain: keras.Model, opened: TracedGraph) -
             f"Expected a model whose calls can be traced. Received: {model.name!r} of class {type(model).__name__}, "
             f"whose layers cannot be followed: {reason}. Build it as keras.Model(inputs, outputs)."
         )
+
+
+def score_kernels(
+    copy: FlatCopy, named: NamedKernels, *, criterion: Criterion, gatherer: Gatherer | None
+) -> dict[ChanneledWeight, Callable[[], np.ndarray]]:
+    """Return a function for each kernel of a flat copy that computes its scores, once evidence was gathered.
+
+    Args:
+        copy: The flat copy.
+        named: The kernels, with their paths and layers.
+        criterion: The criterion.
+        gatherer: What gathers evidence of the plain model of the copy; None without data.
+    """
+    subjects = {
+        weight: Subject(
+            path,
+            kernel,
+            criterion,
+            functools.partial(as_numpy, kernel.variable),
+            origin=copy.sources[id(kernel.variable)].variable,
+        )
+        for weight, (path, _, kernel) in named.items()
+    }
+    facts = gather(copy.model, list(subjects.values()), gatherer=gatherer)
+
+    def scores(subject: Subject) -> np.ndarray:
+        evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
+        return finite(criterion(evidence), subject.path)
+
+    return {weight: functools.partial(scores, subject) for weight, subject in subjects.items()}

@@ -1,0 +1,245 @@
+"""Reorder the channels of a model so that N:M masks keep more of its weights; its outputs stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.spec import resolve
+from tfprune.criteria import CRITERIA, Criterion
+from tfprune.keras_models.channels.choose_groups import kernels_by_weight
+from tfprune.keras_models.channels.network import ChanneledWeight, Network
+from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs
+from tfprune.keras_models.models.anatomy import Anatomy
+from tfprune.keras_models.models.filters import Filters, selector
+from tfprune.keras_models.models.kernels import Kernel
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.tracing.same_outputs import LargestDifference, same_outputs
+from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers
+from tfprune.masking.permuting.cells import as_rows, cells_of, groups_of, inputs_of, moved_along, reordered
+from tfprune.masking.permuting.permutation_report import PermutationReport, PermutedKernel
+from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy, score_kernels
+from tfprune.masking.wrapping.pruned import holds_pruned
+from tfprune.masking.wrapping.pruned_layers import mask_zeros
+from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
+from tfprune.patterns import NM, Pattern
+from tfprune.report import Skipped
+from tfprune.solving.column_order import column_order
+
+_LEAST_GAIN = 1e-6  # of the scores of a kernel
+
+
+def permute_channels(
+    model: keras.Model,
+    pattern: Pattern,
+    *,
+    criterion: str | Criterion = "magnitude",
+    filters: Filters = None,
+    data: Any = None,
+    loss: Any = None,
+    verbose: int | str = "auto",
+) -> tuple[keras.Model, PermutationReport]:
+    """Reorder the channels of a model so that N:M masks keep more of its weights.
+
+    Use it before masks with `patterns.NM` are set by `prune_weights`, `update_masks` or training. Channels change
+    places in the layers that make them and in all layers that read them, so the model computes the same, up to the
+    rounding of sums in another order, and costs nothing more. Inputs and outputs of the model keep their order.
+
+    Args:
+        model: A built model that can be followed, wrapped or not. It is left unchanged.
+        pattern: The pattern of the masks, `patterns.NM(n, m)`.
+        criterion: The importance of an entry of a kernel. Default `"magnitude"`. Use that of the masks: `"wanda"` for
+            Wanda. The masks should keep as much as possible of the sum.
+        filters: The kernels that get masks: regular expressions for their paths, or a function of a layer. Default
+            None: all that can have the pattern.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a dataset, or an iterable of batches.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
+
+    Returns:
+        An uncompiled copy of the model with its channels in another order, in its masks if it is wrapped; and a
+        `PermutationReport` with the part of each kernel that the masks keep before and after.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If the model cannot be followed, or the pattern is another one.
+        ValueError: If `filters` match no kernel, or one that cannot have the pattern.
+        ValueError: If the criterion needs data and there are none, or no criterion looks at them.
+        ValueError: If the outputs of the model depend on the order of its channels.
+
+    Example:
+        >>> layers = [keras.layers.Dense(16, "relu"), keras.layers.Dense(4, name="out")]
+        >>> model = keras.Sequential([keras.Input((8,)), *layers])
+        >>> reordered, report = permute_channels(model, NM(2, 4))
+        >>> report.rows[0].after > report.rows[0].before
+        True
+
+    Reference:
+        Pool & Yu, 2021, "Channel Permutations for N:M Sparsity" (NeurIPS); Zhang et al., 2024, "Plug-and-Play: An
+        Efficient Post-training Pruning Method for Large Language Models" (ICLR).
+    """
+    if not isinstance(pattern, NM):
+        raise ValueError(f"Expected `pattern` to be patterns.NM(n, m). Received: pattern={pattern!r}.")
+    criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    check_needs([criterion], data=data, loss=loss)
+    check_verbose(verbose)
+    copy = flat_copy(Anatomy.of(model))
+    chosen = _chosen(copy, pattern, filters)
+    gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
+    scores = score_kernels(copy, chosen, criterion=criterion, gatherer=gatherer)
+    search = _Search(copy.network, chosen, scores, pattern=pattern)
+    with Progress(len(copy.network.groups), verbose=verbose, unit="group") as progress:
+        for group in copy.network.groups:
+            for cell in cells_of(copy.network, group):
+                search.order(cell)
+            progress.add()
+    rows, skipped = search.rows()
+    difference = _write(copy, search.moved)
+    result = copy.hand_out()
+    if holds_pruned(model):
+        plain = result
+        result = copy_with(Anatomy.of(model), lambda path, layer: None)
+        transfer_weights(Anatomy.of(plain), result)
+        mask_zeros(result)
+    return result, PermutationReport(rows, skipped, difference)
+
+
+Chosen = Mapping[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]
+
+
+def _chosen(copy: FlatCopy, pattern: NM, filters: Filters) -> Chosen:
+    """Return the kernels that get masks.
+
+    Raises:
+        ValueError: If `filters` match no kernel, or one that cannot have the pattern.
+    """
+    named = kernels_by_weight(copy.network, copy.model)
+    others = [(weight.path, layer) for weight, (_, layer, _) in named.items()]
+    is_wanted = selector(filters, pattern, [path for path, _, _ in named.values()], others=others)
+    chosen = {weight: each for weight, each in named.items() if is_wanted(*each)}
+    unfit = [path for path, _, kernel in chosen.values() if not (kernel.mixes_inputs and kernel.takes(pattern))]
+    if unfit or not chosen:
+        raise ValueError(
+            f"Expected kernels that can have the pattern {pattern!r}. Received: filters={filters!r}, which match "
+            f"{', '.join(unfit) or 'none of ' + ', '.join(path for path, _, _ in named.values())}."
+        )
+    return chosen
+
+
+class _Search:
+    """The order of the channels so far.
+
+    Attributes:
+        moved: The bundle that moves to the place of each bundle.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        chosen: Chosen,
+        scores: Mapping[ChanneledWeight, Callable[[], np.ndarray]],
+        *,
+        pattern: NM,
+    ) -> None:
+        self._network, self._chosen, self._scores, self._pattern = network, chosen, scores, pattern
+        self.moved = np.arange(network.size)
+        self._free = np.zeros(network.size, dtype=bool)
+
+    def order(self, cell: np.ndarray) -> None:
+        """Order the bundles of a cell, if the kernels that read them then keep more in the mean."""
+        readers = {weight: weight.reading(cell) for weight in self._chosen}
+        readers = {weight: axes for weight, axes in readers.items() if axes}
+        if not readers:
+            return
+        self._free[cell] = True
+        scores = {weight: self._fractions(weight) for weight in readers}
+        found = self._alike(cell, readers, scores)
+        if found is None:
+            return
+        groups, columns = found
+        moved = np.arange(self._network.size)
+        moved[cell] = cell[column_order(columns, groups=groups, n=self._pattern.n)]
+        gain = 0.0
+        for weight, values in scores.items():
+            gain += self._kept(weight, reordered(values, weight, moved=moved)) - self._kept(weight, values)
+        if gain > _LEAST_GAIN:
+            self.moved = self.moved[moved]
+
+    def _alike(
+        self, cell: np.ndarray, readers: Mapping[ChanneledWeight, list[int]], scores: Mapping[Any, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return how most of the kernels' scores put the bundles into groups of m, and these scores as columns.
+
+        None if all of them have one bundle in a group, or all in one.
+        """
+        parts: dict[bytes, tuple[np.ndarray, list[np.ndarray]]] = {}
+        for weight, axes in readers.items():
+            kernel = self._chosen[weight][2]
+            rows = as_rows(scores[weight], kernel)
+            for axis in axes:
+                for indices in inputs_of(cell, weight, axis=axis, kernel=kernel).T:
+                    groups = groups_of(indices, self._pattern.m)
+                    parts.setdefault(groups.tobytes(), (groups, []))[1].append(rows[:, indices])
+        groups, columns = max(parts.values(), key=lambda part: sum(float(some.sum()) for some in part[1]))
+        count = int(groups.max()) + 1
+        return (groups, np.concatenate(columns)) if 1 < count < groups.size else None
+
+    def _fractions(self, weight: ChanneledWeight, *, is_moved: bool = True) -> np.ndarray:
+        """Return the scores of a kernel as fractions of their sum, in the order so far or in that of the model."""
+        scores = self._scores[weight]().astype(np.float64)
+        scores = scores / (np.abs(scores).sum() or 1)
+        return reordered(scores, weight, moved=self.moved) if is_moved else scores
+
+    def _kept(self, weight: ChanneledWeight, scores: np.ndarray) -> float:
+        rows = as_rows(scores, self._chosen[weight][2])
+        return float(rows[self._pattern(rows, 1 - self._pattern.n / self._pattern.m)].sum())
+
+    def rows(self) -> tuple[tuple[PermutedKernel, ...], tuple[Skipped, ...]]:
+        """Return a row for each kernel with inputs that may move, and the others with the reason."""
+        rows, skipped = [], []
+        for weight, (path, _, kernel) in self._chosen.items():
+            axes = [axis for axis in weight.reads if self._free[weight.bundles_along[axis]].any()]
+            if not axes:
+                skipped.append(Skipped(path, self._reason(weight), Skipped.HELD))
+                continue
+            along = weight.bundles_along[axes[0]]
+            kept = [self._kept(weight, self._fractions(weight, is_moved=is_moved)) for is_moved in (False, True)]
+            moved = int(np.count_nonzero(moved_along(along, self.moved) != np.arange(along.size)))
+            rows.append(PermutedKernel(path, kernel.matrix_shape[-1], moved, *kept))
+        return tuple(rows), tuple(skipped)
+
+    def _reason(self, weight: ChanneledWeight) -> str:
+        read = [int(bundle) for axis in weight.reads for bundle in weight.bundles_along[axis]]
+        reasons = (self._network.reasons[bundle] for bundle in read if bundle in self._network.reasons)
+        return next(reasons, "its inputs are a single channel" if read else "its inputs are those of the model")
+
+
+def _write(copy: FlatCopy, moved: np.ndarray) -> float | None:
+    """Reorder the weights of a copy, and return how far its outputs differ on random numbers.
+
+    Raises:
+        ValueError: If they differ by more than rounding.
+    """
+    run = first_run(copy.called)
+    written: set[int] = set()
+    for weight, variable in copy.network.variables(copy.model):
+        if id(variable) not in written:
+            written.add(id(variable))
+            variable.assign(reordered(as_numpy(variable), weight, moved=moved))
+    if run is None:
+        return None
+    outputs = run_on_numbers(copy.called, run[0])
+    difference = LargestDifference()
+    difference.add(outputs, run[1])
+    if not same_outputs(outputs, run[1]):
+        raise ValueError(
+            f"Expected a model whose outputs do not depend on the order of its channels. Received: "
+            f"{copy.plain.name!r}, whose outputs differ by {difference.fraction:.1e} of the largest. Pass `filters` "
+            f"for fewer kernels."
+        )
+    return difference.fraction
