@@ -10,7 +10,7 @@ most for the front of the best files (its hypervolume).
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -85,26 +85,21 @@ def next_recipe(
 
 
 class _Children:
-    """How many recipes have gone on from a trial."""
+    """How many recipes have gone on from the models of a size, however long these were trained."""
 
     def __init__(self, recipes: Sequence[Recipe], first: Recipe) -> None:
-        self._of: dict[tuple[Recipe | None, bool], list[Recipe]] = defaultdict(list)
+        self._longer: Counter[tuple[float, float]] = Counter()
+        self._smaller: Counter[tuple[float, float]] = Counter()
         for recipe in recipes:
-            self._of[recipe.after, recipe.rounds > first.rounds].append(recipe)
+            (self._longer if recipe.rounds > first.rounds else self._smaller)[remaining(recipe.after)] += 1
 
     def longer(self, trial: Trial) -> int:
-        """Return how many train its model for longer."""
-        left = remaining(trial.recipe)
-        return sum(child.remaining == left for child in self._later(trial, is_long=True))
+        """Return how many have trained a model of this size for longer."""
+        return self._longer[remaining(trial.recipe)]
 
     def smaller(self, trial: Trial) -> int:
-        """Return how many remove more from its model."""
-        cost = math.prod(remaining(trial.recipe))
-        return sum(math.prod(child.remaining) <= cost for child in self._later(trial, is_long=False))
-
-    def _later(self, trial: Trial, *, is_long: bool) -> list[Recipe]:
-        seed = trial.recipe.seed if trial.recipe else -1
-        return [child for child in self._of[trial.stored_as, is_long] if child.seed > seed]
+        """Return how many have removed more from a model of this size."""
+        return self._smaller[remaining(trial.recipe)]
 
 
 def _to_train(trials: Sequence[Trial], children: _Children, goal: Goal, settings: SearchSettings) -> Trial | None:

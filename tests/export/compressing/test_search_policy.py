@@ -136,6 +136,20 @@ def test_two_of_four_comes_at_once_and_channels_go_after_it():
     assert (again.sparsity, again.flops) == (0.5, 0.5)
 
 
+def test_models_of_one_size_share_their_children():
+    """A model that was trained twice without gain is not trained again, and what it became goes the other way."""
+    half = trial(recipe(0, sparsity=0.5), 500, 0.004)
+    other = trial(recipe(1, sparsity=0.6), 400, 0.016)  # adds 0.002 log(5/4), the other one 0.002 log(2)
+    first = trial(recipe(3, sparsity=0.5, rounds=4, after=half.recipe), 500, 0.004)
+    second = trial(recipe(5, sparsity=0.5, rounds=4, after=first.recipe), 500, 0.004)
+    assert after(half, other, running=[recipe(2)]).after == half.recipe
+    assert after(half, other, first, second, running=[recipe(6)]).after == other.recipe
+    lost = trial(recipe(6, sparsity=0.75, after=first.recipe), 250, 0.5)
+    chosen = after(half, other, first, second, lost, may_be_long=False)
+    assert (chosen.after, chosen.sparsity) == (half.recipe, 0.5)
+    assert chosen.flops == round(2**-0.4, 2), "half a step, which the drop makes a fifth shorter"
+
+
 @given(st.integers(0, 50), st.integers(0, 2), st.sampled_from([("bytes", 1), ("bytes", 3), ("latency_ms", 1)]))
 def test_each_recipe_goes_on_from_an_earlier_one_and_the_same_trials_give_the_same(seed, draw, case):
     by, workers = case
