@@ -98,7 +98,7 @@ def compress(
             `tfprune.Limit` bounds another metric: by a name that `evaluate` knows or that the model was compiled
             with, a metric of Keras, or a function of labels and outputs. Of an error, it is how much the error may
             grow. With `max_drop_per_class` or `max_drop_per_group` it also bounds the accuracy that each class or
-            group loses. It has no `data`.
+            group loses, with `max_bytes` or `max_latency_ms` the size or the time of each file. It has no `data`.
         search: A `Search` with the number of trials, jobs, the batch size, the seed, and the executor that runs
             trials; None (the default) is `Search()`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`, or a list of boards of one kind,
@@ -133,9 +133,10 @@ def compress(
     limit = SearchLimit.of(max_drop, model)
     check_number(time, "time", above=0)
     check_choice(optimize, "optimize", choices=MEASURES)
-    search = _read_search(search, optimize=optimize)
+    search = _read_search(search)
     check_devices(on)
     micro = _read_target(target, optimize=optimize, on=on)
+    limit.check_goes_with(search, optimize=optimize, micro=micro)
     read = partial(labeled_arrays, inputs=len(getattr(model, "inputs", None) or [model]))
     data = read(data, argument="data")
     validation_data = read(validation_data, argument="validation_data")
@@ -163,12 +164,13 @@ def compress(
             micro=micro,
             on=devices_for(model, on),
             limits=limits,
+            times_all=limit.limit.max_latency_ms is not None,
         )
         runner = TrialRunner(model, data, evaluator, search.batch_size)
         loop = SearchLoop(
             runner,
             stored,
-            limit.goal(MEASURES[optimize], baseline, micro or Micro()),
+            limit.goal(MEASURES[optimize], baseline, micro),
             seed=search.seed,
             seconds=time,
             jobs=search.jobs or 1,
@@ -184,17 +186,12 @@ def compress(
         return write_front(loop, Path(folder), test_data=test_data, limits=bounds)
 
 
-def _read_search(search: Any, *, optimize: str) -> Search:
+def _read_search(search: Any) -> Search:
     search = Search() if search is None else search
     if not isinstance(search, Search):
         raise TypeError(
             f"Expected `search` to be a tfprune.export.Search, or None. Received: search={search!r} of type "
             f"{type(search).__name__}."
-        )
-    if optimize == "latency" and ((search.jobs or 1) > 1 or search.executor is not None):
-        raise ValueError(
-            f"Expected jobs=1 with optimize='latency', and no executor: files are timed on one machine, one after "
-            f"the other. Received: {search!r}. Leave `jobs` and `executor` out."
         )
     return search
 

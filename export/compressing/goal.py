@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
-from tfprune.export.micro.micro import Micro
 
 DROP_NOISE = 0.002  # of an accuracy; of another metric a part of its value
 EXCESS_OF_A_BUDGET = 0.1  # the part of a budget that counts as much as one `max_drop`
@@ -20,13 +19,14 @@ class Goal:
     Attributes:
         by: The attribute of a `MeasuredFile` to make small: `"bytes"` or `"latency_ms"`.
         max_drop: The most that a file may lose of the metric.
-        budgets: The flash and RAM of a microcontroller.
+        budgets: The most that a file may take, by attributes of a `MeasuredFile`: `bytes`, `latency_ms` and
+            `arena_bytes`.
         noise: With which a drop of 0 is measured.
     """
 
     by: str
     max_drop: float
-    budgets: Micro = field(default_factory=Micro)
+    budgets: Mapping[str, float] = field(default_factory=dict)
     noise: float = DROP_NOISE
 
     def size(self, file: MeasuredFile) -> float:
@@ -42,9 +42,9 @@ class Goal:
         return max(0.0, -self.drop_left(self.strictest_drop(file)))
 
     def excess_size(self, file: MeasuredFile) -> float:
-        """Return how far a file is beyond the budgets of a microcontroller, in tenths of them; 0 inside."""
-        used = ((file.arena_bytes or 0, self.budgets.arena), (file.bytes, self.budgets.flash))
-        return sum(max(0.0, size / limit - 1) / EXCESS_OF_A_BUDGET for size, limit in used if limit)
+        """Return how far a file is beyond the budgets, in tenths of them; 0 inside."""
+        used = (((getattr(file, name) or 0), limit) for name, limit in self.budgets.items())
+        return sum(max(0.0, size / limit - 1) / EXCESS_OF_A_BUDGET for size, limit in used)
 
     def strictest_drop(self, file: MeasuredFile) -> float:
         """Return what a file lost on average, or in its worst class or group, if that leaves less of its limit.
@@ -71,7 +71,7 @@ class Goal:
     @property
     def needs_channels(self) -> bool:
         """Whether zeros help little: they save neither time nor RAM."""
-        return self.by != "bytes" or self.budgets.arena is not None
+        return self.by != "bytes" or bool({"arena_bytes", "latency_ms"} & self.budgets.keys())
 
 
 def pareto_front(files: Iterable[MeasuredFile], goal: Goal) -> list[MeasuredFile]:

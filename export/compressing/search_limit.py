@@ -14,6 +14,7 @@ from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
 from tfprune.base.run_folder import NamedArrays
 from tfprune.base.spec import check_number
 from tfprune.export.compressing.goal import DROP_NOISE, Goal
+from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trials.file_evaluator import baseline_outputs
 from tfprune.export.compressing.trials.file_metric import FileMetric
 from tfprune.export.micro.micro import Micro
@@ -56,7 +57,13 @@ class SearchLimit:
         metric = {name: value for name, value in self.metric.settings().items() if value is not None}
         if isinstance(metric["metric"], str):
             del metric["mode"]  # it follows from the name
-        return {**self.limit.drops, **metric}
+        return {**self.limit.drops, **self.sizes, **metric}
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The largest size and latency that are set, by the names of the arguments."""
+        sizes = {"max_bytes": self.limit.max_bytes, "max_latency_ms": self.limit.max_latency_ms}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     def arrays(self, y: Any) -> Iterator[np.ndarray]:
         """Yield the groups of samples, given the labels."""
@@ -82,11 +89,33 @@ class SearchLimit:
         score = check_number(float(arrays["score"]), "score")
         return score, GroupLimits.of(self.limit, arrays.get("outputs"), y)
 
-    def goal(self, by: str, baseline: float, budgets: Micro) -> Goal:
+    def goal(self, by: str, baseline: float, micro: Micro | None) -> Goal:
         """Return the goal of the search, given the metric of the original model."""
         is_share = self.metric.name == "acc" or self.metric.name.endswith("accuracy")
         noise = DROP_NOISE if is_share else DROP_NOISE * abs(baseline)
+        board = {} if micro is None else {"arena_bytes": micro.arena, "bytes": micro.flash}
+        sizes = {**board, **{name.removeprefix("max_"): size for name, size in self.sizes.items()}}
+        budgets = {name: size for name, size in sizes.items() if size is not None}
         return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise)
+
+    def check_goes_with(self, search: Search, *, optimize: str, micro: Micro | None) -> None:
+        """Refuse what does not go with timing, and limits that a microcontroller has under other names.
+
+        Raises:
+            ValueError: If there is such a thing.
+        """
+        if micro is not None and self.sizes:
+            raise ValueError(
+                f"Expected the budgets of a microcontroller in its target. Received: max_drop={self.limit!r}. Pass "
+                f"target=Micro(flash=..., arena=...)."
+            )
+        timing = "optimize='latency'" if optimize == "latency" else "a Limit with max_latency_ms"
+        is_timed = optimize == "latency" or self.limit.max_latency_ms is not None
+        if is_timed and ((search.jobs or 1) > 1 or search.executor is not None):
+            raise ValueError(
+                f"Expected jobs=1 with {timing}, and no executor: files are timed on one machine, one after the "
+                f"other. Received: {search!r}. Leave `jobs` and `executor` out."
+            )
 
     def _check_classes(self, y: Any) -> None:
         """Refuse numbers other than classes for the metric that nobody named."""

@@ -123,7 +123,7 @@ class SearchLoop:
 
     def _read(self, arrays: NamedArrays) -> Trial:
         """Read a trial of this search: the first is of the original model, the others go on from an earlier one."""
-        trial, needed = read_trial(arrays), {self.goal.by}
+        trial, needed = read_trial(arrays), {self.goal.by, *self.goal.budgets}
         needed |= {"arena_bytes"} if self.runner.evaluator.micro is not None else set()
         if bool(self.trials) == (trial.recipe is None) or not (self.trials or trial.tried):
             raise ValueError("Expected the original model first, and then recipes. Received: another order.")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tfprune.base.limit import Limit, refuse_limit_per_class
+from tfprune.base.limit import Limit
 from tfprune.base.spec import check_count, check_number, check_sparsity, resolve
 from tfprune.export.device.running.evaluate import labeled_limit, limit_mode
 from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
@@ -102,12 +102,25 @@ def _drop(limit: Limit | None) -> tuple:
             f"Expected the name of a metric in the Limit: another process measures it, which has no Keras. Received: "
             f"max_drop={limit!r}. Pass metric='accuracy' or another name that `evaluate` takes."
         )
-    refuse_limit_per_class(limit)
+    _refuse_limit_per_class(limit)
     if not limit.bounds_metric:
         raise ValueError(
             f"Expected a Limit with a number. Received: max_drop={limit!r}. Pass tfprune.Limit(0.01, data=(x, y))."
         )
     return limit.max_drop, limit.max_relative_drop, metric, limit_mode(limit), x, y
+
+
+def _refuse_limit_per_class(limit: Limit) -> None:
+    """Refuse a limit of each class or group where only the average is measured.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if limit.bounds_groups:
+        raise ValueError(
+            f"Expected a Limit without `max_drop_per_class` and `max_drop_per_group`, which are not checked here. "
+            f"Received: max_drop={limit!r}. Compare the result with `tfprune.export.damage`."
+        )
 
 
 def search(make: Callable[[int], Made], fits: Callable[[Made], bool], *, limit: str, toward: int) -> Made:

@@ -53,7 +53,7 @@ ROOMS = {
         "prune_in_order · pruning_job · prune_tflite | shrinking"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · generating · loading",
-    "tfprune.export.compressing": "trials · goal search_policy search_loop search_limit · results · search compress",
+    "tfprune.export.compressing": "trials · goal search_policy search_loop · results · search search_limit compress",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.

@@ -1,4 +1,4 @@
-"""Limit: how much of a metric a smaller model or file may lose, in all and by class and group."""
+"""Limit: how much of a metric a smaller model or file may lose, in all and by class and group, and its size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from tfprune.base.classes import are_probabilities, class_numbers, predicted_classes, within_classes
 from tfprune.base.groups import class_groups, paired_interval, read_groups
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_choice, check_number
+from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.report import Report
 
 DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
@@ -23,7 +23,7 @@ LEVEL = 0.95  # the coverage of the intervals of what a group lost
 @renamed()
 @dataclass(frozen=True)
 class Limit:
-    """How much worse than the model given a smaller model or file may be.
+    """How much worse than the model given a smaller model or file may be, and how large.
 
     Pass it as `max_drop=` where a number is not enough: the number alone bounds the default metric.
 
@@ -40,18 +40,21 @@ class Limit:
             (samples,) by name, such as `{"speaker": speakers}`, with whole numbers or strings. Default None.
         output: The name of the output that is measured, of a model or file with several. None (the default) takes
             the only one; `to_tflite` and `prune_tflite` then measure each.
+        max_bytes: The largest size of a file, in bytes, for `compress`. None (the default) sets no bound.
         data: Labeled data for the metric, a tuple (x, y) or batches of such tuples, for a function without
             `validation_data`. Default None.
         max_relative_drop: The largest loss as a fraction of the metric's value before, at least 0: 0.05 lets an error
             grow by 5 %. With `max_drop`, both hold. None (the default) sets no bound.
+        max_latency_ms: The longest inference of a file, in milliseconds, for `compress`. None (the default) sets no
+            bound.
         max_drop_per_class: The largest loss of accuracy of each class, at least 0: the average may hide a class that
             lost much. It needs one output of scores of classes. None (the default) sets no bound.
         max_drop_per_group: The same for each class and each value of `groups`.
 
     Raises:
-        TypeError: If a drop is not a number, `metric` is not a metric, or `mode` or `output` is not a string.
-        ValueError: If a drop is negative or not finite, `mode` is another string, or `groups` has no
-            `max_drop_per_group`.
+        TypeError: If a number has another type, `metric` is not a metric, or `mode` or `output` is not a string.
+        ValueError: If a drop is negative or not finite, a size or time is not positive, `mode` is another string, or
+            `groups` has no `max_drop_per_group`.
 
     Example:
         >>> Limit(0.01, metric="accuracy", max_drop_per_class=0.05)
@@ -63,8 +66,10 @@ class Limit:
     mode: str | None = None
     groups: Mapping[str, ArrayLike] | ArrayLike | None = field(default=None, compare=False, kw_only=True)
     output: str | None = field(default=None, kw_only=True)
+    max_bytes: int | None = field(default=None, kw_only=True)
     data: Any = field(default=None, compare=False, kw_only=True)
     max_relative_drop: float | None = field(default=None, kw_only=True)
+    max_latency_ms: float | None = field(default=None, kw_only=True)
     max_drop_per_class: float | None = field(default=None, kw_only=True)
     max_drop_per_group: float | None = field(default=None, kw_only=True)
 
@@ -72,6 +77,10 @@ class Limit:
         for name in DROPS:
             if getattr(self, name) is not None:
                 check_number(getattr(self, name), name, least=0)
+        if self.max_bytes is not None:
+            check_count(self.max_bytes, "max_bytes", least=1)
+        if self.max_latency_ms is not None:
+            check_number(self.max_latency_ms, "max_latency_ms", above=0)
         if isinstance(self.metric, type) or not (isinstance(self.metric, str | None) or callable(self.metric)):
             raise TypeError(
                 f"Expected `metric` to be the name of a metric, such as 'accuracy', a metric of Keras, or a function "
@@ -110,7 +119,8 @@ class Limit:
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in ("max_drop", "metric", "mode")} | self.drops
-        shown |= {} if self.output is None else {"output": self.output}
+        others = {name: getattr(self, name) for name in ("output", "max_bytes", "max_latency_ms")}
+        shown |= {name: value for name, value in others.items() if value is not None}
         hidden = [f"{name}=..." for name in ("data", "groups") if getattr(self, name) is not None]  # too long
         return f"Limit({', '.join([*(f'{name}={value!r}' for name, value in shown.items()), *hidden])})"
 
@@ -271,14 +281,14 @@ def largest_drop(limit: Limit, before: float) -> float | None:
     return relative if limit.max_drop is None else min(limit.max_drop, relative)
 
 
-def refuse_limit_per_class(limit: Limit) -> None:
-    """Refuse a limit of each class or group where only the average is measured.
+def refuse_limit_of_size(limit: Limit) -> None:
+    """Refuse a limit of bytes or milliseconds where no files are compared.
 
     Raises:
         ValueError: If it has one.
     """
-    if limit.bounds_groups:
+    if limit.max_bytes is not None or limit.max_latency_ms is not None:
         raise ValueError(
-            f"Expected a Limit without `max_drop_per_class` and `max_drop_per_group`, which are not checked here. "
-            f"Received: max_drop={limit!r}. Compare the result with `tfprune.export.damage`."
+            f"Expected a Limit without `max_bytes` and `max_latency_ms`, which only `compress` keeps. Received: "
+            f"max_drop={limit!r}. Leave them out."
         )

@@ -32,6 +32,7 @@ class CompressReport(Report):
         limits: The largest drop of each class and group, by the names of the arguments; empty without such limits.
         refused: Files that no other file beats on average, but that lose more of a class or group than is allowed.
         samples: The number of validation samples; 0 if it is not known.
+        budgets: The most that a file may take, by attributes of a file such as `bytes`; empty without budgets.
         mode: `"max"` if a larger value of the metric is better, `"min"` for an error.
 
     Example:
@@ -63,6 +64,7 @@ class CompressReport(Report):
     limits: Mapping[str, float] = field(default_factory=dict)
     refused: tuple[MeasuredFile, ...] = ()
     samples: int = 0
+    budgets: Mapping[str, float] = field(default_factory=dict)
     mode: str = "max"
 
     @property
@@ -192,6 +194,7 @@ class CompressReport(Report):
     def _checks(self, file: MeasuredFile) -> list[list[str]]:
         rows = [["largest drop allowed", f"{self.max_drop:g} of {self.metric}"]]
         names = {"max_drop_per_class": "of each class", "max_drop_per_group": "of each class and group"}
+        rows += [[f"largest {name.replace('_', ' ')}", f"{most:,}"] for name, most in self.budgets.items()]
         rows += [[f"largest drop {names[name]}", f"{drop:g} of accuracy"] for name, drop in self.limits.items()]
         return [*rows, *([["worst class or group", str(file.worst_group)]] if file.worst_group else [])]
 

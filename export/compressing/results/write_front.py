@@ -10,12 +10,15 @@ from typing import Any
 
 import keras
 
-from tfprune.export.compressing.goal import pareto_front
+from tfprune.export.compressing.goal import Goal, pareto_front
 from tfprune.export.compressing.results.compress_page import compress_page
 from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.file.files.destination import write_atomically
+
+UNITS = {"bytes": "bytes", "arena_bytes": "bytes of arena", "latency_ms": "ms"}
+CLOSEST = 3  # files that are named if none is within the limits
 
 
 def write_front(
@@ -64,6 +67,7 @@ def write_front(
         limits=limits or {},
         refused=_refused(files, loop),
         mode=evaluator.metric.mode,
+        budgets=loop.goal.budgets,
         samples=len(keras.tree.flatten(evaluator.validation)[0]),
     )
     for file in written:
@@ -113,17 +117,30 @@ def _card_of(path: Path) -> Path:
 
 
 def _refusal(files: Sequence[MeasuredFile], loop: SearchLoop) -> str:
-    goal = loop.goal
-    nearest = min(files, key=goal.excess)
-    budgets = [f"{name}={size:,}" for name, size in vars(goal.budgets).items() if size]
-    arena = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
-    group = "" if nearest.worst_group is None else f"; {nearest.worst_group}"
+    """Say that no file is within the limits, and what the closest ones miss."""
+    goal, metric = loop.goal, loop.runner.evaluator.metric.name
+    limits = [f"max_drop={goal.max_drop:g} of {metric!r}"]
+    limits += [f"at most {_number(limit)} {UNITS[name]}" for name, limit in goal.budgets.items()]
+    closest = sorted(files, key=goal.excess)[:CLOSEST]
     return (
-        f"Expected a file for {', '.join([f'max_drop={goal.max_drop:g}', *budgets])}. Received: {len(files)} "
-        f"files, none of which fits. The nearest, {nearest.name}, loses {nearest.drop:.4f} of "
-        f"{loop.runner.evaluator.metric.name!r} and has {nearest.bytes:,} bytes{arena}{group}. All trials are kept: "
-        f"search longer, or allow more in another folder."
+        f"Expected a file for {' and '.join(limits)}. Received: {len(files)} files, none of which fits. The closest: "
+        f"{'; '.join(f'{file.name} {_missed(file, goal)}' for file in closest)}. All trials are kept: search longer, "
+        f"or allow more in another folder."
     )
+
+
+def _missed(file: MeasuredFile, goal: Goal) -> str:
+    """Return what a file has more of than it may have."""
+    missed = [f"loses {file.drop:.4g}"] if file.drop > goal.max_drop else []
+    group = file.worst_group
+    missed += [str(group)] if group is not None and group.excess > 0 else []
+    sizes = {name: getattr(file, name) or 0 for name in goal.budgets}
+    missed += [f"has {_number(size)} {UNITS[name]}" for name, size in sizes.items() if size > goal.budgets[name]]
+    return ", ".join(missed)
+
+
+def _number(size: float) -> str:
+    return f"{size:,}" if isinstance(size, int) else f"{size:,.4g}"
 
 
 def _written_before(names: set[str], folder: Path) -> list[Path]:

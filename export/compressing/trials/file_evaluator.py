@@ -46,6 +46,7 @@ class FileEvaluator:
         micro: The microcontroller that files are for, and on whose interpreter they run; None for other devices.
         on: The device or devices on which files are timed; None is this machine.
         limits: The largest loss of each class and group; None for none.
+        times_all: Whether files are timed also where their size is searched for.
     """
 
     calibration: Any
@@ -56,6 +57,7 @@ class FileEvaluator:
     micro: Micro | None = None
     on: Device | DevicePool | None = None
     limits: GroupLimits | None = None
+    times_all: bool = False
 
     def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
         """Return the number formats to export a recipe's model in."""
@@ -123,8 +125,8 @@ class FileEvaluator:
         return self.metric.score(file_outputs(content, x, micro=self.micro), y)
 
     def timed(self, files: list[MeasuredFile], contents: Sequence[np.ndarray]) -> list[MeasuredFile]:
-        """Return files with their latency if that is searched for; their bytes are `contents`."""
-        if self.optimize != "latency":
+        """Return files with their latency if that is searched for, or limited; their bytes are `contents`."""
+        if self.optimize != "latency" and not self.times_all:
             return files
         times = self.milliseconds([content.tobytes() for content in contents])
         return [replace(file, latency_ms=each) for file, each in zip(files, times, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.limit import Limit
+from tfprune.base.limit import Limit, refuse_limit_of_size
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate_report import EvaluateReport
@@ -94,6 +94,7 @@ def labeled_limit(max_drop: Any) -> tuple[Any, Any, Any]:
             "Expected `max_drop` to be a Limit with the labeled data that the file is measured on. Received: "
             f"max_drop={max_drop!r}. Pass max_drop=tfprune.Limit(0.01, data=(x, y))."
         )
+    refuse_limit_of_size(max_drop)
     metric = metric_of(max_drop)
     if max_drop.data is None:
         raise ValueError(

@@ -191,7 +191,7 @@ def test_wrong_data_are_refused(tmp_path, train, validation, error, words):
 
 
 def test_the_nearest_file_is_named_where_none_fits(tmp_path):
-    with pytest.raises(ValueError, match=r"max_drop=0\. Received: 2 files, none.*nearest, .* of 'accuracy' and has"):
+    with pytest.raises(ValueError, match=r"max_drop=0 of 'accuracy'\. Received: 2 files, none.*closest: .* loses"):
         stub_search(tmp_path, max_drop=0, trials=1, seed=2, runner=StubRunner(formats=("int8",)))
     assert not [*tmp_path.glob("*.tflite")]
 
@@ -221,7 +221,7 @@ def test_for_a_board_nothing_is_timed_and_files_keep_to_its_memory(tmp_path, boa
 
 
 def test_the_nearest_file_to_a_board_is_named_where_none_fits(tmp_path, board):
-    words = r"arena=100. Received: 1 files.*The nearest, dense_int8, .* bytes of arena"
+    words = r"at most 100 bytes of arena. Received: 1 files.*The closest: dense_int8 .* bytes of arena"
     with pytest.raises(ValueError, match=words):
         stub_search(tmp_path, target=Micro(arena=100), runner=board, time=0.01)
     assert not [*tmp_path.glob("*.tflite")]

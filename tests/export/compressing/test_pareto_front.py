@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tfprune.export.compressing.goal import Goal, added_area, pareto_front
 from tfprune.export.compressing.trials.trial import MeasuredFile
-from tfprune.export.micro.micro import Micro
 
 
 def tried(size, drop, latency=None, arena=None):
@@ -34,9 +33,19 @@ def test_a_front_by_hand():
     ],
 )
 def test_what_is_too_many_counts_in_drops_and_in_tenths_of_a_budget(one, expected):
-    goal = Goal("bytes", 0.01, Micro(arena=500, flash=1000))
+    goal = Goal("bytes", 0.01, {"arena_bytes": 500, "bytes": 1000})
     assert goal.excess(one) == pytest.approx(expected)
     assert bool(pareto_front([one], goal)) == (expected == 0)
+
+
+def test_files_of_the_front_keep_all_budgets():
+    files = [tried(100, 0.0, 1.0), tried(50, 0.005, 2.0), tried(60, 0.005, 1.0), tried(20, 0.005, 9.0)]
+    found = pareto_front(files, Goal("bytes", 0.01, {"bytes": 80, "latency_ms": 1.5}))
+    assert [(one.bytes, one.latency_ms) for one in found] == [(60, 1.0)]
+    assert (
+        Goal("bytes", 0.01, {"latency_ms": 1.5}).needs_channels
+        and not Goal("bytes", 0.01, {"bytes": 8}).needs_channels
+    )
 
 
 @given(FILES, st.sampled_from(["bytes", "latency_ms"]))
@@ -66,7 +75,7 @@ def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, b
 )
 def test_the_area_that_a_file_adds_by_hand(one, expected):
     best, dense = [tried(500, 0.005)], tried(1000, 0.001)
-    goal = Goal("bytes", 0.01, Micro(arena=500))
+    goal = Goal("bytes", 0.01, {"arena_bytes": 500})
     assert added_area(one, best, dense=dense, goal=goal) == pytest.approx(expected)
 
 

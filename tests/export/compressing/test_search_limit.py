@@ -6,7 +6,7 @@ from html import unescape
 import keras
 import numpy as np
 import pytest
-from stub_trials import DATA, SCORE, stub_search
+from stub_trials import DATA, SCORE, StubRunner, stub_search
 
 from tfprune.base.limit import Limit
 from tfprune.export import Runner, Search, compress
@@ -18,11 +18,13 @@ from tfprune.export.micro.micro import Micro
 
 def test_the_goal_is_in_the_unit_of_the_metric():
     metric = FileMetric("mae", "min")
-    goal = SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, Micro())
+    goal = SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, None)
     assert (goal.max_drop, goal.noise) == (5.0, pytest.approx(0.1))
     assert goal.drop_left(2.5) == 0.5
-    goal = SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro())
-    assert (goal.max_drop, goal.noise) == (0.01, 0.002)
+    goal = SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro(flash=9000))
+    assert (goal.max_drop, goal.noise, goal.budgets) == (0.01, 0.002, {"bytes": 9000})
+    goal = SearchLimit(Limit(0.01, max_bytes=700, max_latency_ms=2.5), FileMetric()).goal("bytes", 0.9, None)
+    assert goal.budgets == {"bytes": 700, "latency_ms": 2.5}
 
 
 def test_a_relative_limit_of_a_search_is_that_of_the_original_model(tmp_path):
@@ -32,6 +34,47 @@ def test_a_relative_limit_of_a_search_is_that_of_the_original_model(tmp_path):
     assert all(file.drop <= report.max_drop for file in report.front)
     with pytest.raises(ValueError, match="of the same run"):
         stub_search(tmp_path, max_drop=Limit(max_relative_drop=0.02))
+
+
+def test_files_keep_a_size_and_a_latency_together(tmp_path):
+    limit = Limit(0.02, max_bytes=40_000, max_latency_ms=0.3)
+    runner = StubRunner()
+    report = stub_search(tmp_path, max_drop=limit, runner=runner, optimize="latency")
+    assert report.front and all(file.bytes <= 40_000 and file.latency_ms <= 0.3 for file in report.front)
+    assert any(file.bytes > 40_000 for file in report.tried) and any(file.latency_ms > 0.3 for file in report.tried)
+    assert ("| largest latency ms | 0.3 |" in report.card()) and report.budgets == {
+        "bytes": 40_000,
+        "latency_ms": 0.3,
+    }
+    with pytest.raises(ValueError, match="of the same run"):
+        stub_search(tmp_path, max_drop=replace(limit, max_bytes=39_000), optimize="latency")
+
+
+def test_what_the_closest_files_miss_is_said(tmp_path):
+    limit = Limit(0.0001, max_bytes=2000, max_latency_ms=0.001)
+    words = (
+        r"max_drop=0.0001 of 'accuracy' and at most 2,000 bytes and at most 0.001 ms. Received: 4 files, none of "
+        r"which fits. The closest: (\w+ (loses 0\.\d+, )?has [\d,.]+ bytes, has [\d.]+ ms(; |\. )){3}All trials"
+    )
+    with pytest.raises(ValueError, match=words):
+        stub_search(tmp_path, max_drop=limit, trials=2, optimize="latency")
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes", "words"),
+    [
+        (Limit(0.1, max_bytes=9), {"target": "micro"}, r"in its target. .* Pass target=Micro\(flash"),
+        (
+            Limit(0.1, max_latency_ms=9),
+            {"jobs": 2},
+            "Expected jobs=1 with a Limit with max_latency_ms, and no executor",
+        ),
+    ],
+)
+def test_limits_that_do_not_go_together_are_refused(limit, changes, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        stub_search(tmp_path, max_drop=limit, **changes)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_regression_without_a_metric_is_refused(tmp_path):

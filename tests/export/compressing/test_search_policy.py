@@ -14,7 +14,6 @@ from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
-from tfprune.export.micro.micro import Micro
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 7)
 SMALLEST, FASTEST = Goal("bytes", 0.01), Goal("latency_ms", 0.01)
@@ -121,7 +120,7 @@ def test_a_model_that_was_not_stored_counts_but_nothing_starts_from_it():
 
 
 def test_a_board_with_little_memory_is_reached_by_channels():
-    goal = Goal("bytes", 0.01, Micro(arena=500))
+    goal = Goal("bytes", 0.01, {"arena_bytes": 500})
     small = trial(recipe(0, flops=0.5), 800, 0.0, arena=400)
     smaller = trial(recipe(2, sparsity=0.5), 700, 0.0, arena=1000)
     chosen = after(small, smaller, goal=goal, may_be_long=False)

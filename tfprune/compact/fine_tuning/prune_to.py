@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.base.limit import Limit, as_limit
+from tfprune.base.limit import Limit, as_limit, refuse_limit_of_size
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
@@ -180,6 +180,7 @@ def _checked(fine_tuning: FineTuning | None, max_drop: float | Limit | None) -> 
             f"tfprune.FineTuning(rounds=5)."
         )
     limit = as_limit(max_drop)
+    refuse_limit_of_size(limit)
     if limit.data is not None:
         raise ValueError(
             "Expected a Limit without data. Received: max_drop=Limit(..., data=...). Pass the data as "

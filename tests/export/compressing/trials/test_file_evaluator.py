@@ -45,6 +45,8 @@ def test_a_file_is_timed_if_time_counts():
     assert file.latency_ms is None
     assert all(timed.latency_ms > 0 for timed in measure.timed([file, file], [content, content]))
     assert evaluator().timed([file], [content]) == [file], "it is not timed where size counts"
+    (limited,) = replace(evaluator(), times_all=True).timed([file], [content])
+    assert limited.latency_ms > 0
     assert file.bytes == content.size
     assert "optimize='latency'" in file.code
 
