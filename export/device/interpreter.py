@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from tfprune.export.file.tflite.schema import MissingPackage
@@ -14,6 +15,14 @@ INTERPRETERS = (
     ("tensorflow", "lite", "tensorflow"),
 )
 MAX_THREADS = 1024  # an interpreter starts as many as it is asked for, and takes no number beyond 32 bits
+
+
+def interpreter_module() -> str | None:
+    """Return the module of the interpreter that is installed, without importing it; None if there is none."""
+    for package, module, _ in INTERPRETERS:
+        if importlib.util.find_spec(package) is not None:
+            return package if package == "tensorflow" else f"{package}.{module}"
+    return None
 
 
 def find_interpreter() -> tuple[Any, str]:

@@ -108,7 +108,7 @@ _warm: list[ForkServer] = []  # none or one
 
 def _warm_process() -> ForkServer:
     environment = _environment({"PYTHONPATH": HELPERS})
-    if not (_warm and _warm[0].fits("warm", environment)):
+    if not (_warm and _warm[0].fits(environment)):
         _end()
         _warm.append(ForkServer("warm", environment))
     return _warm[0]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tfprune.export.device.processes.fork_server import run_forked
 from tfprune.export.device.processes.fork_server_child import OUTPUT
@@ -57,7 +58,7 @@ def run_module(
         environment: Environment variables of the child besides those of this process.
         package: A package that the module needs and that is slow to import: on Linux a process that has imported it
             waits for the next job, and ends when a minute has passed, or this process has ended.
-        each_second: Called once in each second that a process without `package` runs, to move a bar.
+        each_second: Called once in each second that it runs, to move a bar.
 
     Returns:
         Whether it ended well and, if not, why: `killed by SIGSEGV`, `did not finish in 120 s`, or the
@@ -66,8 +67,9 @@ def run_module(
     folder = Path(folder)
     variables = {**_environment(), **(environment or {})}
     try:
-        code = _run_forked(module, folder, variables, package=package, timeout=timeout) if package else None
-        code = _run_new(module, folder, variables, timeout=timeout, tick=each_second) if code is None else code
+        waiting = {"timeout": timeout, "each_second": each_second}
+        code = _run_forked(module, folder, variables, package=package, **waiting) if package else None
+        code = _run_new(module, folder, variables, **waiting) if code is None else code
     except TimeoutError:
         return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
     return _completed(code, folder)
@@ -80,24 +82,24 @@ def _completed(code: int, folder: Path) -> Completed:
     return Completed(ok=False, reason=_failure(code, folder, text), output=text)
 
 
-def _run_forked(module: str, folder: Path, variables: dict[str, str], *, package: str, timeout: float) -> int | None:
+def _run_forked(module: str, folder: Path, variables: dict[str, str], *, package: str, **waiting: Any) -> int | None:
     job = {"module": module, "folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
-    return run_forked(package, {**job, "environment": variables}, timeout=timeout)
+    return run_forked(package, {**job, "environment": variables}, **waiting)
 
 
 def _run_new(
-    module: str, folder: Path, variables: dict[str, str], *, timeout: float, tick: Callable[[], None] | None
+    module: str, folder: Path, variables: dict[str, str], *, timeout: float, each_second: Callable[[], None] | None
 ) -> int:
     end = time.monotonic() + timeout
     with _started(module, folder, variables) as child:
         while True:
             rest = max(0.0, end - time.monotonic())
             try:
-                return child.wait(min(1.0, rest) if tick else rest)
+                return child.wait(min(1.0, rest) if each_second else rest)
             except subprocess.TimeoutExpired as error:
-                if tick is None or rest <= 1.0:
+                if each_second is None or rest <= 1.0:
                     raise TimeoutError from error
-                tick()
+                each_second()
 
 
 @contextmanager

@@ -17,11 +17,14 @@ class Device(Protocol):
         """Do there what the function `run_module` does here."""
 
 
-def runner_on(device: Any, *, each_second: Callable[[], None] | None = None) -> Callable[..., Completed]:
+def runner_on(
+    device: Any, *, package: str | None = None, each_second: Callable[[], None] | None = None
+) -> Callable[..., Completed]:
     """Return the function that runs jobs on a `Device`; None is this machine.
 
     Args:
         device: The device, or None.
+        package: What jobs on this machine need, and what is slow to import.
         each_second: Called once in each second that a job runs on this machine, to move a bar.
 
     Raises:
@@ -31,4 +34,6 @@ def runner_on(device: Any, *, each_second: Callable[[], None] | None = None) -> 
         raise TypeError(
             f"Expected `on` to be a device, such as tfprune.export.Remote('pi@raspberrypi'). Received: on={device!r}."
         )
-    return functools.partial(run_module, each_second=each_second) if device is None else device.run_module
+    if device is not None:
+        return device.run_module
+    return functools.partial(run_module, package=package, each_second=each_second)

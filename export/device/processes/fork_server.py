@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 FORK_SERVER_CHILD = "tfprune.export.device.processes.fork_server_child"
@@ -30,7 +31,7 @@ class ForkServer:
     """
 
     def __init__(self, package: str, environment: Mapping[str, str]) -> None:
-        self._key = _key(package, environment)
+        self._key = _read_at_import(environment)
         watched, self._lifeline = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", FORK_SERVER_CHILD, package, str(watched)],
@@ -42,11 +43,11 @@ class ForkServer:
         )
         os.close(watched)
 
-    def fits(self, package: str, environment: Mapping[str, str]) -> bool:
+    def fits(self, environment: Mapping[str, str]) -> bool:
         """Return whether it still waits, and is what a new one would be."""
-        return self._process.poll() is None and self._key == _key(package, environment)
+        return self._process.poll() is None and self._key == _read_at_import(environment)
 
-    def run(self, job: Mapping[str, Any], *, timeout: float) -> int:
+    def run(self, job: Mapping[str, Any], *, timeout: float, each_second: Callable[[], None] | None = None) -> int:
         """Return the exit code of the process that did the job, negative if it was killed.
 
         Raises:
@@ -60,19 +61,22 @@ class ForkServer:
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise EOFError from error
-        child = self._answer(end)
+        child = self._answer(end, each_second)
         try:
-            code = self._answer(end)
+            code = self._answer(end, each_second)
         finally:
             if code is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
         return code
 
-    def _answer(self, end: float) -> int:
+    def _answer(self, end: float, each_second: Callable[[], None] | None) -> int:
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-            raise TimeoutError
+        while not select.select([self._process.stdout], [], [], min(1.0, max(0.0, end - time.monotonic())))[0]:
+            if time.monotonic() >= end:
+                raise TimeoutError
+            if each_second is not None:
+                each_second()
         line = self._process.stdout.readline()
         if not line:
             raise EOFError
@@ -85,17 +89,20 @@ class ForkServer:
         os.close(self._lifeline)
 
 
-_lock = threading.Lock()
-_waiting: list[ForkServer] = []  # none or one
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_waiting: dict[str, ForkServer] = {}  # by package
 
 
-def run_forked(package: str, job: Mapping[str, Any], *, timeout: float) -> int | None:
+def run_forked(
+    package: str, job: Mapping[str, Any], *, timeout: float, each_second: Callable[[], None] | None = None
+) -> int | None:
     """Run a job in a fork of the process that has the package imported, which is started if there is none.
 
     Args:
         package: What the process has imported, such as `"tensorflow"`.
         job: `module`, `folder`, `environment`, `path` (sys.path) and `here` (the working directory).
         timeout: Seconds after which the job is killed.
+        each_second: Called once in each second that it runs.
 
     Returns:
         The exit code of the job, negative if it was killed; None if it has to be done in another way.
@@ -103,37 +110,41 @@ def run_forked(package: str, job: Mapping[str, Any], *, timeout: float) -> int |
     Raises:
         TimeoutError: If it took too long. It was killed.
     """
-    if not CAN_FORK or not _lock.acquire(blocking=False):
+    lock = _locks[package]
+    if not CAN_FORK or not lock.acquire(blocking=False):
         return None
     try:
         with _borrowed(package, job["environment"]) as process:
-            return process.run(job, timeout=timeout)
+            return process.run(job, timeout=timeout, each_second=each_second)
     except EOFError:
         return None
     finally:
-        _lock.release()
+        lock.release()
 
 
 @contextlib.contextmanager
 def _borrowed(package: str, environment: Mapping[str, str]) -> Iterator[ForkServer]:
     """Give the process that waits, or a new one; one that did not end its job does not wait again."""
-    if _waiting and not _waiting[0].fits(package, environment):
-        _end()
-    process = _waiting.pop() if _waiting else ForkServer(package, environment)
+    process = _waiting.pop(package, None)
+    if process is not None and not process.fits(environment):
+        process.close()
+        process = None
+    if process is None:
+        process = ForkServer(package, environment)
     with contextlib.ExitStack() as unless_it_ends:
         unless_it_ends.callback(process.close)
         yield process
         unless_it_ends.pop_all()
-        _waiting.append(process)
+        _waiting[package] = process
 
 
-def _key(package: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    return package, {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
 
 
 def _end() -> None:
     while _waiting:
-        _waiting.pop().close()
+        _waiting.popitem()[1].close()
 
 
 atexit.register(_end)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.renamed import renamed
-from tfprune.export.device.interpreter import find_interpreter
+from tfprune.export.device.interpreter import find_interpreter, interpreter_module
 from tfprune.export.device.processes.child_process import run_as_child, run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job
@@ -85,7 +85,7 @@ def run_both(contents: list[bytes], folder: str, *, module: str) -> None:
     """
     for name, content in zip(FILES, contents, strict=True):
         Path(folder, name).write_bytes(content)
-    completed = run_module(module, folder, timeout=TIMEOUT)
+    completed = run_module(module, folder, timeout=TIMEOUT, package=interpreter_module())
     if not completed.ok:
         raise ValueError(
             f"Expected two files that run on `samples`. Received: {completed.reason}. Check each with "

@@ -15,6 +15,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.base.untrusted import read_fields
+from tfprune.export.device.interpreter import interpreter_module
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
@@ -163,7 +164,7 @@ def run_in_child(
         on: The device that runs it; None is this machine.
         each_second: Called once in each second that it runs on this machine, to move a bar.
     """
-    run_there = runner_on(on, each_second=each_second)
+    run_there = runner_on(on, package=interpreter_module(), each_second=each_second)
     data = read_model(source)
     form, arrays = inputs_to_job(inputs)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:

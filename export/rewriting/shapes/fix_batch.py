@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.device.interpreter import interpreter_module
 from tfprune.export.device.processes.child_process import run_as_child, run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.quantization_error import plain_interpreter
@@ -87,7 +88,7 @@ def fix_batch(content: bytes, batch: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         Path(folder, MODEL).write_bytes(content)
         write_job(folder, "job", settings={"batch": batch})
-        completed = run_module(__name__, folder, timeout=TIMEOUT)
+        completed = run_module(__name__, folder, timeout=TIMEOUT, package=interpreter_module())
         if not completed.ok:
             raise ValueError(
                 f"Expected a file whose batch can be fixed. Received: batch={batch}, with which this happens: "

@@ -75,6 +75,22 @@ def test_a_second_thread_does_not_wait(say, tmp_path):
     assert words[1] == str(os.getpid())  # a Python of its own
 
 
+def test_processes_of_two_packages_wait_side_by_side(say, tmp_path):
+    first = say()
+    assert run_module("tfprune_test_words", tmp_path / "job", timeout=60, package="json").ok
+    assert say()[1] == first[1]
+
+
+def test_a_bar_is_moved_once_in_each_second(tmp_path, monkeypatch):
+    (tmp_path / "tfprune_test_waiter.py").write_text("import time\ntime.sleep(2.5)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ticks = []
+    completed = run_module(
+        "tfprune_test_waiter", tmp_path, timeout=60, package="numpy", each_second=lambda: ticks.append(None)
+    )
+    assert completed.ok and 2 <= len(ticks) <= 3, "the package may take a second to import"
+
+
 def test_a_package_that_is_not_there_is_the_job_s_to_tell(tmp_path):
     completed = run_module("no_such_module", tmp_path, timeout=60, package="no_such_package_anywhere")
     assert "No module named no_such_module" in completed.reason

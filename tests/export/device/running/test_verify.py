@@ -106,7 +106,7 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
         seen.update(module=module, timeout=timeout)
         return Completed(ok=False, reason="killed by SIGSEGV", output="")
 
-    monkeypatch.setattr(verify_module, "runner_on", lambda on, each_second: crash)
+    monkeypatch.setattr(verify_module, "runner_on", lambda on, package, each_second: crash)
     report = verify(case.path, samples=case.inputs, timeout=7)
     assert (report.passed, report.reason) == (False, "killed by SIGSEGV")
     assert seen == {"module": "tfprune.export.device.running.verify", "timeout": 7}
