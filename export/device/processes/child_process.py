@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tfprune.export.device.processes.fork_server import run_forked
 from tfprune.export.device.processes.fork_server_child import OUTPUT
@@ -67,9 +66,13 @@ def run_module(
     folder = Path(folder)
     variables = {**_environment(), **(environment or {})}
     try:
-        waiting = {"timeout": timeout, "each_second": each_second}
-        code = _run_forked(module, folder, variables, package=package, **waiting) if package else None
-        code = _run_new(module, folder, variables, **waiting) if code is None else code
+        code = None
+        if package:
+            job = {"module": module, "folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
+            job["environment"] = variables
+            code = run_forked(package, job, timeout=timeout, each_second=each_second)
+        if code is None:
+            code = _run_new(module, folder, variables, timeout=timeout, each_second=each_second)
     except TimeoutError:
         return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
     return _completed(code, folder)
@@ -80,11 +83,6 @@ def _completed(code: int, folder: Path) -> Completed:
     if code == 0:
         return Completed(ok=True, reason="", output=text)
     return Completed(ok=False, reason=_failure(code, folder, text), output=text)
-
-
-def _run_forked(module: str, folder: Path, variables: dict[str, str], *, package: str, **waiting: Any) -> int | None:
-    job = {"module": module, "folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
-    return run_forked(package, {**job, "environment": variables}, **waiting)
 
 
 def _run_new(
