@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain, pairwise
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,8 +17,9 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_number
+from tfprune.export.compressing.goal import pareto_front
 from tfprune.export.compressing.results.compress_report import CompressReport
-from tfprune.export.compressing.results.write_front import write_front
+from tfprune.export.compressing.results.write_front import UNITS, write_front
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_limit import SearchLimit
 from tfprune.export.compressing.search_loop import SearchLoop
@@ -107,7 +107,9 @@ def compress(
             Not for microcontrollers, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
         folder: The folder of the trials, the files, `report.json` and `report.html`.
-        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar over `time`, with the size or latency of the best file
+            so far and the number of recipes tried, 2 one line at the end. `"auto"` (the default) shows the bar in a
+            terminal or a notebook.
 
     Returns:
         The files that no other file beats in both size and accuracy, and all other files that were measured.
@@ -179,11 +181,20 @@ def compress(
             max_trials=search.trials or math.inf,
             seconds_before=monotonic() - began,
         )
-        with Progress(int(time), verbose=verbose, unit="second") as progress:
-            for before, after in pairwise(chain([0.0], (trial.ended for trial in loop.run()))):
-                progress.add(int(after) - int(before))
+        _run(loop, seconds=time, verbose=verbose)
         bounds = {name: drop for name, drop in limit.limit.drops.items() if name.startswith("max_drop_per_")}
         return write_front(loop, Path(folder), test_data=test_data, limits=bounds)
+
+
+def _run(loop: SearchLoop, *, seconds: float, verbose: int | str) -> None:
+    """Run all trials, with a bar over the seconds that shows the best file so far and the number of recipes."""
+    best, done = f"best {UNITS[loop.goal.by]}", 0
+    with Progress(int(seconds), verbose=verbose, unit="second", shown=[best, "recipes"]) as progress:
+        for trial in loop.run():
+            front = pareto_front((file for each in loop.trials for file in each.tried), loop.goal)
+            found = {best: loop.goal.size(front[0])} if front else {}
+            progress.add(int(trial.ended) - done, {**found, "recipes": len(loop.trials) - 1})
+            done = int(trial.ended)
 
 
 def _read_search(search: Any) -> Search:

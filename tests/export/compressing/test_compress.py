@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import stub_trials
 from stub_trials import DATA, SCORE, TRIALS, StubRunner, content_of, small_model, stub_search
+from terminal import terminal
 
 import tfprune.export.compressing.compress as compressing
 from tfprune import Limit
@@ -188,6 +190,18 @@ def test_wrong_data_are_refused(tmp_path, train, validation, error, words):
     with pytest.raises(error, match=words):
         compress(small_model(), train(*DATA), validation(*DATA), folder=tmp_path, verbose=0)
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_bar_shows_the_best_file_so_far_and_how_many_recipes_were_tried(tmp_path):
+    with terminal() as shown:
+        report = stub_search(tmp_path, trials=3, verbose="auto", time=200, runner=StubRunner(slept=0.1))
+    drawn = [part for part in re.sub(r"\x1b\[\d+m", "", shown.getvalue()).split("\r") if "recipes" in part]
+    counts = [int(float(re.search(r"recipes: ([\d.]+)", part)[1])) for part in drawn]
+    best = [float(re.search(r"best bytes: ([\d.]+)", part)[1]) for part in drawn]
+    assert [*dict.fromkeys(counts)] == [0, 1, 2, 3]
+    assert best == sorted(best, reverse=True)
+    assert (best[0], best[-1]) == (min(file.bytes for file in report.tried if not file.recipe), report.best.bytes)
+    assert all(re.search(r"\d+/200 ", part) for part in drawn)
 
 
 def test_the_nearest_file_is_named_where_none_fits(tmp_path):
