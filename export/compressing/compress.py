@@ -31,11 +31,12 @@ from tfprune.export.compressing.trials.file_evaluator import (
 from tfprune.export.compressing.trials.trial_runner import TrialRunner
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.remote.device_pool import check_devices
-from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
+from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.layers import weight_values
+from tfprune.keras_models.tasks.references import DataReference
 
 MEASURES = {"size": "bytes", "latency": "latency_ms"}
 
@@ -83,7 +84,9 @@ def compress(
         model: A trained, compiled model. It is left unchanged. With several outputs, name the one to measure in a
             `tfprune.Limit`.
         data: The training data: a tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or any
-            iterable of batches (x, y), which is read once and kept in memory.
+            iterable of batches (x, y), which is read once and kept in memory. Workers get them, unless it is the path
+            of an .npz file with the arrays `x` and `y`, or a function without arguments that returns them in one of
+            these forms: then each worker reads them itself, once.
         validation_data: Labeled data in the same forms. Files are measured and chosen on it; nothing is trained on
             it.
         test_data: Labeled data in the same forms. The best files are measured on it too; it plays no part in the
@@ -139,8 +142,9 @@ def compress(
     check_devices(on)
     micro = _read_target(target, optimize=optimize, on=on)
     limit.check_goes_with(search, optimize=optimize, micro=micro)
-    read = partial(labeled_arrays, inputs=len(getattr(model, "inputs", None) or [model]))
-    data = read(data, argument="data")
+    read = partial(labeled_arrays, inputs=count_inputs(model))
+    reference = DataReference.of(data)
+    data = read(data if reference is None else reference.load(), argument="data")
     validation_data = read(validation_data, argument="validation_data")
     test_data = None if test_data is None else read(test_data, argument="test_data")
     if micro is not None:
@@ -168,7 +172,7 @@ def compress(
             limits=limits,
             times_all=limit.limit.max_latency_ms is not None,
         )
-        runner = TrialRunner(model, data, evaluator, search.batch_size)
+        runner = TrialRunner(model, data, evaluator, search.batch_size, reference)
         loop = SearchLoop(
             runner,
             stored,

@@ -37,6 +37,11 @@ def made():
     return model, (x[:600], y[:600]), (x[600:800], y[600:800]), (x[800:], y[800:])
 
 
+def train_data():
+    """Return the training data, as a worker may read them."""
+    return made()[1]
+
+
 def evaluator(kind=FileEvaluator, *, optimize="size", micro=None):
     """Return what measures files of the model."""
     model, (x, _), validation, _ = made()
@@ -44,16 +49,20 @@ def evaluator(kind=FileEvaluator, *, optimize="size", micro=None):
     return kind(x[:100], validation, FileMetric(), score, optimize, micro)
 
 
-def runner(model=None, *, kind=FileEvaluator):
+def runner(model=None, *, kind=FileEvaluator, reference=None):
     """Return a runner of true trials of the model, or of another one for the same data."""
-    return TrialRunner(model or made()[0], made()[1], evaluator(kind), 32)
+    return TrialRunner(model or made()[0], made()[1], evaluator(kind), 32, reference)
 
 
-def search(folder, **changes):
+def search(folder, *, data=None, **changes):
     """Search in a folder, which gets the files; changes are those of a `Search`."""
     model, train, validation, test = made()
+    train = data or train
     settings = {"time": 600, "max_drop": 0.06, "test_data": test, "verbose": 0, "search": Search(**changes)}
-    with patch.object(compressing, "SearchLoop", functools.partial(SearchLoop, settings=SHORT)):
+    with (
+        patch.object(compressing, "SearchLoop", functools.partial(SearchLoop, settings=SHORT)),
+        patch.object(SearchLoop, "_seconds_per_step", lambda loop: 1.0),  # or recipes would depend on the clock
+    ):
         return compressing.compress(model, train, validation, folder=folder, **settings)
 
 

@@ -212,7 +212,9 @@ def stubbed(runner: StubRunner | None = None) -> Iterator[StubRunner]:
     """Let `compress` search with made-up trials, on a clock that only they move."""
     runner = runner or StubRunner()
 
-    def started(model: keras.Model, train_data: Any, evaluator: StubEvaluator, batch_size: int) -> StubRunner:
+    def started(
+        model: keras.Model, train_data: Any, evaluator: StubEvaluator, batch_size: int, *_: Any
+    ) -> StubRunner:
         runner.train_data, runner.evaluator, runner.batch_size = train_data, evaluator, batch_size
         return runner
 

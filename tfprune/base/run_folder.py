@@ -51,6 +51,14 @@ else:
             os.close(descriptor)
 
 
+def checksum(arrays: Iterable[np.ndarray]) -> int:
+    """Return a number that tells arrays from others."""
+    number = 0
+    for array in arrays:
+        number = zlib.crc32(np.ascontiguousarray(array).tobytes(), number)
+    return number
+
+
 class RunFolder:
     """Results of the steps of a run, one file each, written whole or not at all: a context, which holds the folder.
 
@@ -104,10 +112,7 @@ class RunFolder:
         return self._path is not None
 
     def _check(self, settings: dict[str, Any], arrays: Iterable[np.ndarray]) -> None:
-        checksum = 0
-        for array in arrays:
-            checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
-        run = {"run": np.array(json.dumps({**settings, "checksum": checksum}, sort_keys=True))}
+        run = {"run": np.array(json.dumps({**settings, "checksum": checksum(arrays)}, sort_keys=True))}
         stored = self.remember("run", lambda: run, lambda arrays: str(arrays["run"]))
         if stored != str(run["run"]):
             raise ValueError(

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.base.limit import Limit
-from tfprune.base.untrusted import UNREADABLE
 from tfprune.export.device.running.evaluate import metric_of
 from tfprune.export.device.running.metrics import NAMES, measure, metric_mode, metric_name
 from tfprune.keras_models.tasks.packed_model import WITHOUT_WORKERS
-
-LOCAL_PARTS = ("<lambda>", "<locals>", "__main__")  # of a path to what another process cannot import
+from tfprune.keras_models.tasks.references import import_path, imported
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +94,7 @@ class FileMetric:
         """
         found: Any = self.metric
         if not isinstance(found, str):
-            made = found if hasattr(found, "__qualname__") else type(found)
-            found = {"path": f"{made.__module__}:{made.__qualname__}"}
+            found = {"path": f"{self._made.__module__}:{self._made.__qualname__}"}
             if hasattr(self.metric, "get_config"):
                 config = self.metric.get_config()
                 found["config"] = {key: value for key, value in config.items() if key != "name"}
@@ -122,14 +117,18 @@ class FileMetric:
         found = settings["metric"]
         if isinstance(found, str):
             return settings
-        can_make = "config" in found or not hasattr(self.metric, "update_state")
-        if not can_make or any(part in found["path"] for part in LOCAL_PARTS):
+        import_path(self._made, expected=f"a metric {self.name!r}")
+        if self._made is not self.metric and "config" not in found:
             raise ValueError(
-                f"Expected a metric that workers can import. Received: {self.name!r} of {found['path']!r}. Move its "
-                f"function or class into a module that is installed there; a class needs `get_config`. "
-                f"{WITHOUT_WORKERS}"
+                f"Expected a metric with `get_config`, which workers make again. Received: {self.name!r} without it. "
+                f"Add `get_config` and `from_config`, as metrics of Keras have them. {WITHOUT_WORKERS}"
             )
         return settings
+
+    @property
+    def _made(self) -> Any:
+        """The function, or the class of the metric."""
+        return self.metric if hasattr(self.metric, "__qualname__") else type(self.metric)
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> FileMetric:
@@ -141,15 +140,8 @@ class FileMetric:
         found = settings["metric"]
         if isinstance(found, str):
             return cls(found, settings["mode"], settings["output"])
-        module, _, path = found["path"].partition(":")
-        try:
-            made = attrgetter(path)(importlib.import_module(module))
-            metric = made.from_config(found["config"]) if "config" in found else made
-        except (ImportError, AttributeError, *UNREADABLE) as error:
-            raise ValueError(
-                f"Expected workers that can import the metric {found['path']!r}. Received: {error}. Install its "
-                f"module there. {WITHOUT_WORKERS}"
-            ) from error
+        made = imported(found["path"], expected="the metric")
+        metric = made.from_config(found["config"]) if "config" in found else made
         return cls(metric, settings["mode"], settings["output"])
 
 

@@ -21,6 +21,7 @@ from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
 from tfprune.export.keras_side.loading import load_model
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.compiled import compile_like
+from tfprune.keras_models.tasks.references import DataReference
 from tfprune.masking.wrapping.strip import plain_copy
 
 _log = logging.getLogger(__name__)
@@ -76,12 +77,14 @@ class TrialRunner:
         train_data: Samples and labels.
         evaluator: Makes and measures files.
         batch_size: Samples in a batch.
+        reference: Where workers read the data; None sends them.
     """
 
     model: keras.Model
     train_data: tuple[Any, Any]
     evaluator: FileEvaluator
     batch_size: int
+    reference: DataReference | None = None
 
     @property
     def samples(self) -> int:

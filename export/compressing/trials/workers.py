@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 
 from tfprune.base.limit import GroupLimits
-from tfprune.base.run_folder import NamedArrays, RunFolder
+from tfprune.base.run_folder import NamedArrays, RunFolder, checksum
 from tfprune.base.untrusted import parse_json
 from tfprune.export.compressing.trials.file_evaluator import FileEvaluator, calibration_of
 from tfprune.export.compressing.trials.file_metric import FileMetric
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial import Trial
 from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
+from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
 from tfprune.export.micro.micro import Micro
 from tfprune.keras_models.tasks.packed_model import PackedModel, pack_model, unpack_model
+from tfprune.keras_models.tasks.references import DataReference
 from tfprune.keras_models.tasks.task_pool import LATE, Task, TaskPool, task_pool
 
 KEPT = "All trials before are kept: call `compress` again with the same arguments to continue."
@@ -103,15 +107,15 @@ class _OnExecutor:
 
 
 def pack_runner(runner: TrialRunner) -> bytes:
-    """Return the model, the data and the settings of a runner as bytes, without the device.
+    """Return the model, the data or where they are, and the settings of a runner as bytes, without the device.
 
     Raises:
         TypeError: If the data hold Python objects.
-        ValueError: If Keras cannot save the model, or workers cannot import the metric.
+        ValueError: If Keras cannot save the model, or workers cannot import the metric or the function of the data.
     """
-    evaluator = runner.evaluator
+    evaluator, reference = runner.evaluator, runner.reference
     arrays = {
-        "data": [*runner.train_data, *evaluator.validation],
+        "data": [*([] if reference else runner.train_data), *evaluator.validation],
         "limits": {} if evaluator.limits is None else vars(evaluator.limits),
     }
     settings = {
@@ -121,6 +125,8 @@ def pack_runner(runner: TrialRunner) -> bytes:
         "micro": None if evaluator.micro is None else asdict(evaluator.micro),
         "batch_size": runner.batch_size,
     }
+    if reference:
+        settings |= {"reference": reference.settings(), "checksum": checksum(keras.tree.flatten(runner.train_data))}
     return pack_model(PackedModel(runner.model, arrays, settings))
 
 
@@ -128,13 +134,15 @@ def unpack_runner(content: bytes) -> TrialRunner:
     """Return the runner of which `pack_runner` made these bytes in another process.
 
     Raises:
-        ValueError: If Keras cannot load the model here, or the metric cannot be imported.
+        ValueError: If Keras cannot load the model here, the metric cannot be imported, or the data cannot be read
+            here or are others.
     """
     model, arrays, settings = unpack_model(content)
-    x, y, *validation = arrays["data"]
+    *train, x_valid, y_valid = arrays["data"]
+    x, y = train or _referenced(settings, inputs=count_inputs(model))
     evaluator = FileEvaluator(
         calibration=calibration_of(x),
-        validation=tuple(validation),
+        validation=(x_valid, y_valid),
         metric=FileMetric.read(settings["metric"]),
         baseline=settings["baseline"],
         optimize=settings["optimize"],
@@ -142,6 +150,17 @@ def unpack_runner(content: bytes) -> TrialRunner:
         micro=None if settings["micro"] is None else Micro(**settings["micro"]),
     )
     return TrialRunner(model, (x, y), evaluator, settings["batch_size"])
+
+
+def _referenced(settings: dict[str, Any], *, inputs: int) -> tuple[Any, Any]:
+    data = labeled_arrays(DataReference.read(settings["reference"]).load(), inputs=inputs, argument="data")
+    if checksum(keras.tree.flatten(data)) != settings["checksum"]:
+        raise ValueError(
+            f"Expected the same data on each worker. Received, on {platform.node()}: others from "
+            f"{settings['reference']} than the search has read there. Copy the data, or pass a function that always "
+            f"returns the same."
+        )
+    return data
 
 
 def run_trial(runner: TrialRunner, *, recipe: str, start: np.ndarray | None, seconds: float) -> NamedArrays | None:

@@ -91,6 +91,11 @@ def choose_check_on(
     return batches[0] if batches else signature.random(RANDOM_SAMPLES, below=smallest_vocabulary(model))
 
 
+def count_inputs(model: keras.Model) -> int:
+    """Return the number of inputs of a model; 1 if it does not tell."""
+    return len(getattr(model, "inputs", None) or [model])
+
+
 def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
     """Read all samples and labels into arrays, as Keras takes them.
 

@@ -53,6 +53,13 @@ def test_one_worker_makes_the_same_files_as_this_process(name, here, tmp_path):
     assert files_of(tmp_path / "found") == here[: TRIALS + 1]
 
 
+def test_a_worker_that_reads_the_data_itself_makes_the_same_files(here, tmp_path):
+    with ProcessPool(1, environment={}) as executor:
+        report = search(tmp_path, data=small_search.train_data, trials=TRIALS, jobs=1, executor=executor)
+    assert not report.failed
+    assert files_of(tmp_path) == here[: TRIALS + 1]
+
+
 def test_a_killed_driver_is_gone_on_with_on_the_same_cluster(here, tmp_path):
     (tmp_path / "cluster").mkdir()
     found = tmp_path / "found"

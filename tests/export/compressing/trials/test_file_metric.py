@@ -84,10 +84,10 @@ def test_metrics_that_workers_cannot_import_are_refused():
         pass
 
     for metric in (lambda y, out: 0.0, Local()):
-        with pytest.raises(ValueError, match="Expected a metric that workers can import. .* Leave out `jobs`"):
+        with pytest.raises(ValueError, match="Expected a metric .* that workers can import. .* Leave out `jobs`"):
             FileMetric(metric).to_send()
     gone = {"metric": {"path": "no_such_module:metric"}, "mode": "max", "output": None}
-    with pytest.raises(ValueError, match="Expected workers that can import the metric 'no_such_module:metric'"):
+    with pytest.raises(ValueError, match="Expected workers that can import the metric. .* 'no_such_module:metric'"):
         FileMetric.read(gone)
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 import keras
 import numpy as np
 import pytest
+import small_search
 from small_search import made, runner
 from stub_trials import StubRunner
 
@@ -25,6 +26,7 @@ from tfprune.export.compressing.trials.workers import pack_runner, unpack_runner
 from tfprune.keras_models.tasks import run_task as worker
 from tfprune.keras_models.tasks import task_pool
 from tfprune.keras_models.tasks.process_pool import ProcessPool
+from tfprune.keras_models.tasks.references import DataReference
 from tfprune.keras_models.tasks.run_task import DONE, NO_DATA, REFUSED, run_task
 
 HALF = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
@@ -229,6 +231,24 @@ def test_what_was_packed_is_what_it_was(packed):
     assert (second.batch_size, second.learning_rate) == (first.batch_size, first.learning_rate)
     assert second.evaluator.baseline == first.evaluator.baseline
     assert vars(second.evaluator.metric) == vars(first.evaluator.metric)
+
+
+def test_a_worker_reads_data_that_are_referred_to(packed, tmp_path, monkeypatch):
+    np.savez(tmp_path / "train.npz", **dict(zip("xy", made()[1], strict=True)))
+    for data in (small_search.train_data, tmp_path / "train.npz"):
+        sent = pack_runner(runner(reference=DataReference.of(data)))
+        assert len(sent) < len(packed) - small_search.train_data()[0].nbytes
+        for before, after in zip(made()[1], unpack_runner(sent).train_data, strict=True):
+            np.testing.assert_array_equal(before, after)
+        assert np.array_equal(unpack_runner(sent).evaluator.calibration, made()[1][0][:100])
+    np.savez(tmp_path / "train.npz", x=made()[1][0], y=made()[1][1][::-1])
+    answer, reason = call(sent)
+    assert answer == REFUSED and "Expected the same data on each worker. Received, on" in reason
+    (tmp_path / "train.npz").unlink()
+    answer, reason = call(sent)
+    assert answer == REFUSED and "Each worker has to see the file" in reason
+    with pytest.raises(ValueError, match="Expected a function in `data` that workers can import"):
+        pack_runner(runner(reference=DataReference.of(lambda: made()[1])))
 
 
 def test_a_worker_with_other_packages_refuses(packed):
