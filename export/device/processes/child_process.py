@@ -68,8 +68,8 @@ def run_module(
     try:
         code = None
         if package:
-            job = {"module": module, "folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
-            job["environment"] = variables
+            place = {"folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
+            job = {"module": module, "environment": variables, **place}
             code = run_forked(package, job, timeout=timeout, each_second=each_second)
         if code is None:
             code = _run_new(module, folder, variables, timeout=timeout, each_second=each_second)
