@@ -58,6 +58,7 @@ COMMANDS = [
     ["quantized.py"],
     ["tfmot_quantized.py"],
     ["equalized.py"],
+    ["mixed_precision.py"],
     ["compress.py", "cnn"],
     ["compress.py", "mobilenet"],
     ["executors.py"],

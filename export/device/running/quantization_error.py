@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from tfprune.export.file.tflite.reader import read
 
 FILES = ("float.tflite", "integers.tflite")
 TIMEOUT = 3600.0  # seconds: kernels without XNNPACK are slow
+BORDERS = {"QUANTIZE", "DEQUANTIZE"}
+FLOAT_BYTES = 4  # of a number that takes one in 8 bits
 MOVES = {"RESHAPE", "SPLIT", "SPLIT_V", "UNPACK", "PACK", "TRANSPOSE", "SQUEEZE", "STRIDED_SLICE", "DENSIFY", "SHAPE"}
 
 
@@ -74,7 +78,9 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
             f"Expected two files of the same model. Received: {source_name(reference)} and {source_name(quantized)}, "
             "which have no tensors of one name. Export both from one model."
         )
-    return QuantizationErrorReport(tuple(rows), samples=measured["samples"], runtime=measured["runtime"])
+    return QuantizationErrorReport(
+        tuple(rows), samples=measured["samples"], runtime=measured["runtime"], bytes=len(contents[1])
+    )
 
 
 def run_both(contents: list[bytes], folder: str, *, module: str) -> None:
@@ -109,6 +115,7 @@ def names_of(content: bytes) -> set[str]:
 def _rows(graph: Subgraph, measured: dict[str, dict[str, float]]) -> list[QuantizationErrorRow]:
     """Put each tensor beside the worst of those that its operator takes."""
     kinds, rows = dict(_made(graph)), []
+    added, takers = _costs(graph, set(measured))
     errors: dict[int, float] = {}  # of each tensor, or of what it was made from
     for operator in graph.operators:
         before = max((errors.get(index, 0.0) for index in operator.inputs), default=0.0)
@@ -118,9 +125,35 @@ def _rows(graph: Subgraph, measured: dict[str, dict[str, float]]) -> list[Quanti
             if name in measured:
                 # What is dequantized is the output of the operator before, under its name in float files.
                 kind = kinds.get(operator.inputs[0], "DEQUANTIZE") if operator.name == "DEQUANTIZE" else operator.name
-                rows.append(QuantizationErrorRow(name, kind, before=before, **measured[name]))
+                row = QuantizationErrorRow(name, kind, before=before, **measured[name])
+                rows.append(replace(row, added_bytes=added.get(name, 0), takers=tuple(takers[name])))
                 errors[index] = rows[-1].error
     return rows
+
+
+def _costs(graph: Subgraph, names: set[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Return what each row adds to the file if its operator stays in float, and the rows that take its values."""
+    added: dict[str, int] = {}
+    takers: dict[str, list[str]] = defaultdict(list)
+    makers: dict[int, str] = {}
+    outputs = {
+        operator.inputs[0]: operator.outputs[0] for operator in graph.operators if operator.name == "DEQUANTIZE"
+    }
+    for operator in graph.operators:
+        before = [makers[index] for index in operator.inputs if index in makers]
+        if operator.name in MOVES or operator.name in BORDERS:
+            makers |= dict.fromkeys(operator.outputs, before[0]) if before else {}
+            continue
+        ends = [outputs.get(index, index) for index in operator.outputs[:1]]
+        found = [name for index in (*operator.outputs, *ends) if (name := graph.tensors[index].name) in names]
+        for name in found[:1]:
+            constants = {index for index in operator.inputs if index >= 0 and graph.tensors[index].constant}
+            eight_bit = [graph.tensors[index].bytes for index in constants if graph.tensors[index].dtype == "int8"]
+            added[name] = (FLOAT_BYTES - 1) * sum(eight_bit)
+            makers |= dict.fromkeys(operator.outputs, name)
+            for other in before:
+                takers[other] += [] if name in takers[other] else [name]
+    return added, takers
 
 
 def plain_interpreter(content: bytes, **options: Any) -> Any:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfprune.base.spec import check_count
 from tfprune.report import Report, new_figure, save_figure, table
 
 ROUNDING_ERROR_STEPS = 0.29  # steps: the error of rounding alone, 1 / sqrt(12)
+BORDER_BYTES = 100  # of an operator that turns floats into integers or back, with its tensor
 NAME_WIDTH = 48  # characters of a name in the table
 
 
@@ -23,6 +28,8 @@ class QuantizationErrorRow(Report):
         steps: The root of the mean squared difference, in steps of the tensor's scale: 0.29 is what rounding alone
             makes. 0 for a tensor that is not of integers.
         clipped: The fraction of float values that lie outside of the range of the integers.
+        added_bytes: The bytes that its weights add to the file if the operator stays in float.
+        takers: The names of the rows whose operators take the tensor.
     """
 
     name: str
@@ -31,11 +38,66 @@ class QuantizationErrorRow(Report):
     before: float
     steps: float
     clipped: float
+    added_bytes: int = 0
+    takers: tuple[str, ...] = ()
 
     @property
     def layer(self) -> str:
         """The name without what the converter joined to it."""
         return self.name.partition(";")[0]
+
+    @property
+    def added_error(self) -> float:
+        """The part of `error` that is not in its inputs: squares of errors add up along the file."""
+        return math.sqrt(max(0.0, self.error**2 - self.before**2))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Operators that may stay in float, too: the squared errors that this wins back, and the bytes that it adds."""
+
+    names: tuple[str, ...]
+    won: float
+    bytes: int
+
+
+class _FloatParts:
+    """The operators of a file that stay in float.
+
+    Args:
+        rows: All rows.
+
+    Attributes:
+        rows: The rows by name.
+        chosen: The names of the operators, in the order in which they were chosen; the values are None.
+    """
+
+    def __init__(self, rows: Sequence[QuantizationErrorRow]) -> None:
+        self.rows = {row.name: row for row in rows}
+        self.chosen: dict[str, None] = {}
+        self._makers: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            for taker in row.takers:
+                self._makers[taker].append(row.name)
+
+    def step_for(self, row: QuantizationErrorRow) -> _Step:
+        """Return the step after which a tensor is rounded no more."""
+        names = tuple(name for name in (row.name, *row.takers) if name not in self.chosen)
+        near = [self.rows[name] for name in {*names, *(maker for name in names for maker in self._makers[name])}]
+        before, after = self.chosen.keys(), {*self.chosen, *names}
+        won = math.fsum(each.added_error**2 * (_is_whole(each, after) - _is_whole(each, before)) for each in near)
+        borders = sum(_is_border(each, after) - _is_border(each, before) for each in near)
+        return _Step(names, won, BORDER_BYTES * borders + sum(self.rows[name].added_bytes for name in names))
+
+
+def _is_whole(row: QuantizationErrorRow, chosen: Collection[str]) -> bool:
+    """Tell whether a tensor is not rounded: its operator and all that take it stay in float."""
+    return row.name in chosen and all(taker in chosen for taker in row.takers)
+
+
+def _is_border(row: QuantizationErrorRow, chosen: Collection[str]) -> bool:
+    """Tell whether a tensor has to be turned into integers, or back."""
+    return any((taker in chosen) != (row.name in chosen) for taker in row.takers)
 
 
 @dataclass(frozen=True)
@@ -46,6 +108,7 @@ class QuantizationErrorReport(Report):
         rows: One row for each tensor that both files have, in the order of the 8-bit file.
         samples: The number of samples.
         runtime: The interpreter that ran both, and its version.
+        bytes: The size of the 8-bit file.
 
     Example:
         >>> report = tfprune.export.quantization_error("digits.tflite", "digits_int8.tflite", images)
@@ -57,11 +120,46 @@ class QuantizationErrorReport(Report):
     rows: tuple[QuantizationErrorRow, ...]
     samples: int
     runtime: str
+    bytes: int = 0
 
     @property
     def worst(self) -> QuantizationErrorRow:
         """The row at which the error grows most."""
         return max(self.rows, key=lambda row: row.error - row.before)
+
+    def to_skip(self, *, max_bytes: int) -> tuple[QuantizationErrorRow, ...]:
+        """Choose the operators that should stay in float, for `Quantization(skip=...)`.
+
+        A tensor is rounded no more if the operator that makes it and those that take it stay in float. What wins
+        most error back for the bytes that it adds is chosen first, then the next, until the file would be too large.
+
+        Args:
+            max_bytes: The largest size of the file, in bytes. It is estimated from the weights, and from the
+                operators that convert values between floats and integers.
+
+        Returns:
+            The rows of the operators, in the order in which they were chosen; none if nothing fits. The names for
+            `skip` are `[row.name for row in rows]`.
+
+        Raises:
+            ValueError: If `max_bytes` is less than the size of the 8-bit file.
+
+        Example:
+            >>> report = tfprune.export.quantization_error("digits.tflite", "digits_int8.tflite", images)
+            >>> rows = report.to_skip(max_bytes=int(1.2 * report.bytes))
+            >>> sum(row.added_bytes for row in rows) < 0.2 * report.bytes
+            True
+        """
+        check_count(max_bytes, "max_bytes", least=self.bytes)
+        parts, size = _FloatParts(self.rows), self.bytes
+        while True:
+            steps = [parts.step_for(row) for row in self.rows if row.steps]
+            fitting = [step for step in steps if step.names and size + step.bytes <= max_bytes]
+            if not fitting:
+                return tuple(parts.rows[name] for name in parts.chosen)
+            best = max(fitting, key=lambda step: step.won / max(1, step.bytes))
+            parts.chosen |= dict.fromkeys(best.names)
+            size += best.bytes
 
     def plot(self, path: str | Path) -> None:
         """Draw the error of each layer into an image file, and how much of it the layer adds.

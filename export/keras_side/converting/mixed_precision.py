@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfprune.base.spec import check_regex
 from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.file.tflite.model import Subgraph
+from tfprune.export.device.running.quantization_error import MOVES
+from tfprune.export.file.tflite.model import Operator, Subgraph
 from tfprune.export.file.tflite.reader import read
 
 if TYPE_CHECKING:
@@ -83,9 +85,10 @@ def convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str],
     marked = tf.lite.TFLiteConverter.from_saved_model(str(folder / MARKED)).convert()
     layers_of = _layers_of_operators(debugger.calibrated_model, marked)
     paths = read_job(folder, PATHS)[0]["paths"]
-    names = [name for each in skip for name in _operators(each, paths, layers_of)]
+    names = {name for each in skip for name in _operators(each, paths, layers_of)}
+    names |= _moves_between(read(debugger.calibrated_model).subgraphs[0], names)
     try:
-        debugger.options = options(denylisted_nodes=names)
+        debugger.options = options(denylisted_nodes=sorted(names))
     except ValueError as error:  # no operator of integers is left
         raise ValueError(
             f"Expected `skip` to leave operators for integers. Received: skip={tuple(skip)!r}, which matches all of "
@@ -100,13 +103,34 @@ def _layers_of_operators(content: bytes, marked: bytes) -> dict[str, set[int]]:
     ends = {*other.outputs}
     own = [operator for operator in other.operators if operator.name != LAST or not ends & {*operator.outputs}]
     if [operator.name for operator in graph.operators] != [operator.name for operator in own]:
-        return dict.fromkeys(_names(graph), set())
-    numbers = [{int(number) for number in NUMBER.findall(name)} for name in _names(other, own)]
-    return dict(zip(_names(graph), numbers, strict=True))
+        return dict.fromkeys([_name(graph, operator) for operator in graph.operators], set())
+    names = [
+        (_name(graph, operator), _name(other, same)) for operator, same in zip(graph.operators, own, strict=True)
+    ]
+    return {name: {int(number) for number in NUMBER.findall(marked_name)} for name, marked_name in names}
 
 
-def _names(graph: Subgraph, operators: Sequence[Any] | None = None) -> list[str]:
-    return [graph.tensors[operator.outputs[0]].name for operator in operators or graph.operators]
+def _moves_between(graph: Subgraph, names: set[str]) -> set[str]:
+    """Return the names of operators that only move values, from operators in float to others in float."""
+    takers: dict[int, list[Operator]] = defaultdict(list)
+    for operator in graph.operators:
+        for index in operator.inputs:
+            takers[index].append(operator)
+    reached = {index for operator in graph.operators for index in operator.outputs if _name(graph, operator) in names}
+    moves = []
+    for operator in graph.operators:
+        if operator.name in MOVES and reached & {*operator.inputs}:
+            reached |= {*operator.outputs}
+            moves.append(operator)
+    found: set[str] = set()
+    for operator in reversed(moves):
+        after = {_name(graph, taker) for index in operator.outputs for taker in takers[index]}
+        found |= {_name(graph, operator)} if after <= names | found else set()
+    return found
+
+
+def _name(graph: Subgraph, operator: Operator) -> str:
+    return graph.tensors[operator.outputs[0]].name
 
 
 def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) -> list[str]:

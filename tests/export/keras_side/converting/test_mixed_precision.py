@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.export import Quantization, Runner, to_tflite
+from tfprune.export import Quantization, Runner, quantization_error, to_tflite
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -121,3 +121,41 @@ def test_the_interpreter_for_microcontrollers_runs_a_mixed_file(model, tmp_path)
     form = Quantization("int8", skip="depthwise")
     to_tflite(model, tmp_path / "micro.tflite", quantize=form, calibration=IMAGES, target="micro")  # runs it there
     assert floats((tmp_path / "micro.tflite").read_bytes())[1] == ["DEPTHWISE_CONV_2D"]
+
+
+def test_operators_that_move_values_between_floats_stay_in_float():
+    x = keras.Input((8, 8, 3))
+    y = layers.Flatten()(layers.Conv2D(2, 3, name="conv")(x))
+    content = mixed(keras.Model(x, layers.Dense(4, name="last")(layers.Dense(8, name="dense")(y))), ["conv", "dense"])
+    assert floats(content)[1] == ["CONV_2D", "RESHAPE", "FULLY_CONNECTED"]
+    assert [operator.name for operator in read(content).subgraphs[0].operators].count("QUANTIZE") == 1
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A network whose second layer has channels of sizes from 1 to 1,000, which one scale of 8 bits cannot hold."""
+    keras.utils.set_random_seed(3)
+    widths = {"first": 32, "wide": 16, "next": 8, "last": 4}
+    stack = [layers.Dense(width, "relu", name=name) for name, width in widths.items()]
+    model = keras.Sequential([keras.Input((12,)), *stack])
+    sizes = 1000 ** np.linspace(0, 1, 16, dtype="float32")
+    model.get_layer("wide").kernel.assign(model.get_layer("wide").kernel * sizes)
+    model.get_layer("next").kernel.assign(model.get_layer("next").kernel / sizes[:, None])
+    return model, np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
+
+
+def test_the_report_of_errors_chooses_what_wins_most_back(wide):
+    model, data = wide
+    reference, integers = convert(model), convert(model, quantize="int8", calibration=data)
+    report = quantization_error(reference, integers, data)
+    rows = report.to_skip(max_bytes=report.bytes + 3 * 16 * (32 + 8) + 300)
+    assert report.bytes == len(integers)
+    assert {name for row in rows for name in ("first", "wide", "next") if f"/{name}_" in row.name} == {"wide", "next"}
+    assert {3 * 16 * 8, 3 * 32 * 16} <= {row.added_bytes for row in rows}  # weights of 8 bits become floats
+    better = convert(model, quantize="int8", calibration=data, skip=[row.name for row in rows])
+    right = model.predict(data, verbose=0)
+    errors = [np.abs(Runner(content).predict(data) - right).mean() for content in (integers, better)]
+    assert errors[1] < errors[0] / 5
+    assert report.to_skip(max_bytes=report.bytes) == ()
+    with pytest.raises(ValueError, match="Expected `max_bytes` to be an integer of at least"):
+        report.to_skip(max_bytes=report.bytes - 1)
