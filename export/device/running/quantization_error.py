@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,8 +124,17 @@ def _rows(graph: Subgraph, measured: dict[str, dict[str, float]]) -> list[Quanti
             if name in measured:
                 # What is dequantized is the output of the operator before, under its name in float files.
                 kind = kinds.get(operator.inputs[0], "DEQUANTIZE") if operator.name == "DEQUANTIZE" else operator.name
-                row = QuantizationErrorRow(name, kind, before=before, **measured[name])
-                rows.append(replace(row, added_bytes=added.get(name, 0), takers=tuple(takers[name])))
+                row = QuantizationErrorRow(
+                    name,
+                    kind,
+                    error=measured[name]["error"],
+                    before=before,
+                    steps=measured[name]["steps"],
+                    clipped=measured[name]["clipped"],
+                    added_bytes=added.get(name, 0),
+                    takers=tuple(takers[name]),
+                )
+                rows.append(row)
                 errors[index] = rows[-1].error
     return rows
 
@@ -142,7 +150,7 @@ def _costs(graph: Subgraph, names: set[str]) -> tuple[dict[str, int], dict[str, 
     for operator in graph.operators:
         before = [makers[index] for index in operator.inputs if index in makers]
         if operator.name in MOVES or operator.name in BORDERS:
-            makers |= dict.fromkeys(operator.outputs, before[0]) if before else {}
+            makers.update(dict.fromkeys(operator.outputs, before[0]) if before else {})
             continue
         ends = [outputs.get(index, index) for index in operator.outputs[:1]]
         found = [name for index in (*operator.outputs, *ends) if (name := graph.tensors[index].name) in names]
