@@ -48,7 +48,7 @@ def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
     yield (
         text(report.metric),
         f"{best.score:.4f}",
-        f"of {report.baseline:.4f}; it may lose {report.max_drop:g}",
+        f"of {report.baseline:.4f}; it may {'lose' if report.mode == 'max' else 'grow by'} {report.max_drop:.4g}",
     )
     yield "Tried", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
 
@@ -128,7 +128,7 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
     dots = [*(() if by == "latency_ms" else report.tried), *report.front]  # some files have no latency
     low, high = min(getattr(file, by) for file in dots), max(getattr(file, by) for file in dots)
     most = max(*(file.drop for file in report.front), 0.0) + 2 * (report.max_drop or 0.01 * abs(report.baseline))
-    least = min(file.drop for file in dots) - 0.2 * most
+    least = min(0.0, *(file.drop for file in dots)) - 0.1 * most
     across = _scale(math.log(low / 1.15), math.log(high * 1.15), LEFT, WIDTH - EDGE)
     up = _scale(most, least, HEIGHT - BOTTOM, EDGE)  # of drops, so that better files are higher for errors, too
     marks = [
@@ -139,11 +139,11 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
     ]
     marks = [*_errors(report, across, up, by), *marks]
     limit = up(report.max_drop)
-    levels = [(up(drop), report.baseline - report.sign * drop) for drop in (most, 0.0, least)]
+    levels = [(up(drop), report.baseline - report.sign * drop) for drop in (most, 0.0)]
     lines = [
         f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
         f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
-        _words(WIDTH - EDGE, limit - 5, f"at most {report.max_drop:g} lost", "end"),
+        _words(WIDTH - EDGE, limit - 5, f"at most {report.max_drop:.4g} lost", "end"),
         *(_words(across(math.log(tick)), HEIGHT - BOTTOM + 18, _tick(tick), "middle") for tick in _ticks(low, high)),
         *(_words(LEFT - 8, height + 4, _level(value), "end") for height, value in levels),
         _words((LEFT + WIDTH) / 2, HEIGHT - 6, f"{axis}, logarithmic", "middle"),

@@ -192,6 +192,20 @@ def test_the_same_file_each_time(content, images, tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.programs
+def test_an_error_grows_by_no_more_than_a_part_of_itself(content, images, tmp_path):
+    dense, away = Runner(content).predict(images), 0.001  # the error of the dense file
+    answers = [away + output for output in dense]
+    limit = tfprune.Limit(max_relative_drop=0.5, metric="mae", data=(images, answers))
+    report = prune_tflite(content, tmp_path / "sparse.tflite", images, max_drop=limit)
+    found = Runner(tmp_path / "sparse.tflite").predict(images)
+    errors = [np.abs(new - right).mean() for new, right in zip(found, answers, strict=True)]
+    assert [row.before for row in report.lost] == pytest.approx([away] * len(dense), rel=1e-3)
+    assert [row.file for row in report.lost] == pytest.approx(errors, rel=1e-3)
+    assert max(errors) <= 1.5 * away * 1.001
+    assert 0.1 < report.sparsity < 0.9  # so the limit, and not the largest sparsity, ended the search
+
+
 def test_random_samples_only_by_name_and_with_a_warning(content, tmp_path):
     report = prune_tflite(content, tmp_path / "sparse.tflite", "random", sparsity=0.5)
     assert "random numbers, not data" in report.warnings[0] and "Warning: the samples are random" in str(report)
