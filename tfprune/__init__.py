@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from tfprune.quantizing.quantization_report import quantization_report as quantization_report
     from tfprune.quantizing.quantize_aware import quantize_aware as quantize_aware
     from tfprune.quantizing.quantized import Quantized as Quantized
+    from tfprune.solving.rounding import Rounding as Rounding
 
 __version__ = "0.3.0"
 
@@ -117,6 +118,7 @@ if importlib.util.find_spec(f"{__name__}.export") is None:  # Python runs in a c
 # Each name lives in the module of its own name: `wrap` in masking/wrapping/wrap.py, `Pruned` in pruned.py there.
 _ROOMS = {
     "base": ["Limit"],
+    "solving": ["Rounding"],
     "keras_models.models": ["register_prunable"],
     "keras_models.evidence": ["Episodes", "Gatherer", "MetaGradients"],
     "keras_models.channels": ["NoRule", "register_shrinkable"],

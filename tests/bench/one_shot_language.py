@@ -5,7 +5,8 @@ python tests/bench/one_shot_language.py --part "decoder_block_[01]/"   # errors 
 
 Texts and weights are those of sample_apps/prune_language_model.py: half of the calibration windows is from the Bible,
 half from documentation, and documents that are measured are not calibrated on. A row that stands in the results file
-is not measured again. Seconds are processor time.
+is not measured again. Seconds are processor time. "with int4" rounds while it prunes, and "then int4" rounds the
+pruned kernels to the nearest value; both store as many bits. The errors of the latter are those before the rounding.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from common import processor_seconds
 import tfprune
 from sample_apps.data.cache import CACHE
 from sample_apps.language_model import measures, subjects
+from tfprune.keras_models.models.kernels import from_matrix, kernels, to_matrix
+from tfprune.solving.rounding import grid_of
 
 MEASURED = 2  # windows of each text
+INT4 = tfprune.Rounding(4, block=32)  # the 4-bit weights of to_generator
 WAYS = {
     "SparseGPT, uniform": {"criterion": "sparsegpt", "allocation": "uniform"},
     "ALPS, uniform": {"criterion": "alps", "allocation": "uniform"},
@@ -40,7 +44,10 @@ WAYS = {
     "ALPS, OWL": {"criterion": "alps", "allocation": "owl"},
     "Wanda, uniform": {"criterion": "wanda", "allocation": "uniform"},
     "RIA, uniform": {"criterion": "ria", "allocation": "uniform"},
+    "SparseGPT, uniform, with int4": {"criterion": "sparsegpt", "allocation": "uniform", "rounding": INT4},
+    "SparseGPT, uniform, then int4": {"criterion": "sparsegpt", "allocation": "uniform"},
 }
+THEN = ", then int4"  # the end of the name of a way that rounds afterwards, to the same grids
 
 
 def calibration(gemma: Any, windows: int) -> dict[str, np.ndarray]:
@@ -73,9 +80,20 @@ def row(gemma: Any, way: str, sparsity: float, options: argparse.Namespace) -> d
         )
         seconds = processor_seconds() - start
         errors = [layer.after for layer in report.rows]
+        if way.endswith(THEN):
+            round_kernels(model, [f"{layer.layer}/{layer.weight}" for layer in report.rows], INT4)
     settings = {"way": way, "sparsity": sparsity, "windows": options.windows, "ridge": options.ridge}
     measured = {} if options.part else perplexities(gemma, model)
     return {**settings, "error": float(np.mean(errors)), "perplexity": measured, "seconds": round(seconds)}
+
+
+def round_kernels(model: keras.Model, paths: list[str], rounding: tfprune.Rounding) -> None:
+    """Round kernels to the nearest values of their grids; the paths are those of a report."""
+    for kernel in kernels(model):
+        if kernel.path in paths:
+            matrix = to_matrix(keras.ops.convert_to_numpy(kernel.variable), kernel)
+            rows = matrix.reshape(len(matrix), -1)
+            kernel.variable.assign(from_matrix(grid_of(rows, rounding).nearest(rows).reshape(matrix.shape), kernel))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

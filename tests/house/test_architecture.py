@@ -61,7 +61,9 @@ OF_BASE = (
     *("renamed", "spec", "classes", "groups", "limit", "lazy", "html", "streams", "coders", "untrusted"),
     "progress",
 )
-OF_SOLVING = ("alps", "brain_surgery", "least_squares", "split_by_error", "ties", "weight_masks", "zero_solver")
+OF_SOLVING = (
+    *("alps", "brain_surgery", "least_squares", "rounding", "split_by_error", "ties", "weight_masks", "zero_solver"),
+)
 OF_BOTH = {
     "tfprune.report",
     "tfprune.patterns",

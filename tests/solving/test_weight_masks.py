@@ -5,6 +5,7 @@ import pytest
 
 from tfprune.patterns import NM, Unstructured
 from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.rounding import Grid
 from tfprune.solving.weight_masks import elimination_factor, ria_mask, sparse_gpt, wanda_mask
 
 
@@ -22,7 +23,7 @@ def test_kept_weights_lie_on_the_grid_and_rounding_costs_less_than_afterwards(pr
     moments, weights = problem
     steps = np.linspace(0.2, 0.5, 8)
     settings = {"inputs": 24, "pattern": Unstructured(), "sparsity": 0.5, "ridge": 0.01}
-    mask, on_grid = sparse_gpt(moments, weights, steps=steps, **settings)
+    mask, on_grid = sparse_gpt(moments, weights, grid=Grid(steps[:, None]), **settings)
     np.testing.assert_allclose(on_grid / steps[:, None], np.rint(on_grid / steps[:, None]), atol=1e-9)
     assert mask.mean() == 0.5
     _, real = sparse_gpt(moments, weights, **settings)

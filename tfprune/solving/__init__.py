@@ -3,7 +3,8 @@
 Why: Keras layers and the operators of a .tflite file are the same linear maps, so one solver serves both halves.
 In go second moments of the inputs (`least_squares.GramMoments`) and the weights as a matrix of outputs by inputs.
 `weight_masks` removes single weights and updates the others (SparseGPT, Wanda, RIA), as does `alps`, `least_squares`
-solves for the weights that remain, `zero_solver` does both for the matrices of one weight, `split_by_error` and
+solves for the weights that remain, `zero_solver` does both for the matrices of one weight, `rounding` has the grids
+of weights that a file rounds, `column_order` puts columns into the groups of N:M masks, `split_by_error` and
 `split_by_block` say how many zeros each weight gets, and `brain_surgery` removes whole inputs (its matrices are
 updated in a `lazy_symmetric`).
 `ties` numbers channels, and says which can only be removed together.

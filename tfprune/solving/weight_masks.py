@@ -8,6 +8,7 @@ import numpy as np
 
 from tfprune.patterns import NM, Pattern
 from tfprune.solving.least_squares import GramMoments, damped_factor, inverse_of_lower
+from tfprune.solving.rounding import Grid
 
 _COLUMNS_AT_ONCE = 128  # as in the paper
 
@@ -99,7 +100,7 @@ def sparse_gpt(
     sparsity: float,
     ridge: float,
     positions: int = 1,
-    steps: np.ndarray | None = None,
+    grid: Grid | None = None,
     factor: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask weights column by column, and update those of later columns to make up for the removed ones.
@@ -112,8 +113,8 @@ def sparse_gpt(
         sparsity: The fraction of zeros.
         ridge: The number added to the diagonal, as a fraction of its mean.
         positions: The number of positions of the kernel.
-        steps: The distance of two neighboring values of each output, of shape (outputs,), for weights that will be
-            rounded: later weights then make up for the rounding as well. None leaves weights unrounded.
+        grid: The values that weights may have, the bias aside: later weights then make up for the rounding as well.
+            Its anchors stay. None leaves weights unrounded.
         factor: What `elimination_factor` returns for the moments; None computes it.
 
     Returns:
@@ -139,12 +140,17 @@ def sparse_gpt(
     for columns in _chunks(inputs, positions, pattern.m if isinstance(pattern, NM) else _COLUMNS_AT_ONCE):
         start, stop = columns.start, columns.stop
         costs = np.square(updated[:, columns] / factor.diagonal()[columns])
+        if grid is not None and grid.anchors is not None:
+            costs = np.where(grid.anchors[:, columns], costs.max() + 1, costs)
         mask[:, columns] = pattern(costs, sparsity)
         removed = np.zeros((len(updated), stop - start))
         for column in range(start, stop):
-            kept = 0 if steps is None else updated[:, column] - np.rint(updated[:, column] / steps) * steps
-            removed[:, column - start] = np.where(mask[:, column], kept, updated[:, column]) / factor[column, column]
+            one = slice(column, column + 1)
+            kept = updated[:, one] if grid is None else grid.nearest(updated[:, one], one)
+            left = np.where(mask[:, one], kept, 0)
+            removed[:, column - start] = (updated[:, one] - left)[:, 0] / factor[column, column]
             updated[:, column:stop] -= np.outer(removed[:, column - start], factor[column, column:stop])
+            updated[:, one] = left
         updated[:, stop:] -= removed @ factor[columns, stop:]
     return mask, np.where(mask, updated, 0)
 

@@ -10,6 +10,7 @@ import numpy as np
 from tfprune.patterns import Pattern
 from tfprune.solving.alps import alps
 from tfprune.solving.least_squares import GramMoments, solve
+from tfprune.solving.rounding import Grid
 from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS
 from tfprune.solving.weight_masks import elimination_factor, sparse_gpt
 
@@ -50,7 +51,7 @@ class ZeroSolver:
     def masking(
         self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern
     ) -> Callable[..., np.ndarray]:
-        """Return a function from a sparsity, and the steps of a grid or None, to weights with zeros.
+        """Return a function from a sparsity, and a grid for each group or None, to weights with zeros.
 
         Args:
             moments: What the weight sees, and what it should return, for each group.
@@ -60,7 +61,7 @@ class ZeroSolver:
         ridges = [self._ridge(sums) for sums in moments]
         factors = [elimination_factor(sums, ridge) for sums, ridge in zip(moments, ridges, strict=True)]
 
-        def masked(sparsity: float, steps: np.ndarray | None = None) -> np.ndarray:
+        def masked(sparsity: float, grids: Sequence[Grid] | None = None) -> np.ndarray:
             solved = np.empty_like(self.weights)
             for group, sums in enumerate(moments):
                 mask, updated = sparse_gpt(
@@ -71,10 +72,13 @@ class ZeroSolver:
                     sparsity=sparsity,
                     ridge=ridges[group],
                     positions=self.positions,
-                    steps=None if steps is None else steps[group],
+                    grid=None if grids is None else grids[group],
                     factor=factors[group],
                 )
-                solved[group] = sums.better(np.where(mask, self.weights[group], 0), updated)
+                as_it_was = self.weights[group].copy()
+                if grids is not None:
+                    as_it_was[:, : self.inputs] = grids[group].nearest(as_it_was[:, : self.inputs])
+                solved[group] = sums.better(np.where(mask, as_it_was, 0), updated)
             return solved
 
         return masked

@@ -16,6 +16,7 @@ from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.layers.stored_weight import StoredWeight, own_bias
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.rounding import Grid
 from tfprune.solving.zero_solver import ZeroSolver
 
 ROWS_PER_SAMPLE = 64
@@ -131,7 +132,8 @@ class FileLayer:
         solved = masked(sparsity)
         stored = self.stored.grown(self.tensor(solved))  # by what real numbers would need
         if stored.is_integer:
-            solved = masked(sparsity, steps=self._first.to_matrix(stored.steps())[..., 0])
+            grids = [Grid(steps[:, :1]) for steps in self._first.to_matrix(stored.steps())]
+            solved = masked(sparsity, grids)
         return solved, stored
 
     @contextlib.contextmanager

@@ -13,6 +13,7 @@ from tfprune.compact.reconstruction.linear_map import LinearMap
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.rounding import Rounding, grid_of
 from tfprune.solving.weight_masks import ria_mask, wanda_mask
 from tfprune.solving.zero_solver import ZeroSolver, relative_error
 
@@ -29,11 +30,13 @@ class MaskSettings:
         criterion: One of `CRITERIA`.
         pattern: The shape of the zeros.
         ridge: As in `ZeroSolver`.
+        rounding: The integers that weights are rounded to; None for none.
     """
 
     criterion: str
     pattern: Pattern
     ridge: float
+    rounding: Rounding | None = None
 
 
 def zero_solver(linear: LinearMap, ridge: float) -> ZeroSolver:
@@ -78,7 +81,12 @@ def mask_kernel(
         if settings.criterion == "alps":
             updated = solver.by_alps(moments, start, pattern=settings.pattern, sparsity=sparsity)
         else:
-            updated = solver.masking(moments, start, pattern=settings.pattern)(sparsity)
+            masking = solver.masking(moments, start, pattern=settings.pattern)
+            updated = masking(sparsity)
+            if settings.rounding is not None:
+                updated = masking(
+                    sparsity, [grid_of(each[:, : solver.inputs], settings.rounding) for each in updated]
+                )
         masked = np.where(updated == 0, 0, solver.weights)
     else:
         masked = updated = solver.weights.copy()

@@ -32,6 +32,7 @@ from tfprune.methods.one_shot.split_zeros import Calibration, checked_split, spl
 from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
 from tfprune.report import Skipped
 from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.rounding import Rounding
 from tfprune.solving.zero_solver import RIDGE
 
 _NOT_CALLED = "it is not called for these samples"
@@ -47,6 +48,7 @@ def prune_weights(
     pattern: str | Pattern = "unstructured",
     allocation: str | Mapping[str, float | None] | Allocation | None = None,
     filters: Filters = None,
+    rounding: Rounding | None = None,
     targets: str = "dense",
     ridge: float = RIDGE,
     batch_size: int = 8,
@@ -79,6 +81,9 @@ def prune_weights(
             zeros by SparseGPT and ALPS, else `"uniform"`.
         filters: The kernels to prune: regular expressions for their paths, as in the report, or a function of a
             layer. Default None: all. The sparsity is that of these kernels.
+        rounding: The integers that the remaining weights are rounded to, with `"sparsegpt"`, such as
+            `tfprune.Rounding(4)` for a file of `quantize="int4"`: weights then make up for the zeros and for the
+            rounding together. Default None, which rounds nothing.
         targets: The outputs that an update fits, as in `reconstruct`: `"dense"` (the default) those of the layer in
             the model as it was, or `"own"` those that its weights give on the outputs of the layers before it with
             their zeros, which takes less time. `"wanda"` and `"ria"` update nothing.
@@ -96,6 +101,7 @@ def prune_weights(
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model cannot be followed, or has no layer whose inputs are known.
         ValueError: If the pattern is another one, or does not allow the sparsity.
+        ValueError: If weights are rounded with another criterion than `"sparsegpt"`.
         ValueError: If `filters` match no kernel, or one that cannot have the pattern.
         ValueError: If the allocation is for other patterns or criteria, names kernels that are not pruned, or would
             give a kernel a sparsity outside [0, 1).
@@ -117,7 +123,12 @@ def prune_weights(
     """
     sparsity = check_sparsity(sparsity, "sparsity")
     check_choice(criterion, "criterion", choices=CRITERIA)
-    settings = MaskSettings(criterion, _checked_pattern(pattern, sparsity), check_number(ridge, "ridge", least=0))
+    settings = MaskSettings(
+        criterion,
+        _checked_pattern(pattern, sparsity),
+        check_number(ridge, "ridge", least=0),
+        _checked_rounding(rounding, criterion),
+    )
     split = checked_split(allocation, settings)
     check_choice(targets, "targets", choices=TARGETS)
     batch_size = check_count(batch_size, "batch_size", least=1)
@@ -211,6 +222,20 @@ def _mask_all(
     with progress:
         improve_in_order(masked, calibration.batches(), graphs=graphs, improve=mask, to_dense=to_dense)
     return rows
+
+
+def _checked_rounding(rounding: Any, criterion: str) -> Rounding | None:
+    if rounding is not None and not isinstance(rounding, Rounding):
+        raise TypeError(
+            f"Expected `rounding` to be a Rounding or None. Received: rounding={rounding!r}. Pass "
+            f"tfprune.Rounding(8) or tfprune.Rounding(4)."
+        )
+    if rounding is not None and criterion != "sparsegpt":
+        raise ValueError(
+            f"Expected criterion='sparsegpt' with `rounding`: the other criteria set zeros only. Received: "
+            f"criterion={criterion!r}, rounding={rounding!r}."
+        )
+    return rounding
 
 
 def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:

@@ -16,6 +16,7 @@ from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.generating import refusals
 from tfprune.export.keras_side.generating.text_content import text_content
+from tfprune.keras_models.models.kernels import kernels, to_matrix
 
 hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
 hub_writers = pytest.importorskip("hub_writers")
@@ -168,3 +169,30 @@ def test_refused_arguments(tmp_path):
             to_generator(model, tmp_path / "writer.tflite", **settings)
     with pytest.raises(TypeError, match="a list of texts"):
         to_generator(model, tmp_path / "writer.tflite", length=16, check_on="the fox")
+
+
+@pytest.mark.programs
+def test_a_file_has_the_integers_that_were_chosen_with_the_zeros(tmp_path):
+    keras.utils.set_random_seed(0)
+    sizes = {"num_query_heads": 2, "num_key_value_heads": 1, "hidden_dim": 64, "intermediate_dim": 128}
+    backbone = hub.models.Gemma3Backbone(500, None, num_layers=1, head_dim=32, **sizes)
+    tokens = np.random.default_rng(0).integers(500, size=(16, 12))
+    samples = {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
+    settings = {"rounding": tfprune.Rounding(4, block=32), "filters": "decoder_block", "allocation": "uniform"}
+    sparse, report = tfprune.prune_weights(backbone, samples, 0.5, **settings)
+    model = hub.models.Gemma3CausalLM(backbone=sparse, preprocessor=None)
+    path = tmp_path / "writer.tflite"
+    to_generator(model, path, length=16, prefill=(4,), check_on=[PROMPT], max_tokens=4, quantize="int4", tolerance=9)
+    found = set()
+    for tensor in read(path.read_bytes()).weights:
+        if tensor.dtype == "int4":
+            halves = np.stack([tensor.values.raw & 15, tensor.values.raw >> 4], axis=-1).ravel()[: tensor.size]
+            found.add(((halves ^ 8).astype(np.int8) - 8).reshape(tensor.shape).tobytes())
+    chosen = [kernel for kernel in kernels(sparse) if "decoder_block" in kernel.path]
+    assert len(chosen) == len(report.rows) == 7
+    for kernel in chosen:
+        rows = to_matrix(keras.ops.convert_to_numpy(kernel.variable), kernel)
+        blocks = rows.reshape(-1, 32)
+        steps = np.abs(blocks).max(axis=1, keepdims=True) / 7
+        integers = np.rint(blocks / np.where(steps > 0, steps, 1)).astype(np.int8)
+        assert integers.reshape(rows.shape).tobytes() in found, kernel.path
