@@ -20,9 +20,10 @@ from tfprune.base.spec import check_choice, check_number
 from tfprune.export.compressing.goal import pareto_front
 from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.results.write_front import UNITS, write_front
-from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search import DEFAULT_FORMATS, Search
 from tfprune.export.compressing.search_limit import SearchLimit
 from tfprune.export.compressing.search_loop import SearchLoop
+from tfprune.export.compressing.search_policy import SearchSettings
 from tfprune.export.compressing.trials.file_evaluator import (
     FileEvaluator,
     calibration_of,
@@ -141,6 +142,7 @@ def compress(
     search = _read_search(search)
     check_devices(on)
     micro = _read_target(target, optimize=optimize, on=on)
+    _check_formats(search, micro)
     limit.check_goes_with(search, optimize=optimize, micro=micro)
     read = partial(labeled_arrays, inputs=count_inputs(model))
     reference = DataReference.of(data)
@@ -150,8 +152,7 @@ def compress(
     if micro is not None:
         _check_support(model)
     settings = {**limit.settings(), "target": optimize if micro is None else "micro"}
-    settings |= {"batch_size": search.batch_size, "seed": search.seed}
-    settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
+    settings |= _settings_of(search)
     settings |= ({} if on is None else {"on": repr(on)}) | ({} if micro is None else vars(micro))
     arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data])]
     arrays += limit.arrays(validation_data[1])
@@ -161,6 +162,7 @@ def compress(
             partial(limit.baseline, model, validation_data),
             partial(limit.read_baseline, y=validation_data[1]),
         )
+        goal = limit.goal(MEASURES[optimize], baseline, micro)
         evaluator = FileEvaluator(
             calibration=calibration_of(data[0]),
             validation=validation_data,
@@ -171,12 +173,14 @@ def compress(
             on=devices_for(model, on),
             limits=limits,
             times_all=limit.limit.max_latency_ms is not None,
+            number_formats=tuple(search.formats),
+            mixed_from=SearchSettings().quantize_aware_from * goal.max_drop,
         )
         runner = TrialRunner(model, data, evaluator, search.batch_size, reference)
         loop = SearchLoop(
             runner,
             stored,
-            limit.goal(MEASURES[optimize], baseline, micro),
+            goal,
             seed=search.seed,
             seconds=time,
             jobs=search.jobs or 1,
@@ -199,6 +203,21 @@ def _run(loop: SearchLoop, *, seconds: float, verbose: int | str) -> None:
             found = {best: loop.goal.size(front[0])} if front else {}
             progress.add(int(trial.ended) - done, {**found, "recipes": len(loop.trials) - 1})
             done = int(trial.ended)
+
+
+def _settings_of(search: Search) -> dict[str, Any]:
+    """Return the settings that a search shares with one that it continues; folders of before have no others."""
+    settings: dict[str, Any] = {"batch_size": search.batch_size, "seed": search.seed}
+    settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
+    return settings | ({} if search.formats == DEFAULT_FORMATS else {"formats": list(search.formats)})
+
+
+def _check_formats(search: Search, micro: Micro | None) -> None:
+    if micro is not None and search.formats != DEFAULT_FORMATS:
+        raise ValueError(
+            f"Expected no `formats` for a microcontroller, whose files are int8. Received: "
+            f"formats={search.formats!r}. Leave them out."
+        )
 
 
 def _read_search(search: Any) -> Search:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.compressing.trials.recipe import PATTERNS
+from tfprune.export.compressing.trials.trial import FORMATS
 from tfprune.keras_models.tasks.task_pool import check_executor
+
+DEFAULT_FORMATS = ("float32", "int8")
 
 
 @renamed()
@@ -32,6 +36,11 @@ class Search:
         executor: A `concurrent.futures.Executor` that runs the trials, such as that of a Dask client, for workers on
             other machines. It needs `jobs`, as no executor tells how many workers it has. None (the default) uses
             this machine. You start and end it. Not with `optimize="latency"`.
+        formats: The number formats that each trial exports: of `"float32"`, `"float16"`, `"dynamic"`, `"int8"`,
+            `"int16x8"`, `"int4"` and `"mixed"`, each once. Default `("float32", "int8")`. `"mixed"` needs these two:
+            where int8 loses too much against float32, one more file keeps the operators in float that
+            `quantization_error` chooses, in at most 1.2 times the bytes. Trials that train quantization-aware make
+            int8 files only. Not for microcontrollers, whose files are int8.
 
     Raises:
         TypeError: If an argument has another type.
@@ -39,7 +48,7 @@ class Search:
 
     Example:
         >>> Search(trials=20, jobs=2)
-        Search(pattern='unstructured', trials=20, jobs=2, batch_size=32, seed=0, executor=None)
+        Search(pattern='unstructured', trials=20, jobs=2, ..., formats=('float32', 'int8'))
     """
 
     pattern: str = "unstructured"
@@ -48,6 +57,7 @@ class Search:
     batch_size: int = 32
     seed: int = 0
     executor: Executor | None = None
+    formats: Sequence[str] = DEFAULT_FORMATS
 
     def __post_init__(self) -> None:
         if self.trials is not None:
@@ -56,3 +66,20 @@ class Search:
         check_count(self.seed, "seed", least=0)
         check_choice(self.pattern, "pattern", choices=PATTERNS)
         check_executor(self.executor, jobs=self.jobs)
+        self._check_formats()
+
+    def _check_formats(self) -> None:
+        if isinstance(self.formats, str) or not isinstance(self.formats, Sequence):
+            raise TypeError(f"Expected `formats` to be a list of names. Received: formats={self.formats!r}.")
+        for each in self.formats:
+            check_choice(each, "formats", choices=FORMATS)
+        if not self.formats or len({*self.formats}) < len(self.formats):
+            raise ValueError(
+                f"Expected `formats` to name some formats, each once. Received: formats={self.formats!r}."
+            )
+        if "mixed" in self.formats and not {"float32", "int8"} <= {*self.formats}:
+            raise ValueError(
+                f"Expected 'float32' and 'int8' in `formats` with 'mixed', which is made of both. Received: "
+                f"formats={self.formats!r}. Add them."
+            )
+        object.__setattr__(self, "formats", tuple(sorted(self.formats, key=FORMATS.index)))

@@ -143,7 +143,8 @@ def _child(seeded: Recipe, parent: Trial, goal: Goal, settings: SearchSettings) 
     """
     flops, weights = remaining(parent.recipe)
     drops = {file.quantize: file.drop for file in parent.tried}
-    lost = goal.drop_left(drops.get(None, 0.0)) - goal.drop_left(drops.get("int8", 0.0))
+    exact = drops.get(None, drops.get("float16", 0.0))
+    lost = goal.drop_left(exact) - goal.drop_left(drops.get("int8", exact))
     return replace(
         seeded,
         flops=flops,

@@ -64,7 +64,7 @@ def files(recipe: Recipe | None, *, formats: tuple[str | None, ...] = (None, "in
     is_trained = recipe is not None and recipe.quantize_aware
     made = []
     for quantize in ("int8",) if is_trained else formats:
-        rounded = 0.0 if quantize is None or is_trained else 0.002
+        rounded = 0.0 if quantize in (None, "float16") or is_trained else 0.002
         drop = round((lost(recipe) + rounded) * SAMPLES) / SAMPLES
         size = int(1500 + WEIGHTS * flops * weights * (1 if quantize else 4))
         made.append(
@@ -172,7 +172,7 @@ def worst_group(file: dict[str, Any]) -> dict[str, Any]:
 
 def content_of(recipe: Recipe | None, quantize: str | None) -> np.ndarray:
     """Return the bytes of a made-up file."""
-    (file,) = (file for file in files(recipe) if file["quantize"] == quantize)
+    (file,) = files(recipe, formats=(quantize,))
     return np.frombuffer(json.dumps(file).encode(), np.uint8)
 
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tfprune.export.compressing.trials.recipe import LEAST_FLOPS, PATTERNS
+from tfprune.export.compressing.trials.trial import FORMATS
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.results.compress_report import CompressReport
@@ -46,7 +47,7 @@ def optuna_study(report: CompressReport, storage: str | None) -> Any:
         "zeros": distributions.FloatDistribution(0.0, 1.0),
         "pattern": distributions.CategoricalDistribution(tuple(PATTERNS)),
         "quantization-aware": distributions.CategoricalDistribution((False, True)),
-        "number format": distributions.CategoricalDistribution(("float32", "int8")),
+        "number format": distributions.CategoricalDistribution(FORMATS),
     }
     for file in report.tried:
         size = file.latency_ms if report.optimize == "latency" else file.bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,11 @@ from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.remote.device_pool import DevicePool
 from tfprune.export.device.running.benchmark import benchmark
+from tfprune.export.device.running.quantization_error import quantization_error
 from tfprune.export.file.files.codec import encode
 from tfprune.export.keras_side.converting.accuracy_drop import file_outputs
 from tfprune.export.keras_side.converting.convert import convert
-from tfprune.export.keras_side.converting.quantization import Quantization
+from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -31,6 +33,9 @@ from tfprune.masking.wrapping.strip import plain_copy
 CALIBRATION_SAMPLES = 100
 INT8_TOLERANCE = 10.0  # wide, as the accuracy of the file is measured
 TIMED_RUNS = 50
+MIXED_BYTES = 1.2  # times those of the int8 file: the most of a mixed one
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class FileEvaluator:
         on: The device or devices on which files are timed; None is this machine.
         limits: The largest loss of each class and group; None for none.
         times_all: Whether files are timed also where their size is searched for.
+        number_formats: The number formats of files, of `FORMATS`.
+        mixed_from: The drop that int8 alone has to add before a mixed file is made.
     """
 
     calibration: Any
@@ -58,22 +65,51 @@ class FileEvaluator:
     on: Device | DevicePool | None = None
     limits: GroupLimits | None = None
     times_all: bool = False
+    number_formats: tuple[str, ...] = ("float32", "int8")
+    mixed_from: float = 0.0
 
     def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
-        """Return the number formats to export a recipe's model in."""
-        is_int8_only = self.micro is not None or (recipe is not None and recipe.quantize_aware)
-        return ("int8",) if is_int8_only else (None, "int8")
+        """Return the number formats to export a recipe's model in, but for a mixed one."""
+        if self.micro is not None or (recipe is not None and recipe.quantize_aware):
+            return ("int8",)
+        return tuple(None if each == "float32" else each for each in self.number_formats if each != "mixed")
+
+    def operators_in_float(self, files: Sequence[tuple[MeasuredFile, np.ndarray]]) -> list[str]:
+        """Return the names of the operators of a mixed file; none if there is no need for one.
+
+        Args:
+            files: The files of a trial, and their bytes.
+        """
+        made = {file.quantize: (file, content.tobytes()) for file, content in files}
+        if "mixed" not in self.number_formats or not {None, "int8"} <= made.keys():
+            return []
+        (exact, reference), (int8, integers) = made[None], made["int8"]
+        if int8.drop - exact.drop <= self.mixed_from:
+            return []
+        try:
+            errors = quantization_error(reference, integers, self.calibration)
+        except ValueError as error:
+            _log.info("no mixed file is made: %s", error)
+            return []
+        return [row.name for row in errors.to_skip(max_bytes=int(MIXED_BYTES * errors.bytes))]
 
     def measure(
-        self, model: keras.Model, recipe: Recipe | None, *, quantize: str | None, batch_size: int
+        self,
+        model: keras.Model,
+        recipe: Recipe | None,
+        *,
+        quantize: str | None,
+        batch_size: int,
+        skip: Sequence[str] | None = None,
     ) -> tuple[MeasuredFile, np.ndarray]:
         """Export a model and run the file.
 
         Args:
             model: The model.
             recipe: How it was made; None for the original model.
-            quantize: `"int8"`, or None for float32.
+            quantize: The number format, of `FORMATS`; None for float32.
             batch_size: Samples in a batch, for the program that makes the file.
+            skip: The operators of a mixed file that stay in float.
 
         Returns:
             The measured file, and its bytes.
@@ -82,8 +118,9 @@ class FileEvaluator:
             ValueError: If the model cannot be exported so.
         """
         has_ranges = recipe is not None and recipe.quantize_aware
-        calibration = None if quantize is None or has_ranges else self.calibration
-        export = self._export(quantize)
+        is_calibrated = quantize in (*INTEGERS, "mixed") and not has_ranges
+        calibration = self.calibration if is_calibrated else None
+        export = self._export(Quantization("int8", skip=skip) if quantize == "mixed" else quantize)
         with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
             path = Path(folder, "model.tflite")
             try:
@@ -110,7 +147,7 @@ class FileEvaluator:
         )
         return file, np.frombuffer(content, np.uint8)
 
-    def _export(self, quantize: str | None) -> partial:
+    def _export(self, quantize: str | Quantization | None) -> partial:
         """Return `to_tflite` with the arguments that the program of a file shows."""
         export: Callable = to_tflite
         if self.micro is not None:

@@ -16,6 +16,8 @@ from tfprune.base.untrusted import parse_json, read_fields
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.report import Report
 
+FORMATS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4", "mixed")  # in which files are made
+
 
 @dataclass(frozen=True)
 class MeasuredFile(Report):
@@ -23,7 +25,7 @@ class MeasuredFile(Report):
 
     Attributes:
         recipe: How its model was made; None for the original model.
-        quantize: `"int8"`, or None for float32.
+        quantize: The number format, of `FORMATS`; None for float32.
         bytes: The size of the .tflite file, which any interpreter loads.
         packed_bytes: Its size when packed, as `Runner` reads it.
         score: The metric on the validation data, of the file.
@@ -122,7 +124,7 @@ def _read_file(fields: Any, recipe: Recipe | None) -> MeasuredFile:
     file = read_fields(MeasuredFile, fields, recipe=recipe, worst_group=worst_group)
     if _recipe(fields.get("recipe")) != recipe:
         raise ValueError("Expected files of the trial's recipe. Received: one of another.")
-    check_choice(file.quantize, "quantize", choices=(None, "int8"))  # it becomes a part of the file's name
+    check_choice(file.quantize, "quantize", choices=(None, *FORMATS[1:]))  # it becomes a part of the file's name
     for name in ("bytes", "packed_bytes"):
         check_count(getattr(file, name), name, least=1)
     for name in ("latency_ms", "arena_bytes"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -155,8 +156,7 @@ class TrialRunner:
                 model = self.apply_recipe(recipe, Deadline(began + seconds), start)
                 training = time.monotonic() - began
                 saved = {"model": _saved(plain_copy(Anatomy.of(model)))} if self.can_load else {}
-            for quantize in self.evaluator.formats(recipe):
-                file, content = self.evaluator.measure(model, recipe, quantize=quantize, batch_size=self.batch_size)
+            for file, content in self._files(model, recipe):
                 files.append(file)
                 contents.append(content)
         except ValueError as error:
@@ -173,6 +173,16 @@ class TrialRunner:
         sizes = ", ".join(f"{file.bytes:,} bytes, {file.score:.4f}" for file in files)
         _log.info("%s: %s", trial.name, reason or sizes)
         return {**trial.stored(contents), **saved}
+
+    def _files(self, model: keras.Model, recipe: Recipe | None) -> Iterator[tuple[MeasuredFile, np.ndarray]]:
+        """Yield the files of a model and their bytes: in each format, and a mixed one where int8 loses much."""
+        evaluator, made = self.evaluator, []
+        for quantize in evaluator.formats(recipe):
+            made.append(evaluator.measure(model, recipe, quantize=quantize, batch_size=self.batch_size))
+            yield made[-1]
+        skip = evaluator.operators_in_float(made)
+        if skip:
+            yield evaluator.measure(model, recipe, quantize="mixed", batch_size=self.batch_size, skip=skip)
 
     def apply_recipe(
         self, recipe: Recipe, callback: keras.callbacks.Callback, start: np.ndarray | None = None
