@@ -144,6 +144,22 @@ def test_further_indices_of_a_bundle_move_alike():
     np.testing.assert_array_equal(along[moved_along(along, moved)], moved[along])
 
 
+@keras.saving.register_keras_serializable(package="permuting")
+class Ramp(layers.Layer):
+    """Scales each channel by its place, which its rule does not tell."""
+
+    def call(self, x):
+        return x * keras.ops.arange(1, x.shape[-1] + 1, dtype="float32")
+
+
+def test_a_model_whose_outputs_depend_on_the_order():
+    tfprune.register_shrinkable(Ramp, lambda flow, call: flow.inputs(call))
+    stack = [layers.Dense(16, name="first"), Ramp(), layers.Dense(4, name="second")]
+    model = uneven(keras.Sequential([keras.Input((8,)), *stack]))
+    with pytest.raises(ValueError, match="outputs do not depend on the order of its channels"):
+        permute_channels(model, TWO_OF_FOUR)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
