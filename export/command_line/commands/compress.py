@@ -62,6 +62,10 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
         "--batch-size", type=int, default=32, metavar="N", help="batch size in training (default: 32)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    text = (
+        "number formats of the files: float32, float16, dynamic, int8, int16x8, int4, mixed (default: float32 int8)"
+    )
+    parser.add_argument("--formats", nargs="+", metavar="FORMAT", default=["float32", "int8"], help=text)
 
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:

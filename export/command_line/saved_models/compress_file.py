@@ -66,7 +66,13 @@ def compress_file(
             on=on,
             time=60 * options.minutes,
             test_data=test.parts if test else None,
-            search=Search(trials=options.trials, jobs=options.jobs, batch_size=options.batch_size, seed=options.seed),
+            search=Search(
+                trials=options.trials,
+                jobs=options.jobs,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                formats=options.formats,
+            ),
             verbose=verbosity(),
         )
 

@@ -45,7 +45,7 @@ def run(trained, monkeypatch, capsys):
 def test_a_tenth_of_the_samples_judges_files(run, trained):
     runner = StubRunner()
     options = "--max-drop 0.5 --trials 3 --folder found --test x.npy,y.npy --seed 4 --batch-size 16"
-    code, out, err = run(f"model.keras --train x.npy,y.npy {options} --json", runner)
+    code, out, err = run(f"model.keras --train x.npy,y.npy {options} --formats int8 int4 --json", runner)
     report = json.loads(out)
     assert (code, err, report["trials"], report["max_drop"]) == (0, "", 3, 0.5)
     x, y = np.load("x.npy"), np.load("y.npy")
@@ -56,6 +56,7 @@ def test_a_tenth_of_the_samples_judges_files(run, trained):
         assert np.array_equal(labels, part[:, :3].sum(axis=1) > 0)
     assert all(np.array_equal(part, whole) for part, whole in zip(runner.evaluator.scored[-1], (x, y), strict=True))
     assert (runner.batch_size, runner.ran[1].seed) == (16, 4)
+    assert runner.evaluator.number_formats == ("int8", "int4")
     assert {row["file"] for row in report["front"]} == {path.name for path in (trained / "found").glob("*.tflite")}
     assert all(row["test_score"] == pytest.approx(row["score"] - 0.01) for row in report["front"])
     assert (trained / "found" / "report.html").exists()
