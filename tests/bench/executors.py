@@ -73,7 +73,7 @@ def trials_per_hour(count: int, seconds: float, *, slow: int = 0, length: int = 
 
 
 def measure(seconds: float) -> Iterator[Row]:
-    trials_per_hour(1, 0.0, length=8)  # imports Optuna
+    trials_per_hour(1, 0.0, length=8)  # imports what is slow to import
     first = trials_per_hour(1, seconds)
     for count in WORKERS:
         rate = first if count == 1 else trials_per_hour(count, seconds)
