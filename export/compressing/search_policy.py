@@ -19,6 +19,10 @@ from tfprune.export.compressing.trials.recipe import LEAST_FLOPS, LEAST_WEIGHTS,
 from tfprune.export.compressing.trials.trial import Trial
 from tfprune.patterns import NM
 
+# The parts of a step that remove channels, and not zeros: of the first step from models of a size, and of later ones.
+FROM_BOTH, FROM_CHANNELS = (0.5, 0.0, 1.0), (1.0, 0.5, 0.0)
+LEAST_STEP = 1 / 8  # of the longest: a shorter one is not worth a trial
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -78,9 +82,8 @@ def next_recipe(
         longer = first.rounds * settings.long_trial_factor
         return replace(_child(seeded, parent, goal, settings), rounds=longer)
     parent, step = _to_shrink(trials, children, goal, settings)
-    channels = _share_of_channels(parent.recipe, goal)
-    if children.smaller(parent) % 2:  # after a step that was not enough, the other way
-        channels = 1 - channels
+    ways = FROM_CHANNELS if goal.needs_channels else FROM_BOTH
+    channels = ways[children.smaller(parent) % len(ways)]  # after a step that was not enough, another way
     return _smaller(_child(seeded, parent, goal, settings), step, channels, can_shrink=can_shrink)
 
 
@@ -121,7 +124,8 @@ def _to_shrink(
 ) -> tuple[Trial, float]:
     """Return the trial within `max_drop` whose next step promises the smallest file, and the length of that step.
 
-    A step is shorter the more of the drop is used up, down to a half, and half as long for each child.
+    A step is shorter the more of the drop is used up, down to a half, and half as long for each child. A size whose
+    next step would be too short is left alone as long as there are others.
     """
     options: list[tuple[float, int, Trial, float]] = []
     for trial in trials:
@@ -132,7 +136,8 @@ def _to_shrink(
         step = settings.longest_step * (1 - min(max(used, 0.0), 1.0) / 2) / 2 ** children.smaller(trial)
         size = min(math.log(goal.size(file)) + goal.excess_size(file) for file in files)
         options.append((size - step, len(options), trial, step))
-    *_, trial, step = min(options)
+    least = LEAST_STEP * settings.longest_step
+    *_, trial, step = min([option for option in options if option[-1] >= least] or options)
     return trial, step
 
 
@@ -152,16 +157,6 @@ def _child(seeded: Recipe, parent: Trial, goal: Goal, settings: SearchSettings) 
         quantize_aware=bool(parent.recipe and parent.recipe.quantize_aware) or lost > settings.quantize_aware_from,
         after=parent.stored_as,
     )
-
-
-def _share_of_channels(recipe: Recipe | None, goal: Goal) -> float:
-    """Return which part of the last step that removed something removed channels."""
-    for step in reversed(recipe.chain if recipe else ()):
-        (flops_before, weights_before), (flops, weights) = remaining(step.after), step.remaining
-        length = math.log(flops_before * weights_before / (flops * weights))
-        if length > 0:
-            return math.log(flops_before / flops) / length
-    return float(goal.needs_channels)
 
 
 def _smaller(recipe: Recipe, step: float, channels: float, *, can_shrink: bool) -> Recipe:

@@ -1,7 +1,6 @@
 """The choice of the next recipe. The truth is written by hand; landscapes are those of the bench of policies."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def recipe(number, **fields):
 
 @pytest.mark.parametrize(
     ("goal", "can_shrink", "flops", "sparsity"),
-    [(SMALLEST, True, 1, 0.5), (FASTEST, True, 0.5, 0), (FASTEST, False, 1, 0.5)],
+    [(SMALLEST, True, 0.71, 0.293), (SMALLEST, False, 1, 0.5), (FASTEST, True, 0.5, 0), (FASTEST, False, 1, 0.5)],
 )
 def test_the_first_trial_halves_the_original(goal, can_shrink, flops, sparsity):
     chosen = after(goal=goal, can_shrink=can_shrink)
@@ -52,7 +51,10 @@ def test_the_first_trial_halves_the_original(goal, can_shrink, flops, sparsity):
 
 
 def test_a_short_step_starts_from_what_promises_the_smallest_file():
-    """Of 400 bytes half is 200; of 250 bytes that have lost all of the drop 71 % are 177; 100 bytes lost too much."""
+    """Of 400 bytes half is 200; of 250 bytes that have lost all of the drop 71 % are 177; 100 bytes lost too much.
+
+    The step is one of channels and zeros in equal parts.
+    """
     trials = [
         trial(recipe(0, sparsity=0.5), 400, 0.0),
         trial(recipe(1, sparsity=0.7), 250, 0.01),
@@ -61,7 +63,7 @@ def test_a_short_step_starts_from_what_promises_the_smallest_file():
     ]
     chosen = after(*trials)
     assert chosen.after == trials[1].recipe
-    assert chosen.sparsity == round(1 - 0.3 / math.sqrt(2), 3)
+    assert (chosen.flops, chosen.sparsity) == (round(2**-0.25, 2), round(1 - 0.3 * 2**-0.25, 3))
     assert chosen.rounds == 1
 
 
@@ -72,17 +74,32 @@ def test_each_child_halves_the_next_step_whether_it_has_ended_or_not(is_running)
     ended = [] if is_running else [trial(child, 300, 0.5) for child in children]
     chosen = after(half, *ended, running=children if is_running else (), may_be_long=False)
     assert chosen.after == half.recipe
-    assert (chosen.flops, chosen.sparsity) == (1.0, round(1 - 0.5 * 2**-0.25, 3))
+    assert (chosen.flops, chosen.sparsity) == (round(2**-0.25, 2), 0.5), "the third step removes channels"
 
 
-@pytest.mark.parametrize(("share", "goal"), [(0.0, SMALLEST), (1.0, FASTEST)])
-def test_after_a_step_that_was_not_enough_the_other_way_is_taken(share, goal):
-    """Half of the original lost too much; the next step is half as long, and removes channels where it made zeros."""
-    lost = trial(after(goal=goal), 500, 0.5)
-    assert lost.recipe.remaining == (0.5 if share else 1.0, 1.0 if share else 0.5)
-    chosen = after(lost, goal=goal)
-    assert chosen.after is None
-    assert chosen.remaining == pytest.approx((1.0, 0.707) if share else (0.71, 1.0))
+@pytest.mark.parametrize(
+    ("goal", "first", "second", "third"),
+    [
+        (SMALLEST, (0.71, 0.707), (1.0, 0.707), (0.84, 1.0)),
+        (FASTEST, (0.5, 1.0), (0.84, 0.841), (1.0, 0.841)),
+    ],
+)
+def test_after_a_step_that_was_not_enough_another_way_is_taken(goal, first, second, third):
+    """Each step is half as long: from channels and zeros to zeros and to channels, or the other way round."""
+    lost = []
+    for expected in (first, second, third):
+        chosen = after(*lost, goal=goal, may_be_long=False)
+        assert chosen.after is None
+        assert chosen.remaining == pytest.approx(expected)
+        lost.append(trial(chosen, 500, 0.5))
+
+
+def test_a_size_that_has_many_children_gets_no_more():
+    """A step below an eighth of the longest is not worth a trial, so what is larger is made smaller."""
+    half = trial(recipe(0, sparsity=0.5), 500, 0.0)
+    children = [recipe(number, sparsity=0.6, after=half.recipe) for number in range(1, 5)]
+    assert after(half, running=children[:3], may_be_long=False).after == half.recipe
+    assert after(half, running=children, may_be_long=False).after is None
 
 
 def test_a_long_trial_trains_what_promises_most_for_the_front():
@@ -116,7 +133,7 @@ def test_training_becomes_quantization_aware_where_int8_loses_a_quarter_of_the_l
 def test_a_model_that_was_not_stored_counts_but_nothing_starts_from_it():
     half = trial(recipe(0, sparsity=0.5), 500, 0.0, kept=False)
     chosen = after(half)
-    assert (chosen.after, chosen.sparsity) == (None, 0.75)
+    assert (chosen.after, chosen.sparsity) == (None, 0.646)
 
 
 def test_a_board_with_little_memory_is_reached_by_channels():
@@ -136,7 +153,7 @@ def test_two_of_four_comes_at_once_and_channels_go_after_it():
 
 
 def test_models_of_one_size_share_their_children():
-    """A model that was trained twice without gain is not trained again, and what it became goes the other way."""
+    """A model that was trained twice without gain is not trained again, and what it became goes another way."""
     half = trial(recipe(0, sparsity=0.5), 500, 0.004)
     other = trial(recipe(1, sparsity=0.6), 400, 0.016)  # adds 0.002 log(5/4), the other one 0.002 log(2)
     first = trial(recipe(3, sparsity=0.5, rounds=4, after=half.recipe), 500, 0.004)
@@ -145,8 +162,8 @@ def test_models_of_one_size_share_their_children():
     assert after(half, other, first, second, running=[recipe(6)]).after == other.recipe
     lost = trial(recipe(6, sparsity=0.75, after=first.recipe), 250, 0.5)
     chosen = after(half, other, first, second, lost, may_be_long=False)
-    assert (chosen.after, chosen.sparsity) == (half.recipe, 0.5)
-    assert chosen.flops == round(2**-0.4, 2), "half a step, which the drop makes a fifth shorter"
+    assert (chosen.after, chosen.flops) == (half.recipe, 1.0)
+    assert chosen.sparsity == round(1 - 0.5 * 2**-0.4, 3), "half a step, which the drop makes a fifth shorter"
 
 
 @given(st.integers(0, 50), st.integers(0, 2), st.sampled_from([("bytes", 1), ("bytes", 3), ("latency_ms", 1)]))
