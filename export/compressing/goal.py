@@ -43,8 +43,8 @@ class Goal:
 
     def excess_size(self, file: MeasuredFile) -> float:
         """Return how far a file is beyond the budgets, in tenths of them; 0 inside."""
-        used = (((getattr(file, name) or 0), limit) for name, limit in self.budgets.items())
-        return sum(max(0.0, size / limit - 1) / EXCESS_OF_A_BUDGET for size, limit in used)
+        sizes = (((getattr(file, name) or 0), limit) for name, limit in self.budgets.items())
+        return sum(max(0.0, size / limit - 1) / EXCESS_OF_A_BUDGET for size, limit in sizes)
 
     def strictest_drop(self, file: MeasuredFile) -> float:
         """Return what a file lost on average, or in its worst class or group, if that leaves less of its limit.

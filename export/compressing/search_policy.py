@@ -19,10 +19,6 @@ from tfprune.export.compressing.trials.recipe import LEAST_FLOPS, LEAST_WEIGHTS,
 from tfprune.export.compressing.trials.trial import Trial
 from tfprune.patterns import NM
 
-# The parts of a step that remove channels, and not zeros: of the first step from models of a size, and of later ones.
-FROM_BOTH, FROM_CHANNELS = (0.5, 0.0, 1.0), (1.0, 0.5, 0.0)
-LEAST_STEP = 1 / 8  # of the longest: a shorter one is not worth a trial
-
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -30,6 +26,8 @@ class SearchSettings:
 
     Attributes:
         longest_step: The most that a trial removes of the cost (weights times multiply-adds), as a logarithm.
+        channel_shares: The parts of a step that remove channels, and not zeros: of the first step from models of a
+            size, and of later ones, each half as long; the largest first where zeros help little.
         long_trial_factor: How many times as long as a short trial a long one trains.
         long_trial_every: One of so many trials is long.
         loss_kept: The part of a drop that a long trial is expected to leave.
@@ -39,6 +37,7 @@ class SearchSettings:
     """
 
     longest_step: float = math.log(2)
+    channel_shares: tuple[float, ...] = (0.5, 0.0, 1.0)
     long_trial_factor: int = 4
     long_trial_every: int = 2
     loss_kept: float = 0.5
@@ -82,9 +81,11 @@ def next_recipe(
         longer = first.rounds * settings.long_trial_factor
         return replace(_child(seeded, parent, goal, settings), rounds=longer)
     parent, step = _to_shrink(trials, children, goal, settings)
-    ways = FROM_CHANNELS if goal.needs_channels else FROM_BOTH
-    channels = ways[children.smaller(parent) % len(ways)]  # after a step that was not enough, another way
-    return _smaller(_child(seeded, parent, goal, settings), step, channels, can_shrink=can_shrink)
+    shares = settings.channel_shares
+    if goal.needs_channels:
+        shares = tuple(sorted(shares, reverse=True))
+    share = shares[children.smaller(parent) % len(shares)]  # after a step that was not enough, another way
+    return _smaller(_child(seeded, parent, goal, settings), step, share, can_shrink=can_shrink)
 
 
 class _Children:
@@ -132,11 +133,11 @@ def _to_shrink(
         files = [file for file in trial.tried if trial is trials[0] or not goal.excess_drop(file)]
         if not files:
             continue
-        used = 1 - max(goal.drop_left(file.drop) for file in files)
-        step = settings.longest_step * (1 - min(max(used, 0.0), 1.0) / 2) / 2 ** children.smaller(trial)
+        share = 1 - max(goal.drop_left(file.drop) for file in files)
+        step = settings.longest_step * (1 - min(max(share, 0.0), 1.0) / 2) / 2 ** children.smaller(trial)
         size = min(math.log(goal.size(file)) + goal.excess_size(file) for file in files)
         options.append((size - step, len(options), trial, step))
-    least = LEAST_STEP * settings.longest_step
+    least = settings.longest_step / 2 ** len(settings.channel_shares)  # each share has had its turn
     *_, trial, step = min([option for option in options if option[-1] >= least] or options)
     return trial, step
 
@@ -149,12 +150,12 @@ def _child(seeded: Recipe, parent: Trial, goal: Goal, settings: SearchSettings) 
     flops, weights = remaining(parent.recipe)
     drops = {file.quantize: file.drop for file in parent.tried}
     exact = drops.get(None, drops.get("float16", 0.0))
-    lost = goal.drop_left(exact) - goal.drop_left(drops.get("int8", exact))
+    loss = goal.drop_left(exact) - goal.drop_left(drops.get("int8", exact))
     return replace(
         seeded,
         flops=flops,
         sparsity=round(1 - weights, 3),
-        quantize_aware=bool(parent.recipe and parent.recipe.quantize_aware) or lost > settings.quantize_aware_from,
+        quantize_aware=bool(parent.recipe and parent.recipe.quantize_aware) or loss > settings.quantize_aware_from,
         after=parent.stored_as,
     )
 

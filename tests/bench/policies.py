@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from landscapes import MAX_DROP, Landscape, Policy, search, worth
 
-from tfprune.export.compressing import search_policy
 from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
 from tfprune.export.compressing.trials.recipe import Recipe
@@ -65,12 +62,6 @@ def product(
         settings=settings or SearchSettings(),
         may_be_long=may_be_long,
     )
-
-
-def zeros_first(*given: Any, by: str) -> Recipe:
-    """Make zeros before channels are removed, and channels after a step that was not enough."""
-    with patch.object(search_policy, "FROM_BOTH", (0.0, 1.0)):
-        return product(*given, by=by)
 
 
 def genetic(
@@ -119,7 +110,7 @@ def at_random(
 
 POLICIES = {
     "population, the front's hypervolume": product,
-    "the same, zeros first": zeros_first,
+    "the same, zeros first": partial(product, settings=SearchSettings(channel_shares=(0.0, 1.0))),
     "the same, parents at random": at_random,
     "NSGA-II (Optuna), each from the original": genetic,
     "only short trials": partial(product, settings=SearchSettings(long_trial_every=10**6)),

@@ -57,7 +57,7 @@ class Rounding(Spec):
             one scale for each output, as in the files of `to_tflite`.
 
     Raises:
-        TypeError: If `bits` is no integer.
+        TypeError: If `bits` is not an integer.
         ValueError: If no file has such weights.
 
     Example:

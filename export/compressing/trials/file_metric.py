@@ -92,20 +92,20 @@ class FileMetric:
         Raises:
             ValueError: If its arguments are not values of JSON.
         """
-        found: Any = self.metric
-        if not isinstance(found, str):
-            found = {"path": f"{self._made.__module__}:{self._made.__qualname__}"}
+        entry: Any = self.metric
+        if not isinstance(entry, str):
+            entry = {"path": f"{self._definition.__module__}:{self._definition.__qualname__}"}
             if hasattr(self.metric, "get_config"):
                 config = self.metric.get_config()
-                found["config"] = {key: value for key, value in config.items() if key != "name"}
+                entry["config"] = {key: value for key, value in config.items() if key != "name"}
         try:
-            json.dumps(found)
+            json.dumps(entry)
         except TypeError as error:
             raise ValueError(
                 f"Expected a metric whose `get_config` returns values of JSON. Received: {self.name!r}, where "
                 f"{str(error)[:200]}. Return numbers, strings, lists and dicts from it."
             ) from error
-        return {"metric": found, "mode": self.mode, "output": self.output}
+        return {"metric": entry, "mode": self.mode, "output": self.output}
 
     def to_send(self) -> dict[str, Any]:
         """Return the settings, from which `read` makes the same metric in another process.
@@ -114,11 +114,11 @@ class FileMetric:
             ValueError: If another process cannot import it.
         """
         settings = self.settings()
-        found = settings["metric"]
-        if isinstance(found, str):
+        entry = settings["metric"]
+        if isinstance(entry, str):
             return settings
-        import_path(self._made, expected=f"a metric {self.name!r}")
-        if self._made is not self.metric and "config" not in found:
+        import_path(self._definition, expected=f"a metric {self.name!r}")
+        if self._definition is not self.metric and "config" not in entry:
             raise ValueError(
                 f"Expected a metric with `get_config`, which workers make again. Received: {self.name!r} without it. "
                 f"Add `get_config` and `from_config`, as metrics of Keras have them. {WITHOUT_WORKERS}"
@@ -126,7 +126,7 @@ class FileMetric:
         return settings
 
     @property
-    def _made(self) -> Any:
+    def _definition(self) -> Any:
         """The function, or the class of the metric."""
         return self.metric if hasattr(self.metric, "__qualname__") else type(self.metric)
 
@@ -137,11 +137,11 @@ class FileMetric:
         Raises:
             ValueError: If it cannot be imported here.
         """
-        found = settings["metric"]
-        if isinstance(found, str):
-            return cls(found, settings["mode"], settings["output"])
-        made = imported(found["path"], expected="the metric")
-        metric = made.from_config(found["config"]) if "config" in found else made
+        entry = settings["metric"]
+        if isinstance(entry, str):
+            return cls(entry, settings["mode"], settings["output"])
+        definition = imported(entry["path"], expected="the metric")
+        metric = definition.from_config(entry["config"]) if "config" in entry else definition
         return cls(metric, settings["mode"], settings["output"])
 
 
