@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -90,8 +90,8 @@ def compress(
             these forms: then each worker reads them itself, once.
         validation_data: Labeled data in the same forms. Files are measured and chosen on it; nothing is trained on
             it.
-        test_data: Labeled data in the same forms. The best files are measured on it too; it plays no part in the
-            choice.
+        test_data: Labeled data in the same forms, or None. The best files are measured on it too; it plays no part in
+            the choice, and no worker needs it.
         optimize: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest
             inference.
         target: The runtime that the files are for: None (the default) for phones and computers, or `"micro"` for a
@@ -145,10 +145,9 @@ def compress(
     _check_formats(search, micro)
     limit.check_goes_with(search, optimize=optimize, micro=micro)
     read = partial(labeled_arrays, inputs=count_inputs(model))
-    reference = DataReference.of(data)
-    data = read(data if reference is None else reference.load(), argument="data")
-    validation_data = read(validation_data, argument="validation_data")
-    test_data = None if test_data is None else read(test_data, argument="test_data")
+    reference, data = _read_data(read, data, "data")
+    validation_reference, validation_data = _read_data(read, validation_data, "validation_data")
+    test_data = None if test_data is None else _read_data(read, test_data, "test_data")[1]
     if micro is not None:
         _check_support(model)
     settings = {**limit.settings(), "target": optimize if micro is None else "micro"}
@@ -175,6 +174,7 @@ def compress(
             times_all=limit.limit.max_latency_ms is not None,
             number_formats=tuple(search.formats),
             mixed_from=SearchSettings().quantize_aware_from * goal.max_drop,
+            reference=validation_reference,
         )
         runner = TrialRunner(model, data, evaluator, search.batch_size, reference)
         loop = SearchLoop(
@@ -192,6 +192,12 @@ def compress(
         _run(loop, seconds=time, verbose=verbose)
         bounds = {name: drop for name, drop in limit.limit.drops.items() if name.startswith("max_drop_per_")}
         return write_front(loop, Path(folder), test_data=test_data, limits=bounds)
+
+
+def _read_data(read: Callable[..., Any], data: Any, argument: str) -> tuple[DataReference | None, tuple[Any, Any]]:
+    """Return where workers read data, None if they are sent, and their arrays."""
+    reference = DataReference.of(data, argument=argument)
+    return reference, read(data if reference is None else reference.load(), argument=argument)
 
 
 def _run(loop: SearchLoop, *, seconds: float, verbose: int | str) -> None:

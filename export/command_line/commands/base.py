@@ -23,7 +23,7 @@ FILES = {
 # Attributes of the options that are no options of the command line, or have another name there.
 NOT_OPTIONS = {"command", "needs", "arguments", "whole", "model", "source", "path", "shell"}
 VALUE = re.compile(
-    r"(?:\w+=|tfprune\.)?\b(Micro|Quantization|Limit|Search|budget)\((.*?)\)"
+    r"(?:\w+=)?(?:tfprune\.)?\b(Micro|Quantization|Limit|Search|budget)\((.*?)\)"
 )  # whose fields are options
 ARGUMENT = re.compile(r"(?<![\w-])(\w+)=('[^']*'|None|True|False|-?\d[\d.e+-]*\d|-?\d)(?![\w'])")
 

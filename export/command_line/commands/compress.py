@@ -29,6 +29,7 @@ def add_compress(commands: Any) -> None:
 tfprune compress model.keras --train x.npy,y.npy --max-drop 0.01
 tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --optimize latency --minutes 60
 tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --max-drop-per-class 0.05
+tfprune compress model.keras --train x.npy,y.npy --metric mae --max-relative-drop 0.05 --max-bytes 200000
 tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
 """
     parser = add_command(commands, "compress", run=_compress, text=text, extra="search", examples=examples)
@@ -69,8 +70,10 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
 
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:
-    text = "largest drop of the metric (default: 0.01, one point of accuracy)"
-    parser.add_argument("--max-drop", type=float, default=0.01, metavar="DROP", help=text)
+    text = "largest drop of the metric (default: 0.01, one point of accuracy, if there is no --max-relative-drop)"
+    parser.add_argument("--max-drop", type=float, metavar="DROP", help=text)
+    text = "largest drop as a fraction of the metric: 0.05 lets an error grow by 5 percent (default: no limit)"
+    parser.add_argument("--max-relative-drop", type=float, metavar="FRACTION", help=text)
     text = "largest drop of accuracy in each class, such as 0.05 (default: no limit)"
     parser.add_argument("--max-drop-per-class", type=float, metavar="DROP", help=text)
     text = "largest drop of accuracy in each class and each group of --groups (default: no limit)"
@@ -79,7 +82,16 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
         "groups of the samples in --validation: a .npy file, named after the group, or .npz with one array per group"
     )
     add_file(parser, "--groups", metavar="FILE", help=text)
-    parser.add_argument("--metric", default="accuracy", help="metric that files are compared by (default: accuracy)")
+    text = "largest size of a file (default: no limit)"
+    parser.add_argument("--max-bytes", type=int, metavar="BYTES", help=text)
+    text = "longest inference of a file in milliseconds (default: no limit)"
+    parser.add_argument("--max-latency-ms", type=float, metavar="MS", help=text)
+    text = "metric that files are compared by: accuracy, mae, mse, or one of the compiled model (default: accuracy)"
+    parser.add_argument("--metric", metavar="NAME", help=text)
+    text = "whether a larger or a smaller metric is better (default: known of the metrics of Keras)"
+    parser.add_argument("--mode", choices=["max", "min"], help=text)
+    text = "name of the output that the metric measures (default: the only one)"
+    parser.add_argument("--output", metavar="NAME", help=text)
     text = "search for the smallest or the fastest file (default: size)"
     parser.add_argument("--optimize", choices=["size", "latency"], default="size", help=text)
 

@@ -19,6 +19,7 @@ from tfprune.export.device.processes.device import Device
 from tfprune.export.keras_side.loading import load_groups, load_model
 from tfprune.export.micro.micro import Micro
 
+MAX_DROP = 0.01  # of the metric, if no limit of it is given
 VALIDATION_FRACTION = 0.1  # of the training samples, if no validation data is given
 
 
@@ -35,14 +36,18 @@ def compress_file(
     Raises:
         ValueError: If an option is wrong, or something cannot be read, trained, exported or written.
     """
-    check_number(options.max_drop, "--max-drop", least=0)
     check_number(options.minutes, "--minutes", above=0)
     check_count(options.seed, "--seed", least=0, most=2**32 - 1)
     if options.groups and not options.validation:
         raise ValueError("Expected --validation X,Y with --groups, which are those of its samples. Received: none.")
     limit = Limit(
-        options.max_drop,
+        MAX_DROP if options.max_drop is None and options.max_relative_drop is None else options.max_drop,
         metric=options.metric,
+        mode=options.mode,
+        output=options.output,
+        max_bytes=options.max_bytes,
+        max_relative_drop=options.max_relative_drop,
+        max_latency_ms=options.max_latency_ms,
         max_drop_per_class=options.max_drop_per_class,
         max_drop_per_group=options.max_drop_per_group,
         groups=load_groups(options.groups),

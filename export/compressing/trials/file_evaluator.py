@@ -28,6 +28,7 @@ from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantiza
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.keras_models.models.anatomy import Anatomy
+from tfprune.keras_models.tasks.references import DataReference
 from tfprune.masking.wrapping.strip import plain_copy
 
 CALIBRATION_SAMPLES = 100
@@ -54,6 +55,7 @@ class FileEvaluator:
         times_all: Whether files are timed also where their size is searched for.
         number_formats: The number formats of files, of `FORMATS`.
         mixed_from: The drop that int8 alone has to add before a mixed file is made.
+        reference: Where workers read the samples and labels; None sends them.
     """
 
     calibration: Any
@@ -67,6 +69,7 @@ class FileEvaluator:
     times_all: bool = False
     number_formats: tuple[str, ...] = ("float32", "int8")
     mixed_from: float = 0.0
+    reference: DataReference | None = None
 
     def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
         """Return the number formats to export a recipe's model in, but for a mixed one."""

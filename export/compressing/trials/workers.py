@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
-import keras
 import numpy as np
 
 from tfprune.base.limit import GroupLimits
-from tfprune.base.run_folder import NamedArrays, RunFolder, checksum
+from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.untrusted import parse_json
 from tfprune.export.compressing.trials.file_evaluator import FileEvaluator, calibration_of
 from tfprune.export.compressing.trials.file_metric import FileMetric
@@ -25,7 +24,7 @@ from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunne
 from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
 from tfprune.export.micro.micro import Micro
 from tfprune.keras_models.tasks.packed_model import PackedModel, pack_model, unpack_model
-from tfprune.keras_models.tasks.references import DataReference
+from tfprune.keras_models.tasks.references import read_referred, referred
 from tfprune.keras_models.tasks.task_pool import LATE, Task, TaskPool, task_pool
 
 KEPT = "All trials before are kept: call `compress` again with the same arguments to continue."
@@ -113,20 +112,22 @@ def pack_runner(runner: TrialRunner) -> bytes:
         TypeError: If the data hold Python objects.
         ValueError: If Keras cannot save the model, or workers cannot import the metric or the function of the data.
     """
-    evaluator, reference = runner.evaluator, runner.reference
+    evaluator = runner.evaluator
+    data = {"train": (runner.train_data, runner.reference), "valid": (evaluator.validation, evaluator.reference)}
     arrays = {
-        "data": [*([] if reference else runner.train_data), *evaluator.validation],
+        **{name: [] if reference else [*each] for name, (each, reference) in data.items()},
         "limits": {} if evaluator.limits is None else vars(evaluator.limits),
     }
     settings = {
+        **{name: referred(reference, each) for name, (each, reference) in data.items() if reference},
         "metric": evaluator.metric.to_send(),
         "baseline": evaluator.baseline,
         "optimize": evaluator.optimize,
         "micro": None if evaluator.micro is None else asdict(evaluator.micro),
+        "number_formats": evaluator.number_formats,
+        "mixed_from": evaluator.mixed_from,
         "batch_size": runner.batch_size,
     }
-    if reference:
-        settings |= {"reference": reference.settings(), "checksum": checksum(keras.tree.flatten(runner.train_data))}
     return pack_model(PackedModel(runner.model, arrays, settings))
 
 
@@ -134,33 +135,25 @@ def unpack_runner(content: bytes) -> TrialRunner:
     """Return the runner of which `pack_runner` made these bytes in another process.
 
     Raises:
-        ValueError: If Keras cannot load the model here, the metric cannot be imported, or the data cannot be read
-            here or are others.
+        ValueError: If the model cannot be loaded here, the metric cannot be imported, or the data cannot be read here
+            or are others.
     """
     model, arrays, settings = unpack_model(content)
-    *train, x_valid, y_valid = arrays["data"]
-    x, y = train or _referenced(settings, inputs=count_inputs(model))
+    read = partial(labeled_arrays, inputs=count_inputs(model))
+    x, y = arrays["train"] or read_referred(settings["train"], partial(read, argument="data"))
+    validation = arrays["valid"] or read_referred(settings["valid"], partial(read, argument="validation_data"))
     evaluator = FileEvaluator(
         calibration=calibration_of(x),
-        validation=(x_valid, y_valid),
+        validation=tuple(validation),
         metric=FileMetric.read(settings["metric"]),
         baseline=settings["baseline"],
         optimize=settings["optimize"],
         limits=GroupLimits(**arrays["limits"]) if arrays["limits"] else None,
         micro=None if settings["micro"] is None else Micro(**settings["micro"]),
+        number_formats=tuple(settings["number_formats"]),
+        mixed_from=settings["mixed_from"],
     )
     return TrialRunner(model, (x, y), evaluator, settings["batch_size"])
-
-
-def _referenced(settings: dict[str, Any], *, inputs: int) -> tuple[Any, Any]:
-    data = labeled_arrays(DataReference.read(settings["reference"]).load(), inputs=inputs, argument="data")
-    if checksum(keras.tree.flatten(data)) != settings["checksum"]:
-        raise ValueError(
-            f"Expected the same data on each worker. Received, on {platform.node()}: others from "
-            f"{settings['reference']} than the search has read there. Copy the data, or pass a function that always "
-            f"returns the same."
-        )
-    return data
 
 
 def run_trial(runner: TrialRunner, *, recipe: str, start: np.ndarray | None, seconds: float) -> NamedArrays | None:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import stub_trials
-from stub_trials import DATA, SCORE, TRIALS, StubRunner, content_of, small_model, stub_search
+from stub_trials import DATA, SCORE, TRIALS, StubRunner, content_of, small_model, stub_search, stubbed
 from terminal import terminal
 
 import tfprune.export.compressing.compress as compressing
@@ -68,6 +68,19 @@ def test_what_measures_files_gets_the_settings(tmp_path):
     assert (evaluator.metric.name, evaluator.baseline, evaluator.optimize) == ("accuracy", SCORE, "size")
     assert (evaluator.micro, evaluator.on, runner.batch_size) == (None, board, 8)
     assert runner.ran[1].seed == 5
+
+
+def test_data_may_be_referred_to(tmp_path, found):
+    np.savez(tmp_path / "data.npz", x=DATA[0], y=DATA[1])
+    with stubbed() as runner:
+        changes = {"folder": tmp_path / "there", "test_data": lambda: DATA, "search": Search(trials=TRIALS)}
+        path = tmp_path / "data.npz"
+        report = compress(small_model(), path, path, time=1e6, verbose=0, **changes)
+    assert (report.front, report.tried) == (found[0].front, found[0].tried)
+    assert runner.evaluator.reference.settings() == {"argument": "validation_data", "file": str(path)}
+    with pytest.raises(ValueError, match="Expected `validation_data` to be an .npz file with the arrays x and y"):
+        compress(small_model(), DATA, tmp_path / "none.npz", folder=tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_several_boards_compare_each_file_with_the_dense_one(tmp_path, monkeypatch):

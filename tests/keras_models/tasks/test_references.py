@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tfprune.keras_models.tasks.references import DataReference, import_path, imported
+from tfprune.keras_models.tasks.references import DataReference, import_path, imported, read_referred, referred
 
 X, Y = np.arange(6.0).reshape(3, 2), np.arange(3)
 
@@ -72,8 +72,22 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         with pytest.raises(ValueError, match=rf"an .npz file with the arrays x and y.*Received, on .*{name}.npz: "):
             DataReference.of(tmp_path / f"{name}.npz").load()
 
+    with pytest.raises(ValueError, match="Expected `validation_data` to be an .npz file"):
+        DataReference.of(tmp_path / "none.npz", argument="validation_data").load()
+
     def fails():
         raise FileNotFoundError("no /mnt/data here")
 
     with pytest.raises(ValueError, match="no /mnt/data here. Each worker has to see"):
         DataReference.of(fails).load()
+
+
+def test_other_data_than_at_the_start_are_refused(tmp_path):
+    np.savez(tmp_path / "valid.npz", x=X, y=Y)
+    settings = referred(DataReference.of(tmp_path / "valid.npz", argument="validation_data"), (X, Y))
+    settings = json.loads(json.dumps(settings))
+    for found, expected in zip(read_referred(settings, tuple), (X, Y), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.savez(tmp_path / "valid.npz", x=X, y=Y[::-1])
+    with pytest.raises(ValueError, match="the same `validation_data` on each worker. .*others from .*valid.npz than"):
+        read_referred(settings, tuple)

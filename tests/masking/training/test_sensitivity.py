@@ -98,6 +98,21 @@ def test_a_worker_measures_the_same():
     assert len(executor.sizes) == 1 + 4, "the worker opens the state, then does a task for each row"
 
 
+def test_a_worker_reads_data_that_are_referred_to(tmp_path):
+    model, data = regression()
+    np.savez(tmp_path / "valid.npz", **dict(zip("xy", data, strict=True)))
+    here = tfprune.sensitivity(model, data, (0.25, 0.75), metric="loss")
+    assert tfprune.sensitivity(model, tmp_path / "valid.npz", (0.25, 0.75), metric="loss") == here
+    sizes = {}
+    for name, each in {"sent": data, "file": tmp_path / "valid.npz", "function": regression_data}.items():
+        executor = PicklingExecutor(is_far=True)
+        assert here == tfprune.sensitivity(model, each, (0.25, 0.75), metric="loss", jobs=1, executor=executor)
+        sizes[name] = max(executor.sizes)
+    assert max(sizes["file"], sizes["function"]) < sizes["sent"] - data[0].nbytes
+    with pytest.raises(ValueError, match="Expected a function in `data` that workers can import"):
+        tfprune.sensitivity(model, lambda: data, metric="loss", jobs=1, executor=executor)
+
+
 @pytest.mark.programs
 def test_workers_measure_the_same(trained, pruned, digits):
     for model in (trained, pruned):
@@ -258,6 +273,11 @@ def regression(wrap=lambda model: model, units: int = 8, **arguments) -> tuple[k
     model.compile(**{"loss": "mse", "metrics": ["mae"], **arguments})
     x = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
     return model, (x, x[:, :3])
+
+
+def regression_data():
+    """Return the data of `regression`, as a worker may read them."""
+    return regression()[1]
 
 
 @pytest.mark.programs

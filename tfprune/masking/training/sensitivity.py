@@ -18,6 +18,7 @@ from tfprune.base.spec import check_sparsity
 from tfprune.keras_models.models.compiled import arguments_of, check_compiled, compile_like, measured, sign_of
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tasks.packed_model import WITHOUT_WORKERS, PackedModel, pack_model, unpack_model
+from tfprune.keras_models.tasks.references import DataReference, read_referred, referred
 from tfprune.keras_models.tasks.task_pool import check_executor, run_tasks
 from tfprune.masking.training.sensitivity_report import SensitivityReport, SensitivityRow
 from tfprune.masking.training.update_masks import update_masks
@@ -49,14 +50,16 @@ def sensitivity(
         model: A compiled model. A plain one is copied and wrapped with the default criterion and pattern; for others
             pass a model that you wrapped and compiled.
         data: A tuple (x, y) or (x, y, sample weights), or a dataset that can be read more than once, such as
-            `tf.data.Dataset` or `keras.utils.PyDataset`. A part of the validation data is enough.
+            `tf.data.Dataset` or `keras.utils.PyDataset`. A part of the validation data is enough. Or the path of an
+            .npz file with the arrays `x` and `y`, or a function without arguments that returns such data: then each
+            worker reads them itself, once.
         sparsities: The fractions of zeros, in [0, 1). A sparsity that the pattern of a weight cannot reach is skipped
             and reported.
         metric: A name that `model.evaluate` reports, such as `"accuracy"` or `"loss"`.
         mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None, the default, finds it out for
             accuracies and losses.
         jobs: The number of evaluations that run at once, at least 1. None (the default) is 1, in this process. With
-            more, each runs in a process that has the data and loads the model; `data` is then a tuple of arrays.
+            more, each runs in a process that has the data and loads the model; `data` are then arrays.
         executor: A `concurrent.futures.Executor` that runs the evaluations, such as that of a Dask client, for
             workers on other machines. It needs `jobs`. None (the default) uses this machine.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
@@ -81,10 +84,11 @@ def sensitivity(
         >>> report.baseline, [row.path for row in report.rows]
         (0.0, ['out/kernel', 'out/kernel'])
     """
-    levels, arguments, sign = _levels(sparsities), arguments_of(data), sign_of(metric, mode)
+    levels, reference, sign = _levels(sparsities), DataReference.of(data), sign_of(metric, mode)
+    arguments = arguments_of(data if reference is None else reference.load())
     check_verbose(verbose)
     check_executor(executor, jobs=jobs)
-    scan = _Scan(model, _subject(model), arguments, metric)
+    scan = _Scan(model, _subject(model), arguments, metric, reference)
     baseline = scan.measure()
     rows: list[SensitivityRow] = []
     skipped: list[Skipped] = []
@@ -110,12 +114,21 @@ def sensitivity(
 
 @dataclass(frozen=True)
 class _Scan:
-    """What all evaluations share: the user's model, the wrapped one, the arguments of `evaluate`, and the metric."""
+    """What all evaluations share.
+
+    Attributes:
+        model: The user's model.
+        subject: The wrapped one.
+        arguments: Those of `evaluate`.
+        metric: The metric.
+        reference: Where workers read the data; None sends them.
+    """
 
     model: keras.Model
     subject: keras.Model
     arguments: dict[str, Any]
     metric: str
+    reference: DataReference | None = None
 
     def measure(self) -> float:
         return measured(self.subject, self.metric, arguments=self.arguments)
@@ -134,11 +147,15 @@ def _packed(scan: _Scan) -> bytes:
             f"{type(scan.arguments['x']).__name__}, which cannot be sent to workers. {WITHOUT_WORKERS}"
         )
     arrays = {name: array for name, array in scan.arguments.items() if array is not None}
-    return pack_model(PackedModel(scan.model, arrays, {"metric": scan.metric}))
+    settings: dict[str, Any] = {"metric": scan.metric}
+    if scan.reference:
+        arrays, settings["data"] = {}, referred(scan.reference, scan.arguments)
+    return pack_model(PackedModel(scan.model, arrays, settings))
 
 
 def _unpacked(content: bytes) -> _Scan:
     model, arguments, settings = unpack_model(content)
+    arguments = arguments or read_referred(settings["data"], arguments_of)
     return _Scan(model, _subject(model), arguments, settings["metric"])
 
 

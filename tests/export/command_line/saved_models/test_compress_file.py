@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from stub_trials import StubRunner, stubbed
+from stub_trials import SCORE, StubRunner, stubbed
 
 import tfprune.export.compressing.compress as compressing
 from tfprune.export.command_line.cli import main
@@ -82,6 +82,35 @@ def test_for_a_microcontroller(run, trained, monkeypatch):
     assert runner.evaluator.micro == Micro(arena=60_000, flash=90_000)
 
 
+def test_limits_of_size_and_of_a_share_of_the_metric(run):
+    runner = StubRunner()
+    limits = "--optimize latency --max-relative-drop 0.02 --max-bytes 40000 --max-latency-ms 0.3"
+    line = f"model.keras --train x.npy,y.npy --folder limits --trials 12 {limits} --json"
+    code, out, err = run(line, runner)
+    assert err == ""
+    report = json.loads(out)
+    assert (code, report["max_drop"]) == (0, pytest.approx(0.02 * SCORE)), "a relative limit stands alone"
+    assert all(row["bytes"] <= 40_000 and row["latency_ms"] <= 0.3 for row in report["front"])
+    code, out, _ = run(f"{line} --max-drop 0.01".replace("limits", "both", 1), runner)
+    assert json.loads(out)["max_drop"] == 0.01, "both hold"
+
+
+def test_a_metric_of_one_output(run, trained):
+    inputs = keras.Input((6,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("size", "price")}
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", "mse", metrics={"price": [keras.metrics.CosineSimilarity(name="angle")]})
+    model.save(trained / "two.keras")
+    y = np.load("x.npy")
+    np.savez(trained / "both.npz", size=y[:, :1], price=y[:, 1:2])
+    runner = StubRunner()
+    line = "two.keras --train x.npy,both.npz --folder two --trials 1 --max-relative-drop 0.5"
+    code, out, err = run(f"{line} --metric mae --output price", runner)
+    assert (code, err) == (0, "")
+    assert runner.evaluator.metric.name == "price_mae" and runner.evaluator.metric.mode == "min"
+    assert "price_mae" in out
+
+
 def test_a_search_without_time_for_a_recipe_is_not_taken_for_one(run, trained):
     line = "model.keras --train x.npy,y.npy --minutes 10 --folder slow"
     code, out, err = run(line, StubRunner(file_seconds=870))
@@ -108,6 +137,11 @@ def test_a_search_without_time_for_a_recipe_is_not_taken_for_one(run, trained):
         ("model.keras --train x.npy,y.npy --optimize latency --jobs 2", "--jobs 1"),
         ("model.keras --train x.npy,y.npy --metric exactness", "Expected --metric to be 'accuracy', 'acc',"),
         ("model.keras --train x.npy,y.npy --validation none.npy,no.npy", "--validation"),
+        ("model.keras --train x.npy,y.npy --metric mae --mode max", "Expected --mode min for 'mae'"),
+        ("model.keras --train x.npy,y.npy --max-bytes 0", "Expected --max-bytes to be an integer of at least 1"),
+        ("model.keras --train x.npy,y.npy --max-latency-ms 0", "--max-latency-ms"),
+        ("model.keras --train x.npy,y.npy --max-latency-ms 2 --jobs 2", "files are timed on one machine"),
+        ("model.keras --train x.npy,y.npy --max-bytes 9 --target micro", "the budgets of a microcontroller"),
         ("nothing.keras --train x.npy,y.npy", "which does not exist"),
     ],
 )

@@ -8,6 +8,7 @@ import math
 import sys
 import types
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -233,6 +234,13 @@ def test_what_was_packed_is_what_it_was(packed):
     assert vars(second.evaluator.metric) == vars(first.evaluator.metric)
 
 
+def test_a_worker_makes_the_formats_that_the_search_asks_for():
+    first = runner()
+    evaluator = replace(first.evaluator, number_formats=("int8", "int4"), mixed_from=0.25)
+    second = unpack_runner(pack_runner(replace(first, evaluator=evaluator))).evaluator
+    assert (second.formats(None), second.mixed_from) == (("int8", "int4"), 0.25)
+
+
 def test_a_worker_reads_data_that_are_referred_to(packed, tmp_path, monkeypatch):
     np.savez(tmp_path / "train.npz", **dict(zip("xy", made()[1], strict=True)))
     for data in (small_search.train_data, tmp_path / "train.npz"):
@@ -243,12 +251,25 @@ def test_a_worker_reads_data_that_are_referred_to(packed, tmp_path, monkeypatch)
         assert np.array_equal(unpack_runner(sent).evaluator.calibration, made()[1][0][:100])
     np.savez(tmp_path / "train.npz", x=made()[1][0], y=made()[1][1][::-1])
     answer, reason = call(sent)
-    assert answer == REFUSED and "Expected the same data on each worker. Received, on" in reason
+    assert answer == REFUSED and "Expected the same `data` on each worker. Received, on" in reason
     (tmp_path / "train.npz").unlink()
     answer, reason = call(sent)
     assert answer == REFUSED and "Each worker has to see the file" in reason
     with pytest.raises(ValueError, match="Expected a function in `data` that workers can import"):
         pack_runner(runner(reference=DataReference.of(lambda: made()[1])))
+
+
+def test_a_worker_reads_validation_data_that_are_referred_to(packed, tmp_path):
+    first, (_, _, validation, _) = runner(), made()
+    np.savez(tmp_path / "valid.npz", **dict(zip("xy", validation, strict=True)))
+    reference = DataReference.of(tmp_path / "valid.npz", argument="validation_data")
+    sent = pack_runner(replace(first, evaluator=replace(first.evaluator, reference=reference)))
+    assert len(sent) < len(packed) - validation[0].nbytes
+    for before, after in zip(validation, unpack_runner(sent).evaluator.validation, strict=True):
+        np.testing.assert_array_equal(before, after)
+    (tmp_path / "valid.npz").unlink()
+    answer, reason = call(sent)
+    assert answer == REFUSED and "Expected `validation_data` to be an .npz file" in reason
 
 
 def test_a_worker_with_other_packages_refuses(packed):
