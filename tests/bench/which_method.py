@@ -1,6 +1,7 @@
 """Ways to make one trained CNN smaller, by what each needs: accuracy lost, epochs, multiply-adds and bytes.
 
 python tests/bench/which_method.py [FOLDER] [--seeds 0 1 2]   # a folder keeps the trained networks
+python tests/bench/which_method.py [FOLDER] --seeds 0 --only prune_weights --zeros 0.95   # some of the ways
 
 The network is that of sample_apps/fashion_cnn.py, trained for ten epochs on 55,000 images of Fashion-MNIST. Zeros are
 split by LAMP unless a method has a split of its own, and ways without labels see 512 training images. Ways that train
@@ -142,14 +143,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, help="keeps the trained networks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", default="", help="a part of the names of the ways to measure")
+    parser.add_argument("--zeros", type=float, nargs="+", default=ZEROS)
     options = parser.parse_args()
     if not fashion.is_there():
         return
     with tempfile.TemporaryDirectory() as passing:
         folder = options.folder or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
-        for title, ways, levels in (("zeros", OF_ZEROS, ZEROS), ("multiply-adds left", OF_CHANNELS, FLOPS)):
-            found = results(ways, levels, options.seeds, folder)
+        for title, ways, levels in (("zeros", OF_ZEROS, options.zeros), ("multiply-adds left", OF_CHANNELS, FLOPS)):
+            chosen = {name: way for name, way in ways.items() if options.only in name}
+            if not chosen:
+                continue
+            found = results(chosen, levels, options.seeds, folder)
             rows = [[*row, *[""] * (1 + len(levels) - len(row))] for row in lines(found, levels)]
             sys.stdout.write(f"\n{table([title, *(f'{level:.3g}' for level in levels)], rows)}\n")
     sys.stdout.write("\nPoints of accuracy against the dense network ± deviation (KiB of the packed int8 file)\n")

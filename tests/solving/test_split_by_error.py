@@ -45,4 +45,10 @@ def test_zeros_that_are_there_stay():
 
 
 def test_more_zeros_than_were_measured_are_spread_evenly():
-    assert split_by_error(curves(0), 0.97) == [0.97] * 3
+    assert split_by_error(curves(0), 0.995) == [0.995] * 3
+
+
+def test_small_weights_on_which_much_depends_are_spared_at_many_zeros():
+    large, small = ErrorCurve(10000, 0.0, 0.1 * LEVELS**4), ErrorCurve(300, 0.0, 100 * LEVELS**4)
+    first, second = split_by_error([large, small], 0.95)
+    assert second < 0.5 and 0.95 < first < 0.98

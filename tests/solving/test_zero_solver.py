@@ -49,7 +49,7 @@ def test_errors_at_levels_grow_and_are_those_of_the_weights():
     solver, moments = groups(2)
     aimed = [sums.aimed_at(own) for sums, own in zip(moments, solver.weights, strict=True)]
     solved, errors = solver.at_levels(aimed, pattern=Unstructured())
-    assert (np.diff(errors) > 0).all()
+    assert (np.diff(errors) >= 0).all() and (np.diff(errors[LEVELS < 0.98]) > 0).all()  # then one entry stays
     assert np.mean(solved[..., :12] == 0) == pytest.approx(LEVELS[LEVEL_FELT], abs=0.02)
     assert relative_error(aimed, solver.weights) == pytest.approx(0, abs=1e-12)
     assert errors[LEVEL_FELT] == relative_error(aimed, solved)

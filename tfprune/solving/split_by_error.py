@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-LEVELS = np.array([0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95])  # sparsities at which an error is measured
-FINE = np.linspace(0, LEVELS[-1], 96)
+# Sparsities at which an error is measured. At the last one no weight can have fewer zeros than another.
+LEVELS = np.array([0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99])
+FINE = np.linspace(0, LEVELS[-1], 100)
 HALVINGS = 60
 SAMPLES_FELT = 16  # of which the outputs are compared while one weight alone has zeros
 LEVEL_FELT = 3  # of `LEVELS`, the sparsity of that weight

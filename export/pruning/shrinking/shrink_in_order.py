@@ -19,7 +19,7 @@ from tfprune.export.pruning.shrinking.rank_groups import Ranking, made_bundles, 
 from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrunkGroup
 from tfprune.solving.split_by_error import split_by_error
 
-STEPS, MOST = 190, 0.95  # of the shares that are tried, and the largest of them
+STEPS, MOST = 198, 0.99  # of the shares that are tried, and the largest of them
 
 
 @dataclass(frozen=True)
