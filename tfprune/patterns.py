@@ -64,6 +64,10 @@ class Pattern(Spec):
         """Return whether a mask in the matrix view has its zeros in the shapes of this pattern."""
         return True
 
+    def sparsity_of(self, mask: np.ndarray) -> float:
+        """Return the sparsity of a mask in the matrix view, counted as in this pattern."""
+        return 1 - float(np.mean(mask))
+
 
 @dataclass(frozen=True)
 class Unstructured(Pattern):
@@ -113,6 +117,10 @@ class Block(Pattern):
     def allows(self, mask: np.ndarray) -> bool:
         means, _, _ = self._means(mask)
         return bool(np.isin(means, (0, 1)).all())
+
+    def sparsity_of(self, mask: np.ndarray) -> float:
+        means, _, _ = self._means(mask)
+        return float(np.mean(means == 0))
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         means, heights, widths = self._means(scores)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfprune.patterns import NM, Pattern
+from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments
 
 MOST_STEPS = 300
@@ -40,7 +40,7 @@ def alps(
         moments: The moments of the inputs, and the outputs that are wanted.
         weights: The weights, of shape (outputs, inputs), positions before inputs, and a bias as a last input.
         inputs: The number of inputs that may be removed: all but the one of the bias.
-        pattern: `Unstructured()` or `NM(n, m)`.
+        pattern: `Unstructured()`, `NM(n, m)` or `Block(rows, cols)`.
         sparsity: The fraction of zeros.
         ridge: How strongly the new weights are pulled towards the old ones: the number added to the diagonal, as a
             fraction of its mean.
@@ -80,10 +80,8 @@ def alps(
 
     def kept(values: np.ndarray) -> np.ndarray:
         mask = np.ones(values.shape, dtype=bool)
-        scores = np.abs(values[:, :inputs])
-        if isinstance(pattern, NM):
-            scores = scores.reshape(len(scores), positions, -1)
-        mask[:, :inputs] = pattern(scores, sparsity).reshape(len(values), inputs)
+        squares = np.square(values[:, :inputs]).reshape(len(values), positions, -1)
+        mask[:, :inputs] = pattern(squares, sparsity).reshape(len(values), inputs)
         return mask
 
     values = _constrained(gram, cross, (weights * scales).astype(dtype), kept=kept)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfprune.patterns import NM, Pattern
+from tfprune.patterns import NM, Block, Pattern
 from tfprune.solving.least_squares import GramMoments, damped_factor, inverse_of_lower
 from tfprune.solving.rounding import Grid
 
@@ -18,10 +18,12 @@ def wanda_mask(
 ) -> np.ndarray:
     """Mask the weights whose product with the norm of their input is smallest, output by output.
 
+    Blocks of several outputs are compared with those of the same outputs.
+
     Args:
         moments: The moments of the inputs.
         weights: The weights, of shape (outputs, inputs), positions before inputs.
-        pattern: `Unstructured()` or `NM(n, m)`.
+        pattern: `Unstructured()`, `NM(n, m)` or `Block(rows, cols)`.
         sparsity: The fraction of zeros.
         positions: The number of positions of the kernel.
 
@@ -41,9 +43,10 @@ def wanda_mask(
         Sun et al., 2024, "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695.
     """
     scores = wanda_scores(moments, weights)
-    if isinstance(pattern, NM):
-        return pattern(scores.reshape(len(scores), positions, -1), sparsity).reshape(scores.shape)
-    return np.concatenate([pattern(row[np.newaxis], sparsity) for row in scores])
+    rows = pattern.rows if isinstance(pattern, Block) else len(scores) if isinstance(pattern, NM) else 1
+    parts = (scores[start : start + rows] for start in range(0, len(scores), rows))
+    masks = [pattern(part.reshape(len(part), positions, -1), sparsity) for part in parts]
+    return np.concatenate(masks).reshape(scores.shape)
 
 
 def wanda_scores(moments: GramMoments, weights: np.ndarray) -> np.ndarray:
@@ -63,7 +66,7 @@ def ria_mask(
     Args:
         moments: The moments of the inputs.
         weights: The weights, of shape (outputs, inputs), positions before inputs.
-        pattern: `Unstructured()` or `NM(n, m)`.
+        pattern: `Unstructured()`, `NM(n, m)` or `Block(rows, cols)`.
         sparsity: The fraction of zeros.
         positions: The number of positions of the kernel.
 
@@ -86,9 +89,7 @@ def ria_mask(
     sums = sizes.sum(axis=1, keepdims=True), sizes.sum(axis=0, keepdims=True)
     shares = sum(np.divide(sizes, total, out=np.zeros_like(sizes), where=total > 0) for total in sums)
     scores = shares * moments.gram.diagonal()[: weights.shape[1]] ** 0.25
-    if isinstance(pattern, NM):
-        scores = scores.reshape(len(scores), positions, -1)
-    return pattern(scores, sparsity).reshape(sizes.shape)
+    return pattern(scores.reshape(len(scores), positions, -1), sparsity).reshape(sizes.shape)
 
 
 def sparse_gpt(
@@ -109,7 +110,7 @@ def sparse_gpt(
         moments: The moments of the inputs.
         weights: The weights, of shape (outputs, inputs), positions before inputs, and a bias as a last input.
         inputs: The number of inputs that may be removed: all but the one of the bias.
-        pattern: `Unstructured()` or `NM(n, m)`.
+        pattern: `Unstructured()`, `NM(n, m)` or `Block(rows, cols)`.
         sparsity: The fraction of zeros.
         ridge: The number added to the diagonal, as a fraction of its mean.
         positions: The number of positions of the kernel.
@@ -137,11 +138,15 @@ def sparse_gpt(
     """
     mask, updated = np.ones(weights.shape, dtype=bool), weights.astype(np.float64)
     factor = elimination_factor(moments, ridge) if factor is None else factor
-    for columns in _chunks(inputs, positions, pattern.m if isinstance(pattern, NM) else _COLUMNS_AT_ONCE):
+    width = pattern.cols if isinstance(pattern, Block) else 1
+    # Whole groups and blocks are compared at once.
+    step = pattern.m if isinstance(pattern, NM) else max(_COLUMNS_AT_ONCE // width, 1) * width
+    for columns in _chunks(inputs, positions, step):
         start, stop = columns.start, columns.stop
-        costs = np.square(updated[:, columns] / factor.diagonal()[columns])
+        costs = _removal_costs(updated[:, columns], factor[columns, columns], width=width)
         if grid is not None and grid.anchors is not None:
-            costs = np.where(grid.anchors[:, columns], costs.max() + 1, costs)
+            # Larger than all others together, so that the mean of a block is, too.
+            costs = np.where(grid.anchors[:, columns], costs.sum() + 1, costs)
         mask[:, columns] = pattern(costs, sparsity)
         removed = np.zeros((len(updated), stop - start))
         for column in range(start, stop):
@@ -153,6 +158,21 @@ def sparse_gpt(
             updated[:, one] = left
         updated[:, stop:] -= removed @ factor[columns, stop:]
     return mask, np.where(mask, updated, 0)
+
+
+def _removal_costs(weights: np.ndarray, factor: np.ndarray, *, width: int) -> np.ndarray:
+    """Return what removing `width` neighboring weights of an output costs, in parts whose sum it is.
+
+    The cost of one weight is the square of it divided by its diagonal entry of the factor. In a block, each weight
+    counts as it is after those before it were removed.
+    """
+    if width == 1:
+        return np.square(weights / factor.diagonal())
+    costs = np.empty_like(weights)
+    for start in range(0, weights.shape[1], width):
+        block = slice(start, start + width)
+        costs[:, block] = np.square(np.linalg.solve(factor[block, block].T, weights[:, block].T).T)
+    return costs
 
 
 def elimination_factor(moments: GramMoments, ridge: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import tfprune
 from tfprune import prune_weights
 from tfprune.methods.one_shot.recurrent_maps import recurrent_maps
 from tfprune.patterns import NM, Block, Unstructured
+from tfprune.solving.alps import alps
 from tfprune.solving.least_squares import GramMoments, solve
 from tfprune.solving.weight_masks import sparse_gpt, wanda_mask
 
@@ -27,29 +28,41 @@ def problem(seed, inputs=16, outputs=6, rows=200):
     return moments.aimed_at(weights), weights
 
 
-def slow_sparse_gpt(gram, weights, step, count):
-    """Remove column by column with the inverse of what is ahead, without blocks or factors."""
+def slow_sparse_gpt(gram, weights, step, count, width=1):
+    """Remove column by column with the inverse of what is ahead, without factors."""
     left, mask = weights.copy(), np.ones(weights.shape, dtype=bool)
     for column in range(weights.shape[1]):
         if column % step == 0:
             costs = np.stack(
                 [
-                    left[:, one] ** 2 / np.linalg.inv(gram[one:, one:])[0, 0]
-                    for one in range(column, min(column + step, weights.shape[1]))
+                    cost_of_block(gram[one:, one:], left[:, one : one + width])
+                    for one in range(column, min(column + step, weights.shape[1]), width)
                 ],
                 axis=1,
             )
             for part in count(costs):
-                mask[part[0], column + part[1]] = False
+                first = column + part[1] * width
+                mask[part[0], first : first + width] = False
         ahead = np.linalg.inv(gram[column:, column:])
         gone = np.where(mask[:, column], 0, left[:, column])
         left[:, column:] -= np.outer(gone / ahead[0, 0], ahead[0])
     return mask, np.where(mask, left, 0)
 
 
+def cost_of_block(gram, block):
+    """The first weights are removed together, and all after them make up for it: w inv(inv(H)_BB) w."""
+    size = block.shape[1]
+    return np.einsum("oi,ij,oj->o", block, np.linalg.inv(np.linalg.inv(gram)[:size, :size]), block)
+
+
 def lowest_half(costs):
     order = np.argsort(costs, axis=None, kind="stable")[: costs.size // 2]
     return list(zip(*np.unravel_index(order, costs.shape), strict=True))
+
+
+def lowest_half_of_pairs(costs):
+    pairs = lowest_half(costs[::2] + costs[1::2])
+    return [(2 * row + one, column) for row, column in pairs for one in range(2)]
 
 
 def two_of_four(costs):
@@ -58,14 +71,19 @@ def two_of_four(costs):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    ("pattern", "step", "count"),
-    [(Unstructured(), 16, lowest_half), (NM(2, 4), 4, two_of_four)],
-    ids=["unstructured", "2:4"],
+    ("pattern", "step", "count", "width"),
+    [
+        (Unstructured(), 16, lowest_half, 1),
+        (NM(2, 4), 4, two_of_four, 1),
+        (Block(1, 4), 16, lowest_half, 4),
+        (Block(2, 4), 16, lowest_half_of_pairs, 4),
+    ],
+    ids=["unstructured", "2:4", "1x4", "2x4"],
 )
-def test_sparse_gpt_is_its_slow_version(seed, pattern, step, count):
+def test_sparse_gpt_is_its_slow_version(seed, pattern, step, count, width):
     moments, weights = problem(seed)
     mask, left = sparse_gpt(moments, weights, inputs=16, pattern=pattern, sparsity=0.5, ridge=0)
-    expected_mask, expected = slow_sparse_gpt(moments.gram, weights, step, count)
+    expected_mask, expected = slow_sparse_gpt(moments.gram, weights, step, count, width)
     np.testing.assert_array_equal(mask, expected_mask)
     np.testing.assert_allclose(left, expected, atol=1e-8)
 
@@ -85,6 +103,25 @@ def test_wanda_compares_the_weights_of_one_output():
     weights = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
     mask = wanda_mask(moments, weights, pattern=Unstructured(), sparsity=2 / 3)
     np.testing.assert_array_equal(mask, [[True, False, False], [True, False, False]])
+
+
+def test_wanda_compares_the_blocks_of_the_same_outputs():
+    moments, weights = problem(2)
+    mask = wanda_mask(moments, weights, pattern=Block(2, 4), sparsity=0.5, positions=2)
+    scores = np.abs(weights) * np.sqrt(np.diagonal(moments.gram))
+    for first in range(0, 6, 2):
+        sums = scores[first : first + 2].sum(axis=0).reshape(4, 4).sum(axis=1)
+        kept = np.repeat(sums >= np.sort(sums)[2], 4)
+        np.testing.assert_array_equal(mask[first : first + 2], [kept, kept])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_alps_chooses_better_blocks(seed):
+    moments, weights = problem(seed)
+    settings = {"inputs": 16, "pattern": Block(1, 4), "sparsity": 0.5, "ridge": 1e-6}
+    (blocks, by_alps), (_, by_sparse_gpt) = alps(moments, weights, **settings), sparse_gpt(moments, weights, **settings)
+    assert Block(1, 4).allows(blocks) and Block(1, 4).sparsity_of(blocks) == 0.5
+    assert moments.errors(by_alps).sum() < moments.errors(by_sparse_gpt).sum()
 
 
 def test_dead_inputs_lose_their_weights_first():
@@ -116,7 +153,7 @@ def kernels(model):
 
 
 @pytest.mark.parametrize("method", ["sparsegpt", "alps", "wanda", "ria"])
-@pytest.mark.parametrize("pattern", ["unstructured", NM(2, 4)], ids=str)
+@pytest.mark.parametrize("pattern", ["unstructured", NM(2, 4), Block(1, 4)], ids=str)
 def test_a_model_with_zeros(method, pattern):
     model, x = attentive(), data()
     before = [values.copy() for values in model.get_weights()]
@@ -130,7 +167,8 @@ def test_a_model_with_zeros(method, pattern):
             assert np.mean(values == 0) == pytest.approx(0.5, abs=0.02)
             if pattern != "unstructured":
                 matrix = values.reshape(-1, values.shape[-1]).T
-                assert ((matrix.reshape(len(matrix), -1, 4) != 0).sum(axis=2) == 2).all()
+                counts = (matrix.reshape(len(matrix), -1, 4) != 0).sum(axis=2)
+                assert np.isin(counts, 2 if pattern == NM(2, 4) else (0, 4)).all()
     for row in report.rows:
         assert row.after < row.before if method in ("sparsegpt", "alps") else row.after == row.before
 
@@ -239,6 +277,23 @@ def test_each_allocation_gives_the_overall_sparsity(allocation):
         np.testing.assert_array_equal(values, other)
 
 
+def test_blocks_are_split_by_what_they_cost_and_those_of_before_stay():
+    model, pattern = attentive(), Block(1, 4)
+    once, _ = prune_weights(model, data(), 0.5, pattern=pattern, allocation={"hidden": 0.8, "/": 0.2})
+    twice, _ = prune_weights(once, data(), 0.6, pattern=pattern)
+    masks = {path: values.reshape(-1, values.shape[-1]).T != 0 for path, values in kernels(twice).items()}
+    zeros = {path: pattern.sparsity_of(mask) for path, mask in masks.items()}
+    sizes = [mask.size * (not mask.all()) for mask in masks.values()]
+    assert zeros["hidden/kernel"] > 0.79
+    assert np.average([*zeros.values()], weights=sizes) == pytest.approx(0.6, abs=0.03)
+
+
+def test_a_dict_spares_a_kernel_of_a_pattern():
+    sparse, report = prune_weights(attentive(), data(), pattern=NM(2, 4), allocation={"hidden": None})
+    zeros = {path: np.mean(values == 0) for path, values in kernels(sparse).items()}
+    assert zeros["hidden/kernel"] == 0 and zeros["out/kernel"] == 0.5
+
+
 def test_a_dict_gives_single_kernels_their_sparsity():
     sparse, report = prune_weights(mlp(), rows(), 0.5, allocation={"first": 0.25, "third": None})
     assert zeros_of(sparse) == {"first": 0.25, "second": 0.5, "third": 0.0}
@@ -345,7 +400,7 @@ def test_recurrent_kernels_whose_states_are_not_known():
     ("settings", "reason"),
     [
         ({"criterion": "best"}, "criterion"),
-        ({"pattern": Block(1, 4)}, r"'unstructured' or patterns.NM\(n, m\)"),
+        ({"pattern": "channel"}, r"'unstructured', patterns.NM\(n, m\) or patterns.Block\(rows, cols\)"),
         ({"pattern": NM(2, 4), "sparsity": 0.8}, "at most 1 - n/m"),
         ({"sparsity": 1.5}, "sparsity"),
         ({"pattern": NM(2, 4), "allocation": "outputs"}, "allocation='uniform' with .*NM"),
@@ -356,6 +411,7 @@ def test_recurrent_kernels_whose_states_are_not_known():
         ({"allocation": {"hidden": 1.0}}, "sparsity of hidden/kernel"),
         ({"allocation": "alpha_pruning", "sparsity": 0.9}, "of which .* would get"),
         ({"allocation": "owl", "pattern": NM(2, 4)}, "allocation='uniform' with pattern=NM"),
+        ({"allocation": {"hidden": 0.7}, "pattern": NM(2, 4)}, "Received: 0.7 for hidden/kernel. .* at most 1 - n/m"),
         ({"filters": "hiden"}, "`filters` to match"),
         ({"filters": lambda layer: False}, "match none of attention/attention_output/kernel"),
     ],

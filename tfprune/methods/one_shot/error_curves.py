@@ -47,8 +47,10 @@ def error_curves(
         solver = zero_solver(site.map, settings.ridge)
         check_inputs(site, moments, inputs=solver.inputs)
         kernel = solver.weights[..., : solver.inputs]
+        masks = (kernel != 0).reshape(*kernel.shape[:2], solver.positions, -1)
+        zeros = float(np.mean([settings.pattern.sparsity_of(mask) for mask in masks]))
         solved, errors = solver.at_levels(moments, pattern=settings.pattern)
-        curves[site] = ErrorCurve(kernel.size, float(np.mean(kernel == 0)), errors)
+        curves[site] = ErrorCurve(kernel.size, zeros, errors)
         if some:
             dense, weights = _outputs(walk, some), site.map.weights()
             site.map.assign(solved)

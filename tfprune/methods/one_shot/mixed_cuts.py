@@ -76,7 +76,7 @@ class MixedCuts:
             return len(self._blocks.blocks) - 1
         if kind == "experts":
             layers = read_experts(self._model)[1]
-            return layers[0].experts - layers[0].top_k
+            return min(layer.experts - layer.top_k for layer in layers)
         if self._units and (self._heads or kind == "units"):
             return STEPS - 1
         reasons = "; ".join(f"{each.layer}: {each.reason}" for each in self._skipped[:2]) or "it has none"

@@ -29,7 +29,7 @@ from tfprune.methods.one_shot.judges import check_token_ids
 from tfprune.methods.one_shot.mask_kernel import CRITERIA, UPDATING, MaskSettings, mask_kernel, path_of
 from tfprune.methods.one_shot.recurrent_maps import is_recurrent, recurrent_maps
 from tfprune.methods.one_shot.split_zeros import Calibration, checked_split, split_zeros
-from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
+from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
 from tfprune.report import Skipped
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.rounding import Rounding
@@ -71,14 +71,14 @@ def prune_weights(
             other values of a kernel together, which takes longer and changes the outputs less. `"wanda"` compares the
             weights of one output by their magnitude times the norm of their input, and `"ria"` those of a kernel by
             their share in the weights of their output and input; both update none.
-        pattern: `"unstructured"` (the default), or `patterns.NM(2, 4)`.
+        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)`, or blocks such as `patterns.Block(1, 4)`.
         allocation: The split of the zeros over the kernels. `"outputs"` gives the fewest zeros to the kernels on
             which the outputs of the model depend most: each kernel alone gets zeros, and the outputs for 16 samples
             are compared. `"error"` compares the outputs of the kernels themselves. `"owl"` gives fewer zeros to
             blocks with more outliers among the products of weights and inputs, and `"alpha_pruning"` to blocks
             whose weights have spectra with heavier tails. `"uniform"`, the other names, dicts and functions are
-            those of `allocation.allocate`, with the scores of Wanda. Default None: `"outputs"` for unstructured
-            zeros by SparseGPT and ALPS, else `"uniform"`.
+            those of `allocation.allocate`, with the scores of Wanda. With a pattern n:m, pass `"uniform"`, a dict
+            or a function. Default None: `"outputs"` for SparseGPT and ALPS without a pattern n:m, else `"uniform"`.
         filters: The kernels to prune: regular expressions for their paths, as in the report, or a function of a
             layer. Default None: all. The sparsity is that of these kernels.
         rounding: The integers that the remaining weights are rounded to, with `"sparsegpt"`, such as
@@ -240,10 +240,10 @@ def _checked_rounding(rounding: Any, criterion: str) -> Rounding | None:
 
 def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:
     resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
-    if not isinstance(resolved, (Unstructured, NM)):
+    if not isinstance(resolved, (Unstructured, NM, Block)):
         raise ValueError(
-            f"Expected `pattern` to be 'unstructured' or patterns.NM(n, m). Received: pattern={pattern!r}. Whole "
-            f"channels and heads are removed by prune_units."
+            f"Expected `pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols). Received: "
+            f"pattern={pattern!r}. Whole channels and heads are removed by prune_units."
         )
     resolved.check(sparsity)
     return resolved

@@ -16,7 +16,7 @@ from tfprune.compact.reconstruction.layer_moments import Site
 from tfprune.keras_models.models.graph import Graph
 from tfprune.methods.one_shot.error_curves import error_curves
 from tfprune.methods.one_shot.mask_kernel import UPDATING, MaskSettings, path_of
-from tfprune.patterns import Unstructured
+from tfprune.patterns import NM, Pattern
 from tfprune.solving.split_by_block import outlier_ratio, split_by_outliers, split_by_tails, tail_exponent
 from tfprune.solving.split_by_error import split_by_error
 
@@ -44,7 +44,7 @@ def checked_split(allocation: Split | None, settings: MaskSettings) -> Split:
     Raises:
         TypeError, ValueError: If it is not an allocation, or does not fit the criterion or the pattern.
     """
-    is_free = isinstance(settings.pattern, Unstructured)
+    is_free = not isinstance(settings.pattern, NM)
     if allocation is None:
         return "outputs" if is_free and settings.criterion in UPDATING else "uniform"
     if not isinstance(allocation, str):
@@ -55,12 +55,14 @@ def checked_split(allocation: Split | None, settings: MaskSettings) -> Split:
     if allocation in BY_ERROR and not (is_free and settings.criterion in UPDATING):
         raise ValueError(
             f"Expected allocation='uniform' with criterion={settings.criterion!r} and pattern={settings.pattern!r}. "
-            f"Received: allocation={allocation!r}, which is for unstructured zeros by 'sparsegpt' or 'alps'."
+            f"Received: allocation={allocation!r}, which is for unstructured zeros or blocks by 'sparsegpt' or "
+            f"'alps'."
         )
-    if allocation != "uniform" and not is_free:
+    if isinstance(allocation, str) and allocation != "uniform" and not is_free:
         raise ValueError(
             f"Expected allocation='uniform' with pattern={settings.pattern!r}, whose groups have the same zeros in "
-            f"all kernels. Received: allocation={allocation!r}."
+            f"all kernels, or a dict. Received: allocation={allocation!r}. To leave kernels without zeros, pass for "
+            f"example allocation={{'out/kernel': None}}."
         )
     return allocation
 
@@ -78,7 +80,8 @@ def split_zeros(
         settings: How kernels are masked.
 
     Raises:
-        ValueError: If a kernel would get a sparsity outside [0, 1), or a dict has an expression without a match.
+        ValueError: If a kernel would get a sparsity outside [0, 1) or one that the pattern does not allow, or a dict
+            has an expression without a match.
     """
     if allocation in BY_ERROR:
         curves = error_curves(sites, calibration.batches(), graph=calibration.graph, settings=settings, by=allocation)
@@ -90,7 +93,19 @@ def split_zeros(
         Weight(path_of(site), tuple(site.map.kernel.variable.shape), functools.partial(scores.of, site))
         for site in sites
     ]
-    return dict(zip(sites, allocate(weights, sparsity, allocation), strict=True))
+    shares = allocate(weights, sparsity, allocation)
+    for weight, share in zip(weights, shares, strict=True):
+        _check_pattern(settings.pattern, weight.path, share)
+    return dict(zip(sites, shares, strict=True))
+
+
+def _check_pattern(pattern: Pattern, path: str, share: float | None) -> None:
+    try:
+        pattern.check(share or 0)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected an `allocation` that pattern={pattern!r} allows. Received: {share:g} for {path}. {error}"
+        ) from error
 
 
 def _by_block(
