@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tfprune.methods.experts.expert_ranking import ExpertRanking, RankedExpert
 
 ops = keras.ops
 
@@ -258,6 +259,56 @@ def test_an_expert_that_is_never_used_is_missed_by_nobody(tmp_path):
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "smaller.keras")(X), smaller(X))
 
 
+def test_layers_lose_other_numbers_of_experts(tmp_path):
+    model, drop = mixture(), {"mixture_0": [1], "mixture_1": [0, 2, 3]}
+    for path, experts in drop.items():
+        bias = model.get_layer(path).router.bias
+        bias.assign(np.where(np.isin(np.arange(4), experts), -1000, np.asarray(bias)))  # never used
+    smaller, report = tfprune.drop_experts(model, drop, samples=X)
+    assert apart(smaller, model) <= 1e-5
+    assert [(row.experts, row.top_k) for row in report.rows] == [((4, 3), (2, 2)), ((4, 1), (2, 1))]
+    smaller.save(tmp_path / "smaller.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "smaller.keras")(X), smaller(X))
+    grown, again = tfprune.grow_experts(smaller, 2, noise=0, samples=X)
+    assert again.is_function_preserving and [row.experts for row in again.rows] == [(3, 6), (1, 2)]
+
+
+def ranking_of(importances):
+    rows = [
+        RankedExpert(f"mixture_{layer}", expert, reap=value, frequency=1.0)
+        for layer, values in enumerate(importances)
+        for expert, value in enumerate(values)
+    ]
+    return ExpertRanking(tuple(rows), "reap")
+
+
+def test_the_lowest_of_each_layer_by_a_number_for_each():
+    ranking = ranking_of([(3, 1, 2, 4), (1, 2, 3, 0)])
+    assert ranking.lowest({"mixture_0": 2, "mixture_1": 1}) == {"mixture_0": (1, 2), "mixture_1": (3,)}
+    with pytest.raises(ValueError, match="`count` for each of 'mixture_0', 'mixture_1'. Received: 'mixture_0'"):
+        ranking.lowest({"mixture_0": 2})
+
+
+def test_merged_experts_have_the_weight_of_their_importance():
+    model = mixture()
+    for index, order in enumerate([(0, 1, 0, 1), (0, 0, 1, 1)]):  # whose directions in the router are the same
+        kernel = model.get_layer(f"mixture_{index}").router.kernel
+        kernel.assign(np.asarray([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])[:, list(order)] * [1, 2, 3, 4])
+        model.get_layer(f"mixture_{index}").router.bias.assign(np.zeros(4))
+    ranking = ranking_of([(3, 3, 1, 2), (1, 4, 0, 2)])
+    merged, report = tfprune.merge_experts(model, 2, ranking=ranking)
+    assert [row.experts for row in report.rows] == [(4, 2)] * 2
+    for index, groups in enumerate([{0: (0, 2), 1: (1, 3)}, {0: (0, 1), 1: (2, 3)}]):
+        before, after = (np.asarray(each.get_layer(f"mixture_{index}").up) for each in (model, merged))
+        importances = ranking.importances()[f"mixture_{index}"]
+        for new, old in groups.items():
+            total = sum(importances[expert] for expert in old)
+            expected = sum(importances[expert] / total * before[expert] for expert in old)
+            np.testing.assert_allclose(after[new], expected, atol=1e-6)
+    plain, _ = tfprune.merge_experts(model, [[0, 2], [1, 3]], ranking=ranking)
+    np.testing.assert_allclose(plain.get_layer("mixture_0").up, merged.get_layer("mixture_0").up, atol=1e-6)
+
+
 def test_a_layer_alone():
     layer = mixture().get_layer("mixture_0")
     grown, report = tfprune.grow_experts(layer, 2, noise=0, samples=X)
@@ -296,6 +347,14 @@ class Other(Mixture):
         (lambda: tfprune.merge_experts(mixture(), [[0, 1], [2]]), ValueError, "each of the experts 0 to 3"),
         (lambda: tfprune.merge_experts(mixture(), [0, 1]), TypeError, "groups of experts"),
         (lambda: tfprune.merge_experts(mixture(), [[0, 1, 2, 3], []]), ValueError, "an expert in each"),
+        (lambda: tfprune.merge_experts(mixture(), 2), TypeError, "or with `ranking` a number of experts"),
+        (lambda: tfprune.merge_experts(mixture(), 2, ranking={}), TypeError, "what tfprune.rank_experts returns"),
+        (lambda: tfprune.merge_experts(mixture(), 4, ranking=ranking_of([range(4)] * 2)), ValueError, "`merge`"),
+        (
+            lambda: tfprune.merge_experts(mixture(), 2, ranking=ranking_of([range(4)])),
+            ValueError,
+            "4 of 'mixture_0', 4 of 'mixture_1'. Received: 4 of 'mixture_0'. Rank the experts of",
+        ),
         (lambda: tfprune.register_experts(Mixture, {}), ValueError, "Expected `axes`"),
         (lambda: tfprune.register_experts(Mixture, "router"), TypeError, "Expected `axes`"),
         (lambda: tfprune.register_experts("Mixture", {"a": 0}), TypeError, "layer_class"),

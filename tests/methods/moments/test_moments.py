@@ -130,7 +130,12 @@ def test_cosines_by_hand(base):
 
 def test_the_way_back_is_the_transpose_of_the_way_there():
     random = np.random.default_rng(0)
-    for origin, shape in [(Origin(0, 1, ((0, 2), (1,), (0,))), (4, 3)), (Origin(0, -1, ((1,), (0, 1))), (5, 2))]:
+    shared = Origin(0, 0, ((0, 2), (1,)), ((0.9, 0.1), (1.0,)))
+    for origin, shape in [
+        (Origin(0, 1, ((0, 2), (1,), (0,))), (4, 3)),
+        (Origin(0, -1, ((1,), (0, 1))), (5, 2)),
+        (shared, (3, 2)),
+    ]:
         old = random.normal(size=shape)
         there = origin.follow(old)
         new, back = random.normal(size=there.shape), np.zeros(shape)

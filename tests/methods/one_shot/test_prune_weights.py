@@ -119,7 +119,8 @@ def test_wanda_compares_the_blocks_of_the_same_outputs():
 def test_alps_chooses_better_blocks(seed):
     moments, weights = problem(seed)
     settings = {"inputs": 16, "pattern": Block(1, 4), "sparsity": 0.5, "ridge": 1e-6}
-    (blocks, by_alps), (_, by_sparse_gpt) = alps(moments, weights, **settings), sparse_gpt(moments, weights, **settings)
+    blocks, by_alps = alps(moments, weights, **settings)
+    _, by_sparse_gpt = sparse_gpt(moments, weights, **settings)
     assert Block(1, 4).allows(blocks) and Block(1, 4).sparsity_of(blocks) == 0.5
     assert moments.errors(by_alps).sum() < moments.errors(by_sparse_gpt).sum()
 

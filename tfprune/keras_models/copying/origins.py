@@ -9,7 +9,9 @@ import keras
 import numpy as np
 
 Groups = Sequence[Sequence[int]]
-MadeOf = tuple[keras.Variable, int, Groups]  # a weight, and the groups of slices along an axis; no groups: all of it
+Shares = Sequence[Sequence[float]]  # of the slices of each group in their mean; none: equal ones
+# A weight, and the groups of slices along an axis with their shares; no groups: all of it.
+MadeOf = tuple[keras.Variable, int, Groups, Shares]
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Origin:
         weight: The index of a weight among the weights of the other model.
         axis: The axis along which it was cut into slices.
         groups: The slices whose mean each new slice is; empty for a weight that was copied whole.
+        shares: The share of each of them in the mean; empty for equal ones.
     """
 
     weight: int
     axis: int = 0
     groups: tuple[tuple[int, ...], ...] = ()
+    shares: tuple[tuple[float, ...], ...] = ()
 
     def follow(self, value: np.ndarray) -> np.ndarray:
         """Return what a value of the shape of the old weight is for the new one.
@@ -33,7 +37,7 @@ class Origin:
             >>> Origin(0, groups=((0,), (1, 2), (0,))).follow(np.array([1.0, 2.0, 4.0]))
             array([1., 3., 1.])
         """
-        return mean_of_groups(value, self.groups, axis=self.axis) if self.groups else value
+        return mean_of_groups(value, self.groups, axis=self.axis, shares=self.shares) if self.groups else value
 
     def add_back(self, value: np.ndarray, total: np.ndarray) -> None:
         """Add a gradient of the new weight to that of the old one: the transpose of `follow`.
@@ -48,20 +52,25 @@ class Origin:
             total += value
             return
         sums = np.moveaxis(total, self.axis, 0)  # a view
-        for part, group in zip(np.moveaxis(value, self.axis, 0), self.groups, strict=True):
-            sums[list(group)] += part / len(group)
+        shares = self.shares or [[1 / len(group)] * len(group) for group in self.groups]
+        for part, group, own in zip(np.moveaxis(value, self.axis, 0), self.groups, shares, strict=True):
+            sums[list(group)] += np.multiply.outer(own, part)
 
 
 Origins = tuple[Origin | None, ...]
 
 
-def mean_of_groups(value: np.ndarray, groups: Groups, *, axis: int) -> np.ndarray:
-    """Return the means of groups of entries along an axis; the union of masks."""
+def mean_of_groups(value: np.ndarray, groups: Groups, *, axis: int, shares: Shares = ()) -> np.ndarray:
+    """Return the means of groups of entries along an axis, by their shares if there are some; the union of masks."""
     parts = [np.take(value, list(group), axis) for group in groups]
     if value.dtype == bool:
         return np.stack([part.any(axis) for part in parts], axis)
+    weights: Sequence[Sequence[float] | None] = shares or [None] * len(parts)
     # In float64 the mean of equal numbers is the number itself.
-    means = [part.take(0, axis) if part.shape[axis] == 1 else part.astype(np.float64).mean(axis) for part in parts]
+    means = [
+        part.take(0, axis) if part.shape[axis] == 1 else np.average(part.astype(np.float64), axis, own)
+        for part, own in zip(parts, weights, strict=True)
+    ]
     return np.stack(means, axis if axis >= 0 else value.ndim + axis).astype(value.dtype)
 
 
@@ -76,7 +85,9 @@ def read_origins(source: keras.layers.Layer, target: keras.layers.Layer, *, made
     indices = {id(weight): index for index, weight in enumerate(source.weights)}
 
     def origin(weight: keras.Variable) -> Origin | None:
-        old, axis, groups = made_of.get(id(weight), (None, 0, ()))
-        return Origin(indices[id(old)], axis, tuple(map(tuple, groups))) if id(old) in indices else None
+        old, axis, groups, shares = made_of.get(id(weight), (None, 0, (), ()))
+        if id(old) not in indices:
+            return None
+        return Origin(indices[id(old)], axis, tuple(map(tuple, groups)), tuple(map(tuple, shares)))
 
     return tuple(map(origin, target.weights))

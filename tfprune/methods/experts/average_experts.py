@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import keras
 import numpy as np
 
-from tfprune.keras_models.copying.origins import Groups, MadeOf, mean_of_groups
+from tfprune.keras_models.copying.origins import Groups, MadeOf, Shares, mean_of_groups
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import to_matrix
@@ -18,7 +18,12 @@ from tfprune.methods.experts.moe_layers import MoeLayer
 
 
 def average_experts(
-    new: keras.layers.Layer, source: Anatomy, *, layers: Sequence[MoeLayer], groups: Mapping[str, Groups]
+    new: keras.layers.Layer,
+    source: Anatomy,
+    *,
+    layers: Sequence[MoeLayer],
+    groups: Mapping[str, Groups],
+    shares: Mapping[str, Shares],
 ) -> dict[int, MadeOf]:
     """Give a model with another number of experts its weights, masks and latent values.
 
@@ -29,22 +34,27 @@ def average_experts(
         source: The model or layer that it was made of.
         layers: The layers with experts in `source`.
         groups: For each of them, by its path, the experts whose mean each new expert is.
+        shares: The shares of these experts in the mean, by the path; equal ones for a path that is not there.
 
     Raises:
         ValueError: If the other weights of the two have different shapes.
     """
-    axes = {key: (axis, groups[layer.path]) for layer in layers for key, axis in layer.axes.items()}
+    axes = {
+        key: (axis, groups[layer.path], shares.get(layer.path, ()))
+        for layer in layers
+        for key, axis in layer.axes.items()
+    }
     axes |= dict(_masks_and_latents(source.model, axes))
     made_of: dict[int, MadeOf] = {}
     for part, counterpart in layer_pairs(source, new):
         layer = part.model
         train_alike(paired(layer, counterpart))
         for variable, other in zip(layer.variables, counterpart.variables, strict=True):
-            axis, own_groups = axes.get(id(variable), (0, ()))
-            made_of[id(other)] = variable, axis, own_groups
+            axis, own_groups, own_shares = axes.get(id(variable), (0, (), ()))
+            made_of[id(other)] = variable, axis, own_groups, own_shares
             value = as_numpy(variable)
             if own_groups:
-                value = mean_of_groups(value, own_groups, axis=axis)
+                value = mean_of_groups(value, own_groups, axis=axis, shares=own_shares)
             if tuple(other.shape) != value.shape:
                 raise ValueError(
                     f"Expected {layer.name!r} to have weights of the same shapes, those of its experts aside. "
@@ -59,9 +69,9 @@ def average_experts(
 
 
 def _masks_and_latents(
-    root: keras.layers.Layer, axes: Mapping[int, tuple[int, Groups]]
-) -> Iterator[tuple[int, tuple[int, Groups]]]:
-    """Yield the axis and groups of the masks and latent values of weights, by the id of the variable."""
+    root: keras.layers.Layer, axes: Mapping[int, tuple[int, Groups, Shares]]
+) -> Iterator[tuple[int, tuple[int, Groups, Shares]]]:
+    """Yield the axis, groups and shares of the masks and latent values of weights, by the id of the variable."""
     for _, layer in walk(root, stop=Pruned):
         if isinstance(layer, Pruned):
             saved = layer.saved_variables()

@@ -30,7 +30,8 @@ def drop_experts(
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
             `register_experts`, wrapped or not. It is not changed.
         drop: The experts to drop from each layer, counted from 0; or a dict with those of each layer by its path,
-            the same number of each, such as `rank_experts(model, samples).lowest(4)`.
+            such as `rank_experts(model, samples).lowest(4)`. The layers of a class that counts its experts with one
+            argument lose the same number of them.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
         top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
@@ -41,8 +42,8 @@ def drop_experts(
 
     Raises:
         TypeError: If `model_or_layer` is not a Keras model or layer, or `drop` holds something other than integers.
-        ValueError: If it has no experts, or not these, or none would remain, or a dict names other layers or other
-            numbers of experts.
+        ValueError: If it has no experts, or not these, or none would remain, or a dict names other layers.
+        ValueError: If the class cannot have the numbers of experts that would remain.
 
     Example:
         >>> from keras_hub.models import MixtralBackbone
@@ -61,32 +62,25 @@ def drop_experts(
     source, layers = read_experts(model_or_layer)
     if isinstance(drop, Mapping):
         _check_layers(by_layer, [layer.path for layer in layers], model_or_layer.name)
-    count = layers[0].experts
     groups = {}
     for layer in layers:
-        dropped = by_layer.get(layer.path, everywhere)
+        dropped, count = by_layer.get(layer.path, everywhere), layer.experts
         unknown = [index for index in dropped if index >= count]
         if unknown or len(dropped) >= count:
             received = f"expert {unknown[0]}" if unknown else f"all {count}"
             raise ValueError(
                 f"Expected experts to drop among 0 to {count - 1}, and at least one to remain. Received: {received} "
-                f"of {model_or_layer.name!r}."
+                f"of {layer.path!r} in {model_or_layer.name!r}."
             )
         groups[layer.path] = [[index] for index in range(count) if index not in dropped]
-    used = new_top_k(top_k, layers, experts=len(groups[layers[0].path]))
+    used = new_top_k(top_k, layers, groups=groups)
     return rebuild_experts(source, layers, groups=groups, top_k=used, samples=samples)
 
 
 def _check_layers(by_layer: Mapping[str, set[int]], paths: Sequence[str], name: str) -> None:
-    """Refuse experts by layer that are those of another model, or other numbers of them."""
+    """Refuse experts by layer that are those of another model."""
     if by_layer.keys() != {*paths}:
         raise ValueError(
             f"Expected the experts to drop from each of {', '.join(map(repr, paths))}. Received: "
             f"{', '.join(map(repr, by_layer)) or 'none'}. Rank the experts of {name!r} itself."
-        )
-    counts = {path: len(experts) for path, experts in by_layer.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(
-            f"Expected the same number of experts to drop from each layer, as one argument of the class counts them. "
-            f"Received: {counts}. Drop {min(counts.values())} of each."
         )

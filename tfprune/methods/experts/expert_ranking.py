@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tfprune.base.spec import check_count
@@ -42,26 +43,41 @@ class ExpertRanking(Report):
     rows: tuple[RankedExpert, ...]
     criterion: str
 
-    def lowest(self, count: int) -> dict[str, tuple[int, ...]]:
+    def lowest(self, count: int | Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """Return the least important experts of each layer: `drop_experts(model, ranking.lowest(4))`.
 
         Args:
-            count: How many of each layer, from 1 to all but one.
+            count: How many of each layer, from 1 to all but one; or a dict with the number for each layer by its
+                path.
 
         Raises:
-            ValueError: If a layer has not more experts.
+            TypeError: If a number is not an integer.
+            ValueError: If a layer has not more experts, or the dict names other layers.
         """
-        experts: dict[str, list[RankedExpert]] = {}
-        for row in self.rows:
-            experts.setdefault(row.layer, []).append(row)
-        check_count(count, "count", least=1, most=min(map(len, experts.values())) - 1)
+        experts = self.importances()
+        if isinstance(count, Mapping):
+            if count.keys() != experts.keys():
+                raise ValueError(
+                    f"Expected `count` for each of {', '.join(map(repr, experts))}. Received: "
+                    f"{', '.join(map(repr, count)) or 'none'}. Name each layer of the ranking."
+                )
+            counts = dict(count)
+        else:
+            counts = dict.fromkeys(experts, count)
+        for layer, number in counts.items():
+            check_count(number, "count", least=1, most=len(experts[layer]) - 1)
         return {
-            layer: tuple(sorted(row.expert for row in sorted(of_layer, key=self._importance)[:count]))
-            for layer, of_layer in experts.items()
+            layer: tuple(sorted(sorted(values, key=values.__getitem__)[: counts[layer]]))
+            for layer, values in experts.items()
         }
 
-    def _importance(self, row: RankedExpert) -> float:
-        return row.reap if self.criterion == "reap" else row.frequency
+    def importances(self) -> dict[str, dict[int, float]]:
+        """Return the importance of each expert by its number, for each layer by its path."""
+        found: dict[str, dict[int, float]] = {}
+        for row in self.rows:
+            figure = row.reap if self.criterion == "reap" else row.frequency
+            found.setdefault(row.layer, {})[row.expert] = figure
+        return found
 
     def __str__(self) -> str:
         lines = [[row.layer, row.expert, f"{row.reap:.4g}", f"{row.frequency:.3f}"] for row in self.rows]

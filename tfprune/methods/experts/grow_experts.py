@@ -79,14 +79,17 @@ def grow_experts(
     source, layers = read_experts(model_or_layer)
     if random:
         _check_has(random, layers)
-    experts = [[index] for index in range(layers[0].experts)]
-    repeated = experts * factor if order == "append" else [group for group in experts for _ in range(factor)]
-    groups = {layer.path: repeated for layer in layers}
-    top_k = layers[0].top_k * (factor if grow_top_k else 1)
+    groups = {layer.path: _repeated(layer.experts, factor, order=order) for layer in layers}
+    top_k = {layer.path: layer.top_k * (factor if grow_top_k else 1) for layer in layers}
     new, report = rebuild_experts(
         source, layers, groups=groups, top_k=top_k, samples=samples, noise=noise, random=random, seed=seed
     )
     return new, replace(report, warning=_warning(report, noise=noise, random=random, grow_top_k=grow_top_k))
+
+
+def _repeated(count: int, factor: int, *, order: str) -> list[list[int]]:
+    experts = [[index] for index in range(count)]
+    return experts * factor if order == "append" else [group for group in experts for _ in range(factor)]
 
 
 def _check_has(part: str, layers: Sequence[MoeLayer]) -> None:

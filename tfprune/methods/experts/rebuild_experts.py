@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.base.spec import check_count
-from tfprune.keras_models.copying.origins import Groups, read_origins
+from tfprune.keras_models.copying.origins import Groups, Shares, read_origins
 from tfprune.keras_models.models.anatomy import Anatomy, check_model
 from tfprune.keras_models.models.batches import batches, check_batch, check_source
 from tfprune.keras_models.models.layers import as_numpy
@@ -22,28 +22,21 @@ from tfprune.methods.experts.set_expert_count import set_expert_count
 
 
 def read_experts(model_or_layer: Any) -> tuple[Anatomy, list[MoeLayer]]:
-    """Read a built model or layer, and its layers with experts, which all have the same number of them.
+    """Read a built model or layer, and its layers with experts.
 
     Raises:
         TypeError: If it is neither a model nor a layer.
-        ValueError: If it is not built, has no experts, or other numbers of them in each layer.
+        ValueError: If it is not built, or has no experts.
     """
     anatomy = Anatomy.of(model_or_layer, accepts=keras.layers.Layer, argument="model_or_layer")
     if isinstance(model_or_layer, keras.Model):
         check_model(anatomy)
     elif not model_or_layer.built:
         raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet.")
-    layers = moe_layers(model_or_layer)
-    sizes = {(layer.experts, layer.top_k) for layer in layers}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"Expected the same number of experts in all layers of {model_or_layer.name!r}. Received: "
-            f"{', '.join(f'{layer.path} with {layer.experts}' for layer in layers[:4])}. Pass the layers one by one."
-        )
-    return anatomy, layers
+    return anatomy, moe_layers(model_or_layer)
 
 
-def new_top_k(top_k: int | None, layers: Sequence[MoeLayer], *, experts: int) -> int:
+def new_top_k(top_k: int | None, layers: Sequence[MoeLayer], *, groups: Mapping[str, Groups]) -> dict[str, int]:
     """Return a checked number of experts to use for each input; None keeps the number, or takes all if it is larger.
 
     Raises:
@@ -51,8 +44,8 @@ def new_top_k(top_k: int | None, layers: Sequence[MoeLayer], *, experts: int) ->
         ValueError: If it is out of range.
     """
     if top_k is None:
-        return min(layers[0].top_k, experts)
-    return check_count(top_k, "top_k", least=1, most=experts)
+        return {layer.path: min(layer.top_k, len(groups[layer.path])) for layer in layers}
+    return dict.fromkeys(groups, check_count(top_k, "top_k", least=1, most=min(map(len, groups.values()))))
 
 
 def rebuild_experts(
@@ -60,8 +53,9 @@ def rebuild_experts(
     layers: Sequence[MoeLayer],
     *,
     groups: Mapping[str, Groups],
-    top_k: int,
+    top_k: Mapping[str, int],
     samples: Any,
+    shares: Mapping[str, Shares] | None = None,
     noise: float = 0.0,
     random: str | None = None,
     seed: int = 0,
@@ -72,17 +66,18 @@ def rebuild_experts(
         source: A model or layer.
         layers: Its layers with experts.
         groups: For each of them, by its path, the experts whose mean each new expert is.
-        top_k: The number of new experts that are used for each input.
+        top_k: For each of them, by its path, the number of new experts that are used for each input.
         samples: Inputs to compare on; None takes random numbers.
+        shares: The shares of experts in the means, by the paths of the layers; None for equal ones.
         noise: The noise that copies get, as a fraction of the standard deviation of each weight.
         random: The part to draw at random instead: see `perturb_copies`.
         seed: Seed of the noise.
     """
     if samples is not None:
         check_source(samples, argument="samples")
-    count = len(next(iter(groups.values())))
-    new = set_expert_count(source, layers, experts=count, top_k=top_k)
-    made_of = average_experts(new, source, layers=layers, groups=groups)
+    sizes = {path: (len(own), top_k[path]) for path, own in groups.items()}
+    new = set_expert_count(source, layers, sizes=sizes)
+    made_of = average_experts(new, source, layers=layers, groups=groups, shares=shares or {})
     new_layers = moe_layers(new)
     if noise or random:
         renamed = {layer.path: groups[old.path] for layer, old in zip(new_layers, layers, strict=True)}

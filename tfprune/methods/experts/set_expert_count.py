@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -19,41 +19,48 @@ from tfprune.keras_models.models.layers import walk
 from tfprune.methods.experts.moe_layers import MoeLayer
 
 
-def set_expert_count(source: Anatomy, layers: Sequence[MoeLayer], *, experts: int, top_k: int) -> Any:
+def set_expert_count(source: Anatomy, layers: Sequence[MoeLayer], *, sizes: Mapping[str, tuple[int, int]]) -> Any:
     """Build a model or layer with another number of experts, wrappers included; weights are not copied.
 
     Args:
         source: A built model or layer.
         layers: Its layers with experts.
-        experts: The number of experts that each of them gets.
-        top_k: The number of experts that are used for each input.
+        sizes: For each of them, by its path, the number of experts that it gets, and how many of them are used for
+            each input.
 
     Raises:
-        ValueError: If it cannot be built anew.
+        ValueError: If it cannot be built anew, or one configuration would need several numbers of experts.
     """
 
-    def changed(config: dict[str, Any]) -> dict[str, Any]:
+    def changed(config: dict[str, Any], held: Sequence[MoeLayer]) -> dict[str, Any]:
         config = deepcopy(config)
-        for layer in layers:
-            before = {layer.rule.count_argument: layer.experts, layer.rule.top_k_argument: layer.top_k}
-            _change(config, before, {layer.rule.count_argument: experts, layer.rule.top_k_argument: top_k})
+        counts = {layer.path: sizes[layer.path][0] for layer in held}
+        if len({sizes[layer.path] for layer in held}) > 1:
+            raise ValueError(
+                f"Expected the same number of experts in all layers of {source.model.name!r}, as one argument of its "
+                f"class counts them. Received: {counts}. Keep {max(counts.values())} in each."
+            )
+        for layer in held:
+            names = layer.rule.count_argument, layer.rule.top_k_argument
+            before = dict(zip(names, (layer.experts, layer.top_k), strict=True))
+            _change(config, before, dict(zip(names, sizes[layer.path], strict=True)))
         return config
 
     root = source.model
     if not isinstance(root, keras.Model):
-        return revive(changed(config_of(root)), root)
+        return revive(changed(config_of(root), layers), root)
     if source.kind is Kind.CODE:
         raise ValueError(
             f"Expected a Sequential or Functional model, or a Functional subclass. Received: {root.name!r} "
             f"of class {type(root).__name__}, whose code creates its layers. Pass its layers one by one."
         )
     if source.kind is Kind.FUNCTIONAL_SUBCLASS:
-        return _of_class(source, changed(class_config(root)))
-    with_experts = {id(layer.layer) for layer in layers}
+        return _of_class(source, changed(class_config(root), layers))
+    with_experts = {id(layer.layer): layer for layer in layers}
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        has_experts = any(id(part) in with_experts for _, part in walk(layer))
-        return revive(changed(config_of(layer)), layer) if has_experts else None
+        held = [with_experts[id(part)] for _, part in walk(layer) if id(part) in with_experts]
+        return revive(changed(config_of(layer), held), layer) if held else None
 
     return copy_model(source, replace)
 

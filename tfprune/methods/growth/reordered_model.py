@@ -53,7 +53,7 @@ class ReorderedModel:
         for (key, _), layer in self.layers.items():
             if _is_layer(layer):
                 pairs = zip(old[key].weights, layer.weights, strict=True)
-                made_of |= {id(new): (weight, 0, ()) for weight, new in pairs}
+                made_of |= {id(new): (weight, 0, (), ()) for weight, new in pairs}
         return read_origins(self.source.copy, self.model, made_of=made_of)
 
     def perform(self, call: Call, index: int | None) -> Any:
