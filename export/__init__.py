@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
     from tfprune.export.rewriting.sparsify import sparsify as sparsify
+    from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer as EdgeQuantizer
 
 # Each name lives in the module of its own name: `pack` in file/files/pack.py, `Runner` in device/running/runner.py.
 _ROOMS = {
@@ -88,6 +89,7 @@ _ROOMS = {
     "device.remote": ["Remote"],
     "device.web": ["WebReport", "web"],
     "rewriting": ["ExportReport", "add_metadata", "rewrite", "share_weights", "sparsify"],
+    "rewriting.weights": ["EdgeQuantizer"],
     "pruning": ["PruneTfliteReport", "prune_tflite"],
     "pruning.shrinking": ["ShrinkTfliteReport", "shrink_tflite"],
     "keras_side.generating": ["GeneratorReport", "to_embedder", "to_generator"],

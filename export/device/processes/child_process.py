@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +72,31 @@ def run_module(
             job = {"module": module, "environment": variables, **place}
             code = run_forked(package, job, timeout=timeout, each_second=each_second)
         if code is None:
-            code = _run_new(module, folder, variables, timeout=timeout, each_second=each_second)
+            code = _run_new(_command(module, folder), folder, variables, timeout=timeout, each_second=each_second)
     except TimeoutError:
-        return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
+        return _late(folder, timeout)
     return _completed(code, folder)
+
+
+def run_program(command: Sequence[str], folder: Path, *, timeout: float) -> Completed:
+    """Run a program that is not a module of ours and wait; what happens to it is reported, as by `run_module`.
+
+    Args:
+        command: The program and its arguments.
+        folder: Where the job's files lie and the results go. The program may write there why it failed.
+        timeout: Seconds after which the program is killed.
+
+    Raises:
+        OSError: If there is no such program.
+    """
+    try:
+        return _completed(_run_new(command, folder, os.environ, timeout=timeout, each_second=None), folder)
+    except TimeoutError:
+        return _late(folder, timeout)
+
+
+def _late(folder: Path, timeout: float) -> Completed:
+    return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
 
 
 def _completed(code: int, folder: Path) -> Completed:
@@ -86,10 +107,15 @@ def _completed(code: int, folder: Path) -> Completed:
 
 
 def _run_new(
-    module: str, folder: Path, variables: dict[str, str], *, timeout: float, each_second: Callable[[], None] | None
+    command: Sequence[str],
+    folder: Path,
+    variables: Mapping[str, str],
+    *,
+    timeout: float,
+    each_second: Callable[[], None] | None,
 ) -> int:
     end = time.monotonic() + timeout
-    with _started(module, folder, variables) as child:
+    with _started(command, folder, variables) as child:
         while True:
             rest = max(0.0, end - time.monotonic())
             try:
@@ -107,13 +133,16 @@ def started(module: str, folder: Path, *, environment: Mapping[str, str]) -> Ite
     Yields:
         A function that tells how it ended; None as long as it runs.
     """
-    with _started(module, folder, {**_environment(), **environment}) as child:
+    with _started(_command(module, folder), folder, {**_environment(), **environment}) as child:
         yield lambda: None if child.poll() is None else _completed(child.returncode, folder)
 
 
+def _command(module: str, folder: Path) -> list[str]:
+    return [sys.executable, "-m", STARTER, module, str(folder)]
+
+
 @contextmanager
-def _started(module: str, folder: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", STARTER, module, str(folder)]
+def _started(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
     with (
         (folder / OUTPUT).open("wb") as output,
         # Nothing is written to stdin. That it closes tells the child that the parent is gone.

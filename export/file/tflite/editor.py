@@ -43,17 +43,7 @@ def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
     Raises:
         ValueError: As `load_objects` does.
     """
-    graph = read(data)
-    try:
-        check_structure(data)
-        packed = schema.Model.GetRootAs(data, 0)
-        _check_parts(packed, MAX_READS_PER_BYTE * len(data))
-        model = schema.ModelT.InitFromObj(packed)
-    except DAMAGE_ERRORS as error:
-        raise ValueError(
-            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
-            f"({reason_of(error)}). Copy the file again."
-        ) from error
+    graph, model = _unpacked(data)
     if _keeps_values_outside(model):
         raise ValueError(
             "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
@@ -61,6 +51,34 @@ def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
         )
     model.archive = trailing_archive(data)
     return graph, model
+
+
+def _unpacked(data: bytes) -> tuple[Model, schema.ModelT]:
+    graph = read(data)
+    try:
+        check_structure(data)
+        packed = schema.Model.GetRootAs(data, 0)
+        _check_parts(packed, MAX_READS_PER_BYTE * len(data))
+        return graph, schema.ModelT.InitFromObj(packed)
+    except DAMAGE_ERRORS as error:
+        raise ValueError(
+            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
+            f"({reason_of(error)}). Copy the file again."
+        ) from error
+
+
+def with_values_inside(data: bytes) -> bytes:
+    """Return a file with all values in its flatbuffer; other programs put those of large files behind it.
+
+    Raises:
+        ValueError: As `load_objects` does, or if the new file does not fit into 2 GB.
+    """
+    _, model = _unpacked(data)
+    outside = [buffer for buffer in model.buffers or () if buffer.offset > 1]
+    for buffer in outside:
+        buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
+    return save_objects(model) if outside else data
 
 
 def numbers_operators(model: schema.ModelT) -> bool:

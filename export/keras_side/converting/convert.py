@@ -27,6 +27,7 @@ from tfprune.export.keras_side.converting.float_islands import join_islands
 from tfprune.export.keras_side.converting.mixed_precision import write_marked
 from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer, edge_quantized
 from tfprune.export.rewriting.weights.four_bit_weights import four_bit_weights
 from tfprune.export.rewriting.weights.merge_constants import own_biases
 
@@ -92,7 +93,7 @@ def convert_prepared(
     model: keras.Model,
     inputs: Signature,
     *,
-    form: Quantization = FLOATS,
+    form: Quantization | EdgeQuantizer = FLOATS,
     batches: Sequence[Mapping[str, np.ndarray]] = (),
     batch: int | None = None,
     unroll: bool = False,
@@ -112,6 +113,9 @@ def convert_prepared(
     """
     from tfprune.export.keras_side.converting.calibration_data import split
 
+    if isinstance(form, EdgeQuantizer):
+        data = convert_prepared(model, inputs, batch=batch, unroll=unroll)
+        return edge_quantized(form, data, split(batches, rows=batch or inputs.batch or 1))
     quantize, skip = form.scheme, form.skip or ()
     _check_inputs(inputs, quantize)
     if batch is not None:

@@ -14,7 +14,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate import DATA
-from tfprune.export.device.running.format_tolerance import TOLERANCES
+from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.tflite.reader import read
@@ -47,6 +47,7 @@ from tfprune.export.rewriting.forms import (
 )
 from tfprune.export.rewriting.share_weights import share_weights
 from tfprune.export.rewriting.target import Target, read_target
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def to_tflite(
     model: keras.Model,
     path: str | os.PathLike[str],
     *,
-    quantize: str | Quantization | None = None,
+    quantize: str | Quantization | EdgeQuantizer | None = None,
     calibration: Any = None,
     check_on: Any = None,
     tolerance: float | None = None,
@@ -103,7 +104,8 @@ def to_tflite(
             `"dynamic"` the weights in 8 bits; `"int8"` uses 8 bits for weights and activations, `"int16x8"` 8-bit
             weights and 16-bit activations, `"int4"` 4-bit weights in convolutions and Dense layers and 8-bit
             activations. The last three need `calibration`, except `"int8"` for a model of `quantize_aware`, whose
-            ranges were trained. A `Quantization` has further options, such as integer inputs and outputs.
+            ranges were trained. A `Quantization` has further options, such as integer inputs and outputs, and an
+            `EdgeQuantizer` is a recipe of AI Edge Quantizer, such as 4-bit weights with a scale for each block.
         calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
             ignored, and only the first 500 samples are read.
@@ -164,7 +166,7 @@ def to_tflite(
     """
     destination = check_destination(path)
     check_method(compress)
-    form = as_quantization(quantize)
+    form = quantize if isinstance(quantize, EdgeQuantizer) else as_quantization(quantize)
     trained = model if form.scheme == "int8" and holds_ranges(model) else None
     check_calibration(calibration, quantize=form.scheme, has_ranges=trained is not None)
     wanted = read_target(target, optimize=optimize, compress=compress, batch=batch)
@@ -192,7 +194,7 @@ def to_tflite(
         progress.add()
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         content = share_grids(converted, plain, of=trained)
-        check = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, ADVICE)
+        check = Check(expected, _default(form.scheme, plain, content) if allowed is None else allowed, ADVICE)
         if form.scheme == "int8" and allowed is None:
             precision = max(FLOAT_BESIDE_INT8, _default(None, plain))
             check = check_rounding(
@@ -206,7 +208,7 @@ def to_tflite(
             samples = [data[name] for name in inputs.names]
             choice = choose_micro(content, inputs=samples, micro=wanted.micro, check=check)
         else:
-            files = candidate_files(content, name=form.scheme or "float32", optimize=wanted.optimize)
+            files = candidate_files(content, name=_name(form), optimize=wanted.optimize)
             if tries_latency and plain is not model and _may_run_sparse(kernels, form.scheme):
                 files += _sparse_ready(plain, inputs, form, fixed)
             files = wanted.forms(files, source=f"{model.name!r} with quantize={form.scheme!r}")
@@ -219,11 +221,13 @@ def to_tflite(
     return replace(report, uses_calibration=check_on is None and bool(batches))
 
 
-def _default(scheme: str | None, plain: keras.Model) -> float:
-    return max([TOLERANCES[scheme], *(HALF_TOLERANCES[half] for half in half_types(plain))])
+def _default(scheme: str | None, plain: keras.Model, content: bytes = b"") -> float:
+    """Return the difference allowed: by the number format, or that of the weights in a file of a recipe."""
+    of_format = format_tolerance(read(content)) if scheme == EdgeQuantizer.scheme else TOLERANCES[scheme]
+    return max([of_format, *(HALF_TOLERANCES[half] for half in half_types(plain))])
 
 
-def _check_form(form: Quantization, *, trained: keras.Model | None, micro: Micro | None) -> None:
+def _check_form(form: Quantization | EdgeQuantizer, *, trained: keras.Model | None, micro: Micro | None) -> None:
     if trained is not None and form.skip:
         raise ValueError(
             f"Expected a Quantization without `skip` for a model of tfprune.quantize_aware. Received: "
@@ -236,13 +240,17 @@ def _check_form(form: Quantization, *, trained: keras.Model | None, micro: Micro
         )
 
 
-def _shared(content: bytes, form: Quantization) -> bytes:
+def _shared(content: bytes, form: Quantization | EdgeQuantizer) -> bytes:
     return content if form.levels is None else share_weights(content, levels=form.levels)
+
+
+def _name(form: Quantization | EdgeQuantizer) -> str:
+    return form.name if isinstance(form, EdgeQuantizer) else form.scheme or "float32"
 
 
 def _may_run_sparse(kernels: list[KernelZeros], scheme: str | None) -> bool:
     """Tell whether sparse kernels for whole maps, which take floats only, find zeros enough in a kernel."""
-    return scheme not in INTEGERS and any(row.sparsity > SPARSE_THRESHOLD for row in kernels)
+    return scheme not in (*INTEGERS, EdgeQuantizer.scheme) and any(row.sparsity > SPARSE_THRESHOLD for row in kernels)
 
 
 def _batch(wanted: Target, inputs: Signature, model: keras.Model) -> int | None:
@@ -255,7 +263,9 @@ def _batch(wanted: Target, inputs: Signature, model: keras.Model) -> int | None:
     return wanted.fixed_batch
 
 
-def _sparse_ready(plain: keras.Model, inputs: Signature, form: Quantization, batch: int | None) -> list[FileForm]:
+def _sparse_ready(
+    plain: keras.Model, inputs: Signature, form: Quantization | EdgeQuantizer, batch: int | None
+) -> list[FileForm]:
     """Convert an equal model that sparse kernels run; `plain` becomes it and is used up."""
     try:
         ready = become_sparse_ready(plain)

@@ -15,6 +15,7 @@ from tfprune.export.file.tflite.editor import (
     load_objects,
     operator_code,
     save_objects,
+    with_values_inside,
 )
 from tfprune.export.file.tflite.reader import read
 
@@ -46,6 +47,27 @@ def test_values_begin_at_multiples_of_sixteen(cases, name):
     starts = [buffer._tab.Vector(buffer._tab.Offset(4)) for buffer in buffers if buffer.DataLength()]
     assert len(starts) >= 2
     assert not any(start % 16 for start in starts)
+
+
+def test_values_behind_the_flatbuffer_come_inside(cases):
+    """Other programs put the values of large files there, at a multiple of 16."""
+    from flatbuffers.builder import Builder
+
+    data, model = cases["dense"].data, load_objects(cases["dense"].data)
+    moved = max(model.buffers, key=lambda buffer: 0 if buffer.data is None else len(buffer.data))
+    values, moved.data = bytes(moved.data), None
+    moved.offset, moved.size = 2**16, len(values)
+    builder = Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    outside = bytes(builder.Output()).ljust(2**16, b"\0") + values
+    with pytest.raises(ValueError, match="all values in its flatbuffer"):
+        load_objects(outside)
+    inside = with_values_inside(outside)
+    assert read(inside) == read(data)
+    np.testing.assert_array_equal(
+        Runner(inside).predict(cases["dense"].inputs), Runner(data).predict(cases["dense"].inputs)
+    )
+    assert with_values_inside(data) == data
 
 
 def test_metadata_signatures_and_options_stay(cases):

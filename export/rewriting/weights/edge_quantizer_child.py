@@ -1,0 +1,77 @@
+"""Quantize a float file with AI Edge Quantizer: a program for the environment that has it, where tfprune is not."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+PACKAGE = "ai_edge_quantizer"
+JOB, FLOAT, QUANTIZED = "job", "float.tflite", "quantized.tflite"
+REASON = "reason.txt"
+
+
+def main(folder: Path) -> None:
+    """Quantize the file in a folder by the recipe of the job there, and write the new file beside it."""
+    quantizer = importlib.import_module(f"{PACKAGE}.quantizer").Quantizer(str(folder / FLOAT))
+    job = json.loads((folder / f"{JOB}.json").read_text(encoding="utf-8"))
+    settings = job["settings"]
+    recipe = settings["recipe"]
+    if isinstance(recipe, str):
+        recipe = _named(recipe, folder)
+    quantizer.load_quantization_recipe(recipe)
+    measured = None
+    if quantizer.need_calibration:
+        samples = _samples(folder, job["arrays"], count=settings["samples"])
+        if not samples:
+            _refuse(folder, "Expected `calibration` with this recipe, which looks at samples. Received: None.")
+        measured = quantizer.calibrate({settings["signature"]: samples})
+    made = quantizer.quantize(measured).quantized_model
+    (folder / QUANTIZED).write_bytes(made)
+
+
+def _named(name: str, folder: Path) -> Any:
+    """Return a recipe of the package: a function of its module, or a file beside it."""
+    recipes = importlib.import_module(f"{PACKAGE}.recipe")
+    files = {path.stem.removesuffix("_recipe"): path for path in Path(recipes.__file__).parent.glob("recipes/*.json")}
+    if name in files:
+        return json.loads(files[name].read_text(encoding="utf-8"))
+    made = {key: value for key, value in vars(recipes).items() if callable(value) and not key.startswith("_")}
+    made = {key: value for key, value in made.items() if getattr(value, "__module__", "") == recipes.__name__}
+    if name not in made:
+        offered = ", ".join(repr(each) for each in sorted({*files, *made}))
+        _refuse(folder, f"Expected a recipe of the package by name: {offered}. Received: recipe={name!r}.")
+    return made[name]()
+
+
+def _samples(folder: Path, names: list[str], *, count: int) -> list[dict[str, np.ndarray]]:
+    with np.load(folder / f"{JOB}.npz", allow_pickle=False) as stored:
+        arrays = {name: stored[f"array_{index}"] for index, name in enumerate(names)}
+    return [
+        {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{row}/")}
+        for row in range(count)
+    ]
+
+
+def _refuse(folder: Path, reason: str) -> NoReturn:
+    (folder / REASON).write_text(reason, encoding="utf-8")
+    sys.exit(1)
+
+
+def _end_with_parent(folder: Path) -> None:
+    while os.read(0, 1):  # until stdin closes, which tells that the parent is gone
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, args=(Path(sys.argv[1]),), daemon=True).start()
+    main(Path(sys.argv[1]))

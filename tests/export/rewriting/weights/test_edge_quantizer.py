@@ -1,0 +1,215 @@
+"""Recipes of AI Edge Quantizer. The truth is the float file: its zeros, and its outputs in the interpreter.
+
+Most tests let a shell script stand in for the Python that has the package. The others need
+EDGE_QUANTIZER_PYTHON, the path of one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from file_graphs import FileGraph
+
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.rewriting.weights import narrow_weights as narrowing
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer, edge_quantized, lost_zeros
+from tfprune.export.rewriting.weights.narrow_weights import narrow_weights
+
+PYTHON = os.environ.get("EDGE_QUANTIZER_PYTHON")
+needs_package = pytest.mark.skipif(not PYTHON, reason="EDGE_QUANTIZER_PYTHON names no Python with ai-edge-quantizer")
+SAMPLES = np.random.default_rng(1).normal(size=(32, 64)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    """Return a float file with 70 % zeros in its weights, and a block of 32 zeros in each of the first rows."""
+    graph = FileGraph(0, shape=(1, 64))
+    graph.content(graph.dense(graph.dense(graph.input, 32), 8))
+    for buffer in graph.model.buffers:
+        if buffer.data is not None and len(buffer.data) > 4 * 32:
+            weights = np.array(buffer.data).view("<f4").reshape(-1, 32)
+            weights[np.abs(weights) < np.quantile(np.abs(weights), 0.7)] = 0
+            weights[0] = 0
+            buffer.data = weights.ravel().view(np.uint8)
+    ends = (graph.graph.inputs[0], graph.graph.outputs[0])
+    entry, leaving = (schema.TensorMapT(name=b"end_%d" % place, tensorIndex=end) for place, end in enumerate(ends))
+    graph.model.signatureDefs = [schema.SignatureDefT(inputs=[entry], outputs=[leaving], signatureKey=b"main")]
+    return save_objects(graph.model)
+
+
+@pytest.fixture
+def narrowed(pruned, monkeypatch):
+    """Return a function that gives the file as objects, with weights of so many bits."""
+    monkeypatch.setattr(narrowing, "LEAST_ENTRIES", 1)
+
+    def model_of(bits):
+        model = load_objects(pruned)
+        narrow_weights(model, bits=bits)
+        return model
+
+    return model_of
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Return a function that writes a program to stand in for Python, which gets -I, a module and the folder."""
+
+    def program(text):
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return program
+
+
+def returns(stand_in, tmp_path, model):
+    (tmp_path / "made.tflite").write_bytes(save_objects(model))
+    return EdgeQuantizer("made", python=stand_in(f"cp {tmp_path}/made.tflite $3/quantized.tflite"))
+
+
+def largest(model):
+    """Return the tensor of the largest weight, and its buffer."""
+    tensors = [each for each in model.subgraphs[0].tensors if each.shape is not None and len(each.shape) == 2]
+    tensor = max(tensors, key=lambda each: np.prod(each.shape))
+    return tensor, model.buffers[tensor.buffer]
+
+
+def test_the_file_of_the_package_is_taken_as_it_computes(pruned, narrowed, stand_in, tmp_path):
+    for bits in (8, 4):
+        made = edge_quantized(returns(stand_in, tmp_path, narrowed(bits)), pruned, [])
+        assert {f"int{bits}"} == {tensor.dtype for tensor in read(made).weights} - {"float16"}
+        expected = Runner(save_objects(narrowed(bits))).predict(SAMPLES)
+        np.testing.assert_array_equal(Runner(made).predict(SAMPLES), expected)
+
+
+def test_a_block_of_zeros_gets_a_scale_that_runtimes_take(pruned, narrowed, stand_in, tmp_path):
+    model = narrowed(4)
+    expected = Runner(save_objects(model)).predict(SAMPLES)
+    for tensor in model.subgraphs[0].tensors:
+        blocks = tensor.quantization and tensor.quantization.details
+        if blocks:
+            scales, integers = (
+                model.buffers[each.buffer] for each in (model.subgraphs[0].tensors[blocks.scales], tensor)
+            )
+            zeros = ~np.array(integers.data).reshape(-1, 16).any(axis=1)
+            assert zeros.any()
+            scales.data = np.where(zeros, np.float16(0), scales.data.view("<f2")).astype("<f2").view(np.uint8)
+            integers.data = np.where(zeros[:, None], 0x88, integers.data.reshape(-1, 16)).astype(np.uint8).ravel()
+    made = edge_quantized(returns(stand_in, tmp_path, model), pruned, [])
+    np.testing.assert_array_equal(Runner(made).predict(SAMPLES), expected)
+
+
+def test_a_file_that_lost_a_zero_is_refused(pruned, narrowed, stand_in, tmp_path):
+    model = narrowed(8)
+    tensor, buffer = largest(model)
+    values = np.array(buffer.data)
+    values[np.flatnonzero(values == 0)[7]] = 1
+    buffer.data = values
+    name = tensor.name.decode()
+    with pytest.raises(ValueError, match=rf"keeps the zeros .* weight '{name}' has 1,\d+ zeros, of which 1 are lost"):
+        edge_quantized(returns(stand_in, tmp_path, model), pruned, [])
+    tensor.name = b"another"
+    with pytest.raises(ValueError, match=rf"weight '{name}' with 1,\d+ zeros is not there"):
+        edge_quantized(returns(stand_in, tmp_path, model), pruned, [])
+    assert lost_zeros(read(pruned), read(pruned)) == []
+
+
+def test_a_recipe_without_effect_is_refused(pruned, stand_in):
+    copied = EdgeQuantizer("copied", python=stand_in("cp $3/float.tflite $3/quantized.tflite"))
+    with pytest.raises(ValueError, match=r"quantizes a weight .*'copied', which leaves all in floats"):
+        edge_quantized(copied, pruned, [])
+
+
+def test_what_goes_wrong_there_is_named(pruned, stand_in, tmp_path):
+    for text, message in {
+        "echo \"ModuleNotFoundError: No module named 'ai_edge_quantizer'\"; exit 1": "Expected a Python that has AI "
+        "Edge Quantizer.* No module named 'ai_edge_quantizer'. Make an environment for it: python -m venv edge",
+        "echo 'ValueError: Unsupported algorithm key: NOPE.'; exit 1": "Expected a recipe that AI Edge Quantizer "
+        "takes for this model. Received: 'any': ValueError: Unsupported algorithm key: NOPE. Nothing was written",
+        "echo 'Expected `calibration`.' > $3/reason.txt; exit 1": "^Expected `calibration`. Nothing was written.$",
+        "kill -SEGV $$": "killed by SIGSEGV",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            edge_quantized(EdgeQuantizer("any", python=stand_in(text)), pruned, [])
+    with pytest.raises(ValueError, match=r"Expected a Python that .*No such file or directory. Make an environment"):
+        edge_quantized(EdgeQuantizer("any", python=str(tmp_path / "nowhere")), pruned, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"recipe": 4}, TypeError, "Expected `recipe` to be a name, or a list of dicts"),
+        ({"recipe": ["a"]}, TypeError, "Expected `recipe` to be a name, or a list of dicts"),
+        ({"recipe": "../recipe.json"}, ValueError, "Read a recipe in a file with json.load"),
+        ({"recipe": []}, ValueError, "Expected the name of a recipe"),
+        ({"recipe": [{"regex": object()}]}, ValueError, "Expected a recipe of values that JSON has"),
+        ({"recipe": "a", "python": Path("python")}, TypeError, "Expected `python` to be the path of a Python"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        EdgeQuantizer(**arguments)
+
+
+def recipe(algorithm, granularity):
+    weight = {"num_bits": 4, "symmetric": True, "granularity": granularity, "dtype": "INT"}
+    config = {"weight_tensor_config": weight, "compute_precision": "INTEGER", "explicit_dequantize": False}
+    return [{"regex": ".*", "operation": "FULLY_CONNECTED", "algorithm_key": algorithm, "op_config": config}]
+
+
+@needs_package
+@pytest.mark.programs
+@pytest.mark.parametrize("of", ["dynamic_wi4b32_afp32", "dynamic_wi8_afp32", recipe("OSCAR", "BLOCKWISE_32")])
+def test_recipes_of_the_package_keep_the_zeros(pruned, of):
+    samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
+    made = edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples)
+    assert not lost_zeros(read(pruned), read(made))
+    assert made == edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples)
+    found, expected = (Runner(data).predict(SAMPLES) for data in (made, pruned))
+    assert 0 < np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
+
+
+@needs_package
+@pytest.mark.programs
+def test_other_recipes_of_the_package_are_refused(pruned):
+    for of, message in {
+        "dynamic_wi4c_hr_afp32": "of which .* are lost",
+        "nothing": "Expected a recipe of the package by name: .*'dynamic_wi4_afp32'.*Received: recipe='nothing'",
+        "static_wi8_ai8": "Expected `calibration` with this recipe",
+        "dynamic_wi8b32_afp32": "which leaves all in floats",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, [])
+    samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
+    with pytest.raises(ValueError, match="of which .* are lost"):  # where it spreads what rounding loses
+        edge_quantized(EdgeQuantizer(recipe("GPTQ", "BLOCKWISE_32"), python=PYTHON), pruned, samples)
+
+
+@needs_package
+@pytest.mark.programs
+def test_a_model_is_exported_by_a_recipe(tmp_path):
+    import keras
+
+    from tfprune.export import to_tflite
+
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(8)])
+    for layer in model.layers:
+        kernel = np.array(layer.kernel)
+        layer.kernel.assign(np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.7), 0, kernel))
+    path = tmp_path / "model.tflite"
+    four = EdgeQuantizer("dynamic_wi4b32_afp32", python=PYTHON)
+    report = to_tflite(model, path, quantize=four, check_on=SAMPLES, verbose=0)
+    assert report.candidates[0].name == "dynamic_wi4b32_afp32"
+    assert {weight.dtype for weight in read(path.read_bytes()).weights} >= {"int4"}
+    np.testing.assert_allclose(
+        Runner(path).predict(SAMPLES), model.predict(SAMPLES, verbose=0), atol=0.5 * report.scale
+    )
+    with pytest.raises(ValueError, match="Expected quantize='int8', 'int16x8' or None with target='micro'"):
+        to_tflite(model, tmp_path / "micro.tflite", quantize=four, target="micro", verbose=0)
