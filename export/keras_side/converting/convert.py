@@ -115,7 +115,7 @@ def convert_prepared(
 
     if isinstance(form, EdgeQuantizer):
         data = convert_prepared(model, inputs, batch=batch, unroll=unroll)
-        return edge_quantized(form, data, split(batches, rows=batch or inputs.batch or 1))
+        return edge_quantized(form, data, samples=split(batches, rows=batch or inputs.batch or 1))
     quantize, skip = form.scheme, form.skip or ()
     _check_inputs(inputs, quantize)
     if batch is not None:

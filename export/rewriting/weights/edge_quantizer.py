@@ -87,7 +87,7 @@ class EdgeQuantizer:
         return self.recipe if isinstance(self.recipe, str) else self.scheme
 
 
-def edge_quantized(form: EdgeQuantizer, content: bytes, samples: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+def edge_quantized(form: EdgeQuantizer, content: bytes, *, samples: Sequence[Mapping[str, np.ndarray]]) -> bytes:
     """Quantize a float file.
 
     Args:

@@ -18,7 +18,7 @@ JOB, FLOAT, QUANTIZED = "job", "float.tflite", "quantized.tflite"
 REASON = "reason.txt"
 
 
-def main(folder: Path) -> None:
+def quantize_folder(folder: Path) -> None:
     """Quantize the file in a folder by the recipe of the job there, and write the new file beside it."""
     quantizer = importlib.import_module(f"{PACKAGE}.quantizer").Quantizer(str(folder / FLOAT))
     job = json.loads((folder / f"{JOB}.json").read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
 
 def _named(name: str, folder: Path) -> Any:
     """Return a recipe of the package: a function of its module, or a file beside it."""
-    recipes = importlib.import_module(f"{PACKAGE}.recipe")
+    recipes: Any = importlib.import_module(f"{PACKAGE}.recipe")
     files = {path.stem.removesuffix("_recipe"): path for path in Path(recipes.__file__).parent.glob("recipes/*.json")}
     if name in files:
         return json.loads(files[name].read_text(encoding="utf-8"))
@@ -74,4 +74,4 @@ def _end_with_parent(folder: Path) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, args=(Path(sys.argv[1]),), daemon=True).start()
-    main(Path(sys.argv[1]))
+    quantize_folder(Path(sys.argv[1]))

@@ -83,7 +83,7 @@ def largest(model):
 
 def test_the_file_of_the_package_is_taken_as_it_computes(pruned, narrowed, stand_in, tmp_path):
     for bits in (8, 4):
-        made = edge_quantized(returns(stand_in, tmp_path, narrowed(bits)), pruned, [])
+        made = edge_quantized(returns(stand_in, tmp_path, narrowed(bits)), pruned, samples=[])
         assert {f"int{bits}"} == {tensor.dtype for tensor in read(made).weights} - {"float16"}
         expected = Runner(save_objects(narrowed(bits))).predict(SAMPLES)
         np.testing.assert_array_equal(Runner(made).predict(SAMPLES), expected)
@@ -102,7 +102,7 @@ def test_a_block_of_zeros_gets_a_scale_that_runtimes_take(pruned, narrowed, stan
             assert zeros.any()
             scales.data = np.where(zeros, np.float16(0), scales.data.view("<f2")).astype("<f2").view(np.uint8)
             integers.data = np.where(zeros[:, None], 0x88, integers.data.reshape(-1, 16)).astype(np.uint8).ravel()
-    made = edge_quantized(returns(stand_in, tmp_path, model), pruned, [])
+    made = edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
     np.testing.assert_array_equal(Runner(made).predict(SAMPLES), expected)
 
 
@@ -114,17 +114,17 @@ def test_a_file_that_lost_a_zero_is_refused(pruned, narrowed, stand_in, tmp_path
     buffer.data = values
     name = tensor.name.decode()
     with pytest.raises(ValueError, match=rf"keeps the zeros .* weight '{name}' has 1,\d+ zeros, of which 1 are lost"):
-        edge_quantized(returns(stand_in, tmp_path, model), pruned, [])
+        edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
     tensor.name = b"another"
     with pytest.raises(ValueError, match=rf"weight '{name}' with 1,\d+ zeros is not there"):
-        edge_quantized(returns(stand_in, tmp_path, model), pruned, [])
+        edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
     assert lost_zeros(read(pruned), read(pruned)) == []
 
 
 def test_a_recipe_without_effect_is_refused(pruned, stand_in):
     copied = EdgeQuantizer("copied", python=stand_in("cp $3/float.tflite $3/quantized.tflite"))
     with pytest.raises(ValueError, match=r"quantizes a weight .*'copied', which leaves all in floats"):
-        edge_quantized(copied, pruned, [])
+        edge_quantized(copied, pruned, samples=[])
 
 
 def test_what_goes_wrong_there_is_named(pruned, stand_in, tmp_path):
@@ -137,9 +137,9 @@ def test_what_goes_wrong_there_is_named(pruned, stand_in, tmp_path):
         "kill -SEGV $$": "killed by SIGSEGV",
     }.items():
         with pytest.raises(ValueError, match=message):
-            edge_quantized(EdgeQuantizer("any", python=stand_in(text)), pruned, [])
+            edge_quantized(EdgeQuantizer("any", python=stand_in(text)), pruned, samples=[])
     with pytest.raises(ValueError, match=r"Expected a Python that .*No such file or directory. Make an environment"):
-        edge_quantized(EdgeQuantizer("any", python=str(tmp_path / "nowhere")), pruned, [])
+        edge_quantized(EdgeQuantizer("any", python=str(tmp_path / "nowhere")), pruned, samples=[])
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def recipe(algorithm, granularity):
 @pytest.mark.parametrize("of", ["dynamic_wi4b32_afp32", "dynamic_wi8_afp32", recipe("OSCAR", "BLOCKWISE_32")])
 def test_recipes_of_the_package_keep_the_zeros(pruned, of):
     samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
-    made = edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples)
+    made = edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
     assert not lost_zeros(read(pruned), read(made))
-    assert made == edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples)
+    assert made == edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
     found, expected = (Runner(data).predict(SAMPLES) for data in (made, pruned))
     assert 0 < np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
 
@@ -186,10 +186,10 @@ def test_other_recipes_of_the_package_are_refused(pruned):
         "dynamic_wi8b32_afp32": "which leaves all in floats",
     }.items():
         with pytest.raises(ValueError, match=message):
-            edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, [])
+            edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=[])
     samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
     with pytest.raises(ValueError, match="of which .* are lost"):  # where it spreads what rounding loses
-        edge_quantized(EdgeQuantizer(recipe("GPTQ", "BLOCKWISE_32"), python=PYTHON), pruned, samples)
+        edge_quantized(EdgeQuantizer(recipe("GPTQ", "BLOCKWISE_32"), python=PYTHON), pruned, samples=samples)
 
 
 @needs_package
