@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tfprune.compact.fine_tuning.fine_tuning import FineTuning as FineTuning
     from tfprune.compact.fine_tuning.prune_report import PruneReport as PruneReport
     from tfprune.compact.fine_tuning.prune_to import prune_to as prune_to
+    from tfprune.compact.narrowing.narrow import narrow as narrow
+    from tfprune.compact.narrowing.narrow_report import NarrowReport as NarrowReport
     from tfprune.compact.reconstruction.reconstruct import reconstruct as reconstruct
     from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport as ReconstructionReport
     from tfprune.compact.shrinking.budget import Budget as Budget
@@ -127,6 +129,7 @@ _ROOMS = {
     "quantizing": [
         *("QuantizationReport", "Quantized", "equalize", "freeze_ranges", "quantization_report", "quantize_aware"),
     ],
+    "compact.narrowing": ["NarrowReport", "narrow"],
     "compact.reconstruction": ["ReconstructionReport", "reconstruct"],
     "compact.shrinking": [
         *("Budget", "GrowingPenalty", "RankingReport", "ShrinkPlan", "budget", "plan_shrink", "rank_channels"),

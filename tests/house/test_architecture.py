@@ -36,7 +36,7 @@ ROOMS = {
     ),
     "tfprune.keras_models": "models · tasks · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training | permuting",
-    "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning · vocabulary",
+    "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning · vocabulary narrowing",
     "tfprune.methods": (
         "rule_mining · growth | concepts | experts | moments | few_shot · one_shot | federated · federated_masks · "
         "federated_flower"

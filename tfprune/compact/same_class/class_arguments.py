@@ -8,11 +8,32 @@ from typing import Any
 import keras
 
 from tfprune.keras_models.copying.functional_subclass import fresh_copy
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
+from tfprune.keras_models.models.layers import quantized_already
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
+from tfprune.masking.wrapping.pruned import holds_pruned
 
 
 class NoClass(ValueError):  # noqa: N818
     """Why there is no model of the same class with the sizes that were asked for."""
+
+
+def check_class(model: keras.Model) -> Kind:
+    """Return how a model is put together that is to be built anew with other arguments.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it has masks, or is quantized.
+    """
+    anatomy = Anatomy.of(model)
+    check_model(anatomy)
+    if holds_pruned(model):
+        raise ValueError(
+            f"Expected a model without masks. Received: {model.name!r}, which is wrapped. Strip it first."
+        )
+    if reason := quantized_already(model):
+        raise ValueError(f"Expected a model that is not quantized yet. Received: {model.name!r}. {reason}")
+    return anatomy.kind
 
 
 def dicts_in(config: Any) -> Iterator[dict[str, Any]]:

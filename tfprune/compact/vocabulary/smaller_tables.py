@@ -9,14 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
+from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, check_class, dicts_in
 from tfprune.keras_models.copying.class_config import class_config
-from tfprune.keras_models.models.anatomy import Anatomy, check_model
-from tfprune.keras_models.models.layers import as_numpy, paired, quantized_already, rename, walk
+from tfprune.keras_models.models.layers import as_numpy, paired, rename, walk
 from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.keras_models.tracing.same_outputs import as_arrays
 from tfprune.keras_models.tracing.sample_inputs import numbers_for
-from tfprune.masking.wrapping.pruned import holds_pruned
 
 ARGUMENT = "vocabulary_size"  # by which the classes of KerasHub count their tokens
 
@@ -28,15 +26,7 @@ def token_rows(model: keras.Model) -> int:
         TypeError: If it is not a Keras model.
         ValueError: If it is not a model whose tables of tokens can be made smaller.
     """
-    anatomy = Anatomy.of(model)
-    check_model(anatomy)
-    if holds_pruned(model):
-        raise ValueError(
-            f"Expected a model without masks. Received: {model.name!r}, which is wrapped. Strip it first."
-        )
-    if reason := quantized_already(model):
-        raise ValueError(f"Expected a model that is not quantized yet. Received: {model.name!r}. {reason}")
-    counts = set(_counts(class_config(model))) if anatomy.kind.is_functional_subclass else set()
+    counts = set(_counts(class_config(model))) if check_class(model).is_functional_subclass else set()
     if len(counts) != 1:
         numbers = f"the numbers {sorted(counts)}" if counts else "none"
         raise ValueError(

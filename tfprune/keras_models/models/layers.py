@@ -21,9 +21,7 @@ def weight_values(model: keras.Model) -> Iterator[np.ndarray]:
 
 def weight_bytes(model: keras.Model) -> int:
     """Return the bytes of all weights of a model."""
-    widths = {
-        dtype: as_numpy(keras.ops.zeros((), dtype)).itemsize for dtype in {each.dtype for each in model.weights}
-    }
+    widths = {dtype: as_numpy(keras.ops.zeros(1, dtype)).itemsize for dtype in {each.dtype for each in model.weights}}
     return sum(int(np.prod(weight.shape)) * widths[weight.dtype] for weight in model.weights)
 
 

@@ -1,0 +1,103 @@
+"""Fewer hidden dimensions in a small language model of Gemma's class: which ones, and how the norms are scaled.
+
+python tests/bench/narrowing.py build/joint_rounding --seeds 1   # trains the models of joint_rounding.py if not there
+
+A quarter of the hidden dimensions goes, without training and after some steps of it: those that are smallest in the
+outputs of the norms on 128 windows (`tfprune.narrow`), the last ones, or random ones (three draws). "Scales
+unchanged" leaves the scales of the norms as they are, as in Minitron. The perplexity is that of a byte of Luke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import keras
+import numpy as np
+from joint_rounding import BATCH, CALIBRATED, MEASURED, inputs, perplexity, trained, windows
+
+import tfprune
+from sample_apps.language_model import texts
+from tfprune.compact.narrowing.norms import observed, stream_norms
+from tfprune.compact.narrowing.same_sums import Cut, assign_all, embedding_factor
+from tfprune.compact.narrowing.stream import build_narrower
+from tfprune.keras_models.models.layers import as_numpy
+
+KEPT, DRAWS, RATE = 0.75, 3, 1e-3
+
+
+class Chosen:
+    """The narrower models of one model, by any choice of dimensions."""
+
+    def __init__(self, model: keras.Model, samples: np.ndarray) -> None:
+        self.model, self.width = model, round(KEPT * model.hidden_dim)
+        _, self.stream = build_narrower(model, self.width)
+        norms = stream_norms(model, self.stream)
+        with observed(norms) as self.found:
+            for batch in samples.reshape(-1, BATCH, samples.shape[1]):
+                model(inputs(batch), training=False)
+        self.norms = tuple(norm for layer in self.found.by_layer for norm in norms if id(norm.layer) == layer)
+
+    def model_with(self, dimensions: np.ndarray, *, energies: float | None = None) -> keras.Model:
+        """Return the model with some dimensions; with equal energies if they are given."""
+        narrower, stream = build_narrower(self.model, self.width)
+        dimensions = np.sort(dimensions)
+        factor = embedding_factor(self.model, narrower, stream=stream, norms=self.norms, dimensions=dimensions)
+        measured = tuple(self.found.energy(norm, dimensions) for norm in self.norms)
+        cut = Cut(stream, self.norms, dimensions, measured if energies is None else (energies,) * len(measured))
+        assign_all(narrower, cut.values([as_numpy(variable) for variable in self.model.variables], factor=factor))
+        return narrower
+
+
+def tuned(backbone: keras.Model, tokens: np.ndarray) -> keras.Model:
+    """Train a backbone for one pass over some windows."""
+    scores = backbone.get_layer("token_embedding")(backbone.output, reverse=True)
+    model = keras.Model(backbone.input, scores)
+    steps = len(tokens) // BATCH
+    rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss)
+    model.fit(inputs(tokens[:, :-1]), tokens[:, 1:], batch_size=BATCH, verbose=0)
+    return backbone
+
+
+def measure(folder: Path, seeds: int, steps: int) -> None:
+    text = texts.load("bible")
+    test = windows(text.evaluation, MEASURED, 0)
+    for seed in range(seeds):
+        model = trained(seed, folder / f"{seed}.weights.h5", text.calibration)
+        samples = windows(text.calibration, CALIBRATED, 1000 + seed)[:, :-1]
+        further = windows(text.calibration, max(steps, 1) * BATCH, 2000 + seed)
+
+        def note(name: str, narrower: keras.Model, seed: int = seed, further: np.ndarray = further) -> None:
+            before = perplexity(narrower, test)
+            after = f"{perplexity(tuned(narrower, further), test):.3f}" if steps else "-"
+            sys.stdout.write(f"seed {seed}\t{name}\t{before:.3f}\tafter {steps} steps: {after}\n")
+            sys.stdout.flush()
+
+        sys.stdout.write(f"seed {seed}\tdense\t{perplexity(model, test):.3f}\n")
+        smaller, report = tfprune.narrow(
+            model, inputs(samples), hidden_dim=round(KEPT * model.hidden_dim), batch_size=BATCH
+        )
+        sys.stdout.write(f"{report}\n")
+        note("important", smaller)
+        chosen = Chosen(model, samples)
+        note("important, scales unchanged", chosen.model_with(report.kept, energies=KEPT))
+        note("the first", chosen.model_with(np.arange(chosen.width)))
+        draws = np.random.default_rng(seed)
+        for _ in range(DRAWS):
+            note("random", chosen.model_with(draws.permutation(model.hidden_dim)[: chosen.width]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where trained models are kept")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=50, help="of training after the cut; 0 for none")
+    options = parser.parse_args()
+    measure(options.folder, options.seeds, options.steps)
