@@ -219,3 +219,19 @@ def test_blocks_go_last_where_the_class_cannot_have_fewer():
     plan = tfprune.plan_transformer(model, x, budget=tfprune.budget(parameters=0.4), parts=["blocks", "units"])
     smaller, _ = plan.build()
     assert smaller.count_params() == plan.steps[-1].costs["parameters"] <= 0.4 * model.count_params()
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("family, kinds", [("Gemma4", {"blocks"}), ("GptOss", {"blocks", "experts"})])
+def test_blocks_that_cannot_be_opened_are_dropped_whole(family, kinds):  # as the page of KerasHub models says
+    sizes = {"num_layers": 2, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 24}
+    sizes |= {"num_experts": 4, "top_k": 2} if family == "GptOss" else {"head_dim": 4, "image_size": None}
+    model = hub(family, vocabulary_size=20, **sizes)
+    x = windows(model, 0, 20)
+    plan = tfprune.plan_transformer(model, x, budget=tfprune.budget(parameters=0.9))
+    smaller, _ = plan.build()
+    assert type(smaller) is type(model)
+    assert {kind for kind, level in plan.levels.items() if level} <= kinds <= {*plan.levels}
+    assert smaller.count_params() <= 0.9 * model.count_params()
+    with pytest.raises(ValueError, match="Expected channels that can be removed"):
+        tfprune.plan_shrink(model, 0.5)

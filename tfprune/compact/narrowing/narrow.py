@@ -25,11 +25,10 @@ def narrow(
 ) -> tuple[keras.Model, NarrowReport]:
     """Remove hidden dimensions from a language model: the least important ones, the same in all of its layers.
 
-    Use it before you train the model again, where it has to become smaller in depth and width alike: without
-    training, removing hidden units, heads or blocks loses less. Embeddings, all kernels that read or write the
-    residual stream, and the scores become smaller; units and heads keep their number and size. A dimension is
-    important if it is large in the outputs of the norms on the stream. Each norm is scaled so that its outputs stay
-    as large as they were on the samples.
+    Use it to make all layers of a model smaller and faster, and train the model afterwards: until then, its loss is
+    much higher. Embeddings, all kernels that read or write the residual stream, and the scores become smaller; units
+    and heads keep their number and size. A dimension is important if it is large in the outputs of the norms on the
+    stream. Each norm is scaled so that its outputs stay as large as they were on the samples.
 
     Args:
         model: A backbone or task of KerasHub whose norms divide by the root mean square and whose heads have a size
