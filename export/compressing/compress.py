@@ -215,7 +215,8 @@ def _settings_of(search: Search) -> dict[str, Any]:
     """Return the settings that a search shares with one that it continues; folders of before have no others."""
     settings: dict[str, Any] = {"batch_size": search.batch_size, "seed": search.seed}
     settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
-    return settings | ({} if search.formats == DEFAULT_FORMATS else {"formats": list(search.formats)})
+    formats = [each if isinstance(each, str) else {"recipe": each.recipe} for each in search.formats]
+    return settings | ({} if search.formats == DEFAULT_FORMATS else {"formats": formats})
 
 
 def _check_formats(search: Search, micro: Micro | None) -> None:

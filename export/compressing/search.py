@@ -10,6 +10,7 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.compressing.trials.recipe import PATTERNS
 from tfprune.export.compressing.trials.trial import FORMATS
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.keras_models.tasks.task_pool import check_executor
 
 DEFAULT_FORMATS = ("float32", "int8")
@@ -37,10 +38,10 @@ class Search:
             other machines. It needs `jobs`, as no executor tells how many workers it has. None (the default) uses
             this machine. You start and end it. Not with `optimize="latency"`.
         formats: The number formats that each trial exports: of `"float32"`, `"float16"`, `"dynamic"`, `"int8"`,
-            `"int16x8"`, `"int4"` and `"mixed"`, each once. Default `("float32", "int8")`. `"mixed"` needs these two:
-            where int8 loses too much against float32, one more file keeps the operators in float that
-            `quantization_error` chooses, in at most 1.2 times the bytes. Trials that train quantization-aware make
-            int8 files only. Not for microcontrollers, whose files are int8.
+            `"int16x8"`, `"int4"` and `"mixed"`, and an `EdgeQuantizer`, each once. Default `("float32", "int8")`.
+            `"mixed"` needs these two: where int8 loses too much against float32, one more file keeps the operators in
+            float that `quantization_error` chooses, in at most 1.2 times the bytes. Trials that train
+            quantization-aware make int8 files only. Not for microcontrollers, whose files are int8.
 
     Raises:
         TypeError: If an argument has another type.
@@ -57,7 +58,7 @@ class Search:
     batch_size: int = 32
     seed: int = 0
     executor: Executor | None = None
-    formats: Sequence[str] = DEFAULT_FORMATS
+    formats: Sequence[str | EdgeQuantizer] = DEFAULT_FORMATS
 
     def __post_init__(self) -> None:
         if self.trials is not None:
@@ -72,14 +73,18 @@ class Search:
         if isinstance(self.formats, str) or not isinstance(self.formats, Sequence):
             raise TypeError(f"Expected `formats` to be a list of names. Received: formats={self.formats!r}.")
         for each in self.formats:
-            check_choice(each, "formats", choices=FORMATS)
-        if not self.formats or len({*self.formats}) < len(self.formats):
+            if not isinstance(each, EdgeQuantizer):
+                check_choice(each, "formats", choices=FORMATS, others="or an EdgeQuantizer")
+        names = [each.name if isinstance(each, EdgeQuantizer) else each for each in self.formats]
+        if not names or len({*names}) < len(names):
             raise ValueError(
                 f"Expected `formats` to name some formats, each once. Received: formats={self.formats!r}."
             )
-        if "mixed" in self.formats and not {"float32", "int8"} <= {*self.formats}:
+        if "mixed" in names and not {"float32", "int8"} <= {*names}:
             raise ValueError(
                 f"Expected 'float32' and 'int8' in `formats` with 'mixed', which is made of both. Received: "
                 f"formats={self.formats!r}. Add them."
             )
-        object.__setattr__(self, "formats", tuple(sorted(self.formats, key=FORMATS.index)))
+        order = [*FORMATS, *names]
+        ordered = sorted(zip(names, self.formats, strict=True), key=lambda pair: order.index(pair[0]))
+        object.__setattr__(self, "formats", tuple(each for _, each in ordered))

@@ -27,6 +27,7 @@ from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.micro.micro import Micro, OverBudgetError
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.tasks.references import DataReference
 from tfprune.masking.wrapping.strip import plain_copy
@@ -53,7 +54,7 @@ class FileEvaluator:
         on: The device or devices on which files are timed; None is this machine.
         limits: The largest loss of each class and group; None for none.
         times_all: Whether files are timed also where their size is searched for.
-        number_formats: The number formats of files, of `FORMATS`.
+        number_formats: The number formats of files, of `FORMATS`, and recipes of AI Edge Quantizer.
         mixed_from: The drop that int8 alone has to add before a mixed file is made.
         reference: Where workers read the samples and labels; None sends them.
     """
@@ -67,11 +68,11 @@ class FileEvaluator:
     on: Device | DevicePool | None = None
     limits: GroupLimits | None = None
     times_all: bool = False
-    number_formats: tuple[str, ...] = ("float32", "int8")
+    number_formats: tuple[str | EdgeQuantizer, ...] = ("float32", "int8")
     mixed_from: float = 0.0
     reference: DataReference | None = None
 
-    def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
+    def formats(self, recipe: Recipe | None) -> tuple[str | EdgeQuantizer | None, ...]:
         """Return the number formats to export a recipe's model in, but for a mixed one."""
         if self.micro is not None or (recipe is not None and recipe.quantize_aware):
             return ("int8",)
@@ -101,7 +102,7 @@ class FileEvaluator:
         model: keras.Model,
         recipe: Recipe | None,
         *,
-        quantize: str | None,
+        quantize: str | EdgeQuantizer | None,
         batch_size: int,
         skip: Sequence[str] | None = None,
     ) -> tuple[MeasuredFile, np.ndarray]:
@@ -110,7 +111,7 @@ class FileEvaluator:
         Args:
             model: The model.
             recipe: How it was made; None for the original model.
-            quantize: The number format, of `FORMATS`; None for float32.
+            quantize: The number format, of `FORMATS`, or a recipe; None for float32.
             batch_size: Samples in a batch, for the program that makes the file.
             skip: The operators of a mixed file that stay in float.
 
@@ -121,7 +122,8 @@ class FileEvaluator:
             ValueError: If the model cannot be exported so.
         """
         has_ranges = recipe is not None and recipe.quantize_aware
-        is_calibrated = quantize in (*INTEGERS, "mixed") and not has_ranges
+        is_recipe = isinstance(quantize, EdgeQuantizer)
+        is_calibrated = is_recipe or (quantize in (*INTEGERS, "mixed") and not has_ranges)
         calibration = self.calibration if is_calibrated else None
         export = self._export(Quantization("int8", skip=skip) if quantize == "mixed" else quantize)
         with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
@@ -139,7 +141,7 @@ class FileEvaluator:
         score = self.metric.score(outputs, y)
         file = MeasuredFile(
             recipe=recipe,
-            quantize=quantize,
+            quantize=quantize.name if isinstance(quantize, EdgeQuantizer) else quantize,
             bytes=report.tflite_bytes,
             packed_bytes=len(encode(content, "packed")),
             score=score,
@@ -150,7 +152,7 @@ class FileEvaluator:
         )
         return file, np.frombuffer(content, np.uint8)
 
-    def _export(self, quantize: str | Quantization | None) -> partial:
+    def _export(self, quantize: str | Quantization | EdgeQuantizer | None) -> partial:
         """Return `to_tflite` with the arguments that the program of a file shows."""
         export: Callable = to_tflite
         if self.micro is not None:

@@ -182,7 +182,9 @@ def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str
         settings: More arguments of `to_tflite`, as Python.
         batch_size: Samples in a batch.
     """
-    exports = ", ".join([*(name for name in ("Micro", "Quantization") if f"{name}(" in settings), "to_tflite"])
+    exports = ", ".join(
+        [*(name for name in ("EdgeQuantizer", "Micro", "Quantization") if f"{name}(" in settings), "to_tflite"]
+    )
     if recipe is None:
         head = PROGRAM_HEAD.partition("x, y = x")[0].format(exports=exports)
         return head + f'to_tflite(dense, "model.tflite"{settings})\n'

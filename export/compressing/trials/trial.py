@@ -11,9 +11,10 @@ import numpy as np
 
 from tfprune.base.limit import GroupDrop
 from tfprune.base.run_folder import NamedArrays
-from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.spec import check_count, check_number
 from tfprune.base.untrusted import parse_json, read_fields
 from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.rewriting.weights.edge_quantizer import RECIPE_NAME
 from tfprune.report import Report
 
 FORMATS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4", "mixed")  # in which files are made
@@ -25,7 +26,7 @@ class MeasuredFile(Report):
 
     Attributes:
         recipe: How its model was made; None for the original model.
-        quantize: The number format, of `FORMATS`; None for float32.
+        quantize: The number format, of `FORMATS`, or the name of a recipe; None for float32.
         bytes: The size of the .tflite file, which any interpreter loads.
         packed_bytes: Its size when packed, as `Runner` reads it.
         score: The metric on the validation data, of the file.
@@ -124,7 +125,8 @@ def _read_file(fields: Any, recipe: Recipe | None) -> MeasuredFile:
     file = read_fields(MeasuredFile, fields, recipe=recipe, worst_group=worst_group)
     if _recipe(fields.get("recipe")) != recipe:
         raise ValueError("Expected files of the trial's recipe. Received: one of another.")
-    check_choice(file.quantize, "quantize", choices=(None, *FORMATS[1:]))  # it becomes a part of the file's name
+    if file.quantize is not None and not RECIPE_NAME.fullmatch(file.quantize):  # it becomes a part of the file's name
+        raise ValueError(f"Expected the name of a number format. Received: quantize={file.quantize!r}.")
     for name in ("bytes", "packed_bytes"):
         check_count(getattr(file, name), name, least=1)
     for name in ("latency_ms", "arena_bytes"):

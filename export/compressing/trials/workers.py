@@ -23,6 +23,7 @@ from tfprune.export.compressing.trials.trial import Trial
 from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
 from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
 from tfprune.export.micro.micro import Micro
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.keras_models.tasks.packed_model import PackedModel, pack_model, unpack_model
 from tfprune.keras_models.tasks.references import read_referred, referred
 from tfprune.keras_models.tasks.task_pool import LATE, Task, TaskPool, task_pool
@@ -124,7 +125,7 @@ def pack_runner(runner: TrialRunner) -> bytes:
         "baseline": evaluator.baseline,
         "optimize": evaluator.optimize,
         "micro": None if evaluator.micro is None else asdict(evaluator.micro),
-        "number_formats": evaluator.number_formats,
+        "number_formats": [each if isinstance(each, str) else vars(each) for each in evaluator.number_formats],
         "mixed_from": evaluator.mixed_from,
         "batch_size": runner.batch_size,
     }
@@ -150,7 +151,9 @@ def unpack_runner(content: bytes) -> TrialRunner:
         optimize=settings["optimize"],
         limits=GroupLimits(**arrays["limits"]) if arrays["limits"] else None,
         micro=None if settings["micro"] is None else Micro(**settings["micro"]),
-        number_formats=tuple(settings["number_formats"]),
+        number_formats=tuple(
+            each if isinstance(each, str) else EdgeQuantizer(**each) for each in settings["number_formats"]
+        ),
         mixed_from=settings["mixed_from"],
     )
     return TrialRunner(model, (x, y), evaluator, settings["batch_size"])

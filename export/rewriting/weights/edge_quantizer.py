@@ -24,7 +24,7 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.weights import edge_quantizer_child as child
 
 TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
-NAME = re.compile(r"\w+")
+RECIPE_NAME = re.compile(r"\w{1,100}")
 BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4, schema.TensorType.INT2: 2}  # of weights in blocks
 INSTALL = "Make an environment for it: python -m venv edge; edge/bin/pip install ai-edge-quantizer"
 
@@ -34,9 +34,10 @@ INSTALL = "Make an environment for it: python -m venv edge; edge/bin/pip install
 class EdgeQuantizer:
     """A recipe of AI Edge Quantizer, as the number format of a file.
 
-    Pass it as `quantize=` to `to_tflite` for formats that tfprune does not have, such as 4-bit weights with a scale
-    for each block. The package runs in a process of its own, and may be installed in another environment. The file
-    that comes back is refused if a zero of a weight is not a zero there, or if its outputs differ too much.
+    Pass it as `quantize=` to `to_tflite`, or in `Search(formats=...)` to `compress`, for formats that tfprune does
+    not have, such as 4-bit weights with a scale for each block. The package runs in a process of its own, and may be
+    installed in another environment. The file that comes back is refused if a zero of a weight is not a zero there,
+    or if its outputs differ too much.
 
     Args:
         recipe: The name of a recipe of the package, such as `"dynamic_wi4b32_afp32"`, or a recipe as its JSON files
@@ -71,7 +72,7 @@ class EdgeQuantizer:
             )
         if not isinstance(self.python, str | None):
             raise TypeError(f"Expected `python` to be the path of a Python. Received: python={self.python!r}.")
-        if not self.recipe or (isinstance(self.recipe, str) and not NAME.fullmatch(self.recipe)):
+        if not self.recipe or (isinstance(self.recipe, str) and not RECIPE_NAME.fullmatch(self.recipe)):
             raise ValueError(
                 f"Expected the name of a recipe, such as 'dynamic_wi4_afp32', or a list of dicts. Received: "
                 f"recipe={self.recipe!r}. Read a recipe in a file with json.load."

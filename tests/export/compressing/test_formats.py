@@ -1,5 +1,6 @@
 """The number formats of a search: what may be asked for, what trials make, and what the policy makes of it."""
 
+import os
 from dataclasses import replace
 
 import keras
@@ -10,7 +11,7 @@ from stub_trials import StubRunner
 
 import tfprune.export.compressing.search_loop as searching
 from tfprune.base.run_folder import RunFolder
-from tfprune.export import Search, compress
+from tfprune.export import EdgeQuantizer, Search, compress
 from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
@@ -29,6 +30,8 @@ HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
         ([], ValueError, "to name some formats, each once"),
         (["int8", "int8"], ValueError, "to name some formats, each once"),
         (["float32", "int9"], ValueError, "Received: formats='int9'. Did you mean 'int8'?"),
+        ([EdgeQuantizer("a"), EdgeQuantizer("a", python="b")], ValueError, "to name some formats, each once"),
+        ([8], TypeError, "or an EdgeQuantizer"),
         (["int8", "mixed"], ValueError, "Expected 'float32' and 'int8' in `formats` with 'mixed'"),
     ],
 )
@@ -39,6 +42,8 @@ def test_formats_that_cannot_be_are_refused(formats, error, words):
 
 def test_formats_come_in_one_order_and_not_for_microcontrollers(tmp_path):
     assert Search(formats=["int4", "mixed", "int8", "float32"]).formats == ("float32", "int8", "int4", "mixed")
+    recipe = EdgeQuantizer("dynamic_wi4_afp32")
+    assert Search(formats=[recipe, "int8", "float32"]).formats == ("float32", "int8", recipe)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     data = np.zeros((4, 3), "float32"), np.zeros(4, int)
@@ -51,6 +56,8 @@ def test_recipes_are_exported_in_these_formats():
     wanted = FileEvaluator(None, (None, None), None, 0.9, "size", number_formats=formats)
     assert wanted.formats(HALF) == (None, "float16", "int8")
     assert wanted.formats(replace(HALF, quantize_aware=True)) == ("int8",)
+    recipe = EdgeQuantizer("dynamic_wi4_afp32")
+    assert replace(wanted, number_formats=("float32", recipe)).formats(HALF) == (None, recipe)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +91,19 @@ def test_a_mixed_file_is_made_where_int8_loses_more_and_its_program_makes_it(tmp
     assert (tmp_path / "model.tflite").read_bytes() == content
     easy = replace(judged, mixed_from=1.0)
     assert easy.operators_in_float([(file, arrays[f"file_{index}"]) for index, file in enumerate(trial.tried)]) == []
+
+
+@pytest.mark.programs
+@pytest.mark.skipif("EDGE_QUANTIZER_PYTHON" not in os.environ, reason="EDGE_QUANTIZER_PYTHON names no Python")
+def test_a_file_is_made_by_a_recipe_and_its_program_makes_it(tmp_path, monkeypatch):
+    model, data, _, _ = made()
+    recipe = EdgeQuantizer("dynamic_wi4_afp32", python=os.environ["EDGE_QUANTIZER_PYTHON"])
+    arrays = TrialRunner(model, data, replace(evaluator(), number_formats=("float32", recipe)), 32).run(None, 100.0)
+    dense, file = read_trial(arrays).tried
+    content = arrays["file_1"].tobytes()
+    assert file.name == "dense_dynamic_wi4_afp32" and file.bytes < dense.bytes
+    assert {tensor.dtype for tensor in read(content).weights} == {"int4"}
+    monkeypatch.chdir(tmp_path)
+    model.save("model.keras")
+    exec(file.code.replace("x, y = ...", "pass"), {"x": data[0]})
+    assert (tmp_path / "model.tflite").read_bytes() == content

@@ -24,6 +24,7 @@ from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.trials import workers
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.workers import pack_runner, unpack_runner, workers_of
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.keras_models.tasks import run_task as worker
 from tfprune.keras_models.tasks import task_pool
 from tfprune.keras_models.tasks.process_pool import ProcessPool
@@ -236,9 +237,10 @@ def test_what_was_packed_is_what_it_was(packed):
 
 def test_a_worker_makes_the_formats_that_the_search_asks_for():
     first = runner()
-    evaluator = replace(first.evaluator, number_formats=("int8", "int4"), mixed_from=0.25)
+    formats = ("int8", "int4", EdgeQuantizer([{"regex": ".*"}], python="edge/bin/python"))
+    evaluator = replace(first.evaluator, number_formats=formats, mixed_from=0.25)
     second = unpack_runner(pack_runner(replace(first, evaluator=evaluator))).evaluator
-    assert (second.formats(None), second.mixed_from) == (("int8", "int4"), 0.25)
+    assert (second.formats(None), second.mixed_from) == (formats, 0.25)
 
 
 def test_a_worker_reads_data_that_are_referred_to(packed, tmp_path, monkeypatch):
