@@ -25,7 +25,7 @@ from tfprune.export.rewriting.weights import edge_quantizer_child as child
 
 TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
 RECIPE_NAME = re.compile(r"\w{1,100}")
-BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4, schema.TensorType.INT2: 2}  # of weights in blocks
+BITS = {"INT8": 8, "INT4": 4, "INT2": 2}  # of weights in blocks, by their types in the format
 INSTALL = "Make an environment for it: python -m venv edge; edge/bin/pip install ai-edge-quantizer"
 
 
@@ -195,15 +195,16 @@ def _with_positive_scales(data: bytes) -> bytes:
     """
     model = load_objects(data)
     kind = schema.QuantizationDetails.BlockwiseQuantization
+    widths = {getattr(schema.TensorType, name, None): bits for name, bits in BITS.items()}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            if tensor.quantization is None or tensor.quantization.detailsType != kind or tensor.type not in BITS:
+            if tensor.quantization is None or tensor.quantization.detailsType != kind or tensor.type not in widths:
                 continue
             details = tensor.quantization.details
             buffer, scales = (model.buffers[each] for each in (tensor.buffer, graph.tensors[details.scales].buffer))
             values = np.asarray(scales.data).view("<f2").copy()
             empty = ~(values > 0)
-            integers = np.asarray(buffer.data).reshape(-1, details.blockSize * BITS[tensor.type] // 8).copy()
+            integers = np.asarray(buffer.data).reshape(-1, details.blockSize * widths[tensor.type] // 8).copy()
             integers[empty], values[empty] = 0, 1
             buffer.data, scales.data = integers.ravel(), values.view(np.uint8)
     put_in_order(model)
