@@ -70,9 +70,9 @@ class ObservedNorms:
         return np.sum([each.outputs / each.vectors for each in self.by_layer.values()], axis=0)
 
     def energy(self, norm: StreamNorm, dimensions: np.ndarray) -> float:
-        """Return the part of the squares of a norm's inputs that is in some dimensions; 1 without calls."""
-        found = self.by_layer.get(id(norm.layer))
-        return 1.0 if found is None else float(found.squares[dimensions].sum() / found.squares.sum())
+        """Return the part of the squares of a norm's inputs that is in some dimensions."""
+        found = self.by_layer[id(norm.layer)]
+        return float(found.squares[dimensions].sum() / found.squares.sum())
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def stream_norms(model: keras.Model, stream: Stream) -> list[StreamNorm]:
     """Return the norms on the stream of a model.
 
     Raises:
-        ValueError: If it has others than those that divide by the root mean square.
+        ValueError: If it has none, or others than those that divide by the root mean square.
     """
     numbers = {id(variable): index for index, variable in enumerate(model.variables)}
     norms = []
@@ -101,13 +101,18 @@ def stream_norms(model: keras.Model, stream: Stream) -> list[StreamNorm]:
             continue
         offset = _offset(layer, stream.width) if len(own) == 1 else None
         if offset is None:
-            raise ValueError(
-                f"Expected norms that divide by the root mean square, as those of Gemma, Qwen3 and Mistral do. "
-                f"Received: {path} of class {type(layer).__name__} in {model.name!r}. Remove hidden units, heads or "
-                f"blocks of this model: tfprune.plan_transformer."
-            )
+            raise _refusal(model, f"{path} of class {type(layer).__name__}")
         norms.append(StreamNorm(layer, own[0], offset))
+    if not norms:
+        raise _refusal(model, "none")
     return norms
+
+
+def _refusal(model: keras.Model, received: str) -> ValueError:
+    return ValueError(
+        f"Expected norms that divide by the root mean square, as those of Gemma, Qwen3 and Mistral do. Received: "
+        f"{received} in {model.name!r}. Remove hidden units, heads or blocks of this model: tfprune.plan_transformer."
+    )
 
 
 def _offset(layer: keras.layers.Layer, width: int) -> int | None:
