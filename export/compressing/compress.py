@@ -17,6 +17,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_number
+from tfprune.compact.fine_tuning.distilled import distilled
 from tfprune.export.compressing.goal import pareto_front
 from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.results.write_front import UNITS, write_front
@@ -35,9 +36,11 @@ from tfprune.export.device.remote.device_pool import check_devices
 from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.layers import weight_values
 from tfprune.keras_models.tasks.references import DataReference
+from tfprune.masking.wrapping.strip import plain_copy
 
 MEASURES = {"size": "bytes", "latency": "latency_ms"}
 
@@ -68,9 +71,9 @@ def compress(
 ) -> CompressReport:
     """Search for the smallest or fastest file that loses at most `max_drop` of accuracy, and write the best files.
 
-    Use it when you want the settings chosen for you: which channels to remove, how many weights become zero and in
-    which pattern, whether to train quantization-aware, and for how long. Each trial makes a smaller model, exports a
-    float32 and an int8 file of it, and runs both on the validation data.
+    Use it when you want the settings chosen for you: which channels or blocks to remove, how many weights become
+    zero and in which pattern, whether to train quantization-aware, and for how long. Each trial makes a smaller
+    model, exports a float32 and an int8 file of it, and runs both on the validation data.
 
     Each trial starts from the model of an earlier one and inherits its weights ("Efficient Multi-objective Neural
     Architecture Search via Lamarckian Evolution", arXiv 1804.09081). By turns, a short trial removes at most half of
@@ -124,6 +127,7 @@ def compress(
             cannot be exported, a microcontroller lacks one of its operators, no file is within `max_drop` and the
             budgets, the folder belongs to another search or is in use by one, or a worker cannot load the model, or
             has other versions of packages.
+        ValueError: If there is distillation, and the model is not a classifier or not a graph of layers.
 
     Example:
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -139,7 +143,7 @@ def compress(
     limit = SearchLimit.of(max_drop, model)
     check_number(time, "time", above=0)
     check_choice(optimize, "optimize", choices=MEASURES)
-    search = _read_search(search)
+    search = _read_search(search, model)
     check_devices(on)
     micro = _read_target(target, optimize=optimize, on=on)
     _check_formats(search, micro)
@@ -176,7 +180,7 @@ def compress(
             mixed_from=SearchSettings().quantize_aware_from * goal.max_drop,
             reference=validation_reference,
         )
-        runner = TrialRunner(model, data, evaluator, search.batch_size, reference)
+        runner = TrialRunner(model, data, evaluator, search.batch_size, reference, search.distillation)
         loop = SearchLoop(
             runner,
             stored,
@@ -215,6 +219,7 @@ def _settings_of(search: Search) -> dict[str, Any]:
     """Return the settings that a search shares with one that it continues; folders of before have no others."""
     settings: dict[str, Any] = {"batch_size": search.batch_size, "seed": search.seed}
     settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
+    settings |= {} if search.distillation is None else {"distillation": repr(search.distillation)}
     formats = [each if isinstance(each, str) else {"recipe": each.recipe} for each in search.formats]
     return settings | ({} if search.formats == DEFAULT_FORMATS else {"formats": formats})
 
@@ -227,13 +232,15 @@ def _check_formats(search: Search, micro: Micro | None) -> None:
         )
 
 
-def _read_search(search: Any) -> Search:
+def _read_search(search: Any, model: keras.Model) -> Search:
     search = Search() if search is None else search
     if not isinstance(search, Search):
         raise TypeError(
             f"Expected `search` to be a tfprune.export.Search, or None. Received: search={search!r} of type "
             f"{type(search).__name__}."
         )
+    if search.distillation is not None:  # refused here, before each trial fails
+        distilled(plain_copy(Anatomy.of(model)), model, search.distillation)
     return search
 
 

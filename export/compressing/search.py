@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
+from tfprune.compact.fine_tuning.distillation import Distillation, check_distillation
 from tfprune.export.compressing.trials.recipe import PATTERNS
 from tfprune.export.compressing.trials.trial import FORMATS
 from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
@@ -27,6 +28,9 @@ class Search:
         pattern: The shape of the zeros: `"unstructured"` (the default), `"2:4"` for two zeros in each four inputs, or
             blocks of four, along the inputs with `"1x4"` and along the outputs with `"4x1"`, for a runtime that is
             fast with them.
+        distillation: How the original model teaches the smaller ones in all trials, such as
+            `tfprune.Distillation(temperature=4)`, for a classifier that is a Sequential or Functional model; without
+            features, as trials remove channels. None (the default) trains on the labels alone.
         trials: The largest number of recipes to try, at least 1. None (the default) sets no limit.
         jobs: The number of trials that run at once, at least 1. None (the default) is 1: trials run in this process,
             one after the other, and the same search tries the same recipes. With more, each trial runs in a process
@@ -45,14 +49,15 @@ class Search:
 
     Raises:
         TypeError: If an argument has another type.
-        ValueError: If an argument is out of range, or an executor comes without `jobs`.
+        ValueError: If an argument is out of range, an executor comes without `jobs`, or features with distillation.
 
     Example:
         >>> Search(trials=20, jobs=2)
-        Search(pattern='unstructured', trials=20, jobs=2, ..., formats=('float32', 'int8'))
+        Search(pattern='unstructured', distillation=None, trials=20, jobs=2, ..., formats=('float32', 'int8'))
     """
 
     pattern: str = "unstructured"
+    distillation: Distillation | None = None
     trials: int | None = None
     jobs: int | None = None
     batch_size: int = 32
@@ -67,6 +72,11 @@ class Search:
         check_count(self.seed, "seed", least=0)
         check_choice(self.pattern, "pattern", choices=PATTERNS)
         check_executor(self.executor, jobs=self.jobs)
+        if self.distillation is not None and check_distillation(self.distillation, "distillation").pairs:
+            raise ValueError(
+                f"Expected a Distillation without features, as a layer that loses channels cannot be compared. "
+                f"Received: distillation={self.distillation!r}. Leave the features out."
+            )
         self._check_formats()
 
     def _check_formats(self) -> None:

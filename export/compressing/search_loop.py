@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -155,15 +155,18 @@ class SearchLoop:
 
     def _next_recipe(self, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe that there is time for: a short one where a long one takes too long, or None."""
-        first = self._shortest_recipe
+        first, settings = self._shortest_recipe, self.settings
+        if not self.runner.can_quantize_aware:
+            settings = replace(settings, quantize_aware_from=math.inf)
         for may_be_long in (True, False):
             recipe = next_recipe(
                 self.trials,
                 running,
                 first=first,
                 can_shrink=self.runner.can_shrink,
+                blocks=self.runner.block_order,
                 goal=self.goal,
-                settings=self.settings,
+                settings=settings,
                 may_be_long=may_be_long,
             )
             if self._expected_seconds(recipe) < self.seconds_left():
@@ -209,6 +212,7 @@ class SearchLoop:
             learning_rate=self.runner.learning_rate,
             seed=self.seed,
             pattern=self.pattern,
+            distillation=self.runner.distillation,
         )
 
     def _seconds_per_step(self) -> float:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tfprune.export.compressing.goal import Goal, added_area, pareto_front
+from tfprune.export.compressing.trials.block_order import BlockOrder
 from tfprune.export.compressing.trials.recipe import LEAST_FLOPS, LEAST_WEIGHTS, PATTERNS, Recipe
 from tfprune.export.compressing.trials.trial import Trial
 from tfprune.patterns import NM
@@ -52,6 +53,7 @@ def next_recipe(
     *,
     first: Recipe,
     can_shrink: bool = True,
+    blocks: BlockOrder | None = None,
     goal: Goal,
     settings: SearchSettings,
     may_be_long: bool = True,
@@ -63,6 +65,7 @@ def next_recipe(
         running: The recipes of those that have not.
         first: A recipe with the steps, rounds and learning rate of short trials, and the seed of the search.
         can_shrink: Whether channels of the model can be removed.
+        blocks: The blocks that can be dropped; None if there are none.
         goal: What a file may lose, and whether its bytes or its time counts.
         settings: The constants of the search.
         may_be_long: Whether there is time for a long trial.
@@ -85,7 +88,9 @@ def next_recipe(
     if goal.needs_channels:
         shares = tuple(sorted(shares, reverse=True))
     share = shares[children.smaller(parent) % len(shares)]  # after a step that was not enough, another way
-    return _smaller(_child(seeded, parent, goal, settings), step, share, can_shrink=can_shrink)
+    child = _child(seeded, parent, goal, settings)
+    shallower = blocks.shallower(child, step) if blocks and share == 1 else None
+    return shallower or _smaller(child, step, share, can_shrink=can_shrink)
 
 
 class _Children:
@@ -147,22 +152,24 @@ def _child(seeded: Recipe, parent: Trial, goal: Goal, settings: SearchSettings) 
 
     Training becomes quantization-aware if int8 alone has lost too much, and stays so.
     """
-    flops, weights = remaining(parent.recipe)
+    made = parent.recipe or seeded
     drops = {file.quantize: file.drop for file in parent.tried}
     exact = drops.get(None, drops.get("float16", 0.0))
     loss = goal.drop_left(exact) - goal.drop_left(drops.get("int8", exact))
     return replace(
         seeded,
-        flops=flops,
-        sparsity=round(1 - weights, 3),
-        quantize_aware=bool(parent.recipe and parent.recipe.quantize_aware) or loss > settings.quantize_aware_from,
+        flops=made.flops,
+        sparsity=made.sparsity,
+        dropped=made.dropped,
+        depth=made.depth,
+        quantize_aware=made.quantize_aware or loss > settings.quantize_aware_from,
         after=parent.stored_as,
     )
 
 
 def _smaller(recipe: Recipe, step: float, channels: float, *, can_shrink: bool) -> Recipe:
     """Return a recipe that removes more: a part of a step as channels, and the rest as zeros."""
-    flops, weights = recipe.remaining
+    flops, weights = recipe.flops, 1 - recipe.sparsity
     pattern = PATTERNS[recipe.pattern]
     channels = channels if can_shrink else 0.0
     if isinstance(pattern, NM):  # all of its zeros come at once, and channels after that

@@ -125,6 +125,9 @@ class StubRunner:
     learning_rate: float = 1e-3
     evaluator: Any = field(default_factory=lambda: SimpleNamespace(optimize=None, micro=None))
     train_data: Any = None
+    distillation: Any = None
+    block_order: Any = None
+    can_quantize_aware: bool = True
     model: Any = field(default_factory=lambda: SimpleNamespace(name="stub"))
     ran: list[Recipe | None] = field(default_factory=list)
     starts: list[np.ndarray | None] = field(default_factory=list)
@@ -213,9 +216,10 @@ def stubbed(runner: StubRunner | None = None) -> Iterator[StubRunner]:
     runner = runner or StubRunner()
 
     def started(
-        model: keras.Model, train_data: Any, evaluator: StubEvaluator, batch_size: int, *_: Any
+        model: keras.Model, train_data: Any, evaluator: StubEvaluator, batch_size: int, _: Any, distillation: Any
     ) -> StubRunner:
         runner.train_data, runner.evaluator, runner.batch_size = train_data, evaluator, batch_size
+        runner.distillation = distillation
         return runner
 
     with (

@@ -233,10 +233,11 @@ def _recipe_rows(file: MeasuredFile) -> list[list[str]]:
     recipe = file.recipe
     if recipe is None:
         return [numbers]
-    rows = [
-        ["multiply-adds that remain", f"{recipe.flops:.1%}"],
-        ["zeros", f"{recipe.sparsity:.1%}, {recipe.pattern}"],
-    ]
+    rows = [["multiply-adds that remain", f"{recipe.remaining[0]:.1%}"]]
+    rows += [["blocks that were dropped", f"{len(recipe.dropped)}"]] if recipe.dropped else []
+    rows.append(["zeros", f"{recipe.sparsity:.1%}, {recipe.pattern}"])
+    if recipe.distillation is not None:
+        rows.append(["training with the base model as teacher", "yes"])
     if recipe.quantize_aware:
         rows.append(["quantization-aware training", "yes"])
     return [*rows, ["training steps", f"{recipe.steps_of_chain:,}"], numbers]

@@ -66,7 +66,7 @@ def optuna_study(report: CompressReport, storage: str | None) -> Any:
 def _parameters(file: MeasuredFile) -> dict[str, Any]:
     recipe = file.recipe
     return {
-        "multiply-adds": 1.0 if recipe is None else max(LEAST_FLOPS, recipe.flops),
+        "multiply-adds": 1.0 if recipe is None else max(LEAST_FLOPS, recipe.remaining[0]),
         "zeros": 0.0 if recipe is None else recipe.sparsity,
         "pattern": "unstructured" if recipe is None else recipe.pattern,
         "quantization-aware": recipe is not None and recipe.quantize_aware,

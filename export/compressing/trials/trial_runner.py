@@ -16,6 +16,8 @@ import numpy as np
 
 import tfprune
 from tfprune.base.run_folder import NamedArrays
+from tfprune.compact.fine_tuning.distillation import Distillation
+from tfprune.export.compressing.trials.block_order import BlockOrder, block_order_of
 from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
 from tfprune.export.compressing.trials.recipe import PATTERNS, PRUNING_END, Recipe, training_recipe
 from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
@@ -24,6 +26,7 @@ from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.compiled import compile_like
 from tfprune.keras_models.tasks.references import DataReference
 from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.quantizing.quantize_aware import quantization_plan
 
 _log = logging.getLogger(__name__)
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
@@ -79,6 +82,7 @@ class TrialRunner:
         evaluator: Makes and measures files.
         batch_size: Samples in a batch.
         reference: Where workers read the data; None sends them.
+        distillation: How the model teaches smaller ones; None if it does not.
     """
 
     model: keras.Model
@@ -86,6 +90,7 @@ class TrialRunner:
     evaluator: FileEvaluator
     batch_size: int
     reference: DataReference | None = None
+    distillation: Distillation | None = None
 
     @property
     def samples(self) -> int:
@@ -109,6 +114,21 @@ class TrialRunner:
         return True
 
     @cached_property
+    def block_order(self) -> BlockOrder | None:
+        """The blocks that recipes may drop; None if the model is no transformer, or has no blocks that repeat."""
+        return block_order_of(self.model, self.train_data)
+
+    @cached_property
+    def can_quantize_aware(self) -> bool:
+        """Whether each layer of the model can train for int8, so that a file of integers comes of it."""
+        try:
+            skipped = quantization_plan(Anatomy.of(self.model)).skipped
+        except ValueError as error:
+            _log.info("nothing trains for int8: %s", error)
+            return False
+        return not skipped
+
+    @cached_property
     def can_load(self) -> bool:
         """Whether Keras can save such models, and load them again."""
         try:
@@ -127,7 +147,9 @@ class TrialRunner:
         Raises:
             LateError: If it takes longer.
         """
-        recipe = training_recipe(WARM_UP_STEPS, samples=self.samples, batch_size=self.batch_size)
+        recipe = training_recipe(
+            WARM_UP_STEPS, samples=self.samples, batch_size=self.batch_size, distillation=self.distillation
+        )
         rounds = -(-(WARM_UP_STEPS + TIMED_STEPS) // recipe.steps)
         timer = StepTimer(time.monotonic() + seconds)
         self.apply_recipe(replace(recipe, sparsity=0.5, rounds=rounds), timer)
@@ -202,6 +224,8 @@ class TrialRunner:
         """
         smaller = self.model if start is None else _loaded(start)
         keras.utils.set_random_seed(recipe.seed)
+        if recipe.drop:
+            smaller, _ = tfprune.drop_blocks(smaller, recipe.drop, verbose=0)
         if recipe.cut < 1:
             plan = tfprune.plan_shrink(smaller, tfprune.budget(flops=recipe.cut), verbose=0)
             smaller = tfprune.shrink(smaller, plan)
@@ -219,6 +243,8 @@ class TrialRunner:
         decay = keras.optimizers.schedules.CosineDecay(rate, rounds * recipe.steps)
         optimizer = self.model.optimizer
         optimizer = type(optimizer).from_config({**optimizer.get_config(), "learning_rate": decay})
+        if recipe.distillation is not None:
+            model = tfprune.distilled(model, self.model, recipe.distillation)
         compile_like(model, self.model, advice=ADVICE, optimizer=optimizer)
         x, y = keras.tree.map_structure(lambda array: array[: recipe.samples], self.train_data)
         model.fit(

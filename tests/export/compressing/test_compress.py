@@ -17,9 +17,11 @@ from stub_trials import DATA, SCORE, TRIALS, StubRunner, content_of, small_model
 from terminal import terminal
 
 import tfprune.export.compressing.compress as compressing
-from tfprune import Limit
+from tfprune import Distillation, Limit
 from tfprune.export import Micro, Remote, Search, compress
 from tfprune.export.compressing.trials import file_evaluator
+
+MAE = Limit(0.1, metric="mae", mode="min")
 
 
 def test_the_report_lists_what_was_measured_and_the_folder_has_the_best_files(found):
@@ -98,6 +100,26 @@ def test_the_fastest_files_are_timed_once(tmp_path):
     assert all(file.latency_ms == times[file.name] for file in report.front)
     assert report.best.latency_ms < min(times[name] for name in ("dense_float32", "dense_int8"))
     assert all(file.test_score is None for file in report.front)
+
+
+def test_the_original_model_teaches_in_all_trials(tmp_path):
+    how = Distillation(temperature=4)
+    report = stub_search(tmp_path, trials=3, distillation=how)
+    assert {file.recipe.distillation for file in report.tried if file.recipe} == {how}
+    with pytest.raises(ValueError, match="of the same run"):
+        stub_search(tmp_path, trials=3)
+
+
+def test_a_teacher_without_classes_or_with_features_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="outputs that tell classes"):
+        compress(model, DATA, DATA, folder=tmp_path, search=Search(distillation=Distillation()), max_drop=MAE)
+    with pytest.raises(ValueError, match="a Distillation without features"):
+        Search(distillation=Distillation(features=["last"]))
+    with pytest.raises(TypeError, match="`distillation` to be a tfprune.Distillation"):
+        Search(distillation=True)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_recipes_that_make_no_file_are_listed_with_the_reason(tmp_path):

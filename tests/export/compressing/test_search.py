@@ -56,6 +56,13 @@ def test_a_trial_starts_from_the_model_of_the_recipe_before(tmp_path, monkeypatc
         assert start is None if recipe.after is None else bytes(start) == bytes(model_of(recipe.after))
 
 
+@pytest.mark.parametrize("can", [True, False])
+def test_a_model_trains_for_int8_only_if_it_can(can, tmp_path, monkeypatch):
+    runner = StubRunner(can_quantize_aware=can)
+    search = search_of(Case(Goal("bytes", 0.005), trials=12), tmp_path, monkeypatch, runner=runner)
+    assert any(trial.recipe.quantize_aware for trial in search.run() if trial.recipe) == can
+
+
 def test_models_that_are_not_kept_are_what_no_trial_starts_from(tmp_path, monkeypatch):
     search = search_of(Case(trials=12, is_kept=False), tmp_path, monkeypatch)
     assert [trial.recipe.after for trial in search.run() if trial.recipe] == [None] * 12

@@ -11,6 +11,7 @@ from landscapes import MAX_DROP, Landscape, search, worth
 
 from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
+from tfprune.export.compressing.trials.block_order import BlockOrder
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
 
@@ -128,6 +129,33 @@ def test_training_becomes_quantization_aware_where_int8_loses_a_quarter_of_the_l
     assert after(half, may_be_long=False).quantize_aware == expected
     aware = trial(recipe(0, sparsity=0.5, quantize_aware=True), 500, 0.0)
     assert after(aware, may_be_long=False).quantize_aware, "it stays so"
+
+
+def test_where_channels_have_their_turn_a_transformer_drops_blocks():
+    """Half of four blocks are two; of the two that are left, half is one; the last one stays and loses channels."""
+    blocks = BlockOrder((2, 0, 3, 1), 0.25)
+    two = after(goal=FASTEST, blocks=blocks)
+    assert (two.dropped, two.drop, two.remaining, two.flops) == ((2, 0), [2, 0], (0.5, 1.0), 1.0)
+    three = after(trial(two, 500, 0.0), goal=FASTEST, blocks=blocks, may_be_long=False)
+    assert (three.after, three.dropped, three.drop, three.depth) == (two, (2, 0, 3), [1], 0.25)
+    last = after(trial(three, 250, 0.0), goal=FASTEST, blocks=blocks, may_be_long=False)
+    assert (last.after, last.dropped, last.drop, last.remaining) == (three, (2, 0, 3), [], (0.125, 1.0))
+    assert last.name == "flops12_without3blocks_120steps"
+    lost = [trial(recipe(number, sparsity=0.5), 500, 0.5) for number in range(2)]
+    assert after(*lost, blocks=blocks, may_be_long=False).dropped == (2,), "the third way of the smallest file"
+
+
+def test_a_class_that_cannot_drop_blocks_after_channels_loses_channels_again():
+    blocks = BlockOrder((1, 0), 0.5, stay_alike=False)
+    half = trial(recipe(0, flops=0.5), 500, 0.0)
+    chosen = after(half, goal=FASTEST, blocks=blocks, may_be_long=False)
+    assert (chosen.dropped, chosen.flops) == ((), 0.25)
+
+
+@pytest.mark.parametrize("dropped", [[-1], [1, 1], ["1"], [True], {"1": 1}, 3])
+def test_numbers_of_blocks_that_cannot_be_are_refused(dropped):
+    with pytest.raises(ValueError, match="Expected the numbers of blocks, each once"):
+        Recipe.read({**FIRST.as_dict(), "dropped": dropped})
 
 
 def test_a_model_that_was_not_stored_counts_but_nothing_starts_from_it():

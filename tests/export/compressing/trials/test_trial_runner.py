@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from small_search import made, runner
 
+from tfprune import Distillation
 from tfprune.export.compressing.trials import trial_runner
 from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
-from tfprune.export.compressing.trials.recipe import Recipe
+from tfprune.export.compressing.trials.recipe import Recipe, training_recipe
 from tfprune.export.compressing.trials.trial import read_trial
-from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
+from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner, _loaded
 
 HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
 PAIRS = replace(HALF, flops=1.0, pattern="2:4")
@@ -25,6 +26,10 @@ CHAINS = {
     "two of four that round, then channels": [
         replace(PAIRS, quantize_aware=True),
         replace(PAIRS, flops=0.7, seed=4),
+    ],
+    "with the original model as teacher": [
+        replace(HALF, flops=1.0, teacher_weight=0.5, temperature=3.0),
+        replace(HALF, teacher_weight=0.5, temperature=3.0, quantize_aware=True),
     ],
 }
 
@@ -52,6 +57,27 @@ def test_the_program_of_recipes_that_go_on_makes_the_same_files(name, tmp_path, 
         assert Path("model.tflite").read_bytes() == arrays[f"file_{index}"].tobytes(), file.code
 
 
+def test_a_teacher_alone_makes_labels_of_no_account():
+    model, (x, y), *_ = made()
+    models = {}
+    for weight, labels in [(1.0, y), (1.0, 1 - y), (0.0, y)]:
+        recipe = replace(HALF, teacher_weight=weight, temperature=2.0)
+        arrays = replace(runner(kind=NoFiles), train_data=(x, labels)).run(recipe, 60.0)
+        assert read_trial(arrays).name == ("flops50_zeros50_taught_19steps" if weight else "flops50_zeros50_19steps")
+        models[weight, labels[0]] = arrays["model"]
+    taught, otherwise, alone = ([weight.numpy() for weight in _loaded(each).weights] for each in models.values())
+    assert all(np.array_equal(*pair) for pair in zip(taught, otherwise, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(taught, alone, strict=True))
+
+
+def test_a_teacher_is_a_part_of_the_shortest_recipe():
+    how = Distillation(temperature=4, weight=0.25)
+    recipe = training_recipe(19, samples=600, batch_size=32, distillation=how)
+    assert recipe.distillation == how
+    assert Recipe.read(recipe.as_dict()) == recipe
+    assert training_recipe(19, samples=600, batch_size=32).distillation is None
+
+
 def test_a_trial_is_stored_under_the_names_of_earlier_versions():
     arrays = runner(kind=NoFiles).run(None, 1.0)
     fields = json.loads(str(arrays["trial"]))
@@ -60,11 +86,17 @@ def test_a_trial_is_stored_under_the_names_of_earlier_versions():
     assert (fields["recipe"], fields["tried"], fields["training"], fields["reason"]) == (None, [], 0.0, "")
 
 
+def earlier(recipe):
+    """Return the fields of a recipe as they were before a model could teach or lose blocks."""
+    added = ("teacher_weight", "temperature", "dropped", "depth")
+    return {name: value for name, value in recipe.as_dict().items() if name not in added}
+
+
 EARLIER = {
-    "recipe": {**HALF.as_dict(), "after": PAIRS.as_dict()},
+    "recipe": {**earlier(HALF), "after": earlier(PAIRS)},
     "tried": [
         {
-            "recipe": {**HALF.as_dict(), "after": PAIRS.as_dict()},
+            "recipe": {**earlier(HALF), "after": earlier(PAIRS)},
             "quantize": "int8",
             "bytes": 10,
             "packed_bytes": 9,
