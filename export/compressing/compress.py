@@ -205,13 +205,14 @@ def _read_data(read: Callable[..., Any], data: Any, argument: str) -> tuple[Data
 
 
 def _run(loop: SearchLoop, *, seconds: float, verbose: int | str) -> None:
-    """Run all trials, with a bar over the seconds that shows the best file so far and the number of recipes."""
-    best, done = f"best {UNITS[loop.goal.by]}", 0
-    with Progress(int(seconds), verbose=verbose, unit="second", shown=[best, "recipes"]) as progress:
+    """Run all trials, with a bar over the seconds: the best file, the recipes, and about how many there will be."""
+    best, counts, done = f"best {UNITS[loop.goal.by]}", ("recipes", "of about"), 0
+    with Progress(int(seconds), verbose=verbose, unit="second", shown=[best, *counts]) as progress:
         for trial in loop.run():
             front = pareto_front((file for each in loop.trials for file in each.tried), loop.goal)
-            found = {best: loop.goal.size(front[0])} if front else {}
-            progress.add(int(trial.ended) - done, {**found, "recipes": len(loop.trials) - 1})
+            sizes = {best: loop.goal.size(front[0])} if front else {}
+            numbers = dict(zip(counts, (len(loop.trials) - 1, loop.expected_trials()), strict=True))
+            progress.add(int(trial.ended) - done, {**sizes, **numbers})
             done = int(trial.ended)
 
 

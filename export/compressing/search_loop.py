@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import time
@@ -22,6 +23,7 @@ from tfprune.export.compressing.trials.trial import MeasuredFile, Trial, read_tr
 from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
 from tfprune.export.compressing.trials.workers import workers_of
 
+_log = logging.getLogger(__name__)
 FEW_TRIALS = 3
 LEAST_STEPS = 30  # of a short trial
 QUANTIZE_AWARE_SLOWDOWN = 2.0  # of a training step, until one was timed
@@ -95,6 +97,14 @@ class SearchLoop:
         """Return the seconds that are left for trials."""
         return (1 - self.settings.reserved_time_fraction) * self.seconds - self.elapsed()
 
+    def expected_trials(self) -> int:
+        """Return about how many recipes there will be at the end, by those so far; 0 before the first."""
+        seconds = [trial.seconds for trial in self.trials[1:]]
+        if not seconds:
+            return 0
+        more = self.jobs * max(0.0, self.seconds_left()) / max(statistics.mean(seconds), 1e-9)
+        return int(min(len(seconds) + more, self.max_trials))
+
     def elapsed(self) -> float:
         """Return how long the search has lasted, in all calls."""
         return self.seconds_before + time.monotonic() - self._began
@@ -141,8 +151,15 @@ class SearchLoop:
         try:
             each = self._expected_seconds(self._shortest_recipe)
         except LateError:
+            warn_user(
+                f"Expected time for {FEW_TRIALS} recipes or more. Received: time={self.seconds:g}, which was over "
+                f"before a few training steps were timed: the original model took {self.trials[0].seconds:.0f} s. "
+                f"Pass several times as much, or search in another folder with fewer validation samples, smaller "
+                f"batches or a smaller model."
+            )
             return False
         count = max(0, int(self.seconds_left() / max(each, 1e-9) * self.jobs))
+        _log.info("about %d recipes of the shortest kind fit into %g s", count, self.seconds)
         if count < min(FEW_TRIALS, self.max_trials):
             needed = (self.elapsed() + FEW_TRIALS * each / self.jobs) / (1 - self.settings.reserved_time_fraction)
             warn_user(

@@ -48,13 +48,13 @@ def measure(name: str, seed: int, options: argparse.Namespace, folder: Path) -> 
     took = time.monotonic() - began
     sys.stderr.write(f"{report}\n")
     smallest = report.dense.bytes / report.best.bytes
-    lost = max(one.drop for one in report.front)
+    drop = max(file.drop for file in report.front)
     head = f"compress {name}, seed {seed}"
     return smallest, [
         at_least(f"{head}: files on the front", len(report.front), FILES, unit="", digits=0),
         at_least(f"{head}: dense float32 / smallest .tflite file", smallest, SMALLER[name]),
         at_least(f"{head}: hypervolume of bytes and drop, in nats", hypervolume(report), 0.0, unit=""),
-        at_most(f"{head}: the most that one loses on validation data", lost, MAX_DROP, unit="", digits=4),
+        at_most(f"{head}: the most that one loses on validation data", drop, MAX_DROP, unit="", digits=4),
         at_most(f"{head}: seconds / those allowed", took / 60 / options.minutes, LATE),
         against_by_hand(f"{head}:", name, seed, report, train, test, folder / "by_hand.tflite"),
     ]
@@ -96,17 +96,17 @@ def against_by_hand(
     fit(model, train, tfprune.PruningCallback(schedule, every=50, allocation="erk"))
     to_tflite(model, path, quantize="int8", calibration=train[0][:100], tolerance=1)
     score = evaluate(path, test).metrics["accuracy"]
-    as_good = [one.bytes for one in report.front if one.test_score >= score] or [report.dense.bytes]
+    as_good = [file.bytes for file in report.front if file.test_score >= score] or [report.dense.bytes]
     what = f"{head} as good on test data ({score:.2%}) as by hand, bytes / its {path.stat().st_size:,}"
     return at_most(what, min(as_good) / path.stat().st_size, 1.0)
 
 
 def all_seeds(options: argparse.Namespace, folder: Path) -> list[Row]:
-    found = [measure(options.network, seed, options, folder / str(seed)) for seed in options.seeds]
-    smaller = [times for times, _ in found]
+    searches = [measure(options.network, seed, options, folder / str(seed)) for seed in options.seeds]
+    smaller = [times for times, _ in searches]
     head = f"compress {options.network}, {len(smaller)} seeds:"
     return [
-        *(row for _, rows in found for row in rows),
+        *(row for _, rows in searches for row in rows),
         at_least(f"{head} median of dense / smallest", statistics.median(smaller), SMALLER[options.network]),
         at_most(f"{head} spread of the smallest bytes", max(smaller) / min(smaller), SPREAD),
     ]

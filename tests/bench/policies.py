@@ -1,5 +1,6 @@
-"""How well a search chooses its trials, on simulated landscapes and without training: policies.py [LANDSCAPES].
+"""How well a search chooses its trials, without training: policies.py [LANDSCAPES].
 
+Landscapes are made up, or fitted to true searches (recorded_landscapes.json, which fit_landscapes.py prints).
 Prints, for each policy, the hypervolume of (size, drop) in nats, how far it varies between searches of the same
 landscape, the smallest file, and the number of trials.
 """
@@ -26,21 +27,31 @@ from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial import Trial
 
 LANDSCAPES, DRAWS = 40, 5
+RECORDED = json.loads(Path(__file__).with_name("recorded_landscapes.json").read_text(encoding="utf-8"))
+RECORDED_DRAWS = 50
 RECORD = Path(__file__).with_name("policy_before.json")  # of the policy that this one replaced
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is searched for, and how many trials run at once."""
+    """What is searched for, how many trials run at once, and the network of a recorded landscape."""
 
     by: str = "bytes"
     workers: int = 1
+    network: str = ""
 
     def __str__(self) -> str:
-        return f"{'smallest' if self.by == 'bytes' else 'fastest'}, {self.workers} at once"
+        return f"{'smallest' if self.by == 'bytes' else 'fastest'}, {self.network or f'{self.workers} at once'}"
+
+    def landscapes(self, count: int) -> list[list[Landscape]]:
+        """Return the landscapes, each as often as it is searched."""
+        if self.network:
+            constants = RECORDED[self.network]["constants"]
+            return [[Landscape(0, draw, constants=constants) for draw in range(RECORDED_DRAWS)]]
+        return [[Landscape(seed, draw) for draw in range(DRAWS)] for seed in range(count)]
 
 
-CASES = (Case(), Case("latency_ms"), Case(workers=4))
+CASES = (Case(), Case("latency_ms"), Case(workers=4), *(Case(network=network) for network in RECORDED))
 
 
 def product(
@@ -127,13 +138,12 @@ POLICIES = {
 
 def measure(policy: Policy, case: Case, landscapes: int) -> np.ndarray:
     """Return hypervolume, nats of the smallest file and trials of each search: (landscapes, draws, 3)."""
-    results = []
-    for seed in range(landscapes):
-        for draw in range(DRAWS):
-            landscape = Landscape(seed, draw)
-            trials = search(landscape, policy, workers=case.workers)
-            results.append((*worth(landscape, trials, by=case.by), len(trials) - 1))
-    return np.array(results).reshape(landscapes, DRAWS, 3)
+
+    def result(landscape: Landscape) -> tuple[float, float, int]:
+        trials = search(landscape, policy, workers=case.workers)
+        return (*worth(landscape, trials, by=case.by), len(trials) - 1)
+
+    return np.array([[result(landscape) for landscape in draws] for draws in case.landscapes(landscapes)])
 
 
 def row(name: str, results: np.ndarray) -> str:
@@ -149,9 +159,10 @@ def main(landscapes: int) -> None:
     warnings.filterwarnings("ignore")
     before = json.loads(RECORD.read_text(encoding="utf-8"))
     for case in CASES:
-        head = f"{case}: {landscapes * DRAWS} searches"
+        head = f"{case}: {sum(map(len, case.landscapes(landscapes)))} searches"
         sys.stdout.write(f"\n{head:42} hypervolume     +/-  smallest     +/-         trials\n")
-        sys.stdout.write(row("the policy before", np.array(before[str(case)])[:landscapes]) + "\n")
+        if not case.network:
+            sys.stdout.write(row("the policy before", np.array(before[str(case)])[:landscapes]) + "\n")
         for name, policy in POLICIES.items():
             if policy is genetic and case.workers > 1:  # Optuna's study takes seconds for so many trials
                 continue

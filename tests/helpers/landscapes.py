@@ -3,14 +3,15 @@
 A model has a capacity that may be removed without loss, and what is removed beyond it is lost for good. Each step
 also does damage, which training heals; so does more training than the model had. All of it varies from seed to seed:
 where the loss begins, how much channels cost against zeros, how fast training heals, which learning rate is best,
-what int8 loses, and how noisy a measurement is. Nothing here comes from a trained network.
+what int8 loses, and how noisy a measurement is. A landscape can also have the constants that `fit_landscapes.py`
+has found for the searches of a trained network; otherwise nothing here comes from one.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
@@ -50,12 +51,14 @@ class Landscape:
         seed: Draws all of its numbers.
         draw: Seeds the search, the luck of training and the noise of measurements.
         length: The time of the search.
+        constants: Numbers that are known instead of drawn.
     """
 
     seed: int
     draw: int = 0
     length: float = 1.0
-    states: dict[Recipe | None, State] = field(default_factory=lambda: {None: State()})
+    constants: Mapping[str, float] = field(default_factory=dict)
+    states: dict[int | None, State] = field(default_factory=lambda: {None: State()})  # by the seeds of recipes
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -73,6 +76,9 @@ class Landscape:
         self.int8_loss, self.left_by_training = logarithmic(0.0003, 0.03), rng.uniform(0.0, 0.3)
         self.wobble = logarithmic(0.0003, 0.002)
         self.overhead, self.epoch = logarithmic(1 / 400, 1 / 40), logarithmic(1 / 200, 1 / 4)  # in the same units
+        in_share, in_overhead = (int(time / self.seconds_per_step) for time in (1 / 60, self.overhead))
+        self.shortest = max(30, min(in_share, SAMPLES // BATCH), in_overhead)  # steps of a short trial
+        vars(self).update(self.constants)
 
     @property
     def seconds_per_step(self) -> float:
@@ -81,8 +87,7 @@ class Landscape:
 
     def first(self) -> Recipe:
         """Return a recipe of the shortest kind, as the search chooses it."""
-        in_share, in_overhead = (int(time / self.seconds_per_step) for time in (1 / 60, self.overhead))
-        steps = max(30, min(in_share, SAMPLES // BATCH), in_overhead)
+        steps = round(self.shortest)
         return training_recipe(steps, samples=SAMPLES, batch_size=BATCH, learning_rate=1e-3, seed=self.draw * 1000)
 
     def seconds(self, recipe: Recipe | None) -> float:
@@ -91,10 +96,14 @@ class Landscape:
             return self.overhead
         return self.overhead + self.seconds_per_step * recipe.steps * (recipe.rounds + 2 * recipe.extra_rounds)
 
+    def add(self, recipe: Recipe | None) -> None:
+        """Work out the state of the model that a recipe makes."""
+        if recipe is not None and recipe.seed not in self.states:
+            self.states[recipe.seed] = self._step(recipe)
+
     def run(self, recipe: Recipe | None) -> Trial:
         """Return what a recipe would make."""
-        if recipe is not None and recipe not in self.states:
-            self.states[recipe] = self._step(recipe)
+        self.add(recipe)
         formats: tuple[str | None, ...] = ("int8",) if recipe and recipe.quantize_aware else (None, "int8")
         files = tuple(self._measured(recipe, quantize) for quantize in formats)
         seconds = self.seconds(recipe)
@@ -102,7 +111,7 @@ class Landscape:
 
     def true_drop(self, recipe: Recipe | None, quantize: str | None) -> float:
         """Return what a file loses, without the noise of a measurement."""
-        state = self.states[recipe]
+        state = self.states[recipe and recipe.seed]
         beyond = max(0.0, state.capacity - self.redundancy)
         healed = self.gain * (1 - math.exp(-state.epochs / self.gain_epochs))
         int8 = self.int8_loss * (1 + beyond) * (self.left_by_training if recipe and recipe.quantize_aware else 1.0)
@@ -116,7 +125,7 @@ class Landscape:
         return int(self.graph_bytes + self.weights * flops**self.weights_of_channels * min(width, (width + 1) * left))
 
     def _step(self, recipe: Recipe) -> State:
-        before = self.states[recipe.after]
+        before = self.states[recipe.after and recipe.after.seed]
         rng = np.random.default_rng((self.seed, self.draw, recipe.seed, recipe.rounds))
         capacity = self.of_channels * -math.log(recipe.flops) + self.of_zeros * -math.log(1 - recipe.sparsity)
         capacity += self.of_pattern if recipe.pattern != "unstructured" else 0.0

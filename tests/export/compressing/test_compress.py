@@ -1,7 +1,9 @@
 """compress, on made-up trials: its arguments, files, report, page and errors, and a search that was killed."""
 
+import errno
 import html
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +43,30 @@ def test_the_report_lists_what_was_measured_and_the_folder_has_the_best_files(fo
     assert set(report.front) <= {*report.tried}, "the same numbers in both lists"
     assert {path.name for path in folder.glob("*.tflite")} == {file.file for file in report.front}
     assert str(report.best.file).removesuffix(".tflite") in str(report)
+
+
+def test_report_json_has_the_numbers_of_the_table(found):
+    report, folder = found
+    rows = json.loads((folder / "report.json").read_text())["front"]
+    assert len(rows) == len(report.front)
+    for row in rows:
+        numbers = [row[name] for name in ("bytes", "packed_bytes", "latency_ms", "score", "drop", "test_score")]
+        assert all(isinstance(number, (int, float)) for number in numbers)
+
+
+def test_a_search_whose_disk_was_full_goes_on(found, tmp_path, monkeypatch):
+    def full(stream, **arrays):
+        if "trial" in arrays and "trial-00003" in "".join(str(path) for path in tmp_path.glob("trials/*")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        savez(stream, **arrays)
+
+    savez = np.savez
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(ValueError, match=r"Cannot write '.*trial-00004\.npz': No space left on device"):
+            stub_search(tmp_path, trials=TRIALS)
+    assert not [*tmp_path.glob("*.tflite")] and not [*tmp_path.glob("trials/.tfprune-*")]
+    assert stub_search(tmp_path, trials=TRIALS).front == found[0].front
 
 
 def test_with_a_limit_of_each_class_no_file_is_listed_that_breaks_it(found, tmp_path):
@@ -234,6 +260,8 @@ def test_the_bar_shows_the_best_file_so_far_and_how_many_recipes_were_tried(tmp_
     counts = [int(float(re.search(r"recipes: ([\d.]+)", part)[1])) for part in drawn]
     best = [float(re.search(r"best bytes: ([\d.]+)", part)[1]) for part in drawn]
     assert [*dict.fromkeys(counts)] == [0, 1, 2, 3]
+    expected = [int(float(re.search(r"of about: ([\d.]+)", part)[1])) for part in drawn]
+    assert expected[0] == 0 and {*expected[1:]} == {3}, "no more than `trials`"
     assert best == sorted(best, reverse=True)
     assert (best[0], best[-1]) == (min(file.bytes for file in report.tried if not file.recipe), report.best.bytes)
     assert all(re.search(r"\d+/200 ", part) for part in drawn)

@@ -80,6 +80,14 @@ def test_the_time_ends_a_search(seconds, tmp_path, monkeypatch):
     assert len(trials) > seconds / 5
 
 
+def test_the_first_trials_tell_how_many_there_will_be(tmp_path, monkeypatch):
+    """Short trials take 2.4 seconds and long ones 3.6: the estimate is between what both kinds would give."""
+    search = search_of(Case(seconds=300.0, trials=math.inf), tmp_path, monkeypatch)
+    expected = [search.expected_trials() for _ in search.run()]
+    assert expected[0] == 0 and expected[-1] == len(expected) - 1
+    assert all(0.65 < number / expected[-1] < 1.35 for number in expected[1:])
+
+
 def test_a_trial_that_takes_too_long_is_given_up_and_not_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(SearchLoop, "_expected_seconds", lambda self, recipe: 0.0)
     slow = StubRunner(step_seconds=0.2)
@@ -108,7 +116,8 @@ def test_a_search_with_time_for_few_recipes_says_how_much_it_needs(seconds, fit,
 
 def test_a_model_too_slow_to_time_a_step_ends_the_search_in_time(tmp_path, monkeypatch):
     search = search_of(Case(seconds=60.0), tmp_path, monkeypatch, runner=StubRunner(step_seconds=4.0))
-    assert len([*search.run()]) == 1
+    with pytest.warns(UserWarning, match="time=60, which was over before a few training steps were timed"):
+        assert len([*search.run()]) == 1
     assert search.runner.clock.now <= 60.0
 
 
