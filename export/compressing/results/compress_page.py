@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tfprune.export.compressing.trials.trial import MeasuredFile
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
-TICKS = (1, 2, 5)
+TICKS, LINE_HEIGHT = (1, 2, 5), 14
 Scale = Callable[[float], float]
 
 
@@ -128,7 +128,8 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
     dots = [*(() if by == "latency_ms" else report.tried), *report.front]  # some files have no latency
     low, high = min(getattr(file, by) for file in dots), max(getattr(file, by) for file in dots)
     most = max(*(file.drop for file in report.front), 0.0) + 2 * (report.max_drop or 0.01 * abs(report.baseline))
-    least = min(0.0, *(file.drop for file in dots)) - 0.1 * most
+    tops = (file.drop - (report.standard_error(file) or 0.0) for file in report.front)
+    least = min(0.0, *(file.drop for file in dots), *tops) - 0.1 * most
     across = _scale(math.log(low / 1.15), math.log(high * 1.15), LEFT, WIDTH - EDGE)
     up = _scale(most, least, HEIGHT - BOTTOM, EDGE)  # of drops, so that better files are higher for errors, too
     marks = [
@@ -139,7 +140,8 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
     ]
     marks = [*_errors(report, across, up, by), *marks]
     limit = up(report.max_drop)
-    levels = [(up(drop), report.baseline - report.sign * drop) for drop in (most, 0.0)]
+    drops = (most, 0.0, least) if up(0.0) - up(least) > LINE_HEIGHT else (most, 0.0)
+    levels = [(up(drop), report.baseline - report.sign * drop) for drop in drops]
     lines = [
         f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
         f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
