@@ -23,12 +23,12 @@ from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial import Trial, read_trial
 
 RANGES = {  # of the constants of a drop: lowest, highest, first guess
-    "redundancy": (0.3, 8.0, 2.0),
-    "steepness": (0.0005, 0.5, 0.02),
+    "redundancy": (0.1, 20.0, 2.0),
+    "steepness": (0.0005, 3.0, 0.02),
     "of_zeros": (0.1, 1.5, 0.8),
     "of_channels": (0.1, 2.5, 0.8),
-    "hurt": (0.0003, 0.1, 0.01),
-    "heals": (0.03, 10.0, 0.5),
+    "hurt": (0.0003, 0.3, 0.01),
+    "heals": (0.003, 10.0, 0.5),
     "gain": (0.0001, 0.03, 0.004),
     "gain_epochs": (0.5, 40.0, 5.0),
     "int8_loss": (1e-5, 0.03, 5e-4),
@@ -92,7 +92,8 @@ def fit_bytes(searches: Sequence[Sequence[Trial]]) -> dict[str, float]:
         landscape = Landscape(0, constants=dict(zip(names, np.exp(logarithms), strict=True)))
         return np.log([landscape.bytes(file.recipe, file.quantize) / file.bytes for file in files])
 
-    return dict(zip(names, np.exp(least_squares(errors, np.log([2e5, 8e3, 1.0])).x).tolist(), strict=True))
+    fit = least_squares(errors, np.log([2e5, 8e3, 1.2]), diff_step=0.01)  # bytes are whole numbers
+    return dict(zip(names, np.exp(fit.x).tolist(), strict=True))
 
 
 def times(searches: Sequence[Sequence[Trial]]) -> dict[str, float]:
@@ -111,7 +112,8 @@ def main(name: str, epoch: int, folders: Sequence[Path]) -> None:
     searches = [read_search(folder, epoch) for folder in folders]
     constants, error = fit_drops(searches)
     constants |= {**fit_bytes(searches), **times(searches), "deviation": 0.0008, "wobble": 0.0008}
-    entry = {name: {"error": error, "searches": len(searches), "constants": constants}}
+    constants = {each: float(f"{value:.4g}") for each, value in constants.items()}
+    entry = {name: {"error": round(error, 4), "searches": len(searches), "constants": constants}}
     sys.stdout.write(json.dumps(entry, indent=2) + "\n")
 
 
