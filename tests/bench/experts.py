@@ -1,6 +1,6 @@
-"""Half of the experts of a small trained mixture dropped: by REAP, by frequency, at random, the same ones everywhere.
+"""Half of the experts of a small trained mixture dropped: by REAP, by frequency, at random; or merged into others.
 
-nice python tests/bench/experts.py [STEPS]   # a Mixtral of 2 blocks with 8 experts, trained on our pages
+nice python tests/bench/experts.py [STEPS] [SEED ...]   # a Mixtral of 2 blocks with 8 experts, trained on our pages
 
 Each byte is a token. Losses are those of the next byte on held-out text, without training after the cut.
 """
@@ -58,10 +58,11 @@ def trained(seed: int, rows: np.ndarray, steps: int) -> keras.Model:
 
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
+    seeds = tuple(map(int, sys.argv[2:])) or SEEDS
     rows = windows()
     held_out, calibration, training = rows[:200], rows[200:264], rows[264:]
     rows = []
-    for seed in SEEDS:
+    for seed in seeds:
         model, random = trained(seed, training, steps), np.random.default_rng(seed)
         reap = tfprune.rank_experts(model, inputs(calibration))
         half = EXPERTS // 2
@@ -72,11 +73,10 @@ def main() -> None:
             "the last ones everywhere": range(half, EXPERTS),
         }
         cut = {name: loss(tfprune.drop_experts(model, drop)[0], held_out) for name, drop in choices.items()}
+        cut["merged by REAP"] = loss(tfprune.merge_experts(model, half, ranking=reap)[0], held_out)
         rows.append([seed, loss(model, held_out), *cut.values()])
         print(rows[-1], flush=True)
-    print(
-        table(["seed", "all experts", *choices], [[row[0], *(f"{value:.3f}" for value in row[1:])] for row in rows])
-    )
+    print(table(["seed", "all experts", *cut], [[row[0], *(f"{value:.3f}" for value in row[1:])] for row in rows]))
 
 
 if __name__ == "__main__":
