@@ -40,17 +40,16 @@ def runner(model, data):
 
 
 def test_a_cut_of_multiply_adds_removes_heads_and_hidden_units():
-    model, data = classifier()
-    trials = runner(model, data)
+    trials = runner(*classifier(blocks=1))
     assert trials.can_shrink and not trials.can_quantize_aware
     smaller = strip(trials.apply_recipe(HALF, keras.callbacks.Callback()))
-    for block in range(3):
-        assert smaller.get_layer(f"attention_{block}").num_heads == 2, "of 4"
-        assert smaller.get_layer(f"hidden_{block}").units == pytest.approx(HIDDEN / 2, abs=1)
-        assert smaller.get_layer(f"back_{block}").units == WIDTH
+    assert smaller.get_layer("attention_0").num_heads == 2, "of 4"
+    assert smaller.get_layer("hidden_0").units == pytest.approx(HIDDEN / 2, abs=1)
+    assert smaller.get_layer("back_0").units == WIDTH
     assert sparsity_report(smaller).sparsity == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:No weight of:UserWarning")
 def test_blocks_are_dropped_by_their_number_in_the_original_model():
     model, data = classifier()
     trials = runner(model, data)
