@@ -164,17 +164,17 @@ def _child(seeded: Recipe, parent: Trial, goal: Goal, settings: SearchSettings) 
 
     Training becomes quantization-aware if int8 alone has lost too much, and stays so.
     """
-    made = parent.recipe or seeded
+    earlier = parent.recipe or seeded
     drops = {file.quantize: file.drop for file in parent.tried}
     exact = drops.get(None, drops.get("float16", 0.0))
     loss = goal.drop_left(exact) - goal.drop_left(drops.get("int8", exact))
     return replace(
         seeded,
-        flops=made.flops,
-        sparsity=made.sparsity,
-        dropped=made.dropped,
-        depth=made.depth,
-        quantize_aware=made.quantize_aware or loss > settings.quantize_aware_from,
+        flops=earlier.flops,
+        sparsity=earlier.sparsity,
+        dropped=earlier.dropped,
+        depth=earlier.depth,
+        quantize_aware=earlier.quantize_aware or loss > settings.quantize_aware_from,
         after=parent.stored_as,
     )
 
