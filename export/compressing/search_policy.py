@@ -115,10 +115,10 @@ class _Children:
 def _to_train(trials: Sequence[Trial], children: _Children, goal: Goal, settings: SearchSettings) -> Trial | None:
     """Return the trial whose files would add most to the front if they lost less, and half as much for each child."""
     front = pareto_front((file for trial in trials for file in trial.tried), goal)
-    dense, kept = trials[0].tried[0], _loss_kept(trials, goal, settings)
+    dense, rest = trials[0].tried[0], _loss_kept(trials, goal, settings)
 
     def added(trial: Trial) -> float:
-        trained = (replace(file, drop=kept * file.drop) for file in trial.tried)
+        trained = (replace(file, drop=rest * file.drop) for file in trial.tried)
         areas = [added_area(file, front, dense=dense, goal=goal) for file in trained]
         return max(areas, default=0.0) / 2 ** children.longer(trial)
 

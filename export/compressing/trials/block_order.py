@@ -40,14 +40,14 @@ class BlockOrder:
             recipe: What is to be dropped from.
             step: How much to remove of the multiply-adds, as a logarithm.
         """
-        done = len(recipe.dropped)
-        left = len(self.order) - done
-        if left < 2 or (recipe.flops < 1 and not self.stay_alike):
+        count = len(recipe.dropped)
+        others = len(self.order) - count
+        if others < 2 or (recipe.flops < 1 and not self.stay_alike):
             return None
-        each = self.share / (1 - done * self.share)  # of the model that is left
-        more = min(left - 1, max(1, int((1 - math.exp(-step)) / each + 1e-6)))
-        depth = 1 - (done + more) * self.share
-        return replace(recipe, dropped=self.order[: done + more], depth=round(depth, 2)) if depth > 0 else None
+        each = self.share / (1 - count * self.share)  # of the model that is left
+        more = min(others - 1, max(1, int((1 - math.exp(-step)) / each + 1e-6)))
+        depth = 1 - (count + more) * self.share
+        return replace(recipe, dropped=self.order[: count + more], depth=round(depth, 2)) if depth > 0 else None
 
 
 def block_order_of(model: keras.Model, data: tuple[Any, Any]) -> BlockOrder | None:

@@ -84,10 +84,10 @@ class FileEvaluator:
         Args:
             files: The files of a trial, and their bytes.
         """
-        made = {file.quantize: (file, content.tobytes()) for file, content in files}
-        if "mixed" not in self.number_formats or not {None, "int8"} <= made.keys():
+        by_format = {file.quantize: (file, content.tobytes()) for file, content in files}
+        if "mixed" not in self.number_formats or not {None, "int8"} <= by_format.keys():
             return []
-        (exact, reference), (int8, integers) = made[None], made["int8"]
+        (exact, reference), (int8, integers) = by_format[None], by_format["int8"]
         if int8.drop - exact.drop <= self.mixed_from:
             return []
         try:

@@ -198,11 +198,11 @@ class TrialRunner:
 
     def _files(self, model: keras.Model, recipe: Recipe | None) -> Iterator[tuple[MeasuredFile, np.ndarray]]:
         """Yield the files of a model and their bytes: in each format, and a mixed one where int8 loses much."""
-        evaluator, made = self.evaluator, []
+        evaluator, results = self.evaluator, []
         for quantize in evaluator.formats(recipe):
-            made.append(evaluator.measure(model, recipe, quantize=quantize, batch_size=self.batch_size))
-            yield made[-1]
-        skip = evaluator.operators_in_float(made)
+            results.append(evaluator.measure(model, recipe, quantize=quantize, batch_size=self.batch_size))
+            yield results[-1]
+        skip = evaluator.operators_in_float(results)
         if skip:
             yield evaluator.measure(model, recipe, quantize="mixed", batch_size=self.batch_size, skip=skip)
 
