@@ -31,8 +31,7 @@ class SearchSettings:
             size, and of later ones, each half as long; the largest first where zeros help little.
         long_trial_factor: How many times as long as a short trial a long one trains.
         long_trial_every: One of so many trials is long.
-        loss_kept: The part of a drop that the first long trial is expected to leave; what long trials then leave
-            corrects it.
+        loss_kept: The part of a drop that a long trial is expected to leave.
         quantize_aware_from: The part of `max_drop` that int8 alone may lose before training is quantization-aware.
         shortest_trial_fraction: The part of the search's time that a short trial trains, up to an epoch.
         reserved_time_fraction: The part of the time after the last trial, to write and time the best files.
@@ -115,26 +114,15 @@ class _Children:
 def _to_train(trials: Sequence[Trial], children: _Children, goal: Goal, settings: SearchSettings) -> Trial | None:
     """Return the trial whose files would add most to the front if they lost less, and half as much for each child."""
     front = pareto_front((file for trial in trials for file in trial.tried), goal)
-    dense, rest = trials[0].tried[0], _loss_kept(trials, goal, settings)
+    dense = trials[0].tried[0]
 
     def added(trial: Trial) -> float:
-        trained = (replace(file, drop=rest * file.drop) for file in trial.tried)
+        trained = (replace(file, drop=settings.loss_kept * file.drop) for file in trial.tried)
         areas = [added_area(file, front, dense=dense, goal=goal) for file in trained]
         return max(areas, default=0.0) / 2 ** children.longer(trial)
 
     best = max(trials[1:], key=added, default=None)
     return best if best is not None and added(best) else None
-
-
-def _loss_kept(trials: Sequence[Trial], goal: Goal, settings: SearchSettings) -> float:
-    """Return the part of their drop that long trials have left, and one more that does as the settings expect."""
-    drops = {trial.recipe: max(0.0, min(file.drop for file in trial.tried)) for trial in trials if trial.tried}
-    before, after = goal.max_drop, settings.loss_kept * goal.max_drop
-    for recipe in drops:
-        if recipe is not None and recipe.after in drops and remaining(recipe) == remaining(recipe.after):
-            before += drops[recipe.after]
-            after += drops[recipe]
-    return min(1.0, after / before) if before else settings.loss_kept
 
 
 def _to_shrink(

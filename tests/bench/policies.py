@@ -15,15 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from landscapes import MAX_DROP, Landscape, Policy, search, worth
 
-from tfprune.export.compressing import search_policy
 from tfprune.export.compressing.goal import Goal
 from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
 from tfprune.export.compressing.trials.recipe import Recipe
@@ -78,12 +75,6 @@ def product(
     )
 
 
-def never_corrected(*given: Any, by: str) -> Recipe:
-    """Expect each long trial to win back one half, whatever those before it have done."""
-    with patch.object(search_policy, "_loss_kept", lambda trials, goal, settings: settings.loss_kept):
-        return product(*given, by=by)
-
-
 def genetic(
     trials: Sequence[Trial], running: Sequence[Recipe], first: Recipe, may_be_long: bool, *, by: str
 ) -> Recipe:
@@ -131,7 +122,6 @@ def at_random(
 POLICIES = {
     "population, the front's hypervolume": product,
     "the same, zeros first": partial(product, settings=SearchSettings(channel_shares=(0.0, 1.0))),
-    "the same, one half expected of long trials": never_corrected,
     "the same, parents at random": at_random,
     "NSGA-II (Optuna), each from the original": genetic,
     "only short trials": partial(product, settings=SearchSettings(long_trial_every=10**6)),

@@ -118,14 +118,6 @@ def test_a_long_trial_trains_what_promises_most_for_the_front():
     assert after(*trials, running=[recipe(6)], may_be_long=False).rounds == 1
 
 
-def test_what_long_trials_win_back_corrects_what_is_expected_of_them():
-    """A half is expected: of 0.028 too much would be left. After a long trial that left 1 of 8, it is 6 of 18."""
-    half, small = trial(recipe(0, sparsity=0.5), 500, 0.008), trial(recipe(3, sparsity=0.9), 100, 0.028)
-    longer = trial(recipe(1, sparsity=0.5, rounds=4, after=half.recipe), 500, 0.001)
-    assert after(half, small, running=[recipe(4)]).after == half.recipe
-    assert after(half, longer, small, running=[recipe(4)]).after == small.recipe
-
-
 def test_where_longer_training_promises_nothing_a_short_step_is_taken():
     perfect = trial(recipe(0, sparsity=0.5), 500, 0.0)
     assert after(perfect).rounds == 1, "number 1 would be long, but nothing was lost"
