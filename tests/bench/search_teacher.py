@@ -39,7 +39,7 @@ def accuracies(seed: int, folder: Path) -> list[float]:
     data = x[: -trained_networks.HELD_OUT], y[: -trained_networks.HELD_OUT]
     model = trained_networks.trained("cnn", seed, data, folder / f"{seed}.keras")
     runner = TrialRunner(model, data, None, BATCH)  # type: ignore[arg-type]  # no file is made
-    found = [accuracy(model)]
+    results = [accuracy(model)]
     for changes in RECIPES.values():
         for teacher in TEACHERS:
             steps = -(-len(data[0]) // BATCH)
@@ -47,9 +47,9 @@ def accuracies(seed: int, folder: Path) -> list[float]:
                 steps, samples=len(data[0]), batch_size=BATCH, learning_rate=RATE, seed=seed, distillation=teacher
             )
             made = runner.apply_recipe(replace(recipe, **changes), keras.callbacks.Callback())
-            found.append(accuracy(made))
-            sys.stderr.write(f"seed {seed}, {changes}, {teacher}: {found[-1]:.2f}\n")
-    return found
+            results.append(accuracy(made))
+            sys.stderr.write(f"seed {seed}, {changes}, {teacher}: {results[-1]:.2f}\n")
+    return results
 
 
 def accuracy(model: keras.Model) -> float:
@@ -67,12 +67,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as passing:
         folder = options.folder or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
-        found = np.array([accuracies(seed, folder) for seed in options.seeds])
-    rows = [["dense", *map(text, found[:, :1].T), *[""] * (len(TEACHERS) - 1)]]
-    for name, part in zip(RECIPES, np.split(found[:, 1:], len(RECIPES), axis=1), strict=True):
+        results = np.array([accuracies(seed, folder) for seed in options.seeds])
+    rows = [["dense", *map(text, results[:, :1].T), *[""] * (len(TEACHERS) - 1)]]
+    for name, part in zip(RECIPES, np.split(results[:, 1:], len(RECIPES), axis=1), strict=True):
         rows.append([name, *map(text, part.T)])
     header = ["recipe", "labels alone", "Distillation()", "the teacher alone, at temperature 1"]
-    sys.stdout.write(f"{table(header, rows)}\n\nPercent of the test images, means of {len(found)} seeds\n")
+    sys.stdout.write(f"{table(header, rows)}\n\nPercent of the test images, means of {len(results)} seeds\n")
 
 
 def text(values: np.ndarray) -> str:

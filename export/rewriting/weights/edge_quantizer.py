@@ -109,13 +109,13 @@ def edge_quantized(form: EdgeQuantizer, content: bytes, *, samples: Sequence[Map
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         Path(folder, child.FLOAT).write_bytes(content)
         write_job(folder, child.JOB, settings=settings, arrays=arrays)
-        made = _made(form, Path(folder))
-    data = _with_positive_scales(with_values_inside(made))
+        result = _run_recipe(form, Path(folder))
+    data = _with_positive_scales(with_values_inside(result))
     _check(form, read(content), read(data))
     return data
 
 
-def _made(form: EdgeQuantizer, folder: Path) -> bytes:
+def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
     python = form.python or sys.executable
     command = [python, "-I", child.__file__, str(folder)]  # without the packages of this environment
     try:

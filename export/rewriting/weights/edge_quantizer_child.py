@@ -33,8 +33,8 @@ def quantize_folder(folder: Path) -> None:
         if not samples:
             _refuse(folder, "Expected `calibration` with this recipe, which looks at samples. Received: None.")
         measured = quantizer.calibrate({settings["signature"]: samples})
-    made = quantizer.quantize(measured).quantized_model
-    (folder / QUANTIZED).write_bytes(made)
+    content = quantizer.quantize(measured).quantized_model
+    (folder / QUANTIZED).write_bytes(content)
 
 
 def _named(name: str, folder: Path) -> Any:
@@ -43,12 +43,12 @@ def _named(name: str, folder: Path) -> Any:
     files = {path.stem.removesuffix("_recipe"): path for path in Path(recipes.__file__).parent.glob("recipes/*.json")}
     if name in files:
         return json.loads(files[name].read_text(encoding="utf-8"))
-    made = {key: value for key, value in vars(recipes).items() if callable(value) and not key.startswith("_")}
-    made = {key: value for key, value in made.items() if getattr(value, "__module__", "") == recipes.__name__}
-    if name not in made:
-        offered = ", ".join(repr(each) for each in sorted({*files, *made}))
+    recipe_of = {key: value for key, value in vars(recipes).items() if callable(value) and not key.startswith("_")}
+    recipe_of = {key: value for key, value in recipe_of.items() if getattr(value, "__module__", "") == recipes.__name__}
+    if name not in recipe_of:
+        offered = ", ".join(repr(each) for each in sorted({*files, *recipe_of}))
         _refuse(folder, f"Expected a recipe of the package by name: {offered}. Received: recipe={name!r}.")
-    return made[name]()
+    return recipe_of[name]()
 
 
 def _samples(folder: Path, names: list[str], *, count: int) -> list[dict[str, np.ndarray]]:

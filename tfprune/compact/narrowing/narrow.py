@@ -71,14 +71,14 @@ def narrow(
     check_verbose(verbose)
     narrower, stream = build_narrower(model, hidden_dim)
     norms = stream_norms(model, stream)
-    found = _observe(
+    statistics = _observe(
         model, norms, Batches(samples, model, batch_size=batch_size, argument="samples"), verbose=verbose
     )
-    norms = [norm for layer in found.by_layer for norm in norms if id(norm.layer) == layer]
-    importance = found.importance()
+    norms = [norm for layer in statistics.by_layer for norm in norms if id(norm.layer) == layer]
+    importance = statistics.importance()
     dimensions = np.sort(np.argsort(-importance, kind="stable")[:hidden_dim])
     factor = embedding_factor(model, narrower, stream=stream, norms=norms, dimensions=dimensions)
-    cut = Cut(stream, tuple(norms), dimensions, tuple(found.energy(norm, dimensions) for norm in norms))
+    cut = Cut(stream, tuple(norms), dimensions, tuple(statistics.energy(norm, dimensions) for norm in norms))
     rename(narrower, [layer.name for _, layer in walk(model)])
     train_alike(paired(model, narrower))
     assign_all(narrower, cut.values([as_numpy(variable) for variable in model.variables], factor=factor))
@@ -93,8 +93,8 @@ def narrow(
 
 
 def _observe(model: keras.Model, norms: list[StreamNorm], batches: Batches, *, verbose: int | str) -> ObservedNorms:
-    with observed(norms) as found, Progress(sum(1 for _ in batches), verbose=verbose, unit="batch") as progress:
+    with observed(norms) as statistics, Progress(sum(1 for _ in batches), verbose=verbose, unit="batch") as progress:
         for inputs, _ in batches:
             model(keras.tree.pack_sequence_as(model.input, inputs), training=False)
             progress.add()
-    return found
+    return statistics

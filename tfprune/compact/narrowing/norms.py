@@ -71,20 +71,20 @@ class ObservedNorms:
 
     def energy(self, norm: StreamNorm, dimensions: np.ndarray) -> float:
         """Return the part of the squares of a norm's inputs that is in some dimensions."""
-        found = self.by_layer[id(norm.layer)]
-        return float(found.squares[dimensions].sum() / found.squares.sum())
+        squares = self.by_layer[id(norm.layer)].squares
+        return float(squares[dimensions].sum() / squares.sum())
 
 
 @contextmanager
 def observed(norms: Sequence[StreamNorm]) -> Iterator[ObservedNorms]:
     """Observe all calls of norms within the context."""
-    found = ObservedNorms()
+    statistics = ObservedNorms()
 
     def add(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> None:
-        found.by_layer.setdefault(id(layer), NormStatistics()).add(inputs, outputs)
+        statistics.by_layer.setdefault(id(layer), NormStatistics()).add(inputs, outputs)
 
     with hooked_calls([norm.layer for norm in norms], add):
-        yield found
+        yield statistics
 
 
 def stream_norms(model: keras.Model, stream: Stream) -> list[StreamNorm]:
