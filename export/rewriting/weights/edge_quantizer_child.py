@@ -43,12 +43,12 @@ def _named(name: str, folder: Path) -> Any:
     files = {path.stem.removesuffix("_recipe"): path for path in Path(recipes.__file__).parent.glob("recipes/*.json")}
     if name in files:
         return json.loads(files[name].read_text(encoding="utf-8"))
-    recipe_of = {key: value for key, value in vars(recipes).items() if callable(value) and not key.startswith("_")}
-    recipe_of = {key: value for key, value in recipe_of.items() if getattr(value, "__module__", "") == recipes.__name__}
-    if name not in recipe_of:
-        offered = ", ".join(repr(each) for each in sorted({*files, *recipe_of}))
+    makers = {key: value for key, value in vars(recipes).items() if callable(value) and not key.startswith("_")}
+    makers = {key: value for key, value in makers.items() if getattr(value, "__module__", "") == recipes.__name__}
+    if name not in makers:
+        offered = ", ".join(repr(each) for each in sorted({*files, *makers}))
         _refuse(folder, f"Expected a recipe of the package by name: {offered}. Received: recipe={name!r}.")
-    return recipe_of[name]()
+    return makers[name]()
 
 
 def _samples(folder: Path, names: list[str], *, count: int) -> list[dict[str, np.ndarray]]:
