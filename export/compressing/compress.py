@@ -165,7 +165,8 @@ def compress(
             partial(limit.baseline, model, validation_data),
             partial(limit.read_baseline, y=validation_data[1]),
         )
-        goal = limit.goal(MEASURES[optimize], baseline, micro)
+        samples = len(keras.tree.flatten(validation_data[1])[0])
+        goal = limit.goal(MEASURES[optimize], baseline, micro, samples=samples)
         evaluator = FileEvaluator(
             calibration=calibration_of(data[0]),
             validation=validation_data,
@@ -177,7 +178,7 @@ def compress(
             limits=limits,
             times_all=limit.limit.max_latency_ms is not None,
             number_formats=tuple(search.formats),
-            mixed_from=SearchSettings().quantize_aware_from * goal.max_drop,
+            mixed_from=goal.drop_of(SearchSettings().quantize_aware_from),
             reference=validation_reference,
         )
         runner = TrialRunner(model, data, evaluator, search.batch_size, reference, search.distillation)

@@ -22,12 +22,14 @@ class Goal:
         budgets: The most that a file may take, by attributes of a `MeasuredFile`: `bytes`, `latency_ms` and
             `arena_bytes`.
         noise: With which a drop of 0 is measured.
+        sample: What one validation sample adds to a drop; 0 where the metric does not count samples.
     """
 
     by: str
     max_drop: float
     budgets: Mapping[str, float] = field(default_factory=dict)
     noise: float = DROP_NOISE
+    sample: float = 0.0
 
     def size(self, file: MeasuredFile) -> float:
         """Return the bytes or milliseconds of a file."""
@@ -63,6 +65,10 @@ class Goal:
     def drop_left(self, drop: float) -> float:
         """Return the fraction of `max_drop` that a drop leaves unused; negative beyond it."""
         return (self.max_drop - drop) / self._unit(self.max_drop)
+
+    def drop_of(self, share: float) -> float:
+        """Return a share of `max_drop`, but more than one sample adds: such a drop may be chance."""
+        return max(share * self._unit(self.max_drop), 1.5 * self.sample)
 
     def _unit(self, limit: float) -> float:
         """Return the drop that counts as one: the limit, but no less than the noise."""

@@ -89,14 +89,15 @@ class SearchLimit:
         score = check_number(float(arrays["score"]), "score")
         return score, GroupLimits.of(self.limit, arrays.get("outputs"), y)
 
-    def goal(self, by: str, baseline: float, micro: Micro | None) -> Goal:
-        """Return the goal of the search, given the metric of the original model."""
+    def goal(self, by: str, baseline: float, micro: Micro | None, *, samples: int) -> Goal:
+        """Return the goal of the search, given the original model's metric and the number of validation samples."""
         is_share = self.metric.name == "acc" or self.metric.name.endswith("accuracy")
         noise = DROP_NOISE if is_share else DROP_NOISE * abs(baseline)
+        sample = 1 / samples if is_share else 0.0
         board = {} if micro is None else {"arena_bytes": micro.arena, "bytes": micro.flash}
         sizes = {**board, **{name.removeprefix("max_"): size for name, size in self.sizes.items()}}
         budgets = {name: size for name, size in sizes.items() if size is not None}
-        return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise)
+        return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise, sample=sample)
 
     def check_goes_with(self, search: Search, *, optimize: str, micro: Micro | None) -> None:
         """Refuse what does not go with timing, and limits that a microcontroller has under other names.

@@ -18,12 +18,15 @@ from tfprune.export.micro.micro import Micro
 
 def test_the_goal_is_in_the_unit_of_the_metric():
     metric = FileMetric("mae", "min")
-    goal = SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, None)
+    goal = SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, None, samples=100)
     assert (goal.max_drop, goal.noise) == (5.0, pytest.approx(0.1))
+    assert goal.drop_of(0.25) == 1.25, "an error counts no samples"
     assert goal.drop_left(2.5) == 0.5
-    goal = SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro(flash=9000))
+    goal = SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro(flash=9000), samples=250)
     assert (goal.max_drop, goal.noise, goal.budgets) == (0.01, 0.002, {"bytes": 9000})
-    goal = SearchLimit(Limit(0.01, max_bytes=700, max_latency_ms=2.5), FileMetric()).goal("bytes", 0.9, None)
+    assert (goal.sample, goal.drop_of(0.25), goal.drop_of(1)) == (0.004, pytest.approx(0.006), 0.01)
+    limit = Limit(0.01, max_bytes=700, max_latency_ms=2.5)
+    goal = SearchLimit(limit, FileMetric()).goal("bytes", 0.9, None, samples=250)
     assert goal.budgets == {"bytes": 700, "latency_ms": 2.5}
 
 
