@@ -23,7 +23,7 @@ from tfprune.export.compressing.trials.recipe import PATTERNS, PRUNING_END, Reci
 from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
 from tfprune.export.keras_side.loading import load_model
 from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.keras_models.models.compiled import compile_like
+from tfprune.keras_models.models.compiled import compile_like, create_variables
 from tfprune.keras_models.tasks.references import DataReference
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.quantizing.quantize_aware import quantization_plan
@@ -247,6 +247,7 @@ class TrialRunner:
             model = tfprune.distilled(model, self.model, recipe.distillation)
         compile_like(model, self.model, advice=ADVICE, optimizer=optimizer)
         x, y = keras.tree.map_structure(lambda array: array[: recipe.samples], self.train_data)
+        create_variables(model, x, y)
         model.fit(
             x,
             y,

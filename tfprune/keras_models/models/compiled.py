@@ -53,6 +53,30 @@ def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **change
     return copy
 
 
+def create_variables(model: keras.Model, x: Any, y: Any) -> None:
+    """Create the variables of the optimizer and of the metrics, which are otherwise created in the first step.
+
+    TensorFlow traces a step twice in which variables are created, which takes seconds for a model of many layers.
+
+    Args:
+        model: A compiled model. One that trains in its own way, or preprocesses, gets those of the optimizer only.
+        x: Samples as `fit` takes them.
+        y: Their labels.
+    """
+    model.optimizer.build(model.trainable_variables)
+    own = [getattr(type(model), name) is not getattr(keras.Model, name) for name in ("train_step", "compute_loss")]
+    if any(own) or getattr(model, "preprocessor", None) is not None:
+        return
+    inputs, labels = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:1]), (x, y))
+    symbols = keras.tree.map_structure(lambda array: keras.KerasTensor(array.shape, array.dtype), inputs)
+    outputs = keras.tree.map_structure(
+        lambda symbol: keras.ops.zeros(symbol.shape, symbol.dtype), model.compute_output_spec(symbols)
+    )
+    model.compute_loss(inputs, labels, outputs)
+    model.compute_metrics(inputs, labels, outputs)
+    model.reset_metrics()
+
+
 def measured(model: keras.Model, metric: str, *, arguments: dict[str, Any]) -> float:
     """Evaluate a model and return one of its metrics.
 
