@@ -47,7 +47,7 @@ def test_the_program_of_a_file_makes_the_same_file(found, tmp_path, monkeypatch)
     model, (x, y), _, _ = made()
     monkeypatch.chdir(tmp_path)
     model.save("model.keras")
-    assert max(len(file.recipe.chain) for file in report.front if file.recipe) == 2
+    assert max(len(file.recipe.chain) for file in report.front if file.recipe) >= 2
     for file in report.front:
         exec(file.code.replace("x, y = ...", "pass"), {"x": x, "y": y})
         assert Path("model.tflite").read_bytes() == (folder / file.file).read_bytes(), file.code

@@ -35,7 +35,7 @@ def train(*, is_ready):
     """Return how often the layer was called, the history, and the weights."""
     model = build()
     if is_ready:
-        create_variables(model, X, Y)
+        create_variables(model, (X, Y))
     CALLS.clear()
     history = model.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
     return len(CALLS), history, [weight.numpy() for weight in model.weights]
@@ -58,6 +58,6 @@ def test_a_model_that_trains_in_its_own_way_keeps_its_metrics_for_itself():
 
     model = Own([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile("adam", "mse", metrics=["mae"])
-    create_variables(model, X["a"], X["b"])
+    create_variables(model, (X["a"], X["b"]))
     assert model.optimizer.built
     assert len(model.metrics_variables) == 2, "those of the loss; the metric has none yet"

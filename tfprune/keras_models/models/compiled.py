@@ -53,21 +53,20 @@ def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **change
     return copy
 
 
-def create_variables(model: keras.Model, x: Any, y: Any) -> None:
+def create_variables(model: keras.Model, data: tuple[Any, Any]) -> None:
     """Create the variables of the optimizer and of the metrics, which are otherwise created in the first step.
 
     TensorFlow traces a step twice in which variables are created, which takes seconds for a model of many layers.
 
     Args:
         model: A compiled model. One that trains in its own way, or preprocesses, gets those of the optimizer only.
-        x: Samples as `fit` takes them.
-        y: Their labels.
+        data: Samples and labels, (x, y), in arrays.
     """
     model.optimizer.build(model.trainable_variables)
     own = [getattr(type(model), name) is not getattr(keras.Model, name) for name in ("train_step", "compute_loss")]
     if any(own) or getattr(model, "preprocessor", None) is not None:
         return
-    inputs, labels = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:1]), (x, y))
+    inputs, labels = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:1]), data)
     symbols = keras.tree.map_structure(lambda array: keras.KerasTensor(array.shape, array.dtype), inputs)
     outputs = keras.tree.map_structure(
         lambda symbol: keras.ops.zeros(symbol.shape, symbol.dtype), model.compute_output_spec(symbols)
