@@ -249,12 +249,13 @@ def _lines(recipe: Recipe) -> list[str]:
         lines.append(f"plan = tfprune.plan_shrink({model}, tfprune.budget(flops={recipe.cut!r}))")
         lines.append(f"model = tfprune.shrink({model}, plan)")
         model = "model"
-    pattern = (
-        repr(recipe.pattern) if recipe.pattern == "unstructured" else f"tfprune.patterns.{PATTERNS[recipe.pattern]!r}"
-    )
-    lines.append(f"model = tfprune.wrap({model}, pattern={pattern})")
     callbacks = ""
-    if recipe.sparsity:
+    if not recipe.sparsity:
+        lines.append(f"model = tfprune.strip({model})")
+    else:
+        is_named = recipe.pattern == "unstructured"
+        pattern = repr(recipe.pattern) if is_named else f"tfprune.patterns.{PATTERNS[recipe.pattern]!r}"
+        lines.append(f"model = tfprune.wrap({model}, pattern={pattern})")
         initial = f", initial={recipe.initial}" if recipe.initial else ""
         lines.append(f"schedule = tfprune.schedules.Polynomial({recipe.sparsity}{initial}, end={PRUNING_END})")
         settings = f"every={recipe.every}, allocation={recipe.allocation!r}"

@@ -229,7 +229,9 @@ class TrialRunner:
         if recipe.cut < 1:
             plan = tfprune.plan_shrink(smaller, tfprune.budget(flops=recipe.cut), verbose=0)
             smaller = tfprune.shrink(smaller, plan)
-        smaller = tfprune.wrap(smaller, pattern=PATTERNS[recipe.pattern])
+        smaller = (
+            tfprune.wrap(smaller, pattern=PATTERNS[recipe.pattern]) if recipe.sparsity else tfprune.strip(smaller)
+        )
         callbacks = [callback, *_pruning(recipe)]
         self._train(smaller, recipe, recipe.rounds, recipe.learning_rate, callbacks)
         if recipe.quantize_aware:

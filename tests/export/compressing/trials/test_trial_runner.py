@@ -23,6 +23,10 @@ CHAINS = {
         replace(HALF, sparsity=0.0),
         replace(HALF, flops=0.4, sparsity=0.8, quantize_aware=True, rounds=2),
     ],
+    "channels alone, that round": [
+        replace(HALF, sparsity=0.0),
+        replace(HALF, flops=0.4, sparsity=0.0, quantize_aware=True),
+    ],
     "two of four that round, then channels": [
         replace(PAIRS, quantize_aware=True),
         replace(PAIRS, flops=0.7, seed=4),
@@ -42,7 +46,7 @@ class NoFiles(FileEvaluator):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:No weight of:UserWarning")
+@pytest.mark.filterwarnings("error:No weight of:UserWarning")
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_program_of_recipes_that_go_on_makes_the_same_files(name, tmp_path, monkeypatch):
     first, second = CHAINS[name][0], replace(CHAINS[name][1], after=CHAINS[name][0])
