@@ -1,8 +1,8 @@
 """What `compress` finds for a network on Fashion-MNIST in half an hour, against the recipe of fashion_cnn.py.
 
 compress.py cnn [MINUTES [FOLDER]] [--jobs 1] [--seeds 0 1 2], or compress.py mobilenet ...; a folder keeps the
-searches and their pages, and a search that stands in it is not made again. A seed is that of the network's training
-and of the search.
+searches and their pages, and neither a search nor a file made by hand that stands in it is made again. A seed is that
+of the network's training and of the search.
 """
 
 from __future__ import annotations
@@ -90,11 +90,12 @@ def against_by_hand(
     head: str, name: str, seed: int, report: CompressReport, train: tuple, test: tuple, path: Path
 ) -> Row:
     """Compare the smallest file that is as good on test data as the int8 file of fashion_cnn.py's recipe with it."""
-    keras.utils.set_random_seed(seed)
-    model = tfprune.wrap(NETWORKS[name]())
-    schedule = tfprune.schedules.Polynomial(0.9, begin=0.1, end=0.6)
-    fit(model, train, tfprune.PruningCallback(schedule, every=50, allocation="erk"))
-    to_tflite(model, path, quantize="int8", calibration=train[0][:100], tolerance=1)
+    if not path.exists():
+        keras.utils.set_random_seed(seed)
+        model = tfprune.wrap(NETWORKS[name]())
+        schedule = tfprune.schedules.Polynomial(0.9, begin=0.1, end=0.6)
+        fit(model, train, tfprune.PruningCallback(schedule, every=50, allocation="erk"))
+        to_tflite(model, path, quantize="int8", calibration=train[0][:100], tolerance=1)
     score = evaluate(path, test).metrics["accuracy"]
     as_good = [file.bytes for file in report.front if file.test_score >= score] or [report.dense.bytes]
     what = f"{head} as good on test data ({score:.2%}) as by hand, bytes / its {path.stat().st_size:,}"
