@@ -42,10 +42,12 @@ class Result:
     packed_bytes: int
 
 
-def trained(model: keras.Model, data: Data, *callbacks: keras.callbacks.Callback) -> keras.Model:
-    rate = keras.optimizers.schedules.CosineDecay(0.001, EPOCHS * -(-len(data[0]) // BATCH))
+def trained(
+    model: keras.Model, data: Data, *callbacks: keras.callbacks.Callback, epochs: int = EPOCHS
+) -> keras.Model:
+    rate = keras.optimizers.schedules.CosineDecay(0.001, epochs * -(-len(data[0]) // BATCH))
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    model.fit(*data, batch_size=BATCH, epochs=EPOCHS, callbacks=[*callbacks], verbose=0)
+    model.fit(*data, batch_size=BATCH, epochs=epochs, callbacks=[*callbacks], verbose=0)
     return model
 
 
@@ -84,6 +86,14 @@ def trained_channels(model: keras.Model, flops: float, data: Data) -> keras.Mode
     return trained(channels(model, flops, data), data)
 
 
+def penalized_channels(model: keras.Model, flops: float, data: Data) -> keras.Model:
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    plan = tfprune.plan_shrink(copy, tfprune.budget(flops=flops), verbose=0)
+    trained(copy, data, tfprune.GrowingPenalty(plan), epochs=EPOCHS // 2)
+    return trained(tfprune.shrink(copy, plan), data, epochs=EPOCHS - EPOCHS // 2)
+
+
 OF_ZEROS: Mapping[str, Way] = {
     "largest weights stay (`update_masks`)": at_once,
     "the same, then `reconstruct`": solved,
@@ -95,6 +105,7 @@ OF_CHANNELS: Mapping[str, Way] = {
     "`plan_shrink`, `shrink`": channels,
     "the same, with `reconstruct`": solved_channels,
     "`plan_shrink`, `shrink`, training": trained_channels,
+    "`plan_shrink`, `GrowingPenalty`, `shrink`, training": penalized_channels,
 }
 
 
