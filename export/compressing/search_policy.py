@@ -10,7 +10,7 @@ most for the front of the best files (its hypervolume).
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,8 +28,7 @@ class SearchSettings:
     Attributes:
         longest_step: The most that a trial removes of the cost (weights times multiply-adds), as a logarithm.
         channel_shares: The parts of a step that remove channels, and not zeros: of the first step from models of a
-            size, and of later ones, each half as long; the largest first where zeros help little, and one that led
-            beyond the limit last.
+            size, and of later ones, each half as long; the largest first where zeros help little.
         long_trial_factor: How many times as long as a short trial a long one trains.
         long_trial_every: One of so many trials is long.
         loss_kept: The part of a drop that a long trial is expected to leave.
@@ -86,7 +85,10 @@ def next_recipe(
         longer = first.rounds * settings.long_trial_factor
         return replace(_child(seeded, parent, goal, settings), rounds=longer)
     parent, step = _to_shrink(trials, children, goal, settings)
-    share = _channel_share(trials, children.smaller(parent), goal, settings)
+    shares = settings.channel_shares
+    if goal.needs_channels:
+        shares = tuple(sorted(shares, reverse=True))
+    share = shares[children.smaller(parent) % len(shares)]  # after a step that was not enough, another way
     child = _child(seeded, parent, goal, settings)
     shallower = blocks.shallower(child, step) if blocks and share == 1 else None
     return shallower or _smaller(child, step, share, can_shrink=can_shrink)
@@ -97,19 +99,16 @@ class _Children:
 
     def __init__(self, recipes: Sequence[Recipe], first: Recipe) -> None:
         self._longer: Counter[tuple[float, float]] = Counter()
-        self._smaller: defaultdict[tuple[float, float], list[Recipe]] = defaultdict(list)
+        self._smaller: Counter[tuple[float, float]] = Counter()
         for recipe in recipes:
-            if recipe.rounds > first.rounds:
-                self._longer[remaining(recipe.after)] += 1
-            else:
-                self._smaller[remaining(recipe.after)].append(recipe)
+            (self._longer if recipe.rounds > first.rounds else self._smaller)[remaining(recipe.after)] += 1
 
     def longer(self, trial: Trial) -> int:
         """Return how many have trained a model of this size for longer."""
         return self._longer[remaining(trial.recipe)]
 
-    def smaller(self, trial: Trial) -> Sequence[Recipe]:
-        """Return those that have removed more from a model of this size."""
+    def smaller(self, trial: Trial) -> int:
+        """Return how many have removed more from a model of this size."""
         return self._smaller[remaining(trial.recipe)]
 
 
@@ -141,36 +140,12 @@ def _to_shrink(
         if not files:
             continue
         share = 1 - max(goal.drop_left(file.drop) for file in files)
-        step = settings.longest_step * (1 - min(max(share, 0.0), 1.0) / 2) / 2 ** len(children.smaller(trial))
+        step = settings.longest_step * (1 - min(max(share, 0.0), 1.0) / 2) / 2 ** children.smaller(trial)
         size = min(math.log(goal.size(file)) + goal.excess_size(file) for file in files)
         options.append((size - step, len(options), trial, step))
     least = settings.longest_step / 2 ** len(settings.channel_shares)  # each share has had its turn
     *_, trial, step = min([option for option in options if option[-1] >= least] or options)
     return trial, step
-
-
-def _channel_share(
-    trials: Sequence[Trial], siblings: Sequence[Recipe], goal: Goal, settings: SearchSettings
-) -> float:
-    """Return the part of the next step that removes channels: another one than those of its siblings.
-
-    Of several, it is the first one that has not led beyond the limit when it was taken last, for any model.
-    """
-    shares = sorted(settings.channel_shares, reverse=True) if goal.needs_channels else settings.channel_shares
-
-    def nearest(recipe: Recipe) -> float:
-        """Return the share of the step that has led to a recipe, which is rounded."""
-        pairs = zip(remaining(recipe.after), recipe.remaining, strict=True)
-        channels, zeros = (math.log(before / left) for before, left in pairs)
-        return min(shares, key=lambda share: abs(share * (channels + zeros) - channels))
-
-    within = {remaining(trial.recipe) for trial in trials if not all(map(goal.excess_drop, trial.tried))}
-    ended = [trial.recipe for trial in trials if trial.recipe]
-    led_within = {
-        nearest(each): each.remaining in within for each in ended if each.remaining != remaining(each.after)
-    }
-    turns = Counter(map(nearest, siblings))
-    return min(shares, key=lambda share: (turns[share], not led_within.get(share, True)))
 
 
 def _child(seeded: Recipe, parent: Trial, goal: Goal, settings: SearchSettings) -> Recipe:
