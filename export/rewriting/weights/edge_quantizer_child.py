@@ -16,6 +16,7 @@ import numpy as np
 PACKAGE = "ai_edge_quantizer"
 JOB, FLOAT, QUANTIZED = "job", "float.tflite", "quantized.tflite"
 REASON = "reason.txt"
+OWN_STATISTICS = ("GPTQ", "OSCAR")  # algorithms that collect more than ranges
 
 
 def quantize_folder(folder: Path) -> None:
@@ -27,14 +28,36 @@ def quantize_folder(folder: Path) -> None:
     if isinstance(recipe, str):
         recipe = _named(recipe, folder)
     quantizer.load_quantization_recipe(recipe)
-    measured = None
+    ranges = None
     if quantizer.need_calibration:
         samples = _samples(folder, job["arrays"], count=settings["samples"])
         if not samples:
             _refuse(folder, "Expected `calibration` with this recipe, which looks at samples. Received: None.")
-        measured = quantizer.calibrate({settings["signature"]: samples})
-    content = quantizer.quantize(measured).quantized_model
+        ranges = _calibrated(quantizer, {settings["signature"]: samples}, folder)
+    content = quantizer.quantize(ranges).quantized_model
     (folder / QUANTIZED).write_bytes(content)
+
+
+def _calibrated(quantizer: Any, samples: dict[str, list[dict[str, np.ndarray]]], folder: Path) -> Any:
+    """Return the ranges of activations: their extremes, as the package's moving averages clip many values."""
+    threads = os.cpu_count() or 1
+    recipe = quantizer.get_quantization_recipe()
+    if any(rule["algorithm_key"] in OWN_STATISTICS for rule in recipe):
+        return quantizer.calibrate(samples, num_threads=threads)
+    calibrator, recipe_manager = (
+        importlib.import_module(f"{PACKAGE}.{name}") for name in ("calibrator", "recipe_manager")
+    )
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    calibration = calibrator.Calibrator(str(folder / FLOAT), num_threads=threads, qsv_update_func=_extremes)
+    calibration.calibrate(samples, manager)
+    return calibration.get_model_qsvs()
+
+
+def _extremes(before: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
+    if not before:
+        return sample
+    return {"min": np.minimum(before["min"], sample["min"]), "max": np.maximum(before["max"], sample["max"])}
 
 
 def _named(name: str, folder: Path) -> Any:

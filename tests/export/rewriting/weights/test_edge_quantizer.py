@@ -176,6 +176,47 @@ def test_recipes_of_the_package_keep_the_zeros(pruned, of):
     assert 0 < np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
 
 
+def activations(regex, bits):
+    """Return a rule for operators with 8-bit weights and activations of so many bits."""
+    weight = {"num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
+    activation = {"num_bits": bits, "symmetric": bits == 16, "granularity": "TENSORWISE", "dtype": "INT"}
+    config = {"activation_tensor_config": activation, "weight_tensor_config": weight}
+    config |= {"compute_precision": "INTEGER", "explicit_dequantize": False}
+    return {"regex": regex, "operation": "*", "algorithm_key": "min_max_uniform_quantize", "op_config": config}
+
+
+@needs_package
+@pytest.mark.programs
+def test_single_layers_get_activations_of_16_bits(pruned):
+    samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
+    graph = read(pruned).subgraphs[0]
+    last = graph.tensors[graph.operators[-1].outputs[0]].name
+    recipes = {
+        bits: EdgeQuantizer([activations(".*", 8), activations(f"^{last};$", bits)], python=PYTHON) for bits in (8, 16)
+    }
+    files = {bits: edge_quantized(form, pruned, samples=samples) for bits, form in recipes.items()}
+    kinds = {tensor.name: tensor.dtype for tensor in read(files[16]).subgraphs[0].tensors}
+    assert {"int8", "int16"} <= {*kinds.values()} and "int16" not in {
+        tensor.dtype for tensor in read(files[8]).subgraphs[0].tensors
+    }
+    assert not lost_zeros(read(pruned), read(files[16]))
+    expected = Runner(pruned).predict(SAMPLES)
+    errors = {bits: np.square(Runner(data).predict(SAMPLES) - expected).mean() for bits, data in files.items()}
+    assert 0 < errors[16] < errors[8]
+
+
+@needs_package
+@pytest.mark.programs
+def test_ranges_hold_the_largest_values_of_the_samples(pruned):
+    scales = np.where(np.arange(len(SAMPLES)) == 20, 10, 1)[:, None].astype(np.float32)
+    inputs = SAMPLES * scales
+    samples = [{"end_0": inputs[row : row + 1]} for row in range(len(inputs))]
+    wide = EdgeQuantizer([activations(".*", 16)], python=PYTHON)
+    outputs = Runner(edge_quantized(wide, pruned, samples=samples)).predict(inputs)
+    expected = Runner(pruned).predict(inputs)
+    np.testing.assert_allclose(outputs, expected, atol=0.02 * np.abs(expected).max())
+
+
 @needs_package
 @pytest.mark.programs
 def test_other_recipes_of_the_package_are_refused(pruned):
