@@ -8,6 +8,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 # The completion of a file name in each shell, as the package shtab spells it.
@@ -155,6 +156,38 @@ def target_of(options: argparse.Namespace) -> Any:
     from tfprune.export.micro.micro import Micro
 
     return Micro(arena=options.arena, flash=options.flash)
+
+
+def add_recipe(parser: argparse.ArgumentParser, *, text: str) -> None:
+    """Add the options of a recipe of AI Edge Quantizer; the text says what becomes of it."""
+    text = f"recipe of AI Edge Quantizer, by its name or as a JSON file, {text}"
+    add_file(parser, "--recipe", metavar="RECIPE", help=text)
+    text = "Python that has AI Edge Quantizer (default: the one that runs now)"
+    add_file(parser, "--recipe-python", metavar="PATH", help=text)
+
+
+def recipe_of(options: argparse.Namespace) -> Any:
+    """Return the recipe that the options name, None without one.
+
+    Raises:
+        ValueError: If there is a Python, but no recipe, or the recipe cannot be read.
+    """
+    if options.recipe is None:
+        if options.recipe_python is not None:
+            raise ValueError("Expected --recipe with --recipe-python. Received: no --recipe.")
+        return None
+    from tfprune.base.untrusted import parse_json, reading
+    from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
+
+    if not options.recipe.endswith(".json"):
+        return EdgeQuantizer(options.recipe, python=options.recipe_python)
+    expected = "a recipe of AI Edge Quantizer in JSON with --recipe"
+    with reading(options.recipe, expected=expected, advice='It is a list of rules, with "regex" and "operation"'):
+        rules = parse_json(Path(options.recipe).read_bytes())
+        try:
+            return EdgeQuantizer(rules, python=options.recipe_python)
+        except TypeError as error:
+            raise ValueError(f"Expected a list of dicts. Received: {type(rules).__name__}") from error
 
 
 def add_saved_model(parser: argparse.ArgumentParser, *, optional: Collection[str] = ()) -> None:

@@ -10,8 +10,10 @@ from tfprune.export.command_line.commands.base import (
     add_device,
     add_file,
     add_imports,
+    add_recipe,
     add_target,
     device_of,
+    recipe_of,
     target_of,
 )
 
@@ -67,6 +69,7 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
         "number formats of the files: float32, float16, dynamic, int8, int16x8, int4, mixed (default: float32 int8)"
     )
     parser.add_argument("--formats", nargs="+", metavar="FORMAT", default=["float32", "int8"], help=text)
+    add_recipe(parser, text="as one more of the --formats")
 
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +105,6 @@ def _compress(options: argparse.Namespace) -> Any:
     load_keras()
     from tfprune.export.command_line.saved_models.compress_file import compress_file
 
-    target = target_of(options)
+    target, recipe = target_of(options), recipe_of(options)
     with device_of(options) as device:
-        return compress_file(options, target=target, on=device)
+        return compress_file(options, target=target, on=device, recipe=recipe)

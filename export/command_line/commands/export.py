@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.base.limit import Limit
-from tfprune.export.command_line.commands.base import add_command, add_file, add_imports, add_target, target_of
+from tfprune.export.command_line.commands.base import (
+    add_command,
+    add_file,
+    add_imports,
+    add_recipe,
+    add_target,
+    recipe_of,
+    target_of,
+)
 from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
 from tfprune.export.file.files.model_file import is_model_file, read_model
 from tfprune.export.keras_side.loading import load_arrays, load_model
@@ -30,6 +38,7 @@ def add_export(commands: Any) -> None:
     examples = """
 tfprune export model.keras model.tflite --check-on samples.npy
 tfprune export model.keras model.tfz --quantize int8 --calibration samples.npy --compress packed
+tfprune export model.keras model.tflite --recipe dynamic_wi4b32_afp32 --recipe-python edge/bin/python
 tfprune export model.tflite smaller.tflite
 tfprune export model.tflite web.tflite --target web
 tfprune export model.keras model.tflite --labels labels.txt --mean 127.5 --std 127.5
@@ -41,6 +50,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
     add_file(parser, "path", metavar="PATH", help="path of the new file, used exactly as given")
     kinds = ["float16", "dynamic", "int8", "int16x8", "int4"]
     parser.add_argument("--quantize", choices=kinds, help="number format (default: float32)")
+    add_recipe(parser, text="in place of --quantize")
     text = "distinct values of an 8-bit weight, 0 included, 2 to 256 (default: all)"
     parser.add_argument("--levels", type=int, help=text)
     parser.add_argument(
@@ -48,7 +58,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
         choices=["float32", "int8", "int16"],
         help="type of the inputs and outputs of an integer file (default: float32)",
     )
-    text = "samples for --quantize int8, int16x8 and int4: .npy, or .npz with one array per input"
+    text = "samples for --quantize int8, int16x8 and int4, and for recipes: .npy, or .npz with one array per input"
     add_file(parser, "--calibration", metavar="FILE", help=text)
     parser.add_argument(
         "--optimize",
@@ -133,7 +143,8 @@ def _names(path: str) -> list[str]:
 
 
 def _exported(options: argparse.Namespace, path: str) -> Any:
-    check_not_read(options.path, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
+    read = (options.recipe, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
+    check_not_read(options.path, *read)
     check_on = load_arrays(options.check_on) if options.check_on else None
     if is_model_file(options.source):
         return _rewrite(options, path, check_on)
@@ -143,15 +154,18 @@ def _exported(options: argparse.Namespace, path: str) -> Any:
             f"Expected samples with --quantize {options.quantize}. Received: no --calibration FILE. Save about 100 "
             "samples of real data with numpy.save."
         )
+    recipe = _recipe(options)
     model = load_model(options.source, imports=options.imports)
     from tfprune.export.keras_side.converting.quantization import Quantization
     from tfprune.export.keras_side.converting.to_tflite import to_tflite
+
+    form = Quantization(options.quantize, options.levels, io_dtype=options.io_dtype or "float32")
 
     with contextlib.redirect_stdout(sys.stderr):  # a bar of progress is no part of the report
         return to_tflite(
             model,
             path,
-            quantize=Quantization(options.quantize, options.levels, io_dtype=options.io_dtype or "float32"),
+            quantize=form if recipe is None else recipe,
             calibration=options.calibration and load_arrays(options.calibration),
             check_on=check_on,
             tolerance=options.tolerance,
@@ -161,6 +175,15 @@ def _exported(options: argparse.Namespace, path: str) -> Any:
             batch=options.batch,
             max_drop=_limit(options),
         )
+
+
+def _recipe(options: argparse.Namespace) -> Any:
+    recipe = recipe_of(options)
+    for name in ("quantize", "levels", "io_dtype"):
+        if recipe is not None and getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"Expected no {option} with --recipe, which is the number format. Received: both.")
+    return recipe
 
 
 def _limit(options: argparse.Namespace) -> Limit | None:
@@ -181,7 +204,8 @@ def _limit(options: argparse.Namespace) -> Limit | None:
 def _rewrite(options: argparse.Namespace, path: str, check_on: Any) -> Any:
     from tfprune.export.rewriting.rewrite import rewrite
 
-    for name in ("quantize", "levels", "io_dtype", "calibration", "evaluate_on", "max_drop", "max_drop_per_class"):
+    number_format = ("quantize", "recipe", "recipe_python", "levels", "io_dtype", "calibration")
+    for name in (*number_format, "evaluate_on", "max_drop", "max_drop_per_class"):
         if getattr(options, name) is not None:
             raise ValueError(
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "

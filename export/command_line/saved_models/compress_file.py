@@ -18,13 +18,18 @@ from tfprune.export.compressing.search import Search
 from tfprune.export.device.processes.device import Device
 from tfprune.export.keras_side.loading import load_groups, load_model
 from tfprune.export.micro.micro import Micro
+from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 
 MAX_DROP = 0.01  # of the metric, if no limit of it is given
 VALIDATION_FRACTION = 0.1  # of the training samples, if no validation data is given
 
 
 def compress_file(
-    options: argparse.Namespace, *, target: Micro | None = None, on: Device | None = None
+    options: argparse.Namespace,
+    *,
+    target: Micro | None = None,
+    on: Device | None = None,
+    recipe: EdgeQuantizer | None = None,
 ) -> CompressReport:
     """Search for the best file of a saved model; see `tfprune compress --help`.
 
@@ -32,6 +37,7 @@ def compress_file(
         options: The options of the command line.
         target: The microcontroller that files are for; None for other devices.
         on: The device on which files are timed; None is this machine.
+        recipe: A number format besides those of the options; None for none.
 
     Raises:
         ValueError: If an option is wrong, or something cannot be read, trained, exported or written.
@@ -76,7 +82,7 @@ def compress_file(
                 jobs=options.jobs,
                 batch_size=options.batch_size,
                 seed=options.seed,
-                formats=options.formats,
+                formats=options.formats if recipe is None else [*options.formats, recipe],
             ),
             verbose=verbosity(),
         )

@@ -26,7 +26,10 @@ from tfprune.export.rewriting.weights import edge_quantizer_child as child
 TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
 RECIPE_NAME = re.compile(r"\w{1,100}")
 BITS = {"INT8": 8, "INT4": 4, "INT2": 2}  # of weights in blocks, by their types in the format
-INSTALL = "Make an environment for it: python -m venv edge; edge/bin/pip install ai-edge-quantizer"
+INSTALL = (
+    "Make an environment for it: python -m venv edge; edge/bin/pip install ai-edge-quantizer, and give "
+    "edge/bin/python as its Python"
+)
 
 
 @renamed()
@@ -122,8 +125,7 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
         completed = run_program(command, folder, timeout=TIMEOUT)
     except OSError as error:
         raise ValueError(
-            f"Expected a Python that has AI Edge Quantizer. Received: python={python!r}: {error.strerror}. "
-            f"{INSTALL}, and pass python='edge/bin/python'."
+            f"Expected a Python that has AI Edge Quantizer. Received: {python!r}: {error.strerror}. {INSTALL}."
         ) from error
     if completed.ok:
         return Path(folder, child.QUANTIZED).read_bytes()
@@ -131,10 +133,7 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
     if reason.startswith("Expected"):
         raise ValueError(f"{reason}. Nothing was written.")
     if "No module named" in reason:
-        raise ValueError(
-            f"Expected a Python that has AI Edge Quantizer. Received: python={python!r}: {reason}. "
-            f"{INSTALL}, and pass python='edge/bin/python'."
-        )
+        raise ValueError(f"Expected a Python that has AI Edge Quantizer. Received: {python!r}: {reason}. {INSTALL}.")
     raise ValueError(
         f"Expected a recipe that AI Edge Quantizer takes for this model. Received: {form.name!r}: "
         f"{reason}. Nothing was written."

@@ -290,6 +290,14 @@ def test_without_a_command_the_help_is_printed(capsys):
         (["export", "{keras}", "x.tflite", "--compress", "xz"], ["Expected no --compress", "end in .xz"]),
         (["export", "{keras}", "x.tflite", "--levels", "3"], ["with --levels, which", "--levels 3, no --quantize"]),
         (
+            ["export", "{keras}", "x.tflite", "--recipe", "a", "--quantize", "dynamic"],
+            ["no --quantize with --recipe"],
+        ),
+        (["export", "{keras}", "x.tflite", "--recipe-python", "a"], ["Expected --recipe with --recipe-python"]),
+        (["export", "{keras}", "x.tflite", "--recipe", "nowhere.json"], ["in JSON with --recipe", "nowhere.json"]),
+        (["export", "{keras}", "x.tflite", "--recipe", "a/b"], ["Expected the name of a recipe", "--recipe a/b"]),
+        (["export", "{file}", "x.tflite", "--recipe", "a"], ["Expected a saved Keras model with --recipe"]),
+        (
             ["export", "{keras}", "x.tflite", "--check-on", "x.npy,y.npy"],
             ["inputs only", "'x.npy,y.npy'. Pass x.npy."],
         ),

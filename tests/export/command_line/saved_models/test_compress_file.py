@@ -9,6 +9,7 @@ import pytest
 from stub_trials import SCORE, StubRunner, stubbed
 
 import tfprune.export.compressing.compress as compressing
+from tfprune.export import EdgeQuantizer
 from tfprune.export.command_line.cli import main
 from tfprune.export.micro.micro import Micro
 
@@ -60,6 +61,22 @@ def test_a_tenth_of_the_samples_judges_files(run, trained):
     assert {row["file"] for row in report["front"]} == {path.name for path in (trained / "found").glob("*.tflite")}
     assert all(row["test_score"] == pytest.approx(row["score"] - 0.01) for row in report["front"])
     assert (trained / "found" / "report.html").exists()
+
+
+def test_a_recipe_of_edge_quantizer_is_one_more_format(run, trained):
+    rules = [{"regex": ".*", "operation": "*", "algorithm_key": "OCTAV", "op_config": {}}]
+    (trained / "rules.json").write_text(json.dumps(rules))
+    runner = StubRunner()
+    line = (
+        "model.keras --train x.npy,y.npy --trials 1 --folder recipes --recipe rules.json --recipe-python edge/python"
+    )
+    assert run(line, runner)[0] == 0
+    assert runner.evaluator.number_formats == ("float32", "int8", EdgeQuantizer(rules, python="edge/python"))
+    (trained / "rules.json").write_text("{}")
+    code, _, err = run(line)
+    assert (
+        code == 2 and "in JSON with --recipe. Received: 'rules.json': Expected a list of dicts. Received: dict" in err
+    )
 
 
 def test_samples_that_are_named_judge_files(run):

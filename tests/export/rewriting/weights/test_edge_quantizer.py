@@ -191,14 +191,11 @@ def test_single_layers_get_activations_of_16_bits(pruned):
     samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
     graph = read(pruned).subgraphs[0]
     last = graph.tensors[graph.operators[-1].outputs[0]].name
-    recipes = {
-        bits: EdgeQuantizer([activations(".*", 8), activations(f"^{last};$", bits)], python=PYTHON) for bits in (8, 16)
-    }
-    files = {bits: edge_quantized(form, pruned, samples=samples) for bits, form in recipes.items()}
-    kinds = {tensor.name: tensor.dtype for tensor in read(files[16]).subgraphs[0].tensors}
-    assert {"int8", "int16"} <= {*kinds.values()} and "int16" not in {
-        tensor.dtype for tensor in read(files[8]).subgraphs[0].tensors
-    }
+    rules = {bits: [activations(".*", 8), activations(f"^{last};$", bits)] for bits in (8, 16)}
+    forms = {bits: EdgeQuantizer(recipe, python=PYTHON) for bits, recipe in rules.items()}
+    files = {bits: edge_quantized(form, pruned, samples=samples) for bits, form in forms.items()}
+    kinds = {bits: {tensor.dtype for tensor in read(data).subgraphs[0].tensors} for bits, data in files.items()}
+    assert {"int8", "int16"} <= kinds[16] and "int16" not in kinds[8]
     assert not lost_zeros(read(pruned), read(files[16]))
     expected = Runner(pruned).predict(SAMPLES)
     errors = {bits: np.square(Runner(data).predict(SAMPLES) - expected).mean() for bits, data in files.items()}
