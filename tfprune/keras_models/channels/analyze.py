@@ -72,11 +72,11 @@ def _channeled_layer(flow: Flow, layer: Any, bundles: np.ndarray) -> ChanneledLa
 
 def _letters(layer: keras.layers.Layer, known: Mapping[int, Kernel]) -> dict[int, Sequence[str | None]]:
     """Return the letters along the axes of the kernels of a layer and of the factors beside them, by their ids."""
-    found: dict[int, Sequence[str | None]] = {key: kernel.axes for key, kernel in known.items()}
+    letters: dict[int, Sequence[str | None]] = {key: kernel.axes for key, kernel in known.items()}
     for key, factor in factors(layer).items():
         if id(factor.kernel) in known:
-            found[key] = factor.axes(known[id(factor.kernel)].axes)
-    return found
+            letters[key] = factor.axes(known[id(factor.kernel)].axes)
+    return letters
 
 
 def _storage(dtype: str) -> str:

@@ -50,7 +50,7 @@ def choose_groups(
     others = [(weight.path, layer) for layer in network.layers.values() for weight in layer.weights]
     paths = [path for path, _, _ in named.values()]
     several = isinstance(filters, Sequence) and not isinstance(filters, str)
-    chosen: dict[str, Group] = {}
+    free_groups: dict[str, Group] = {}
     for asked in filters if several else [filters]:  # type: ignore[union-attr]
         wanted = selector(asked, pattern, paths, others=others)
         groups = [group for group in network.groups if _is_wanted(group, network, named, wanted)]
@@ -63,8 +63,8 @@ def choose_groups(
                 f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={asked!r}, and these "
                 f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."
             )
-        chosen |= free
-    return [group for group in network.groups if group.name in chosen]
+        free_groups |= free
+    return [group for group in network.groups if group.name in free_groups]
 
 
 def _is_wanted(group: Group, network: Network, named: NamedKernels, wanted: Wanted) -> bool:

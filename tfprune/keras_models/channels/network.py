@@ -109,9 +109,9 @@ class ChanneledLayer:
     def reads_nothing(self, keep: np.ndarray) -> bool:
         """Tell whether it returns a constant where only the bundles in `keep` are left."""
         ends = [weight for weight in self.weights if weight.is_empty(keep, weight.reads)]
-        made = {bundle for end in ends for axis in end.makes for bundle in end.bundles_along[axis].tolist()}
+        written = {bundle for end in ends for axis in end.makes for bundle in end.bundles_along[axis].tolist()}
         rest = [weight for weight in self.weights if not weight.is_empty(keep, (*weight.reads, *weight.makes))]
-        return bool(ends) and not any(made & weight.bundle_sets[axis] for weight in rest for axis in weight.makes)
+        return bool(ends) and not any(written & weight.bundle_sets[axis] for weight in rest for axis in weight.makes)
 
     def taken_by_index(self) -> Iterator[frozenset[int]]:
         """Yield the bundles that an operation takes by their indices."""

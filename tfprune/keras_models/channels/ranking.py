@@ -72,9 +72,9 @@ def keep_best(
     keep = network.all_kept()
     for group, share, multiple in zip(groups, split, round_to, strict=True):
         if share is not None:
-            kept = kept_count(group.bundles.size, share, round_to=multiple)
+            count = kept_count(group.bundles.size, share, round_to=multiple)
             parts = [np.searchsorted(group.bundles, part) for part in network.parts[group.name]]
-            keep[group.bundles] = _kept(scores[group.bundles], network.free(group), kept, parts=parts)
+            keep[group.bundles] = _kept(scores[group.bundles], network.free(group), count, parts=parts)
     return keep
 
 

@@ -73,14 +73,14 @@ def _axis_of(flow: Flow, call: Call, numbers: np.ndarray) -> tuple[int, np.ndarr
     if not open_ones:
         flow.pin([np.unique(numbers)], f"{call.layer.name}: it picks one of them")
         return 0, None
-    kept = open_ones[0]
-    lines = np.moveaxis(numbers, kept, 0).reshape(numbers.shape[kept], -1)
+    moving_axis = open_ones[0]
+    lines = np.moveaxis(numbers, moving_axis, 0).reshape(numbers.shape[moving_axis], -1)
     columns = np.unique(lines, axis=1).T
     if len(differing) > 1 and sum(np.unique(line).size for line in columns.T) != np.unique(columns).size:
         raise NoRule("it mixes channels with positions in a way that cannot be followed")
     for column in columns[1:]:
         flow.tie(columns[0], column)
-    return kept, columns[0]
+    return moving_axis, columns[0]
 
 
 def repeat(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -119,8 +119,8 @@ def _parts(flow: Flow, call: Call, results: Results) -> None:
 
 
 def _slice(flow: Flow, call: Call, results: Results) -> None:
-    taken, kept = (_known(layout) for layout in (flow.inputs(call)[0], results[0]))
-    if [channels.size for channels in taken] != [channels.size for channels in kept]:
+    taken, remaining = (_known(layout) for layout in (flow.inputs(call)[0], results[0]))
+    if [channels.size for channels in taken] != [channels.size for channels in remaining]:
         flow.pin(taken, f"{call.layer.name}: it takes a slice of them")
 
 

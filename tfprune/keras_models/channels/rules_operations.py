@@ -30,18 +30,20 @@ def alone(flow: Flow, call: Call, *, reason: str) -> Sequence[Layout]:
         NoRule: With the reason, if there is no such axis.
     """
     rank = len(call.outputs[0].shape)
-    given = {id(tensor): flow.layout(tensor) for tensor in call.inputs if any_of(flow.layout(tensor))}
-    axes = sorted({axis for layout in given.values() for axis, channels in enumerate(layout) if channels is not None})
-    fits = all(len(tensor.shape) == rank for tensor in call.outputs) and all(
-        len(layout) == rank for layout in given.values()
+    layouts = {id(tensor): flow.layout(tensor) for tensor in call.inputs if any_of(flow.layout(tensor))}
+    axes = sorted(
+        {axis for layout in layouts.values() for axis, channels in enumerate(layout) if channels is not None}
     )
-    found = [axis for axis in axes if fits and _is_alone(flow, call, given, axis=axis)]
-    if not found:
+    fits = all(len(tensor.shape) == rank for tensor in call.outputs) and all(
+        len(layout) == rank for layout in layouts.values()
+    )
+    shared_axes = [axis for axis in axes if fits and _is_alone(flow, call, layouts, axis=axis)]
+    if not shared_axes:
         raise NoRule(reason)
     result: list[np.ndarray | None] = [None] * rank
     for axis in axes:
-        known = [channels for layout in given.values() if (channels := layout[axis]) is not None]
-        if axis in found:
+        known = [channels for layout in layouts.values() if (channels := layout[axis]) is not None]
+        if axis in shared_axes:
             result[axis] = known[0]
             for channels in known[1:]:
                 flow.tie(known[0], channels)
@@ -104,19 +106,22 @@ def _product(flow: Flow, call: Call, terms: list[list[str]], result: list[str]) 
 
     So are those of one term where the other has a single one: queries that share their only key or value.
     """
-    found: dict[str, list[np.ndarray | None]] = {}
+    by_letter: dict[str, list[np.ndarray | None]] = {}
     for term, tensor, layout in zip(terms, call.inputs, flow.inputs(call), strict=True):
         for letter, size, channels in zip(term, tensor.shape, layout, strict=True):
             if size != 1:
-                found.setdefault(letter, []).append(channels)
-    known = {letter: [channels for channels in given if channels is not None] for letter, given in found.items()}
-    for letter, given in found.items():
+                by_letter.setdefault(letter, []).append(channels)
+    known = {
+        letter: [channels for channels in same_letter if channels is not None]
+        for letter, same_letter in by_letter.items()
+    }
+    for letter, same_letter in by_letter.items():
         if letter not in result:
             flow.pin(known[letter], f"{call.layer.name}: {_SUMMED}")
-        elif len(known[letter]) < len(given):
+        elif len(known[letter]) < len(same_letter):
             flow.pin(known[letter], f"{call.layer.name}: they meet channels that are fixed")
-    is_shared = {letter for letter, given in found.items() if len(given) > 1}
-    heads = {letter for letter in is_shared.intersection(result) if len(known[letter]) == len(found[letter])}
+    is_shared = {letter for letter, same_letter in by_letter.items() if len(same_letter) > 1}
+    heads = {letter for letter in is_shared.intersection(result) if len(known[letter]) == len(by_letter[letter])}
     heads = heads or {letter for letter in _queries(flow, call, terms, result) if known.get(letter)}
     flow.name_heads(channels for letter in heads for channels in known[letter])
     for letter, same in known.items():
@@ -124,7 +129,12 @@ def _product(flow: Flow, call: Call, terms: list[list[str]], result: list[str]) 
             flow.pin(same, f"{call.layer.name}: a head has a fixed size")
         for channels in same[1:]:
             flow.tie(same[0], channels)
-    first = {letter: channels for letter, given in found.items() for channels in given[::-1] if channels is not None}
+    first = {
+        letter: channels
+        for letter, same_letter in by_letter.items()
+        for channels in same_letter[::-1]
+        if channels is not None
+    }
     return tuple(map(first.get, result))
 
 

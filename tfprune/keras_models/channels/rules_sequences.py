@@ -103,18 +103,20 @@ def _bound(call: Call) -> dict[str, Any]:
 
 def attention(flow: Flow, call: Call) -> Sequence[Layout]:
     """Tie each head to all that it reads and makes; in grouped attention, to the queries that share its key."""
-    layer, given = call.layer, _bound(call)
-    keys = given["value"] if given.get("key") is None else given["key"]
-    tensors = {"query": given["query"], "value": given["value"], "key": keys}
+    layer, arguments = call.layer, _bound(call)
+    keys = arguments["value"] if arguments.get("key") is None else arguments["key"]
+    tensors = {"query": arguments["query"], "value": arguments["value"], "key": keys}
     inputs = {name: flow.along(flow.layout(tensor), -1) for name, tensor in tensors.items()}
-    _check_masks(flow, [value for name, value in given.items() if name not in tensors])
+    _check_masks(flow, [value for name, value in arguments.items() if name not in tensors])
     config = layer.get_config()
     is_grouped = isinstance(layer, layers.GroupQueryAttention)
     count = config["num_key_value_heads" if is_grouped else "num_heads"]
     has_one_key = is_grouped and count == 1  # which all queries share, so that each may go alone
-    made = flow.fresh(config["num_query_heads"] if has_one_key else count, name=f"{layer.name}/heads", kind="heads")
-    heads = None if has_one_key else made
-    queries = np.repeat(made, config["num_query_heads"] // made.size) if is_grouped else made
+    bundles = flow.fresh(
+        config["num_query_heads"] if has_one_key else count, name=f"{layer.name}/heads", kind="heads"
+    )
+    heads = None if has_one_key else bundles
+    queries = np.repeat(bundles, config["num_query_heads"] // bundles.size) if is_grouped else bundles
     result, counted = _projected(flow, call, inputs["query"], is_grouped=is_grouped, asked=config)
     counted |= {"num_query_heads": queries} if is_grouped else {"num_heads": queries}
     counted |= {"num_key_value_heads": heads} if is_grouped and not has_one_key else {}

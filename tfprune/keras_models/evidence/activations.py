@@ -34,16 +34,16 @@ class RecordingModel(keras.Model):
         self.built = True
 
     def call(self, inputs: Any) -> dict[str, list[Any]]:
-        found, unknown = self._run(inputs)
+        records, unknown = self._run(inputs)
         self.unknown.update(unknown)
-        return found
+        return records
 
 
 def _recording(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> Callable:
     """Return a function that calls the model and returns what was measured, one tensor for each call of a layer."""
 
     def run(inputs: Any) -> tuple[dict[str, list[Any]], dict[str, UnknownFact]]:
-        found: dict[str, list[Any]] = {}
+        records: dict[str, list[Any]] = {}
         unknown: dict[str, UnknownFact] = {}
 
         def on_call(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
@@ -54,11 +54,11 @@ def _recording(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> Ca
                     if isinstance(units, UnknownFact):
                         unknown[request.key] = units
                     else:
-                        found.setdefault(request.key, []).append(_reduced(request, ops.cast(units, "float32")))
+                        records.setdefault(request.key, []).append(_reduced(request, ops.cast(units, "float32")))
 
         with read_only_scope(model), hooked_calls([request.hooked for request in requests], on_call):
             model(inputs, training=False)
-        return found, unknown
+        return records, unknown
 
     return run
 
@@ -91,9 +91,9 @@ class Activations:
     def record(self, batch: Batch) -> None:
         """Record one batch."""
         labels = classes_of(batch) if self._needs_labels else None
-        found = self._model.predict_on_batch(batch.x)
+        records = self._model.predict_on_batch(batch.x)
         for request in self._requests:
-            for values in found.get(request.key, ()):
+            for values in records.get(request.key, ()):
                 if request.fact.needs_labels:
                     self._add_by_class(request.key, values, labels)
                 else:

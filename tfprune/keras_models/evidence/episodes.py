@@ -114,9 +114,9 @@ class Episodes:
         numbers = np.arange(self.ways)
         y = np.concatenate([np.repeat(numbers, self.shots), np.repeat(numbers, self.queries)])
         for _ in range(episodes):
-            chosen = generator.choice(labels, self.ways, replace=False)
+            classes = generator.choice(labels, self.ways, replace=False)
             drawn = np.stack(
-                [generator.choice(self._rows[label], self.shots + self.queries, replace=False) for label in chosen]
+                [generator.choice(self._rows[label], self.shots + self.queries, replace=False) for label in classes]
             )
             rows = np.concatenate([drawn[:, : self.shots].ravel(), drawn[:, self.shots :].ravel()])
-            yield Batch(self._x[rows], y, None, chosen[y])
+            yield Batch(self._x[rows], y, None, classes[y])

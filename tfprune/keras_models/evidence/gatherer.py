@@ -134,7 +134,7 @@ class _Pass:
 
     def over(self, data: Any) -> dict[str, Any]:
         """Read the data, and return what was recorded, by the key of its request."""
-        found: dict[str, Any] = dict(self._frozen)
+        records: dict[str, Any] = dict(self._frozen)
         for parts in self._reads:
             for part in parts:
                 part.reset()
@@ -143,15 +143,15 @@ class _Pass:
                 for part in parts:
                     part.record(batch)
             for part in parts:
-                found |= part.combined()
-        return found
+                records |= part.combined()
+        return records
 
 
 def gather(model: keras.layers.Layer, subjects: Sequence[Subject], *, gatherer: Gatherer | None) -> Facts:
     """Return the facts that the criteria of some weights need: from the model, and from the gatherer's data."""
     facts: Facts = {subject.path: {} for subject in subjects} if gatherer is None else gatherer.gather(subjects)
     requests = requests_of(model, subjects, of_data=False)
-    found = facts_of_model(model, requests)
+    values = facts_of_model(model, requests)
     for request in requests:
-        facts[request.subject.path][request.fact.name] = found[request.key]
+        facts[request.subject.path][request.fact.name] = values[request.key]
     return facts

@@ -41,8 +41,8 @@ class HessianGradients:
 
     def reset(self) -> None:
         """Forget all batches."""
-        found = self.first.combined()
-        self._vectors = [found[request.key] for request in self._of_gradients]
+        gradients = self.first.combined()
+        self._vectors = [gradients[request.key] for request in self._of_gradients]
         self._sums: dict[str, Any] = {request.key: 0.0 for request in self._requests}
         self._batches = 0
 
@@ -50,9 +50,9 @@ class HessianGradients:
         """Record one batch."""
         values = [ops.copy(each.subject.kernel.variable.value) for each in self._weights]
         products = _product(lambda inner: self._loss_at(inner, batch), values, self._vectors)
-        found = {id(each.subject): value for each, value in zip(self._weights, products, strict=True)}
+        by_subject = {id(each.subject): value for each, value in zip(self._weights, products, strict=True)}
         for request in self._requests:
-            recorded = arranged(ops.cast(without_sparse_rows(found[id(request.subject)]), "float64"), request)
+            recorded = arranged(ops.cast(without_sparse_rows(by_subject[id(request.subject)]), "float64"), request)
             reduced = request.checked(request.fact.reduce(recorded, ops), request.shape)
             self._sums[request.key] += np.asarray(as_numpy(reduced), np.float64)
         self._batches += 1
@@ -90,8 +90,8 @@ def _tensorflow(scalar: Scalar, values: Values, *, is_inner: bool) -> Values:
 
     with tf.GradientTape() as tape:
         tape.watch(values)
-        found = scalar(values)
-    return tape.gradient(found, values, unconnected_gradients="zero")
+        value = scalar(values)
+    return tape.gradient(value, values, unconnected_gradients="zero")
 
 
 def _jax(scalar: Scalar, values: Values, *, is_inner: bool) -> Values:

@@ -41,14 +41,14 @@ class MetaGradients:
             raise TypeError(f"Expected a Keras model. Received: model={model!r} of type {type(model).__name__}.")
         self._model, self._steps = model, 0
         positions = {id(variable): index for index, variable in enumerate(model.trainable_variables)}
-        found = [kernel for kernel in kernels(model) if id(kernel.variable) in positions]
-        self._kernels = [(positions[id(kernel.variable)], kernel) for kernel in found]
+        trained = [kernel for kernel in kernels(model) if id(kernel.variable) in positions]
+        self._kernels = [(positions[id(kernel.variable)], kernel) for kernel in trained]
         if not self._kernels:
             raise ValueError(
                 f"Expected a model with kernels that are trained. Received: {model.name!r} without any. Build it "
                 f"first."
             )
-        for kernel in found:
+        for kernel in trained:
             setattr(kernel.variable, META, None)
 
     def add(self, gradients: Sequence[Any]) -> None:

@@ -101,6 +101,6 @@ def requests_of(model: keras.layers.Layer, subjects: Sequence[Subject], *, of_da
         of_data: Whether to return the facts that are gathered from data, or those that are read from the model.
     """
     needed = [(subject, fact) for subject in subjects for fact in subject.criterion.needed_facts()]
-    chosen = [(subject, fact) for subject, fact in needed if fact.needs_data is of_data]
-    held = holders(model) if chosen else {}
-    return [FactRequest(subject, fact, *held[id(subject.kernel.variable)]) for subject, fact in chosen]
+    pairs = [(subject, fact) for subject, fact in needed if fact.needs_data is of_data]
+    held = holders(model) if pairs else {}
+    return [FactRequest(subject, fact, *held[id(subject.kernel.variable)]) for subject, fact in pairs]

@@ -48,16 +48,16 @@ def by_unit(tensor: Any, side: str, *, kernel: Kernel, layer: keras.layers.Layer
         return UnknownFact(f"its layer has several {side}")
     count, rank = _count(kernel, side), len(tensor.shape)
     axes = [axis % rank for axis in _axes(kernel, side, layer, rank) if -rank <= axis < rank]
-    found = math.prod(tensor.shape[axis] or 0 for axis in axes) if axes else 0
+    size = math.prod(tensor.shape[axis] or 0 for axis in axes) if axes else 0
     whole = count * getattr(layer, "groups", 1) if side == INPUTS else count
     has_gates = side == OUTPUTS and hasattr(layer, "state_size")
-    gates = whole // found if has_gates and found else 1
-    if 0 in axes or found * gates != whole:
+    gates = whole // size if has_gates and size else 1
+    if 0 in axes or size * gates != whole:
         return UnknownFact(f"its {whole} {side} are not found in a tensor of shape {tuple(tensor.shape)}")
     rest = [axis for axis in range(1, rank) if axis not in axes]
     order = [0, *rest, *axes]
     tensor = tensor if order == sorted(order) else ops.transpose(tensor, order)
-    tensor = ops.reshape(tensor, (ops.shape(tensor)[0], -1 if rest else 1, found))
+    tensor = ops.reshape(tensor, (ops.shape(tensor)[0], -1 if rest else 1, size))
     return ops.tile(tensor, (1, 1, gates)) if gates > 1 else tensor
 
 

@@ -41,12 +41,12 @@ def unread(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) -> f
         >>> sorted(unread(takers, ends={"out"}))
         ['hidden']
     """
-    found: set[str] = set()
+    names: set[str] = set()
     count = -1
-    while ends and len(found) > count:  # again, as a layer that is called twice leads into what comes before others
-        count = len(found)
-        found |= {name for name, some in takers.items() if all(taker in ends or taker in found for taker in some)}
-    return frozenset(found)
+    while ends and len(names) > count:  # again, as a layer that is called twice leads into what comes before others
+        count = len(names)
+        names |= {name for name, some in takers.items() if all(taker in ends or taker in names for taker in some)}
+    return frozenset(names)
 
 
 def is_cut_off(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) -> bool:

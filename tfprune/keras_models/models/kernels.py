@@ -155,16 +155,16 @@ def matrices(root: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
 
     Of integers only what was quantized is a weight, without its scales; others are numbers of positions, for example.
     """
-    found: dict[int, tuple[str, keras.Variable]] = {}
+    matrices_by_id: dict[int, tuple[str, keras.Variable]] = {}
     for path, part in walk(root):
         is_quantized = getattr(part, "quantization_mode", None) is not None
         aside = ("bias", "scale", "zero") if is_quantized else ("bias",)
         for weight in part.weights:
-            found.pop(id(weight), None)  # the innermost layer comes last, and says what it is
+            matrices_by_id.pop(id(weight), None)  # the innermost layer comes last, and says what it is
             is_number = is_quantized or keras.backend.is_float_dtype(weight.dtype)
             if len(weight.shape) >= 2 and is_number and weight.name.split("_")[-1] not in aside:
-                found[id(weight)] = (join_path(path, weight.name), weight)
-    return list(found.values())
+                matrices_by_id[id(weight)] = (join_path(path, weight.name), weight)
+    return list(matrices_by_id.values())
 
 
 def expected_kernels(layer: keras.layers.Layer) -> list[Kernel]:

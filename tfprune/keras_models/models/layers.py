@@ -39,9 +39,9 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers that a layer holds: a model's own list, else its attributes, lists and dicts included."""
     if isinstance(layer, keras.Model):
         return list(layer.layers)
-    found: list[keras.layers.Layer] = []
-    _collect_layers(attributes(layer).values(), found)
-    return found
+    layers: list[keras.layers.Layer] = []
+    _collect_layers(attributes(layer).values(), layers)
+    return layers
 
 
 def attributes(layer: keras.layers.Layer) -> Mapping[str, Any]:

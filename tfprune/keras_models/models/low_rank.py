@@ -36,14 +36,14 @@ class Factor:
 
 def factors(root: keras.layers.Layer) -> dict[int, Factor]:
     """Return the factors in a layer, by their ids."""
-    found = {}
+    by_id = {}
     for _, layer in walk(root):
         own = {weight.name: weight for weight in layer.weights}  # the innermost layer comes last
         for name, weight in own.items():
             match = re.fullmatch(r"lora_(\w+)_([ab])", name)
             if match and match[1] in own:
-                found[id(weight)] = Factor(own[match[1]], is_first=match[2] == "a")
-    return found
+                by_id[id(weight)] = Factor(own[match[1]], is_first=match[2] == "a")
+    return by_id
 
 
 def train_alike(pairs: Sequence[tuple[Any, Any]]) -> None:

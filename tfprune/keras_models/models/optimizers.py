@@ -72,9 +72,9 @@ def owned_slots(
     Raises:
         ValueError: If the optimizer trains some of the weights of one path only: nothing tells which.
     """
-    found: dict[int, list[keras.Variable]] = {id(variable): [] for variable in variables}
+    slots_by_id: dict[int, list[keras.Variable]] = {id(variable): [] for variable in variables}
     if optimizer is None:
-        return found
+        return slots_by_id
     owners: dict[str, list[keras.Variable]] = defaultdict(list)
     for variable in variables:
         owners[variable.path.replace("/", "_") + "_"].append(variable)
@@ -88,7 +88,7 @@ def owned_slots(
         candidates = owners[prefix]
         owner = candidates[times_seen[slot.name] % len(candidates)]
         times_seen[slot.name] += 1
-        found[id(owner)].append(slot)
+        slots_by_id[id(owner)].append(slot)
         owners_of_slot[slot.name] = candidates
     for name, candidates in owners_of_slot.items():
         if times_seen[name] % len(candidates):
@@ -97,7 +97,7 @@ def owned_slots(
                 f"{len(candidates)} weights {candidates[0].path!r}, of which {optimizer.name!r} trains "
                 f"{times_seen[name]}. Name their layers differently: keras.layers.Dense(..., name=...)."
             )
-    return found
+    return slots_by_id
 
 
 # By name, as not every version of Keras has them.

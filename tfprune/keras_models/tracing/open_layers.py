@@ -101,8 +101,8 @@ def _name_by_paths(flat: keras.Model, candidates: Iterable[keras.layers.Layer]) 
                 part.name = name
                 taken.add(name)
     for name in taken:  # so that Keras numbers the operations that are traced from there on
-        found = re.fullmatch(r"(.+)_(\d+)", name)
-        while found and keras.backend.get_uid(found[1]) <= int(found[2]):
+        match = re.fullmatch(r"(.+)_(\d+)", name)
+        while match and keras.backend.get_uid(match[1]) <= int(match[2]):
             pass
 
 
