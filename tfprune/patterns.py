@@ -178,9 +178,9 @@ class NM(Pattern):
 
     def allows(self, mask: np.ndarray) -> bool:
         starts = np.arange(0, mask.shape[-1], self.m)
-        kept = np.add.reduceat(mask, starts, axis=-1, dtype=np.int64)
+        counts = np.add.reduceat(mask, starts, axis=-1, dtype=np.int64)
         # A sparsity below 1 - n/m leaves some groups without zeros.
-        return bool(((kept <= self.n) | (kept == np.diff(starts, append=mask.shape[-1]))).all())
+        return bool(((counts <= self.n) | (counts == np.diff(starts, append=mask.shape[-1]))).all())
 
     @property
     def _most(self) -> float:

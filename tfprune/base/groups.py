@@ -86,8 +86,8 @@ def _of_values(name: str, values: Any, samples: int) -> list[SampleGroup]:
         )
     if name == "class":
         raise ValueError("Expected another name than 'class' in `groups`: the classes of the labels have it.")
-    found, place = np.unique(array, return_inverse=True)
-    return [SampleGroup(name, _text(value), place == index) for index, value in enumerate(found)]
+    distinct, place = np.unique(array, return_inverse=True)
+    return [SampleGroup(name, _text(value), place == index) for index, value in enumerate(distinct)]
 
 
 def _text(value: Any) -> str:

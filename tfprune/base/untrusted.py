@@ -144,11 +144,11 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _check_entries(stream: BinaryIO) -> None:
     """Refuse archives with more entries than there can be, before all of them are read."""
-    found, tail = 0, b""
+    count, tail = 0, b""
     while part := stream.read(1 << 20):
-        found += sum(1 for _ in islice(ENTRY.finditer(tail + part), MOST_ARRAYS))
+        count += sum(1 for _ in islice(ENTRY.finditer(tail + part), MOST_ARRAYS))
         tail = part[-3:]
-        if found > MOST_ARRAYS:
+        if count > MOST_ARRAYS:
             raise ValueError(f"more than {MOST_ARRAYS:,} arrays")
 
 

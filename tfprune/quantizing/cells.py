@@ -23,12 +23,12 @@ def fixed(name: str, tensor: Any) -> Any:
 def lstm_step(inputs: Any, states: Any, *, cell: Any, rounded: Round, training: bool = False) -> State:
     """Do what `LSTMCell.call` does."""
     state, carry = states
-    given = rounded("inputs", ops.matmul(_dropped(cell, inputs, training), cell.kernel) + _bias(cell, 0))
-    total = rounded("sum", given + rounded("states", ops.matmul(state, cell.recurrent_kernel)))
+    projected = rounded("inputs", ops.matmul(_dropped(cell, inputs, training), cell.kernel) + _bias(cell, 0))
+    total = rounded("sum", projected + rounded("states", ops.matmul(state, cell.recurrent_kernel)))
     write, keep, new, read = ops.split(total, 4, axis=1)
-    kept = rounded("kept", fixed("sigmoid", keep) * carry)
+    remembered = rounded("kept", fixed("sigmoid", keep) * carry)
     written = rounded("written", fixed("sigmoid", write) * fixed("tanh", new))
-    carry = rounded("carry", kept + written)
+    carry = rounded("carry", remembered + written)
     state = rounded("state", fixed("sigmoid", read) * fixed("tanh", carry))
     return state, [state, carry]
 
@@ -36,9 +36,9 @@ def lstm_step(inputs: Any, states: Any, *, cell: Any, rounded: Round, training: 
 def gru_step(inputs: Any, states: Any, *, cell: Any, rounded: Round, training: bool = False) -> State:
     """Do what `GRUCell.call` does with `reset_after=True`."""
     (state,) = states
-    given = rounded("inputs", ops.matmul(_dropped(cell, inputs, training), cell.kernel) + _bias(cell, 0))
+    projected = rounded("inputs", ops.matmul(_dropped(cell, inputs, training), cell.kernel) + _bias(cell, 0))
     past = rounded("states", ops.matmul(state, cell.recurrent_kernel) + _bias(cell, 1))
-    parts = zip(ops.split(given, 3, axis=1), ops.split(past, 3, axis=1), strict=True)
+    parts = zip(ops.split(projected, 3, axis=1), ops.split(past, 3, axis=1), strict=True)
     (update, update_past), (reset, reset_past), (new, new_past) = parts
     update = fixed("sigmoid", rounded("update", update + update_past))
     reset = fixed("sigmoid", rounded("reset", reset + reset_past))

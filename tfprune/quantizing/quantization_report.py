@@ -35,12 +35,12 @@ def quantization_report(model: keras.Model) -> QuantizationReport:
     plan = plan_of_plain(plain_copy(Anatomy.of(model)))
     explained = {entry.layer for entry in plan.skipped}
     in_float = [path for path in plan.ranges if path not in quantized]
-    chosen = [
+    left_out = [
         Skipped(path, "left out by `filters` or `skip`", Skipped.FILTERED)
         for path in in_float
         if path not in explained
     ]
-    return QuantizationReport(tuple(_row(*each) for each in quantized.items()), (*plan.skipped, *chosen))
+    return QuantizationReport(tuple(_row(*each) for each in quantized.items()), (*plan.skipped, *left_out))
 
 
 def _row(path: str, layer: Quantized) -> QuantizedRow:

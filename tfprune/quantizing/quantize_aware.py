@@ -139,8 +139,8 @@ def _left(anatomy: Anatomy, filters: Filters, skip: str | Sequence[str] | None) 
         is_chosen = selector(
             filters, Unstructured(), [f"{path}/{kernel.path}" for path, kernel in offered], others=()
         )
-        chosen = {path for path, kernel in offered if is_chosen(f"{path}/{kernel.path}", layers[path], kernel)}
-        in_float |= {path for path, _ in offered} - chosen
+        wanted = {path for path, kernel in offered if is_chosen(f"{path}/{kernel.path}", layers[path], kernel)}
+        in_float |= {path for path, _ in offered} - wanted
     for each in [] if skip is None else [skip] if isinstance(skip, str) else skip:
         regex = check_regex(each, "`skip`")
         matching = {path for path in layers if regex.search(path)}

@@ -144,9 +144,9 @@ def greedy_obs(gram: np.ndarray, weights: np.ndarray, *, keep: int, ridge: float
     gram, weights = gram[np.ix_(order, order)], weights[:, order]
     surgeon = Surgeon(gram, weights, channels=np.arange(order.size)[:, np.newaxis], ridge=ridge)
     gone = [index for index, _ in itertools.islice(removals([surgeon], order.size), order.size - keep)]
-    kept = np.ones(order.size, dtype=bool)
-    kept[order[gone]] = False
-    return kept
+    mask = np.ones(order.size, dtype=bool)
+    mask[order[gone]] = False
+    return mask
 
 
 def _own_order(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:

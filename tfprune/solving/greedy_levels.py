@@ -119,7 +119,7 @@ class GreedyLevels:
             return None
         needed = max(math.ceil(self.lack_of(self.whole) / saved * level - 1e-9), 1)
         for count in range(needed, min(needed + _MORE, self._most[kind]) + 1):
-            found = self.measured({**self.whole.levels, kind: count})
-            if not self.lack_of(found):
-                return found
+            candidate = self.measured({**self.whole.levels, kind: count})
+            if not self.lack_of(candidate):
+                return candidate
         return None

@@ -108,8 +108,8 @@ def joined(sources: Sequence[ChannelSource], bundles: np.ndarray) -> list[list[C
     owner: dict[int, list[int]] = {}
     groups: list[list[int]] = []
     for index, source in enumerate(sources):
-        made = np.unique(bundles[source.channels]).tolist()
-        met = list({id(owner[bundle]): owner[bundle] for bundle in made if bundle in owner}.values())
+        own_bundles = np.unique(bundles[source.channels]).tolist()
+        met = list({id(owner[bundle]): owner[bundle] for bundle in own_bundles if bundle in owner}.values())
         group = [member for earlier in met for member in earlier] + [index]
         groups = [other for other in groups if not any(other is earlier for earlier in met)] + [group]
         for member in group:

@@ -151,8 +151,8 @@ def sparse_gpt(
         removed = np.zeros((len(updated), stop - start))
         for column in range(start, stop):
             one = slice(column, column + 1)
-            kept = updated[:, one] if grid is None else grid.nearest(updated[:, one], one)
-            left = np.where(mask[:, one], kept, 0)
+            rounded = updated[:, one] if grid is None else grid.nearest(updated[:, one], one)
+            left = np.where(mask[:, one], rounded, 0)
             removed[:, column - start] = (updated[:, one] - left)[:, 0] / factor[column, column]
             updated[:, column:stop] -= np.outer(removed[:, column - start], factor[column, column:stop])
             updated[:, one] = left

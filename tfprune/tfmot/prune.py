@@ -124,7 +124,7 @@ def _warn_if_unlike(layers: Iterable[Any], pattern: Pattern, schedule: PruningSc
 def _names_to_prune(anatomy: Anatomy, pattern: Pattern, policy: PruningPolicy | None) -> dict[str, list[str] | None]:
     """Return the weights of a model to prune, by the path of their layer; None if the wrapper has to find them."""
     find, is_open = (expected_kernels, True) if is_unbuilt(anatomy.model) else (kernels, False)
-    chosen: dict[str, list[str] | None] = {}
+    names_by_path: dict[str, list[str] | None] = {}
     for path, layer in anatomy.leaves:
         if isinstance(layer, keras.Model) or holds_pruned(layer):
             continue
@@ -132,8 +132,8 @@ def _names_to_prune(anatomy: Anatomy, pattern: Pattern, policy: PruningPolicy | 
             continue
         names = [kernel.path for kernel in find(layer) if kernel.mixes_inputs and kernel.takes(pattern)]
         if names:
-            chosen[path] = None if is_open else names
-    return chosen
+            names_by_path[path] = None if is_open else names
+    return names_by_path
 
 
 def _report_nothing(model: keras.Model, policy: PruningPolicy | None) -> None:

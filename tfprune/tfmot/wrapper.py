@@ -178,8 +178,8 @@ class PruneLowMagnitude(Pruned):
         if isinstance(self.pattern, Block):
             shape = (-(-shape[0] // self.pattern.rows), *shape[1:-1], -(-shape[-1] // self.pattern.cols))
         units = math.prod(shape)
-        kept = np.rint(np.float32(units) * (np.float32(1) - np.float32(sparsity)))
-        return 1 - max(int(kept), 1) / units
+        count = np.rint(np.float32(units) * (np.float32(1) - np.float32(sparsity)))
+        return 1 - max(int(count), 1) / units
 
     def settings(self) -> dict[str, Any]:
         schedule = keras.saving.serialize_keras_object(self.pruning_schedule)

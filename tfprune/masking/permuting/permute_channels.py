@@ -89,10 +89,10 @@ def permute_channels(
     check_needs([criterion], data=data, loss=loss)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
-    chosen = _chosen(copy, pattern, filters)
+    kernels = _chosen(copy, pattern, filters)
     gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
-    scores = score_kernels(copy, chosen, criterion=criterion, gatherer=gatherer)
-    search = _Search(copy.network, chosen, scores, pattern=pattern)
+    scores = score_kernels(copy, kernels, criterion=criterion, gatherer=gatherer)
+    search = _Search(copy.network, kernels, scores, pattern=pattern)
     with Progress(len(copy.network.groups), verbose=verbose, unit="group") as progress:
         for group in copy.network.groups:
             for cell in cells_of(copy.network, group):
@@ -121,14 +121,14 @@ def _chosen(copy: FlatCopy, pattern: NM, filters: Filters) -> Chosen:
     named = kernels_by_weight(copy.network, copy.model)
     others = [(weight.path, layer) for weight, (_, layer, _) in named.items()]
     is_wanted = selector(filters, pattern, [path for path, _, _ in named.values()], others=others)
-    chosen = {weight: each for weight, each in named.items() if is_wanted(*each)}
-    unfit = [path for path, _, kernel in chosen.values() if not (kernel.mixes_inputs and kernel.takes(pattern))]
-    if unfit or not chosen:
+    kernels = {weight: each for weight, each in named.items() if is_wanted(*each)}
+    unfit = [path for path, _, kernel in kernels.values() if not (kernel.mixes_inputs and kernel.takes(pattern))]
+    if unfit or not kernels:
         raise ValueError(
             f"Expected kernels that can have the pattern {pattern!r}. Received: filters={filters!r}, which match "
             f"{', '.join(unfit) or 'none of ' + ', '.join(path for path, _, _ in named.values())}."
         )
-    return chosen
+    return kernels
 
 
 class _Search:
@@ -158,10 +158,10 @@ class _Search:
             return
         self._free[cell] = True
         scores = {weight: self._fractions(weight) for weight in readers}
-        found = self._alike(cell, readers, scores)
-        if found is None:
+        alike = self._alike(cell, readers, scores)
+        if alike is None:
             return
-        groups, columns = found
+        groups, columns = alike
         moved = np.arange(self._network.size)
         moved[cell] = cell[column_order(columns, groups=groups, n=self._pattern.n)]
         gain = 0.0
@@ -208,9 +208,9 @@ class _Search:
                 skipped.append(Skipped(path, self._reason(weight), Skipped.HELD))
                 continue
             along = weight.bundles_along[axes[0]]
-            kept = [self._kept(weight, self._fractions(weight, is_moved=is_moved)) for is_moved in (False, True)]
+            scores = [self._kept(weight, self._fractions(weight, is_moved=is_moved)) for is_moved in (False, True)]
             moved = int(np.count_nonzero(moved_along(along, self.moved) != np.arange(along.size)))
-            rows.append(PermutedKernel(path, kernel.matrix_shape[-1], moved, *kept))
+            rows.append(PermutedKernel(path, kernel.matrix_shape[-1], moved, *scores))
         return tuple(rows), tuple(skipped)
 
     def _reason(self, weight: ChanneledWeight) -> str:

@@ -56,14 +56,14 @@ class Coupling:
         """
         groups = self.network.groups
         reasons = {group: why_stuck(self.network, group, uncovered=self._uncovered) for group in groups}
-        found = [group for group, reason in reasons.items() if reason is None]
-        if not found:
+        free_groups = [group for group, reason in reasons.items() if reason is None]
+        if not free_groups:
             listed = "; ".join(f"{group.name}: {reason}" for group, reason in list(reasons.items())[:5])
             raise ValueError(
                 f"Expected channels that all kernels which make or read them are wrapped for. Received a model where "
                 f"none can go: {listed}. Wrap the whole model: tfprune.wrap(model, pattern='channel')."
             )
-        return found
+        return free_groups
 
 
 _KNOWN: weakref.WeakKeyDictionary[keras.layers.Layer, Coupling | None] = weakref.WeakKeyDictionary()
@@ -165,5 +165,5 @@ def coupled_groups(
     model: keras.layers.Layer, *, layers: Iterable[Pruned], scores: Scores, regrow: bool = True
 ) -> CoupledGroups | None:
     """Return the groups of a graph model, if one of its wrappers has a pattern that removes channels or heads."""
-    found = coupling(model) if any(layer.pattern.kind for layer in layers) else None
-    return None if found is None else CoupledGroups(found, scores, regrow=regrow)
+    coupled = coupling(model) if any(layer.pattern.kind for layer in layers) else None
+    return None if coupled is None else CoupledGroups(coupled, scores, regrow=regrow)

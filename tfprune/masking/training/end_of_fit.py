@@ -76,7 +76,7 @@ def sparse_too_late(callbacks: Sequence[keras.callbacks.Callback], *, reached: f
         reached: The sparsity that the last mask update left.
         epoch: The first epoch with the final sparsity, from 0.
     """
-    found = []
+    notes = []
     history = next((each for each in callbacks if isinstance(each, keras.callbacks.History)), None)
     for each in callbacks:
         if not (history and isinstance(each, keras.callbacks.ModelCheckpoint) and each.save_best_only):
@@ -86,10 +86,10 @@ def sparse_too_late(callbacks: Sequence[keras.callbacks.Callback], *, reached: f
         )
         best = next(((number, sparsity) for number, value, sparsity in rows if value == each.best), None)
         if best and best[1] < reached - NOTICEABLE:
-            found.append(
+            notes.append(
                 f"The best checkpoint, {each.filepath!r}, is of epoch {best[0] + 1} and has a sparsity of "
                 f"{best[1]:.4f} instead of {reached:.4f}, which training reached. To keep only epochs with the final "
                 f"sparsity, derive a class from {type(each).__name__} whose on_epoch_end does nothing if epoch < "
                 f"{epoch}."
             )
-    return found
+    return notes

@@ -153,10 +153,10 @@ def _with_thresholds(model: keras.Model, filters: Filters) -> keras.Model:
     anatomy = Anatomy.of(model)
     check_model(anatomy)
     criterion, pattern = Magnitude(), Unstructured()
-    chosen = choose_weights(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent="zero")
+    choice = choose_weights(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent="zero")
 
     def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        return SoftThreshold(layer, weights=chosen[path][0], latent="zero") if path in chosen else None
+        return SoftThreshold(layer, weights=choice[path][0], latent="zero") if path in choice else None
 
     copy = copy_with(anatomy, wrapped)
     layers = [layer for _, layer in pruned_layers(copy)]

@@ -105,12 +105,12 @@ def _uses(layer: Pruned, kernel: Kernel) -> int | None:
     if isinstance(inner, keras.layers.Embedding):
         return 0
     try:
-        taken, made = tuple(layer.input.shape[1:]), tuple(layer.output.shape[1:])
+        input_shape, output_shape = tuple(layer.input.shape[1:]), tuple(layer.output.shape[1:])
     except (AttributeError, ValueError):  # it was not called on symbolic tensors, or takes several
         return None
     if isinstance(inner, (keras.layers.RNN, keras.layers.Bidirectional)):
-        return taken[0]
-    if None in (*taken, *made) or len(layer.kernels) > 1 or not kernel.mixes_inputs:
+        return input_shape[0]
+    if None in (*input_shape, *output_shape) or len(layer.kernels) > 1 or not kernel.mixes_inputs:
         return None
     outputs, inputs = kernel.matrix_shape[0], kernel.matrix_shape[-1]
-    return math.prod(taken) // inputs if isinstance(inner, _TRANSPOSED) else math.prod(made) // outputs
+    return math.prod(input_shape) // inputs if isinstance(inner, _TRANSPOSED) else math.prod(output_shape) // outputs

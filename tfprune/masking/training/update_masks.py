@@ -121,7 +121,7 @@ def set_masks(
     optimizers = optimizers_of(model) if optimizer is None else _as_list(optimizer)
     for each in optimizers:
         check_optimizer(each)
-    found = [slots_by_variable(each, model.trainable_variables) for each in optimizers]
+    owned_slots = [slots_by_variable(each, model.trainable_variables) for each in optimizers]
     gatherer = gatherer_of(model, data, loss=loss, grow=grow)
     replacing = grow if grow and grow.fraction else None
     facts = gather(model, subjects_of(model, grow=replacing), gatherer=gatherer)
@@ -141,7 +141,7 @@ def set_masks(
         variable = layer.kernels[name].variable
         if grow:
             layer.forget(name)
-        layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])
+        layer.set_mask(name, mask, slots=[slot for slots in owned_slots for slot in slots.get(id(variable), ())])
 
 
 def _as_list(optimizer: Any) -> list[keras.optimizers.Optimizer]:

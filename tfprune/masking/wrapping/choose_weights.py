@@ -55,13 +55,13 @@ def choose_weights(
         )
     wrapped = {path: layer for path, layer, _ in meant if isinstance(layer, Pruned) and layer.prunes}
     _check_agreement(wrapped, criterion, pattern, latent)
-    chosen: Choice = {}
+    choice: Choice = {}
     finds_them = filters is None and is_unbuilt(model)
     for path, _, kernel in meant:
         if path not in wrapped:
-            names = [] if path not in chosen else chosen[path][0] or []
-            chosen[path] = (None if finds_them else [*names, kernel.path], pattern)
-    return chosen
+            names = [] if path not in choice else choice[path][0] or []
+            choice[path] = (None if finds_them else [*names, kernel.path], pattern)
+    return choice
 
 
 def _each_once(offered: Iterable[_Offer]) -> list[_Offer]:

@@ -257,9 +257,9 @@ def _kernels_to_prune(
                 or f"tfprune.register_prunable({type(layer).__name__}, ...) names the weights of a custom layer."
             )
         )
-    chosen = {name: offered[name] for name in names}
-    for name, kernel in chosen.items():
+    kernels_by_name = {name: offered[name] for name in names}
+    for name, kernel in kernels_by_name.items():
         refusal = pattern.refusal(kernel.matrix_shape)
         if refusal:
             raise ValueError(f"Weight {layer.name}/{name} cannot take the pattern: {refusal}.")
-    return chosen
+    return kernels_by_name

@@ -18,14 +18,14 @@ from tfprune.masking.wrapping.pruned import Pruned
 
 def wrappers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
     """Return the wrappers of a model with their paths, each once, built or not; there may be none."""
-    found = ((path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned))
-    return [(path or layer.name, layer) for path, layer in found if layer.prunes]
+    candidates = ((path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned))
+    return [(path or layer.name, layer) for path, layer in candidates if layer.prunes]
 
 
 def waits_for_data(model: keras.layers.Layer) -> bool:
     """Tell whether a model, or a wrapper in it, is built by the first batch that it is called on."""
-    found = wrappers(model)
-    return not all(layer.built for _, layer in found) if found else not model.built
+    named_layers = wrappers(model)
+    return not all(layer.built for _, layer in named_layers) if named_layers else not model.built
 
 
 def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
@@ -36,17 +36,17 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
         ValueError: If there are none, one is not built, or two hold the same weight.
     """
     check_keras(model, keras.layers.Layer)
-    found = wrappers(model)
-    if not found:
+    named_layers = wrappers(model)
+    if not named_layers:
         raise ValueError(
             f"Expected a model with pruned layers. Received: {model.name!r}, which has none. Use the model that "
             f"tfprune.wrap(model) returns."
         )
-    unbuilt = [path for path, layer in found if not layer.built]
+    unbuilt = [path for path, layer in named_layers if not layer.built]
     if unbuilt:
         raise ValueError(f"Expected built layers. Received: {', '.join(unbuilt)}; call the model on data first.")
-    _check_owners(found)
-    return found
+    _check_owners(named_layers)
+    return named_layers
 
 
 def masked_sparsity(model: keras.layers.Layer) -> float:

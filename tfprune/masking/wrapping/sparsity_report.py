@@ -87,13 +87,13 @@ def _latents(wrapped: list[tuple[str, Pruned]]) -> set[int]:
 
 def _skipped(anatomy: Anatomy, *, masked: Collection[int]) -> list[Skipped]:
     """List the layers that hold weights which are not pruned, with the reason."""
-    found, model = [], anatomy.model
+    rows, model = [], anatomy.model
     for path, layer in anatomy.leaves:
         if not isinstance(layer, Pruned) and not layer.built and is_registered(layer):
             reason = "not built: the model has not called it yet"
-            found.append(Skipped(path or layer.name, reason, Skipped.UNBUILT))
+            rows.append(Skipped(path or layer.name, reason, Skipped.UNBUILT))
         elif layer.weights:
-            found += [Skipped(path or layer.name, *reasons) for reasons in _reasons(layer, masked)]
+            rows += [Skipped(path or layer.name, *reasons) for reasons in _reasons(layer, masked)]
     in_layers = {id(variable) for _, layer in anatomy.leaves for variable in layer.variables}
     of_models: dict[str, dict[str, keras.Variable]] = defaultdict(dict)
     for path, weight in matrices(model):
@@ -102,8 +102,8 @@ def _skipped(anatomy: Anatomy, *, masked: Collection[int]) -> list[Skipped]:
             of_models[owner or model.name][name] = weight
     for owner, weights in of_models.items():
         reason = f"{_sizes(weights)}: held by the model itself; move them into a layer"
-        found.append(Skipped(owner, reason, Skipped.NO_RULE))
-    return found
+        rows.append(Skipped(owner, reason, Skipped.NO_RULE))
+    return rows
 
 
 def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tuple[str, str]]:

@@ -112,14 +112,14 @@ def wrap(
     check = check_layers if may_be_unbuilt and is_unbuilt(model_or_layer) else check_model
     check(anatomy)
     if isinstance(pattern, Channel):
-        chosen = choose_channels(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
+        choice = choose_channels(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
     else:
-        chosen = choose_weights(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
+        choice = choose_weights(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
 
     def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        if path not in chosen:
+        if path not in choice:
             return None
-        names, shape = chosen[path]
+        names, shape = choice[path]
         if isinstance(layer, Pruned):  # of a kind that has no masks yet
             return layer.around(layer.layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
         return Pruned(layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
