@@ -46,16 +46,16 @@ class Cut:
             values: Those of the whole model.
             factor: How many times as large embeddings have to be, as the code of the class scales them by the width.
         """
-        chosen = self.stream.kept(values, self.dimensions)
+        entries = self.stream.kept(values, self.dimensions)
         ratio = self.stream.width / len(self.dimensions)
         for norm, energy in zip(self.norms, self.energies, strict=True):  # the mean square is of fewer dimensions
-            chosen[norm.index] = norm.scaled(chosen[norm.index], np.sqrt(ratio * energy))
+            entries[norm.index] = norm.scaled(entries[norm.index], np.sqrt(ratio * energy))
         for index in self.stream.tables:
-            chosen[index] = chosen[index] * factor
+            entries[index] = entries[index] * factor
         if self.stream.tied:  # the same table makes the scores
             last = self.norms[-1]
-            chosen[last.index] = last.scaled(chosen[last.index], 1 / factor)
-        return chosen
+            entries[last.index] = last.scaled(entries[last.index], 1 / factor)
+        return entries
 
 
 def embedding_factor(

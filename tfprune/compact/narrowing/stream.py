@@ -37,12 +37,12 @@ class Stream:
 
     def kept(self, values: Sequence[np.ndarray], dimensions: np.ndarray) -> list[np.ndarray]:
         """Return the entries of all variables for some dimensions."""
-        chosen = []
+        entries = []
         for array, axes in zip(values, self.axes, strict=True):
             for axis in axes:
                 array = array.take(dimensions, axis=axis)
-            chosen.append(array)
-        return chosen
+            entries.append(array)
+        return entries
 
 
 def width_of(model: keras.Model) -> int:

@@ -119,8 +119,8 @@ def _with_the_same_inputs(walk: GraphWalk, stage: _Stage) -> list[list[Pair]]:
     """
     maps = [ours.map for ours, _ in stage.pairs]
     calls: dict[int, list[int]] = {}
-    kept = walk.first_inputs(maps, end=stage.end)
-    for index, tensor in kept:
+    first_inputs = walk.first_inputs(maps, end=stage.end)
+    for index, tensor in first_inputs:
         calls.setdefault(index, []).append(id(tensor))  # of a tensor that is still held, and so has no other's id
     together: list[list[int]] = []
     for index, tensors in calls.items():

@@ -52,11 +52,11 @@ def without_branch(layer_class: Any) -> Any:
     signature = inspect.signature(layer_class.call)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(self, *args, **kwargs).arguments
-        _, x, *_ = given.values()
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        _, x, *_ = arguments.values()
         end = next(part for _, part in walk(self) if isinstance(part, RemovedLayer) and part.is_end)
         outputs = end(x)
-        return outputs if given.get("cache") is None else (outputs, given["cache"])
+        return outputs if arguments.get("cache") is None else (outputs, arguments["cache"])
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     return derive(layer_class, call=call)

@@ -85,10 +85,10 @@ def _head_size_apart(model: keras.Model) -> str:
         if not isinstance(part, keras.Model) or not _may_derive_head_size(type(part)):
             continue
         config = part.get_config()
-        given, width, heads = (config.get(name) for name in ("head_dim", "hidden_dim", "num_query_heads"))
-        if given and width and heads and width // heads != given:
+        head_size, width, heads = (config.get(name) for name in ("head_dim", "hidden_dim", "num_query_heads"))
+        if head_size and width and heads and width // heads != head_size:
             return (
-                f"a {type(part).__name__} with {heads} heads of {given} channels, for which KerasHub writes a "
+                f"a {type(part).__name__} with {heads} heads of {head_size} channels, for which KerasHub writes a "
                 f"head_dim of {width // heads}"
             )
     return ""
@@ -162,5 +162,5 @@ def numbers_kept(layer: keras.layers.Layer, sizes: Sizes) -> dict[str, int]:
 
 def heads_kept(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
     """Return how many heads an attention keeps of those that a cache holds, the fewer of queries' and keys'."""
-    kept = [count for (of_heads, _), count in sizes.items() if of_heads]
-    return min(kept) if kept and has_cache(layer) else None
+    counts = [count for (of_heads, _), count in sizes.items() if of_heads]
+    return min(counts) if counts and has_cache(layer) else None

@@ -146,12 +146,12 @@ def _constant_output(call: Call, known: ChanneledLayer, *, keep: np.ndarray) -> 
         )
     args, kwargs = keras.tree.map_structure(_zeros, (call.args, call.kwargs))
     values = keras.ops.convert_to_numpy(keras.tree.flatten(call.layer(*args, **kwargs))[0])
-    made = [weight.bundles_along[axis] for weight in known.weights for axis in weight.makes]
-    made = [bundles for bundles in made if keep[bundles].any() and bundles.size == values.shape[-1]]
+    candidates = [weight.bundles_along[axis] for weight in known.weights for axis in weight.makes]
+    candidates = [bundles for bundles in candidates if keep[bundles].any() and bundles.size == values.shape[-1]]
     for axis in range(values.ndim - 1):
         first = values.take([0], axis)
         values = first if (values == first).all() else values
-    return keras.ops.convert_to_tensor(np.compress(keep[made[-1]], values, axis=-1) if made else values)
+    return keras.ops.convert_to_tensor(np.compress(keep[candidates[-1]], values, axis=-1) if candidates else values)
 
 
 def _zeros(value: Any) -> Any:

@@ -98,8 +98,8 @@ class ShrinkPlan(Report):
             sum(layer.flops(all_kept) for layer in layers),
             sum(layer.flops(self.keep) for layer in layers if layer.name not in gone),
         ]
-        kept = int(np.count_nonzero(self.keep[group.bundles]))
-        return GroupRow(group.name, group.kind, group.members, group.bundles.size, kept, *sizes, *flops)
+        remaining = int(np.count_nonzero(self.keep[group.bundles]))
+        return GroupRow(group.name, group.kind, group.members, group.bundles.size, remaining, *sizes, *flops)
 
     @property
     def parameters(self) -> int:

@@ -49,13 +49,13 @@ def transformer_budget(
     removed = attention_layers(sparsity, block_count=block_count, attention=attention, feed_forward=feed_forward)
     total = block_count * (attention + feed_forward)
     lost = (round(sparsity * total) - removed * attention) / block_count / feed_forward
-    kept = min(round(width * (1 - lost)), width)  # more attention may go than was asked for
-    if kept < 1:
+    remaining_width = min(round(width * (1 - lost)), width)  # more attention may go than was asked for
+    if remaining_width < 1:
         raise ValueError(
             f"Expected a sparsity that leaves a unit of the feed-forward networks. Received: sparsity={sparsity!r}, "
             f"with {removed} of {block_count} layers of attention removed. Lower it."
         )
-    return removed, kept
+    return removed, remaining_width
 
 
 def attention_layers(sparsity: float, *, block_count: int, attention: float, feed_forward: float) -> int:

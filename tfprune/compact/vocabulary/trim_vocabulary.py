@@ -75,8 +75,8 @@ def trim_vocabulary(
             f"characters with. Received: characters='seen'."
         )
     encoded = _encoded(texts, whole, most=len(vocabulary.tokens))
-    used = {int(number) for _, ids in encoded for number in np.unique(ids)}
-    ids = vocabulary.fixed | used | _ids_of_tokens(keep, vocabulary)
+    seen_ids = {int(number) for _, ids in encoded for number in np.unique(ids)}
+    ids = vocabulary.fixed | seen_ids | _ids_of_tokens(keep, vocabulary)
     ids |= vocabulary.characters if characters == "all" else frozenset()
     old_ids = np.array(sorted(vocabulary.with_parts(ids)))
     small = type(whole).from_config({**whole.get_config(), **vocabulary.arguments(old_ids.tolist())})
