@@ -203,9 +203,9 @@ def concept_rules(
     trees = check_count(trees, "trees", least=1)
     check_verbose(verbose)
     units = UnitsOfModel(flat_copy(Anatomy.of(model)))
-    chosen = units.chosen(layers)
+    unit_layers = units.chosen(layers)
     draw_parts(1, validation_split=validation_split, seed=seed)  # refused before the model runs
-    activations, reasons = unit_activations(units.copy.plain, chosen, samples=samples, batch_size=batch_size)
+    activations, reasons = unit_activations(units.copy.plain, unit_layers, samples=samples, batch_size=batch_size)
     if reasons and (layers is not None or not activations):
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise ValueError(f"Expected layers whose units can be recorded. Received: {listed}.")

@@ -95,8 +95,8 @@ class ConceptTrace(TraceContents):
         Raises:
             ValueError: If a concept is missing, or a layer of the rules is not in the model.
         """
-        used = {rule.layer for rule in self.rules}
-        layers = {each.layer: each.units for each in self.layers if each.layer in used}
+        paths = {rule.layer for rule in self.rules}
+        layers = {each.layer: each.units for each in self.layers if each.layer in paths}
         part = observe(model, samples, concepts=concepts, layers=layers, rules=self.rules, batch_size=batch_size)
         rules = tuple(replace(rule, counts=part.counts(rule.concept, [rule])) for rule in self.rules)
         evidence = evidence_of(rules, part, precision=self.min_precision, recall=self.min_recall)

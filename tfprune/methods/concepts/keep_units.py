@@ -47,15 +47,15 @@ class KeptUnits:
         self._mined: dict[str, list[str]] = {}  # the layers with rules, by the name of their group
         for layer in rules.layers:
             self._mined.setdefault(units.layers[layer].group.name, []).append(layer)
-        chosen = self._chosen()
-        self._check_found({concept for (_, concept), some in chosen.items() if some}, limits)
+        rules_by_pair = self._chosen()
+        self._check_found({concept for (_, concept), some in rules_by_pair.items() if some}, limits)
         self._lacking = {
-            group: [concept for concept in concepts if not any(chosen[layer, concept] for layer in layers)]
+            group: [concept for concept in concepts if not any(rules_by_pair[layer, concept] for layer in layers)]
             for group, layers in self._mined.items()
         }
         self.shrunk = [group for group in self.network.groups if self._lacking.get(group.name) == []]
         members = [layer for group in self.shrunk for layer in self._mined[group.name]]
-        self.rules = tuple(rule for (layer, _), some in chosen.items() if layer in members for rule in some)
+        self.rules = tuple(rule for (layer, _), some in rules_by_pair.items() if layer in members for rule in some)
         self.needed: dict[int, list[int]] = {}
         for index, rule in enumerate(self.rules):
             for bundle in self.bundles_of(rule):
@@ -64,14 +64,14 @@ class KeptUnits:
 
     def _chosen(self) -> dict[tuple[str, str], list[ConceptRule]]:
         """Choose rules for each layer and concept in turn: units that one needs cost the next nothing."""
-        chosen: dict[tuple[str, str], list[ConceptRule]] = {}
+        rules_by_pair: dict[tuple[str, str], list[ConceptRule]] = {}
         for layer in self._rules.layers:
-            kept: set[int] = set()
+            bundles: set[int] = set()
             for concept in self._concepts:
-                some = self._limits[concept].choose(layer, kept=kept)
-                kept.update(bundle for rule in some for bundle in self.bundles_of(rule))
-                chosen[layer, concept] = some
-        return chosen
+                some = self._limits[concept].choose(layer, kept=bundles)
+                bundles.update(bundle for rule in some for bundle in self.bundles_of(rule))
+                rules_by_pair[layer, concept] = some
+        return rules_by_pair
 
     def _check_found(self, covered: set[str], limits: Limits) -> None:
         for concept in self._concepts:

@@ -29,10 +29,10 @@ def trace_page(trace: TraceContents) -> str:
 def _facts(trace: TraceContents) -> Iterator[tuple[str, str, str]]:
     concepts = {concept for needed in trace.requirements.values() for concept in needed}
     shrunk = [layer for layer in trace.layers if not layer.reason]
-    kept, units = sum(layer.kept for layer in shrunk), sum(layer.units for layer in shrunk)
+    remaining, units = sum(layer.kept for layer in shrunk), sum(layer.units for layer in shrunk)
     yield "Requirements", str(len(trace.requirements)), _count(concepts)
     yield "Rules", f"{len(trace.rules):,}", f"precision {trace.min_precision:g} or better"
-    yield "Units that stay", f"{kept:,}", f"of {units:,} where some may go"
+    yield "Units that stay", f"{remaining:,}", f"of {units:,} where some may go"
 
 
 def _count(concepts: Collection[str]) -> str:

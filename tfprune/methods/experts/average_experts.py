@@ -120,6 +120,6 @@ def perturb_copies(
             shape = [1] * value.ndim
             shape[axis] = len(own_groups)
             changes = (is_copy | (random == part == "router")).reshape(shape) & (value != 0)
-            kept, scale = (0, 1) if part == random else (1, noise)
+            factor, scale = (0, 1) if part == random else (1, noise)
             drawn = generator.normal(size=value.shape) * (scale * value.astype(np.float64).std())
-            variable.assign(np.where(changes, kept * value + drawn, value).astype(value.dtype))
+            variable.assign(np.where(changes, factor * value + drawn, value).astype(value.dtype))

@@ -73,8 +73,8 @@ def drop_experts(
                 f"of {layer.path!r} in {model_or_layer.name!r}."
             )
         groups[layer.path] = [[index] for index in range(count) if index not in dropped]
-    used = new_top_k(top_k, layers, groups=groups)
-    return rebuild_experts(source, layers, groups=groups, top_k=used, samples=samples)
+    new_count = new_top_k(top_k, layers, groups=groups)
+    return rebuild_experts(source, layers, groups=groups, top_k=new_count, samples=samples)
 
 
 def _check_layers(by_layer: Mapping[str, set[int]], paths: Sequence[str], name: str) -> None:

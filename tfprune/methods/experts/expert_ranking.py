@@ -73,11 +73,11 @@ class ExpertRanking(Report):
 
     def importances(self) -> dict[str, dict[int, float]]:
         """Return the importance of each expert by its number, for each layer by its path."""
-        found: dict[str, dict[int, float]] = {}
+        by_layer: dict[str, dict[int, float]] = {}
         for row in self.rows:
             figure = row.reap if self.criterion == "reap" else row.frequency
-            found.setdefault(row.layer, {})[row.expert] = figure
-        return found
+            by_layer.setdefault(row.layer, {})[row.expert] = figure
+        return by_layer
 
     def __str__(self) -> str:
         lines = [[row.layer, row.expert, f"{row.reap:.4g}", f"{row.frequency:.3f}"] for row in self.rows]

@@ -83,8 +83,8 @@ def merge_experts(
     else:
         groups = {layer.path: _all_named(parts, layer, name=model_or_layer.name) for layer in layers}
     shares = {path: [_shares(importances[path][group]) for group in groups[path]] for path in importances}
-    used = new_top_k(top_k, layers, groups=groups)
-    return rebuild_experts(source, layers, groups=groups, top_k=used, samples=samples, shares=shares)
+    new_count = new_top_k(top_k, layers, groups=groups)
+    return rebuild_experts(source, layers, groups=groups, top_k=new_count, samples=samples, shares=shares)
 
 
 def _check_groups(merge: Any) -> list[list[int]]:

@@ -65,9 +65,9 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
         called.append((places[id(layer)], inputs))
 
     for inputs, _ in Batches(samples, model, batch_size=batch_size, argument="samples"):
-        given = keras.tree.pack_sequence_as(model.input, [keras.ops.convert_to_tensor(array) for array in inputs])
+        tensors = keras.tree.pack_sequence_as(model.input, [keras.ops.convert_to_tensor(array) for array in inputs])
         with hooked_calls([layer.layer for layer in layers], note):
-            model(given, training=False)
+            model(tensors, training=False)
         for index, x in called:
             sums[index] += _contributions(layers[index], x)
         called.clear()
@@ -88,8 +88,8 @@ def _contributions(layer: MoeLayer, x: Any) -> np.ndarray:
             for expert in range(layer.experts)
         ]
     )
-    used = norms > NOTHING * norms.max(initial=0)
-    return np.stack([(norms * used).sum(axis=1), used.sum(axis=1), np.full(len(norms), norms.shape[1])])
+    mask = norms > NOTHING * norms.max(initial=0)
+    return np.stack([(norms * mask).sum(axis=1), mask.sum(axis=1), np.full(len(norms), norms.shape[1])])
 
 
 def _output(layer: MoeLayer, x: Any, *, experts: Sequence[int]) -> np.ndarray:

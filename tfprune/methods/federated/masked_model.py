@@ -132,10 +132,10 @@ class MaskedModel:
         Raises:
             ValueError: If `loss` is None and the model is not compiled with one, or it is not the name of a loss.
         """
-        used = getattr(self.model, "loss", None) if loss is None else loss
-        if self._recorded is None or self._recorded[0] is not used:
+        loss_in_use = getattr(self.model, "loss", None) if loss is None else loss
+        if self._recorded is None or self._recorded[0] is not loss_in_use:
             function = training_loss(self.model, loss)
-            self._recorded = used, LossGradients(self.model, function, self._masks)
+            self._recorded = loss_in_use, LossGradients(self.model, function, self._masks)
         return self._recorded[1]
 
     def _mask(self, index: int) -> np.ndarray | None:

@@ -144,8 +144,8 @@ class PruneFL(Spec):
         base = {index: _base(arrays[index], keep[index], rate) for index in pruned}
         gain = sum(float(sums[index][base.get(index, ...)].sum()) for index in range(len(arrays)))
         time = self.constant + sum(costs[index] * np.count_nonzero(base[index]) for index in pruned)
-        chosen = self._chosen([~base[index] for index in pruned], pruned, sums, gain, time)
-        for index, added in zip(pruned, chosen, strict=True):
+        additions = self._chosen([~base[index] for index in pruned], pruned, sums, gain, time)
+        for index, added in zip(pruned, additions, strict=True):
             base[index][~base[index]] = added
         return [base.get(index) for index in range(len(arrays))]
 
@@ -195,9 +195,9 @@ def best_ratio(
     totals, times = gain + np.cumsum(gains[order]), cost + np.cumsum(costs[order])
     before = np.concatenate([[gain / cost], totals[:-1] / times[:-1]]) if len(order) else totals
     rises = gains[order] / costs[order] > before
-    chosen = np.zeros(len(gains), bool)
-    chosen[order[: len(order) if rises.all() else int(np.argmin(rises))]] = True
-    return chosen
+    mask = np.zeros(len(gains), bool)
+    mask[order[: len(order) if rises.all() else int(np.argmin(rises))]] = True
+    return mask
 
 
 def _base(array: np.ndarray, mask: np.ndarray | None, rate: float) -> np.ndarray:

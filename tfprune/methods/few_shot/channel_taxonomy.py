@@ -69,8 +69,8 @@ class ChannelTaxonomy(Spec):
         if self.symptoms is not None:
             by_level[PARTLY] = moments.grouped(dict(self.symptoms))
         order = sorted(by_level, reverse=True)
-        found = np.stack([by_level[level].f_statistic() for level in order])
-        return np.where(found.max(axis=0) > 0, np.array(order)[found.argmax(axis=0)], PRUNABLE)
+        statistics = np.stack([by_level[level].f_statistic() for level in order])
+        return np.where(statistics.max(axis=0) > 0, np.array(order)[statistics.argmax(axis=0)], PRUNABLE)
 
 
 def _pairs(groups: Any, argument: str) -> tuple[tuple[int, Hashable], ...]:
@@ -115,8 +115,8 @@ def guarded(scores: Mapping[str, np.ndarray], levels: Mapping[str, np.ndarray]) 
 
 def _is_protected(scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Tell which channels of a group go last: all protected ones, and the better half of the partly protected."""
-    found = levels == PROTECTED
+    mask = levels == PROTECTED
     partly = np.flatnonzero(levels == PARTLY)
     best = partly[np.argsort(-scores[partly], kind="stable")]
-    found[best[: -(-len(best) // 2)]] = True
-    return found
+    mask[best[: -(-len(best) // 2)]] = True
+    return mask

@@ -112,13 +112,13 @@ class FewShotReport(Report):
             sizes = [f"{row.plan.parameters_kept:,}", f"{row.plan.flops_kept:,}"]
             rows.append([str(number), *sizes, f"{row.complexity:.3f}", f"{row.removed:.1%}", f"{row.trained:.1%}"])
         parts = [table(["stage", "parameters", "FLOPs", "complexity", "removed", "trained"], rows)]
-        kept = [
+        lines = [
             [number, *(f"{level.kept} of {level.channels}" for level in row.levels)]
             for number, row in enumerate(self.stages, start=1)
             if row.levels
         ]
-        if kept:
-            parts.append(table(["stage, channels kept", *LEVELS[::-1]], kept))
+        if lines:
+            parts.append(table(["stage, channels kept", *LEVELS[::-1]], lines))
         generalization = "" if self.later is None else f", cross-stage generalization {self.stage_generalization:.3f}"
         parts.append(f"stability over {len(self.accuracies)} episodes {self.stability:.3f}{generalization}")
         return "\n\n".join(parts)

@@ -68,8 +68,8 @@ class Episodic(keras.Model):
     def accuracies(self, tasks: Episodes) -> np.ndarray:
         """Return the accuracy on the queries of each episode."""
         support = tasks.ways * tasks.shots
-        found = ((self.predict_on_batch(_inputs(task)).argmax(axis=1), task.y[support:]) for task in tasks)
-        return np.array([np.mean(predicted == targets) for predicted, targets in found])
+        pairs = ((self.predict_on_batch(_inputs(task)).argmax(axis=1), task.y[support:]) for task in tasks)
+        return np.array([np.mean(predicted == targets) for predicted, targets in pairs])
 
 
 class Lessons(keras.utils.PyDataset):
@@ -109,13 +109,13 @@ def query_loss(tasks: Episodes) -> Callable[[Any, Any], Any]:
 
 def task_complexity(embedding: keras.Model, tasks: Iterable[Batch]) -> float:
     """Return the mean over episodes of how much the class means of the embeddings differ in direction."""
-    found = []
+    complexities = []
     for task in tasks:
         values = embedding.predict_on_batch(task.x)
         moments = ClassMoments(values.shape[1])
         moments.add(values, task.classes)
-        found.append(moments.complexity())
-    return float(np.mean(found))
+        complexities.append(moments.complexity())
+    return float(np.mean(complexities))
 
 
 def settings_of(optimizer: str | keras.optimizers.Optimizer) -> dict[str, Any]:

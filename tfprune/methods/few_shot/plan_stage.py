@@ -59,8 +59,9 @@ class Planner:
     def _levels(self, model: keras.Model) -> dict[str, np.ndarray]:
         if self.taxonomy is None:
             return {}
-        found = _by_group(model, LevelOf(self.taxonomy), {"data": self.tasks})
-        return {name: np.ceil(values).astype(np.int64) for name, values in found.items()}  # of tied ones, the higher
+        by_group = _by_group(model, LevelOf(self.taxonomy), {"data": self.tasks})
+        # Of tied channels, all get the higher level.
+        return {name: np.ceil(values).astype(np.int64) for name, values in by_group.items()}
 
     def _criterion_for(self, model: keras.Model) -> tuple[Criterion, dict[str, Any]]:
         """Return the criterion of a model, without meta-gradients where none were recorded, and its evidence."""
@@ -90,11 +91,11 @@ def _with_complexity(budget: StageBudget, complexity: float) -> StageBudget:
 
 def _by_group(model: keras.Model, criterion: Criterion, evidence: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the scores of the channels of each group that may lose some."""
-    found: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
 
     def listen(weights: Sequence[Weight], sparsity: float) -> list[float]:
-        found.update({weight.path: weight.scores() for weight in weights})
+        scores.update({weight.path: weight.scores() for weight in weights})
         return [sparsity] * len(weights)
 
     plan_shrink(model, 0.0, criterion=criterion, allocation=listen, verbose=0, **evidence)
-    return found
+    return scores

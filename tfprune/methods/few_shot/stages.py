@@ -121,9 +121,11 @@ def _counts(plan: ShrinkPlan, levels: Mapping[str, np.ndarray]) -> np.ndarray:
     groups = [group for group in plan.network.groups if group.name in levels]
     if not groups:
         return np.zeros((0, 2), dtype=int)
-    found = np.concatenate([levels[group.name] for group in groups])
+    all_levels = np.concatenate([levels[group.name] for group in groups])
     keep = np.concatenate([plan.keep[group.bundles] for group in groups])
-    return np.array([((found == level).sum(), keep[found == level].sum()) for level in range(len(LEVELS))][::-1])
+    return np.array(
+        [((all_levels == level).sum(), keep[all_levels == level].sum()) for level in range(len(LEVELS))][::-1]
+    )
 
 
 def _rows(counts: np.ndarray) -> tuple[LevelRow, ...]:

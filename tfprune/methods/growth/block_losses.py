@@ -32,9 +32,9 @@ def one_by_one(count: int, measure: Callable[[list[int]], float]) -> Iterator[tu
         >>> list(one_by_one(3, lambda kept: float(10 - sum(kept))))
         [(0, 7.0), (1, 8.0)]
     """
-    kept = list(range(count))
-    while len(kept) > 1:
-        losses = {block: measure([other for other in kept if other != block]) for block in kept}
-        least = min(kept, key=lambda block: losses[block])
-        kept.remove(least)
+    remaining = list(range(count))
+    while len(remaining) > 1:
+        losses = {block: measure([other for other in remaining if other != block]) for block in remaining}
+        least = min(remaining, key=lambda block: losses[block])
+        remaining.remove(least)
         yield least, losses[least]

@@ -146,8 +146,8 @@ def _steps(
             return measure(order)
 
         whole = counted(list(range(blocks)))
-        found = list(itertools.islice(one_by_one(blocks, counted), count))
-    return whole, tuple(DroppedBlock(block, source.blocks[block].calls[0].layer.name, loss) for block, loss in found)
+        pairs = list(itertools.islice(one_by_one(blocks, counted), count))
+    return whole, tuple(DroppedBlock(block, source.blocks[block].calls[0].layer.name, loss) for block, loss in pairs)
 
 
 def _check_known(dropped: set[int], source: Blocks, name: str) -> None:

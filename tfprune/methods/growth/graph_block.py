@@ -179,6 +179,6 @@ class PostDominators:
         return tensors
 
     def _outputs_in_use(self, call: Call) -> list[keras.KerasTensor]:
-        used = {id(tensor) for reader in self._graph.consumers(call) for tensor in reader.inputs}
-        used |= {id(tensor) for tensor in self._graph.model.outputs}
-        return [tensor for tensor in call.outputs if id(tensor) in used]
+        inputs = {id(tensor) for reader in self._graph.consumers(call) for tensor in reader.inputs}
+        inputs |= {id(tensor) for tensor in self._graph.model.outputs}
+        return [tensor for tensor in call.outputs if id(tensor) in inputs]

@@ -84,12 +84,12 @@ class ConceptLimits:
     def _shortest(self, layer: str, margin: float) -> list[ConceptRule]:
         """Return the rules of a layer that reach precision and recall where they were mined; none if none do."""
         precision, recall = _raised(self._limits.precision, margin), self._limits.recall
-        chosen: list[ConceptRule] = []
+        rules: list[ConceptRule] = []
         for rule in self._in_order(self._precise(layer, precision)):
-            chosen.append(rule)
-            if recall is not None and self._has_recall(chosen, _raised(recall, margin)):
-                return chosen
-        return chosen if recall is None else []
+            rules.append(rule)
+            if recall is not None and self._has_recall(rules, _raised(recall, margin)):
+                return rules
+        return rules if recall is None else []
 
     def _precise(self, layer: str, precision: float) -> list[ConceptRule]:
         """Return the rules of a layer that were precise where they were mined, and hold often enough elsewhere."""
