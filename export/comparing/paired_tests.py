@@ -134,9 +134,9 @@ def clustered_excess_test(values: np.ndarray, inside: np.ndarray, *, clusters: n
 
 def _deviations(values: np.ndarray, inside: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Return the part of each cluster in the deviation of the group's mean."""
-    found, place = np.unique(clusters, return_inverse=True)
+    names, place = np.unique(clusters, return_inverse=True)
     deviations = np.where(inside, values - values[inside].mean(), 0.0)
-    return np.bincount(place, weights=deviations, minlength=len(found)) / int(inside.sum())
+    return np.bincount(place, weights=deviations, minlength=len(names)) / int(inside.sum())
 
 
 def _spread(parts: np.ndarray) -> float:

@@ -33,9 +33,9 @@ def put_metadata(model: schema.ModelT, entries: Mapping[str, bytes]) -> None:
     """Add metadata to a file that was taken apart; entries of the same names are replaced."""
     old = [entry for entry in model.metadata or () if (entry.name or b"").decode("utf-8", "replace") in entries]
     model.metadata = [entry for entry in model.metadata or () if entry not in old]
-    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or ()}
-    used |= {0, *(entry.buffer for entry in model.metadata)}
-    free = sorted({entry.buffer for entry in old} - used)
+    buffers_in_use = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or ()}
+    buffers_in_use |= {0, *(entry.buffer for entry in model.metadata)}
+    free = sorted({entry.buffer for entry in old} - buffers_in_use)
     for name, content in entries.items():
         if not free:
             model.buffers.append(schema.BufferT())

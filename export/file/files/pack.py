@@ -101,12 +101,12 @@ def pack(source: Source) -> bytes:
 
 def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
     """Split and pack parts of a file where that makes them smaller; those last that come from others."""
-    found = find_scaled([memoryview(data)[start : start + size] for start, size, _ in ranges])
-    needed = {way.reference for way in found.values()}
+    scaled = find_scaled([memoryview(data)[start : start + size] for start, size, _ in ranges])
+    needed = {way.reference for way in scaled.values()}
     piece_indices: dict[int, int] = {}
     pieces: list[Piece] = []
     for index, (start, size, row) in enumerate(ranges):
-        if index in found:
+        if index in scaled:
             continue
         content = data[start : start + size]
         piece = _piece(content, row)._replace(start=start)
@@ -114,7 +114,7 @@ def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
         if index in needed or _cost(piece) < size or size >= SAMPLED_BYTES:
             piece_indices[index] = len(pieces)
             pieces.append(piece)
-    for index, way in found.items():
+    for index, way in scaled.items():
         start, size, _ = ranges[index]
         form, streams = (NEAR, (compress(way.steps),)) if way.steps else (SCALED, ())
         pieces.append(Piece(start, size, form, piece_indices[way.reference] + way.factor * 2**32, streams))

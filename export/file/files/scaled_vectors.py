@@ -70,14 +70,14 @@ def find_scaled(vectors: Sequence[Buffer]) -> dict[int, Scaled]:
     Returns:
         By the index of each such vector how it follows from its reference, which is not itself such a vector.
     """
-    found: dict[int, Scaled] = {}
+    ways_by_index: dict[int, Scaled] = {}
     for group in _groups(vectors):
         tried = [_from_reference(vectors, group, index) for index in group[:REFERENCES_TRIED]]
         best: dict[int, Scaled] = max(
             tried, key=lambda ways: (len(ways), sum(not way.steps for way in ways.values()))
         )
-        found |= best
-    return found
+        ways_by_index |= best
+    return ways_by_index
 
 
 def _groups(vectors: Sequence[Buffer]) -> Iterator[list[int]]:

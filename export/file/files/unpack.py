@@ -148,14 +148,14 @@ def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
 def _whole(rest: memoryview, contents: dict[int, bytes]) -> bytes:
     """Put the pieces where they begin, and the rest around them."""
     parts: list[bytes | memoryview] = []
-    end = used = 0
+    end = position = 0
     for start, content in sorted(contents.items()):
         gap = start - end
         if gap < 0:
             raise ValueError("its pieces overlap.")
-        parts += [_cut(rest, used, gap), content]
-        end, used = start + len(content), used + gap
-    return b"".join([*parts, rest[used:]])
+        parts += [_cut(rest, position, gap), content]
+        end, position = start + len(content), position + gap
+    return b"".join([*parts, rest[position:]])
 
 
 def _table_limit(count: int) -> int:

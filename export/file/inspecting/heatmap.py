@@ -32,12 +32,12 @@ def density(values: TensorValues, cells: int = MAX_CELLS) -> np.ndarray:
     """
     rows, columns = matrix_shape(values.shape)
     grid = (min(cells, rows), min(cells, columns))
-    found = np.zeros(grid[0] * grid[1], np.int64)
+    counts = np.zeros(grid[0] * grid[1], np.int64)
     for positions, _ in values.pieces():
         row, column = np.divmod(positions, max(1, columns))
         cell = (row * grid[0] // rows) * grid[1] + column * grid[1] // columns
-        found += np.bincount(cell, minlength=found.size)
-    return found.reshape(grid) / np.outer(_lengths(rows, grid[0]), _lengths(columns, grid[1]))
+        counts += np.bincount(cell, minlength=counts.size)
+    return counts.reshape(grid) / np.outer(_lengths(rows, grid[0]), _lengths(columns, grid[1]))
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

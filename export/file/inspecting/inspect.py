@@ -96,13 +96,13 @@ def _described(content: bytes | None, model: Model, data: bytes) -> _Described:
     try:
         graphs = read_model_metadata(content).tables("subgraph_metadata")[:1]
         files = read_archive(trailing_archive(data))
-        found = _Described({}, {})
+        described = _Described({}, {})
         for graph in graphs:
             for info, entry in _pairs(graph, "input_tensor_metadata", model.inputs, model.input_tensors, model):
-                _add_normalization(found.normalization, info.name, entry)
+                _add_normalization(described.normalization, info.name, entry)
             for info, entry in _pairs(graph, "output_tensor_metadata", model.outputs, model.output_tensors, model):
-                _add_labels(found.labels, info.name, entry, files)
-        return found
+                _add_labels(described.labels, info.name, entry, files)
+        return described
     except ValueError as error:
         return _Described({}, {}, reason_of(error))
 

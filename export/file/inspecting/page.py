@@ -155,9 +155,11 @@ def _weights(rows: Sequence[TensorRow], weights: Sequence[Tensor]) -> str:
 
 def _weight(row: TensorRow, largest: int, *, picture: str, state: str) -> str:
     file = row.codings[-1]
-    kept = row.bytes * row.nnz / max(1, row.size)
+    values = row.bytes * row.nnz / max(1, row.size)
     parts = (
-        [("v", file.value_bytes), ("p", file.index_bytes)] if row.sparse else [("v", kept), ("d", row.bytes - kept)]
+        [("v", file.value_bytes), ("p", file.index_bytes)]
+        if row.sparse
+        else [("v", values), ("d", row.bytes - values)]
     )
     return (
         f"<details{state}><summary>{name_text(row.name)}"

@@ -71,18 +71,18 @@ def _order_operators(model: schema.ModelT, graph: schema.SubGraphT) -> None:
 
 def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     operators, tensors = graph.operators, graph.tensors
-    made = [index for operator in operators for index in indices_of(operator.outputs)]
+    computed = [index for operator in operators for index in indices_of(operator.outputs)]
     lists = [graph.outputs, *(part.inputs for part in [graph, *operators])]
     lists += [operator.intermediates for operator in operators]
     signatures = [each for each in model.signatureDefs or () if model.subgraphs[each.subgraphIndex] is graph]
     entries = [entry for each in signatures for entry in (*(each.inputs or ()), *(each.outputs or ()))]
     lists.append([entry.tensorIndex for entry in entries])
-    given = {index for indices in lists for index in indices_of(indices)}.difference(made)
-    blocks = [block for index in sorted(given) if (block := _blocks(tensors[index])) is not None]
-    given.update(block.scales for block in blocks)
-    kept = sorted(given) + made
+    others = {index for indices in lists for index in indices_of(indices)}.difference(computed)
+    blocks = [block for index in sorted(others) if (block := _blocks(tensors[index])) is not None]
+    others.update(block.scales for block in blocks)
+    order = sorted(others) + computed
     moved = np.full(len(tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
-    moved[kept] = np.arange(len(kept))
+    moved[order] = np.arange(len(order))
     for part in [graph, *operators]:
         part.inputs, part.outputs = moved[_numbers(part.inputs)], moved[_numbers(part.outputs)]
     for operator in operators:
@@ -92,7 +92,7 @@ def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
         entry.tensorIndex = int(moved[entry.tensorIndex])
     for block in {id(block): block for block in blocks}.values():
         block.scales = int(moved[block.scales])
-    graph.tensors = [tensors[index] for index in kept]
+    graph.tensors = [tensors[index] for index in order]
     numbered = [tensor for tensor in graph.tensors if QUANTIZED_NAMES.fullmatch(tensor.name or b"")]
     for number, tensor in enumerate(numbered):
         tensor.name = QUANTIZED + (b"%d" % number if number else b"")
@@ -107,19 +107,19 @@ def _blocks(tensor: schema.TensorT) -> schema.BlockwiseQuantizationT | None:
 
 def _order_codes(model: schema.ModelT) -> None:
     operators = [operator for graph in model.subgraphs for operator in graph.operators]
-    used = [*dict.fromkeys(operator.opcodeIndex for operator in operators)]
+    indices = [*dict.fromkeys(operator.opcodeIndex for operator in operators)]
     for operator in operators:
-        operator.opcodeIndex = used.index(operator.opcodeIndex)
-    model.operatorCodes = [model.operatorCodes[index] for index in used]
+        operator.opcodeIndex = indices.index(operator.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[index] for index in indices]
 
 
 def _order_buffers(model: schema.ModelT) -> None:
     users = [tensor for graph in model.subgraphs for tensor in graph.tensors] + model.metadata
-    used = [*dict.fromkeys([0, *(user.buffer for user in users)])]  # the first buffer is empty by convention
-    moved = {old: new for new, old in enumerate(used)}
+    indices = [*dict.fromkeys([0, *(user.buffer for user in users)])]  # the first buffer is empty by convention
+    moved = {old: new for new, old in enumerate(indices)}
     for user in users:
         user.buffer = moved[user.buffer]
-    model.buffers = [model.buffers[index] for index in used]
+    model.buffers = [model.buffers[index] for index in indices]
 
 
 def _numbers(tensors: object) -> np.ndarray:

@@ -108,8 +108,8 @@ class _Tensor(NamedTuple):
 def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int], filled: set[int]) -> None:
     if any(not 0 <= end < len(tensors) for slot in (1, 2) for end in graph.vector(slot, "<i4").tolist()):
         raise ValueError("a graph takes or gives a tensor that it has not.")
-    given = {index for index, tensor in enumerate(tensors) if tensor.buffer in filled}
-    given |= set(graph.vector(1, "<i4").tolist())
+    written = {index for index, tensor in enumerate(tensors) if tensor.buffer in filled}
+    written |= set(graph.vector(1, "<i4").tolist())
     for operator in graph.tables(3):
         index = operator.number(0, "<I")
         code = codes[index] if index < len(codes) else -1
@@ -121,13 +121,13 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
         if outputs[:1] in ([], [-1]) and code not in WITHOUT_OUTPUT:
             raise ValueError(f"an operator (number {code}) lacks its output.")
         for output in outputs:
-            if output in given:
+            if output in written:
                 raise ValueError(f"an operator (number {code}) writes over tensor {output}.")
-            given |= {output} - {-1}
+            written |= {output} - {-1}
         if all(-1 <= end < len(tensors) for end in [*inputs, *outputs]):
-            taken, made = ([tensors[end] for end in ends if end >= 0] for ends in (inputs, outputs))
-            _check_tensors(code, taken, made)
-    made_by_none = [tensors[end] for end in set(graph.vector(2, "<i4").tolist()) - given]
+            input_tensors, output_tensors = ([tensors[end] for end in ends if end >= 0] for ends in (inputs, outputs))
+            _check_tensors(code, input_tensors, output_tensors)
+    made_by_none = [tensors[end] for end in set(graph.vector(2, "<i4").tolist()) - written]
     # A variable, and a tensor without entries, need no making.
     if any(all(tensor.shape) and not tensor.is_variable for tensor in made_by_none):
         raise ValueError("a graph gives a tensor that no operator makes.")

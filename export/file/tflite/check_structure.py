@@ -76,13 +76,13 @@ def long_vectors(data: bytes, *, smallest: int) -> list[Vector]:
     walk = _Walk(data, smallest=smallest)
     walk.model()
     rows = {start: walk.rows.get(number, 1) for number, start in enumerate(walk.buffers)}
-    found, end = [], 0
+    vectors, end = [], 0
     for start, size in sorted(walk.vectors.items()):
         if start >= end:
             count = rows.get(start, 1)
-            found.append(Vector(start, size, size if count < 1 or size % count else size // count))
+            vectors.append(Vector(start, size, size if count < 1 or size % count else size // count))
             end = start + size
-    return found
+    return vectors
 
 
 class _Walk:

@@ -91,5 +91,5 @@ class Model:
     @property
     def weights(self) -> tuple[Tensor, ...]:
         """Kernels and embeddings of all graphs, those that share their values once."""
-        found = {tensor.buffer: tensor for graph in self.subgraphs for tensor in graph.tensors if tensor.weight}
-        return tuple(found.values())
+        by_buffer = {tensor.buffer: tensor for graph in self.subgraphs for tensor in graph.tensors if tensor.weight}
+        return tuple(by_buffer.values())

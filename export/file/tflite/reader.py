@@ -90,14 +90,14 @@ class _Reader:
         signature = by_key[key] if key is not None and by_key[key].SubgraphIndex() == 0 else None
         inputs = signature and self._tables(signature.Inputs, signature.InputsLength())
         outputs = signature and self._tables(signature.Outputs, signature.OutputsLength())
-        taken = self._named(subgraphs[0], subgraphs[0].inputs, inputs)
-        made = self._named(subgraphs[0], subgraphs[0].outputs, outputs)
+        input_tensors = self._named(subgraphs[0], subgraphs[0].inputs, inputs)
+        output_tensors = self._named(subgraphs[0], subgraphs[0].outputs, outputs)
         return Model(
             subgraphs,
-            self._infos(tables[0], subgraphs[0], taken),
-            self._infos(tables[0], subgraphs[0], made),
-            tuple(taken.values()),
-            tuple(made.values()),
+            self._infos(tables[0], subgraphs[0], input_tensors),
+            self._infos(tables[0], subgraphs[0], output_tensors),
+            tuple(input_tensors.values()),
+            tuple(output_tensors.values()),
         )
 
     def _subgraph(self, table: Any, codes: list[str], buffers: list[Any]) -> Subgraph:
@@ -162,11 +162,11 @@ class _Reader:
             self._spend(raw.nbytes + more.nbytes)
             along = [-1 if number == axis and len(zeros) > 1 else 1 for number in range(len(tensor.shape))]
             spread = np.reshape(np.array(zeros), along)
-            found = decode_weight(raw, more, dtype=tensor.dtype, shape=tensor.shape, zeros=spread)
-            if found is None:
+            decoded = decode_weight(raw, more, dtype=tensor.dtype, shape=tensor.shape, zeros=spread)
+            if decoded is None:
                 return None
-            stored = (found[1], raw.nbytes + more.nbytes - found[1])
-            flat = found[0].view(np.uint8)
+            stored = (decoded[1], raw.nbytes + more.nbytes - decoded[1])
+            flat = decoded[0].view(np.uint8)
             values = TensorValues(flat, tensor.dtype, tensor.shape, zeros, axis, stored=stored)
             self._unpacked[seen] = replace(
                 tensor,

@@ -47,11 +47,11 @@ def keep_order(data: bytes, inputs: Sequence[str]) -> bytes:
     model = schema.Model.GetRootAs(edited, 0)
     signature = model.SignatureDefs(0)
     graph = model.Subgraphs(signature.SubgraphIndex())
-    given = {_name(signature.Inputs(index)): index for index in range(signature.InputsLength())}
-    made = {_name(signature.Outputs(index)): index for index in range(signature.OutputsLength())}
-    _arrange(graph.InputsAsNumpy(), [signature.Inputs(given[name]).TensorIndex() for name in inputs])
-    ordered = sorted(made, key=_output_key)
-    _arrange(graph.OutputsAsNumpy(), [signature.Outputs(made[name]).TensorIndex() for name in ordered])
+    input_indices = {_name(signature.Inputs(index)): index for index in range(signature.InputsLength())}
+    output_indices = {_name(signature.Outputs(index)): index for index in range(signature.OutputsLength())}
+    _arrange(graph.InputsAsNumpy(), [signature.Inputs(input_indices[name]).TensorIndex() for name in inputs])
+    ordered = sorted(output_indices, key=_output_key)
+    _arrange(graph.OutputsAsNumpy(), [signature.Outputs(output_indices[name]).TensorIndex() for name in ordered])
     return bytes(edited)
 
 

@@ -65,9 +65,9 @@ def arrange(
     walks = outer + [(cut[axis], strides[axis]) for axis in blocks]
     pairs = zip(order, stored, strict=True)
     dimensions = [replace(dimension, size=walks[walk][0], stride=walks[walk][1]) for walk, dimension in pairs]
-    for given, dimension in zip(stored, dimensions, strict=True):
-        if dimension.segments is None and given.size != dimension.size:
-            raise ValueError(f"a dimension of a sparse tensor is {given.size} long, not {dimension.size}.")
+    for original, dimension in zip(stored, dimensions, strict=True):
+        if dimension.segments is None and original.size != dimension.size:
+            raise ValueError(f"a dimension of a sparse tensor is {original.size} long, not {dimension.size}.")
     return tuple(dimensions)
 
 
@@ -82,13 +82,13 @@ def positions(dimensions: Sequence[SparseDimension], count: int) -> np.ndarray:
         ValueError: If segments and indices do not lead to so many different entries.
     """
     most = max([count, *(len(dimension.segments) for dimension in dimensions if dimension.segments is not None)])
-    found = np.zeros(1, np.int64)
+    flat = np.zeros(1, np.int64)
     for dimension in dimensions:
-        found = _all(dimension, found, most) if dimension.segments is None else _some(dimension, found)
-    ordered = np.sort(found)
-    if len(found) != count or np.any(ordered[1:] == ordered[:-1]):
-        raise ValueError(f"a sparse tensor has {count:,} values for {len(found):,} positions.")
-    return found
+        flat = _all(dimension, flat, most) if dimension.segments is None else _some(dimension, flat)
+    ordered = np.sort(flat)
+    if len(flat) != count or np.any(ordered[1:] == ordered[:-1]):
+        raise ValueError(f"a sparse tensor has {count:,} values for {len(flat):,} positions.")
+    return flat
 
 
 def _all(dimension: SparseDimension, parents: np.ndarray, most: int) -> np.ndarray:

@@ -81,9 +81,9 @@ class TensorValues:
             order = np.argsort(indices)
             stored, marks, indices = stored[order], marks[order], indices[order]
         for start in range(0, len(stored), CHUNK_ENTRIES):
-            kept = np.flatnonzero(marks[start : start + CHUNK_ENTRIES]) + start
-            if len(kept):
-                yield (kept if indices is None else indices[kept]), stored[kept]
+            nonzero = np.flatnonzero(marks[start : start + CHUNK_ENTRIES]) + start
+            if len(nonzero):
+                yield (nonzero if indices is None else indices[nonzero]), stored[nonzero]
 
     def _stored(self) -> np.ndarray | None:
         """Return the stored entries as a flat array of numbers, None for a type that NumPy does not have."""

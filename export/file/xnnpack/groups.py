@@ -196,24 +196,26 @@ class _Grouping:
 
     def _group(self, members: list[int], sought: bool) -> Group:
         weights = [pointwise(self._graph, self._graph.steps[number]) for number in members]
-        found = [weight for weight in weights if weight is not None]
-        size = sum(weight.size for weight in found)
+        known = [weight for weight in weights if weight is not None]
+        size = sum(weight.size for weight in known)
         obstacles = self._obstacles(members)
         if not sought:
             obstacles.append((members[-1], "no mean over the image follows"))
         leaks = [leak for number in members for leak in self._leaks(number)]
-        zeros = size - sum(weight.nnz or 0 for weight in found)
+        zeros = size - sum(weight.nnz or 0 for weight in known)
         return Group(tuple(members), tuple(dict.fromkeys(obstacles)), tuple(dict.fromkeys(leaks)), size, zeros)
 
     def _obstacles(self, members: list[int]) -> list[tuple[int, str]]:
-        found = [self._spoiled[number] for number in members if number in self._spoiled]
+        reasons = [self._spoiled[number] for number in members if number in self._spoiled]
         shared = dict.fromkeys(index for number in members if self._takes(number) for index in self._inputs[number])
         for index in shared:
             outside = [consumer for consumer in self._consumers[index] if not self._takes(consumer)]
-            found += [(consumer, self._roles[consumer].reason or CHANNELS_LAST_REASON) for consumer in outside]
+            reasons += [(consumer, self._roles[consumer].reason or CHANNELS_LAST_REASON) for consumer in outside]
             if index in self._outputs:
-                found.append((self._producer.get(index, members[0]), "its output is an output of the model as well"))
-        return found
+                reasons.append(
+                    (self._producer.get(index, members[0]), "its output is an output of the model as well")
+                )
+        return reasons
 
     def _leaks(self, number: int) -> list[tuple[int, str]]:
         """Say why the output of a step has the wrong order or shape if its group is taken."""
