@@ -140,8 +140,8 @@ class SampleRunner(Runner):
 
     def outputs_of(self, samples: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs by name."""
-        found = self.predict(samples)
-        values = found if isinstance(found, list) else [found]
+        outputs = self.predict(samples)
+        values = outputs if isinstance(outputs, list) else [outputs]
         return {info.name: np.asarray(value) for info, value in zip(self.outputs, values, strict=True)}
 
 

@@ -25,13 +25,13 @@ def compare_outputs(
     """
     rows = []
     for name, values in dense.items():
-        found = np.atleast_1d(pruned[name])
-        right = np.atleast_1d(values)[-len(found) :]
+        outputs = np.atleast_1d(pruned[name])
+        right = np.atleast_1d(values)[-len(outputs) :]
         spread = _deviation(values)
-        pairs = zip(_blocks(found), _blocks(right), strict=True)
-        error = float(np.sqrt(sum(np.square(ours - theirs).sum() for ours, theirs in pairs) / found.size))
+        pairs = zip(_blocks(outputs), _blocks(right), strict=True)
+        error = float(np.sqrt(sum(np.square(ours - theirs).sum() for ours, theirs in pairs) / outputs.size))
         has_classes = _has_classes(right, rows=held)
-        agreement = float((found.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
+        agreement = float((outputs.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
         rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
     return rows
 

@@ -138,9 +138,9 @@ def search(make: Callable[[int], Made], fits: Callable[[Made], bool], *, limit: 
     low, high, best = 0, MAX_PERCENT + 1, None
     while high - low > 1:
         middle = (low + high) // 2
-        found = make(middle)
-        is_fit = fits(found)
-        best = found if is_fit else best
+        candidate = make(middle)
+        is_fit = fits(candidate)
+        best = candidate if is_fit else best
         low, high = (middle, high) if is_fit == (toward == 1) else (low, middle)
     if best is None:
         raise ValueError(

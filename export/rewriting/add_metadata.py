@@ -193,16 +193,16 @@ def _replace_labels(root: MetadataTable, position: int, labels: bytes, files: di
     entry = root.tables("subgraph_metadata")[0].tables("output_tensor_metadata")[position]
     old = [each for each in entry.tables("associated_files") if each.fields.get("type") == AXIS_LABELS]
     entry.fields["associated_files"] = [each for each in entry.tables("associated_files") if each not in old]
-    used = {_name(table) for table in root.within() if table.kind == "AssociatedFile"}
-    name = LABELS if LABELS not in used else f"labels_{position}.txt"
-    if name in used:
+    names = {_name(table) for table in root.within() if table.kind == "AssociatedFile"}
+    name = LABELS if LABELS not in names else f"labels_{position}.txt"
+    if name in names:
         raise ValueError(
             f"Expected metadata that name {name!r} for this output only. Received: they name it for something else, "
             f"too. {ANEW}"
         )
     fields = {"name": name.encode(), "description": DESCRIPTION, "type": AXIS_LABELS}
     entry.tables("associated_files").append(MetadataTable("AssociatedFile", fields))
-    stale = {_name(each) for each in old} - used
+    stale = {_name(each) for each in old} - names
     return {key: content for key, content in files.items() if key not in stale} | {name: labels}
 
 

@@ -84,15 +84,15 @@ def share(values: np.ndarray, levels: int) -> np.ndarray:
         >>> share(np.int8([0, 10, 11, 12, -50, 0]), 3).tolist()
         [0, 11, 11, 11, -50, 0]
     """
-    found, counts = np.unique(values[values != 0], return_counts=True)
+    distinct, counts = np.unique(values[values != 0], return_counts=True)
     groups = levels - 1  # beside 0
-    if len(found) <= groups:
+    if len(distinct) <= groups:
         return values
     table = np.zeros(256, np.int8)
-    bounds = _bounds(found.astype(float), counts, groups)
+    bounds = _bounds(distinct.astype(float), counts, groups)
     for start, end in zip(bounds, bounds[1:], strict=False):
         group = slice(start, end)
-        table[found[group].view(np.uint8)] = np.rint(np.average(found[group], weights=counts[group]))
+        table[distinct[group].view(np.uint8)] = np.rint(np.average(distinct[group], weights=counts[group]))
     return table[values.view(np.uint8)]
 
 

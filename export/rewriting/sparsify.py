@@ -241,12 +241,12 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], min_spa
     kind = np.dtype(tensor.dtype).newbyteorder("<")
     array = np.asarray(model.buffers[tensor.buffer].data).view(kind).reshape(tensor.shape)
     array = array[:, None, None] if group.pointwise else array
-    found = []
+    encodings = []
     if "block" in forms and all(use.native for _, use in group.members) and tensor.shape[-1] % BLOCK == 0:
-        found.append(encode_blocks(array))
+        encodings.append(encode_blocks(array))
     if ("pointwise" if group.pointwise else "csr") in forms:
-        found.append(encode_rows(array))
-    encoded = min(found, key=lambda encoded: encoded.bytes, default=None)
+        encodings.append(encode_rows(array))
+    encoded = min(encodings, key=lambda encoded: encoded.bytes, default=None)
     copies, overhead = len(group.members), SPARSE_OVERHEAD_BYTES * len(group.members)
     if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:
         group.reason = f"sparse it takes {encoded.bytes_for(copies):,} bytes, and about {overhead} for its operators"

@@ -47,14 +47,14 @@ class Target:
         Raises:
             ValueError: If there is none.
         """
-        kept = [file for file in files if not (self.is_web and has_hybrid_layers(file.graph))]
-        if not kept:
+        suitable = [file for file in files if not (self.is_web and has_hybrid_layers(file.graph))]
+        if not suitable:
             raise ValueError(
                 f"Expected weights with zeros enough for a sparse form. Received: target='web' and {source}, whose "
                 "dense form computes in float32 with 8-bit weights, at about a third of the speed of float32 in a "
                 "browser. Use quantize='float16', 'int8' or None, or prune the model first."
             )
-        return kept
+        return suitable
 
 
 def read_target(target: Any, *, optimize: Any, compress: Any, batch: Any) -> Target:

@@ -40,13 +40,13 @@ class FileOutputs:
 
     def _from(self, step: int, known: Any) -> dict[int, np.ndarray]:
         runner = PieceRunner(self._pieces.cut(step, len(self._pieces.steps)))
-        found: dict[int, list[np.ndarray]] = {}
+        parts_by_output: dict[int, list[np.ndarray]] = {}
         for run in range(len(self._runs)):
             values = known(run)
-            made = {**values, **runner.run(values)}
+            results = {**values, **runner.run(values)}
             for index in self._pieces.outputs:
-                found.setdefault(index, []).append(
-                    np.atleast_1d(real(self._pieces.graph.tensors[index], made[index]))
+                parts_by_output.setdefault(index, []).append(
+                    np.atleast_1d(real(self._pieces.graph.tensors[index], results[index]))
                 )
-        shapes = {index: {each.shape[1:] for each in parts} for index, parts in found.items()}
-        return {index: np.concatenate(parts) for index, parts in found.items() if len(shapes[index]) == 1}
+        shapes = {index: {each.shape[1:] for each in parts} for index, parts in parts_by_output.items()}
+        return {index: np.concatenate(parts) for index, parts in parts_by_output.items() if len(shapes[index]) == 1}

@@ -96,23 +96,23 @@ class LinearOperator:
 
 def linear_operators(pieces: Pieces) -> tuple[list[LinearOperator], list[tuple[str, str]]]:
     """Return the linear maps of a graph in order, and the weights left alone, each with the reason."""
-    found: list[LinearOperator] = []
+    linear_maps: list[LinearOperator] = []
     others: list[tuple[str, str]] = []
     for step, operator in enumerate(pieces.steps):
         body = pieces.bodies.get(step)
         if body is not None:
             inner, skipped = linear_operators(body)
-            found += [dataclasses.replace(each, loop=step) for each in inner]
+            linear_maps += [dataclasses.replace(each, loop=step) for each in inner]
             others += skipped
             continue
         kind = operator_name(pieces.model, operator)
         maps, reason = _maps(pieces, operator, step=step, kind=kind)
-        found += maps
+        linear_maps += maps
         known = {each.weight for each in maps}
         for index in [index for index in inputs_of(operator) if reason and index >= 0 and _is_weight(pieces, index)]:
             if pieces.constant_behind(index) not in known:
                 others.append((_name(pieces, index), f"{kind}: {reason}"))
-    return [dataclasses.replace(each, graph=pieces.number) for each in found], others
+    return [dataclasses.replace(each, graph=pieces.number) for each in linear_maps], others
 
 
 def _maps(
@@ -126,8 +126,8 @@ def _maps(
     place = (PLACES.get(kind) or TABLES[kind])[1]
     if not _is_weight(pieces, inputs_of(operator)[place]):
         return [], None if kind in TABLES else "its weight is not a constant"
-    made = (_linear_operator if kind in PLACES else _table)(pieces, operator, step=step, kind=kind)
-    return ([made], None) if isinstance(made, LinearOperator) else ([], made)
+    result = (_linear_operator if kind in PLACES else _table)(pieces, operator, step=step, kind=kind)
+    return ([result], None) if isinstance(result, LinearOperator) else ([], result)
 
 
 def _is_weight(pieces: Pieces, tensor: int) -> bool:
@@ -207,7 +207,7 @@ def _recurrent(
             continue
         bias = weight.bias_place
         has_bias = 0 <= bias < len(inputs) and inputs[bias] >= 0 and pieces.has_values(inputs[bias])
-        made = LinearOperator(
+        linear_map = LinearOperator(
             step,
             kind,
             weight.activation,
@@ -219,7 +219,7 @@ def _recurrent(
             rows=weight.before or vectors(_shape(pieces, inputs[weight.place])[1]),
             is_fed_back=weight.before is not None,
         )
-        maps.append(made)
+        maps.append(linear_map)
     return maps, "the file has no tensor of what it multiplies"
 
 

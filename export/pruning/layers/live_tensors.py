@@ -54,10 +54,10 @@ class LiveTensors:
             for read in [read for read, assigned in states.items() if assigned in before]:
                 self._forget(run[read])
                 run[read] = self._stored(_loaded(before[states[read]]))
-            made = runner.run({index: _loaded(run[index]) for index in piece.inputs})
+            results = runner.run({index: _loaded(run[index]) for index in piece.inputs})
             for index in [index for index in run if index not in alive]:
                 self._forget(run.pop(index))
-            run.update({index: self._stored(array) for index, array in made.items()})
+            run.update({index: self._stored(array) for index, array in results.items()})
         self.step = step
 
     def _stored(self, array: np.ndarray) -> np.ndarray | Path:

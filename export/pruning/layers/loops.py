@@ -85,7 +85,7 @@ class LoopRunner:
             if not is_on:
                 break
             turns.append(dict(zip(self._body.inputs, state, strict=True)))
-            made = {**self._body_constants, **turns[-1], **following.run(turns[-1])}
-            state = [made[index] for index in self._body.outputs]
-        chosen = np.linspace(0, len(turns) - 1, min(TURNS, len(turns))).round().astype(int)
-        return [turns[index] for index in chosen]
+            results = {**self._body_constants, **turns[-1], **following.run(turns[-1])}
+            state = [results[index] for index in self._body.outputs]
+        sampled = np.linspace(0, len(turns) - 1, min(TURNS, len(turns))).round().astype(int)
+        return [turns[index] for index in sampled]

@@ -69,14 +69,14 @@ class Pieces:
         values = {*self.inputs, *self.variables}
         for operator in self.graph.operators or ():
             name, taken = operator_name(model, operator), indices_of(operator.inputs)
-            made = indices_of(operator.outputs)
+            outputs = indices_of(operator.outputs)
             if name in STATE:
                 self.outputs += [tensor for tensor in taken[1:] if tensor in values and tensor not in self.outputs]
             elif taken and not values.intersection(taken) and name not in (*RANDOM, *CALLS_GRAPHS):
-                self._folded |= dict.fromkeys(made, operator)
+                self._folded |= dict.fromkeys(outputs, operator)
             else:
                 self.steps.append(operator)
-                values.update(made)
+                values.update(outputs)
         self._values = values
         for assigned in self.states.values():
             self._make_early(assigned)
@@ -168,11 +168,11 @@ class Pieces:
     def cut(self, start: int, stop: int) -> FilePiece:
         """Return the steps from `start` to the one before `stop` as a file."""
         steps = self.steps[start:stop]
-        taken = {index for operator in steps for index in indices_of(operator.inputs)}
-        made = {index for operator in steps for index in indices_of(operator.outputs)}
-        inputs = sorted((taken & self._values) - made)
-        outputs = sorted(made & self.alive(stop))
-        operators = [*self._needed(taken), *steps]
+        read = {index for operator in steps for index in indices_of(operator.inputs)}
+        written = {index for operator in steps for index in indices_of(operator.outputs)}
+        inputs = sorted((read & self._values) - written)
+        outputs = sorted(written & self.alive(stop))
+        operators = [*self._needed(read), *steps]
         return FilePiece(self._file(operators, inputs, outputs), tuple(inputs), tuple(outputs))
 
     def constants(self, tensors: Iterable[int]) -> dict[int, np.ndarray]:
@@ -202,11 +202,11 @@ class Pieces:
         lists = [
             each for operator in operators for each in (operator.inputs, operator.outputs, operator.intermediates)
         ]
-        used = sorted({*inputs, *outputs, *(index for each in lists for index in indices_of(each))})
+        indices = sorted({*inputs, *outputs, *(index for each in lists for index in indices_of(each))})
         moved = np.full(len(self.graph.tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
-        moved[used] = np.arange(len(used))
+        moved[indices] = np.arange(len(indices))
         graph = copy.copy(self.graph)
-        graph.tensors = [self.graph.tensors[index] for index in used]
+        graph.tensors = [self.graph.tensors[index] for index in indices]
         graph.operators = [_renumbered(operator, moved) for operator in operators]
         graph.inputs, graph.outputs = moved[inputs], moved[outputs]
         holders = {tensor.buffer for each in (graph, *others) for tensor in each.tensors}
@@ -271,5 +271,5 @@ class PieceRunner:
         for index, array in zip(self._inputs, arrays, strict=True):
             self._interpreter.set_tensor(index, array)
         self._interpreter.invoke()
-        made = (self._interpreter.get_tensor(index) for index in self._outputs)
-        return dict(zip(self._piece.outputs, made, strict=True))
+        results = (self._interpreter.get_tensor(index) for index in self._outputs)
+        return dict(zip(self._piece.outputs, results, strict=True))

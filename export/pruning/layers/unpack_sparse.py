@@ -37,8 +37,8 @@ def unpack_sparse(content: bytes) -> schema.ModelT:
         if tensor.buffer not in dense:
             dense[tensor.buffer] = add_values(model, _unpacked(values))
         _replace(model, model.subgraphs[number], tensor=index, buffer=dense[tensor.buffer])
-    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
-    for old in dense.keys() - used:
+    buffers_in_use = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    for old in dense.keys() - buffers_in_use:
         model.buffers[old].data = None
     return model
 
@@ -57,9 +57,9 @@ def _replace(model: schema.ModelT, graph: schema.SubGraphT, *, tensor: int, buff
     for step in [each for each in graph.operators if operator_name(model, each) == "DENSIFY"]:
         if indices_of(step.inputs) != [tensor]:
             continue
-        made = int(step.outputs[0])
-        own.quantization = graph.tensors[made].quantization or own.quantization
+        output = int(step.outputs[0])
+        own.quantization = graph.tensors[output].quantization or own.quantization
         graph.operators.remove(step)
         for operator in graph.operators:
             if operator.inputs is not None:
-                operator.inputs = np.where(np.asarray(operator.inputs) == made, tensor, operator.inputs)
+                operator.inputs = np.where(np.asarray(operator.inputs) == output, tensor, operator.inputs)

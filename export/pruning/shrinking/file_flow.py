@@ -195,8 +195,8 @@ class FileFlow(Channels):
             if call.kind not in rules:
                 raise NotFollowed("no rule for this operator")
             layouts = rules[call.kind](self, call)
-            made = zip(call.outputs, layouts, strict=True)
-            if any(len(layout) != len(self.shape(tensor)) for tensor, layout in made):
+            outputs = zip(call.outputs, layouts, strict=True)
+            if any(len(layout) != len(self.shape(tensor)) for tensor, layout in outputs):
                 raise NotFollowed("it makes a tensor of another rank")
         except NotFollowed as reason:
             del self.sources[sources:], self.work[work:]

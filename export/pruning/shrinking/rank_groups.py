@@ -41,9 +41,9 @@ class RankedGroup:
     def removed(self, share: float, *, round_to: int) -> np.ndarray:
         """Return the bundles that go, at most a share of those that may, where a multiple of a number stays."""
         total = len(self.group.bundles)
-        kept = total - int(share * len(self.order) + 1e-9)
-        kept = min(-(-kept // round_to) * round_to, total)
-        gone = self.order[: total - kept]
+        remaining = total - int(share * len(self.order) + 1e-9)
+        remaining = min(-(-remaining // round_to) * round_to, total)
+        gone = self.order[: total - remaining]
         for part in self.group.parts:
             if np.isin(part, gone).all():
                 last = gone[np.isin(gone, part)][-1]
@@ -155,8 +155,8 @@ class Ranking:
         start, known = (states.step, states.all) if is_here else (0, outputs.inputs)
         with contextlib.ExitStack() as stack:
             for reader in readers:
-                kept = ~np.isin(self._read[id(reader)], gone)
-                solved = reader.solver.without(self._moments[id(reader)], kept)
+                mask = ~np.isin(self._read[id(reader)], gone)
+                solved = reader.solver.without(self._moments[id(reader)], mask)
                 stack.enter_context(reader.written(self._pieces, solved))
             return outputs.error(start, known)
 

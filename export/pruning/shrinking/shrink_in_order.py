@@ -44,8 +44,8 @@ class ShrunkFile:
 
     def after(self, first: ShrunkFile) -> ShrunkFile:
         """Return the same file, counted from the one that a first round began with."""
-        kept = {group.group: group.kept for group in self.groups}
-        groups = tuple(replace(group, kept=kept.get(group.group, group.kept)) for group in first.groups)
+        counts = {group.group: group.kept for group in self.groups}
+        groups = tuple(replace(group, kept=counts.get(group.group, group.kept)) for group in first.groups)
         return replace(self, groups=groups, skipped=first.skipped, flops=first.flops)
 
 
@@ -101,8 +101,10 @@ class ShrinkingInOrder:
             )
             for group in self._channels.groups
         ]
-        kept = self._channels.flops(keep)
-        return ShrunkFile(save_objects(pieces.model), zeroed, tuple(rows), self._skipped(), self.flops, kept)
+        remaining_flops = self._channels.flops(keep)
+        return ShrunkFile(
+            save_objects(pieces.model), zeroed, tuple(rows), self._skipped(), self.flops, remaining_flops
+        )
 
     def check(self, target: float, *, round_to: int) -> None:
         """Refuse an amount of floating-point operations that cannot be reached."""

@@ -103,13 +103,13 @@ class OnePixelImages:
     def _drop_unread(self) -> None:
         reads = Counter(index for operator in self.graph.operators for index in inputs_of(operator))
         reads.update(indices_of(self.graph.outputs))
-        kept = []
+        operators = []
         for operator in reversed(self.graph.operators):
             if self.kind(operator) in DISPENSABLE and not any(reads[index] for index in indices_of(operator.outputs)):
                 reads.subtract(inputs_of(operator))
             else:
-                kept.append(operator)
-        self.graph.operators = kept[::-1]
+                operators.append(operator)
+        self.graph.operators = operators[::-1]
 
     def _mean_the_same(self, *indices: int) -> bool:
         tensors = [self.graph.tensors[index] for index in indices]
@@ -157,17 +157,17 @@ def keep_images(images: OnePixelImages, operator: schema.OperatorT) -> None:
 
 def _elementwise(images: OnePixelImages, operator: schema.OperatorT) -> None:
     tensors, inputs = images.graph.tensors, inputs_of(operator)
-    found = {index: images.origin(index) for index in inputs if not _is_spread(images, index)}
-    shapes = {tuple(shape_of(tensors[origin])) for origin in found.values()}
-    channels = {_channels(images, index) for index in found}
+    origins = {index: images.origin(index) for index in inputs if not _is_spread(images, index)}
+    shapes = {tuple(shape_of(tensors[origin])) for origin in origins.values()}
+    channels = {_channels(images, index) for index in origins}
     if len(channels) != 1 or 0 in channels or len(shapes) > 1:
         return
-    target, lengths = shape_of(tensors[operator.outputs[0]]), {tuple(lengths_of(tensors[index])) for index in found}
+    target, lengths = shape_of(tensors[operator.outputs[0]]), {tuple(lengths_of(tensors[index])) for index in origins}
     is_open = len(lengths) > 1 and -1 in {length for each in lengths for length in each}
     # Two rows of one dimension and two of another would give four.
     if is_open or math.prod(target) != math.prod(shapes.pop()) or target[-1:] != [*channels]:
         return
-    operator.inputs = np.array([found.get(index, index) for index in inputs], np.int32)
+    operator.inputs = np.array([origins.get(index, index) for index in inputs], np.int32)
     operator.outputs = np.array([images.image_for(int(operator.outputs[0]), channels.pop())], np.int32)
 
 

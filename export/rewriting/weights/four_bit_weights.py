@@ -66,8 +66,10 @@ def four_bit_weights(data: bytes) -> bytes:
 
 
 def _make_convolutions(model: schema.ModelT, graph: schema.SubGraphT) -> None:
-    found = [weight for weight, _ in _weights(model, graph, ("FULLY_CONNECTED",))]
-    make_pointwise(model, graph, weights=[each for each in found if not pointwise_refusal(model, graph, weight=each)])
+    constants = [weight for weight, _ in _weights(model, graph, ("FULLY_CONNECTED",))]
+    make_pointwise(
+        model, graph, weights=[each for each in constants if not pointwise_refusal(model, graph, weight=each)]
+    )
 
 
 def _weights(
@@ -79,7 +81,7 @@ def _weights(
     for operator in graph.operators:
         for place, tensor in enumerate(inputs_of(operator)):
             takers[tensor].append((operator, place))
-    found = []
+    weights = []
     for tensor, uses in takers.items():
         fits = all(
             place == WEIGHT
@@ -88,8 +90,8 @@ def _weights(
             for operator, place in uses
         )
         if fits and _is_constant(model, graph.tensors[tensor]):
-            found.append((tensor, [operator for operator, _ in uses]))
-    return found
+            weights.append((tensor, [operator for operator, _ in uses]))
+    return weights
 
 
 def _is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:

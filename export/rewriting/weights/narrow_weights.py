@@ -66,14 +66,14 @@ def narrow_weights(model: schema.ModelT, *, bits: int) -> None:
 
 def _uses(model: schema.ModelT) -> dict[int, list[_Use]]:
     """Return the operators of all graphs that take a large constant of two dimensions, by its buffer."""
-    found = defaultdict(list)
+    uses = defaultdict(list)
     for graph in model.subgraphs:
         for operator in graph.operators or ():
             for place, index in enumerate(inputs_of(operator)):
                 tensor = graph.tensors[index] if index >= 0 else None
                 if tensor is not None and _is_large(model, tensor):
-                    found[tensor.buffer].append(_Use(graph, operator, operator_name(model, operator), place))
-    return found
+                    uses[tensor.buffer].append(_Use(graph, operator, operator_name(model, operator), place))
+    return uses
 
 
 def _is_large(model: schema.ModelT, tensor: schema.TensorT) -> bool:

@@ -80,8 +80,8 @@ def encode_blocks(array: np.ndarray) -> SparseEncoding:
         The blocks in row-major order.
     """
     blocks = array.reshape(-1, array.shape[-1] // BLOCK, BLOCK)
-    kept = (blocks != 0).any(axis=-1)
-    return _encoded(kept, blocks[kept].ravel(), tuple(range(array.ndim)), BLOCK)
+    mask = (blocks != 0).any(axis=-1)
+    return _encoded(mask, blocks[mask].ravel(), tuple(range(array.ndim)), BLOCK)
 
 
 def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -93,8 +93,8 @@ def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 def _rows(array: np.ndarray, order: tuple[int, ...]) -> SparseEncoding:
     rows = array.transpose(order).reshape(-1, array.shape[order[-1]])
-    kept = rows != 0
-    return _encoded(kept, rows[kept], order, 1)
+    mask = rows != 0
+    return _encoded(mask, rows[mask], order, 1)
 
 
 def _encoded(kept: np.ndarray, values: np.ndarray, order: tuple[int, ...], block: int) -> SparseEncoding:
