@@ -118,8 +118,8 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
         (folder / MODEL).write_bytes(content)
-        chosen = {"--accelerator-config": accelerator, "--system-config": system, "--memory-mode": memory}
-        write_job(folder, "job", settings={option: value for option, value in chosen.items() if value is not None})
+        options = {"--accelerator-config": accelerator, "--system-config": system, "--memory-mode": memory}
+        write_job(folder, "job", settings={option: value for option, value in options.items() if value is not None})
         completed = run_module(__name__, folder, timeout=TIMEOUT)
         if not completed.ok:
             said = completed.reason.rpartition("Error: ")[2].rstrip("'")

@@ -94,5 +94,5 @@ def _some(samples: Any, most: int, content: bytes) -> Any:
     rows: Any = slice(size - most, size) if is_stream else evenly_spaced(size, most)
     how = "the last ones" if is_stream else "evenly spaced"
     sys.stderr.write(f"Read {most} of {size} samples, {how}. --max-samples takes more.\n")
-    chosen = {name: array[rows] for name, array in arrays.items()}
-    return chosen if isinstance(samples, Mapping) else chosen[""]
+    selection = {name: array[rows] for name, array in arrays.items()}
+    return selection if isinstance(samples, Mapping) else selection[""]

@@ -115,9 +115,11 @@ class Chat:
         if not isinstance(text, str):
             raise TypeError(f"Expected a text as `{name}`. Received: {text!r:.80}.")
         marks = {part.strip() for turn in self._turns.values() for part in turn if part.strip()}
-        found = sorted(mark for mark in marks if mark in text)
-        if found:
-            raise ValueError(f"Expected a text without {found[0]!r}, which separates turns. Received: {text!r:.80}.")
+        present = sorted(mark for mark in marks if mark in text)
+        if present:
+            raise ValueError(
+                f"Expected a text without {present[0]!r}, which separates turns. Received: {text!r:.80}."
+            )
         return text
 
 

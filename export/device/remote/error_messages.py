@@ -67,5 +67,5 @@ def error_message(printed: str, *, address: str, python: str, code: int | None) 
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     quoted = f" It printed: {shortened(lines[-1], LONGEST_LINE).rstrip('.')}." if lines else ""
     ending = "nothing within the time for a connection" if code is None else f"exit code {code} from {python!r} there"
-    found = (meaning or ending).format(address=address, python=python)
-    return f"Expected a device that answers at {address!r}. Received: {found}.{quoted}"
+    reason = (meaning or ending).format(address=address, python=python)
+    return f"Expected a device that answers at {address!r}. Received: {reason}.{quoted}"

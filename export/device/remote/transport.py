@@ -37,10 +37,10 @@ class Transport:
         Raises:
             ValueError: If the tool is not installed here.
         """
-        found = shutil.which(self.tool)
-        if found is None:
+        program = shutil.which(self.tool)
+        if program is None:
             raise ValueError(f"Expected {self.tool} on this machine. Received: none. Install {MISSING[self.tool]}.")
-        return [found, *self.arguments, f"exec {shlex.join(words)}"]
+        return [program, *self.arguments, f"exec {shlex.join(words)}"]
 
 
 def transport(address: Any, options: Sequence[str]) -> Transport:

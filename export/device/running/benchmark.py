@@ -117,7 +117,7 @@ def benchmark(
     form, arrays = inputs_to_job(samples)
     if samples is not None:
         settings["batch_size"] = _given_batch_size(arrays, batch_size)
-    found = []
+    results = []
     check_verbose(verbose)
     with (
         tempfile.TemporaryDirectory(prefix="tfprune-") as folder,
@@ -131,9 +131,9 @@ def benchmark(
             completed = run(__name__, folder, timeout=TIMEOUT)
             if not completed.ok:
                 raise ValueError(_failure(completed.reason.replace(source_name(data), source_name(source))))
-            found.append(_read_measured(folder))
+            results.append(_read_measured(folder))
             progress.add()
-    return _report(found, file_bytes=len(read_source(source)), settings=settings)
+    return _report(results, file_bytes=len(read_source(source)), settings=settings)
 
 
 def _failure(reason: str) -> str:

@@ -26,7 +26,7 @@ def _computed(model: Model) -> set[str]:
 
     A file of floats has operators that only read integers (DEQUANTIZE) or only look them up in a constant (GATHER).
     """
-    found = set()
+    formats = set()
     for graph in model.subgraphs:
         operators = [operator for operator in graph.operators if operator.name != "DENSIFY"]
         computed = {index for operator in operators for index in operator.outputs} | set(graph.inputs)
@@ -35,5 +35,5 @@ def _computed(model: Model) -> set[str]:
                 {graph.tensors[index].dtype for index in indices if index in computed}
                 for indices in (operator.inputs, operator.outputs)
             )
-            found |= {COMPUTED[dtype] for dtype in read & written & COMPUTED.keys()}
-    return found
+            formats |= {COMPUTED[dtype] for dtype in read & written & COMPUTED.keys()}
+    return formats

@@ -57,14 +57,14 @@ def arrays_of(inputs: Any, *, names: Sequence[str]) -> list[np.ndarray]:
         ValueError: If there is another number of arrays, or they have other names.
     """
     if isinstance(inputs, Mapping):
-        given = [*inputs]
-        values = [inputs[name] for name in names] if set(given) == set(names) else []
+        received = [*inputs]
+        values = [inputs[name] for name in names] if set(received) == set(names) else []
     else:
         values = [*inputs] if isinstance(inputs, (list, tuple)) else [inputs]
-        given = [f"{len(values)} arrays"]
+        received = [f"{len(values)} arrays"]
     if len(values) != len(names):
         raise ValueError(
-            f"Expected an array for each of the inputs {[*names]}. Received: {', '.join(map(str, given))}."
+            f"Expected an array for each of the inputs {[*names]}. Received: {', '.join(map(str, received))}."
         )
     return [np.asarray(value) for value in values]
 

@@ -54,10 +54,10 @@ class IOTensor:
 
     def takes(self, array: np.ndarray) -> bool:
         """Tell whether an array has entries, the right rank, and the right lengths after the first dimension."""
-        wanted, given = self.info.shape, array.shape
-        if not array.size or len(given) != len(wanted):
+        wanted, shape = self.info.shape, array.shape
+        if not array.size or len(shape) != len(wanted):
             return False
-        return all(w in (None, g) for w, g in zip(wanted[1:], given[1:], strict=True))
+        return all(w in (None, g) for w, g in zip(wanted[1:], shape[1:], strict=True))
 
     def encode(self, value: Any) -> np.ndarray:
         """Turn numbers into the type of the file, without changing what they mean.

@@ -32,14 +32,14 @@ def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) ->
         TypeError: If a metric is something else.
         ValueError: If a name is not known, or targets do not fit the outputs.
     """
-    found = {}
+    values = {}
     by_output = _targets(targets, [*outputs])
     for output, chosen in _metrics(metrics, [*outputs]).items():
         for metric in chosen:
             name = metric_name(metric)
             key = name if len(outputs) == 1 else f"{output}_{name}"
-            found[key] = _value(metric, by_output[output], outputs[output])
-    return found
+            values[key] = _value(metric, by_output[output], outputs[output])
+    return values
 
 
 def metric_name(metric: Any) -> str:
@@ -159,10 +159,10 @@ def _targets(targets: Any, names: list[str]) -> dict[str, np.ndarray]:
         return {name: np.asarray(targets[name]) for name in names}
     if len(names) == 1:
         return {names[0]: np.asarray(targets)}
-    given = [*targets] if isinstance(targets, (list, tuple)) else [targets]
-    if len(given) != len(names):
-        raise ValueError(f"Expected `y` for each of the outputs {names}. Received: {len(given)} of them.")
-    return dict(zip(names, map(np.asarray, given), strict=True))
+    arrays = [*targets] if isinstance(targets, (list, tuple)) else [targets]
+    if len(arrays) != len(names):
+        raise ValueError(f"Expected `y` for each of the outputs {names}. Received: {len(arrays)} of them.")
+    return dict(zip(names, map(np.asarray, arrays), strict=True))
 
 
 def _check_names(given: Mapping[str, Any], names: list[str], *, argument: str, whole: bool) -> None:

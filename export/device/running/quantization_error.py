@@ -153,8 +153,8 @@ def _costs(graph: Subgraph, names: set[str]) -> tuple[dict[str, int], dict[str, 
             makers.update(dict.fromkeys(operator.outputs, before[0]) if before else {})
             continue
         ends = [outputs.get(index, index) for index in operator.outputs[:1]]
-        found = [name for index in (*operator.outputs, *ends) if (name := graph.tensors[index].name) in names]
-        for name in found[:1]:
+        row_names = [name for index in (*operator.outputs, *ends) if (name := graph.tensors[index].name) in names]
+        for name in row_names[:1]:
             constants = {index for index in operator.inputs if index >= 0 and graph.tensors[index].constant}
             eight_bit = [graph.tensors[index].bytes for index in constants if graph.tensors[index].dtype == "int8"]
             added[name] = (FLOAT_BYTES - 1) * sum(eight_bit)
@@ -192,8 +192,8 @@ class WatchedRunner(Runner):
     def tensors(self, names: set[str]) -> dict[str, tuple[np.ndarray, IOTensor]]:
         """Return tensors of the last invocation as real numbers, and what describes each."""
         details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
-        found = {name: IOTensor.of(name, details[name]) for name in names if name in details}
-        return {name: (end.decode(self._interpreter.get_tensor(end.index)), end) for name, end in found.items()}
+        ends = {name: IOTensor.of(name, details[name]) for name in names if name in details}
+        return {name: (end.decode(self._interpreter.get_tensor(end.index)), end) for name, end in ends.items()}
 
 
 class _Sums:
@@ -245,10 +245,10 @@ class Pair:
             part = {name: array[start : start + step] for name, array in arrays.items()}
             for runner in self._runners:
                 runner.predict(inputs_from_job(form, part, draw=list))
-            right, found = (runner.tensors(names) for runner in self._runners)
-            for name in sorted(right.keys() & found.keys()):
-                if right[name][0].dtype.kind == "f" and right[name][0].size == found[name][0].size:
-                    yield name, right[name][0], *found[name]
+            reference, quantized = (runner.tensors(names) for runner in self._runners)
+            for name in sorted(reference.keys() & quantized.keys()):
+                if reference[name][0].dtype.kind == "f" and reference[name][0].size == quantized[name][0].size:
+                    yield name, reference[name][0], *quantized[name]
 
 
 def length_of(arrays: dict[str, np.ndarray]) -> int:

@@ -206,12 +206,12 @@ class _Pair:
     def is_whole(self) -> bool:
         """Whether all weights and outputs were compared, and few numbers lie outside of their range."""
         file = self.file
-        used = {index for operator in file.graph.operators for index in inputs_of(operator) if index >= 0}
+        inputs = {index for operator in file.graph.operators for index in inputs_of(operator) if index >= 0}
         ends = {
             int(file.maker[index].inputs[0]) if index in file.maker and file.grid(index) is None else index
             for index in indices_of(file.graph.outputs)
         }
-        constants = {index for index in used if file.dtype(index) == "int8" and file.constant(index) is not None}
+        constants = {index for index in inputs if file.dtype(index) == "int8" and file.constant(index) is not None}
         needed = ends | {index for index in constants if len(file.tensors[index].shape) > 1}
         return len(file.model.subgraphs) == 1 and needed <= self.compared and not self.is_clipped
 

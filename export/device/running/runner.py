@@ -273,8 +273,8 @@ def _io_tensors(
 def _side(details: Sequence[Mapping[str, Any]], by_name: Mapping[str, Mapping[str, Any]]) -> list[IOTensor]:
     tensors = [(int(detail["index"]), detail["name"]) for detail in details]
     signature = {name: (int(detail["index"]), detail["name"]) for name, detail in by_name.items()}
-    found = {int(detail["index"]): detail for detail in details}
-    return [IOTensor.of(name, found[index]) for name, index in in_order(tensors, signature).items()]
+    by_index = {int(detail["index"]): detail for detail in details}
+    return [IOTensor.of(name, by_index[index]) for name, index in in_order(tensors, signature).items()]
 
 
 def _repeat_last(array: np.ndarray, rows: int) -> np.ndarray:

@@ -254,17 +254,17 @@ def _compare(outputs: dict[str, np.ndarray], expected: Any, tolerance: float) ->
 
 def _by_name(expected: Any, names: list[str]) -> dict[str, np.ndarray]:
     if isinstance(expected, Mapping):
-        given = dict(expected)
+        by_output = dict(expected)
     else:
         values = list(expected) if isinstance(expected, (list, tuple)) else [expected]
-        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
-    if set(given) != set(names):
+        by_output = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+    if set(by_output) != set(names):
         received = list(expected) if isinstance(expected, Mapping) else f"{len(values)} value(s)"
         raise ValueError(
             f"Expected `expected` to hold one array for each of the outputs {names}, "
             f"in this order or by name. Received: {received}."
         )
-    return {name: np.asarray(given[name]) for name in names}
+    return {name: np.asarray(by_output[name]) for name in names}
 
 
 def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance: float) -> Comparison:

@@ -122,11 +122,11 @@ def _moves_between(graph: Subgraph, names: set[str]) -> set[str]:
         if operator.name in MOVES and reached & {*operator.inputs}:
             reached |= {*operator.outputs}
             moves.append(operator)
-    found: set[str] = set()
+    names_of_moves: set[str] = set()
     for operator in reversed(moves):
         after = {_name(graph, taker) for index in operator.outputs for taker in takers[index]}
-        found |= {_name(graph, operator)} if after <= names | found else set()
-    return found
+        names_of_moves |= {_name(graph, operator)} if after <= names | names_of_moves else set()
+    return names_of_moves
 
 
 def _name(graph: Subgraph, operator: Operator) -> str:

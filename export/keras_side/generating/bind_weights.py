@@ -102,8 +102,8 @@ class _Graph:
         for operator in self._graph.operators:
             if operator_name(self._model, operator) == "BATCH_MATMUL":
                 self._connect(operator)
-        used = {index for operator in self._graph.operators for index in inputs_of(operator)}
-        for index in sorted(used & {*self._bound}):
+        inputs = {index for operator in self._graph.operators for index in inputs_of(operator)}
+        for index in sorted(inputs & {*self._bound}):
             weight = self._bound[index]
             if weight not in buffers:
                 self._model.buffers.append(schema.BufferT(data=weight))

@@ -83,12 +83,12 @@ def compare_written(folder: Path, model: Any, *, prompts: Sequence[Sequence[int]
     equal, differences, losses = 0, [0.0], []
     for prompt, tokens, *scores in zip(prompts, run.tokens, run.read, run.scores, strict=True):
         expected = keras_scores(model, [*prompt, *tokens[:-1]])
-        found = np.concatenate([part.reshape(-1, expected.shape[1]) for part in scores])
+        file_scores = np.concatenate([part.reshape(-1, expected.shape[1]) for part in scores])
         largest = np.abs(expected).max()
-        differences.append(float(np.abs(found - expected).max() / max(largest, 1e-6)))
+        differences.append(float(np.abs(file_scores - expected).max() / max(largest, 1e-6)))
         last = expected[-len(tokens) :]
         equal += int((last.max(axis=1) - last[np.arange(len(tokens)), tokens] <= TIE * largest).sum())
-        losses += [(_losses(each[: len(prompt) - 1], prompt[1:])) for each in (found, expected)]
+        losses += [(_losses(each[: len(prompt) - 1], prompt[1:])) for each in (file_scores, expected)]
     perplexity, keras_perplexity = (_perplexity(np.concatenate(losses[side::2])) for side in (0, 1))
     written = sum(map(len, run.tokens))
     return TextComparison(written, equal, max(differences), perplexity, keras_perplexity, run)

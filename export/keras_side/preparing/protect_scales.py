@@ -124,15 +124,15 @@ class _Function:
 
     def protect(self, least: int) -> bool:
         """Give the constants that must not be folded a second dimension; tell whether there are some."""
-        found = {}
+        constants_by_name = {}
         for product in [node for node in self._function.node_def if node.op in PRODUCTS]:
             for source, weight in itertools.permutations(product.input, 2):
                 constants = [*self._constants_before(source, folds_shifts=self._has_bias(product))]
                 if _rounding(constants) > MOST_ROUNDING and self._size(weight) >= least:
-                    found.update({each.operator.name: each for each in constants if each.values.any()})
-        for constant in found.values():
+                    constants_by_name.update({each.operator.name: each for each in constants if each.values.any()})
+        for constant in constants_by_name.values():
             self._add_dimension(constant.operator, constant.place)
-        return bool(found)
+        return bool(constants_by_name)
 
     def _has_bias(self, product: Any) -> bool:
         """Tell whether a product adds a bias: the converter then folds shifts before it, too."""
