@@ -77,7 +77,9 @@ def fit(study: Any, data: Any, settings: Settings) -> tuple[keras.Model, list[st
     model = study.build(data, **settings["model"])
     if settings["pruning"]:
         model = tfprune.wrap(model, filters=study.PRUNED)
-        callbacks = [callback(settings["sparsity"], **settings["pruning"])]
+        is_rigl, seed = settings["pruning"]["schedule"] == "RigL", settings["seed"]
+        fresh = batch_of(data, size=training["batch"], seed=seed) if is_rigl else None
+        callbacks = [callback(settings["sparsity"], **settings["pruning"], data=fresh, seed=seed)]
     steps = training["epochs"] * -(-len(data.y) // training["batch"])
     model.compile(optimizer(steps, **training["optimizer"]), study.LOSS)
     with warnings.catch_warnings(record=True) as caught:
@@ -94,20 +96,39 @@ def fit(study: Any, data: Any, settings: Settings) -> tuple[keras.Model, list[st
     return tfprune.strip(model) if settings["pruning"] else model, warned
 
 
+def batch_of(data: Any, *, size: int, seed: int) -> tf.data.Dataset:
+    """Return a dataset of one batch of the training data, another one each time that it is read."""
+    return tf.data.Dataset.from_tensor_slices((data.x, data.y)).shuffle(len(data.y), seed=seed).batch(size).take(1)
+
+
 def callback(
-    sparsity: float, *, schedule: str, begin: float, end: float, every: int, allocation: str | list[str]
+    sparsity: float,
+    *,
+    schedule: str,
+    begin: float,
+    end: float,
+    every: int,
+    allocation: str | list[str],
+    data: tf.data.Dataset | None = None,
+    seed: int = 0,
 ) -> tfprune.PruningCallback:
     """Make the callback of a configuration.
 
     Args:
         sparsity: What the schedule leads to.
-        schedule: "gradual", or "one-shot", which prunes once, at `begin`.
+        schedule: "gradual"; "one-shot", which prunes once, at `begin`; or "RigL", which is sparse from `begin` on
+            and replaces entries until `end`.
         begin: First step, or fraction of the training.
         end: Last step, or fraction of the training.
         every: Steps between mask updates.
         allocation: What the library knows by name, or a list of layers that share the time among them: each in its
             turn is pruned to the full sparsity.
+        data: What RigL computes gradients on.
+        seed: Of the masks that RigL begins with.
     """
+    if schedule == "RigL":
+        constant, grow = tfprune.schedules.Constant(sparsity, begin=begin), tfprune.Grow(end=end, seed=seed)
+        return tfprune.PruningCallback(constant, every=every, allocation=allocation, grow=grow, data=data)
     if schedule == "one-shot":
         once = tfprune.schedules.Constant(sparsity, begin=begin, end=begin)
         return tfprune.PruningCallback(once, every=every, allocation=allocation)

@@ -17,6 +17,7 @@ import pytest
 from once import filled_once
 from programs import forked, printed_by
 
+import tfprune
 from sample_apps.study import digits as digits_study
 from sample_apps.study import grid, language, report, results, runner, summary, training, translation
 
@@ -394,6 +395,17 @@ def test_the_callback_prunes_as_the_configuration_says():
     bounds = [(turn.begin, turn.end) for turn in turns.allocation.values()]
     assert np.allclose(bounds, [(0.1, 0.3), (0.3, 0.5), (0.5, 0.7)])
     assert {turn.final for turn in turns.allocation.values()} == {0.8}
+
+
+def test_rigl_sees_another_batch_in_each_update():
+    data = digits_study.load(seed=0, smoke=True)
+    fresh = training.batch_of(data, size=64, seed=3)
+    first, second = (next(iter(fresh))[0].numpy() for _ in range(2))
+    assert first.shape == second.shape == (64, 64) and (first != second).any()
+    settings = {"begin": 0, "end": 690, "every": 20, "allocation": "erk", "seed": 3}
+    made = training.callback(0.9, schedule="RigL", data=fresh, **settings)
+    assert (made.schedule.begin, made.schedule.target, made.every) == (0, 0.9, 20)
+    assert made.grow == tfprune.Grow("gradient", end=690, seed=3) and made.data is fresh
 
 
 def test_a_learning_rate_that_drops_once():
