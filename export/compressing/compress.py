@@ -35,6 +35,7 @@ from tfprune.export.device.processes.device import Device
 from tfprune.export.device.remote.device_pool import check_devices
 from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
+from tfprune.export.keras_side.converting.vela import Vela
 from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.compiled import check_compiled
@@ -42,6 +43,7 @@ from tfprune.keras_models.models.layers import weight_values
 from tfprune.keras_models.tasks.references import DataReference
 from tfprune.masking.wrapping.strip import plain_copy
 
+TARGETS = "or a Micro, or an NPU of tfprune.export.vela"
 MEASURES = {"size": "bytes", "latency": "latency_ms"}
 
 
@@ -61,7 +63,7 @@ def compress(
     *,
     test_data: Any = None,
     optimize: str = "size",
-    target: str | Micro | None = None,
+    target: str | Micro | Vela | None = None,
     max_drop: float | Limit = 0.01,
     search: Search | None = None,
     on: Device | Sequence[Device] | None = None,
@@ -96,22 +98,25 @@ def compress(
         test_data: Labeled data in the same forms, or None. The best files are measured on it too; it plays no part in
             the choice, and no worker needs it.
         optimize: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest
-            inference.
+            inference, or the fewest cycles of an NPU.
         target: The runtime that the files are for: None (the default) for phones and computers, or `"micro"` for a
             microcontroller. A `Micro` sets budgets of RAM and flash. Files are then int8, as
             `to_tflite(target="micro")` writes them, the smallest flash is searched for, and accuracy is measured with
-            the interpreter for microcontrollers. Needs the extra `micro`.
+            the interpreter for microcontrollers. Needs the extra `micro`. An NPU, such as `vela("ethos-u55-128")`, is
+            for `optimize="latency"` or a limit of cycles: files are then dense int8, and its compiler, in a process
+            for each file, estimates the cycles of one inference. Needs the extra `vela`.
         max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
             `tfprune.Limit` bounds another metric: by a name that `evaluate` knows or that the model was compiled
             with, a metric of Keras, or a function of labels and outputs. Of an error, it is how much the error may
             grow. With `max_drop_per_class` or `max_drop_per_group` it also bounds the accuracy that each class or
-            group loses, with `max_bytes` or `max_latency_ms` the size or the time of each file. It has no `data`.
+            group loses, with `max_bytes`, `max_latency_ms` or `max_cycles` the size, the time or the cycles of each
+            file. It has no `data`.
         search: A `Search` with the number of trials, jobs, the batch size, the seed, and the executor that runs
             trials; None (the default) is `Search()`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`, or a list of boards of one kind,
             which time files at once. Each file is then compared with the dense file on the same board: its latency is
             their ratio, times the latency of the dense file on the first board. None (the default) is this machine.
-            Not for microcontrollers, whose files are not timed.
+            Not with a `target`, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
         folder: The folder of the trials, the files, `report.json` and `report.html`.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar over `time`, with the size or latency of the best file
@@ -124,9 +129,9 @@ def compress(
     Raises:
         TypeError: If an argument has another type.
         ValueError: If an argument is out of range, data hold no labels or no samples, the model is not compiled or
-            cannot be exported, a microcontroller lacks one of its operators, no file is within `max_drop` and the
-            budgets, the folder belongs to another search or is in use by one, or a worker cannot load the model, or
-            has other versions of packages.
+            cannot be exported, a microcontroller lacks one of its operators, an NPU runs none of them, no file is
+            within `max_drop` and the budgets, the folder belongs to another search or is in use by one, or a worker
+            cannot load the model, or has other versions of packages.
         ValueError: If there is distillation, and the model is not a classifier or not a graph of layers.
 
     Example:
@@ -145,18 +150,17 @@ def compress(
     check_choice(optimize, "optimize", choices=MEASURES)
     search = _read_search(search, model)
     check_devices(on)
-    micro = _read_target(target, optimize=optimize, on=on)
-    _check_formats(search, micro)
-    limit.check_goes_with(search, optimize=optimize, micro=micro)
+    target = _read_target(target, optimize=optimize, on=on)
+    _check_formats(search, target)
+    limit.check_goes_with(search, optimize=optimize, target=target)
     read = partial(labeled_arrays, inputs=count_inputs(model))
     reference, data = _read_data(read, data, "data")
     validation_reference, validation_data = _read_data(read, validation_data, "validation_data")
     test_data = None if test_data is None else _read_data(read, test_data, "test_data")[1]
-    if micro is not None:
+    if isinstance(target, Micro):
         _check_support(model)
-    settings = {**limit.settings(), "target": optimize if micro is None else "micro"}
-    settings |= _settings_of(search)
-    settings |= ({} if on is None else {"on": repr(on)}) | ({} if micro is None else vars(micro))
+    settings = limit.settings() | _settings_of(search, target) | ({} if on is None else {"on": repr(on)})
+    settings["target"] = "micro" if isinstance(target, Micro) else optimize
     arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data])]
     arrays += limit.arrays(validation_data[1])
     with RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays) as stored:
@@ -166,20 +170,21 @@ def compress(
             partial(limit.read_baseline, y=validation_data[1]),
         )
         samples = len(keras.tree.flatten(validation_data[1])[0])
-        goal = limit.goal(MEASURES[optimize], baseline, micro, samples=samples)
+        goal = limit.goal(MEASURES[optimize], baseline, target, samples=samples)
         evaluator = FileEvaluator(
             calibration=calibration_of(data[0]),
             validation=validation_data,
             metric=limit.metric,
             baseline=baseline,
             optimize=optimize,
-            micro=micro,
+            micro=target if isinstance(target, Micro) else None,
             on=devices_for(model, on),
             limits=limits,
             times_all=limit.limit.max_latency_ms is not None,
             number_formats=tuple(search.formats),
             mixed_from=goal.drop_of(SearchSettings().quantize_aware_from),
             reference=validation_reference,
+            npu=target if isinstance(target, Vela) else None,
         )
         runner = TrialRunner(model, data, evaluator, search.batch_size, reference, search.distillation)
         loop = SearchLoop(
@@ -217,19 +222,20 @@ def _run(loop: SearchLoop, *, seconds: float, verbose: int | str) -> None:
             done = int(trial.ended)
 
 
-def _settings_of(search: Search) -> dict[str, Any]:
+def _settings_of(search: Search, target: Micro | Vela | None) -> dict[str, Any]:
     """Return the settings that a search shares with one that it continues; folders of before have no others."""
     settings: dict[str, Any] = {"batch_size": search.batch_size, "seed": search.seed}
+    settings |= {} if target is None else vars(target)
     settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
     settings |= {} if search.distillation is None else {"distillation": repr(search.distillation)}
     formats = [each if isinstance(each, str) else {"recipe": each.recipe} for each in search.formats]
     return settings | ({} if search.formats == DEFAULT_FORMATS else {"formats": formats})
 
 
-def _check_formats(search: Search, micro: Micro | None) -> None:
-    if micro is not None and search.formats != DEFAULT_FORMATS:
+def _check_formats(search: Search, target: Micro | Vela | None) -> None:
+    if target is not None and search.formats != DEFAULT_FORMATS:
         raise ValueError(
-            f"Expected no `formats` for a microcontroller, whose files are int8. Received: "
+            f"Expected no `formats` for a microcontroller or an NPU, whose files are int8. Received: "
             f"formats={search.formats!r}. Leave them out."
         )
 
@@ -246,13 +252,13 @@ def _read_search(search: Any, model: keras.Model) -> Search:
     return search
 
 
-def _read_target(target: Any, *, optimize: str, on: Any) -> Micro | None:
-    micro = read_micro(target, optimize=optimize)
-    if micro is not None and on is not None:
+def _read_target(target: Any, *, optimize: str, on: Any) -> Micro | Vela | None:
+    read = target if isinstance(target, Vela) else read_micro(target, objects=TARGETS, optimize=optimize)
+    if read is not None and on is not None:
         raise ValueError(
-            f"Expected `on` without target='micro', whose files are not timed. Received: on={on!r}. Leave one out."
+            f"Expected `on` without `target`, whose files are not timed. Received: on={on!r}. Leave one out."
         )
-    return micro
+    return read
 
 
 def _check_support(model: keras.Model) -> None:

@@ -17,10 +17,10 @@ class Goal:
     """Files as small or as fast as possible, within limits.
 
     Attributes:
-        by: The attribute of a `MeasuredFile` to make small: `"bytes"` or `"latency_ms"`.
+        by: The attribute of a `MeasuredFile` to make small: `"bytes"`, `"latency_ms"` or `"cycles"`.
         max_drop: The most that a file may lose of the metric.
-        budgets: The most that a file may take, by attributes of a `MeasuredFile`: `bytes`, `latency_ms` and
-            `arena_bytes`.
+        budgets: The most that a file may take, by attributes of a `MeasuredFile`: `bytes`, `latency_ms`,
+            `arena_bytes` and `cycles`.
         noise: With which a drop of 0 is measured.
         sample: What one validation sample adds to a drop; 0 where the metric does not count samples.
     """
@@ -32,7 +32,7 @@ class Goal:
     sample: float = 0.0
 
     def size(self, file: MeasuredFile) -> float:
-        """Return the bytes or milliseconds of a file."""
+        """Return the bytes, milliseconds or cycles of a file."""
         return getattr(file, self.by)
 
     def excess(self, file: MeasuredFile) -> float:
@@ -76,8 +76,8 @@ class Goal:
 
     @property
     def needs_channels(self) -> bool:
-        """Whether zeros help little: they save neither time nor RAM."""
-        return self.by != "bytes" or bool({"arena_bytes", "latency_ms"} & self.budgets.keys())
+        """Whether zeros help little: they save neither RAM nor, in most networks, time."""
+        return self.by != "bytes" or bool({"arena_bytes", "latency_ms", "cycles"} & self.budgets.keys())
 
 
 def pareto_front(files: Iterable[MeasuredFile], goal: Goal) -> list[MeasuredFile]:

@@ -34,18 +34,18 @@ class Search:
         trials: The largest number of recipes to try, at least 1. None (the default) sets no limit.
         jobs: The number of trials that run at once, at least 1. None (the default) is 1: trials run in this process,
             one after the other, and the same search tries the same recipes. With more, each trial runs in a process
-            that has the data, loads the model and uses its share of the processors. Not with `optimize="latency"`:
-            trials that run at once would disturb the timing.
+            that has the data, loads the model and uses its share of the processors. Not with `optimize="latency"`,
+            except for an NPU: trials that run at once would disturb the timing.
         batch_size: Samples in a batch of training, at least 1. Default 32.
         seed: Seeds training and the choice of recipes, at least 0. Default 0.
         executor: A `concurrent.futures.Executor` that runs the trials, such as that of a Dask client, for workers on
             other machines. It needs `jobs`, as no executor tells how many workers it has. None (the default) uses
-            this machine. You start and end it. Not with `optimize="latency"`.
+            this machine. You start and end it. Not with `optimize="latency"`, except for an NPU.
         formats: The number formats that each trial exports: of `"float32"`, `"float16"`, `"dynamic"`, `"int8"`,
             `"int16x8"`, `"int4"` and `"mixed"`, and an `EdgeQuantizer`, each once. Default `("float32", "int8")`.
             `"mixed"` needs these two: where int8 loses too much against float32, one more file keeps the operators in
             float that `quantization_error` chooses, in at most 1.2 times the bytes. Trials that train
-            quantization-aware make int8 files only. Not for microcontrollers, whose files are int8.
+            quantization-aware make int8 files only. Not for microcontrollers and NPUs, whose files are int8.
 
     Raises:
         TypeError: If an argument has another type.

@@ -17,6 +17,7 @@ from tfprune.export.compressing.goal import DROP_NOISE, Goal
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trials.file_evaluator import baseline_outputs
 from tfprune.export.compressing.trials.file_metric import FileMetric
+from tfprune.export.keras_side.converting.vela import Vela
 from tfprune.export.micro.micro import Micro
 
 
@@ -57,13 +58,7 @@ class SearchLimit:
         metric = {name: value for name, value in self.metric.settings().items() if value is not None}
         if isinstance(metric["metric"], str):
             del metric["mode"]  # it follows from the name
-        return {**self.limit.drops, **self.sizes, **metric}
-
-    @property
-    def sizes(self) -> dict[str, float]:
-        """The largest size and latency that are set, by the names of the arguments."""
-        sizes = {"max_bytes": self.limit.max_bytes, "max_latency_ms": self.limit.max_latency_ms}
-        return {name: size for name, size in sizes.items() if size is not None}
+        return {**self.limit.drops, **self.limit.sizes, **metric}
 
     def arrays(self, y: Any) -> Iterator[np.ndarray]:
         """Yield the groups of samples, given the labels."""
@@ -89,23 +84,35 @@ class SearchLimit:
         score = check_number(float(arrays["score"]), "score")
         return score, GroupLimits.of(self.limit, arrays.get("outputs"), y)
 
-    def goal(self, by: str, baseline: float, micro: Micro | None, *, samples: int) -> Goal:
-        """Return the goal of the search, given the original model's metric and the number of validation samples."""
+    def goal(self, by: str, baseline: float, target: Micro | Vela | None, *, samples: int) -> Goal:
+        """Return the goal of the search, given the original model's metric and the number of validation samples.
+
+        The latency of an NPU is its cycles.
+        """
         is_share = self.metric.name == "acc" or self.metric.name.endswith("accuracy")
         noise = DROP_NOISE if is_share else DROP_NOISE * abs(baseline)
         sample = 1 / samples if is_share else 0.0
-        board = {} if micro is None else {"arena_bytes": micro.arena, "bytes": micro.flash}
-        sizes = {**board, **{name.removeprefix("max_"): size for name, size in self.sizes.items()}}
+        board = {"arena_bytes": target.arena, "bytes": target.flash} if isinstance(target, Micro) else {}
+        by = "cycles" if isinstance(target, Vela) and by == "latency_ms" else by
+        sizes = {**board, **{name.removeprefix("max_"): size for name, size in self.limit.sizes.items()}}
         budgets = {name: size for name, size in sizes.items() if size is not None}
         return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise, sample=sample)
 
-    def check_goes_with(self, search: Search, *, optimize: str, micro: Micro | None) -> None:
-        """Refuse what does not go with timing, and limits that a microcontroller has under other names.
+    def check_goes_with(self, search: Search, *, optimize: str, target: Micro | Vela | None) -> None:
+        """Refuse what does not go with timing, and limits that the target does not have.
 
         Raises:
             ValueError: If there is such a thing.
         """
-        if micro is not None and self.sizes:
+        if isinstance(target, Vela):
+            self._check_npu(target, optimize=optimize)
+            return
+        if self.limit.max_cycles is not None:
+            raise ValueError(
+                f"Expected an NPU as `target` with max_cycles, whose compiler estimates them. Received: "
+                f"max_drop={self.limit!r}, target={target!r}. Pass target=vela('ethos-u55-128'), for example."
+            )
+        if target is not None and self.limit.sizes:
             raise ValueError(
                 f"Expected the budgets of a microcontroller in its target. Received: max_drop={self.limit!r}. Pass "
                 f"target=Micro(flash=..., arena=...)."
@@ -116,6 +123,29 @@ class SearchLimit:
             raise ValueError(
                 f"Expected jobs=1 with {timing}, and no executor: files are timed on one machine, one after the "
                 f"other. Received: {search!r}. Leave `jobs` and `executor` out."
+            )
+
+    def _check_npu(self, target: Vela, *, optimize: str) -> None:
+        """Refuse limits and goals other than those of cycles: files are not timed, and their zeros are stored.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if target.counts != "cycles":
+            raise ValueError(
+                f"Expected counts='cycles' in the NPU of `target`, which a search counts. Received: "
+                f"target={target!r}. Leave `counts` out."
+            )
+        if self.limit.max_latency_ms is not None:
+            raise ValueError(
+                f"Expected a Limit without max_latency_ms with an NPU as `target`, whose files are not timed. "
+                f"Received: max_drop={self.limit!r}. Pass max_cycles."
+            )
+        if optimize != "latency" and self.limit.max_cycles is None:
+            raise ValueError(
+                f"Expected optimize='latency' with an NPU as `target`, for the fewest cycles, or a limit of cycles. "
+                f"Received: optimize={optimize!r}, max_drop={self.limit!r}. Pass optimize='latency', or "
+                f"tfprune.Limit(..., max_cycles=...)."
             )
 
     def _check_classes(self, y: Any) -> None:

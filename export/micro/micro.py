@@ -49,9 +49,21 @@ class OverBudgetError(ValueError):
 
 
 def read_micro(
-    target: Any, *, others: tuple[str, ...] = (), optimize: Any = "size", compress: Any = None
+    target: Any,
+    *,
+    others: tuple[str, ...] = (),
+    objects: str = "or a Micro",
+    optimize: Any = "size",
+    compress: Any = None,
 ) -> Micro | None:
     """Read the argument `target`; None for other targets than microcontrollers, such as `others`.
+
+    Args:
+        target: The argument.
+        others: The names of other targets.
+        objects: The objects that it may be, for the message.
+        optimize: The argument `optimize`.
+        compress: The argument `compress`.
 
     Raises:
         TypeError: If it has another type.
@@ -59,7 +71,7 @@ def read_micro(
             interpreter for microcontrollers is not installed.
     """
     if not isinstance(target, Micro):
-        check_choice(target, "target", choices=(None, "micro", *others), others="or a Micro")
+        check_choice(target, "target", choices=(None, "micro", *others), others=objects)
     if target is None or target in others:
         return None
     if optimize != "size" or compress is not None:

@@ -27,6 +27,8 @@ def test_a_number_is_a_limit_of_the_default_metric() -> None:
         ({"metric": dict}, TypeError, "metric=<class 'dict'>"),
         ({"output": 1}, TypeError, "output=1"),
         ({"max_bytes": 0}, ValueError, "max_bytes=0"),
+        ({"max_cycles": 0}, ValueError, "max_cycles=0"),
+        ({"max_cycles": 0.5}, TypeError, "max_cycles=0.5"),
         ({"max_latency_ms": 0.0}, ValueError, "max_latency_ms=0"),
         ({"max_relative_drop": -0.1}, ValueError, "max_relative_drop=-0.1"),
         ({"mode": "up"}, ValueError, "mode='up'"),

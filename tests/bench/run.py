@@ -55,6 +55,7 @@ COMMANDS = [
     ["micro.py"],
     ["micro_grid.py"],
     ["vela.py"],
+    ["vela.py", "search"],
     ["quantized.py"],
     ["tfmot_quantized.py"],
     ["equalized.py"],

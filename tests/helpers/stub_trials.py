@@ -77,6 +77,7 @@ def files(recipe: Recipe | None, *, formats: tuple[str | None, ...] = (None, "in
                 "drop": drop,
                 "latency_ms": (0.5 if quantize else 1.0) * (0.02 + flops),
                 "arena_bytes": int(1000 + 8000 * flops),
+                "cycles": int(500 + 90_000 * flops),
                 "code": f"# {recipe.name if recipe else 'dense'}",
             }
         )
@@ -149,7 +150,9 @@ class StubRunner:
         self.ran.append(recipe)
         self.starts.append(start)
         made = [] if self.fails(recipe) else files(recipe, formats=self.formats)
-        if self.evaluator.optimize == "size":
+        npu = getattr(self.evaluator, "npu", None)
+        made = [{**file, "cycles": file["cycles"] if npu else None} for file in made]
+        if self.evaluator.optimize == "size" or npu:
             made = [{**file, "latency_ms": None} for file in made]
         if self.evaluator.optimize and self.evaluator.micro is None:
             made = [{**file, "arena_bytes": None} for file in made]

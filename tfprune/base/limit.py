@@ -17,6 +17,7 @@ from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.report import Report
 
 DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
+SIZES = ("max_bytes", "max_latency_ms", "max_cycles")  # of files
 LEVEL = 0.95  # the coverage of the intervals of what a group lost
 
 
@@ -47,14 +48,15 @@ class Limit:
             grow by 5 %. With `max_drop`, both hold. None (the default) sets no bound.
         max_latency_ms: The longest inference of a file, in milliseconds, for `compress`. None (the default) sets no
             bound.
+        max_cycles: The most cycles of a file, for `compress` with an NPU as target. None (the default) sets no bound.
         max_drop_per_class: The largest loss of accuracy of each class, at least 0: the average may hide a class that
             lost much. It needs one output of scores of classes. None (the default) sets no bound.
         max_drop_per_group: The same for each class and each value of `groups`.
 
     Raises:
         TypeError: If a number has another type, `metric` is not a metric, or `mode` or `output` is not a string.
-        ValueError: If a drop is negative or not finite, a size or time is not positive, `mode` is another string, or
-            `groups` has no `max_drop_per_group`.
+        ValueError: If a drop is negative or not finite, a size, time or number of cycles is not positive, `mode` is
+            another string, or `groups` has no `max_drop_per_group`.
 
     Example:
         >>> Limit(0.01, metric="accuracy", max_drop_per_class=0.05)
@@ -70,15 +72,16 @@ class Limit:
     data: Any = field(default=None, compare=False, kw_only=True)
     max_relative_drop: float | None = field(default=None, kw_only=True)
     max_latency_ms: float | None = field(default=None, kw_only=True)
+    max_cycles: int | None = field(default=None, kw_only=True)
     max_drop_per_class: float | None = field(default=None, kw_only=True)
     max_drop_per_group: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in DROPS:
+        for name, drop in self.drops.items():
+            check_number(drop, name, least=0)
+        for name in ("max_bytes", "max_cycles"):
             if getattr(self, name) is not None:
-                check_number(getattr(self, name), name, least=0)
-        if self.max_bytes is not None:
-            check_count(self.max_bytes, "max_bytes", least=1)
+                check_count(getattr(self, name), name, least=1)
         if self.max_latency_ms is not None:
             check_number(self.max_latency_ms, "max_latency_ms", above=0)
         if isinstance(self.metric, type) or not (isinstance(self.metric, str | None) or callable(self.metric)):
@@ -90,7 +93,6 @@ class Limit:
             raise TypeError(f"Expected `output` to be the name of an output. Received: output={self.output!r}.")
         if self.mode is not None:
             check_choice(self.mode, "mode", choices=("max", "min"))
-
         if self.groups is not None and self.max_drop_per_group is None:
             raise ValueError(
                 "Expected `max_drop_per_group` with `groups`. Received: `groups` alone. Add the largest loss of each "
@@ -117,10 +119,14 @@ class Limit:
         """The largest drops that are set, by the names of the arguments."""
         return {name: getattr(self, name) for name in DROPS if getattr(self, name) is not None}
 
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The largest size, latency and cycles of a file that are set, by the names of the arguments."""
+        return {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
+
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in ("max_drop", "metric", "mode")} | self.drops
-        others = {name: getattr(self, name) for name in ("output", "max_bytes", "max_latency_ms")}
-        shown |= {name: value for name, value in others.items() if value is not None}
+        shown |= ({} if self.output is None else {"output": self.output}) | self.sizes
         hidden = [f"{name}=..." for name in ("data", "groups") if getattr(self, name) is not None]  # too long
         return f"Limit({', '.join([*(f'{name}={value!r}' for name, value in shown.items()), *hidden])})"
 
@@ -282,13 +288,13 @@ def largest_drop(limit: Limit, before: float) -> float | None:
 
 
 def refuse_limit_of_size(limit: Limit) -> None:
-    """Refuse a limit of bytes or milliseconds where no files are compared.
+    """Refuse a limit of bytes, milliseconds or cycles where no files are compared.
 
     Raises:
         ValueError: If it has one.
     """
-    if limit.max_bytes is not None or limit.max_latency_ms is not None:
+    if limit.sizes:
         raise ValueError(
-            f"Expected a Limit without `max_bytes` and `max_latency_ms`, which only `compress` keeps. Received: "
-            f"max_drop={limit!r}. Leave them out."
+            f"Expected a Limit without {' and '.join(f'`{name}`' for name in limit.sizes)}, which only `compress` "
+            f"keeps. Received: max_drop={limit!r}. Leave it out."
         )

@@ -131,9 +131,10 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
 
 
 def add_target(parser: argparse.ArgumentParser, *, others: tuple[str, ...] = ()) -> None:
-    """Add the options of the runtime that a file is for: microcontrollers, or others such as `web`."""
+    """Add the options of the runtime that a file is for: microcontrollers, or others such as `web` and NPUs."""
     web = ", web for LiteRT.js in a browser" if "web" in others else ""
-    text = f"micro for TensorFlow Lite for Microcontrollers{web} (default: phones and computers)"
+    npu = ", ethos-u... for an NPU" if {*others} - {"web"} else ""
+    text = f"micro for TensorFlow Lite for Microcontrollers{web}{npu} (default: phones and computers)"
     parser.add_argument("--target", choices=["micro", *others], help=text)
     text = "largest RAM of the microcontroller (needs --target micro)"
     parser.add_argument("--arena", type=int, metavar="BYTES", help=text)

@@ -16,6 +16,7 @@ from tfprune.export.command_line.commands.base import (
     recipe_of,
     target_of,
 )
+from tfprune.export.micro.vela_report import ACCELERATORS
 
 # Options that stand for arguments of the library with other names.
 ARGUMENTS = {"data": "--train", "validation_data": "--validation", "test_data": "--test", "time": "--minutes"}
@@ -33,6 +34,7 @@ tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --op
 tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --max-drop-per-class 0.05
 tfprune compress model.keras --train x.npy,y.npy --metric mae --max-relative-drop 0.05 --max-bytes 200000
 tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
+tfprune compress model.keras --train x.npy,y.npy --target ethos-u55-128 --max-cycles 50000
 """
     parser = add_command(commands, "compress", run=_compress, text=text, extra="search", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS)
@@ -52,7 +54,7 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
         "--test", metavar="X,Y", help="samples and labels on which the best files are measured at the end"
     )
     _add_goal(parser)
-    add_target(parser)
+    add_target(parser, others=ACCELERATORS)
     parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the whole search (default: 30)")
     parser.add_argument("--trials", type=int, metavar="N", help="largest number of trials (default: no limit)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel trials (default: 1)")
@@ -89,13 +91,15 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-bytes", type=int, metavar="BYTES", help=text)
     text = "longest inference of a file in milliseconds (default: no limit)"
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help=text)
+    text = "most cycles of one inference (needs an NPU as --target; default: no limit)"
+    parser.add_argument("--max-cycles", type=int, metavar="CYCLES", help=text)
     text = "metric that files are compared by: accuracy, mae, mse, or one of the compiled model (default: accuracy)"
     parser.add_argument("--metric", metavar="NAME", help=text)
     text = "whether a larger or a smaller metric is better (default: known of the metrics of Keras)"
     parser.add_argument("--mode", choices=["max", "min"], help=text)
     text = "name of the output that the metric measures (default: the only one)"
     parser.add_argument("--output", metavar="NAME", help=text)
-    text = "search for the smallest or the fastest file (default: size)"
+    text = "search for the smallest or the fastest file, on an NPU the one with the fewest cycles (default: size)"
     parser.add_argument("--optimize", choices=["size", "latency"], default="size", help=text)
 
 

@@ -16,6 +16,7 @@ from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.search import Search
 from tfprune.export.device.processes.device import Device
+from tfprune.export.keras_side.converting.vela import vela
 from tfprune.export.keras_side.loading import load_groups, load_model
 from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
@@ -27,7 +28,7 @@ VALIDATION_FRACTION = 0.1  # of the training samples, if no validation data is g
 def compress_file(
     options: argparse.Namespace,
     *,
-    target: Micro | None = None,
+    target: str | Micro | None = None,
     on: Device | None = None,
     recipe: EdgeQuantizer | None = None,
 ) -> CompressReport:
@@ -35,7 +36,7 @@ def compress_file(
 
     Args:
         options: The options of the command line.
-        target: The microcontroller that files are for; None for other devices.
+        target: The microcontroller or the name of the NPU that files are for; None for other devices.
         on: The device on which files are timed; None is this machine.
         recipe: A number format besides those of the options; None for none.
 
@@ -54,6 +55,7 @@ def compress_file(
         max_bytes=options.max_bytes,
         max_relative_drop=options.max_relative_drop,
         max_latency_ms=options.max_latency_ms,
+        max_cycles=options.max_cycles,
         max_drop_per_class=options.max_drop_per_class,
         max_drop_per_group=options.max_drop_per_group,
         groups=load_groups(options.groups),
@@ -73,7 +75,7 @@ def compress_file(
             folder=options.folder,
             max_drop=limit,
             optimize=options.optimize,
-            target=target,
+            target=vela(target) if isinstance(target, str) else target,
             on=on,
             time=60 * options.minutes,
             test_data=test.parts if test else None,

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
 TICKS, LINE_HEIGHT = (1, 2, 5), 14
+CHARTS = {
+    "latency_ms": ("Latency", "milliseconds of one inference"),
+    "arena_bytes": ("RAM", "bytes of the arena"),
+    "cycles": ("Cycles", "cycles of one inference, as estimated"),
+}
 Scale = Callable[[float], float]
 
 
 def compress_page(report: CompressReport) -> str:
     """Write the page, which loads nothing and runs no code."""
+    title, axis = CHARTS[report.cost]
     parts = [
         section("No recipe was tried", f"<p>{text(report.warning, 600)}</p>") if report.warning else "",
         facts(_facts(report)),
@@ -28,18 +34,12 @@ def compress_page(report: CompressReport) -> str:
         section("What they get right", _scores(report)),
         section("What the average alone would have allowed", _refused(report)) if report.limits else "",
         section("Size", _chart(report, "bytes", "bytes of the .tflite file")),
-        _arena_or_latency(report),
+        section(title, _chart(report, report.cost, axis)),
         section("What led to the best file", _lineage(report)),
         section("How each is made", "\n".join(_codes(report.front))),
         section("Recipes without a file", _failed(report.failed)) if report.failed else "",
     ]
     return document("Smaller files of a model", parts, kicker="tfprune compress", footer="Made by tfprune compress.")
-
-
-def _arena_or_latency(report: CompressReport) -> str:
-    if report.target == "micro":
-        return section("RAM", _chart(report, "arena_bytes", "bytes of the arena"))
-    return section("Latency", _chart(report, "latency_ms", "milliseconds of one inference"))
 
 
 def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
@@ -54,9 +54,10 @@ def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
 
 
 def _sizes(report: CompressReport) -> str:
-    if report.target == "micro":
-        rows = [[name_text(file.file), f"{file.bytes:,}", f"{file.arena_bytes:,}"] for file in report.front]
-        return rows_table(["File", "Flash", "RAM"], rows)
+    if report.target is not None:
+        header = ["File", "Flash", "RAM"] if report.target == "micro" else ["File", "Bytes", "Cycles"]
+        rows = [[name_text(file.file), f"{file.bytes:,}", f"{getattr(file, report.cost):,}"] for file in report.front]
+        return rows_table(header, rows)
     rows = [
         [name_text(file.file), f"{file.bytes:,}", f"{file.packed_bytes:,}", _number(file.latency_ms)]
         for file in report.front

@@ -21,9 +21,9 @@ class CompressReport(Report):
         metric: The name of the metric.
         max_drop: The most that a file may lose of it on the validation data.
         optimize: `"size"` or `"latency"`.
-        target: The runtime of the files: None, or `"micro"` for a microcontroller.
-        dense: The float32 file of the original model; for a microcontroller the int8 file.
-        front: The files that no other file beats in both size (or latency) and the metric, smallest or fastest first.
+        target: The runtime of the files: None, `"micro"` for a microcontroller, or the name of an NPU.
+        dense: The float32 file of the original model; for a microcontroller or an NPU the int8 file.
+        front: The files that no other file beats in both size (or speed) and the metric, smallest or fastest first.
         trials: The number of recipes that were tried.
         failed: The recipes without a file, each with the reason.
         tried: All files that were measured.
@@ -103,7 +103,15 @@ class CompressReport(Report):
     def smaller(self) -> str:
         """How much smaller the best file is than that of the original model, in words."""
         dense = self.dense.quantize or "float32"
-        return f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense {dense} file"
+        words = f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense {dense} file"
+        if self.dense.cycles is None or self.best.cycles is None:
+            return words
+        return f"{words}, and takes {self.best.cycles / self.dense.cycles:.1%} of its cycles"
+
+    @property
+    def cost(self) -> str:
+        """The attribute of a file that the table shows beside its bytes: `latency_ms`, `arena_bytes` or `cycles`."""
+        return {None: "latency_ms", "micro": "arena_bytes"}.get(self.target, "cycles")
 
     def standard_error(self, file: MeasuredFile) -> float | None:
         """Return the standard error of a file's score, if that is a share of the samples; else None.
@@ -137,8 +145,8 @@ class CompressReport(Report):
     def study(self, storage: str | None = None) -> Any:
         """Return the search as an Optuna study, or write it into a storage of Optuna, for its dashboard.
 
-        The study has two objectives, the size (bytes or milliseconds) and the drop, and one trial for each file.
-        Needs Optuna, which the extra `search` installs.
+        The study has two objectives, the size (bytes, milliseconds or cycles) and the drop, and one trial for each
+        file. Needs Optuna, which the extra `search` installs.
 
         Args:
             storage: A URL of a database, such as `"sqlite:///search.db"`. None keeps the study in memory.
@@ -182,6 +190,8 @@ class CompressReport(Report):
         if file.test_score is not None:
             scores.append(["test data, this file", f"{file.test_score:.4f}"])
         latency = [] if file.latency_ms is None else [["one inference", f"{file.latency_ms:.3f} ms"]]
+        if file.cycles is not None:
+            latency.append([f"cycles on {self.target}, estimated by its compiler", f"{file.cycles:,}"])
         sections = [
             ("Model", [["", ""], *([["base model", self.model]] if self.model else []), *_recipe_rows(file)]),
             ("Size", [["", ""], *sizes]),
@@ -200,7 +210,7 @@ class CompressReport(Report):
 
     def __str__(self) -> str:
         has_test = any(file.test_score is not None for file in self.front)
-        costs = ["arena"] if self.target == "micro" else ["packed", "ms"]
+        costs = {"arena_bytes": ["arena"], "cycles": ["cycles"]}.get(self.cost, ["packed", "ms"])
         header = ["file", "bytes", "of dense", *costs, self.metric, "drop", *(["test"] if has_test else [])]
         rows = [self._row(file, has_test) for file in self.front]
         words = (
@@ -220,7 +230,7 @@ class CompressReport(Report):
             file.file.removesuffix(".tflite"),
             f"{file.bytes:,}",
             f"{file.bytes / self.dense.bytes:.1%}",
-            *_costs(file),
+            *_costs(file, self.cost),
             f"{file.score:.4f}",
             f"{file.drop:+.4f}",
         ]
@@ -243,7 +253,7 @@ def _recipe_rows(file: MeasuredFile) -> list[list[str]]:
     return [*rows, ["training steps", f"{recipe.steps_of_chain:,}"], numbers]
 
 
-def _costs(file: MeasuredFile) -> list[str]:
-    if file.arena_bytes is not None:
-        return [f"{file.arena_bytes:,}"]
+def _costs(file: MeasuredFile, cost: str) -> list[str]:
+    if cost != "latency_ms":
+        return [f"{getattr(file, cost):,}"]
     return [f"{file.packed_bytes:,}", "-" if file.latency_ms is None else f"{file.latency_ms:.3f}"]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tfprune.export.compressing.results.compress_report import CompressReport
     from tfprune.export.compressing.trials.trial import MeasuredFile
 
+NAMES = {"bytes": "bytes", "latency_ms": "milliseconds", "cycles": "cycles"}
+
 
 def optuna_study(report: CompressReport, storage: str | None) -> Any:
     """Return a study with a trial for each file of a search.
@@ -28,7 +30,7 @@ def optuna_study(report: CompressReport, storage: str | None) -> Any:
         raise ValueError("Expected Optuna. Received: none. Run pip install 'tfprune[search]'.")
     import optuna
 
-    name = f"compress {report.folder}"
+    name, by = f"compress {report.folder}", report.cost if report.optimize == "latency" else "bytes"
     try:
         study = optuna.create_study(storage=storage, study_name=name, directions=["minimize", "minimize"])
     except optuna.exceptions.DuplicatedStudyError as error:
@@ -38,9 +40,7 @@ def optuna_study(report: CompressReport, storage: str | None) -> Any:
         ) from error
     with warnings.catch_warnings():  # Optuna may change how objectives get their names
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(
-            ["milliseconds" if report.optimize == "latency" else "bytes", f"drop of {report.metric}"]
-        )
+        study.set_metric_names([NAMES[by], f"drop of {report.metric}"])
     distributions = optuna.distributions
     space = {
         "multiply-adds": distributions.FloatDistribution(LEAST_FLOPS, 1.0),
@@ -50,7 +50,7 @@ def optuna_study(report: CompressReport, storage: str | None) -> Any:
         "number format": distributions.CategoricalDistribution(FORMATS),
     }
     for file in report.tried:
-        size = file.latency_ms if report.optimize == "latency" else file.bytes
+        size = getattr(file, by)
         if size is not None:
             study.add_trial(
                 optuna.create_trial(

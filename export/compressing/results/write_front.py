@@ -14,10 +14,11 @@ from tfprune.export.compressing.goal import Goal, pareto_front
 from tfprune.export.compressing.results.compress_page import compress_page
 from tfprune.export.compressing.results.compress_report import CompressReport
 from tfprune.export.compressing.search_loop import SearchLoop
+from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
 from tfprune.export.compressing.trials.trial import MeasuredFile
 from tfprune.export.file.files.destination import write_atomically
 
-UNITS = {"bytes": "bytes", "arena_bytes": "bytes of arena", "latency_ms": "ms"}
+UNITS = {"bytes": "bytes", "arena_bytes": "bytes of arena", "latency_ms": "ms", "cycles": "cycles"}
 CLOSEST = 3  # files that are named if none is within the limits
 
 
@@ -56,7 +57,7 @@ def write_front(
         metric=evaluator.metric.name,
         max_drop=loop.goal.max_drop,
         optimize=evaluator.optimize,
-        target=None if evaluator.micro is None else "micro",
+        target=_target(evaluator),
         dense=tried[0],
         front=written,
         trials=len(loop.trials) - 1,
@@ -100,11 +101,18 @@ def _write(
 
 
 def _latencies(loop: SearchLoop, files: Sequence[MeasuredFile]) -> list[float | None]:
-    """Return the latency of each file, and measure it where no trial has; None for microcontrollers."""
+    """Return the latency of each file, and measure it where no trial has; None for a target."""
     evaluator = loop.runner.evaluator
-    untimed = [file for file in files if file.latency_ms is None and evaluator.micro is None]
+    untimed = [file for file in files if file.latency_ms is None and _target(evaluator) is None]
     times = iter(evaluator.milliseconds([_content(loop, file) for file in untimed]) if untimed else [])
     return [next(times) if file in untimed else file.latency_ms for file in files]
+
+
+def _target(evaluator: FileEvaluator) -> str | None:
+    """Return the name of the target; None for phones and computers."""
+    if evaluator.npu is not None:
+        return evaluator.npu.accelerator
+    return None if evaluator.micro is None else "micro"
 
 
 def _content(loop: SearchLoop, file: MeasuredFile) -> bytes:

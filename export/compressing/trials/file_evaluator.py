@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from tfprune.base.limit import GroupLimits
+from tfprune.base.warn_user import warn_user
 from tfprune.export.compressing.trials.file_metric import FileMetric
 from tfprune.export.compressing.trials.recipe import Recipe, recipe_code
 from tfprune.export.compressing.trials.trial import MeasuredFile
@@ -26,6 +27,7 @@ from tfprune.export.keras_side.converting.accuracy_drop import file_outputs
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
+from tfprune.export.keras_side.converting.vela import Vela
 from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -35,6 +37,7 @@ from tfprune.masking.wrapping.strip import plain_copy
 CALIBRATION_SAMPLES = 100
 INT8_TOLERANCE = 10.0  # wide, as the accuracy of the file is measured
 TIMED_RUNS = 50
+INTEGERS_ONLY = Quantization("int8", io_dtype="int8")
 MIXED_BYTES = 1.2  # times those of the int8 file: the most of a mixed one
 
 _log = logging.getLogger(__name__)
@@ -57,6 +60,7 @@ class FileEvaluator:
         number_formats: The number formats of files, of `FORMATS`, and recipes of AI Edge Quantizer.
         mixed_from: The drop that int8 alone has to add before a mixed file is made.
         reference: Where workers read the samples and labels; None sends them.
+        npu: The NPU that files are for, whose compiler counts their cycles; None for other devices.
     """
 
     calibration: Any
@@ -71,10 +75,11 @@ class FileEvaluator:
     number_formats: tuple[str | EdgeQuantizer, ...] = ("float32", "int8")
     mixed_from: float = 0.0
     reference: DataReference | None = None
+    npu: Vela | None = None
 
     def formats(self, recipe: Recipe | None) -> tuple[str | EdgeQuantizer | None, ...]:
         """Return the number formats to export a recipe's model in, but for a mixed one."""
-        if self.micro is not None or (recipe is not None and recipe.quantize_aware):
+        if self.micro is not None or self.npu is not None or (recipe is not None and recipe.quantize_aware):
             return ("int8",)
         return tuple(None if each == "float32" else each for each in self.number_formats if each != "mixed")
 
@@ -147,6 +152,7 @@ class FileEvaluator:
             score=score,
             drop=self.metric.drop(score, self.baseline),
             arena_bytes=None if report.micro is None else report.micro.arena,
+            cycles=self._cycles(content, is_original=recipe is None),
             code=recipe_code(recipe, settings, batch_size=batch_size),
             worst_group=None if self.limits is None else self.limits.worst(outputs),
         )
@@ -156,10 +162,24 @@ class FileEvaluator:
         """Return `to_tflite` with the arguments that the program of a file shows."""
         export: Callable = to_tflite
         if self.micro is not None:
-            export = partial(export, quantize=Quantization("int8", io_dtype="int8"), target=self.micro)
+            export = partial(export, quantize=INTEGERS_ONLY, target=self.micro)
+        elif self.npu is not None:
+            export = partial(export, quantize=INTEGERS_ONLY, optimize="dense", batch=1)
         else:
             export = partial(export, quantize=quantize, optimize=self.optimize)
         return partial(export, tolerance=INT8_TOLERANCE) if quantize else partial(export)
+
+    def _cycles(self, content: bytes, *, is_original: bool) -> int | None:
+        """Count the cycles of a file on the NPU, and warn about operators of the original model without cycles."""
+        if self.npu is None:
+            return None
+        report = self.npu.report(content)
+        if report.on_cpu and is_original:
+            warn_user(
+                f"Expected a model whose operators all run on {report.accelerator}. Received: one whose operators "
+                f"{', '.join(report.on_cpu)} run on the processor. Their time is not among the cycles."
+            )
+        return report.cycles
 
     def score(self, content: bytes, data: tuple[Any, Any]) -> float:
         """Run a file on samples, with the interpreter that it is made for, and return the metric."""
@@ -168,7 +188,7 @@ class FileEvaluator:
 
     def timed(self, files: list[MeasuredFile], contents: Sequence[np.ndarray]) -> list[MeasuredFile]:
         """Return files with their latency if that is searched for, or limited; their bytes are `contents`."""
-        if self.optimize != "latency" and not self.times_all:
+        if self.npu is not None or (self.optimize != "latency" and not self.times_all):
             return files
         times = self.milliseconds([content.tobytes() for content in contents])
         return [replace(file, latency_ms=each) for file, each in zip(files, times, strict=True)]

@@ -33,6 +33,7 @@ class MeasuredFile(Report):
         drop: How much worse that is than the model's own; negative if it is better.
         latency_ms: Milliseconds of one inference; None if it was not measured.
         arena_bytes: The RAM that it takes on a microcontroller; None for other targets.
+        cycles: The cycles of one inference on an NPU, as its compiler estimates them; None for other targets.
         code: A program that makes the file.
         file: Its name in the folder, if it is one of the best; else empty.
         test_score: The metric on the test data, of the file; None without them.
@@ -48,6 +49,7 @@ class MeasuredFile(Report):
     drop: float
     latency_ms: float | None = None
     arena_bytes: int | None = None
+    cycles: int | None = None
     code: str = ""
     file: str = ""
     test_score: float | None = None
@@ -129,7 +131,7 @@ def _read_file(fields: Any, recipe: Recipe | None) -> MeasuredFile:
         raise ValueError(f"Expected the name of a number format. Received: quantize={file.quantize!r}.")
     for name in ("bytes", "packed_bytes"):
         check_count(getattr(file, name), name, least=1)
-    for name in ("latency_ms", "arena_bytes"):
+    for name in ("latency_ms", "arena_bytes", "cycles"):
         if getattr(file, name) is not None:
             check_number(getattr(file, name), name, above=0)
     return file

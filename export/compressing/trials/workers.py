@@ -22,6 +22,7 @@ from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.compressing.trials.trial import Trial
 from tfprune.export.compressing.trials.trial_runner import LateError, TrialRunner
 from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
+from tfprune.export.keras_side.converting.vela import vela
 from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.keras_models.tasks.packed_model import PackedModel, pack_model, unpack_model
@@ -125,6 +126,7 @@ def pack_runner(runner: TrialRunner) -> bytes:
         "baseline": evaluator.baseline,
         "optimize": evaluator.optimize,
         "micro": None if evaluator.micro is None else asdict(evaluator.micro),
+        "npu": None if evaluator.npu is None else asdict(evaluator.npu),
         "number_formats": [each if isinstance(each, str) else vars(each) for each in evaluator.number_formats],
         "mixed_from": evaluator.mixed_from,
         "batch_size": runner.batch_size,
@@ -136,8 +138,8 @@ def unpack_runner(content: bytes) -> TrialRunner:
     """Return the runner of which `pack_runner` made these bytes in another process.
 
     Raises:
-        ValueError: If the model cannot be loaded here, the metric cannot be imported, or the data cannot be read here
-            or are others.
+        ValueError: If the model cannot be loaded here, the metric cannot be imported, the data cannot be read here or
+            are others, or the compiler for the NPU is not installed.
     """
     model, arrays, settings = unpack_model(content)
     read = partial(labeled_arrays, inputs=count_inputs(model))
@@ -151,6 +153,7 @@ def unpack_runner(content: bytes) -> TrialRunner:
         optimize=settings["optimize"],
         limits=GroupLimits(**arrays["limits"]) if arrays["limits"] else None,
         micro=None if settings["micro"] is None else Micro(**settings["micro"]),
+        npu=None if settings["npu"] is None else vela(**settings["npu"]),
         number_formats=tuple(
             each if isinstance(each, str) else EdgeQuantizer(**each) for each in settings["number_formats"]
         ),

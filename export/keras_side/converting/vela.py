@@ -62,7 +62,8 @@ def vela(accelerator: str, *, counts: str = "cycles", system: str | None = None,
     A call converts a model as a dense int8 file and compiles it with Vela, in a process of its own. The compiler
     packs the weights itself, so zeros cost fewer bytes. Use it as the `measure` of a budget:
     `budget(latency=0.5, measure=vela("ethos-u55-128"))` halves the cycles, and an int is a number of them.
-    `vela(...).report(model)` says all that is counted, of a model or a file.
+    `vela(...).report(model)` says all that is counted, of a model or a file. As the `target` of `compress` it lets a
+    search minimize or limit the cycles.
 
     Args:
         accelerator: `"ethos-u55-"` and 32, 64, 128 or 256, for so many multiplications in a cycle; `"ethos-u65-"` and

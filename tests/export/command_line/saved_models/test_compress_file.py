@@ -11,6 +11,7 @@ from stub_trials import SCORE, StubRunner, stubbed
 import tfprune.export.compressing.compress as compressing
 from tfprune.export import EdgeQuantizer
 from tfprune.export.command_line.cli import main
+from tfprune.export.keras_side.converting.vela import vela
 from tfprune.export.micro.micro import Micro
 
 
@@ -110,6 +111,19 @@ def test_limits_of_size_and_of_a_share_of_the_metric(run):
     assert all(row["bytes"] <= 40_000 and row["latency_ms"] <= 0.3 for row in report["front"])
     code, out, _ = run(f"{line} --max-drop 0.01".replace("limits", "both", 1), runner)
     assert json.loads(out)["max_drop"] == 0.01, "both hold"
+
+
+def test_for_an_npu_with_a_limit_of_cycles(run):
+    pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
+    runner = StubRunner(formats=("int8",))
+    line = "model.keras --train x.npy,y.npy --max-drop 0.03 --trials 9 --folder npu --max-cycles 40000"
+    code, out, err = run(f"{line} --target ethos-u85-256 --json", runner)
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["target"] == "ethos-u85-256" and runner.evaluator.npu == vela("ethos-u85-256")
+    assert report["front"] and all(row["cycles"] <= 40_000 for row in report["front"])
+    code, out, err = run(line, runner)
+    assert (code, out) == (2, "") and "Expected an NPU as --target with" in err
 
 
 def test_a_metric_of_one_output(run, trained):

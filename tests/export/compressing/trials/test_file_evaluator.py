@@ -1,6 +1,11 @@
 """What is measured of a file, by the interpreter that it is made for."""
 
+import csv
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,9 +13,10 @@ import pytest
 from small_search import evaluator, made
 
 from tfprune.base.limit import GroupLimits, Limit
-from tfprune.export import micro_support
+from tfprune.export import Runner, micro_support
 from tfprune.export.compressing.trials.recipe import Recipe
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.vela import Vela
 from tfprune.export.micro.interpreter import run_files
 from tfprune.export.micro.micro import Micro
 
@@ -25,7 +31,9 @@ def test_a_recipe_is_exported_in_the_formats_that_it_can_have():
         (None, "int8"),
         ("int8",),
     ]
-    assert [evaluator(micro=Micro()).formats(recipe) for recipe in (None, HALF, rounds)] == [("int8",)] * 3
+    for target in ({"micro": Micro()}, {"npu": Vela("ethos-u55-128")}):
+        measure = replace(evaluator(), **target)
+        assert [measure.formats(recipe) for recipe in (None, HALF, rounds)] == [("int8",)] * 3
 
 
 @pytest.mark.programs
@@ -75,3 +83,36 @@ def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, m
     model.save("model.keras")
     exec(file.code.replace("x, y = ...", "pass"), {"x": x})
     assert (tmp_path / "model.tflite").read_bytes() == content
+
+
+@pytest.mark.programs
+def test_files_for_an_npu_have_the_cycles_that_its_compiler_writes_into_its_table(tmp_path, monkeypatch):
+    pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
+    measure = replace(evaluator(optimize="latency"), npu=Vela("ethos-u55-128"))
+    model, (x, _), (valid_x, valid_y), _ = made()
+    file, content = measure.measure(model, None, quantize="int8", batch_size=32)
+    (tmp_path / "file.tflite").write_bytes(content.tobytes())
+    command = [sys.executable, "-m", "ethosu.vela", "file.tflite", "--accelerator-config", "ethos-u55-128"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (table,) = tmp_path.glob("output/*_summary_*.csv")
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert file.cycles == int(row["cycles_total"])
+    graph = read(content.tobytes())
+    assert {info.dtype for info in (*graph.inputs, *graph.outputs)} == {"int8"} and graph.inputs[0].shape[0] == 1
+    answers = Runner(content.tobytes()).predict(valid_x).argmax(axis=1)
+    assert file.score == pytest.approx(np.mean(answers == valid_y))
+    assert measure.timed([file], [content]) == [file], "nothing is timed here"
+    monkeypatch.chdir(tmp_path)
+    model.save("model.keras")
+    exec(file.code.replace("x, y = ...", "pass"), {"x": x})
+    assert (tmp_path / "model.tflite").read_bytes() == content.tobytes()
+
+
+def test_operators_that_the_npu_leaves_to_the_processor_are_named_once():
+    report = SimpleNamespace(cycles=7, on_cpu={"GATHER": 2}, accelerator="ethos-u55-128")
+    measure = replace(evaluator(), npu=SimpleNamespace(report=lambda content: report))
+    with pytest.warns(UserWarning, match="all run on ethos-u55-128. Received: .* GATHER run on the processor"):
+        assert measure._cycles(b"", is_original=True) == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert measure._cycles(b"", is_original=False) == 7
