@@ -81,8 +81,8 @@ def accepted(seed: int, limit: Limit, *, samples: int = 2_000) -> bool:
 
     keras.utils.set_random_seed(seed)
     x, labels, before, _ = planted_data(seed, samples=samples)
-    kept = (labels != RARE) | (np.arange(samples) % 3 == 0)  # all of the class is lost, which is less than a point
-    x, labels = x[kept], labels[kept]
+    mask = (labels != RARE) | (np.arange(samples) % 3 == 0)  # all of the class is lost, which is less than a point
+    x, labels = x[mask], labels[mask]
     sizes = np.where(np.arange(CLASSES) == RARE, 0.01, 1.0)
     layers = [keras.layers.Dense(CLASSES), keras.layers.Dense(CLASSES)]
     model = keras.Sequential([keras.Input((CLASSES + 1,)), *layers])

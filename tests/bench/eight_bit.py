@@ -34,15 +34,15 @@ def measure() -> list[Row]:
 
 
 def _net(name: str, width: int, folder: Path) -> list[Row]:
-    made, dense, sparse = network(name, width=width), folder / "dense.tflite", folder / "sparse.tflite"
+    model, dense, sparse = network(name, width=width), folder / "dense.tflite", folder / "sparse.tflite"
     what = f"int8 {name}, {width} x as wide, 90 % zeros"
-    data = {"calibration": [made.samples], "check_on": made.samples}
-    before = to_tflite(made.model, dense, quantize="int8", optimize="dense", **data).bytes
-    after = rewrite(dense, sparse, optimize="sparse", check_on=made.samples).bytes
+    data = {"calibration": [model.samples], "check_on": model.samples}
+    before = to_tflite(model.model, dense, quantize="int8", optimize="dense", **data).bytes
+    after = rewrite(dense, sparse, optimize="sparse", check_on=model.samples).bytes
     runners = {"dense": Runner(dense), "sparse": Runner(sparse)}
-    outputs = [_outputs(runner, made.samples) for runner in runners.values()]
+    outputs = [_outputs(runner, model.samples) for runner in runners.values()]
     equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
-    one = {name: array[:1] for name, array in made.samples.items()}
+    one = {name: array[:1] for name, array in model.samples.items()}
     runs = {
         name: lambda runner=runner: [runner.predict(one) for _ in range(CALLS)] for name, runner in runners.items()
     }
@@ -59,8 +59,8 @@ def _net(name: str, width: int, folder: Path) -> list[Row]:
 
 
 def _outputs(runner: Runner, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    found = runner.predict(inputs)
-    return list(found.values()) if isinstance(found, dict) else [found]
+    outputs = runner.predict(inputs)
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def crops(image: Image.Image, place: Sequence[float], count: int, *, seed: int) 
     """Return crops around a face: moved, resized, turned, mirrored, brighter or darker, as a tracker sees it."""
     random = np.random.default_rng(seed)
     x, y, size = place
-    made = []
+    images = []
     for _ in range(count):
         half = size * random.uniform(0.8, 1.25) / 2
         center = np.array([x, y]) + random.normal(size=2) * 0.07 * size
@@ -47,8 +47,8 @@ def crops(image: Image.Image, place: Sequence[float], count: int, *, seed: int) 
         box = (*(center - half).round(), *(center + half).round())
         pixels = np.asarray(turned.crop(tuple(map(int, box))).resize((SIZE, SIZE)), np.float32) / 255
         pixels = pixels[:, ::-1] if random.random() < 0.5 else pixels
-        made.append(np.clip(pixels * random.uniform(0.6, 1.3), 0, 1))
-    return np.stack(made)
+        images.append(np.clip(pixels * random.uniform(0.6, 1.3), 0, 1))
+    return np.stack(images)
 
 
 def measure(folder: Path = PACKAGES) -> Iterator[Row]:

@@ -127,16 +127,18 @@ def strategy(**more: Any) -> Kept:
 def returned_models(federation: Federation) -> dict[str, float]:
     """Return the accuracy of the global model, all entries and as the strategy returns it."""
     common = [mask if mask is None or mask.ndim > 1 else None for mask in federation.mask_of(0)]
-    found = {}
+    accuracies = {}
     returned, whole = federation.run(strategy(masks=common))
-    found["common mask, as returned"], found["common mask, all entries"] = map(federation.accuracy, (returned, whole))
+    accuracies["common mask, as returned"], accuracies["common mask, all entries"] = map(
+        federation.accuracy, (returned, whole)
+    )
     masks = [federation.mask_of(number) for number in range(CLIENTS)]
     for name in ("union", "majority"):
         returned, whole = federation.run(strategy(returned=name), masks=masks)
-        found[f"personal masks, {name}"] = federation.accuracy(returned)
-        found["personal masks, all entries"] = federation.accuracy(whole)
-    found["dense"] = federation.accuracy(federation.run(strategy())[0])
-    return found
+        accuracies[f"personal masks, {name}"] = federation.accuracy(returned)
+        accuracies["personal masks, all entries"] = federation.accuracy(whole)
+    accuracies["dense"] = federation.accuracy(federation.run(strategy())[0])
+    return accuracies
 
 
 DEFENSES: dict[str, dict[str, Any]] = {
@@ -151,27 +153,27 @@ def hostile(federation: Federation) -> dict[str, float]:
     """Return the accuracy with one client of ten that sends 1e6 for each weight, and claims 1e15 examples."""
     common = [mask if mask is None or mask.ndim > 1 else None for mask in federation.mask_of(0)]
     personal = [federation.mask_of(number) for number in range(CLIENTS)]
-    found = {}
+    accuracies = {}
     for kind, fixed, masks in (
         ("dense", {}, None),
         ("common mask", {"masks": common}, None),
         ("personal", {}, personal),
     ):
-        found[f"{kind}, mean, no hostile client"] = federation.accuracy(
+        accuracies[f"{kind}, mean, no hostile client"] = federation.accuracy(
             federation.run(strategy(**fixed), masks=masks)[0]
         )
         for name, defense in DEFENSES.items():
             arrays = federation.run(strategy(**fixed, **defense), masks=masks, is_hostile=True)[0]
-            found[f"{kind}, {name}"] = federation.accuracy(arrays)
-    return found
+            accuracies[f"{kind}, {name}"] = federation.accuracy(arrays)
+    return accuracies
 
 
 def means(measure: Callable[[Federation], dict[str, float]], **kind: int) -> dict[str, float]:
     """Return means over seeds in percent, and print them."""
-    found = [measure(Federation(seed, **kind)) for seed in range(SEEDS)]
-    result = {name: 100 * float(np.mean([each[name] for each in found])) for name in found[0]}
+    results = [measure(Federation(seed, **kind)) for seed in range(SEEDS)]
+    result = {name: 100 * float(np.mean([each[name] for each in results])) for name in results[0]}
     for name, value in result.items():
-        spread = np.std([100 * each[name] for each in found], ddof=1)
+        spread = np.std([100 * each[name] for each in results], ddof=1)
         print(f"{measure.__name__} {kind or ''}: {name}: {value:.1f} +- {spread:.1f}", flush=True)
     return result
 

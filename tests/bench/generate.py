@@ -51,8 +51,8 @@ def pruned(model):
     parts = {"units": 0.3, "heads": 0.3}
     masked, report = tfprune.prune_units(model, inputs, sparsity=parts, reconstruction=None, batch_size=4, verbose=0)
     plan = _unequal(report.plan)
-    kept = {kind: [row.kept for row in plan.rows if row.kind == kind] for kind in ("heads", "channels")}
-    return tfprune.shrink(masked, plan, into="class"), kept
+    counts = {kind: [row.kept for row in plan.rows if row.kind == kind] for kind in ("heads", "channels")}
+    return tfprune.shrink(masked, plan, into="class"), counts
 
 
 def _unequal(plan):

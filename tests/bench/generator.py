@@ -71,20 +71,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(sys.argv[1]) if len(sys.argv) > 1 else made(Path(folder))
         run(path, WAYS[1])  # the first start prepares the file
-        found: dict[str, list[dict]] = {way: [] for way in WAYS}
+        runs: dict[str, list[dict]] = {way: [] for way in WAYS}
         for _ in range(TURNS):
             for way in WAYS:
-                found[way].append(run(path, way))
+                runs[way].append(run(path, way))
         size = path.stat().st_size
     rows = []
     for way in WAYS:
-        middle = {key: float(np.median([turn[key] for turn in found[way]])) for key in found[way][0]}
+        middle = {key: float(np.median([turn[key] for turn in runs[way]])) for key in runs[way][0]}
         speeds = [f"{1 / middle['prefill']:,.0f}", f"{1 / middle['decode']:,.1f}"]
         rows.append([way, *speeds, f"{middle['load']:.2f}", f"{middle['anonymous'] / size:.2f}"])
     titles = ["way", "prefill, tokens/s", "decode, tokens/s", "load, s", "anonymous memory / file"]
     print(table(titles, rows, left=1))
     ratios = {
-        part: np.array([turn[part] for turn in found[WAYS[0]]]) / [turn[part] for turn in found[WAYS[1]]]
+        part: np.array([turn[part] for turn in runs[WAYS[0]]]) / [turn[part] for turn in runs[WAYS[1]]]
         for part in ("prefill", "decode")
     }
     for part, each in ratios.items():

@@ -47,9 +47,9 @@ def _kernels(content: bytes) -> list[int]:
     file = load_objects(content)
     graph = file.subgraphs[0]
     places = [(KERNELS.get(operator_name(file, each), -1), inputs_of(each)) for each in graph.operators]
-    found = {inputs[place] for place, inputs in places if place >= 0}
-    data = {index: file.buffers[graph.tensors[index].buffer].data for index in found}
-    return sorted(index for index in found if data[index] is not None and np.any(data[index]))
+    constants = {inputs[place] for place, inputs in places if place >= 0}
+    data = {index: file.buffers[graph.tensors[index].buffer].data for index in constants}
+    return sorted(index for index in constants if data[index] is not None and np.any(data[index]))
 
 
 def _explain_here(module: str, folder: str, *, timeout: float) -> Completed:
@@ -65,9 +65,9 @@ def measure() -> list[Row]:
     conversion.run_module, quantization_error.run_module = _convert_here, _explain_here
     files = {}
     for name in MODELS:
-        made = network(name)
-        exact = convert_prepared(made.model, signature(made.model), unroll=True)
-        files[name] = exact, convert(made.model, quantize="int8", calibration=[made.samples]), made.samples
+        model = network(name)
+        exact = convert_prepared(model.model, signature(model.model), unroll=True)
+        files[name] = exact, convert(model.model, quantize="int8", calibration=[model.samples]), model.samples
     faults = [explain_rounding(exact, content, inputs=data).fault for exact, content, data in files.values()]
     passed = faults.count("")
     rows = [Row("honest int8 files that pass", f"{passed} of {len(files)}", f"{len(files)}", passed == len(files))]

@@ -91,11 +91,11 @@ def pruned(
 def measure(folder: Path, seeds: int) -> list[Row]:
     text = texts.load("bible")
     test = windows(text.evaluation, MEASURED, 0)
-    found: dict[tuple[str, str], list[float]] = {}
+    by_kind: dict[tuple[str, str], list[float]] = {}
 
     def note(name: str, way: str, model: keras.Model) -> None:
-        found.setdefault((name, way), []).append(perplexity(model, test))
-        sys.stdout.write(f"{name}, {way}: {found[name, way][-1]:.3f}\n")
+        by_kind.setdefault((name, way), []).append(perplexity(model, test))
+        sys.stdout.write(f"{name}, {way}: {by_kind[name, way][-1]:.3f}\n")
         sys.stdout.flush()
 
     for seed in range(seeds):
@@ -112,7 +112,7 @@ def measure(folder: Path, seeds: int) -> list[Row]:
             note(name, "together", pruned(backbone, samples, SPARSITY, rounding)[0])
     rows = []
     for name in ROUNDINGS:
-        together, after = (found[name, way] for way in ("together", "one after the other"))
+        together, after = (by_kind[name, way] for way in ("together", "one after the other"))
         each = ", ".join(f"{one:.3f} -> {other:.3f}" for one, other in zip(after, together, strict=True))
         what = f"{SPARSITY:.0%} zeros, {name}: perplexity together, of one after the other (each seed: {each})"
         rows.append(at_most(what, np.mean(together) / np.mean(after), 1, digits=4))

@@ -112,11 +112,11 @@ def _accuracies(seed: int, final: float, folder: Path | None) -> list[float]:
     weights = _dense(seed, folder, x, y)
     random = np.random.default_rng(seed)
     order = np.concatenate([random.permutation(TRAINED) for _ in range(EPOCHS)])
-    found = []
+    accuracies = []
     for run in _runs().values():
         model = run(weights, (x[order], y[order]), final=final)
-        found.append(100 * float(np.mean(model.predict(held_x, verbose=0).argmax(axis=1) == held_y)))
-    return found
+        accuracies.append(100 * float(np.mean(model.predict(held_x, verbose=0).argmax(axis=1) == held_y)))
+    return accuracies
 
 
 def measure(*, seeds: int, final: float, folder: Path | None = None) -> list[Row]:
@@ -124,8 +124,8 @@ def measure(*, seeds: int, final: float, folder: Path | None = None) -> list[Row
         return []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn, max_tasks_per_child=1) as pool:
-        found = list(pool.map(_accuracies, range(seeds), [final] * seeds, [folder] * seeds))
-    columns = dict(zip(_runs(), np.transpose(found), strict=True))
+        accuracies = list(pool.map(_accuracies, range(seeds), [final] * seeds, [folder] * seeds))
+    columns = dict(zip(_runs(), np.transpose(accuracies), strict=True))
     rows = []
     for name, column in columns.items():
         paired = column - columns[PEER]

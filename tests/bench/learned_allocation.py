@@ -33,7 +33,7 @@ def accuracies(seed: int) -> dict[tuple[float, str], float]:
     keras.utils.set_random_seed(seed)
     model = compiled(NETWORKS["CNN"].dense(), 0.002)
     model.fit(*data, batch_size=64, epochs=3, verbose=0)
-    found = {}
+    values = {}
     for sparsity in SPARSITIES:
         learned = tfprune.learn_allocation(model, sparsity, data, epochs=2, batch_size=64)
         for name, allocation in [*((name, name) for name in FORMULAS), ("learned", learned)]:
@@ -41,8 +41,8 @@ def accuracies(seed: int) -> dict[tuple[float, str], float]:
             tfprune.update_masks(pruned, sparsity, allocation=allocation)
             keras.utils.set_random_seed(seed)
             compiled(pruned, 0.001).fit(*data, batch_size=64, epochs=1, verbose=0)
-            found[sparsity, name] = 100 * pruned.evaluate(*judged, verbose=0)[1]
-    return found
+            values[sparsity, name] = 100 * pruned.evaluate(*judged, verbose=0)[1]
+    return values
 
 
 if __name__ == "__main__":

@@ -94,9 +94,9 @@ def compared(
 
     files = {"float32": measured("float32", Quantization(None)), "int8": measured("int8", Quantization("int8"))}
     errors = quantization_error(folder / "float32", folder / "int8", x)
-    chosen = errors.to_skip(max_bytes=int(MOST_BYTES * errors.bytes))
-    name = f"mixed ({len(chosen)} of {len(errors.rows)} operators in float)"
-    return files | {name: measured("mixed", Quantization("int8", skip=[row.name for row in chosen]))}
+    rows = errors.to_skip(max_bytes=int(MOST_BYTES * errors.bytes))
+    name = f"mixed ({len(rows)} of {len(errors.rows)} operators in float)"
+    return files | {name: measured("mixed", Quantization("int8", skip=[row.name for row in rows]))}
 
 
 if __name__ == "__main__":

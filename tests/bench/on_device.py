@@ -27,8 +27,8 @@ def where_it_is(weight: keras.Variable, count: int) -> object:
     threshold = ops.sort(scores)[-count]
     above, equal = scores > threshold, scores == threshold
     missing = count - ops.sum(ops.cast(above, "int32"))
-    kept = ops.logical_or(above, ops.logical_and(equal, ops.cumsum(ops.cast(equal, "int32")) <= missing))
-    return ops.reshape(kept, weight.shape)
+    mask = ops.logical_or(above, ops.logical_and(equal, ops.cumsum(ops.cast(equal, "int32")) <= missing))
+    return ops.reshape(mask, weight.shape)
 
 
 def measure(rows: int, columns: int) -> Row:

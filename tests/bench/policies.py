@@ -114,8 +114,8 @@ def at_random(
     """Let every trial be a child of any trial within the limit, chosen at random."""
     draw = random.Random(first.seed + len(trials) + len(running))
     fit = [trial for trial in trials[1:] if min(file.drop for file in trial.tried) <= MAX_DROP]
-    chosen = draw.choice([trials[0], *fit])
-    recipe = product([trials[0], *([chosen] if chosen.recipe else [])], [], first, False, by=by)
+    parent = draw.choice([trials[0], *fit])
+    recipe = product([trials[0], *([parent] if parent.recipe else [])], [], first, False, by=by)
     return replace(recipe, seed=first.seed + len(trials) + len(running))
 
 

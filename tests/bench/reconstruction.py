@@ -41,13 +41,13 @@ def choice(problems: int) -> list[Row]:
     ratios, same = [], 0
     for seed in range(problems):
         x, weights = problem(seed)
-        kept = greedy_obs(x.T @ x, weights, keep=5)
+        mask = greedy_obs(x.T @ x, weights, keep=5)
         y = x @ weights.T
         best = min(left(x, y, np.array(some)) for some in itertools.combinations(range(10), 5))
-        ratios.append(left(x, y, np.flatnonzero(kept)) / best)
+        ratios.append(left(x, y, np.flatnonzero(mask)) / best)
         order = np.random.default_rng(seed).permutation(10)
         permuted = greedy_obs((x.T @ x)[np.ix_(order, order)], weights[:, order], keep=5)
-        same += bool((permuted == kept[order]).all())
+        same += bool((permuted == mask[order]).all())
     text = (
         f"greedy OBS, 5 of 10 channels, error against the best choice, median of {problems} (worst {max(ratios):.2f})"
     )

@@ -46,8 +46,8 @@ def accuracies(seed: int, folder: Path) -> list[float]:
             recipe = training_recipe(
                 steps, samples=len(data[0]), batch_size=BATCH, learning_rate=RATE, seed=seed, distillation=teacher
             )
-            made = runner.apply_recipe(replace(recipe, **changes), keras.callbacks.Callback())
-            results.append(accuracy(made))
+            smaller = runner.apply_recipe(replace(recipe, **changes), keras.callbacks.Callback())
+            results.append(accuracy(smaller))
             sys.stderr.write(f"seed {seed}, {changes}, {teacher}: {results[-1]:.2f}\n")
     return results
 

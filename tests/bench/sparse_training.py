@@ -111,12 +111,12 @@ def run(job: Job, data: tuple, judged: tuple) -> dict[str, Any]:
     keras.utils.set_random_seed(job.seed)  # the same batches for each way
     falling = keras.callbacks.LearningRateScheduler(lambda epoch: settings.rate * 0.5 ** max(epoch - EPOCHS // 2, 0))
     model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[falling, *callbacks])
-    found = model.predict(judged[0], verbose=0, batch_size=1000).argmax(axis=1)
+    classes = model.predict(judged[0], verbose=0, batch_size=1000).argmax(axis=1)
     forward = watch.cost / (EPOCHS * -(-len(x) // BATCH)) if callbacks else multiply_adds(model)
     cost = 3 * forward
     if job.way == RIGL:  # one backward pass of `every` + 1 is dense
         cost = (3 * forward * settings.every + 2 * forward + macs) / (settings.every + 1)
-    accuracy = 100 * float(np.mean(found == judged[1]))
+    accuracy = 100 * float(np.mean(classes == judged[1]))
     counts = {"counts": sorted(watch.counts)[:3], "leaks": watch.leaks, "parameters": size}
     return {**dataclasses.asdict(job), "accuracy": accuracy, "cost": cost / (3 * macs), **counts}
 
@@ -152,19 +152,19 @@ def _choose(runs: Runs, network: str) -> dict[str, Any]:
         return max(jobs, key=lambda job: runs(job)["accuracy"]).settings
 
     dense = best(DENSE, [Settings(name, rate) for name, rates in RATES.items() for rate in rates])
-    chosen = dict.fromkeys((DENSE, SMALL, STATIC), dense)
+    choice = dict.fromkeys((DENSE, SMALL, STATIC), dense)
     for way in (GRADUAL, SET, RIGL):
         pairs = [(every, share) for every in INTERVALS for share in (FRACTIONS[:1] if way == GRADUAL else FRACTIONS)]
-        chosen[way] = best(way, [dataclasses.replace(dense, every=every, fraction=share) for every, share in pairs])
-    return {way: dataclasses.asdict(settings) for way, settings in chosen.items()}
+        choice[way] = best(way, [dataclasses.replace(dense, every=every, fraction=share) for every, share in pairs])
+    return {way: dataclasses.asdict(settings) for way, settings in choice.items()}
 
 
 def choose(kept: Path | None) -> None:
     """Write the settings of each network and way, chosen on images that are held back from training."""
     x, y = fashion.read("train")
     runs = Runs((x[:IMAGES], y[:IMAGES]), (x[-VALIDATION:], y[-VALIDATION:]), kept)
-    chosen = {network: _choose(runs, network) for network in NETWORKS}
-    CHOSEN.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+    choices = {network: _choose(runs, network) for network in NETWORKS}
+    CHOSEN.write_text(json.dumps(choices, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(
@@ -180,8 +180,8 @@ def measure(
     ]
     x, y = fashion.read("train")
     runs = Runs((x[:IMAGES], y[:IMAGES]), fashion.read("t10k"), kept)
-    found = [runs(job) for job in jobs]
-    return [row for network in networks for row in _rows(network, found)] + list(_exact(found))
+    results = [runs(job) for job in jobs]
+    return [row for network in networks for row in _rows(network, results)] + list(_exact(results))
 
 
 def _rows(network: str, found: list[dict[str, Any]]) -> Iterator[Row]:

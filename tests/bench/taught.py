@@ -17,10 +17,10 @@ def measure() -> list[Row]:
     images, labels = load_digits(return_X_y=True)
     x, y = (images / 16).astype("float32"), labels
     data, held_out = (x[:1200], y[:1200]), (x[1200:], y[1200:])
-    found = np.array([_accuracies(seed, data, held_out) for seed in SEEDS])  # seeds, kinds, without and with
-    rows = [Row("digits, the dense net", _text(found[:, 0, 0]), "-", True)]
+    accuracies = np.array([_accuracies(seed, data, held_out) for seed in SEEDS])  # seeds, kinds, without and with
+    rows = [Row("digits, the dense net", _text(accuracies[:, 0, 0]), "-", True)]
     for index, kind in enumerate(KINDS, 1):
-        alone, taught = found[:, index].T
+        alone, taught = accuracies[:, index].T
         gain = f"{_text(taught)}, {100 * np.mean(taught - alone):+.1f} points"
         rows += [Row(f"digits, {kind}, alone", _text(alone), "-", True)]
         rows += [Row(f"digits, {kind}, with the dense net as teacher", gain, "-", True)]

@@ -71,7 +71,7 @@ def accuracies(name: str, seed: int, data: tuple[np.ndarray, ...], folder: Path)
     ours.fit(x, y, batch_size=BATCH, epochs=4, verbose=0)
     theirs = network(name, tf_keras)
     theirs.set_weights(ours.get_weights())
-    found = []
+    accuracies = []
     for model, api in (
         (tfprune.quantize_aware(ours), keras),
         (tfmot.quantization.keras.quantize_model(theirs), tf_keras),
@@ -82,8 +82,8 @@ def accuracies(name: str, seed: int, data: tuple[np.ndarray, ...], folder: Path)
             to_tflite(model, path, quantize="int8", check_on=test_x[:64], tolerance=1.0)
         else:
             tfmots_file(model, path)
-        found.append(evaluate(path, (test_x, test_y)).metrics["accuracy"])
-    return found[0], found[1]
+        accuracies.append(evaluate(path, (test_x, test_y)).metrics["accuracy"])
+    return accuracies[0], accuracies[1]
 
 
 def ratios(name: str, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

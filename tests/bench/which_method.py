@@ -111,11 +111,11 @@ OF_CHANNELS: Mapping[str, Way] = {
 
 def measure(model: keras.Model, data: Data, test: Data) -> Result:
     model = tfprune.strip(model)
-    found = model.predict(test[0], batch_size=1000, verbose=0).argmax(axis=1)
+    classes = model.predict(test[0], batch_size=1000, verbose=0).argmax(axis=1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tfz")
         to_tflite(model, path, quantize="int8", calibration=data[0][:100], compress="packed", tolerance=1)
-        return Result(100 * float(np.mean(found == test[1])), path.stat().st_size)
+        return Result(100 * float(np.mean(classes == test[1])), path.stat().st_size)
 
 
 def results(
@@ -123,18 +123,18 @@ def results(
 ) -> dict[tuple[str, float], list[Result]]:
     x, y = fashion.read("train")
     data, test = (x[: -trained_networks.HELD_OUT], y[: -trained_networks.HELD_OUT]), fashion.read("t10k")
-    found: dict[tuple[str, float], list[Result]] = {}
+    by_method: dict[tuple[str, float], list[Result]] = {}
     for seed in seeds:
         model = trained_networks.trained("cnn", seed, data, folder / f"{seed}.keras")
-        found.setdefault(("dense", 1.0), []).append(measure(model, data, test))
+        by_method.setdefault(("dense", 1.0), []).append(measure(model, data, test))
         for name, way in ways.items():
             for level in levels:
                 keras.utils.set_random_seed(seed)
                 result = measure(way(model, level, data), data, test)
-                found.setdefault((name, level), []).append(result)
+                by_method.setdefault((name, level), []).append(result)
                 sys.stderr.write(f"seed {seed}, {name}, {level}: {result}\n")
             keras.backend.clear_session()
-    return found
+    return by_method
 
 
 def lines(found: Mapping[tuple[str, float], list[Result]], levels: Sequence[float]) -> list[list[str]]:
@@ -163,11 +163,11 @@ def main() -> None:
         folder = options.folder or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
         for title, ways, levels in (("zeros", OF_ZEROS, options.zeros), ("multiply-adds left", OF_CHANNELS, FLOPS)):
-            chosen = {name: way for name, way in ways.items() if options.only in name}
-            if not chosen:
+            selection = {name: way for name, way in ways.items() if options.only in name}
+            if not selection:
                 continue
-            found = results(chosen, levels, options.seeds, folder)
-            rows = [[*row, *[""] * (1 + len(levels) - len(row))] for row in lines(found, levels)]
+            results_by_method = results(selection, levels, options.seeds, folder)
+            rows = [[*row, *[""] * (1 + len(levels) - len(row))] for row in lines(results_by_method, levels)]
             sys.stdout.write(f"\n{table([title, *(f'{level:.3g}' for level in levels)], rows)}\n")
     sys.stdout.write("\nPoints of accuracy against the dense network ± deviation (KiB of the packed int8 file)\n")
 

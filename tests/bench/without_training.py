@@ -139,9 +139,9 @@ def table() -> Iterator[str]:
         trained = np.random.default_rng(seed).permutation(len(x))[:TRAINED]
         parts = [f"seed {seed}, dense {accuracy(model, test):.1f} %"]
         for sparsity in SPARSITIES:
-            found = Runner(by_file(model, samples, sparsity)).predict(test[0]).argmax(axis=1)
+            classes = Runner(by_file(model, samples, sparsity)).predict(test[0]).argmax(axis=1)
             gradual = accuracy(by_training(model, (x[trained], y[trained]), sparsity), test)
-            parts.append(f"{sparsity:.0%}: file {100 * np.mean(found == test[1]):.1f}, trained {gradual:.1f}")
+            parts.append(f"{sparsity:.0%}: file {100 * np.mean(classes == test[1]):.1f}, trained {gradual:.1f}")
         yield "; ".join(parts)
 
 

@@ -155,8 +155,8 @@ class ChannelGraph(RandomGraph):
         return ops.concatenate([ops.max(apart(x), axis=-1), ops.max(apart(other), axis=-1)], axis=-1)
 
     def shared_model(self, x):
-        given = keras.Input(x.shape[1:])
-        inner = keras.Model(given, ops.roll(given, self.count(1, 3), axis=-1))
+        inputs = keras.Input(x.shape[1:])
+        inner = keras.Model(inputs, ops.roll(inputs, self.count(1, 3), axis=-1))
         return ops.concatenate([inner(x), inner(layers.Dense(x.shape[-1])(self.other(x)))], axis=-1)
 
     def squeeze(self, x):

@@ -59,9 +59,9 @@ def prune(model: Any, *, block: int = 1, fraction: float = 0.9) -> Any:
         if len(weight.shape) < 2:
             weight.assign(weight + random.normal(size=weight.shape) * 0.1)
             continue
-        kept = random.random((-(-weight.shape[0] // block), *weight.shape[1:])) > fraction
-        kept = np.repeat(kept, block, axis=0)[: weight.shape[0]]
-        weight.assign(random.normal(size=weight.shape) * kept / np.sqrt(weight.shape[-1]))
+        mask = random.random((-(-weight.shape[0] // block), *weight.shape[1:])) > fraction
+        mask = np.repeat(mask, block, axis=0)[: weight.shape[0]]
+        weight.assign(random.normal(size=weight.shape) * mask / np.sqrt(weight.shape[-1]))
     return model
 
 

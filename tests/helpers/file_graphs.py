@@ -54,9 +54,9 @@ class FileGraph:
         return self.constant(np.array(values, np.int32))
 
     def operator(self, name: str, inputs: list[int], shape: tuple[int, ...], **options: object) -> int:
-        made = self._tensor(shape)
-        self.add(name, inputs, [made], **options)
-        return made
+        tensor = self._tensor(shape)
+        self.add(name, inputs, [tensor], **options)
+        return tensor
 
     def add(self, name: str, inputs: list[int], outputs: list[int], **options: object) -> None:
         kind = options.pop("kind", None)
@@ -74,11 +74,13 @@ class FileGraph:
 
     def depthwise(self, x: int, *, multiplier: int = 1) -> int:
         *places, depth = self.shape(x)
-        made = depth * multiplier
-        inputs = [x, self.weights(1, 3, 3, made), self.weights(made)]
+        channels = depth * multiplier
+        inputs = [x, self.weights(1, 3, 3, channels), self.weights(channels)]
         options = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, "padding": SAME}
         options |= {"depthMultiplier": multiplier, "fusedActivationFunction": NONE}
-        return self.operator("DEPTHWISE_CONV_2D", inputs, (*places, made), kind="DepthwiseConv2DOptions", **options)
+        return self.operator(
+            "DEPTHWISE_CONV_2D", inputs, (*places, channels), kind="DepthwiseConv2DOptions", **options
+        )
 
     def transposed(self, x: int, channels: int) -> int:
         count, height, width, depth = self.shape(x)
@@ -132,9 +134,9 @@ class FileGraph:
 
     def halves(self, x: int) -> list[int]:
         *places, depth = self.shape(x)
-        made = [self._tensor((*places, depth // 2)) for _ in range(2)]
-        self.add("SPLIT", [self.integers(3), x], made, kind="SplitOptions", numSplits=2)
-        return made
+        halves = [self._tensor((*places, depth // 2)) for _ in range(2)]
+        self.add("SPLIT", [self.integers(3), x], halves, kind="SplitOptions", numSplits=2)
+        return halves
 
     def first_channels(self, x: int, count: int) -> int:
         *places, _ = self.shape(x)

@@ -12,8 +12,8 @@ def multiplications(model: keras.Model) -> int:
     graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec).graph
     builder = tf.compat.v1.profiler.ProfileOptionBuilder
     options = builder(builder.float_operation()).with_empty_output().build()
-    found = tf.compat.v1.profiler.Profiler(graph).profile_operations(options)
-    counts, todo = {}, [found]
+    profile = tf.compat.v1.profiler.Profiler(graph).profile_operations(options)
+    counts, todo = {}, [profile]
     for node in todo:
         counts[node.name] = node.float_ops
         todo += node.children

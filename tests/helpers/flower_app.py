@@ -65,8 +65,8 @@ def train(message, context):
 def evaluate(message, context):
     model = make_model()
     client = MaskedClient(message, context, model)
-    kept = sum(int(np.count_nonzero(array)) for array in model.weights)
-    return client.evaluated({"num-examples": 1, "kept": kept, "round": client.round})
+    nonzero = sum(int(np.count_nonzero(array)) for array in model.weights)
+    return client.evaluated({"num-examples": 1, "kept": nonzero, "round": client.round})
 
 
 @server_app.main()

@@ -19,8 +19,8 @@ def transformer(blocks=2, attention=None):
     ids = keras.Input((None,), dtype="int32", name="ids")
     x = layers.Embedding(TOKENS, WIDTH)(ids)
     for block in range(blocks):
-        made = attention(block) if attention else layers.MultiHeadAttention(4, 2, name=f"attention_{block}")
-        x = layers.Add()([x, made(x, x)])
+        layer = attention(block) if attention else layers.MultiHeadAttention(4, 2, name=f"attention_{block}")
+        x = layers.Add()([x, layer(x, x)])
         hidden = layers.Dense(HIDDEN, activation="relu", name=f"hidden_{block}")(x)
         x = layers.Add()([x, layers.Dense(WIDTH, name=f"back_{block}")(hidden)])
     model = keras.Model(ids, layers.Dense(3, name="out")(x))
