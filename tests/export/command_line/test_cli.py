@@ -122,11 +122,11 @@ def test_export_writes_labels_and_normalization(folder, capsys, tmp_path):
     named = [*arguments, "--labels", tmp_path / "labels.txt"]
     code, out, err = run(capsys, *named, "--mean", "1", "--std", "2", "--json")
     assert code == 0, err
-    report, found = json.loads(out), inspect(tmp_path / "named.tfz")
+    report, inspected = json.loads(out), inspect(tmp_path / "named.tfz")
     assert report["path"] == str(tmp_path / "named.tfz")
-    assert (report["bytes"], report["tflite_bytes"]) == (found.file_bytes, found.unpacked_bytes)
-    assert [*found.labels.values()] == [("cat", "dog", "élan")]
-    assert [*found.normalization.values()] == [((1.0,), (2.0,))]
+    assert (report["bytes"], report["tflite_bytes"]) == (inspected.file_bytes, inspected.unpacked_bytes)
+    assert [*inspected.labels.values()] == [("cat", "dog", "élan")]
+    assert [*inspected.normalization.values()] == [((1.0,), (2.0,))]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "labels.txt").write_bytes(before["labels.txt"][:8])
     for options, message in (
@@ -517,15 +517,15 @@ def _export_in(place, folder):
 
 def _children(temporary):
     """Return the processes whose output goes into a folder there; one that has ended has none."""
-    found = []
+    numbers = []
     for path in Path("/proc").glob("[0-9]*/fd/1"):
         try:
             output = str(path.readlink())
         except OSError:  # it has ended
             continue
         if output.startswith(f"{temporary}/tfprune-"):
-            found.append(path.parts[2])
-    return found
+            numbers.append(path.parts[2])
+    return numbers
 
 
 def _wait_until(happened):

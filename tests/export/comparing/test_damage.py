@@ -125,9 +125,9 @@ def test_a_report_turns_into_json_and_pictures(tmp_path):
     names = ["<b>shirt</b>", "a", "b", "c", "d"]
     images = RNG.random((600, 8, 8, 1))
     report = damage(BEFORE, AFTER, (images, LABELS), class_names=names, groups={"</td>": SPEAKERS})
-    found = json.loads(json.dumps(report.as_dict()))
-    assert found["rows"][0]["drop"] == report.rows[0].drop
-    assert found["harmed"] == list(report.harmed)
+    fields = json.loads(json.dumps(report.as_dict()))
+    assert fields["rows"][0]["drop"] == report.rows[0].drop
+    assert fields["harmed"] == list(report.harmed)
     report.save_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<b>shirt" not in page

@@ -86,11 +86,11 @@ def test_the_card_of_a_searched_file_has_its_recipe_and_a_program_that_no_text_c
     best = MeasuredFile(
         RECIPE, "int8", 2000, 1500, score=0.895, drop=0.005, code="x = '''\n````\n'''", file="01.tflite"
     )
-    found = CompressReport(
+    report = CompressReport(
         "searched", "accuracy", 0.01, "size", None, dense, (best, dense), 1, (), (dense, best), 9.0, "cnn"
     )
-    shown = cells(found.card())
+    shown = cells(report.card())
     assert {"01.tflite", "cnn", "90.0%, unstructured", "300", "int8", "2,000 (25.0% of the dense file)"} <= {*shown}
     assert {"0.9000", "0.8950 (a drop of +0.0050)", "0.01 of accuracy"} <= {*shown}
-    assert [kind for kind, _ in texts(found.card())].count("fence") == 1
-    assert "Program" not in cells(found.card(dense)) and "zeros" not in cells(found.card(dense))
+    assert [kind for kind, _ in texts(report.card())].count("fence") == 1
+    assert "Program" not in cells(report.card(dense)) and "zeros" not in cells(report.card(dense))

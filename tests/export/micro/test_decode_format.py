@@ -92,12 +92,12 @@ def decoding_file(encoded: DecodeConstants, weight: np.ndarray, *, scales: int, 
 def tables(weight: np.ndarray, axis: int) -> DecodeConstants:
     """Store a table for each index along an axis, as TensorFlow's own tool does."""
     rows = np.moveaxis(weight, axis, 0)
-    found = [np.unique(row, return_inverse=True) for row in rows]
-    step = max(len(values) for values, _ in found)
+    tables = [np.unique(row, return_inverse=True) for row in rows]
+    step = max(len(values) for values, _ in tables)
     width = max(1, (step - 1).bit_length())
-    indices = np.moveaxis(np.stack([np.reshape(row, rows.shape[1:]) for _, row in found]), 0, axis)
+    indices = np.moveaxis(np.stack([np.reshape(row, rows.shape[1:]) for _, row in tables]), 0, axis)
     bits = np.unpackbits(indices.astype(np.uint8).reshape(-1, 1), axis=1)[:, 8 - width :]
-    table = np.concatenate([np.pad(values, (0, step - len(values))) for values, _ in found]).view(np.uint8)
+    table = np.concatenate([np.pad(values, (0, step - len(values))) for values, _ in tables]).view(np.uint8)
     header = np.array([0, 1, 0, 0, 1, axis << 4 | width, step, *[0] * 9], np.uint8)
     return DecodeConstants("table", np.packbits(bits), np.concatenate([header, table]))
 
@@ -178,7 +178,7 @@ def test_anything_is_read_or_refused(bits, ancillary, kind, data):
     dtype = data.draw(st.sampled_from(["int8", "int16", "float32", "uint8", "bool"]))
     parts = [np.frombuffer(part, np.uint8) for part in (bits, head + ancillary[len(head) :])]
     try:
-        found = decode_weight(*parts, dtype=dtype, shape=shape, zeros=NO_ZEROS)
+        decoded = decode_weight(*parts, dtype=dtype, shape=shape, zeros=NO_ZEROS)
     except ValueError:
         return
-    assert found is None or found[0].size == np.prod(shape, dtype=int)
+    assert decoded is None or decoded[0].size == np.prod(shape, dtype=int)

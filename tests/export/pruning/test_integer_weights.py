@@ -36,13 +36,15 @@ class TwoLayers:
         return "INT16" if self.is_wide else "FLOAT32"
 
     def tensor(self, shape, kind, *, values=None, scales=None):
-        made = schema.TensorT(name=b"t%d" % len(self.graph.tensors), shape=np.array(shape, np.int32), buffer=0)
-        made.type = getattr(schema.TensorType, kind)
-        made.buffer = 0 if values is None else add_values(self.model, values)
+        tensor = schema.TensorT(name=b"t%d" % len(self.graph.tensors), shape=np.array(shape, np.int32), buffer=0)
+        tensor.type = getattr(schema.TensorType, kind)
+        tensor.buffer = 0 if values is None else add_values(self.model, values)
         if scales is not None and kind != "FLOAT32":
             steps = np.atleast_1d(np.float32(scales))
-            made.quantization = schema.QuantizationParametersT(scale=steps, zeroPoint=np.zeros(len(steps), np.int64))
-        self.graph.tensors.append(made)
+            tensor.quantization = schema.QuantizationParametersT(
+                scale=steps, zeroPoint=np.zeros(len(steps), np.int64)
+            )
+        self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
     def layer(self, entry, units):
@@ -58,11 +60,11 @@ class TwoLayers:
         else:
             weight = self.tensor(weights.shape, "INT4", values=packed(integers), scales=scales)
             added = self.tensor((units,), "FLOAT32", values=bias.astype(np.float32))
-        made = self.tensor((1, units), self.activation, scales=self.step)
+        output = self.tensor((1, units), self.activation, scales=self.step)
         options = schema.FullyConnectedOptionsT()
         inputs = [entry, weight, added]
-        add_operator(self.model, self.graph, name="FULLY_CONNECTED", inputs=inputs, outputs=[made], options=options)
-        return made
+        add_operator(self.model, self.graph, name="FULLY_CONNECTED", inputs=inputs, outputs=[output], options=options)
+        return output
 
 
 @pytest.mark.parametrize("kind", ["int16x8", "int4"])

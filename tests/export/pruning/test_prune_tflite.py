@@ -68,8 +68,8 @@ def test_zeros_are_there_and_outputs_near_those_of_the_dense_file(exports, tmp_p
     assert {row.operator for row in report.layers} == {*PRUNED}
     assert [row.layer for row in report.skipped] and "DEPTHWISE_CONV_2D" in report.skipped[0].reason
     held = export.inputs[-report.held_out :]
-    found, right = Runner(path).predict(held), Runner(export.data).predict(export.inputs)
-    for row, values, dense in zip(report.errors, found, right, strict=True):
+    outputs, right = Runner(path).predict(held), Runner(export.data).predict(export.inputs)
+    for row, values, dense in zip(report.errors, outputs, right, strict=True):
         spread = np.sqrt(dense.var(axis=0).mean())
         error = np.sqrt(np.square(values - dense[-len(held) :]).mean()) / spread
         assert row.error == pytest.approx(error, rel=1e-3)
@@ -198,8 +198,8 @@ def test_an_error_grows_by_no_more_than_a_part_of_itself(content, images, tmp_pa
     answers = [away + output for output in dense]
     limit = tfprune.Limit(max_relative_drop=0.5, metric="mae", data=(images, answers))
     report = prune_tflite(content, tmp_path / "sparse.tflite", images, max_drop=limit)
-    found = Runner(tmp_path / "sparse.tflite").predict(images)
-    errors = [np.abs(new - right).mean() for new, right in zip(found, answers, strict=True)]
+    outputs = Runner(tmp_path / "sparse.tflite").predict(images)
+    errors = [np.abs(new - right).mean() for new, right in zip(outputs, answers, strict=True)]
     assert [row.before for row in report.lost] == pytest.approx([away] * len(dense), rel=1e-3)
     assert [row.file for row in report.lost] == pytest.approx(errors, rel=1e-3)
     assert max(errors) <= 1.5 * away * 1.001

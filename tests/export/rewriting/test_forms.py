@@ -103,12 +103,12 @@ def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs
 
 
 def test_forms_differ_and_are_the_same_each_time(dense):
-    found = candidate_files(dense, name="float32", optimize="size")
-    assert [form.name for form in found] == ["float32", "float32, sparse", "float32, sparse in blocks"]
-    assert len({form.content for form in found}) == 3
-    assert found == candidate_files(dense, name="float32", optimize="size")
-    assert candidate_files(dense, name="float32", optimize="dense") == found[:1]
-    assert candidate_files(dense, name="float32", optimize="sparse") == found[1:]
+    files = candidate_files(dense, name="float32", optimize="size")
+    assert [form.name for form in files] == ["float32", "float32, sparse", "float32, sparse in blocks"]
+    assert len({form.content for form in files}) == 3
+    assert files == candidate_files(dense, name="float32", optimize="size")
+    assert candidate_files(dense, name="float32", optimize="dense") == files[:1]
+    assert candidate_files(dense, name="float32", optimize="sparse") == files[1:]
 
 
 def test_a_file_without_zeros_has_no_sparse_form():
@@ -136,8 +136,8 @@ def integers():
 def test_eight_bit_layers_become_sparse_as_convolutions_that_give_the_same(integers):
     content, samples = integers
     for optimize in ("size", "sparse"):
-        found = candidate_files(content, name="int8", optimize=optimize)
-        choice = take(found, samples, Runner(content).predict(samples), tolerance=0)
+        files = candidate_files(content, name="int8", optimize=optimize)
+        choice = take(files, samples, Runner(content).predict(samples), tolerance=0)
         assert choice.form.name == "int8, sparse as 1x1 convolutions"
         assert len(choice.packed) < 0.5 * len(content)
         np.testing.assert_array_equal(Runner(choice.packed).predict(samples), Runner(content).predict(samples))

@@ -35,8 +35,8 @@ def dense(made):
 
 
 def outputs(data, inputs):
-    found = Runner(data).predict(inputs)
-    return found if isinstance(found, list) else [found]
+    outputs = Runner(data).predict(inputs)
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
 def agree(sparse, dense, inputs, tolerance):
@@ -331,9 +331,9 @@ def test_signatures_metadata_and_names_survive(made):
     data = changed(data, described)
     before, after = load_objects(data), load_objects(sparsify(data).data)
     assert after.description == b"mine"
-    kept = {entry.name: bytes(after.buffers[entry.buffer].data) for entry in after.metadata}
-    assert kept == {entry.name: bytes(before.buffers[entry.buffer].data) for entry in before.metadata}
-    assert kept[b"notes"] == b"some notes"
+    contents = {entry.name: bytes(after.buffers[entry.buffer].data) for entry in after.metadata}
+    assert contents == {entry.name: bytes(before.buffers[entry.buffer].data) for entry in before.metadata}
+    assert contents[b"notes"] == b"some notes"
     old, new = Runner(data), Runner(save_objects(after))
     assert (old.inputs, old.outputs) == (new.inputs, new.outputs)
     names = {tensor.name for tensor in read(data).subgraphs[0].tensors}

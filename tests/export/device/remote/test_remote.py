@@ -56,8 +56,8 @@ def left_on(board: Path, besides: int = 0) -> list[str]:
     end = time.monotonic() + 10
     while True:
         files = [path.name for path in (board / "tmp").iterdir()]
-        found = subprocess.run(["pgrep", "-f", str(board)], capture_output=True, text=True, check=False).stdout
-        running = [process for process in found.split() if int(process) != besides]
+        processes = subprocess.run(["pgrep", "-f", str(board)], capture_output=True, text=True, check=False).stdout
+        running = [process for process in processes.split() if int(process) != besides]
         if not (files or running) or time.monotonic() > end:
             return [*files, *running]
         time.sleep(0.05)
@@ -183,9 +183,9 @@ def test_what_arrives_damaged_is_not_run(server, board, tmp_path, monkeypatch):
 
 
 def refusal(server, **changes) -> str:
-    given = {"address": server.address, "python": "python3", "options": server.options(), **changes}
+    arguments = {"address": server.address, "python": "python3", "options": server.options(), **changes}
     with pytest.raises(ValueError, match="^Expected a device that answers at") as caught:
-        Remote(given.pop("address"), **given).run_module("x", server.folder, timeout=1)
+        Remote(arguments.pop("address"), **arguments).run_module("x", server.folder, timeout=1)
     return str(caught.value)
 
 

@@ -132,5 +132,9 @@ def test_what_a_shell_prints_first_is_skipped(monkeypatch):
     ],
 )
 def test_complaints_say_what_it_means(printed, code, text):
-    found = error_message(printed, address="pi@host", python="python3", code=code)
-    assert text in found and found.startswith("Expected a device that answers at 'pi@host'.") and found.endswith(".")
+    message = error_message(printed, address="pi@host", python="python3", code=code)
+    assert (
+        text in message
+        and message.startswith("Expected a device that answers at 'pi@host'.")
+        and message.endswith(".")
+    )

@@ -50,11 +50,11 @@ def test_percentiles_by_hand():
 def test_of_several_processes_the_one_in_the_middle_is_told_and_how_far_they_lie_apart():
     settings = {"runs": 1, "warmup": 0, "threads": 1, "batch_size": 1}
     told = {"runtime": "r", "machine": "m", "governor": "ondemand"}
-    found = [
+    results = [
         (_Measured(**told, peak_memory=memory, temperature=warm), np.array([time]))
         for time, memory, warm in ((4.0, 5, 40.0), (2.0, 7, 51.5), (5.0, None, None))
     ]
-    report = benchmark_module._report(found, file_bytes=9, settings=settings)
+    report = benchmark_module._report(results, file_bytes=9, settings=settings)
     assert (report.median_ms, report.medians_ms, report.spread) == (4.0, (4.0, 2.0, 5.0), 0.75)
     assert (report.peak_memory, report.temperature, report.governor) == (7, 51.5, "ondemand")
     lines = [line.split(maxsplit=1) for line in str(report).splitlines()]

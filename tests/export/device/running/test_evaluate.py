@@ -120,11 +120,11 @@ def two(tmp_path_factory):
 def test_a_file_gives_what_evaluate_prints(two):
     model, path, (x, y), metrics = two
     printed = model.evaluate(x, y, verbose=0, return_dict=True)
-    found = evaluate(path, (x, y), metrics=metrics).metrics
-    assert found == {name: pytest.approx(printed[name], abs=1e-5) for name in found}
-    assert set(found) == {"kind_accuracy", "size_mae", "size_mse"}
+    values = evaluate(path, (x, y), metrics=metrics).metrics
+    assert values == {name: pytest.approx(printed[name], abs=1e-5) for name in values}
+    assert set(values) == {"kind_accuracy", "size_mae", "size_mse"}
     in_order = [y[info.name] for info in Runner(path).outputs]
-    assert evaluate(path, (x, in_order), metrics=metrics).metrics == found
+    assert evaluate(path, (x, in_order), metrics=metrics).metrics == values
 
 
 def test_batches_are_joined_and_metrics_of_keras_are_taken(two):

@@ -36,8 +36,8 @@ def test_each_layer_has_a_row_with_the_error_so_far(files):
     assert [row.operator for row in report.rows] == ["FULLY_CONNECTED"] * 4
     assert all(f"layer_{index}" in row.layer for index, row in enumerate(report.rows[:3]))
     assert [row.before for row in report.rows] == [0, *(row.error for row in report.rows[:-1])]
-    right, found = model.predict(X, verbose=0), Runner(quantized).predict(X)
-    assert report.rows[-1].error == pytest.approx(rms(found - right) / rms(right), rel=0.1)
+    right, outputs = model.predict(X, verbose=0), Runner(quantized).predict(X)
+    assert report.rows[-1].error == pytest.approx(rms(outputs - right) / rms(right), rel=0.1)
     assert 0.2 < report.rows[0].steps < 0.8  # rounding of what it takes, and of what it gives
     assert all(row.clipped == 0 for row in report.rows)
 

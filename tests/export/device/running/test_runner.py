@@ -281,8 +281,8 @@ def test_any_array_is_run_or_refused_and_spoils_nothing(runners, cases, name, sh
 @pytest.fixture(scope="module")
 def runners(cases):
     """Return runners, and what each gives for its case."""
-    made = {name: Runner(case.path) for name, case in cases.items()}
-    return {name: (runner, runner.predict(cases[name].inputs)) for name, runner in made.items()}
+    runners = {name: Runner(case.path) for name, case in cases.items()}
+    return {name: (runner, runner.predict(cases[name].inputs)) for name, runner in runners.items()}
 
 
 FUZZ = """

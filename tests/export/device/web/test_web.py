@@ -70,8 +70,8 @@ def test_given_samples_are_run_batch_by_batch(tmp_path, cases):
     web(fixed.path, tmp_path / "page", samples=fixed.inputs)
     entry = json.loads((tmp_path / "page" / "manifest.json").read_text())["files"][0]
     assert len(entry["runs"]) == 2  # five samples
-    found = [arrays_of(tmp_path / "page", entry["outputs"], run["outputs"])[0] for run in entry["runs"]]
-    np.testing.assert_allclose(np.concatenate(found), fixed.expected[:4], atol=1e-6)
+    arrays = [arrays_of(tmp_path / "page", entry["outputs"], run["outputs"])[0] for run in entry["runs"]]
+    np.testing.assert_allclose(np.concatenate(arrays), fixed.expected[:4], atol=1e-6)
     with pytest.raises(ValueError, match="at least one run of .*2x8"):
         web(fixed.path, tmp_path / "other", samples=fixed.inputs[:1])
     assert not (tmp_path / "other").exists()

@@ -139,10 +139,10 @@ def test_the_classes_of_the_schema_read_the_same(root):
 
 def _compare(table, unpacked):
     for name, value in table.fields.items():
-        attributes = {key.lower(): found for key, found in vars(unpacked).items()}
-        found = attributes[name.replace("_", "").lower()]
+        attributes = {key.lower(): attribute for key, attribute in vars(unpacked).items()}
+        attribute = attributes[name.replace("_", "").lower()]
         for ours, theirs in zip(
-            *((each if isinstance(each, list) else [each]) for each in (value, found)), strict=True
+            *((each if isinstance(each, list) else [each]) for each in (value, attribute)), strict=True
         ):
             if isinstance(ours, MetadataTable):
                 assert type(theirs).__name__ == f"{ours.kind}T"

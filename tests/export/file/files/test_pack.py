@@ -276,8 +276,8 @@ def test_groups_of_two_in_four_need_no_more_than_their_choices():
     """Six ways to choose two of four take log2(6) bits, which single entries do not show."""
     random = np.random.default_rng(2)
     scores = random.uniform(size=(8000, 4))
-    kept = scores >= np.sort(scores, axis=1)[:, 2:3]
-    weights = np.where(kept, random.integers(1, 100, kept.shape), 0).astype(np.int8)
+    mask = scores >= np.sort(scores, axis=1)[:, 2:3]
+    weights = np.where(mask, random.integers(1, 100, mask.shape), 0).astype(np.int8)
     bound = len(weights) * (np.log2(6) + 2 * np.log2(99)) / 8
     assert len(pack(file_of(weights.tobytes()))) < 1.03 * bound + 300
 
@@ -285,9 +285,9 @@ def test_groups_of_two_in_four_need_no_more_than_their_choices():
 def test_positions_in_rising_order_are_packed_as_steps():
     """Columns of a sparse matrix, row by row, take no more than the zeros between them would."""
     random = np.random.default_rng(3)
-    kept = random.uniform(size=(100, 1000)) > 0.9
-    columns = np.concatenate([np.flatnonzero(row) for row in kept]).astype("<u2")
-    bound = kept.size * entropy([0.1, 0.9], base=2) / 8
+    mask = random.uniform(size=(100, 1000)) > 0.9
+    columns = np.concatenate([np.flatnonzero(row) for row in mask]).astype("<u2")
+    bound = mask.size * entropy([0.1, 0.9], base=2) / 8
     assert len(pack(file_of(columns.tobytes()))) < 1.2 * bound
 
 

@@ -21,9 +21,9 @@ def test_a_product_is_found_to_the_bit_wherever_it_stands(seed, factor, size):
     weight = floats(seed, size)
     bias = weight * np.float32(factor)
     vectors = [bias.tobytes(), floats(seed + 1, size).tobytes(), weight.tobytes()]
-    found = find_scaled(vectors)
-    place, way = next(iter(found.items()))
-    assert len(found) == 1
+    ways = find_scaled(vectors)
+    place, way = next(iter(ways.items()))
+    assert len(ways) == 1
     assert {place, way.reference} == {0, 2}
     assert not way.steps
     assert scaled(vectors[way.reference], way.factor) == vectors[place]
@@ -32,10 +32,10 @@ def test_a_product_is_found_to_the_bit_wherever_it_stands(seed, factor, size):
 def test_several_products_of_one_vector_all_come_from_it():
     weight = floats(1)
     vectors = [(weight * np.float32(factor)).tobytes() for factor in (0.37, 1, 1.9, 1)]
-    found = find_scaled(vectors)
-    assert all(way.reference not in found for way in found.values())
-    assert all(scaled(vectors[way.reference], way.factor) == vectors[place] for place, way in found.items())
-    assert len(found) == 3
+    ways = find_scaled(vectors)
+    assert all(way.reference not in ways for way in ways.values())
+    assert all(scaled(vectors[way.reference], way.factor) == vectors[place] for place, way in ways.items())
+    assert len(ways) == 3
 
 
 @pytest.mark.parametrize("change", [1, -1, 127, -127])

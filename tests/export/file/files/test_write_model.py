@@ -37,8 +37,8 @@ def test_arrays_of_any_layout(file, tmp_path):
     packed = file.content(*file.graph.outputs)
     file.model.buffers[tensor.buffer].data = np.asfortranarray(rows)
     write_model.write_model(file.model, tmp_path / "model.tflite")
-    found = load_objects((tmp_path / "model.tflite").read_bytes()).buffers[tensor.buffer].data
-    np.testing.assert_array_equal(found, load_objects(packed).buffers[tensor.buffer].data)
+    data = load_objects((tmp_path / "model.tflite").read_bytes()).buffers[tensor.buffer].data
+    np.testing.assert_array_equal(data, load_objects(packed).buffers[tensor.buffer].data)
 
 
 def test_a_file_above_the_limit_is_not_begun(file, tmp_path, monkeypatch):

@@ -26,8 +26,8 @@ def random_weights(sparsity, size, dtype=np.float32):
     """One row with exactly so many zeros at random places."""
     generator = np.random.default_rng(3)
     array = np.zeros((1, size), dtype)
-    kept = generator.choice(size, round(size * (1 - sparsity)), replace=False)
-    array[0, kept] = generator.integers(1, 100, len(kept))
+    positions = generator.choice(size, round(size * (1 - sparsity)), replace=False)
+    array[0, positions] = generator.integers(1, 100, len(positions))
     return array
 
 
@@ -62,12 +62,12 @@ def test_megabytes_of_mobilenet(sparsity, mask, csr, four_bits, bound, mask_int8
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.95])
 def test_a_million_random_weights_take_what_their_entropy_says(sparsity):
     size = 10**6
-    found = sizes(random_weights(sparsity, size))
+    bytes_of = sizes(random_weights(sparsity, size))
     nnz = round(size * (1 - sparsity))
-    assert found["dense"].bytes == 4 * size
-    assert (found["mask"].value_bytes, found["mask"].index_bytes) == (4 * nnz, size // 8)
-    assert found["entropy"].value_bytes == 4 * nnz
-    assert found["entropy"].index_bytes == pytest.approx(size * binary_entropy(sparsity) / 8, rel=0.01)
+    assert bytes_of["dense"].bytes == 4 * size
+    assert (bytes_of["mask"].value_bytes, bytes_of["mask"].index_bytes) == (4 * nnz, size // 8)
+    assert bytes_of["entropy"].value_bytes == 4 * nnz
+    assert bytes_of["entropy"].index_bytes == pytest.approx(size * binary_entropy(sparsity) / 8, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -153,18 +153,18 @@ MATRICES = arrays.arrays(
 @given(array=MATRICES)
 def test_sizes_are_those_of_streams_written_by_loops(array):
     matrix = array.reshape(-1, array.shape[-1])
-    nnz, found, counts = np.count_nonzero(array), sizes(array), count(entries(array))
-    assert found["mask"].bytes == nnz + len(np.packbits(array != 0))
-    assert found["csr"].bytes == nnz + nnz + (len(matrix) + 1) * (1 if nnz < 256 else 2)
+    nnz, bytes_of, counts = np.count_nonzero(array), sizes(array), count(entries(array))
+    assert bytes_of["mask"].bytes == nnz + len(np.packbits(array != 0))
+    assert bytes_of["csr"].bytes == nnz + nnz + (len(matrix) + 1) * (1 if nnz < 256 else 2)
     for bits in OFFSET_BITS:
         pairs, starts = encode_offsets(matrix, bits)
         assert np.array_equal(decode_offsets(pairs, starts, matrix.shape), matrix)
         assert counts.padding[bits] == len(pairs) - nnz
         width = 1 if len(pairs) < 256 else 2
         assert offsets(counts, bits).bytes == len(pairs) + -(-len(pairs) * bits // 8) + width * len(starts)
-    assert found["offsets"].bytes == min(offsets(counts, bits).bytes for bits in OFFSET_BITS)
-    assert found["entropy"].index_bytes == pytest.approx(entropy_bytes(runs_of(array)), abs=1)
-    assert found["entropy"].value_bytes == pytest.approx(entropy_bytes(array[array != 0]), abs=1)
+    assert bytes_of["offsets"].bytes == min(offsets(counts, bits).bytes for bits in OFFSET_BITS)
+    assert bytes_of["entropy"].index_bytes == pytest.approx(entropy_bytes(runs_of(array)), abs=1)
+    assert bytes_of["entropy"].value_bytes == pytest.approx(entropy_bytes(array[array != 0]), abs=1)
 
 
 def test_indices_have_the_width_that_the_row_and_the_count_need():
@@ -197,8 +197,8 @@ def test_zero_points_are_zeros_and_shared_bytes_are_halves():
     each = TensorValues(values.reshape(-1).view(np.uint8), "int8", (2, 4), (3, 9))
     assert count(each).nnz == 1 + 3
     halves = TensorValues(np.array([0xF0, 0x07], np.uint8), "int4", (2, 2))
-    found = {coding.name: coding for coding in codings(halves)}
-    assert (found["dense"].bytes, found["mask"].bytes, count(halves).nnz) == (2, 2, 2)
+    by_name = {coding.name: coding for coding in codings(halves)}
+    assert (by_name["dense"].bytes, by_name["mask"].bytes, count(halves).nnz) == (2, 2, 2)
 
 
 def test_empty_and_all_zero_weights_have_sizes():

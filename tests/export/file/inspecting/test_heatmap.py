@@ -22,13 +22,13 @@ def entries(array, **fields):
 def test_each_cell_holds_its_part_of_non_zeros(rows, columns, cells, seed):
     matrix = (np.random.default_rng(seed).random((rows, columns)) < 0.3).astype(np.int8)
     height, width = min(cells, rows), min(cells, columns)
-    kept, all_entries = np.zeros((height, width)), np.zeros((height, width))
+    nonzero, all_entries = np.zeros((height, width)), np.zeros((height, width))
     for row in range(rows):
         for column in range(columns):
             cell = row * height // rows, column * width // columns
-            kept[cell] += matrix[row, column]
+            nonzero[cell] += matrix[row, column]
             all_entries[cell] += 1
-    assert np.allclose(density(entries(matrix), cells), kept / all_entries)
+    assert np.allclose(density(entries(matrix), cells), nonzero / all_entries)
 
 
 def test_small_weights_are_drawn_entry_by_entry():

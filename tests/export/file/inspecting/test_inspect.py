@@ -72,8 +72,8 @@ def strange():
 def test_sparse_tensors_and_bodies_of_loops_hold_the_zeros_of_keras(strange, name):
     data, kernels = strange[name]
     report = inspect(data)
-    found = [(row.size, row.nnz) for row in report.rows]
-    assert sorted(found) == sorted(kernels + ([(8, 0)] if name == "loop" else []))  # a loop's first state is constant
+    pairs = [(row.size, row.nnz) for row in report.rows]
+    assert sorted(pairs) == sorted(kernels + ([(8, 0)] if name == "loop" else []))  # a loop's first state is constant
     assert report.weight_bytes + report.constant_bytes + report.other_bytes == len(data)
     for row in report.rows:
         sizes = {coding.name: coding for coding in row.codings}
@@ -101,12 +101,12 @@ def test_the_tables_show_weights_sums_and_codings():
     assert weights.splitlines()[-1].split() == ["all", "weights", "1,000", "250", "75.0%", "1,000"]
     assert "image ?x28x28x1 float32" in str(MODEL)
     assert "251 + 157 (5 bits)" in storage
-    found = {line.split("  ")[0]: line.split()[-5:] for line in totals.splitlines()[2:]}
-    assert found["CSR, offsets"] == ["251", "157", "408", "40.8%", "1"]
-    assert found["smallest of each weight"] == ["250", "125", "375", "37.5%", "0"]
-    assert found["entropy bound"][1:] == ["200", "100", "300", "30.0%"]
-    assert found["this file"][1:] == ["1,000", "0", "1,000", "100.0%"]
-    assert found["whole packed file"][-2:] == ["900", "90.0%"]
+    columns = {line.split("  ")[0]: line.split()[-5:] for line in totals.splitlines()[2:]}
+    assert columns["CSR, offsets"] == ["251", "157", "408", "40.8%", "1"]
+    assert columns["smallest of each weight"] == ["250", "125", "375", "37.5%", "0"]
+    assert columns["entropy bound"][1:] == ["200", "100", "300", "30.0%"]
+    assert columns["this file"][1:] == ["1,000", "0", "1,000", "100.0%"]
+    assert columns["whole packed file"][-2:] == ["900", "90.0%"]
     assert "Only `this file` was measured; the rest are estimates." in totals
     assert "whole packed" not in str(replace(MODEL, file_bytes=4000))
 

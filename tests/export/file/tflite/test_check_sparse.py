@@ -29,7 +29,7 @@ def test_files_with_and_without_sparse_tensors_pass(cases, sparse):
 
 
 def test_what_the_reader_refuses_is_refused(sparse):
-    found = 0
+    count = 0
     for start in range(8, len(sparse), 2):
         for lie in (b"\xff\x7f", b"\x00\x00", b"\x05\x00"):
             data = sparse[:start] + lie + sparse[start + 2 :]
@@ -38,10 +38,10 @@ def test_what_the_reader_refuses_is_refused(sparse):
             except ValueError:
                 continue
             if refused_by_reader(data):
-                found += 1
+                count += 1
                 with pytest.raises(ValueError, match="sparse tensor"):
                     check_sparse(data)
-    assert found > 50
+    assert count > 50
 
 
 def test_runner_refuses_an_index_outside_its_row(sparse):

@@ -59,10 +59,10 @@ def test_values_may_be_anything(cases):
 @pytest.mark.parametrize("name", NAMES)
 def test_long_vectors_lie_where_the_schema_finds_them(cases, name):
     data = cases[name].data
-    found = long_vectors(data, smallest=32)
-    assert set(_vectors(data, smallest=32)) <= {data[start : start + size] for start, size, _ in found}
-    ends = [0, *(start + size for start, size, _ in found)]
-    assert all(size >= 32 and start >= end for (start, size, _), end in zip(found, ends, strict=False))
+    vectors = long_vectors(data, smallest=32)
+    assert set(_vectors(data, smallest=32)) <= {data[start : start + size] for start, size, _ in vectors}
+    ends = [0, *(start + size for start, size, _ in vectors)]
+    assert all(size >= 32 and start >= end for (start, size, _), end in zip(vectors, ends, strict=False))
     assert ends[-1] <= len(data)
 
 
@@ -82,8 +82,8 @@ def test_positions_of_a_sparse_tensor_are_long_vectors_of_their_width():
     wide, narrow, bytewise = np.arange(20, dtype="<i4"), np.arange(30, dtype="<u2"), np.arange(40, dtype="u1")
     kinds = schema.SparseIndexVector
     data = _sparse_file((kinds.Int32Vector, wide), (kinds.Uint16Vector, narrow), (kinds.Uint8Vector, bytewise))
-    found = [data[start : start + size] for start, size, _ in long_vectors(data, smallest=32)]
-    assert sorted(found) == sorted(vector.tobytes() for vector in (wide, narrow, bytewise))
+    parts = [data[start : start + size] for start, size, _ in long_vectors(data, smallest=32)]
+    assert sorted(parts) == sorted(vector.tobytes() for vector in (wide, narrow, bytewise))
 
 
 def test_vectors_that_overlap_are_listed_once_and_do_not_fill_the_memory(endless):

@@ -27,8 +27,8 @@ def test_a_file_put_together_again_is_the_same_file(cases, name):
     case = cases[name]
     again = save_objects(load_objects(case.data))
     assert read(again) == read(case.data)
-    found, expected = Runner(again).predict(case.inputs), Runner(case.data).predict(case.inputs)
-    for one, other in zip(found, expected, strict=True):
+    outputs, expected = Runner(again).predict(case.inputs), Runner(case.data).predict(case.inputs)
+    for one, other in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -112,10 +112,10 @@ def test_a_constant_and_an_operator_that_takes_it_run(cases):
     squared = add_tensor(graph, graph.tensors[entry], name=b"squared")
     graph.operators[0].inputs = np.array([squared, *graph.operators[0].inputs[1:]], np.int32)
     add_operator(model, graph, name="SQUARE", inputs=[entry], outputs=[squared])
-    found = read(save_objects(model)).subgraphs[0]
-    assert found.operators[0].name == "SQUARE"
-    assert found.operators[-1].name == "ADD"
-    assert found.tensors[shift].shape == (4,)
+    subgraph = read(save_objects(model)).subgraphs[0]
+    assert subgraph.operators[0].name == "SQUARE"
+    assert subgraph.operators[-1].name == "ADD"
+    assert subgraph.tensors[shift].shape == (4,)
     after = Runner(save_objects(model)).predict(case.inputs)
     np.testing.assert_allclose(after, Runner(case.data).predict(case.inputs**2) + np.arange(4), rtol=1e-5)
 

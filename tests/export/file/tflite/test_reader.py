@@ -84,9 +84,9 @@ def test_weights_are_those_of_keras(cases, name):
 
 
 def test_zeros_are_those_of_keras(cases):
-    found = {weight.size: weight.nnz for weight in read(cases["dense"].data).weights}
-    assert found == {128: 64, 64: 32}
-    assert found == {kernel.size: np.count_nonzero(kernel) for kernel in cases["dense"].kernels}
+    counts = {weight.size: weight.nnz for weight in read(cases["dense"].data).weights}
+    assert counts == {128: 64, 64: 32}
+    assert counts == {kernel.size: np.count_nonzero(kernel) for kernel in cases["dense"].kernels}
 
 
 def test_int8_weights_hold_the_zeros_that_the_interpreter_sees(cases):

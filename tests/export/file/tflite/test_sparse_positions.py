@@ -35,8 +35,8 @@ def test_rows_are_those_of_scipy(seed, rows, columns, density):
 def test_blocks_lie_where_a_walk_by_loops_finds_them(order):
     """A 4 x 6 matrix in blocks of 2 x 3; the blocks are walked by rows or by columns."""
     matrix = np.arange(1, 25).reshape(4, 6)
-    kept = [(0, 1), (1, 0)]  # of the 2 x 2 blocks
-    walked = sorted(kept, key=lambda block: tuple(block[dimension] for dimension in order))
+    blocks = [(0, 1), (1, 0)]  # of the 2 x 2 blocks
+    walked = sorted(blocks, key=lambda block: tuple(block[dimension] for dimension in order))
     values = [matrix[2 * i + a, 3 * j + b] for i, j in walked for a in range(2) for b in range(3)]
     inner = compressed([0, 1, 2], [block[order[1]] for block in walked], np.uint16)
     stored = [SparseDimension(2), inner, SparseDimension(2), SparseDimension(3)]

@@ -78,8 +78,8 @@ def test_a_file_that_loses_a_class_is_not_written(model, labels, tmp_path, moves
         to_tflite(model, target, max_drop=limit, tolerance=10)
     assert not target.exists()
     to_tflite(model, target, max_drop=Limit(data=(X, labels), max_drop_per_class=0.9), tolerance=10)
-    found, before = Runner(target).predict(X).argmax(axis=1), model.predict(X, verbose=0).argmax(axis=1)
-    drops = [np.mean(before[labels == c] == c) - np.mean(found[labels == c] == c) for c in range(3)]
+    classes, before = Runner(target).predict(X).argmax(axis=1), model.predict(X, verbose=0).argmax(axis=1)
+    drops = [np.mean(before[labels == c] == c) - np.mean(classes[labels == c] == c) for c in range(3)]
     assert max(drops) > 0.05  # counted by hand
 
 

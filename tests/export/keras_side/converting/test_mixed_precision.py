@@ -62,13 +62,13 @@ def floats(content):
 )
 def test_the_layers_that_are_named_keep_their_kernels(model, skip, paths, kinds):
     before = [path for path, _ in Anatomy.of(model).leaves]
-    found, computed = floats(mixed(model, skip))
+    in_float, computed = floats(mixed(model, skip))
     named = {path: np.asarray(layer.kernel) for path, layer in Anatomy.of(model).leaves if path in paths}
     assert computed == kinds
-    assert found.keys() == {kernel.size for kernel in named.values()}
+    assert in_float.keys() == {kernel.size for kernel in named.values()}
     assert [path for path, _ in Anatomy.of(model).leaves] == before
     for kernel in named.values():  # the batch normalization divides by the root of 1.001
-        np.testing.assert_allclose(np.sort(found[kernel.size]), np.sort(kernel.ravel()), rtol=1e-3)
+        np.testing.assert_allclose(np.sort(in_float[kernel.size]), np.sort(kernel.ravel()), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_a_pruned_model_is_written_checked_and_keeps_its_zeros(model, tmp_path):
     tfprune.update_masks(pruned, 0.75)
     form = Quantization("int8", skip="inner/")
     report = to_tflite(pruned, tmp_path / "mixed.tflite", quantize=form, calibration=IMAGES)
-    found, _ = floats((tmp_path / "mixed.tflite").read_bytes())
-    assert list(found) == [64] and np.count_nonzero(found[64]) == 16
+    in_float, _ = floats((tmp_path / "mixed.tflite").read_bytes())
+    assert list(in_float) == [64] and np.count_nonzero(in_float[64]) == 16
     assert report.max_abs_diff <= report.tolerance * report.scale
 
 

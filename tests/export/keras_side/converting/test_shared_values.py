@@ -54,9 +54,9 @@ def test_a_value_is_the_same_integer_in_all_channels(tmp_path):
     for weight in weights:
         assert np.abs(weight).max() == 127
         assert len(np.unique(np.abs(weight))) <= LEVELS  # 0 is one; a negative factor of a channel turns its signs
-    expected, found = model.predict(IMAGES, verbose=0), Runner(path).predict(IMAGES)
+    expected, outputs = model.predict(IMAGES, verbose=0), Runner(path).predict(IMAGES)
     low, high = model.get_layer("out").known_ranges()["output"]
-    assert np.mean(np.abs(expected - found) <= 2.01 * (high - low) / 255) >= 0.99
+    assert np.mean(np.abs(expected - outputs) <= 2.01 * (high - low) / 255) >= 0.99
     # Channels differ where a normalization was folded into them, and nowhere else.
     assert sorted((len(one), len(set(one)) == 1) for one in scales(path)) == [
         (4, True),

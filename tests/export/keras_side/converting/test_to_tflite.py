@@ -73,13 +73,13 @@ def delivers(monkeypatch, content):
 def constants(content):
     """Every tensor that the interpreter has values for before it ran."""
     interpreter = Interpreter(model_content=content)
-    found = []
+    values = []
     for detail in interpreter.get_tensor_details():
         try:
-            found.append(interpreter.get_tensor(detail["index"]))
+            values.append(interpreter.get_tensor(detail["index"]))
         except ValueError:
             continue
-    return found
+    return values
 
 
 def test_the_written_file_gives_what_the_pruned_model_gives(pruned, packed):

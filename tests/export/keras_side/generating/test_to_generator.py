@@ -110,15 +110,15 @@ def test_blocks_with_their_own_heads_and_one_without(tmp_path):
     parts = {"units": 0.5, "heads": 0.5}
     masked, report = tfprune.prune_units(model, texts(count=4), sparsity=parts, reconstruction=None, verbose=0)
     smaller = tfprune.shrink(masked, report.plan, into="class")
-    kept = [row.kept for row in report.rows if row.kind == "heads"]
-    assert len(set(kept)) > 1, "blocks of different numbers of heads are what this is about"
+    counts = [row.kept for row in report.rows if row.kind == "heads"]
+    assert len(set(counts)) > 1, "blocks of different numbers of heads are what this is about"
     for each, name in ((smaller, "smaller.tflite"), (masked, "masked.tflite")):
         to_generator(each, tmp_path / name, length=16, prefill=(4,), check_on=[PROMPT], max_tokens=8)
         written = Generator(tmp_path / name, threads=1).generate(PROMPT, max_tokens=8)
         assert written == written_by_keras(smaller, PROMPT, 8)
     graph = read((tmp_path / "smaller.tflite").read_bytes()).subgraphs[0]
     caches = [graph.tensors[index].shape for index in graph.inputs]
-    assert sorted(shape[1] for shape in caches if len(shape) == 4) == sorted(2 * [count for count in kept if count])
+    assert sorted(shape[1] for shape in caches if len(shape) == 4) == sorted(2 * [count for count in counts if count])
 
 
 @pytest.mark.parametrize(
@@ -183,16 +183,16 @@ def test_a_file_has_the_integers_that_were_chosen_with_the_zeros(tmp_path):
     model = hub.models.Gemma3CausalLM(backbone=sparse, preprocessor=None)
     path = tmp_path / "writer.tflite"
     to_generator(model, path, length=16, prefill=(4,), check_on=[PROMPT], max_tokens=4, quantize="int4", tolerance=9)
-    found = set()
+    contents = set()
     for tensor in read(path.read_bytes()).weights:
         if tensor.dtype == "int4":
             halves = np.stack([tensor.values.raw & 15, tensor.values.raw >> 4], axis=-1).ravel()[: tensor.size]
-            found.add(((halves ^ 8).astype(np.int8) - 8).reshape(tensor.shape).tobytes())
-    chosen = [kernel for kernel in kernels(sparse) if "decoder_block" in kernel.path]
-    assert len(chosen) == len(report.rows) == 7
-    for kernel in chosen:
+            contents.add(((halves ^ 8).astype(np.int8) - 8).reshape(tensor.shape).tobytes())
+    decoder_kernels = [kernel for kernel in kernels(sparse) if "decoder_block" in kernel.path]
+    assert len(decoder_kernels) == len(report.rows) == 7
+    for kernel in decoder_kernels:
         rows = to_matrix(keras.ops.convert_to_numpy(kernel.variable), kernel)
         blocks = rows.reshape(-1, 32)
         steps = np.abs(blocks).max(axis=1, keepdims=True) / 7
         integers = np.rint(blocks / np.where(steps > 0, steps, 1)).astype(np.int8)
-        assert integers.reshape(rows.shape).tobytes() in found, kernel.path
+        assert integers.reshape(rows.shape).tobytes() in contents, kernel.path

@@ -64,8 +64,8 @@ def test_the_file_gives_what_a_twin_in_float32_gives(tmp_path, policy, half, tol
     report = to_tflite(model, tmp_path / "file", optimize="dense", check_on=IMAGES)
     twin = build("float32")
     twin.set_weights([keras.ops.cast(weight, "float32") for weight in tfprune.strip(model).weights])
-    expected, found = twin.predict(IMAGES, verbose=0), Runner(tmp_path / "file").predict(IMAGES)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    expected, outputs = twin.predict(IMAGES, verbose=0), Runner(tmp_path / "file").predict(IMAGES)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5 * np.abs(expected).max())
     assert (report.tolerance, report.sparsity) == (tolerance, pytest.approx(0.5, abs=0.01))
     assert 1e-5 < report.max_abs_diff / np.abs(expected).max() < tolerance  # compared with Keras in half precision
     assert half_types(model) == {half}

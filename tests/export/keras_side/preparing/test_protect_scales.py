@@ -71,9 +71,9 @@ def branches(norms, *positions, units=32, batch=None):
 def errors(model, inputs, **options):
     """Return the relative error of a file, root mean square, of each output."""
     options = options if options["quantize"] == "dynamic" else {**options, "calibration": inputs}
-    found = Runner(convert(model, **options)).predict(inputs)
+    outputs = Runner(convert(model, **options)).predict(inputs)
     expected = model.predict(inputs, batch_size=model.inputs[0].shape[0], verbose=0)
-    return [float(rms(ours - right) / rms(right)) for ours, right in zip(found, expected, strict=True)]
+    return [float(rms(ours - right) / rms(right)) for ours, right in zip(outputs, expected, strict=True)]
 
 
 def rms(values):

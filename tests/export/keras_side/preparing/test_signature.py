@@ -24,17 +24,17 @@ def test_a_sequential_model_takes_one_array():
 
 def test_a_list_keeps_the_order_given():
     tensors, outputs = model_of(zeta=(3,), alpha=(4,))
-    found = signature(keras.Model(list(tensors.values()), outputs))
-    assert (found.names, found.form) == (["zeta", "alpha"], "list")
-    assert found.pack({"alpha": 1, "zeta": 2}) == [2, 1]
+    inputs = signature(keras.Model(list(tensors.values()), outputs))
+    assert (inputs.names, inputs.form) == (["zeta", "alpha"], "list")
+    assert inputs.pack({"alpha": 1, "zeta": 2}) == [2, 1]
 
 
 def test_a_dict_is_read_by_its_keys():
     tensors, outputs = model_of(zeta=(3,), alpha=(4,))
-    found = signature(keras.Model(tensors, outputs))
-    assert found.form == "dict"
-    assert {entry.name: entry.shape for entry in found.inputs} == {"zeta": (None, 3), "alpha": (None, 4)}
-    assert found.pack({"alpha": 1, "zeta": 2}) == {"alpha": 1, "zeta": 2}
+    inputs = signature(keras.Model(tensors, outputs))
+    assert inputs.form == "dict"
+    assert {entry.name: entry.shape for entry in inputs.inputs} == {"zeta": (None, 3), "alpha": (None, 4)}
+    assert inputs.pack({"alpha": 1, "zeta": 2}) == {"alpha": 1, "zeta": 2}
 
 
 def test_what_is_no_built_model_is_refused():

@@ -115,9 +115,9 @@ def test_the_file_computes_in_integers_what_keras_computes(case, tmp_path):
     graph = read(path.read_bytes())
     assert not float_operators(graph)
     expected = as_list(model.predict(data, verbose=0))
-    found = as_list(Runner(path).predict(data))
+    outputs = as_list(Runner(path).predict(data))
     close = []
-    for layer, keras_output, file_output in zip(last_layers(model), expected, found, strict=True):
+    for layer, keras_output, file_output in zip(last_layers(model), expected, outputs, strict=True):
         bounds = layer.known_ranges().get("output", (0, 255 / 256))  # of a softmax or sigmoid
         step = (bounds[1] - bounds[0]) / 255
         close.append((np.abs(keras_output - file_output) <= 2.01 * step).ravel())

@@ -45,8 +45,8 @@ def test_tensors_beyond_the_limit_lie_in_files_until_they_are_not_needed(exports
     assert list(tmp_path.iterdir())
     live.advance(len(pieces.steps))
     expected = Runner(export.data).predict(export.inputs)
-    found = [live.get(run, pieces.outputs[0])[0] for run in range(len(live))]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    outputs = [live.get(run, pieces.outputs[0])[0] for run in range(len(live))]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
     assert not list(tmp_path.iterdir())
 
 
@@ -71,10 +71,10 @@ def test_rows_times_the_matrix_are_the_outputs_of_the_operator(exports, tmp_path
         matrices = operator.to_matrix(weight)
         np.testing.assert_array_equal(operator.from_matrix(matrices, weight.shape), weight)
         rows = operator.rows(live.get(0, operator.activation), every)
-        made = np.concatenate([x @ matrix.T for x, matrix in zip(rows, matrices, strict=True)], axis=1) + bias
+        gates = np.concatenate([x @ matrix.T for x, matrix in zip(rows, matrices, strict=True)], axis=1) + bias
         live.advance(operator.step + 1)
         expected = live.get(0, int(step.outputs[0]))
-        np.testing.assert_allclose(made.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(gates.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("is_transposed", [True, False])

@@ -34,9 +34,9 @@ class Graph:
         self.x = self.tensor((*self.lead, INPUTS))
 
     def tensor(self, shape, **kind):
-        made = schema.TensorT(name=b"", shape=np.array(shape, np.int32), type=schema.TensorType.FLOAT32, buffer=0)
-        vars(made).update(kind)
-        self.graph.tensors.append(made)
+        tensor = schema.TensorT(name=b"", shape=np.array(shape, np.int32), type=schema.TensorType.FLOAT32, buffer=0)
+        vars(tensor).update(kind)
+        self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
     def constant(self, *shape):
@@ -57,9 +57,9 @@ class Graph:
         return [self.tensor((BATCH, UNITS), isVariable=True) for _ in range(count)]
 
     def finish(self, name, inputs, options, *, outputs):
-        made = [self.tensor((*self.lead, length)) for length in outputs]
-        add_operator(self.model, self.graph, name=name, inputs=[self.x, *inputs], outputs=made, options=options)
-        self.graph.inputs, self.graph.outputs = np.array([self.x], np.int32), np.array(made, np.int32)
+        tensors = [self.tensor((*self.lead, length)) for length in outputs]
+        add_operator(self.model, self.graph, name=name, inputs=[self.x, *inputs], outputs=tensors, options=options)
+        self.graph.inputs, self.graph.outputs = np.array([self.x], np.int32), np.array(tensors, np.int32)
         return Pieces(self.model)
 
 
@@ -137,16 +137,16 @@ def test_rows_times_the_matrices_make_the_outputs_of_the_operator(name):
         is_time_major = gates.shape[1] == TIME
         gates = gates.swapaxes(1, 2) if is_time_major else gates
         order = range(TIME)[:: -1 if number else 1]
-        made, cell = np.empty((BATCH, TIME, UNITS)), np.zeros((BATCH, UNITS))
+        outputs, cell = np.empty((BATCH, TIME, UNITS)), np.zeros((BATCH, UNITS))
         for time in order:
             if count == 2:
-                made[:, time] = np.tanh(gates[0][:, time])
+                outputs[:, time] = np.tanh(gates[0][:, time])
                 continue
             take, keep, new, give = (gate[:, time] for gate in gates)
             cell = sigmoid(keep) * cell + sigmoid(take) * np.tanh(new)
-            made[:, time] = sigmoid(give) * np.tanh(cell)
+            outputs[:, time] = sigmoid(give) * np.tanh(cell)
         right = expected[..., number * UNITS : (number + 1) * UNITS]
-        np.testing.assert_allclose(made, right.swapaxes(0, 1) if is_time_major else right, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(outputs, right.swapaxes(0, 1) if is_time_major else right, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +163,11 @@ def test_the_turns_of_a_loop_end_where_it_ends(steps, tmp_path):
         list(live.of(first))
         *_, last = LoopRunner(pieces, step).turns(live.all(0))
         assert len(last) == len(body.inputs)
-        made = {**last, **PieceRunner(body.cut(0, len(body.steps))).run(last)}
+        values = {**last, **PieceRunner(body.cut(0, len(body.steps))).run(last)}
         whole = PieceRunner(pieces.cut(step, step + 1)).run(live.all(0))
         for inner, outer in zip(body.outputs, pieces.steps[step].outputs, strict=True):
             if int(outer) in whole:
-                np.testing.assert_array_equal(made[inner], whole[int(outer)])
+                np.testing.assert_array_equal(values[inner], whole[int(outer)])
 
 
 def test_layers_in_loops_get_zeros(steps, tmp_path):

@@ -8,14 +8,14 @@ from tfprune.export.pruning.layers.stored_weight import StoredWeight
 
 
 def tensor(kind, shape, *, scales=(), axis=0, zero_point=0):
-    made = schema.TensorT()
-    made.type, made.shape = getattr(schema.TensorType, kind), np.array(shape, np.int32)
+    tensor = schema.TensorT()
+    tensor.type, tensor.shape = getattr(schema.TensorType, kind), np.array(shape, np.int32)
     if scales:
-        made.quantization = schema.QuantizationParametersT()
-        made.quantization.scale = np.float32(scales)
-        made.quantization.zeroPoint = np.full(len(scales), zero_point, np.int64)
-        made.quantization.quantizedDimension = axis
-    return made
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = np.float32(scales)
+        tensor.quantization.zeroPoint = np.full(len(scales), zero_point, np.int64)
+        tensor.quantization.quantizedDimension = axis
+    return tensor
 
 
 CASES = [

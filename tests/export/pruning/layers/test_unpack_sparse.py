@@ -24,5 +24,5 @@ def test_the_same_outputs_without_sparse_weights(exports, kind):
 
 
 def _outputs(content, inputs):
-    found = Runner(content).predict(inputs)
-    return found if isinstance(found, list) else [found]
+    outputs = Runner(content).predict(inputs)
+    return outputs if isinstance(outputs, list) else [outputs]

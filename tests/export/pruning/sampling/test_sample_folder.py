@@ -32,10 +32,10 @@ def write_sound(path, amplitudes, *, width=2):
 
 
 def test_images_have_the_size_and_the_range_of_the_input(photos):
-    found = read_folder(photos, [info(3, 2, 3)], limits=(-1, 1), most=10)
-    assert found.shape == (5, 3, 2, 3) and found.dtype == np.float32
-    np.testing.assert_allclose(found[:, 0, 0, 0], [-1, -0.6, -0.2, 0.2, 0.6], atol=1e-6)
-    assert (found[..., 2] == 1).all()
+    samples = read_folder(photos, [info(3, 2, 3)], limits=(-1, 1), most=10)
+    assert samples.shape == (5, 3, 2, 3) and samples.dtype == np.float32
+    np.testing.assert_allclose(samples[:, 0, 0, 0], [-1, -0.6, -0.2, 0.2, 0.6], atol=1e-6)
+    assert (samples[..., 2] == 1).all()
     first = read_folder(photos, [info(3, 8, 8)], limits=(0, 255), most=2)
     assert first.shape == (2, 3, 8, 8) and first[1, 0, 0, 0] == pytest.approx(204)
 
@@ -43,8 +43,8 @@ def test_images_have_the_size_and_the_range_of_the_input(photos):
 def test_sounds_are_cut_and_filled_up(tmp_path):
     write_sound(tmp_path / "a.wav", [0, 16384, -32768, 32767, 5])
     write_sound(tmp_path / "b.wav", [32767])
-    found = read_folder(tmp_path, [info(4)], limits=(-1, 1), most=10)
-    np.testing.assert_allclose(found, [[0, 0.5, -1, 1], [1, 0, 0, 0]], atol=1e-4)
+    samples = read_folder(tmp_path, [info(4)], limits=(-1, 1), most=10)
+    np.testing.assert_allclose(samples, [[0, 0.5, -1, 1], [1, 0, 0, 0]], atol=1e-4)
 
 
 WRONG = {

@@ -123,8 +123,8 @@ def test_small_networks_give_what_the_resized_file_gives(name):
         assert "SHAPE" not in read(fixed).ops
         assert all(tensor.shapeSignature is None for tensor in load_objects(fixed).subgraphs[0].tensors)
         (array,) = drawn(content, batch)
-        right, found = (resized(data, array, resolver=PLAIN)[0] for data in (content, fixed))
-        np.testing.assert_array_equal(found, right)
+        right, outputs = (resized(data, array, resolver=PLAIN)[0] for data in (content, fixed))
+        np.testing.assert_array_equal(outputs, right)
         np.testing.assert_allclose(bound_output(fixed, array), resized(content, array)[0], atol=1e-6)
 
 
@@ -149,8 +149,8 @@ def test_any_stack_of_reshaping_layers_gives_what_the_resized_file_gives(steps, 
     content = convert(keras.Model(inputs, layers.Dense(2)(x)))
     fixed = fix_batch(content, batch)
     (array,) = drawn(content, batch)
-    right, found = (resized(data, array, resolver=PLAIN)[0] for data in (content, fixed))
-    np.testing.assert_array_equal(found, right)
+    right, outputs = (resized(data, array, resolver=PLAIN)[0] for data in (content, fixed))
+    np.testing.assert_array_equal(outputs, right)
     assert "SHAPE" not in read(fixed).ops
 
 
@@ -187,10 +187,10 @@ def test_each_signature_gets_the_batch(signatures, tmp_path):
     interpreter, before = (Interpreter(model_content=data) for data in (content, signatures))
     array = np.random.default_rng(0).random((2, 4), np.float32)
     for name in ("first", "second"):
-        found, right = (each.get_signature_runner(name) for each in (interpreter, before))
-        assert [*found.get_input_details().values()][0]["shape_signature"].tolist() == [2, 4]
+        runner, right = (each.get_signature_runner(name) for each in (interpreter, before))
+        assert [*runner.get_input_details().values()][0]["shape_signature"].tolist() == [2, 4]
         for output, value in right(x=array).items():
-            np.testing.assert_allclose(found(x=array)[output], value, atol=1e-6)
+            np.testing.assert_allclose(runner(x=array)[output], value, atol=1e-6)
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ class Net:
         lengths = np.array([self.rows or 1, *shape], np.int32)
         signature = None if self.rows else np.array([-1, *shape], np.int32)
         name = b"t%d" % len(self.graph.tensors)
-        made = schema.TensorT(name=name, shape=lengths, shapeSignature=signature, type=kind, buffer=0)
-        return add_tensor(self.graph, made, quantization=quantization)
+        tensor = schema.TensorT(name=name, shape=lengths, shapeSignature=signature, type=kind, buffer=0)
+        return add_tensor(self.graph, tensor, quantization=quantization)
 
     def constant(self, values, *, scales=(), zero=0):
         index = add_constant(self.model, self.graph, name=b"c%d" % len(self.graph.tensors), values=np.asarray(values))

@@ -83,10 +83,10 @@ def largest(model):
 
 def test_the_file_of_the_package_is_taken_as_it_computes(pruned, narrowed, stand_in, tmp_path):
     for bits in (8, 4):
-        made = edge_quantized(returns(stand_in, tmp_path, narrowed(bits)), pruned, samples=[])
-        assert {f"int{bits}"} == {tensor.dtype for tensor in read(made).weights} - {"float16"}
+        data = edge_quantized(returns(stand_in, tmp_path, narrowed(bits)), pruned, samples=[])
+        assert {f"int{bits}"} == {tensor.dtype for tensor in read(data).weights} - {"float16"}
         expected = Runner(save_objects(narrowed(bits))).predict(SAMPLES)
-        np.testing.assert_array_equal(Runner(made).predict(SAMPLES), expected)
+        np.testing.assert_array_equal(Runner(data).predict(SAMPLES), expected)
 
 
 def test_a_block_of_zeros_gets_a_scale_that_runtimes_take(pruned, narrowed, stand_in, tmp_path):
@@ -102,8 +102,8 @@ def test_a_block_of_zeros_gets_a_scale_that_runtimes_take(pruned, narrowed, stan
             assert zeros.any()
             scales.data = np.where(zeros, np.float16(0), scales.data.view("<f2")).astype("<f2").view(np.uint8)
             integers.data = np.where(zeros[:, None], 0x88, integers.data.reshape(-1, 16)).astype(np.uint8).ravel()
-    made = edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
-    np.testing.assert_array_equal(Runner(made).predict(SAMPLES), expected)
+    data = edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
+    np.testing.assert_array_equal(Runner(data).predict(SAMPLES), expected)
 
 
 def test_a_file_that_lost_a_zero_is_refused(pruned, narrowed, stand_in, tmp_path):
@@ -169,11 +169,11 @@ def recipe(algorithm, granularity):
 @pytest.mark.parametrize("of", ["dynamic_wi4b32_afp32", "dynamic_wi8_afp32", recipe("OSCAR", "BLOCKWISE_32")])
 def test_recipes_of_the_package_keep_the_zeros(pruned, of):
     samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
-    made = edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
-    assert not lost_zeros(read(pruned), read(made))
-    assert made == edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
-    found, expected = (Runner(data).predict(SAMPLES) for data in (made, pruned))
-    assert 0 < np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
+    content = edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
+    assert not lost_zeros(read(pruned), read(content))
+    assert content == edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
+    outputs, expected = (Runner(data).predict(SAMPLES) for data in (content, pruned))
+    assert 0 < np.abs(outputs - expected).max() < 0.2 * np.abs(expected).max()
 
 
 def activations(regex, bits):

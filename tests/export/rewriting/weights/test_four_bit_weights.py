@@ -54,13 +54,13 @@ def network() -> tuple[keras.Model, bytes, bytes]:
 
 def test_the_file_computes_what_keras_computes_with_these_weights(network):
     model, before, after = network
-    found = whole(after)
-    assert found.keys() == {"conv", "depthwise", "dense"}  # no runtime takes a transposed one
+    values = whole(after)
+    assert values.keys() == {"conv", "depthwise", "dense"}  # no runtime takes a transposed one
     rounded = keras.models.clone_model(model)
     rounded.set_weights(model.get_weights())
-    rounded.get_layer("conv").kernel.assign(found["conv"].transpose(1, 2, 3, 0))
-    rounded.get_layer("depthwise").kernel.assign(found["depthwise"].reshape(3, 3, 6, 2))
-    rounded.get_layer("dense").kernel.assign(found["dense"].reshape(5, -1).T)
+    rounded.get_layer("conv").kernel.assign(values["conv"].transpose(1, 2, 3, 0))
+    rounded.get_layer("depthwise").kernel.assign(values["depthwise"].reshape(3, 3, 6, 2))
+    rounded.get_layer("dense").kernel.assign(values["dense"].reshape(5, -1).T)
     expected = rounded.predict(IMAGES, verbose=0)
     errors = [np.square(Runner(content).predict(IMAGES) - expected).mean() for content in (after, before)]
     assert errors[0] < min(0.01 * np.square(expected).mean(), errors[1])

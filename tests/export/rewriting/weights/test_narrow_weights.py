@@ -39,8 +39,8 @@ def test_all_matrices_of_a_language_model(writer, small, tmp_path):
     assert sum(tensor.shape[0] == 50 for tensor in eight) == 1, "the vocabulary is one tensor"
     assert read(after).ops["EMBEDDING_LOOKUP"] == before.ops["GATHER"]
     (tmp_path / "int8.tflite").write_bytes(after)
-    expected, found = scores(writer, [3, 9, 2]), scores(tmp_path / "int8.tflite", [3, 9, 2])
-    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    expected, int8_scores = scores(writer, [3, 9, 2]), scores(tmp_path / "int8.tflite", [3, 9, 2])
+    assert 0 < np.abs(int8_scores - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def vocabulary(data):
