@@ -1,5 +1,6 @@
 """Two true searches, here and in processes of their own: files are as accurate as the report says."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,11 @@ import pytest
 import small_search
 from small_search import made, search
 
-from tfprune.export import Runner
+from tfprune.base.untrusted import read_arrays
+from tfprune.export import EdgeQuantizer, Runner
+from tfprune.export.compressing.trials.trial import read_trial
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.rewriting.weights.edge_quantizer import lost_zeros
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +52,30 @@ def test_the_program_of_a_file_makes_the_same_file(found, tmp_path, monkeypatch)
     model, (x, y), _, _ = made()
     monkeypatch.chdir(tmp_path)
     model.save("model.keras")
-    assert max(len(file.recipe.chain) for file in report.front if file.recipe) >= 2
+    assert max(len(file.recipe.chain) for file in report.front if file.recipe) == 2
     for file in report.front:
         exec(file.code.replace("x, y = ...", "pass"), {"x": x, "y": y})
         assert Path("model.tflite").read_bytes() == (folder / file.file).read_bytes(), file.code
+
+
+@pytest.mark.skipif("EDGE_QUANTIZER_PYTHON" not in os.environ, reason="EDGE_QUANTIZER_PYTHON names no Python")
+def test_files_of_a_recipe_of_edge_quantizer_are_reported_and_keep_the_zeros(tmp_path):
+    """Of each trial, the file by the recipe has a zero in each entry where the float file of the trial has one."""
+    form = EdgeQuantizer("dynamic_wi4_afp32", python=os.environ["EDGE_QUANTIZER_PYTHON"])
+    report = search(tmp_path, trials=2, formats=["float32", form])
+    assert not report.failed
+    assert report.best.quantize == form.name
+    assert all(form.name in text for text in (str(report), (tmp_path / "report.html").read_text()))
+    sparsities = []
+    for path in sorted((tmp_path / "trials").glob("trial-*.npz")):
+        arrays = read_arrays(path)
+        assert [file.quantize for file in read_trial(arrays).tried] == [None, form.name]
+        exact, four_bits = (read(arrays[f"file_{index}"].tobytes()) for index in range(2))
+        assert {weight.dtype for weight in four_bits.weights} == {"int4"}
+        assert not lost_zeros(exact, four_bits)
+        entries, nonzero = (sum(getattr(weight, name) for weight in exact.weights) for name in ("size", "nnz"))
+        sparsities.append(1 - nonzero / entries)
+    assert len(sparsities) == report.trials == 2 and min(sparsities) > 0.2
 
 
 SECONDS = 60  # within which processes end; a busy machine takes longer than the usual moment
