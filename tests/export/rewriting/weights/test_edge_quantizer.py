@@ -7,6 +7,7 @@ EDGE_QUANTIZER_PYTHON, the path of one.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,27 @@ def test_single_layers_get_activations_of_16_bits(pruned):
     expected = Runner(pruned).predict(SAMPLES)
     errors = {bits: np.square(Runner(data).predict(SAMPLES) - expected).mean() for bits, data in files.items()}
     assert 0 < errors[16] < errors[8]
+
+
+@needs_package
+@pytest.mark.slow
+def test_the_example_of_16_bits_on_the_page_runs(tmp_path, monkeypatch):
+    import keras
+
+    page = Path(__file__).parents[4] / "docs/howto/recipes_of_edge_quantizer.md"
+    (example,) = re.findall(r"```py\n(import re\n.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    keras.utils.set_random_seed(0)
+    shapes = [(128, "relu"), (4, "relu"), (4, None)]
+    model = keras.Sequential([keras.Input((64,)), *(keras.layers.Dense(*shape) for shape in shapes)])
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("edge/bin/python", PYTHON), {"model": model, "x": SAMPLES})
+    kinds = {tensor.dtype for tensor in read(Path("mixed.tflite").read_bytes()).subgraphs[0].tensors}
+    assert {"int8", "int16"} <= kinds
+    expected = Runner("float32.tflite").predict(SAMPLES)
+    mixed, int8 = (
+        np.square(Runner(f"{name}.tflite").predict(SAMPLES) - expected).mean() for name in ("mixed", "int8")
+    )
+    assert 0 < mixed < int8
 
 
 @needs_package
