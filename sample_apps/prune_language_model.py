@@ -22,8 +22,10 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
 sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
+import keras
+
 from sample_apps.data.cache import CACHE
-from sample_apps.language_model import cuts, report, speed, subjects
+from sample_apps.language_model import cuts, recovery, report, speed, subjects
 from sample_apps.study import results
 from sample_apps.study.training import machine
 
@@ -69,10 +71,21 @@ def run(rows: list[cuts.Row], options: argparse.Namespace) -> Iterator[report.Re
     subject = load(options) if rows else None
     for row in rows:
         start = time.perf_counter()
-        model = cuts.cut(subject.model, row, subject.calibration) if row["removed"] else subject.model
+        model = smaller(subject, row)
         seconds = time.perf_counter() - start
         sizes = {"parameters": model.count_params(), "bytes": 4 * model.count_params()}
         yield {**row, **subject.measure(model), **sizes, "seconds": seconds, "machine": machine()}
+
+
+def smaller(subject: subjects.Subject, row: cuts.Row) -> keras.Model:
+    """Return the model of a row, in its class."""
+    if not row["removed"]:
+        return subject.model
+    model = cuts.cut(subject.model, row, subject.calibration)
+    if isinstance(subject, subjects.MiniLM) and row["update"].endswith(cuts.DISTILLED):
+        for state in recovery.recover(model, subject.lesson):
+            print(f"  rate {state.rate:g}, best after {state.steps} steps: cosine {state.cosine:.3f}", flush=True)
+    return model
 
 
 def measure_speed(options: argparse.Namespace) -> None:
@@ -85,7 +98,7 @@ def measure_speed(options: argparse.Namespace) -> None:
     subject, path = load(options), options.output / f"{options.model}-speed.jsonl"
     path.unlink(missing_ok=True)
     for row in [cuts.rows(options.model)[0], *rows]:
-        model = cuts.cut(subject.model, row, subject.calibration) if row["removed"] else subject.model
+        model = smaller(subject, row)
         for found in subject.speed(model):
             results.append(path, {**row, **found, "machine": machine()})
     text = speed.text(options.model, results.read(path))

@@ -23,6 +23,7 @@ UPDATES = {
     "sequential, then trained": {"reconstruction": "sequential"},
 }
 SIZES, EXTREME = (0.25, 0.5), (0.75, 0.9, 0.95)
+DISTILLED = ", then distilled"  # after an update: the smaller model is trained, as recovery.py does it
 DROPPED = "blocks dropped"  # in place of a score: whole blocks go, those of most similar input and output
 # For each model and what is counted, hidden units or the parameters of whole blocks: scores, each with updates, what
 # is calibrated on, and how much is removed.
@@ -51,7 +52,17 @@ TABLES: list[tuple[str, str, dict[str, tuple[str, ...]], tuple[str, ...], tuple[
         SIZES,
     ),
     ("gemma", "blocks", {"activation": tuple(UPDATES)}, ("both",), SIZES),
-    ("minilm", "blocks", {"activation": ("none", "sequential"), DROPPED: ("none",)}, ("both",), EXTREME),
+    (
+        "minilm",
+        "blocks",
+        {
+            "activation": ("none", "sequential", "sequential" + DISTILLED),
+            DROPPED: ("none", "none" + DISTILLED),
+        },
+        ("both",),
+        (0.5, 0.75),
+    ),
+    ("minilm", "blocks", {"activation": ("none", "sequential"), DROPPED: ("none",)}, ("both",), EXTREME[1:]),
     ("gemma", "blocks", {"activation": ("none", "sequential"), DROPPED: ("none",)}, ("both",), EXTREME),
 ]
 
@@ -96,7 +107,7 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
         criterion=row["score"],
         batch_size=BATCH[row["model"]],
         verbose=0,
-        **UPDATES[row["update"]],
+        **UPDATES[row["update"].removesuffix(DISTILLED)],
     )
     smaller = tfprune.shrink(masked, report.plan, into="class")
     return trained(smaller, dense, texts) if "trained" in row["update"] else smaller

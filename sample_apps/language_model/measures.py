@@ -93,7 +93,7 @@ def encode(texts: Sequence[str], tokenizer: keras.Layer) -> dict[str, np.ndarray
 def embedder(backbone: keras.Model) -> keras.Model:
     """Return a model from tokens to one vector of length 1 for each text: the mean over its tokens."""
     given = {name: keras.Input((LENGTH,), dtype="int32", name=name) for name in backbone.input}
-    hidden = backbone(given)["sequence_output"]
+    hidden = backbone(given, training=False)["sequence_output"]  # without dropout where it is trained
     mean = keras.layers.GlobalAveragePooling1D(name="mean")(hidden, mask=given["padding_mask"])
     return keras.Model(given, keras.layers.UnitNormalization(name="embedding")(mean), name="embedder")
 

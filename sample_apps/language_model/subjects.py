@@ -12,7 +12,7 @@ import keras
 import keras_hub
 import numpy as np
 
-from sample_apps.language_model import measures, speed, texts, weights
+from sample_apps.language_model import measures, recovery, speed, texts, weights
 
 Row = dict[str, Any]
 SPECIAL = {"pad": 0, "eos": 1, "bos": 2, "unk": 3}  # tokens of Gemma
@@ -101,6 +101,14 @@ class MiniLM:
         drawn["choice"] = [text for name in DOMAINS for text in measures.sentences(_read(name).choice, 100)]
         drawn |= measures.pairs(_read("documentation").evaluation, 500)._asdict()
         return {name: measures.encode(content, self.tokenizer) for name, content in drawn.items()}
+
+    @functools.cached_property
+    def lesson(self) -> recovery.Lesson:
+        """Sentences of the calibration texts to train on, one of each domain in turn, and the validation ones."""
+        count = recovery.STEPS * recovery.BATCH // len(DOMAINS)
+        drawn = [measures.sentences(_read(name).calibration, count) for name in DOMAINS]
+        texts = [text for together in zip(*drawn, strict=True) for text in together]
+        return recovery.lesson(self.model, measures.encode(texts, self.tokenizer), held_out=self.evaluation["choice"])
 
     @functools.cached_property
     def dense(self) -> dict[str, np.ndarray]:

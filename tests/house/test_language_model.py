@@ -158,6 +158,46 @@ def test_a_title_finds_its_passage():
     assert measures.cosine(np.eye(4)[[0, 2, 1, 3]], passages) == 0.5
 
 
+# Recovery.
+
+
+@pytest.mark.programs  # training is traced: some seconds
+def test_training_is_kept_only_where_it_helps_on_held_out_text(monkeypatch):
+    import keras_hub
+
+    measures, recovery = piece("measures"), piece("recovery")
+    sizes = {"vocabulary_size": 64, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+    dense, smaller = (
+        keras_hub.models.BertBackbone(num_layers=count, max_sequence_length=measures.LENGTH, **sizes)
+        for count in (2, 1)
+    )
+    random = np.random.default_rng(0)
+
+    def texts(count):
+        tokens = random.integers(1, 64, (count, measures.LENGTH)).astype("int32")
+        return {"token_ids": tokens, "segment_ids": np.zeros_like(tokens), "padding_mask": np.ones_like(tokens)}
+
+    def cosine(lesson):
+        hidden = np.asarray(smaller(lesson.held_out, training=False)["sequence_output"], "float64").mean(axis=1)
+        return np.mean(np.sum(hidden * lesson.held_out_vectors, axis=1) / np.linalg.norm(hidden, axis=1))
+
+    for name, value in {"TRIAL": 20, "STEPS": 40, "RATES": (1e6,)}.items():
+        monkeypatch.setattr(recovery, name, value)
+    lesson = recovery.lesson(dense, texts(40 * recovery.BATCH), held_out=texts(16))
+    before = [weight.copy() for weight in dense.get_weights()]
+    recovery.recover(dense, lesson)
+    assert all(map(np.array_equal, before, dense.get_weights()))  # training can only make its vectors worse
+    monkeypatch.setattr(recovery, "RATES", (1e-2,))
+    start, embeddings = cosine(lesson), smaller.get_layer("token_embedding").get_weights()[0]
+    states = recovery.recover(smaller, lesson)
+    assert [state.rate for state in states] == [0, 1e-2, 1e-2]
+    assert states[0].cosine == pytest.approx(start, abs=1e-5)
+    assert cosine(lesson) == pytest.approx(max(state.cosine for state in states), abs=1e-5)
+    assert cosine(lesson) > start + 0.05
+    assert np.array_equal(embeddings, smaller.get_layer("token_embedding").get_weights()[0])
+    assert smaller.get_layer("token_embedding").trainable
+
+
 # The app.
 
 
