@@ -249,7 +249,7 @@ class TrialRunner:
             model = tfprune.distilled(model, self.model, recipe.distillation)
         compile_like(model, self.model, advice=ADVICE, optimizer=optimizer)
         x, y = keras.tree.map_structure(lambda array: array[: recipe.samples], self.train_data)
-        create_variables(model, (x, y))
+        create_variables(model, (x, y), batch_size=self.batch_size)
         model.fit(
             x,
             y,

@@ -9,8 +9,10 @@ import keras
 
 from tfprune.base.spec import check_choice
 from tfprune.keras_models.models.anatomy import check_keras
+from tfprune.keras_models.models.calls import recurrent_states
 
 METRIC_MODES = ("max", "min")
+OF_A_STEP = ("train_step", "compute_loss", "compute_metrics")
 
 
 def check_compiled(model: Any) -> None:
@@ -53,27 +55,33 @@ def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **change
     return copy
 
 
-def create_variables(model: keras.Model, data: tuple[Any, Any]) -> None:
+def create_variables(model: keras.Model, data: tuple[Any, Any], *, batch_size: int) -> None:
     """Create the variables of the optimizer and of the metrics, which are otherwise created in the first step.
 
     TensorFlow traces a step twice in which variables are created, which takes seconds for a model of many layers.
 
     Args:
-        model: A compiled model. One that trains in its own way, or preprocesses, gets those of the optimizer only.
+        model: A compiled model. One that trains in its own way, preprocesses or keeps states gets those of the
+            optimizer only.
         data: Samples and labels, (x, y), in arrays.
+        batch_size: Samples in a batch of training.
     """
     model.optimizer.build(model.trainable_variables)
-    own = [getattr(type(model), name) is not getattr(keras.Model, name) for name in ("train_step", "compute_loss")]
-    if any(own) or getattr(model, "preprocessor", None) is not None:
+    own = [getattr(type(model), name) is not getattr(keras.Model, name) for name in OF_A_STEP]
+    keeps_states = next(recurrent_states(model), None) is not None
+    if any(own) or keeps_states or getattr(model, "preprocessor", None) is not None:
         return
-    inputs, labels = keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:1]), data)
-    symbols = keras.tree.map_structure(lambda array: keras.KerasTensor(array.shape, array.dtype), inputs)
-    outputs = keras.tree.map_structure(
-        lambda symbol: keras.ops.zeros(symbol.shape, symbol.dtype), model.compute_output_spec(symbols)
-    )
-    model.compute_loss(inputs, labels, outputs)
-    model.compute_metrics(inputs, labels, outputs)
+    x, y = keras.tree.map_structure(lambda array: _as_in_fit(array[:batch_size]), data)
+    outputs = model(x, training=False)
+    model.compute_loss(x, y, outputs, sample_weight=None)
+    model.compute_metrics(x, y, outputs, sample_weight=None)
     model.reset_metrics()
+
+
+def _as_in_fit(array: Any) -> Any:
+    """Return a tensor as `fit` makes it: numbers with fractions get Keras' own type."""
+    is_float = "float" in keras.backend.standardize_dtype(array.dtype)
+    return keras.ops.convert_to_tensor(array, dtype=keras.config.floatx() if is_float else None)
 
 
 def measured(model: keras.Model, metric: str, *, arguments: dict[str, Any]) -> float:
