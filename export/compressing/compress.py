@@ -235,7 +235,7 @@ def _settings_of(search: Search, target: Micro | Vela | None) -> dict[str, Any]:
 def _check_formats(search: Search, target: Micro | Vela | None) -> None:
     if target is not None and search.formats != DEFAULT_FORMATS:
         raise ValueError(
-            f"Expected no `formats` for a microcontroller or an NPU, whose files are int8. Received: "
+            f"Expected no `formats` and no recipe for a microcontroller or an NPU, whose files are int8. Received: "
             f"formats={search.formats!r}. Leave them out."
         )
 

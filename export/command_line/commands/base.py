@@ -180,7 +180,7 @@ def recipe_of(options: argparse.Namespace) -> Any:
     from tfprune.base.untrusted import parse_json, reading
     from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 
-    if not options.recipe.endswith(".json"):
+    if not options.recipe.lower().endswith(".json"):
         return EdgeQuantizer(options.recipe, python=options.recipe_python)
     expected = "a recipe of AI Edge Quantizer in JSON with --recipe"
     with reading(options.recipe, expected=expected, advice='It is a list of rules, with "regex" and "operation"'):

@@ -149,12 +149,12 @@ def _exported(options: argparse.Namespace, path: str) -> Any:
     if is_model_file(options.source):
         return _rewrite(options, path, check_on)
     check_not_read(options.path, options.source)
+    recipe = _recipe(options)
     if options.quantize in ("int8", "int16x8", "int4") and not options.calibration:
         raise ValueError(
             f"Expected samples with --quantize {options.quantize}. Received: no --calibration FILE. Save about 100 "
             "samples of real data with numpy.save."
         )
-    recipe = _recipe(options)
     model = load_model(options.source, imports=options.imports)
     from tfprune.export.keras_side.converting.quantization import Quantization
     from tfprune.export.keras_side.converting.to_tflite import to_tflite

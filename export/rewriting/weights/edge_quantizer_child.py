@@ -39,7 +39,10 @@ def quantize_folder(folder: Path) -> None:
 
 
 def _calibrated(quantizer: Any, samples: dict[str, list[dict[str, np.ndarray]]], folder: Path) -> Any:
-    """Return the ranges of activations: their extremes, as the package's moving averages clip many values."""
+    """Return the ranges of activations: their extremes, as the package's moving averages clip many values.
+
+    An algorithm that collects more than ranges gets what the package collects, and so do all rules beside it.
+    """
     threads = os.cpu_count() or 1
     recipe = quantizer.get_quantization_recipe()
     if any(rule["algorithm_key"] in OWN_STATISTICS for rule in recipe):
