@@ -120,4 +120,4 @@ def test_a_page_is_wrapped_anew_where_its_lines_are_long():
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(wrapped(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(wrapped(page.read_text(encoding="utf-8")).rstrip("\n") + "\n", encoding="utf-8")

@@ -93,7 +93,7 @@ def test_the_program_of_a_recipe_that_drops_blocks_makes_the_same_files(tmp_path
         assert Path("model.tflite").read_bytes() == arrays[f"file_{index}"].tobytes(), file.code
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_smaller_transformer_makes_files_and_starts_the_next_trial():
     model, data = classifier()
     trials = runner(model, data)
