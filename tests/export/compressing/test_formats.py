@@ -47,7 +47,7 @@ def test_formats_come_in_one_order_and_not_for_microcontrollers(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     data = np.zeros((4, 3), "float32"), np.zeros(4, int)
-    with pytest.raises(ValueError, match="Expected no `formats` for a microcontroller"):
+    with pytest.raises(ValueError, match="Expected no `formats` and no recipe for a microcontroller"):
         compress(model, data, data, target="micro", folder=tmp_path, search=Search(formats=["float32"]))
 
 

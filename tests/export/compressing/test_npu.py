@@ -84,7 +84,10 @@ def test_optuna_gets_the_cycles(tmp_path):
         ({"target": NPU}, r"Expected optimize='latency' with an NPU .*Limit\(..., max_cycles=...\)\."),
         ({"target": NPU, "max_drop": Limit(0.1, max_latency_ms=9)}, "without max_latency_ms .* Pass max_cycles"),
         ({**FEWEST, "target": Vela("ethos-u55-128", "sram")}, "Expected counts='cycles' .*counts='sram'"),
-        ({**FEWEST, "formats": ["int8", "int16x8"]}, "Expected no `formats` for a microcontroller or an NPU"),
+        (
+            {**FEWEST, "formats": ["int8", "int16x8"]},
+            "Expected no `formats` and no recipe for a microcontroller or an NPU",
+        ),
         ({**FEWEST, "on": type("Board", (), {"run_module": None})()}, "Expected `on` without `target`"),
     ],
 )
