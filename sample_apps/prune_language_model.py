@@ -1,6 +1,6 @@
 """Remove hidden units of a language model or a sentence encoder, without training.
 
-    python sample_apps/prune_language_model.py --model minilm      # half an hour on two cores
+    python sample_apps/prune_language_model.py --model minilm      # an hour and a half on two cores
     python sample_apps/prune_language_model.py --model gemma       # some hours
     python sample_apps/prune_language_model.py --model minilm --speed    # afterwards: files and their speed
     python sample_apps/prune_language_model.py --smoke             # a minute, on random weights and made-up text

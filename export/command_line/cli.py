@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         match = _CHOICE.fullmatch(message)
         if match:
-            argument, word, choices = match[1], match[2], re.findall(r"[\w:]+", match[3])
+            argument, word, choices = match[1], match[2], re.findall(r"[\w:-]+", match[3])
             message = f"Expected {argument} to be one of {', '.join(choices)}. Received: {word}."
             message += _meant(word, choices)
         super().error(message)
@@ -87,7 +87,7 @@ class _Command(_Parser):
 
 
 def _meant(word: str, choices: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, choices, n=1)
+    close = difflib.get_close_matches(word.lower(), choices, n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
 

@@ -49,6 +49,13 @@ def test_a_bar_shows_values_as_they_are():
     assert shown.seen()[0].endswith("error: 1.0000")
 
 
+def test_a_bar_shows_whole_numbers_without_decimals():
+    with terminal() as shown, Progress(2, verbose=1, unit="layer", shown=["bytes", "trials"]) as bar:
+        bar.add(1, {"bytes": 40_000, "trials": 0})
+        bar.add(1, {"bytes": 12_345, "trials": 0})
+    assert shown.seen()[0].endswith("bytes: 12,345 - trials: 0")
+
+
 def test_an_error_ends_the_line_where_it_happened():
     with terminal() as shown, pytest.raises(ZeroDivisionError), Progress(4, verbose="auto", unit="layer") as bar:
         bar.add()

@@ -280,6 +280,7 @@ def test_check_choice_refuses(value, error, received):
     ("value", "error", "text"),
     [
         ("zip", ValueError, "None, 'gzip', 'xz' or True. Received: mode='zip'. Did you mean 'gzip'?"),
+        ("XZ", ValueError, "Received: mode='XZ'. Did you mean 'xz'?"),
         ("nothing", ValueError, "Received: mode='nothing'."),
         (False, TypeError, "Received: mode=False of type bool."),
         (1, TypeError, "Received: mode=1 of type int."),

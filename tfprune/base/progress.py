@@ -87,8 +87,19 @@ class Progress:
 
     def _draw(self, *, is_last: bool | None = None) -> None:
         if self._bar is not None and time.monotonic() >= self._due:
-            self._bar.update(self._done, list(self._values.items()), finalize=is_last)
+            values = [(name, _Count(each) if isinstance(each, int) else each) for name, each in self._values.items()]
+            self._bar.update(self._done, values, finalize=is_last)
             self._has_open_line = self._bar.verbose == 1 and self._done < self._total and not is_last
+
+
+class _Count(float):
+    """A number that Keras' bar shows as an integer; it divides each by 1, and shows it with four decimals."""
+
+    def __truediv__(self, other: float) -> float:
+        return self if other == 1 else float(self) / other
+
+    def __format__(self, spec: str) -> str:
+        return f"{int(self):,}"
 
 
 class _PlainBar:

@@ -242,7 +242,7 @@ def check_choice(
     message = f"Expected `{argument}` to be {expected}. Received: {argument}={value!r}"
     if not isinstance(value, str):
         raise TypeError(f"{message} of type {type(value).__name__}.{hint and f' {hint}'}")
-    close = difflib.get_close_matches(value, [choice for choice in choices if isinstance(choice, str)], n=1)
+    close = difflib.get_close_matches(value.lower(), [choice for choice in choices if isinstance(choice, str)], n=1)
     raise ValueError(f"{message}.{f' Did you mean {close[0]!r}?' if close else ''}")
 
 

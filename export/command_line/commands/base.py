@@ -7,6 +7,7 @@ import contextlib
 import re
 import shlex
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,13 @@ def add_command(
         commands: The sub-commands of argparse.
         name: The name of the command.
         run: Called with the options; returns a report.
-        text: The description.
+        text: The description; its first sentence stands in the list of commands.
         extra: The extra of the package that it needs.
         examples: Command lines, one in a line.
     """
     parser = commands.add_parser(
         name,
-        help=text.replace("%", "%%"),  # argparse fills in this one with the % operator, and not the description
+        help=text.partition(". ")[0].removesuffix(".").replace("%", "%%") + ".",  # argparse fills it in with %
         description=textwrap.fill(text, 88),
         epilog="examples:\n" + textwrap.indent(examples.strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -133,9 +134,12 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
 def add_target(parser: argparse.ArgumentParser, *, others: tuple[str, ...] = ()) -> None:
     """Add the options of the runtime that a file is for: microcontrollers, or others such as `web` and NPUs."""
     web = ", web for LiteRT.js in a browser" if "web" in others else ""
-    npu = ", ethos-u... for an NPU" if {*others} - {"web"} else ""
+    npus: dict[str, list[str]] = defaultdict(list)
+    for family, _, size in (name.rpartition("-") for name in others if name != "web"):
+        npus[family].append(size)
+    npu = ", or an NPU: " + ", ".join(f"{family}-{'/'.join(sizes)}" for family, sizes in npus.items()) if npus else ""
     text = f"micro for TensorFlow Lite for Microcontrollers{web}{npu} (default: phones and computers)"
-    parser.add_argument("--target", choices=["micro", *others], help=text)
+    parser.add_argument("--target", choices=["micro", *others], metavar="TARGET" if npus else None, help=text)
     text = "largest RAM of the microcontroller (needs --target micro)"
     parser.add_argument("--arena", type=int, metavar="BYTES", help=text)
     text = "largest size of the file in flash (needs --target micro)"
@@ -192,8 +196,9 @@ def recipe_of(options: argparse.Namespace) -> Any:
 
 
 def add_saved_model(parser: argparse.ArgumentParser, *, optional: Collection[str] = ()) -> None:
-    """Add the arguments of the commands that change a saved Keras model; some may be optional for another file."""
-    add_file(parser, "source", metavar="SOURCE", help="a trained model, saved by model.save('x.keras')")
+    """Add the arguments of the commands that change a saved Keras model; some may be optional for a .tflite file."""
+    other = ", or a .tflite file" if optional else ""
+    add_file(parser, "source", metavar="SOURCE", help=f"a trained model, saved by model.save('x.keras'){other}")
     count = {"nargs": "?"} if "path" in optional else {}
     add_file(parser, "path", metavar="PATH", help="path of the new model, such as small.keras", **count)
     parser.add_argument(

@@ -39,22 +39,25 @@ tfprune bench --web result.json
     parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)
     parser.set_defaults(command=partial(_bench, parser))
     add_model_file(parser, nargs="?")
-    add_file(parser, "--web", metavar="RESULT", help="JSON that a page of `tfprune web` gave, instead of a model")
+    text = "JSON file with the results of a page of `tfprune web`, instead of a model"
+    add_file(parser, "--web", metavar="RESULT", help=text)
     add_file(
         parser,
         "--samples",
         metavar="FILE",
         help="samples of each run: .npy, or .npz with one array per input (default: random numbers)",
     )
-    parser.add_argument("--runs", type=int, default=50, help="number of timed runs (default: %(default)s)")
     parser.add_argument(
-        "--warmup", type=int, default=5, help="number of runs before timing starts (default: %(default)s)"
+        "--runs", type=int, default=50, metavar="N", help="number of timed runs (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=1, help="random samples in each run (default: %(default)s)")
-    parser.add_argument(
-        "--processes", type=int, help="number of processes that repeat this (default: 1 here, 3 with --on)"
-    )
+    text = "number of runs before timing starts (default: %(default)s)"
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help=text)
+    text = "threads of the interpreter (default: %(default)s)"
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help=text)
+    text = "random samples in each run (default: %(default)s)"
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help=text)
+    text = "number of processes that repeat this (default: 1 here, 3 with --on)"
+    parser.add_argument("--processes", type=int, metavar="N", help=text)
     text = "pause between two processes (default: %(default)s)"
     parser.add_argument("--cool-down", type=float, default=1.0, metavar="SECONDS", help=text)
     add_device(parser)

@@ -95,7 +95,7 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-cycles", type=int, metavar="CYCLES", help=text)
     text = "metric that files are compared by: accuracy, mae, mse, or one of the compiled model (default: accuracy)"
     parser.add_argument("--metric", metavar="NAME", help=text)
-    text = "whether a larger or a smaller metric is better (default: known of the metrics of Keras)"
+    text = "whether a larger or a smaller metric is better (default: that of the metric, where it is one of Keras)"
     parser.add_argument("--mode", choices=["max", "min"], help=text)
     text = "name of the output that the metric measures (default: the only one)"
     parser.add_argument("--output", metavar="NAME", help=text)

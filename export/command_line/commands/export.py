@@ -52,7 +52,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
     parser.add_argument("--quantize", choices=kinds, help="number format (default: float32)")
     add_recipe(parser, text="in place of --quantize")
     text = "distinct values of an 8-bit weight, 0 included, 2 to 256 (default: all)"
-    parser.add_argument("--levels", type=int, help=text)
+    parser.add_argument("--levels", type=int, metavar="N", help=text)
     parser.add_argument(
         "--io-dtype",
         choices=["float32", "int8", "int16"],
@@ -94,7 +94,10 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "--check-on", metavar="FILE", help="samples on which the file is compared with the model")
     parser.add_argument("--evaluate-on", metavar="X,Y", help="samples and labels, .npy, for --max-drop")
     parser.add_argument(
-        "--max-drop", type=float, help=f"largest drop of accuracy on --evaluate-on (default: {MAX_DROP})"
+        "--max-drop",
+        type=float,
+        metavar="DROP",
+        help=f"largest drop of accuracy on --evaluate-on (default: {MAX_DROP})",
     )
     text = "largest drop of accuracy in each class on --evaluate-on (default: no limit)"
     parser.add_argument("--max-drop-per-class", type=float, metavar="DROP", help=text)

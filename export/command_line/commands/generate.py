@@ -59,7 +59,9 @@ tfprune generate writer.tflite --chat --max-tokens 100
     parser.add_argument("--top-p", type=float, metavar="P", help="draw among tokens of this probability together")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="where to end; may be repeated")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the draws (default: another each time)")
-    parser.add_argument("--threads", type=int, default=4, help="threads of the interpreter (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=4, metavar="N", help="threads of the interpreter (default: %(default)s)"
+    )
 
 
 def _generate(options: argparse.Namespace) -> Any:

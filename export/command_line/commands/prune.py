@@ -31,9 +31,9 @@ ARGUMENTS = {"validation_data": "--validation"}
 
 def add_prune(commands: Any) -> None:
     text = (
-        "Set the least important weights of a saved Keras model to zero: in one step, which updates the remaining "
-        "weights, or gradually in training, with --epochs. With --samples, prune any .tflite file "
-        "without labels and training code."
+        "Set the least important weights of a saved Keras model or a .tflite file to zero. A model is pruned in one "
+        "step, which updates the remaining weights, or gradually in training, with --epochs. A .tflite file needs "
+        "--samples, but no labels and no training code."
     )
     examples = """
 tfprune prune model.keras sparse.keras --sparsity 0.8 --data x.npy
@@ -80,7 +80,7 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:
     goal = parser.add_mutually_exclusive_group(required=True)
-    goal.add_argument("--sparsity", type=float, help="fraction of zeros, such as 0.9")
+    goal.add_argument("--sparsity", type=float, metavar="FRACTION", help="fraction of zeros, such as 0.9")
     text = "for a .tflite file: largest size of the new one, with as few zeros as possible"
     goal.add_argument("--max-bytes", type=int, metavar="BYTES", help=text)
     text = "for a .tflite file: largest error of an output, as a fraction of its standard deviation, such as 0.1"

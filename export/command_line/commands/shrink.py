@@ -28,9 +28,9 @@ ARGUMENTS = {name: f"--budget {name}" for name in ("flops", "parameters", "bytes
 
 def add_shrink(commands: Any) -> None:
     text = (
-        "Remove the least important channels of a saved Keras model, which makes it smaller and faster, and fit "
-        "the remaining weights by least squares. With labels, do so in rounds and train after each. With --samples, "
-        "remove channels of any .tflite file, without labels and training code."
+        "Remove the least important channels of a saved Keras model or a .tflite file, which makes it smaller and "
+        "faster. The remaining weights are fitted by least squares; with labels, a model is shrunk in rounds and "
+        "trained after each. A .tflite file needs --samples, but no labels and no training code."
     )
     examples = """
 tfprune shrink model.keras small.keras --budget flops=0.5 --data x.npy

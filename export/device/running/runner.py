@@ -240,9 +240,11 @@ class Runner:
         return [tensor.decode(self._interpreter.get_tensor(tensor.index)) for tensor in self._outputs]
 
     def _misfit(self, arrays: Sequence[np.ndarray]) -> ValueError:
+        is_one_sample = all(array.shape == info.shape[1:] for info, array in zip(self.inputs, arrays, strict=True))
+        advice = " Pass x[None] for a single sample x." if is_one_sample else ""
         return ValueError(
             f"Expected inputs of these shapes for {self._name}, with the same number of rows, at least one: "
-            f"{self._wanted()}. Received: {self._received(arrays)}."
+            f"{self._wanted()}. Received: {self._received(arrays)}.{advice}"
         )
 
     def _wanted(self) -> str:

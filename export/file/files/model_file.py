@@ -39,14 +39,21 @@ def read_model(source: Source) -> bytes:
     except ValueError as error:
         raise ValueError(f"Cannot unpack {name}. {reason_of(error)}.") from error
     if data[4:8] != IDENTIFIER:
-        is_litertlm = raw.startswith(LITERTLM)
         raise ValueError(
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "
-            f"Received: {name}, whose content begins with {data[:8]!r}."
-            f"{' Only Generator reads files of LiteRT-LM: write a .tflite file, too.' if is_litertlm else ''}"
+            f"Received: {name}, whose content begins with {data[:8]!r}.{_advice(raw, name)}"
         )
     _check(data, name)
     return data
+
+
+def _advice(raw: bytes, name: str) -> str:
+    """Return what to do about files of other kinds, after a space; empty for unknown ones."""
+    if raw.startswith(LITERTLM):
+        return " Only Generator reads files of LiteRT-LM: write a .tflite file, too."
+    if name.strip("'").endswith((".keras", ".h5", ".hdf5")):
+        return f" Export a Keras model first: tfprune export {name.strip(chr(39))} model.tflite."
+    return ""
 
 
 def map_model(path: str | os.PathLike[str]) -> memoryview:

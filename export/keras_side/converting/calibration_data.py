@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.export.keras_side.preparing.half_precision import HALF_TYPES
 from tfprune.export.keras_side.preparing.saved_model import states_at_start
-from tfprune.export.keras_side.preparing.signature import Signature, smallest_vocabulary
+from tfprune.export.keras_side.preparing.signature import Signature
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import batches, check_holds_arrays, check_kind, check_source
 
@@ -88,7 +88,7 @@ def choose_check_on(
     """
     if check_on is not None:
         return read_check_on(check_on, signature)
-    return batches[0] if batches else signature.random(RANDOM_SAMPLES, below=smallest_vocabulary(model))
+    return batches[0] if batches else signature.random(RANDOM_SAMPLES, model=model)
 
 
 def count_inputs(model: keras.Model) -> int:

@@ -9,7 +9,7 @@ from tfprune.export.file.files.source import Source
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.model_or_file import is_file
-from tfprune.export.keras_side.preparing.signature import signature, smallest_vocabulary
+from tfprune.export.keras_side.preparing.signature import signature
 from tfprune.export.micro.interpreter import require_interpreter
 from tfprune.export.micro.micro_support_report import MicroSupportReport, support_of_file
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -56,7 +56,7 @@ def dense_int8(model: keras.Model) -> bytes:
     plain = plain_copy(Anatomy.of(model))
     _randomize_constant_weights(plain)
     inputs = signature(plain)
-    samples = [inputs.pack(inputs.random(RANDOM_SAMPLES, below=smallest_vocabulary(plain)))]
+    samples = [inputs.pack(inputs.random(RANDOM_SAMPLES, model=plain))]
     return _widen_ranges(convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1))
 
 

@@ -15,6 +15,7 @@ from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.layers import walk
 
 OPEN_DIMENSION_LENGTH = 32  # length drawn for a dimension the model leaves open
+LENGTHS = ("max_sequence_length", "sequence_length")  # of KerasHub's backbones and position embeddings
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # what a TensorFlow signature can hold
 
 
@@ -83,12 +84,12 @@ class Signature:
             raise ValueError(f"Expected as many samples for every input in {where}. Received: {lengths}.")
         return arrays
 
-    def random(self, samples: int, *, below: int) -> dict[str, np.ndarray]:
-        """Draw the same inputs every time: normal floats, integers in [0, below)."""
-        rng = np.random.default_rng(0)
+    def random(self, samples: int, *, model: keras.Model) -> dict[str, np.ndarray]:
+        """Draw the same inputs of a model every time: normal floats, and integers that its embeddings take."""
+        rng, below, length = np.random.default_rng(0), smallest_vocabulary(model), _open_length(model)
         arrays = {}
         for entry in self.inputs:
-            shape = (samples, *(size or OPEN_DIMENSION_LENGTH for size in entry.shape[1:]))
+            shape = (samples, *(size or length for size in entry.shape[1:]))
             if np.issubdtype(np.dtype(entry.dtype), np.floating):
                 arrays[entry.name] = rng.standard_normal(shape).astype(entry.dtype)
             else:
@@ -162,6 +163,12 @@ def smallest_vocabulary(model: keras.Model) -> int:
     """Return the smallest `input_dim` of the model's embeddings, 2 when it has none."""
     sizes = [layer.input_dim for _, layer in walk(model) if isinstance(layer, keras.layers.Embedding)]
     return min(sizes, default=2)
+
+
+def _open_length(model: keras.Model) -> int:
+    """Return the length drawn for a dimension that the model leaves open, at most that of its position embeddings."""
+    lengths = [getattr(part, name, None) for _, part in walk(model) for name in LENGTHS]
+    return min([OPEN_DIMENSION_LENGTH, *(length for length in lengths if isinstance(length, int) and length > 0)])
 
 
 def _structure(model: keras.Model) -> Any:

@@ -248,6 +248,18 @@ def test_help_lists_every_command(capsys):
     out = ask(capsys, "--help")
     assert [line.split()[0] for line in out.splitlines() if re.match(r" {4}\w", line)][-len(COMMANDS) :] == COMMANDS
     assert "90 %," in out
+    assert len(out.splitlines()) < 60, "one sentence each, which fits a screen with the exit codes"
+
+
+def test_npus_are_listed_in_one_place_and_named_whole_in_errors(capsys):
+    out = ask(capsys, "compress", "--help")
+    assert "[--target TARGET]" in out
+    assert "ethos-u65-256/512" in " ".join(out.split())
+    with pytest.raises(SystemExit):
+        main(["compress", "model.keras", "--train", "x.npy", "--target", "ethos-u55-12"])
+    message = capsys.readouterr().err
+    assert "one of micro, ethos-u55-32, ethos-u55-64" in message
+    assert "Did you mean ethos-u55-128?" in message
 
 
 def test_version_is_the_one_that_is_installed(capsys):

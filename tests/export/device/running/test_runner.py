@@ -183,7 +183,8 @@ def test_outputs_with_numbers_go_by_number_and_all_others_as_the_graph_lists_the
     ("name", "inputs", "message"),
     [
         ("dense", np.zeros((2, 9)), r"'vector' \?x8. Received: 'vector' 2x9"),
-        ("dense", np.zeros(8), r"'vector' \?x8. Received: 'vector' 8"),
+        ("dense", np.zeros(8), r"'vector' \?x8. Received: 'vector' 8\. Pass x\[None\] for a single sample x\."),
+        ("dense", np.zeros(9), r"'vector' \?x8. Received: 'vector' 9\.$"),
         ("dense", np.zeros((0, 8)), "at least one.*Received: 'vector' 0x8"),
         ("dense", np.float32(1), "Received: 'vector' scalar"),
         ("fixed", np.zeros((2, 7)), "'vector' 2x8. Received: 'vector' 2x7"),

@@ -178,6 +178,12 @@ def test_what_is_no_model_is_refused_by_name(tmp_path):
     path.write_bytes(b"PK\x03\x04 a zip")
     with pytest.raises(ValueError, match=r"bytes 4 to 8 are b'TFL3'.*model\.tflite', whose content begins with b'PK"):
         read_model(path)
+    saved = tmp_path / "model.keras"
+    saved.write_bytes(b"PK\x03\x04 a zip")
+    with pytest.raises(
+        ValueError, match=r"Export a Keras model first: tfprune export .*model\.keras model\.tflite\.$"
+    ):
+        read_model(saved)
     path.write_bytes(MODEL[:6])
     with pytest.raises(ValueError, match="Expected a TFLite file"):
         read_model(path)

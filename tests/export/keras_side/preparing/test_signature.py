@@ -11,6 +11,20 @@ TWO = Signature((ModelInput("b", (None, 2), "float32"), ModelInput("a", (None, N
 X = np.arange(12).reshape(3, 4)
 
 
+class Positions(keras.layers.Layer):
+    """A table of positions, as KerasHub's PositionEmbedding: longer inputs do not fit it."""
+
+    def __init__(self, sequence_length):
+        super().__init__()
+        self.sequence_length = sequence_length
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(self.sequence_length, shape[-1]))
+
+    def call(self, inputs):
+        return inputs + self.table[: keras.ops.shape(inputs)[1]]
+
+
 def model_of(**inputs):
     tensors = {name: keras.Input(shape, name=name) for name, shape in inputs.items()}
     joined = keras.layers.Concatenate()(list(tensors.values()))
@@ -127,11 +141,23 @@ def test_arrays_that_do_not_fit_are_refused(wanted, batch, message):
 
 
 def test_random_inputs_are_the_same_every_time_and_within_the_vocabulary():
-    drawn = TWO.random(200, below=3)
+    model = keras.Sequential([keras.Input((), dtype="int32"), keras.layers.Embedding(3, 2)])
+    drawn = TWO.random(200, model=model)
     assert drawn["b"].shape == (200, 2)
     assert drawn["b"].dtype == np.float32
     assert set(np.unique(drawn["a"])) == {0, 1, 2}
-    np.testing.assert_array_equal(drawn["b"], TWO.random(200, below=3)["b"])
+    np.testing.assert_array_equal(drawn["b"], TWO.random(200, model=model)["b"])
+
+
+@pytest.mark.parametrize(("positions", "length"), [(12, 12), (500, 32)])
+def test_random_inputs_are_not_longer_than_the_positions_of_a_model(positions, length):
+    inputs = keras.Input((None,), dtype="int32")
+    embedded = keras.layers.Embedding(9, 4)(inputs)
+    model = keras.Model(inputs, Positions(positions)(embedded))
+    wanted = signature(model)
+    (drawn,) = wanted.random(8, model=model).values()
+    assert drawn.shape == (8, length)
+    assert model(drawn).shape == (8, length, 4)
 
 
 def test_the_smallest_embedding_bounds_the_tokens():
