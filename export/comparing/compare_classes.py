@@ -27,11 +27,11 @@ def compare_classes(
     Raises:
         ValueError: If only one side has probabilities.
     """
-    known = [are_probabilities(side) for side in (compared.before, compared.after)]
-    refuse_two_meanings(compared.before, compared.after, known=known)
+    are_shares = [are_probabilities(side) for side in (compared.before, compared.after)]
+    refuse_two_meanings(compared.before, compared.after, are_shares=are_shares)
     pair = [compared.before, compared.after]
-    probabilities = [class_probabilities(side, as_they_are=known[0]) for side in pair]
-    predicted = [predicted_classes(side, as_they_are=known[0]) for side in pair]
+    probabilities = [class_probabilities(side, as_they_are=are_shares[0]) for side in pair]
+    predicted = [predicted_classes(side, as_they_are=are_shares[0]) for side in pair]
     has_labels = compared.labels is not None
     labels = predicted[0] if compared.labels is None else compared.labels
     right = [classes == labels for classes in predicted]
@@ -50,7 +50,7 @@ def compare_classes(
     ]
     everything = _counts(right[0], right[1])
     low, high = paired_interval(everything[1], everything[2], samples=len(labels), level=level)
-    notes = () if known[0] else ("The outputs are logits: confidences are those of a softmax or sigmoid.",)
+    notes = () if are_shares[0] else ("The outputs are logits: confidences are those of a softmax or sigmoid.",)
     return DamageReport(
         task="classification" if has_labels else "agreement",
         samples=len(labels),

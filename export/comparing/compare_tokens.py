@@ -79,9 +79,9 @@ def _losses(compared: Comparable, targets: np.ndarray) -> list[np.ndarray]:
     pair = [compared.before, compared.after]
     if compared.before.ndim == 2:
         return pair
-    known = [are_probabilities(side.reshape(-1, side.shape[-1])) for side in pair]
-    refuse_two_meanings(compared.before, compared.after, known=known)
-    return [_loss_of(side, np.maximum(targets, 0), as_they_are=known[0]) for side in pair]
+    are_shares = [are_probabilities(side.reshape(-1, side.shape[-1])) for side in pair]
+    refuse_two_meanings(compared.before, compared.after, are_shares=are_shares)
+    return [_loss_of(side, np.maximum(targets, 0), as_they_are=are_shares[0]) for side in pair]
 
 
 def _loss_of(outputs: np.ndarray, targets: np.ndarray, *, as_they_are: bool) -> np.ndarray:

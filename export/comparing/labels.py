@@ -128,22 +128,22 @@ def _targets(labels: np.ndarray | None, outputs: np.ndarray) -> np.ndarray:
     return targets
 
 
-def refuse_two_meanings(before: np.ndarray, after: np.ndarray, *, known: list[bool]) -> None:
+def refuse_two_meanings(before: np.ndarray, after: np.ndarray, *, are_shares: list[bool]) -> None:
     """Refuse logits on one side and probabilities on the other.
 
     Args:
         before: Outputs of one side.
         after: Outputs of the other side.
-        known: Whether each of them is probabilities.
+        are_shares: Whether each of them is probabilities.
 
     Raises:
         ValueError: If only one of them is.
     """
-    if known[0] == known[1]:
+    if are_shares[0] == are_shares[1]:
         return
     texts = [
         f"{'probabilities' if is_known else 'logits'} from `{name}` (from {side.min():.3g} to {side.max():.3g})"
-        for name, side, is_known in zip(("before", "after"), (before, after), known, strict=True)
+        for name, side, is_known in zip(("before", "after"), (before, after), are_shares, strict=True)
     ]
     raise ValueError(
         f"Expected outputs of one meaning. Received: {texts[0]} and {texts[1]}. Apply softmax or sigmoid to the "

@@ -186,9 +186,9 @@ def _likely_counts(marked: int, draws: int, total: int) -> np.ndarray:
     return np.arange(max(least, math.floor(mean - spread)), min(most, math.ceil(mean + spread)) + 1)
 
 
-def _log_choose(total: int, chosen: np.ndarray) -> np.ndarray:
+def _log_choose(total: int, sizes: np.ndarray) -> np.ndarray:
     """Return the logarithms of binomial coefficients, minus infinity where there is no such choice."""
-    possible = (chosen >= 0) & (chosen <= total)
-    safe = np.where(possible, chosen, 0)
+    possible = (sizes >= 0) & (sizes <= total)
+    safe = np.where(possible, sizes, 0)
     parts = [_log_factorial(counts).astype(np.float64) for counts in (safe, total - safe)]
     return np.where(possible, math.lgamma(total + 1) - parts[0] - parts[1], -np.inf)

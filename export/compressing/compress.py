@@ -253,12 +253,12 @@ def _read_search(search: Any, model: keras.Model) -> Search:
 
 
 def _read_target(target: Any, *, optimize: str, on: Any) -> Micro | Vela | None:
-    read = target if isinstance(target, Vela) else read_micro(target, objects=TARGETS, optimize=optimize)
-    if read is not None and on is not None:
+    target_spec = target if isinstance(target, Vela) else read_micro(target, objects=TARGETS, optimize=optimize)
+    if target_spec is not None and on is not None:
         raise ValueError(
             f"Expected `on` without `target`, whose files are not timed. Received: on={on!r}. Leave one out."
         )
-    return read
+    return target_spec
 
 
 def _check_support(model: keras.Model) -> None:

@@ -21,8 +21,8 @@ def governor() -> str | None:
 
 def temperature() -> float | None:
     """Return the temperature of the warmest sensor in degrees Celsius; None if there is none."""
-    read = [_text(path) for path in SYSTEM.glob("class/thermal/thermal_zone*/temp")]
-    degrees = [int(text) / 1000 for text in read if text.lstrip("-").isdigit()]
+    texts = [_text(path) for path in SYSTEM.glob("class/thermal/thermal_zone*/temp")]
+    degrees = [int(text) / 1000 for text in texts if text.lstrip("-").isdigit()]
     return max(degrees, default=None)
 
 

@@ -49,9 +49,9 @@ def model_card(
         |---|---|
         | bytes | 1,200 |
     """
-    known = [metric for metric in HUB_METRICS if metric in {*metrics}]
+    hub_metrics = [metric for metric in HUB_METRICS if metric in {*metrics}]
     front = ["---", "tags:", *(f"- {tag}" for tag in (*TAGS, *tags))]
-    front += ["metrics:", *(f"- {metric}" for metric in known)] if known else []
+    front += ["metrics:", *(f"- {metric}" for metric in hub_metrics)] if hub_metrics else []
     lines = [*front, "---", "", f"# {escaped(title)}", "", "A TFLite file, made with tfprune."]
     for heading, rows in sections:
         if len(rows) > 1:
@@ -70,4 +70,4 @@ def escaped(text: str) -> str:
         >>> print(escaped("conv_1|<b> http://x"))
         conv\\_1\\|\\<b\\> http\\://x
     """
-    return _MARKS.sub(lambda found: "\\" + found[0], printable(text))
+    return _MARKS.sub(lambda match: "\\" + match[0], printable(text))

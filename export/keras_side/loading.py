@@ -62,10 +62,10 @@ def _bounded_memory(path: str) -> Iterator[None]:
         return
     import resource
 
-    taken = re.search(r"VmData:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
-    assert taken is not None
+    match = re.search(r"VmData:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
+    assert match is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = 1024 * int(taken[1]) + SPARE_MEMORY + MEMORY_PER_FILE_BYTE * Path(path).stat().st_size
+    allowed = 1024 * int(match[1]) + SPARE_MEMORY + MEMORY_PER_FILE_BYTE * Path(path).stat().st_size
     limits = [limit for limit in (soft, hard, allowed) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:

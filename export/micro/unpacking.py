@@ -59,9 +59,9 @@ class Unpacker:
             weight = self._without_values(layer.weight, rows=slice(start, end), axis=layer.axis)
             part = self._part(layer.operator, weight, start, end)
             if layer.source:
-                taken = self._channels(part.inputs[0], start // each, end // each)
-                part.inputs[0] = taken.outputs[0]
-                added.append(taken)
+                channel_slice = self._channels(part.inputs[0], start // each, end // each)
+                part.inputs[0] = channel_slice.outputs[0]
+                added.append(channel_slice)
             added += [self._decode(self._constants(encoded), weight), part]
             stored.append(encoded)
             waiting.append(int(added[-1].outputs[0]))

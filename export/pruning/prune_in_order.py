@@ -153,9 +153,9 @@ class _GraphInOrder:
             return ErrorCurve(layer.size, layer.zeros, np.zeros(len(LEVELS)))  # not used
         solved, errors = layer.solver.at_levels(moments, pattern=self._pattern)
         # Such a weight is felt from its first operator or turn on, which these samples have passed.
-        start, known = (0, outputs.inputs) if layer.is_in_parallel else (states.step, states.all)
+        start, values = (0, outputs.inputs) if layer.is_in_parallel else (states.step, states.all)
         with layer.written(self._dense, solved):
-            felt = outputs.error(start, known)
+            felt = outputs.error(start, values)
         return ErrorCurve(layer.size, layer.zeros, errors).scaled(felt)
 
 

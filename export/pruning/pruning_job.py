@@ -78,7 +78,7 @@ class _Job:
 
     def _search(self, fits: Callable[[bytes], bool], limit: str, *, toward: int) -> tuple[bytes, list[PrunedLayer]]:
         make = self._files.pruned
-        return search(lambda percent: make(percent / 100), lambda found: fits(found[0]), limit=limit, toward=toward)
+        return search(lambda percent: make(percent / 100), lambda pair: fits(pair[0]), limit=limit, toward=toward)
 
     def _bytes(self, content: bytes) -> int:
         forms = candidate_files(content, name="pruned", optimize=self._settings["optimize"])

@@ -145,12 +145,12 @@ def _with_batch(content: bytes, wanted: Target) -> bytes:
 
 def _drawn(content: bytes, rows: int) -> dict[str, dict[str, np.ndarray]]:
     """Draw random inputs for all signatures."""
-    drawn = {}
+    inputs = {}
     for signature, number in graphs_of_signatures(load_objects(content)).items():
         model = read(starting_at(content, signature if number else ""))
         arrays = random_inputs(model.inputs, model.outputs, rows=rows)
-        drawn[signature] = {info.name: array for info, array in zip(model.inputs, arrays, strict=True)}
-    return drawn
+        inputs[signature] = {info.name: array for info, array in zip(model.inputs, arrays, strict=True)}
+    return inputs
 
 
 def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:

@@ -67,11 +67,11 @@ def _trained(student: keras.Model, before: State, lesson: Lesson, *, rate: float
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=rate, warmup_steps=steps // 10)
     student.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), loss="cosine_similarity")
     states = []
-    for done in range(0, steps, EVERY):
-        some = slice(done * BATCH, (done + EVERY) * BATCH)
-        texts = {name: rows[some] for name, rows in lesson.texts.items()}
-        student.fit(texts, lesson.vectors[some], batch_size=BATCH, verbose=0)
-        states.append(State(_cosine(student, lesson), rate, done + EVERY, student.get_weights()))
+    for start in range(0, steps, EVERY):
+        sentences = slice(start * BATCH, (start + EVERY) * BATCH)
+        texts = {name: rows[sentences] for name, rows in lesson.texts.items()}
+        student.fit(texts, lesson.vectors[sentences], batch_size=BATCH, verbose=0)
+        states.append(State(_cosine(student, lesson), rate, start + EVERY, student.get_weights()))
     return max(states, key=lambda state: state.cosine)
 
 

@@ -41,10 +41,11 @@ def _net(name: str, width: int, folder: Path) -> list[Row]:
     after = rewrite(dense, sparse, optimize="sparse", check_on=model.samples).bytes
     runners = {"dense": Runner(dense), "sparse": Runner(sparse)}
     outputs = [_outputs(runner, model.samples) for runner in runners.values()]
-    equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
-    one = {name: array[:1] for name, array in model.samples.items()}
+    equal = all(np.array_equal(first, second) for first, second in zip(*outputs, strict=True))
+    one_sample = {name: array[:1] for name, array in model.samples.items()}
     runs = {
-        name: lambda runner=runner: [runner.predict(one) for _ in range(CALLS)] for name, runner in runners.items()
+        name: lambda runner=runner: [runner.predict(one_sample) for _ in range(CALLS)]
+        for name, runner in runners.items()
     }
     seconds = interleaved(runs, rounds=ROUNDS)
     size = f"{what}: {after:,} / {before:,} bytes"

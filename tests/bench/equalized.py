@@ -89,10 +89,10 @@ def compared(
     """Export a network in each way; hold the last of them to the float accuracy."""
     files: dict[str, tuple[bytes, bytes]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for way, one in (("as it is", model), ("equalized", tfprune.equalize(model))):
+        for way, version in (("as it is", model), ("equalized", tfprune.equalize(model))):
             paths = Path(folder, "float"), Path(folder, "int8")
-            to_tflite(one, paths[0], check_on=x[:64])
-            to_tflite(one, paths[1], quantize="int8", calibration=x[:SAMPLES], optimize="dense", tolerance=10)
+            to_tflite(version, paths[0], check_on=x[:64])
+            to_tflite(version, paths[1], quantize="int8", calibration=x[:SAMPLES], optimize="dense", tolerance=10)
             files[way] = paths[0].read_bytes(), paths[1].read_bytes()
     reference, integers = files["equalized"]
     files["equalized, biases corrected"] = reference, correct_biases(reference, integers, samples=x[:SAMPLES])

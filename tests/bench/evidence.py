@@ -89,6 +89,10 @@ def held(row: Row) -> str:
 
 if __name__ == "__main__":
     networks = {"MobileNetV2-like": _mobile, "three convolutions": _convolutions}
-    rows = [cost(name, make(), one, rounds=7) for name, make in networks.items() for one in CRITERIA + OF_LOSS]
+    rows = [
+        cost(name, make(), each_criterion, rounds=7)
+        for name, make in networks.items()
+        for each_criterion in CRITERIA + OF_LOSS
+    ]
     for row in [*rows, memory()]:
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, held(row)]) + "\n")

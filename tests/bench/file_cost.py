@@ -81,8 +81,8 @@ def measure(names: Sequence[str] = tuple(MODELS)) -> Iterator[Row]:
             peak, status, usage = 0, 0, None
             while usage is None:
                 peak = max(peak, resident(process.pid))
-                ended, status, found = os.wait4(process.pid, os.WNOHANG)  # usage, and that of what it waits for
-                usage = found if ended else None
+                ended, status, resources = os.wait4(process.pid, os.WNOHANG)  # usage, and that of what it waits for
+                usage = resources if ended else None
                 time.sleep(0.05)
         seconds = usage.ru_utime + usage.ru_stime
         what = f"{name}, {file.stat().st_size / 1e6:.0f} MB, {SAMPLES} samples"

@@ -113,7 +113,7 @@ def measure(folder: Path, seeds: int) -> list[Row]:
     rows = []
     for name in ROUNDINGS:
         together, after = (by_kind[name, way] for way in ("together", "one after the other"))
-        each = ", ".join(f"{one:.3f} -> {other:.3f}" for one, other in zip(after, together, strict=True))
+        each = ", ".join(f"{alone:.3f} -> {joint:.3f}" for alone, joint in zip(after, together, strict=True))
         what = f"{SPARSITY:.0%} zeros, {name}: perplexity together, of one after the other (each seed: {each})"
         rows.append(at_most(what, np.mean(together) / np.mean(after), 1, digits=4))
     return rows

@@ -79,8 +79,14 @@ def cell(network: keras.Model, data: bytes) -> tuple[str, bool]:
         path = Path(folder, "file")
         report = rewrite(data, path, target="micro", check_on=samples).micro
         assert report is not None
-        one, other = run(path.read_bytes(), samples, report.arena), run(data, samples, report.dense_arena)
-    return f"{report.flash / report.dense_flash:.2f} {report.arena / report.dense_arena:.2f}", one == other
+        sparse_outputs, dense_outputs = (
+            run(path.read_bytes(), samples, report.arena),
+            run(data, samples, report.dense_arena),
+        )
+    return (
+        f"{report.flash / report.dense_flash:.2f} {report.arena / report.dense_arena:.2f}",
+        sparse_outputs == dense_outputs,
+    )
 
 
 def run(data: bytes, samples: np.ndarray, arena: int) -> list[bytes]:

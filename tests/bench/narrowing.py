@@ -34,24 +34,24 @@ from tfprune.keras_models.models.layers import as_numpy
 KEPT, DRAWS, RATES = 0.75, 3, (1e-3, 3e-3)
 
 
-class Chosen:
+class NarrowModels:
     """The narrower models of one model, by any choice of dimensions."""
 
     def __init__(self, model: keras.Model, samples: np.ndarray) -> None:
         self.model, self.width = model, round(KEPT * model.hidden_dim)
         _, self.stream = build_narrower(model, self.width)
         norms = stream_norms(model, self.stream)
-        with observed(norms) as self.found:
+        with observed(norms) as self.statistics:
             for batch in samples.reshape(-1, BATCH, samples.shape[1]):
                 model(inputs(batch), training=False)
-        self.norms = tuple(norm for layer in self.found.by_layer for norm in norms if id(norm.layer) == layer)
+        self.norms = tuple(norm for layer in self.statistics.by_layer for norm in norms if id(norm.layer) == layer)
 
     def model_with(self, dimensions: np.ndarray, *, energies: float | None = None) -> keras.Model:
         """Return the model with some dimensions; with equal energies if they are given."""
         narrower, stream = build_narrower(self.model, self.width)
         dimensions = np.sort(dimensions)
         factor = embedding_factor(self.model, narrower, stream=stream, norms=self.norms, dimensions=dimensions)
-        measured = tuple(self.found.energy(norm, dimensions) for norm in self.norms)
+        measured = tuple(self.statistics.energy(norm, dimensions) for norm in self.norms)
         cut = Cut(stream, self.norms, dimensions, measured if energies is None else (energies,) * len(measured))
         assign_all(narrower, cut.values([as_numpy(variable) for variable in self.model.variables], factor=factor))
         return narrower
@@ -86,15 +86,15 @@ def measure(folder: Path, seeds: int, steps: int) -> None:
         show(seed, "dense", f"{perplexity(model, test):.3f}")
         width = round(KEPT * model.hidden_dim)
         smaller, report = tfprune.narrow(model, inputs(samples), hidden_dim=width, batch_size=BATCH)
-        chosen, draws = Chosen(model, samples), np.random.default_rng(seed)
+        narrowing, draws = NarrowModels(model, samples), np.random.default_rng(seed)
         show(report)
         show(seed, "important", f"{perplexity(smaller, test):.3f}")
-        unscaled = chosen.model_with(report.kept, energies=KEPT)
+        unscaled = narrowing.model_with(report.kept, energies=KEPT)
         show(seed, "important, scales unchanged", f"{perplexity(unscaled, test):.3f}")
-        show(seed, "the first", f"{perplexity(chosen.model_with(np.arange(width)), test):.3f}")
+        show(seed, "the first", f"{perplexity(narrowing.model_with(np.arange(width)), test):.3f}")
         for _ in range(DRAWS):
-            drawn = chosen.model_with(draws.permutation(model.hidden_dim)[:width])
-            show(seed, "random", f"{perplexity(drawn, test):.3f}")
+            random_model = narrowing.model_with(draws.permutation(model.hidden_dim)[:width])
+            show(seed, "random", f"{perplexity(random_model, test):.3f}")
         values = smaller.get_weights()
         for (way, teacher), rate in itertools.product(
             {"text": None, "teacher": model}.items(), RATES if steps else ()

@@ -44,8 +44,8 @@ class Sentences:
 
     def __init__(self, subject: Any) -> None:
         self.model, self.tokenizer = subject.model, subject.tokenizer
-        drawn = [section.text for name in DOMAINS for section in texts.load(name).calibration[:PASSAGES]]
-        self.samples = measures.encode(drawn, self.tokenizer)
+        passages = [section.text for name in DOMAINS for section in texts.load(name).calibration[:PASSAGES]]
+        self.samples = measures.encode(passages, self.tokenizer)
         self.held_out = [
             text for name in DOMAINS for text in measures.sentences(texts.load(name).evaluation, SENTENCES)
         ]
@@ -96,17 +96,17 @@ def rows(subject: Any, fraction: float, settings: dict[str, Any]) -> list[list[s
     plan = tfprune.plan_transformer(subject.model, subject.samples, budget=budget, **settings)
     print(plan, flush=True)
     model, tokenizer = plan.build()
-    found = [row("the plan", plan.steps[-1].loss, model, subject.held_out_figure(model, tokenizer))]
+    rows = [row("the plan", plan.steps[-1].loss, model, subject.held_out_figure(model, tokenizer))]
     batches = list(Batches(subject.samples, subject.model, batch_size=8))
     cuts = MixedCuts(subject.model, batches, criterion="activation", **settings)
     for each in plan.alone:
         if each.loss is None:
-            found.append([f"{each.part} alone", "cannot meet it", "", ""])
+            rows.append([f"{each.part} alone", "cannot meet it", "", ""])
             continue
         model = cuts.build(each.levels)
         tokenizer = cuts.trimmed[1].tokenizer if each.part == "vocabulary" else None
-        found.append(row(f"{each.part} alone", each.loss, model, subject.held_out_figure(model, tokenizer)))
-    return found
+        rows.append(row(f"{each.part} alone", each.loss, model, subject.held_out_figure(model, tokenizer)))
+    return rows
 
 
 def main() -> None:
@@ -116,9 +116,9 @@ def main() -> None:
     parser.add_argument("--keep-vocabulary", action="store_true")
     options = parser.parse_args()
     subject = {"minilm": Sentences, "gemma": Windows}[options.model](subjects.load(options.model, None, CACHE))
-    read = [section.text for domain in DOMAINS for section in texts.load(domain).calibration]
+    passages = [section.text for domain in DOMAINS for section in texts.load(domain).calibration]
     settings = {
-        "texts": None if options.keep_vocabulary else read,
+        "texts": None if options.keep_vocabulary else passages,
         "tokenizer": subject.tokenizer,
         "judge": subject.judge,
     }

@@ -109,7 +109,10 @@ def measure(folder: Path, seeds: int, names: list[str]) -> list[Row]:
         sys.stdout.write(f"each row loses {np.mean(best):.2f} points\n")
         for criterion, order in itertools.product(CRITERIA, ORDERS):
             as_is, reordered = lost[criterion, "none"], lost[criterion, order]
-            each = ", ".join(f"{one:.2f} -> {other:.2f}" for one, other in zip(as_is, reordered, strict=True))
+            each = ", ".join(
+                f"{gain_before:.2f} -> {gain_after:.2f}"
+                for gain_before, gain_after in zip(as_is, reordered, strict=True)
+            )
             text = (
                 f"{name}, masks by {criterion}, order by {order}: part of {np.mean(as_is):.2f} lost points won back"
             )

@@ -93,16 +93,18 @@ def genetic(
     }
     for trial in trials[1:]:
         recipe, file = trial.recipe, min(trial.tried, key=lambda file: file.drop)
-        drawn = dict(zip(space, (*recipe.remaining, recipe.quantize_aware, recipe.learning_rate / 1e-3), strict=True))
+        parameters = dict(
+            zip(space, (*recipe.remaining, recipe.quantize_aware, recipe.learning_rate / 1e-3), strict=True)
+        )
         values = [float(np.log(getattr(file, by))), max(0.0, file.drop)]
-        study.add_trial(optuna.create_trial(params=drawn, distributions=space, values=values))
-    drawn = study.ask(space).params
+        study.add_trial(optuna.create_trial(params=parameters, distributions=space, values=values))
+    parameters = study.ask(space).params
     return replace(
         first,
-        flops=drawn["flops"],
-        sparsity=1 - drawn["weights"],
-        quantize_aware=drawn["quantize_aware"],
-        learning_rate=1e-3 * drawn["rate"],
+        flops=parameters["flops"],
+        sparsity=1 - parameters["weights"],
+        quantize_aware=parameters["quantize_aware"],
+        learning_rate=1e-3 * parameters["rate"],
         rounds=first.rounds * (4 if may_be_long else 1),
         seed=first.seed + number,
     )

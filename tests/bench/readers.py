@@ -51,8 +51,8 @@ def rows() -> Iterator[Row]:
             python = len(content) / 1e6 / (time.process_time() - start)
             file = f"MobileNet, {quantize or 'float32'}, {len(packed):,} -> {len(content):,} bytes"
             yield Row(f"{file}: unpack in Python", f"{python:.0f} MB/s", "", True)
-            for (reader, least), read in zip(LEAST.items(), (read_in_javascript, read_in_c), strict=True):
-                results = [*read(folder).values()]
+            for (reader, least), results_of in zip(LEAST.items(), (read_in_javascript, read_in_c), strict=True):
+                results = [*results_of(folder).values()]
                 assert {row["digest"] for row in results} == {sha256(content).hexdigest()}
                 speeds = [len(content) / 1e6 / row["seconds"] for row in results]
                 yield at_least(f"{file}: {reader}", statistics.median(speeds), least, unit=" MB/s", digits=1)

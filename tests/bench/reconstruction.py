@@ -113,8 +113,8 @@ def chain(seed: int) -> keras.Model:
     hidden = [layers.Dense(32, activation="relu") for _ in range(5)]
     model = keras.Sequential([keras.Input((32,)), *hidden, layers.Dense(32)])
     for layer in model.layers:
-        one, other = (np.linalg.qr(generator.normal(size=(32, 32)))[0] for _ in range(2))
-        layer.kernel.assign(1.5 * one * np.geomspace(1, 1e-2, 32) @ other)
+        left, right = (np.linalg.qr(generator.normal(size=(32, 32)))[0] for _ in range(2))
+        layer.kernel.assign(1.5 * left * np.geomspace(1, 1e-2, 32) @ right)
     return model
 
 
@@ -174,8 +174,8 @@ def digits(seed: int, rank: str) -> tuple[float, float, float]:
     zeroed = tfprune.zero_channels(model, plan)
     better, _ = tfprune.reconstruct(zeroed, model, few)
     return tuple(
-        100 * float(np.mean(one.predict(held_x, verbose=0).argmax(axis=1) == held_y))
-        for one in (model, tfprune.shrink(zeroed, plan), tfprune.shrink(better, plan))
+        100 * float(np.mean(version.predict(held_x, verbose=0).argmax(axis=1) == held_y))
+        for version in (model, tfprune.shrink(zeroed, plan), tfprune.shrink(better, plan))
     )
 
 

@@ -55,12 +55,12 @@ def main(python: str, folder: Path) -> None:
     print(f"{'format':32}{'bytes':>10}{'accuracy':>10}{'ms':>10}")
     errors = quantization_error(measure("float32", None), measure("int8", "int8"), x[:SAMPLES])
     names = [row.name for row in errors.to_skip(max_bytes=int(MOST_BYTES * errors.bytes))]
-    chosen = f"^({'|'.join(re.escape(name) for name in names)});$"
+    regex = f"^({'|'.join(re.escape(name) for name in names)});$"
     everywhere = {bits: {"regex": ".*", **activations(bits)} for bits in (8, 16)}
     measure("int8, some float", Quantization("int8", skip=names))
     measure("recipe int8", by_recipe(everywhere[8]))
-    measure("recipe int8, some float", by_recipe(everywhere[8], {"regex": chosen, **FLOATS}))
-    measure("recipe int8, some 16 bits", by_recipe(everywhere[8], {"regex": chosen, **activations(16)}))
+    measure("recipe int8, some float", by_recipe(everywhere[8], {"regex": regex, **FLOATS}))
+    measure("recipe int8, some 16 bits", by_recipe(everywhere[8], {"regex": regex, **activations(16)}))
     measure("recipe 16 bits", by_recipe(everywhere[16]))
     print(f"{len(names)} of {len(errors.rows)} operators are in float or have 16 bits")
 

@@ -93,16 +93,16 @@ def _ratios(kind: str, rounds: int, jit: bool) -> list[float]:
         pairs.append(("tfmot", "plain tf_keras"))
     interleaved(runs, rounds=1)  # traces the graphs
     seconds = interleaved(runs, rounds=rounds, clock=time.process_time)
-    return [median_ratio(seconds[one], seconds[other]) for one, other in pairs]
+    return [median_ratio(seconds[numerator], seconds[denominator]) for numerator, denominator in pairs]
 
 
 def measure(kind: str, *, processes: int, rounds: int, jit: bool) -> list[Row]:
     """Take medians over processes: memory and threads are laid out anew in each."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
-        found = list(pool.map(_ratios, [kind] * processes, [rounds] * processes, [jit] * processes))
-    ours, noise, between, *peer = (statistics.median(column) for column in zip(*found, strict=True))
-    each = ", ".join(f"{ratios[0]:.3f}" for ratios in found)
+        runs = list(pool.map(_ratios, [kind] * processes, [rounds] * processes, [jit] * processes))
+    ours, noise, between, *peer = (statistics.median(column) for column in zip(*runs, strict=True))
+    each = ", ".join(f"{ratios[0]:.3f}" for ratios in runs)
     name = f"{kind} with jit_compile=True" if jit else kind
     rows = [
         at_most(
@@ -111,7 +111,7 @@ def measure(kind: str, *, processes: int, rounds: int, jit: bool) -> list[Row]:
         at_most(f"step, {name}: the same, between two updates", between, BARS[kind]),
     ]
     if peer:
-        against = statistics.median(one / other for one, *_, other in found)
+        against = statistics.median(numerator / denominator for numerator, *_, denominator in runs)
         rows.append(at_most(f"step, {name}: tfprune's ratio / tfmot's ({peer[0]:.3f}x)", against, 1.0))
     return rows
 

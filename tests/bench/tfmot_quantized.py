@@ -116,7 +116,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for name in NAMES:
             pairs = [accuracies(name, seed, data, Path(folder)) for seed in range(SEEDS)]
-            ours, theirs = ([100 * one for one in column] for column in zip(*pairs, strict=True))
+            ours, theirs = ([100 * fraction for fraction in column] for column in zip(*pairs, strict=True))
             spread = max(statistics.stdev(ours), statistics.stdev(theirs))
             what = f"{name}: int8 accuracy, tfprune {_mean(ours)}, tfmot {_mean(theirs)}; ours above theirs by"
             difference = statistics.mean(ours) - statistics.mean(theirs)

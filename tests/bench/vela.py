@@ -37,7 +37,9 @@ def measure() -> list[Row]:
             reports = {form: vela(accelerator).report(content) for form, content in forms.items()}
             dense = reports.pop("dense")
             rows += [Row(f"{name}, {accelerator}, dense: cycles, SRAM, weight bytes", _amounts(dense), "", True)]
-            rows += [Row(f"{name}, {form}: of these", _ratios(one, dense), "", True) for form, one in reports.items()]
+            rows += [
+                Row(f"{name}, {form}: of these", _ratios(report, dense), "", True) for form, report in reports.items()
+            ]
         rows.append(within_budget(name, model))
     return rows
 

@@ -37,9 +37,9 @@ def sections(name: str) -> list[str]:
     return [section.text for part in texts.load(name) for section in part]
 
 
-def decoded(tokenizer: Any, read: list[str]) -> int:
+def decoded(tokenizer: Any, passages: list[str]) -> int:
     """Return how many texts come back as they were."""
-    return sum(str(tokenizer.detokenize(tokenizer(text))) == text for text in read)
+    return sum(str(tokenizer.detokenize(tokenizer(text))) == text for text in passages)
 
 
 def apart(dense: Any, small: Any, report: Any, windows: np.ndarray) -> float:
@@ -61,18 +61,18 @@ def main() -> None:
     subject = subjects.load("gemma", None, CACHE)
     preprocessor = keras_hub.models.Gemma3CausalLMPreprocessor(tokenizer=subject.tokenizer, sequence_length=LENGTH)
     dense = keras_hub.models.Gemma3CausalLM(backbone=subject.model, preprocessor=preprocessor)
-    read = [text for name in CORPORA for text in sections(name)]
+    passages = [text for name in CORPORA for text in sections(name)]
     files = {"dense": dense}
     for characters in ("all", "seen"):
-        small, report = tfprune.trim_vocabulary(dense, read, characters=characters, check_on=sections(OTHER))
+        small, report = tfprune.trim_vocabulary(dense, passages, characters=characters, check_on=sections(OTHER))
         gone = (report.tokens[0] - report.tokens[1]) * dense.backbone.hidden_dim * 4
         windows = np.concatenate([subject.evaluation[name][:2, :SCORED] for name in CORPORA])
         scores = apart(dense, small, report, windows)
         print(f"characters={characters!r}\n{report}")
         print(f"bytes as planned: {report.bytes[0] - gone:,}, {report.bytes[0] - gone == report.bytes[1]}")
         print(f"largest difference of a score on {len(windows)} windows of {SCORED} tokens: {scores}")
-        print(f"texts that come back: {decoded(report.tokenizer, read[:: len(read) // READ])} of", end=" ")
-        print(len(read[:: len(read) // READ]), flush=True)
+        print(f"texts that come back: {decoded(report.tokenizer, passages[:: len(passages) // READ])} of", end=" ")
+        print(len(passages[:: len(passages) // READ]), flush=True)
         files[characters] = small
     if folder:
         export(files, folder)

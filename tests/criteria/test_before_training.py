@@ -41,7 +41,7 @@ def hessian_gradients() -> tuple[np.ndarray, ...]:
     step, along = 1e-6, gradients(X, Y)
     ahead = gradients(X, Y, FIRST + step * along[0], SECOND + step * along[1])
     behind = gradients(X, Y, FIRST - step * along[0], SECOND - step * along[1])
-    return tuple((one - other) / (2 * step) for one, other in zip(ahead, behind, strict=True))
+    return tuple((upper - lower) / (2 * step) for upper, lower in zip(ahead, behind, strict=True))
 
 
 def flows() -> tuple[np.ndarray, np.ndarray]:
@@ -80,10 +80,10 @@ def test_grasp_is_weight_times_the_hessian_times_the_gradient_of_all_data(data):
     model = network(Look())
     before = [variable.numpy() for variable in model.variables]
     tfprune.update_masks(model, 0.0, data=data)
-    for found, weight, product in zip(facts.values(), (FIRST, SECOND), hessian_gradients(), strict=True):
-        np.testing.assert_allclose(found, weight * product, rtol=1e-4, atol=1e-6)
-    for one, other in zip(before, model.variables, strict=True):
-        np.testing.assert_array_equal(one, other.numpy())
+    for scores, weight, product in zip(facts.values(), (FIRST, SECOND), hessian_gradients(), strict=True):
+        np.testing.assert_allclose(scores, weight * product, rtol=1e-4, atol=1e-6)
+    for old, after in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, after.numpy())
 
 
 def test_grasp_removes_what_lowers_the_norm_of_the_gradient():
@@ -126,9 +126,9 @@ def test_grasp_in_embeddings_convolutions_and_loops_agrees_with_differences_of_g
         moved.append({path: facts[path]["gradient"] for path in at})
         for path, weight in weights.items():
             weight.assign(start[path])
-    for path, found in at.items():
+    for path, values in at.items():
         expected = (moved[0][path] - moved[1][path]) / (2 * step)
-        np.testing.assert_allclose(found["hessian_gradient"], expected, atol=1e-3 * np.abs(expected).max())
+        np.testing.assert_allclose(values["hessian_gradient"], expected, atol=1e-3 * np.abs(expected).max())
 
 
 def _kernels(model: keras.Model) -> list[tuple[str, keras.Variable]]:
@@ -140,9 +140,9 @@ def test_fisher_squares_the_gradient_of_each_batch():
     model = network("fisher")
     batches = [(X[row : row + 1], Y[row : row + 1]) for row in range(6)]
     tfprune.update_masks(model, 0.5, allocation="global", data=batches)
-    found = [gradients(*batch) for batch in batches]
+    pairs = [gradients(*batch) for batch in batches]
     scores = tuple(
-        each.astype(float) ** 2 * np.mean([pair[index] ** 2 for pair in found], axis=0)
+        each.astype(float) ** 2 * np.mean([pair[index] ** 2 for pair in pairs], axis=0)
         for index, each in enumerate((FIRST, SECOND))
     )
     for mask, expected in zip(kept(model), largest(scores, 9), strict=True):
@@ -160,11 +160,11 @@ def test_the_synaptic_flow_is_the_sum_over_paths_and_equal_in_all_layers():
     model = network(Look())
     before = [variable.numpy() for variable in model.variables]
     tfprune.update_masks(model, 0.0)
-    for found, expected in zip(facts.values(), flows(), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert [found.sum() for found in facts.values()] == pytest.approx([flows()[0].sum()] * 2, rel=1e-5)
-    for one, other in zip(before, model.variables, strict=True):
-        np.testing.assert_array_equal(one, other.numpy())
+    for flow, expected in zip(facts.values(), flows(), strict=True):
+        np.testing.assert_allclose(flow, expected, rtol=1e-5)
+    assert [flow.sum() for flow in facts.values()] == pytest.approx([flows()[0].sum()] * 2, rel=1e-5)
+    for old, after in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, after.numpy())
 
 
 def test_synflow_empties_no_layer():

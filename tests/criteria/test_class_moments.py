@@ -78,9 +78,9 @@ def test_a_large_offset_in_float32_costs_nothing():
     values, labels = planted(3)
     values = ((values - values.mean(axis=0)) / values.std(axis=0)).astype(np.float32)
     shifted = values + np.float32(1e4)
-    found = moments_of(shifted, labels, batch=16).f_statistic()
-    np.testing.assert_allclose(found, f_by_scipy(shifted, labels), rtol=1e-6)
-    np.testing.assert_allclose(found, f_by_scipy(values, labels), rtol=1e-3)
+    statistics = moments_of(shifted, labels, batch=16).f_statistic()
+    np.testing.assert_allclose(statistics, f_by_scipy(shifted, labels), rtol=1e-6)
+    np.testing.assert_allclose(statistics, f_by_scipy(values, labels), rtol=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e4 / 3, 1e30])
@@ -88,9 +88,9 @@ def test_a_constant_unit_gives_zero(value):
     values = np.full((50, 2), value)
     values[:, 1] = np.arange(50)
     moments = moments_of(values, np.arange(50) % 3, batch=7)
-    for found in (moments.f_statistic(), moments.discrimination(), moments.variance()):
-        assert found[0] == 0
-        assert np.isfinite(found).all()
+    for statistic in (moments.f_statistic(), moments.discrimination(), moments.variance()):
+        assert statistic[0] == 0
+        assert np.isfinite(statistic).all()
 
 
 def test_classes_that_are_constant_each_are_infinitely_far_apart():
@@ -149,6 +149,6 @@ def test_moments_of_groups_are_those_of_samples_labelled_by_group():
     moments, expected = ClassMoments(4), ClassMoments(4)
     moments.add(values, labels)
     expected.add(values, labels % 2)
-    found = moments.grouped(groups)
-    np.testing.assert_allclose(found.f_statistic(), expected.f_statistic(), rtol=1e-9)
-    assert sorted(found.counts) == sorted(expected.counts) and found.size == 60
+    grouped = moments.grouped(groups)
+    np.testing.assert_allclose(grouped.f_statistic(), expected.f_statistic(), rtol=1e-9)
+    assert sorted(grouped.counts) == sorted(expected.counts) and grouped.size == 60

@@ -107,7 +107,7 @@ def test_random_refuses(seed, error, message):
 def test_criteria_by_name():
     names = "magnitude l2 random gamma taylor snip grasp fisher synflow movement wanda f_statistic dacis"
     assert list(CRITERIA) == names.split()
-    assert {type(made()) for made in CRITERIA.values()} == set(CRITERIA.values())
+    assert {type(criterion_class()) for criterion_class in CRITERIA.values()} == set(CRITERIA.values())
 
 
 def with_facts(weight: object, axes: str = "io", **facts: object) -> Evidence:
@@ -253,7 +253,9 @@ def test_a_unit_that_separates_perfectly_has_a_finite_score():
     assert np.isfinite(FStatistic()(with_facts([[2.0]], input_moments=perfect))).all()
 
 
-@pytest.mark.parametrize("criterion", [made() for made in CRITERIA.values() if made().needs], ids=repr)
+@pytest.mark.parametrize(
+    "criterion", [criterion_class() for criterion_class in CRITERIA.values() if criterion_class().needs], ids=repr
+)
 def test_missing_facts_are_named(criterion):
     with pytest.raises(ValueError, match=re.escape("Pass data= to update_masks, PruningCallback or plan_shrink")):
         criterion(with_facts([[1.0]]))

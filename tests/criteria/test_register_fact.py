@@ -50,12 +50,12 @@ def network() -> keras.Model:
 
 def gradients(model: keras.Model, name: str) -> list[np.ndarray]:
     """Return the gradient of each batch, of a model without masks."""
-    found, loss = [], keras.losses.SparseCategoricalCrossentropy()
+    gradients, loss = [], keras.losses.SparseCategoricalCrossentropy()
     for rows in BATCHES:
         with tf.GradientTape() as tape:
             value = loss(Y[rows], model(X[rows]))
-        found.append(tape.gradient(value, model.get_layer(name).kernel).numpy().astype(np.float64))
-    return found
+        gradients.append(tape.gradient(value, model.get_layer(name).kernel).numpy().astype(np.float64))
+    return gradients
 
 
 def look(model: keras.Model, *facts: Fact, passes: int = 1, **arguments) -> dict[tuple[str, str], np.ndarray]:
@@ -117,14 +117,16 @@ def test_gradients_by_entry_output_and_input():
     plain = network()
     facts = [Fact(f"by_{per}", "|dL/dw|", "gradients", largest, per=per) for per in ("output", "input")]
     total = Fact("total", "the sum over batches of dL/dw", "gradients", lambda gradient, ops: gradient, combine="sum")
-    found = look(plain, *facts, total, loss=LOSS)
+    facts_by_path = look(plain, *facts, total, loss=LOSS)
     for name, outputs, inputs in (("conv", 3, 2), ("up", 2, 3), ("out", 1, 0)):
         of_batches = np.stack(gradients(plain, name))
         for per, axis in (("output", outputs), ("input", inputs)):
             rest = tuple(other + 1 for other in range(of_batches.ndim - 1) if other != axis)
             expected = np.abs(of_batches).max(axis=rest).mean(axis=0)
-            np.testing.assert_allclose(found[f"by_{per}", f"{name}/kernel"], expected, rtol=1e-3, atol=1e-7)
-        np.testing.assert_allclose(found["total", f"{name}/kernel"], of_batches.sum(axis=0), rtol=1e-3, atol=1e-6)
+            np.testing.assert_allclose(facts_by_path[f"by_{per}", f"{name}/kernel"], expected, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(
+            facts_by_path["total", f"{name}/kernel"], of_batches.sum(axis=0), rtol=1e-3, atol=1e-6
+        )
 
 
 def test_inputs_and_outputs():
@@ -136,13 +138,13 @@ def test_inputs_and_outputs():
             "products", "x^T x", "inputs", lambda units, ops: ops.einsum("spi,spj->ij", units, units), combine="sum"
         ),
     ]
-    found = look(plain, *facts)
+    facts_by_path = look(plain, *facts)
     returned = keras.Model(plain.input, plain.get_layer("conv").output).predict(X, verbose=0)
     loudness = np.mean([np.abs(returned[rows]).mean(axis=(0, 1, 2)) for rows in BATCHES], axis=0)
-    np.testing.assert_allclose(found["loudness", "conv/kernel"], loudness, rtol=1e-4)
+    np.testing.assert_allclose(facts_by_path["loudness", "conv/kernel"], loudness, rtol=1e-4)
     rows = X.reshape(-1, 2)
-    np.testing.assert_allclose(found["products", "conv/kernel"], rows.T @ rows, rtol=1e-4)
-    assert found["products", "up/kernel"].shape == (4, 4)
+    np.testing.assert_allclose(facts_by_path["products", "conv/kernel"], rows.T @ rows, rtol=1e-4)
+    assert facts_by_path["products", "up/kernel"].shape == (4, 4)
 
 
 def test_finish_ends_a_pass_and_over_passes_sees_those_before():
@@ -156,9 +158,9 @@ def test_finish_ends_a_pass_and_over_passes_sees_those_before():
         finish=np.sqrt,
         over_passes=lambda so_far, value, weight: so_far / 2 + value * weight,
     )
-    found = look(plain, decayed, passes=2, loss=LOSS)["decayed", "out/kernel"]
+    fact = look(plain, decayed, passes=2, loss=LOSS)["decayed", "out/kernel"]
     root = np.sqrt(np.mean([np.square(gradient) for gradient in gradients(plain, "out")], axis=0))
-    np.testing.assert_allclose(found, 1.5 * root * plain.get_layer("out").kernel.numpy(), rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(fact, 1.5 * root * plain.get_layer("out").kernel.numpy(), rtol=1e-3, atol=1e-7)
 
 
 def test_a_fact_of_the_model_needs_no_data():

@@ -20,31 +20,31 @@ def main() -> int:
     files = json.loads((folder / "files.json").read_text(encoding="utf-8"))
     rows = [row for of_model in files.values() for row in of_model]
     written = {model: [row for row in of_model if "refusal" not in row] for model, of_model in files.items()}
-    chosen = devices(sys.argv[2:] or RUNTIMES, folder.parent, console)
-    found = results(chosen, folder, written)
-    console.print(_table(rows, list(chosen), found))
+    runtimes = devices(sys.argv[2:] or RUNTIMES, folder.parent, console)
+    by_file = results(runtimes, folder, written)
+    console.print(_table(rows, list(runtimes), by_file))
     for row in rows:
         for reason in row.get("failed", []):
             console.print(f"not taken: {row['file']}: {reason}", soft_wrap=True, markup=False)
         if "refusal" in row:
             console.print(f"no file: {row['file']}: {row['refusal']}", soft_wrap=True, markup=False)
-    tell(found, console)
+    tell(by_file, console)
     missing = sum("refusal" in row for row in rows)
-    for name in chosen:
-        counts = Counter(_kind(row) for (runtime, _), row in found.items() if runtime == name)
+    for name in runtimes:
+        counts = Counter(_kind(row) for (runtime, _), row in by_file.items() if runtime == name)
         console.print(f"{name}: {_text(counts)}")
-    counts = Counter(_kind(row) for row in found.values())
+    counts = Counter(_kind(row) for row in by_file.values())
     console.print(
-        f"{len(rows)} files of {len(files)} networks, {len(chosen)} runtimes: {_text(counts)}, {missing} not made"
+        f"{len(rows)} files of {len(files)} networks, {len(runtimes)} runtimes: {_text(counts)}, {missing} not made"
     )
-    return int(bool(missing) or any(is_bad(name, row) for (name, _), row in found.items()))
+    return int(bool(missing) or any(is_bad(name, row) for (name, _), row in by_file.items()))
 
 
-def _table(rows: list[dict], names: list[str], found: dict[tuple[str, str], dict]) -> Table:
+def _table(rows: list[dict], names: list[str], by_file: dict[tuple[str, str], dict]) -> Table:
     table = Table(*COLUMNS, "allowed", *names, title="largest difference from Keras, relative to the largest output")
     for row in rows:
         cells = [f"{row[name]:,}" if name == "bytes" else row[name] for name in COLUMNS]
-        told = [outcome(found[name, row["file"]]) if "refusal" not in row else "no file" for name in names]
+        told = [outcome(by_file[name, row["file"]]) if "refusal" not in row else "no file" for name in names]
         table.add_row(*cells, f"{row['tolerance']:g}", *told)
     return table
 

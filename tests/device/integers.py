@@ -103,12 +103,12 @@ def _write_trained(folder: Path, name: str) -> dict[str, str]:
 
     import tfprune
 
-    made = network(name)
-    model = tfprune.quantize_aware(made.model)
-    data = list(made.samples.values())
+    net = network(name)
+    model = tfprune.quantize_aware(net.model)
+    data = list(net.samples.values())
     model.compile("sgd", "mse", run_eagerly=True)
     model.optimizer.learning_rate = 0.0  # learns the ranges
-    model.fit(data[0], made.outputs()[0], verbose=0)
+    model.fit(data[0], net.outputs()[0], verbose=0)
     row = {"kind": f"{name}, trained", "format": "int8", "file": f"{name}_trained.tflite"}
     path = folder / row["file"]
     tfprune.export.to_tflite(model, path, quantize="int8", check_on=data[0], optimize="dense", tolerance=10)
@@ -161,16 +161,16 @@ def pythons(home: Path) -> dict[str, Callable[[], Path]]:
 
 def run(python: Path, folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """Run files in one process, and in a new one those after a file that ended it."""
-    found: dict[str, dict[str, Any]] = {}
-    while len(found) < len(names):
-        rest = names[len(found) :]
+    by_file: dict[str, dict[str, Any]] = {}
+    while len(by_file) < len(names):
+        rest = names[len(by_file) :]
         command = [str(python), str(HERE / "integers_child.py"), str(folder), *rest]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        found |= {row["file"]: row for row in told}
+        by_file |= {row["file"]: row for row in told}
         if len(told) < len(rest):
-            found[rest[len(told)]] = {"refused": f"its process ended with {done.returncode}"}
-    return found
+            by_file[rest[len(told)]] = {"refused": f"its process ended with {done.returncode}"}
+    return by_file
 
 
 def main() -> int:
@@ -180,19 +180,19 @@ def main() -> int:
     if not listed.exists():
         listed.write_text(json.dumps(make(folder)), encoding="utf-8")
     rows = json.loads(listed.read_text(encoding="utf-8"))
-    offered, found = pythons(folder.parent), {}
+    offered, by_runtime = pythons(folder.parent), {}
     for name in sys.argv[2:] or offered:
         try:
-            found[name] = run(offered[name](), folder, [row["file"] for row in rows if "refused" not in row])
+            by_runtime[name] = run(offered[name](), folder, [row["file"] for row in rows if "refused" not in row])
         except MissingError as reason:
             console.print(f"skipped: {name} ({reason})")
-    table = Table("layer", "format", *found, title="largest difference from LiteRT, of the largest output")
+    table = Table("layer", "format", *by_runtime, title="largest difference from LiteRT, of the largest output")
     for row in rows:
-        cells = ["no file" if "refused" in row else _cell(found[name][row["file"]]) for name in found]
+        cells = ["no file" if "refused" in row else _cell(by_runtime[name][row["file"]]) for name in by_runtime]
         table.add_row(row["kind"], row["format"], *cells)
     console.print(table)
     for row in rows:
-        for name, told in [("", row), *((name, found[name].get(row["file"], {})) for name in found)]:
+        for name, told in [("", row), *((name, by_runtime[name].get(row["file"], {})) for name in by_runtime)]:
             if "refused" in told:
                 console.print(
                     f"{row['kind']}, {row['format']}, {name or 'no file'}: {told['refused']}", soft_wrap=True

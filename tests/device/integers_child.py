@@ -21,13 +21,13 @@ def predict(path: Path, inputs: list[np.ndarray]) -> np.ndarray:
         return _micro(path, inputs)
     interpreter = importlib.import_module(f"{package}.interpreter").Interpreter(model_content=path.read_bytes())
     interpreter.allocate_tensors()
-    taken, given = interpreter.get_input_details(), interpreter.get_output_details()[0]
+    input_details, output_detail = interpreter.get_input_details(), interpreter.get_output_details()[0]
     rows = []
     for row in range(len(inputs[0])):
-        for detail, array in zip(taken, inputs, strict=True):
+        for detail, array in zip(input_details, inputs, strict=True):
             interpreter.set_tensor(detail["index"], array[row : row + 1])
         interpreter.invoke()
-        rows.append(interpreter.get_tensor(given["index"]))
+        rows.append(interpreter.get_tensor(output_detail["index"]))
     return np.concatenate(rows)
 
 

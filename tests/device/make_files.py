@@ -38,11 +38,11 @@ PACKED = {"tflite.xz": ("xz", "tflite"), "tfz": ("packed", "tflite"), "sparse.tf
 def make(name: str, folder: Path) -> list[dict]:
     """Write every form of a model's files, the samples and Keras' outputs; return a row for each file."""
     conversion.run_module = _convert_here
-    made = network(name)
-    write_arrays(folder / f"{name}.npz", made)
+    net = network(name)
+    write_arrays(folder / f"{name}.npz", net)
     rows = []
     for quantize, tolerance in TOLERANCES.items():
-        stem, content = f"{name}_{quantize or 'float32'}", _converted(made, quantize)
+        stem, content = f"{name}_{quantize or 'float32'}", _converted(net, quantize)
         plain = {suffix: form(content) for suffix, form in FORMS.items()}
         packed = {suffix: encode(plain[origin], method) for suffix, (method, origin) in PACKED.items()}
         for suffix, data in {**plain, **packed}.items():
@@ -55,7 +55,7 @@ def make(name: str, folder: Path) -> list[dict]:
             rows.append(row)
     if name == READY:
         path = folder / f"{name}_ready.sparse.tflite"
-        path.write_bytes(sparsify(spell_out_padding(convert(make_sparse_ready(made.model)))).data)
+        path.write_bytes(sparsify(spell_out_padding(convert(make_sparse_ready(net.model)))).data)
         rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": TOLERANCES[None], "apart": True})
     return rows
 
@@ -66,15 +66,15 @@ def _convert_here(module: str, folder: Path, **settings: Any) -> Completed:
     return Completed(ok=True, reason="", output="")
 
 
-def _converted(made: Network, quantize: str | None) -> bytes:
-    calibration = [made.samples] if quantize == "int8" else None
-    return convert(made.model, quantize=quantize, calibration=calibration)
+def _converted(net: Network, quantize: str | None) -> bytes:
+    calibration = [net.samples] if quantize == "int8" else None
+    return convert(net.model, quantize=quantize, calibration=calibration)
 
 
-def write_arrays(path: Path, made: Network) -> None:
+def write_arrays(path: Path, net: Network) -> None:
     """Name the arrays so that their order survives: input_0 and on in the model's order, output_0 and on."""
-    arrays = {f"input_{place}": array for place, array in enumerate(made.samples.values())}
-    arrays |= {f"output_{place}": array for place, array in enumerate(made.outputs())}
+    arrays = {f"input_{place}": array for place, array in enumerate(net.samples.values())}
+    arrays |= {f"output_{place}": array for place, array in enumerate(net.outputs())}
     np.savez(path, **arrays)
 
 
@@ -83,8 +83,8 @@ def make_all(make: Callable[[str, Path], list[dict]], names: Iterable[str], fold
     folder.mkdir(parents=True, exist_ok=True)
     # Side by side, as most of the time is TensorFlow's start for each file; afresh, as it does not survive a fork.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        made = {name: pool.submit(make, name, folder) for name in names}
-        files = {name: job.result() for name, job in made.items()}
+        jobs = {name: pool.submit(make, name, folder) for name in names}
+        files = {name: job.result() for name, job in jobs.items()}
     (folder / "files.json").write_text(json.dumps(files, indent=2), encoding="utf-8")
 
 

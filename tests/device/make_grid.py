@@ -18,8 +18,8 @@ CHOICES: dict[str, dict[str, Any]] = {"no": {"optimize": "dense"}, "yes": {"opti
 
 def make(name: str, folder: Path) -> list[dict]:
     """Export a model in all forms; return a row for each, with what the report says, or why there is no file."""
-    made = network(name)
-    write_arrays(folder / f"{name}.npz", made)
+    net = network(name)
+    write_arrays(folder / f"{name}.npz", net)
     rows = []
     for quantize, tolerance in TOLERANCES.items():
         for sparse, options in CHOICES.items():
@@ -27,15 +27,15 @@ def make(name: str, folder: Path) -> list[dict]:
             path.unlink(missing_ok=True)
             row = {"file": path.name, "samples": f"{name}.npz", "tolerance": tolerance, "apart": False}
             row |= {"model": name, "format": quantize or "float32", "sparse": sparse}
-            rows.append(row | _export(made, path, quantize, options))
+            rows.append(row | _export(net, path, quantize, options))
     return rows
 
 
-def _export(made: Network, path: Path, quantize: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    calibration = [made.samples] if quantize == "int8" else None
+def _export(net: Network, path: Path, quantize: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    calibration = [net.samples] if quantize == "int8" else None
     try:
         report = to_tflite(
-            made.model, path, quantize=quantize, calibration=calibration, check_on=made.samples, **options
+            net.model, path, quantize=quantize, calibration=calibration, check_on=net.samples, **options
         )
     except ValueError as error:
         return {"form": "", "refusal": str(error), "kernels": "", "bytes": 0}

@@ -199,9 +199,9 @@ def network(name: str, **sizes: int) -> Network:
     tfprune.update_masks(wrapped, SPARSITY)
     model = tfprune.strip(wrapped)
     _settle(model)
-    made = Network(model, _draw(model, SAMPLES, seed=0))
-    _check_telling(name, made)
-    return made
+    net = Network(model, _draw(model, SAMPLES, seed=0))
+    _check_telling(name, net)
+    return net
 
 
 def _settle(model: keras.Model) -> None:
@@ -238,24 +238,24 @@ def _values(data: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np
     return values.astype("float32")
 
 
-def _check_telling(name: str, made: Network) -> None:
+def _check_telling(name: str, net: Network) -> None:
     """Shuffle the first, a middle and the last kernel, and then all, and see whether the outputs move."""
-    right = made.outputs()
-    weights = made.model.trainable_weights
+    right = net.outputs()
+    weights = net.model.trainable_weights
     kernels = [weight for weight in weights if weight.ndim > 1 and not weight.path.endswith("bias")]
-    for what, chosen in (
+    for what, some_kernels in (
         *(("one", [kernels[place]]) for place in (0, len(kernels) // 2, -1)),
         ("all", kernels),
     ):
-        before = [keras.ops.convert_to_numpy(kernel) for kernel in chosen]
-        for kernel, values in zip(chosen, before, strict=True):
+        before = [keras.ops.convert_to_numpy(kernel) for kernel in some_kernels]
+        for kernel, values in zip(some_kernels, before, strict=True):
             kernel.assign(np.random.default_rng(2).permutation(values.ravel()).reshape(values.shape))
         moved = max(
             np.abs(wrong - output).max() / np.abs(output).max()
-            for wrong, output in zip(made.outputs(), right, strict=True)
+            for wrong, output in zip(net.outputs(), right, strict=True)
         )
-        for kernel, values in zip(chosen, before, strict=True):
+        for kernel, values in zip(some_kernels, before, strict=True):
             kernel.assign(values)
         if moved < TELLING[what]:
-            names = ", ".join(kernel.path for kernel in chosen[:1])
+            names = ", ".join(kernel.path for kernel in some_kernels[:1])
             raise ValueError(f"Expected outputs of {name!r} that tell. Received: {moved:.2g} from {names} shuffled")

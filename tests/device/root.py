@@ -99,8 +99,8 @@ def _take(archive: Path, member: str, target: Path) -> None:
     """Take one file: the package holds half a gigabyte of emulators."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process:
         with tarfile.open(fileobj=process.stdout, mode="r|") as stream:
-            found = next(entry for entry in stream if entry.name == member)
-            target.write_bytes(stream.extractfile(found).read())
+            member_info = next(entry for entry in stream if entry.name == member)
+            target.write_bytes(stream.extractfile(member_info).read())
         process.terminate()
     target.chmod(0o755)
 

@@ -58,10 +58,10 @@ def _emulated(home: Path, wheel: Path) -> Device:
 
 def _old(home: Path, wheel: Path) -> Device:
     """The last tflite-runtime, which 32-bit systems have: Python 3.11 at most, NumPy 1."""
-    found = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
-    if not found:
+    program = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
+    if not program:
         raise MissingError("python3.11 not found: tflite-runtime 2.14 has nothing newer")
-    python = _venv(home / "old", found)
+    python = _venv(home / "old", program)
     _pip(python, "tflite-runtime==2.14.0", "numpy<2")
     _pip(python, "--no-deps", "--force-reinstall", str(wheel))
     return Device(python, {})
@@ -75,10 +75,10 @@ RUNTIMES: dict[str, Callable[[Path, Path], Device]] = {
 
 
 def _venv(folder: Path, python: str) -> Path:
-    made = folder / "bin/python"
-    if not made.exists():
+    program = folder / "bin/python"
+    if not program.exists():
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
-    return made
+    return program
 
 
 def _pip(python: Path, *arguments: str) -> None:
@@ -104,15 +104,15 @@ def make_wheel(folder: Path) -> Path:
 
 def devices(names: Iterable[str], home: Path, console: Console) -> dict[str, Device]:
     """Set up the runtimes of these names; say which cannot be had here."""
-    wheel, found = make_wheel(home / "wheel"), {}
+    wheel, paths = make_wheel(home / "wheel"), {}
     with ThreadPoolExecutor() as pool:  # most of it waits for downloads
         jobs = {name: pool.submit(RUNTIMES[name], home, wheel) for name in names}
     for name, job in jobs.items():
         try:
-            found[name] = job.result()
+            paths[name] = job.result()
         except MissingError as reason:
             console.print(f"skipped: {name} ({reason})")
-    return found
+    return paths
 
 
 def results(devices: Mapping[str, Device], folder: Path, files: Mapping[str, list[dict]]) -> dict:
@@ -157,15 +157,15 @@ def _run(device: Device, arguments: list[str]) -> tuple[list[dict], str]:
 def main() -> int:
     folder, console = Path(sys.argv[1]).resolve(), Console(width=150)
     files = json.loads((folder / "files.json").read_text(encoding="utf-8"))
-    chosen = devices(sys.argv[2:] or RUNTIMES, folder.parent, console)
-    found = results(chosen, folder, files)
-    table = Table("file", "bytes", "allowed", *chosen, title="largest difference from Keras")
+    runtimes = devices(sys.argv[2:] or RUNTIMES, folder.parent, console)
+    by_file = results(runtimes, folder, files)
+    table = Table("file", "bytes", "allowed", *runtimes, title="largest difference from Keras")
     for row in (row for rows in files.values() for row in rows):
-        told = [outcome(found[name, row["file"]]) for name in chosen]
+        told = [outcome(by_file[name, row["file"]]) for name in runtimes]
         table.add_row(row["file"], f"{(folder / row['file']).stat().st_size:,}", f"{row['tolerance']:g}", *told)
     console.print(table)
-    tell(found, console)
-    return int(any(is_bad(name, row) for (name, _), row in found.items()))
+    tell(by_file, console)
+    return int(any(is_bad(name, row) for (name, _), row in by_file.items()))
 
 
 def is_bad(runtime: str, row: Mapping[str, object]) -> bool:
@@ -173,9 +173,9 @@ def is_bad(runtime: str, row: Mapping[str, object]) -> bool:
     return bool(row.keys() & set(BAD)) or ("refused" in row and runtime != OLD)
 
 
-def tell(found: Mapping[tuple[str, str], dict], console: Console) -> None:
+def tell(by_file: Mapping[tuple[str, str], dict], console: Console) -> None:
     """Print why files are wrong or were refused."""
-    for (name, file), row in found.items():
+    for (name, file), row in by_file.items():
         for kind in (*BAD, "refused"):
             if kind in row:
                 console.print(f"{kind}: {file} on {name}: {row[kind]}", soft_wrap=True, markup=False)

@@ -78,15 +78,15 @@ def test_a_crash_is_put_down_to_its_file_and_the_files_after_it_still_run(script
     python.write_text(CRASHING, encoding="utf-8")
     python.chmod(0o755)
     files = {"net": [{"file": name} for name in ("a", "bad", "b", "worse")]}
-    found = run.results({"here": run.Device(python, {})}, tmp_path, files)
-    assert {file: run.outcome(row) for (_, file), row in found.items()} == {
+    by_file = run.results({"here": run.Device(python, {})}, tmp_path, files)
+    assert {file: run.outcome(row) for (_, file), row in by_file.items()} == {
         "a": "0.0e+00",
         "bad": "CRASH",
         "b": "0.0e+00",
         "worse": "CRASH",
     }
-    assert "-11" in found["here", "bad"]["crash"]
-    assert "no such kernel" in found["here", "worse"]["crash"]
+    assert "-11" in by_file["here", "bad"]["crash"]
+    assert "no such kernel" in by_file["here", "worse"]["crash"]
 
 
 def test_right_outputs_agree_by_the_largest_relative_difference(checked) -> None:
@@ -142,9 +142,9 @@ def test_the_grid_ends_with_an_error_for_a_wrong_file_and_names_it(
     row |= {"tolerance": 1e-4, "failed": ["float32, sparse: killed by SIGSEGV"]}
     rows = [row | {"file": name} for name in ("good", "old", "bad")]
     (tmp_path / "files.json").write_text(json.dumps({"net": rows}), encoding="utf-8")
-    found = {"good": {"difference": 1e-6}, "old": {"refused": "Didn't find op"}, "bad": {"wrong": "differs"}}
+    outcomes = {"good": {"difference": 1e-6}, "old": {"refused": "Didn't find op"}, "bad": {"wrong": "differs"}}
     runtime = {"good": "here", "old": "tflite-runtime", "bad": "here"}
-    monkeypatch.setattr(grid, "results", lambda *_: {(runtime[file], file): told for file, told in found.items()})
+    monkeypatch.setattr(grid, "results", lambda *_: {(runtime[file], file): told for file, told in outcomes.items()})
     monkeypatch.setattr(grid, "_table", lambda *_: "")
     monkeypatch.setattr(grid, "devices", lambda *_: {"here": None})
     monkeypatch.setattr(sys, "argv", ["grid.py", str(tmp_path)])
@@ -153,7 +153,7 @@ def test_the_grid_ends_with_an_error_for_a_wrong_file_and_names_it(
     assert "wrong: bad on here: differs" in printed
     assert "float32, sparse: killed by SIGSEGV" in printed
     assert printed.strip().endswith("1 agree, 1 refused, 1 wrong, 0 crash, 0 not made")
-    del found["bad"]
+    del outcomes["bad"]
     (tmp_path / "files.json").write_text(json.dumps({"net": rows[:2]}), encoding="utf-8")
     assert grid.main() == 0
     runtime["old"] = "here"

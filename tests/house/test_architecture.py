@@ -186,12 +186,12 @@ OURS = {name: {other for other, _ in imports(tree) if other in MODULES} for name
 
 def foreign(name: str) -> dict[str, bool]:
     """Return the packages of others that a module imports, and whether only inside functions."""
-    found: dict[str, bool] = {}
+    is_lazy: dict[str, bool] = {}
     for other, lazy in imports(TREES[name]):
         package = other.partition(".")[0]
         if package not in sys.stdlib_module_names and package != "tfprune":
-            found[package] = found.get(package, True) and lazy
-    return found
+            is_lazy[package] = is_lazy.get(package, True) and lazy
+    return is_lazy
 
 
 def calls(name: str) -> list[str]:
@@ -364,8 +364,8 @@ def test_type_checkers_see_the_names_that_are_offered(package):
 
 def test_contributing_prints_the_tree():
     """A newcomer finds from the tree alone where something is done."""
-    drawn = textwrap.dedent("\n".join(tree_lines()))
-    assert drawn in CONTRIBUTING, f"CONTRIBUTING should print this tree:\n{drawn}"
+    tree = textwrap.dedent("\n".join(tree_lines()))
+    assert tree in CONTRIBUTING, f"CONTRIBUTING should print this tree:\n{tree}"
 
 
 def tree_lines() -> Iterator[str]:
@@ -480,10 +480,10 @@ def test_no_dict_is_splatted_into_a_function_of_ours():
         ours = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
         ours |= {alias.asname or alias.name for node in ast.walk(tree) for alias in _from_us(node)}
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            made = {target for node in ast.walk(function) for target in _names_of_dicts(node)}
+            names = {target for node in ast.walk(function) for target in _names_of_dicts(node)}
             for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
                 splatted = {ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg is None}
-                if splatted & made and ast.unparse(call.func).partition(".")[0] in ours:
+                if splatted & names and ast.unparse(call.func).partition(".")[0] in ours:
                     wrong.append(f"{name}, line {call.lineno}: {ast.unparse(call.func)}(**{', **'.join(splatted)})")
     assert sorted(set(wrong)) == []
 
@@ -603,8 +603,8 @@ try:
 except ImportError:
     import g
 """
-    found = dict(imports(ast.parse(source)))
-    assert found == {"a": False, "typing": False, "c": False, "d": False, "e": True, "f": False, "g": False}
+    result = dict(imports(ast.parse(source)))
+    assert result == {"a": False, "typing": False, "c": False, "d": False, "e": True, "f": False, "g": False}
 
 
 if __name__ == "__main__":

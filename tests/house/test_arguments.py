@@ -30,16 +30,16 @@ def words():
 def callables():
     """Return the public functions, the classes that users make, and their methods, as the reference shows them."""
     named = {name: thing for name, thing in documented_names().items() if not name.startswith(OTHERS)}
-    found = {}
+    by_name = {}
     for name, thing in named.items():
         if not inspect.isclass(thing):
-            found[name] = thing
+            by_name[name] = thing
             continue
         if "\n    Args:\n" in (thing.__doc__ or ""):  # else the library makes it, as it makes reports
-            found[name] = thing
+            by_name[name] = thing
         if not _is_called_by_keras_or_flower(thing):
-            found |= {f"{name}.{key}": method for key, method in _methods(thing).items()}
-    return found
+            by_name |= {f"{name}.{key}": method for key, method in _methods(thing).items()}
+    return by_name
 
 
 def _is_called_by_keras_or_flower(cls):
@@ -56,8 +56,8 @@ def _is_for_users(method):
     """Tell whether a method has a text of its own, and takes nothing that only the library can make."""
     plain = inspect.unwrap(method)
     names = vars(sys.modules[plain.__module__])
-    taken = " ".join(str(text) for word, text in plain.__annotations__.items() if word != "return")
-    classes = [names[word] for word in re.findall(r"\w+", taken) if inspect.isclass(names.get(word))]
+    annotations = " ".join(str(text) for word, text in plain.__annotations__.items() if word != "return")
+    classes = [names[word] for word in re.findall(r"\w+", annotations) if inspect.isclass(names.get(word))]
     own = [cls for cls in classes if cls.__module__.startswith("tfprune.")]
     return bool(method.__doc__) and all(cls in documented_names().values() for cls in own)
 

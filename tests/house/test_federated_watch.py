@@ -115,8 +115,8 @@ def test_the_app_in_this_process_is_a_plain_loop(monkeypatch):
             updates.append(watch.model.weights)
         counts = [len(person.x) for person in people("")[:2]]
         server = masked_average(updates, [None] * 2, client_weights=counts, server=server)
-    for one, other in zip(Update.decode(stored, like=server).weights, server, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)  # sums on several threads
+    for decoded, weight in zip(Update.decode(stored, like=server).weights, server, strict=True):
+        np.testing.assert_allclose(decoded, weight, rtol=0, atol=1e-6)  # sums on several threads
 
 
 def test_flower_takes_the_configuration_of_the_app():

@@ -37,10 +37,10 @@ def test_books_of_the_test_are_not_trained_on():
     books, texts = piece("books"), importlib.import_module("sample_apps.language_model.texts")
     sections = [texts.Section("Ruth", "Ruth 1", "she went to the field " * 40)]
     sections += [texts.Section("Acts", "Acts 1", "xyz zyx " * 400)]
-    found = books.read(sections, pieces=20)
-    assert found.test.shape[1] == 129 and len(found.test) > 1
-    known = set(found.train.tolist())
-    assert 0 not in known and set(found.test.ravel().tolist()) - known == {0}  # x, y and z are unknown pieces
+    book = books.read(sections, pieces=20)
+    assert book.test.shape[1] == 129 and len(book.test) > 1
+    pieces = set(book.train.tolist())
+    assert 0 not in pieces and set(book.test.ravel().tolist()) - pieces == {0}  # x, y and z are unknown pieces
 
 
 def test_each_window_begins_with_the_last_piece_of_the_one_before_and_is_drawn_once():
@@ -49,9 +49,9 @@ def test_each_window_begins_with_the_last_piece_of_the_one_before_and_is_drawn_o
     windows = books.windows(text)
     assert windows.shape == (6, 129) and (windows[1:, 0] == windows[:-1, -1]).all()
     assert list(chain(windows[0], *windows[1:, 1:])) == list(range(128 * 6 + 1))
-    drawn = books.shuffled(text, 12, seed=0)
-    assert drawn.shape == (12, 129) and len({row[0] for row in drawn[:5].tolist()}) == 5
-    assert (np.diff(drawn) == 1).all() and not np.array_equal(drawn, books.shuffled(text, 12, seed=1))
+    rows = books.shuffled(text, 12, seed=0)
+    assert rows.shape == (12, 129) and len({row[0] for row in rows[:5].tolist()}) == 5
+    assert (np.diff(rows) == 1).all() and not np.array_equal(rows, books.shuffled(text, 12, seed=1))
 
 
 # The model.
@@ -68,19 +68,19 @@ def test_a_mixture_is_the_sum_of_the_experts_that_the_router_chooses(model):
     x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
     router, up, down = (np.asarray(weight) for weight in (mixture.router.kernel, mixture.up, mixture.down))
     expected = np.zeros((5, 8))
-    for row, read in zip(expected, x[0], strict=True):
-        scores = read @ router
-        chosen = np.argsort(scores)[-2:]
-        gates = np.exp(scores[chosen]) / np.exp(scores[chosen]).sum()
-        for gate, expert in zip(gates, chosen, strict=True):
-            row += gate * (np.maximum(read @ up[expert], 0) @ down[expert])
+    for row, vector in zip(expected, x[0], strict=True):
+        scores = vector @ router
+        experts = np.argsort(scores)[-2:]
+        gates = np.exp(scores[experts]) / np.exp(scores[experts]).sum()
+        for gate, expert in zip(gates, experts, strict=True):
+            row += gate * (np.maximum(vector @ up[expert], 0) @ down[expert])
     np.testing.assert_allclose(mixture(x)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_no_piece_sees_those_after_it(model):
-    one = np.random.default_rng(0).integers(0, 30, (1, 128))
-    other = np.where(np.arange(128) < 64, one, 29 - one)
-    before, after = (np.asarray(model(text)) for text in (one, other))
+    text_before = np.random.default_rng(0).integers(0, 30, (1, 128))
+    text_after = np.where(np.arange(128) < 64, text_before, 29 - text_before)
+    before, after = (np.asarray(model(text)) for text in (text_before, text_after))
     np.testing.assert_allclose(before[:, :64], after[:, :64], atol=1e-6)
     assert np.abs(before[:, 64:] - after[:, 64:]).max() > 1e-3
 

@@ -20,10 +20,10 @@ BEHIND_THE_WALL |= {"keras_side/generating", "command_line/saved_models", "comma
 
 def device_half() -> list[str]:
     """Every module of the export half that does not need Keras."""
-    found = [path.relative_to(EXPORT) for path in EXPORT.rglob("*.py") if path.stem != "__init__"]
-    behind = {path for path in found for place in BEHIND_THE_WALL if path.is_relative_to(place)}
+    paths = [path.relative_to(EXPORT) for path in EXPORT.rglob("*.py") if path.stem != "__init__"]
+    behind = {path for path in paths for place in BEHIND_THE_WALL if path.is_relative_to(place)}
     assert all(any(path.is_relative_to(place) for path in behind) for place in BEHIND_THE_WALL)
-    modules = [path for path in found if path not in behind]
+    modules = [path for path in paths if path not in behind]
     assert len(modules) > 40
     return sorted(".".join(path.with_suffix("").parts) for path in modules)
 
@@ -71,8 +71,8 @@ def test_names_load_keras_when_they_are_used():
 @pytest.mark.programs
 def test_keras_knows_the_classes_of_saved_models_once_tfprune_is_imported_after_it():
     names = ["AroundGraph", "Pruned", "Resized", "Subclassed"]
-    found = f"[n for n in {names} if keras.saving.get_registered_object('tfprune>' + n)]"
-    assert run(f"import keras, tfprune; print({found})") == str(names)
+    registered = f"[n for n in {names} if keras.saving.get_registered_object('tfprune>' + n)]"
+    assert run(f"import keras, tfprune; print({registered})") == str(names)
 
 
 def test_advice_on_an_unknown_name_loads_no_keras():

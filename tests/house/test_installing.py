@@ -27,8 +27,8 @@ def installed(extra: str, system: tuple[str, str], python: str) -> set[str]:
     environment = {"sys_platform": platform, "platform_machine": machine, "python_version": python}
     lines = re.sub("#.*", "", SETUP["options.extras_require"][extra]).split("\n")
     wanted = [Requirement(line) for line in lines if line.strip()]
-    chosen = [each for each in wanted if not each.marker or each.marker.evaluate(environment)]
-    return {f"{each.name}{each.specifier}" for each in chosen}
+    requirements = [each for each in wanted if not each.marker or each.marker.evaluate(environment)]
+    return {f"{each.name}{each.specifier}" for each in requirements}
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -71,10 +71,10 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
     named = {
         (path.name, extra.strip())
         for path in (*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / ".ci" / "run", *files)
-        for found in re.findall(
+        for match in re.findall(
             r"pip install[^`\n]*?\[([\w, -]+)\]|\(extra `([\w-]+)`\)", path.read_text(encoding="utf-8")
         )
-        for extra in "".join(found).split(",")
+        for extra in "".join(match).split(",")
     }
     assert {"README.md", "CHANGELOG.md", "Makefile", "prune_language_model.md", "interpreter.py"} <= {
         name for name, _ in named
@@ -84,8 +84,8 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
 
 def test_no_text_recommends_an_installation_that_editors_and_mypy_do_not_follow():
     folders = ("docs", "sample_apps", "tfprune", "export")
-    found = (path for folder in folders for path in (ROOT / folder).rglob("*"))
-    files = [path for path in found if path.suffix in (".md", ".py", ".toml")]
+    paths = (path for folder in folders for path in (ROOT / folder).rglob("*"))
+    files = [path for path in paths if path.suffix in (".md", ".py", ".toml")]
     lines = [line for path in (*ROOT.glob("*.md"), *files) for line in path.read_text(encoding="utf-8").splitlines()]
     editable = [line for line in lines if re.search(r"pip install .*(-e|--editable) ", line)]
     assert editable and all("editable_mode=strict" in line for line in editable), editable

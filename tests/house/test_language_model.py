@@ -58,12 +58,12 @@ def test_the_bible_is_read_by_chapters(monkeypatch):
 
 def test_no_document_is_both_calibrated_on_and_measured(monkeypatch):
     texts = piece("texts")
-    made = [texts.Section(f"page {number % 40}", "title", f"text {number}") for number in range(200)]
-    monkeypatch.setitem(texts.TEXTS, "documentation", lambda: iter(made))
+    sections = [texts.Section(f"page {number % 40}", "title", f"text {number}") for number in range(200)]
+    monkeypatch.setitem(texts.TEXTS, "documentation", lambda: iter(sections))
     parts = texts.load("documentation")
     documents = [{section.document for section in part} for part in parts]
     assert sum(map(len, documents)) == len(set.union(*documents)) == 40
-    assert sorted(section for part in parts for section in part) == sorted(made)
+    assert sorted(section for part in parts for section in part) == sorted(sections)
     books = ("Ruth", "Mark", "Luke", "Acts", "John", "Job")
     monkeypatch.setattr(texts, "bible", lambda: iter([texts.Section(book, "1", "text") for book in books]))
     bible = texts.load("bible")
@@ -143,9 +143,9 @@ def test_the_perplexity_is_that_of_all_tokens_but_the_first():
 def test_windows_follow_each_other():
     measures, tiny = piece("measures"), piece("subjects").Tiny()
     sections = tiny.read("bible").evaluation
-    found = measures.windows(sections, tiny, 3)
+    tokens = measures.windows(sections, tiny, 3)
     text = "".join(section.text + "\n" for section in sections).encode()
-    assert bytes(found[:, 1:].ravel().tolist()) == text[: 3 * 511]
+    assert bytes(tokens[:, 1:].ravel().tolist()) == text[: 3 * 511]
     with pytest.raises(ValueError, match="Expected text of 51100 tokens"):
         measures.windows(sections, tiny, 100)
 
@@ -207,16 +207,16 @@ def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
     assert "the figures mean nothing" in printed_by(*program, folder=ROOT)
     dense, *others = map(json.loads, (tmp_path / "gemma.jsonl").read_text(encoding="utf-8").splitlines())
     assert len(others) == 2
-    for one in others:
-        assert dense["parameters"] - one["parameters"] == 2 * 3 * 32 * 32  # blocks, kernels, width, half of 64 units
-        assert 1 < one["perplexity"]["bible"] < 1000
+    for row in others:
+        assert dense["parameters"] - row["parameters"] == 2 * 3 * 32 * 32  # blocks, kernels, width, half of 64 units
+        assert 1 < row["perplexity"]["bible"] < 1000
     assert (tmp_path / "gemma.png").read_bytes().startswith(b"\x89PNG")
     again = forked(*program, folder=ROOT)
     assert again.code == 1 and "Received: 3 in" in again.stderr
     assert "tokens generated per second" in printed_by(*program, "--speed", folder=ROOT)
     speed = list(map(json.loads, (tmp_path / "gemma-speed.jsonl").read_text(encoding="utf-8").splitlines()))
-    assert [(one["removed"], one["score"]) for one in speed] == [(0, "-"), (0.25, "magnitude"), (0.5, "magnitude")]
-    assert all(one["read"] > 0 and one["written"] > 0 for one in speed)
+    assert [(row["removed"], row["score"]) for row in speed] == [(0, "-"), (0.25, "magnitude"), (0.5, "magnitude")]
+    assert all(row["read"] > 0 and row["written"] > 0 for row in speed)
     assert "0 rows to do, 3 done before" in printed_by(*program, "--resume", folder=ROOT)
 
 
@@ -238,9 +238,9 @@ def test_a_tiny_gemma_writes_and_a_run_goes_on(tmp_path):
 def test_committed_tables_are_those_of_the_committed_results(path):
     report, results = piece("report"), importlib.import_module("sample_apps.study.results")
     model, _, is_speed = path.stem.partition("-")
-    rows, found = piece("cuts").rows(model), results.read(path)
-    ordered = [one for row in rows for one in found if row.items() <= one.items()]
-    assert len(ordered) == len(found)
+    rows, stored = piece("cuts").rows(model), results.read(path)
+    ordered = [line for row in rows for line in stored if row.items() <= line.items()]
+    assert len(ordered) == len(stored)
     text = (piece("speed") if is_speed else report).text(model, ordered)
     assert text == path.with_suffix(".md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "gallery" / "prune_language_model.md").read_text(encoding="utf-8")

@@ -58,13 +58,13 @@ def long_lines(text: str) -> list[str]:
 def phrases(text: str) -> list[str]:
     """Return the phrases of `PHRASES` in a page, each with a better one."""
     words = CODE.sub("", " ".join(prose(text)))
-    return [f"{found[0]}: {better}" for phrase, better in PHRASES.items() for found in re.finditer(phrase, words)]
+    return [f"{match[0]}: {better}" for phrase, better in PHRASES.items() for match in re.finditer(phrase, words)]
 
 
 def wrapped(text: str) -> str:
     """Return a page without long lines."""
     between = FENCED.sub("\0", text).split("\0")
-    fences = [*(found[0] for found in FENCED.finditer(text)), ""]
+    fences = [*(match[0] for match in FENCED.finditer(text)), ""]
     pieces = ("\n\n".join(map(wrapped_paragraph, piece.split("\n\n"))) for piece in between)
     return "".join(piece + fence for piece, fence in zip(pieces, fences, strict=True))
 
@@ -75,7 +75,7 @@ def wrapped_paragraph(text: str) -> str:
 
 
 def wrapped_item(text: str) -> str:
-    words = UNBROKEN.sub(lambda found: found[0].replace(" ", "\0"), " ".join(text.split()))
+    words = UNBROKEN.sub(lambda part: part[0].replace(" ", "\0"), " ".join(text.split()))
     indent = " " * len(re.match(r"(- |\d+\. )?", words)[0])
     lines = textwrap.wrap(
         words, LONGEST_LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False

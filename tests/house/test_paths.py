@@ -25,8 +25,8 @@ def rooms(package: Path) -> set[str]:
 
 
 def folders(tests: Path, *others: str) -> set[str]:
-    found = {path.parent.relative_to(tests) for path in tests.rglob("*/test_*.py")}
-    return {path.as_posix() for path in found if path.parts and path.parts[0] not in others}
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("*/test_*.py")}
+    return {path.as_posix() for path in folders if path.parts and path.parts[0] not in others}
 
 
 def test_each_folder_of_tests_has_its_room_and_each_room_its_tests():
@@ -45,8 +45,10 @@ def test_the_files_that_a_page_names_exist(page):
     named = set(
         re.findall(r"(?<![\w/.*-])[\w-]+(?:/[\w-]+)*/[\w*-]+\.(?:py|md|toml)\b", page.read_text(encoding="utf-8"))
     )
-    made = {"build/device/files.json"}
-    missing = {name for name in named - made if not any([*place.glob(name)] for place in [*PLACES, page.parent])}
+    built_files = {"build/device/files.json"}
+    missing = {
+        name for name in named - built_files if not any([*place.glob(name)] for place in [*PLACES, page.parent])
+    }
     assert not missing
 
 

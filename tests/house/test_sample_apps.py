@@ -107,8 +107,8 @@ def test_the_device_recognizes_exercises_where_keras_cannot_be_imported(wrist, t
 
 
 def test_the_device_sees_a_window_whenever_enough_samples_have_come(app):
-    found = app("wrist_device").windows(iter(np.arange(11)), 4, 3)
-    assert [(count, values.tolist()) for count, values in found] == [
+    windows = app("wrist_device").windows(iter(np.arange(11)), 4, 3)
+    assert [(count, values.tolist()) for count, values in windows] == [
         (4, [0, 1, 2, 3]),
         (7, [3, 4, 5, 6]),
         (10, [6, 7, 8, 9]),
@@ -190,8 +190,8 @@ def test_attributes_are_measured_and_named(app):
     images[0, 10:14, 2:26] = 0.9  # wide and light
     images[1, 2:26, 10:14] = 0.2  # high and dark
     images[2, 4:24, 4:24] = 0.5
-    found = concepts.concepts(images, np.array([5, 8, 0]))
-    true = {name: np.flatnonzero(values).tolist() for name, values in found.items()}
+    by_name = concepts.concepts(images, np.array([5, 8, 0]))
+    true = {name: np.flatnonzero(values).tolist() for name, values in by_name.items()}
     assert {name: places for name, places in true.items() if places} == {
         **dict.fromkeys(["sandal", "footwear", "wide"], [0]),
         **dict.fromkeys(["carried", "dark"], [1]),

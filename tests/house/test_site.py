@@ -144,6 +144,6 @@ def test_no_page_is_wider_than_a_phone(site, pages, tmp_path):
         command = [BROWSER, *quiet, "--virtual-time-budget=60000", "--dump-dom", address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
         server.shutdown()
-    found = re.search(r"<pre>(.+?)</pre>", done.stdout, re.S)
-    assert found, done.stderr[-2000:]
-    assert json.loads(unescape(found[1])) == []
+    match = re.search(r"<pre>(.+?)</pre>", done.stdout, re.S)
+    assert match, done.stderr[-2000:]
+    assert json.loads(unescape(match[1])) == []

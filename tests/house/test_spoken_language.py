@@ -38,12 +38,12 @@ def hum(pitch: float, seconds: float, rate: int) -> np.ndarray:
 
 def test_a_hum_is_in_the_band_of_its_pitch_whatever_the_rate_of_the_recording():
     log_mel = piece("log_mel")
-    found = [log_mel.frames(log_mel.resampled(hum(1000, 1, rate), rate)) for rate in (16_000, 44_100)]
-    assert [part.shape for part in found] == [(49, 10)] * 2
+    frames = [log_mel.frames(log_mel.resampled(hum(1000, 1, rate), rate)) for rate in (16_000, 44_100)]
+    assert [part.shape for part in frames] == [(49, 10)] * 2
     mel = [2595 * np.log10(1 + hertz / 700) for hertz in (1000, 8000)]
     middles = np.arange(1, 11) / 11 * mel[1]  # ten triangles, evenly spaced in mel
-    assert {int(part.mean(axis=0).argmax()) for part in found} == {int(np.abs(middles - mel[0]).argmin())}
-    np.testing.assert_allclose(found[0][5:-5].max(axis=1), found[1][5:-5].max(axis=1), atol=0.01)
+    assert {int(part.mean(axis=0).argmax()) for part in frames} == {int(np.abs(middles - mel[0]).argmin())}
+    np.testing.assert_allclose(frames[0][5:-5].max(axis=1), frames[1][5:-5].max(axis=1), atol=0.01)
 
 
 def test_clips_begin_a_second_apart_and_forget_how_loud_they_are():
@@ -61,19 +61,19 @@ def test_recordings_of_one_object_are_on_one_side(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(name)
     (tmp_path / "a" / "tiger_desc_fr.ogg").write_text("a/lion_desc_fr")  # the same recording again
-    found = recordings.paths(tmp_path)
-    assert [path.name for path in found["fr"]] == ["cat3_desc_fr.ogg", "lion_desc_fr.ogg", "Lion-2_desc_fr.ogg"]
-    assert [path.name for path in found["ro"]] == ["lion_desc_ro.ogg"] and not found["es"]  # and no nl
-    assert [recordings.object_of(path) for path in found["fr"]] == ["cat", "lion", "lion"]
+    by_language = recordings.paths(tmp_path)
+    assert [path.name for path in by_language["fr"]] == ["cat3_desc_fr.ogg", "lion_desc_fr.ogg", "Lion-2_desc_fr.ogg"]
+    assert [path.name for path in by_language["ro"]] == ["lion_desc_ro.ogg"] and not by_language["es"]  # and no nl
+    assert [recordings.object_of(path) for path in by_language["fr"]] == ["cat", "lion", "lion"]
     objects = {f"object {number}" for number in range(50)}
     assert len(recordings.held_out(objects)) == 10 and recordings.held_out(objects) == recordings.held_out(objects)
 
 
 @needs_recordings
 def test_the_recordings_are_those_of_ten_languages():
-    found = piece("recordings").paths(RECORDINGS)
-    assert len(found) == 10 and all(len(own) > 300 for own in found.values())
-    track = piece("log_mel").frames(piece("recordings")._sound(found["fr"][0]))
+    by_language = piece("recordings").paths(RECORDINGS)
+    assert len(by_language) == 10 and all(len(own) > 300 for own in by_language.values())
+    track = piece("log_mel").frames(piece("recordings")._sound(by_language["fr"][0]))
     assert len(track) > 10 and np.isfinite(track).all() and np.ptp(track) > 5
 
 

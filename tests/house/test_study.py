@@ -44,7 +44,7 @@ def test_a_grid_holds_what_the_configuration_says():
     widths = [f"width {width}" for width in (0.25, 0.26, 0.34, 0.5, 0.51, 0.75, 1.0)]
     expected = [(width, 0.0) for width in widths] + [("width 1.0", sparsity) for sparsity in (0.5, 0.75, 0.9, 0.95)]
     expected += [("inception", sparsity) for sparsity in (0.0, 0.5, 0.75, 0.875)]
-    assert [(one["size"], one["sparsity"], one["seed"]) for one in runs] == [
+    assert [(run["size"], run["sparsity"], run["seed"]) for run in runs] == [
         (*pair, seed) for seed in (0, 1) for pair in expected
     ]
 
@@ -52,16 +52,16 @@ def test_a_grid_holds_what_the_configuration_says():
 @pytest.mark.parametrize("name", grid.STUDIES)
 def test_dense_and_sparse_models_of_a_size_train_alike(name):
     alike = {}
-    for one in whole(name):
-        if not one["series"].startswith("window"):  # where the learning rate is what is compared
-            alike.setdefault(one["size"], []).append((one["model"], one["training"]))
+    for run in whole(name):
+        if not run["series"].startswith("window"):  # where the learning rate is what is compared
+            alike.setdefault(run["size"], []).append((run["model"], run["training"]))
     assert all(all(other == first for other in others) for first, *others in alike.values())
 
 
 @pytest.mark.parametrize("name", grid.STUDIES)
 def test_settings_are_told_apart_and_survive_json(name):
     runs = whole(name, seeds=2)
-    lines = [json.dumps(one, sort_keys=True) for one in runs]
+    lines = [json.dumps(run, sort_keys=True) for run in runs]
     assert len(set(lines)) == len(lines)
     assert [json.loads(line) for line in lines] == runs
 
@@ -124,10 +124,10 @@ FOUND = {  # quality for each of two seeds, and non-zeros
 }
 
 
-def lines_of(found):
-    made = []
+def lines_of(groups):
+    lines = []
     for settings in grid.expand("made up", CONFIG, seeds=2, smoke=False):
-        qualities, nnz = found[settings["series"], settings["size"], settings["sparsity"]]
+        qualities, nnz = groups[settings["series"], settings["size"], settings["sparsity"]]
         sizes = {"dense": 4 * 1000, "packed": 5 * nnz}
         measured = {
             "quality": qualities[settings["seed"]],
@@ -136,14 +136,14 @@ def lines_of(found):
             "seconds": 2 + settings["seed"],
             **({"lost": 10 + settings["seed"]} if settings["size"] == "small" else {}),
         }
-        made.append({**settings, **measured, "warnings": ["low"] if nnz == 50 else [], "machine": "one core"})
-    return made
+        lines.append({**settings, **measured, "warnings": ["low"] if nnz == 50 else [], "machine": "one core"})
+    return lines
 
 
 def test_seeds_are_put_together():
-    found = summary.groups("made up", CONFIG, lines_of(FOUND)[::-1], smoke=False)
-    assert [(one.series, one.size, one.sparsity) for one in found] == list(FOUND)
-    small = found[0]
+    groups = summary.groups("made up", CONFIG, lines_of(FOUND)[::-1], smoke=False)
+    assert [(group.series, group.size, group.sparsity) for group in groups] == list(FOUND)
+    small = groups[0]
     assert small.qualities == {0: 110, 1: 114}
     assert small.mean == 112
     assert small.deviation == pytest.approx(math.sqrt(8))  # (2^2 + 2^2) / (2 - 1)
@@ -153,28 +153,30 @@ def test_seeds_are_put_together():
 def test_lines_of_another_configuration_are_left_out():
     lines = lines_of(FOUND)
     lines[0]["training"] = {"epochs": 1}
-    found = summary.groups("made up", CONFIG, lines, smoke=False)
-    assert found[0].qualities == {1: 114}
-    assert math.isnan(found[0].deviation)
+    groups = summary.groups("made up", CONFIG, lines, smoke=False)
+    assert groups[0].qualities == {1: 114}
+    assert math.isnan(groups[0].deviation)
 
 
 def test_a_sparse_model_is_compared_with_the_next_larger_dense_one_and_with_its_like():
-    found = summary.groups("made up", CONFIG, lines_of(FOUND), smoke=False)
-    compared = summary.comparisons(CONFIG, found)
-    assert [(one.of.sparsity, one.against.series, one.against.size) for one in compared] == [
+    groups = summary.groups("made up", CONFIG, lines_of(FOUND), smoke=False)
+    compared = summary.comparisons(CONFIG, groups)
+    assert [
+        (comparison.of.sparsity, comparison.against.series, comparison.against.size) for comparison in compared
+    ] == [
         (0.8, "dense", "medium"),  # 300 non-zeros, where the sparse one has 200
         (0.95, "dense", "small"),  # exactly as many
         (0.8, "other", "large"),
     ]
-    assert [one.gain for one in compared] == [8, 2, -2]  # the perplexity is lower by so much
+    assert [comparison.gain for comparison in compared] == [8, 2, -2]  # the perplexity is lower by so much
     # Of gains seed by seed: 9 and 7, 1 and 3, -1 and -3.
-    assert [one.deviation for one in compared] == pytest.approx([math.sqrt(2)] * 3)
-    assert [one.verdict for one in compared] == ["better", "better", "worse"]
+    assert [comparison.deviation for comparison in compared] == pytest.approx([math.sqrt(2)] * 3)
+    assert [comparison.verdict for comparison in compared] == ["better", "better", "worse"]
 
 
 def test_seeds_that_only_one_of_two_has_are_not_compared():
-    found = summary.groups("made up", CONFIG, lines_of(FOUND), smoke=False)
-    medium, sparse = found[1], found[3]
+    groups = summary.groups("made up", CONFIG, lines_of(FOUND), smoke=False)
+    medium, sparse = groups[1], groups[3]
     sparse.qualities[2] = 0
     assert summary.compare(sparse, medium, "lower").gain == 8
     medium.qualities.clear()
@@ -182,15 +184,15 @@ def test_seeds_that_only_one_of_two_has_are_not_compared():
 
 
 def test_a_difference_within_the_deviation_is_a_tie():
-    found = summary.groups("made up", CONFIG, lines_of(FOUND), smoke=False)
-    small, sparse = found[0], found[4]
+    groups = summary.groups("made up", CONFIG, lines_of(FOUND), smoke=False)
+    small, sparse = groups[0], groups[4]
     small.qualities.update({0: 108, 1: 114})  # gains of -1 and 3
     assert summary.compare(sparse, small, "lower").verdict == "tie"
 
 
 def test_one_seed_decides_nothing():
-    found = summary.groups("made up", CONFIG, lines_of(FOUND)[:6], smoke=False)
-    assert {one.verdict for one in summary.comparisons(CONFIG, found)} == {"one seed"}
+    groups = summary.groups("made up", CONFIG, lines_of(FOUND)[:6], smoke=False)
+    assert {comparison.verdict for comparison in summary.comparisons(CONFIG, groups)} == {"one seed"}
 
 
 def test_the_report_has_every_group_and_comparison(tmp_path, monkeypatch):
@@ -403,9 +405,9 @@ def test_rigl_sees_another_batch_in_each_update():
     first, second = (next(iter(fresh))[0].numpy() for _ in range(2))
     assert first.shape == second.shape == (64, 64) and (first != second).any()
     settings = {"begin": 0, "end": 690, "every": 20, "allocation": "erk", "seed": 3}
-    made = training.callback(0.9, schedule="RigL", data=fresh, **settings)
-    assert (made.schedule.begin, made.schedule.target, made.every) == (0, 0.9, 20)
-    assert made.grow == tfprune.Grow("gradient", end=690, seed=3) and made.data is fresh
+    callback = training.callback(0.9, schedule="RigL", data=fresh, **settings)
+    assert (callback.schedule.begin, callback.schedule.target, callback.every) == (0, 0.9, 20)
+    assert callback.grow == tfprune.Grow("gradient", end=690, seed=3) and callback.data is fresh
 
 
 def test_a_learning_rate_that_drops_once():
@@ -474,10 +476,10 @@ def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path
     results.append(path, expected[0])  # done before: two are left
     arguments = ["--resume", "--jobs", 2, "--backend", backend, "--output", tmp_path]
     assert "2 trainings to do, 1 done before" in study("run", "digits", "--smoke", *arguments)
-    found = results.read(path)
-    assert len(found) == 3
-    for one, reference in zip(settings, expected, strict=True):
-        assert {**results.of(found, one), "seconds": 0} == {**reference, "seconds": 0}
+    lines = results.read(path)
+    assert len(lines) == 3
+    for row, reference in zip(settings, expected, strict=True):
+        assert {**results.of(lines, row), "seconds": 0} == {**reference, "seconds": 0}
 
 
 @pytest.mark.slow
@@ -492,11 +494,11 @@ def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
     drawing = threading.Thread(target=draw)
     drawing.start()
     try:
-        found = runner.train_apart(settings[1])
+        line = runner.train_apart(settings[1])
     finally:
         ended.set()
         drawing.join()
-    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+    assert {**line, "seconds": 0} == {**expected, "seconds": 0}
 
 
 def test_a_training_apart_that_fails_says_why(monkeypatch):
@@ -524,12 +526,12 @@ def test_the_digits_run_on_replicas_that_share_each_training(digits, tmp_path):
     program.write_text(SHARED, encoding="utf-8")
     options = ["--smoke", "--jobs", 1, "--replicas", 2, "--output", tmp_path]
     printed = printed_by(program, "run", "digits", *options, folder=ROOT, PYTHONPATH=str(ROOT))
-    found = results.read(tmp_path / "digits.jsonl")
-    assert len(found) == len(grid.expand("digits", grid.read_config("digits"), seeds=1, smoke=True))
-    assert printed.count("replicas: 2") == len(found)
-    for one, reference in zip(found, digits[1], strict=True):
-        assert one["nnz"] == reference["nnz"]
-        assert one["quality"] == pytest.approx(reference["quality"], abs=2)  # sums are added up in another order
+    lines = results.read(tmp_path / "digits.jsonl")
+    assert len(lines) == len(grid.expand("digits", grid.read_config("digits"), seeds=1, smoke=True))
+    assert printed.count("replicas: 2") == len(lines)
+    for line, reference in zip(lines, digits[1], strict=True):
+        assert line["nnz"] == reference["nnz"]
+        assert line["quality"] == pytest.approx(reference["quality"], abs=2)  # sums are added up in another order
 
 
 @pytest.mark.slow
@@ -539,14 +541,14 @@ def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
     count = len(grid.expand(name, grid.read_config(name), seeds=1, smoke=True))
     assert f"{count}/{count}" in printed
     assert "made-up data" in printed
-    dense, *_, sparse = sorted(results.read(tmp_path / f"{name}.jsonl"), key=lambda one: one["sparsity"])
+    dense, *_, sparse = sorted(results.read(tmp_path / f"{name}.jsonl"), key=lambda row: row["sparsity"])
     assert dense["nnz"] == dense["entries"]
-    assert all(one["bytes"]["dense"] == 4 * one["entries"] for one in (dense, sparse))
+    assert all(row["bytes"]["dense"] == 4 * row["entries"] for row in (dense, sparse))
     assert sparse["nnz"] < sparse["entries"]
     assert (name == "image") == (sparse["lost"] is None)
     if name == "image":  # the first convolution and the depthwise ones stay whole
         assert (sparse["entries"], sparse["nnz"]) == (266_880, 136_320)
-    assert all(math.isfinite(one["quality"]) for one in (dense, sparse))
+    assert all(math.isfinite(row["quality"]) for row in (dense, sparse))
     if replicas == 1:  # what ran on more is not compared with what did not
         assert "Written" in study("report", name, "--smoke", "--output", tmp_path)
 

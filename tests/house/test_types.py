@@ -73,10 +73,10 @@ def answers(tmp_path_factory):
     """Ask mypy once about both files; return its answers by file and line."""
     folder = filled_once(tmp_path_factory, "typing", ask)
     printed = (folder / "answers.txt").read_text(encoding="utf-8")
-    found = {"revealed.py": defaultdict(list), CALLS.name: defaultdict(list)}
+    errors = {"revealed.py": defaultdict(list), CALLS.name: defaultdict(list)}
     for path, line, kind, text in re.findall(r"^(.+?):(\d+): (error|note): (.*)$", printed, re.MULTILINE):
-        found[Path(path).name][int(line)].append((kind, text))
-    return found
+        errors[Path(path).name][int(line)].append((kind, text))
+    return errors
 
 
 def ask(folder):

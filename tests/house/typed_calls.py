@@ -165,10 +165,10 @@ def exporting(model: keras.Model, x: np.ndarray) -> None:
     to_tflite(model, "model.tfz", quantize=form, target=tfprune.export.Micro(arena=60_000), max_drop=limit)
     to_tflite(model, "model.tfz", max_drop=0.01)  # error: arg-type
     search = tfprune.export.Search(trials=3, jobs=2, batch_size=8, seed=1)
-    found = tfprune.export.compress(
+    compress_report = tfprune.export.compress(
         model, (x, x), (x, x), folder="found", max_drop=0.01, target="micro", search=search
     )
-    assert_type(found, tfprune.export.CompressReport)
+    assert_type(compress_report, tfprune.export.CompressReport)
     tfprune.export.compress(model, (x, x), (x, x), folder="found", search=3)  # error: arg-type
     assert_type(report, tfprune.export.ExportReport)
     assert_type(report.bytes, int)

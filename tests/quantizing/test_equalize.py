@@ -51,10 +51,10 @@ def test_equation_11_by_hand():
     stack = [layers.Dense(2, activation="relu", name="first"), layers.Dense(2, name="second")]
     model = keras.Sequential([keras.Input((2,)), *stack])
     model.set_weights([np.array(each, "float32") for each in ([[1, 4], [-2, 8]], [1, 1], [[8, 0], [1, -2]], [3, 4])])
-    found = tfprune.equalize(model).get_weights()
+    equalized = tfprune.equalize(model).get_weights()
     # s = sqrt(2/8), sqrt(8/2)
-    for one, other in zip(found, ([[2, 2], [-4, 4]], [2, 0.5], [[4, 0], [2, -4]], [3, 4]), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for values, expected in zip(equalized, ([[2, 2], [-4, 4]], [2, 0.5], [[4, 0], [2, -4]], [3, 4]), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
     np.testing.assert_array_equal(model.get_weights()[0], [[1, 4], [-2, 8]])
 
 
@@ -70,9 +70,9 @@ def test_sizes_are_equal_on_both_sides_and_outputs_stay():
         norm = equal.get_layer(f"norm_{number}")
         scale = np.abs(array(norm.gamma)) / np.sqrt(array(norm.moving_variance) + norm.epsilon)
         folded[name] = np.abs(named[name]).reshape(-1, len(scale)).max(axis=0) * scale
-    read = [np.abs(named["depthwise"]).max(axis=(0, 1, 3)), np.abs(named["pointwise"]).max(axis=(0, 1, 3))]
-    read.append(np.abs(named["dense"]).reshape(-1, 5, 4).max(axis=(0, 2)))
-    for size, other in zip(folded.values(), read, strict=True):
+    reader_ranges = [np.abs(named["depthwise"]).max(axis=(0, 1, 3)), np.abs(named["pointwise"]).max(axis=(0, 1, 3))]
+    reader_ranges.append(np.abs(named["dense"]).reshape(-1, 5, 4).max(axis=(0, 2)))
+    for size, other in zip(folded.values(), reader_ranges, strict=True):
         alive = (size > 0) & (other > 0)
         np.testing.assert_allclose(size[alive], other[alive], rtol=0.01)
     plain = tfprune.strip(model)
@@ -88,9 +88,9 @@ def test_relu6_is_left_alone_or_replaced(caplog):
     assert "dense is not equalized: what dense returns is read in more than one place" in caplog.text
     twin = wild(mobile())
     twin.set_weights(model.get_weights())
-    found = tfprune.equalize(model, relu6="replace")
+    equalized = tfprune.equalize(model, relu6="replace")
     expected = twin.predict(IMAGES, verbose=0)
-    np.testing.assert_allclose(found.predict(IMAGES, verbose=0), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(equalized.predict(IMAGES, verbose=0), expected, atol=1e-4 * np.abs(expected).max())
     with pytest.raises(ValueError, match="'keep' or 'replace'. Received: relu6='drop'"):
         tfprune.equalize(model, relu6="drop")
 
@@ -104,10 +104,12 @@ def test_channels_that_others_read_or_that_are_dead_stay():
     kernel = array(model.get_layer("second").kernel)
     kernel[..., 1] = 0
     model.get_layer("second").kernel.assign(kernel)
-    found = tfprune.equalize(model)
+    equalized = tfprune.equalize(model)
     for name, changes in {"first": False, "second": True, "third": True}.items():
-        one, other = (array(each.get_layer(name).kernel) for each in (model, found))
-        assert np.array_equal(one, other) != changes
-    np.testing.assert_array_equal(array(found.get_layer("second").bias)[1], array(model.get_layer("second").bias)[1])
+        before, after = (array(each.get_layer(name).kernel) for each in (model, equalized))
+        assert np.array_equal(before, after) != changes
+    np.testing.assert_array_equal(
+        array(equalized.get_layer("second").bias)[1], array(model.get_layer("second").bias)[1]
+    )
     expected = model.predict(IMAGES, verbose=0)
-    np.testing.assert_allclose(found.predict(IMAGES, verbose=0), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(equalized.predict(IMAGES, verbose=0), expected, atol=1e-4 * np.abs(expected).max())

@@ -84,8 +84,8 @@ def test_where_values_may_start_instead():
     ends = [0, *np.searchsorted(entries, (density[1:] + density[:-1]) / 2), len(entries)]
     assert (np.abs(np.diff(ends)[:-2] / len(entries) - 0.25) < 0.01).all()  # of the even part
     keras.utils.set_random_seed(0)
-    drawn = starting_centroids(weight, 9, start="random")
-    assert len(set(drawn)) == 9 and drawn.min() >= -2 and drawn.max() <= 6
+    centroids = starting_centroids(weight, 9, start="random")
+    assert len(set(centroids)) == 9 and centroids.min() >= -2 and centroids.max() <= 6
 
 
 def test_a_clustered_layer_is_saved_with_its_values_and_its_stripped_copy_has_no_more(tmp_path):
@@ -97,8 +97,8 @@ def test_a_clustered_layer_is_saved_with_its_values_and_its_stripped_copy_has_no
     model.fit(RNG.normal(size=(8, 6, 3)), RNG.normal(size=(8, 3)), verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    for one, other in zip(model.layers, loaded.layers, strict=True):
-        assert type(other) is Clustered and other.centroids.keys() == one.centroids.keys()
+    for own_layer, loaded_layer in zip(model.layers, loaded.layers, strict=True):
+        assert type(loaded_layer) is Clustered and loaded_layer.centroids.keys() == own_layer.centroids.keys()
     data = RNG.normal(size=(4, 6, 3))
     np.testing.assert_array_equal(model.predict(data, verbose=0), loaded.predict(data, verbose=0))
     stripped = tfprune.strip(loaded)

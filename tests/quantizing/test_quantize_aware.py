@@ -95,7 +95,7 @@ def test_inference_changes_nothing_and_frozen_ranges_stay(quantized):
     trained(copy)
     after = [variable.numpy() for layer in copy.layers for variable in getattr(layer, "ranges", {}).values()]
     assert len(ranges) > 3 and all(map(np.array_equal, ranges, after))
-    assert any((one != other).any() for one, other in zip(before, copy.get_weights(), strict=True))
+    assert any((old != new).any() for old, new in zip(before, copy.get_weights(), strict=True))
 
 
 def test_it_is_saved_and_loaded(quantized, tmp_path):
@@ -111,14 +111,14 @@ def test_it_is_saved_and_loaded(quantized, tmp_path):
 
 @pytest.mark.parametrize("pattern", first("unstructured", "channel", NM(2, 4), Block(2, 2)), ids=str)
 def test_masks_come_before_or_after(pattern):
-    one = tfprune.wrap(tfprune.quantize_aware(plain()), pattern=pattern)
-    other = tfprune.quantize_aware(tfprune.wrap(plain(), pattern=pattern))
-    for model in (one, other):
+    masks_after = tfprune.wrap(tfprune.quantize_aware(plain()), pattern=pattern)
+    masks_before = tfprune.quantize_aware(tfprune.wrap(plain(), pattern=pattern))
+    for model in (masks_after, masks_before):
         tfprune.update_masks(model, 0.5)
         trained(model)
         report = tfprune.sparsity_report(tfprune.strip(model))
         assert tfprune.sparsity_report(model).total_nnz == report.total_nnz
-    for weight, twin in zip(one.get_weights(), other.get_weights(), strict=True):
+    for weight, twin in zip(masks_after.get_weights(), masks_before.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, twin)
 
 
@@ -128,8 +128,8 @@ def test_a_schedule_raises_the_sparsity_and_zeros_stay():
     assert tfprune.sparsity_report(model).sparsity == pytest.approx(0.9, abs=2e-3)
     for layer in model.layers:
         for name, mask in getattr(layer, "masks", {}).items():
-            read = np.array(layer._value(layer.kernels[name].variable, False))
-            assert (read[~mask.numpy()] == 0).all() and (read[mask.numpy()] != 0).any()
+            values = np.array(layer._value(layer.kernels[name].variable, False))
+            assert (values[~mask.numpy()] == 0).all() and (values[mask.numpy()] != 0).any()
 
 
 def test_strip_returns_the_float_model(quantized):

@@ -41,10 +41,10 @@ def plain_removals(maps, channels):
     while left:
         errors = [
             sum(
-                error_without(gram, weights, np.setdiff1d(np.concatenate([where[g] for g in [*gone, one]]), [-1]))
+                error_without(gram, weights, np.setdiff1d(np.concatenate([where[g] for g in [*gone, channel]]), [-1]))
                 for gram, weights, where in maps
             )
-            for one in left
+            for channel in left
         ]
         best = int(np.argmin(errors))
         yield left[best], errors[best] - error
@@ -69,9 +69,9 @@ def test_removals_are_those_of_the_plain_algorithm(seed, channels, sizes, output
         where[: number * channels // 2] = -1  # the second map does not read some
         maps.append((moments(seed + number, inputs), generator.normal(size=(outputs, inputs)), where))
     surgeons = [Surgeon(gram, weights, channels=where, ridge=0) for gram, weights, where in maps]
-    found, expected = list(removals(surgeons, channels)), list(plain_removals(maps, channels))
-    assert [channel for channel, _ in found] == [channel for channel, _ in expected]
-    np.testing.assert_allclose([cost for _, cost in found], [cost for _, cost in expected], rtol=1e-6)
+    pairs, expected = list(removals(surgeons, channels)), list(plain_removals(maps, channels))
+    assert [channel for channel, _ in pairs] == [channel for channel, _ in expected]
+    np.testing.assert_allclose([cost for _, cost in pairs], [cost for _, cost in expected], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -92,8 +92,8 @@ def test_many_inputs_go_in_the_order_of_removing_them_one_by_one():
         alive[gone] = False
         order.append(gone)
     surgeon = Surgeon(gram, weights, channels=np.arange(inputs)[:, np.newaxis], ridge=0)
-    found = [channel for channel, _ in zip(removals([surgeon], inputs), range(inputs - keep), strict=False)]
-    assert [channel for channel, _ in found] == order
+    pairs = [channel for channel, _ in zip(removals([surgeon], inputs), range(inputs - keep), strict=False)]
+    assert [channel for channel, _ in pairs] == order
     np.testing.assert_array_equal(greedy_obs(gram, weights, keep=keep, ridge=0), alive)
 
 

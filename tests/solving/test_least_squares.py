@@ -34,8 +34,8 @@ def only(kept: np.ndarray, outputs: int) -> np.ndarray:
 
 def best_error(x: np.ndarray, y: np.ndarray, kept) -> float:
     places = np.flatnonzero(kept) if np.asarray(kept).dtype == bool else list(kept)
-    found = np.linalg.lstsq(x[:, places], y, rcond=None)[0]
-    return float(np.sum((x[:, places] @ found - y) ** 2))
+    solution = np.linalg.lstsq(x[:, places], y, rcond=None)[0]
+    return float(np.sum((x[:, places] @ solution - y) ** 2))
 
 
 def test_moments_are_those_of_all_rows_and_the_errors_those_of_the_outputs():
@@ -62,9 +62,9 @@ def test_solve_finds_what_a_solver_on_the_rows_finds(seed, part):
     x, weights = correlated(seed)
     y = x @ weights.T
     free = np.random.default_rng(seed).random(weights.shape) < part
-    found = solve(moments_of(x, y), weights * free, free=free, ridge=0)
-    assert not found[~free].any()
-    for row, pattern, target in zip(found, free, y.T, strict=True):
+    solution = solve(moments_of(x, y), weights * free, free=free, ridge=0)
+    assert not solution[~free].any()
+    for row, pattern, target in zip(solution, free, y.T, strict=True):
         expected = np.linalg.lstsq(x[:, pattern], target, rcond=None)[0]
         np.testing.assert_allclose(row[pattern], expected, atol=1e-9)
 
@@ -79,9 +79,9 @@ def test_three_ways_to_remove_a_group_agree(seed):
     inverse = np.linalg.inv(H)
     surgery = weights - weights[:, gone] @ np.linalg.inv(inverse[np.ix_(gone, gone)]) @ inverse[gone]
     free = only(np.isin(np.arange(10), kept), 4)
-    found = solve(moments_of(x, x @ weights.T), weights * free, free=free, ridge=0)
-    np.testing.assert_allclose(found[:, kept], block, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(found[:, kept], surgery[:, kept], rtol=1e-10, atol=1e-10)
+    solution = solve(moments_of(x, x @ weights.T), weights * free, free=free, ridge=0)
+    np.testing.assert_allclose(solution[:, kept], block, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(solution[:, kept], surgery[:, kept], rtol=1e-10, atol=1e-10)
 
 
 def test_of_two_equal_channels_one_is_enough():
@@ -89,9 +89,9 @@ def test_of_two_equal_channels_one_is_enough():
     x[:, 3] = x[:, 5]
     y = x @ weights.T
     kept = np.arange(10) != 3
-    found = solve(moments_of(x, y), weights * kept, free=only(kept, 4))
-    np.testing.assert_allclose(x @ found.T, y, atol=1e-6)
-    np.testing.assert_allclose(found[:, 5], weights[:, 3] + weights[:, 5], atol=1e-6)
+    solution = solve(moments_of(x, y), weights * kept, free=only(kept, 4))
+    np.testing.assert_allclose(x @ solution.T, y, atol=1e-6)
+    np.testing.assert_allclose(solution[:, 5], weights[:, 3] + weights[:, 5], atol=1e-6)
     assert not greedy_obs(x.T @ x, weights, keep=9)[[3, 5]].all()
 
 
@@ -99,8 +99,8 @@ def test_a_bias_takes_the_mean_of_what_goes():
     x, weights = correlated(3)
     x[:, 0], x[:, -1] = 2.5, 1.0  # a channel that is constant, and the input of the bias
     kept = np.arange(10) != 0
-    found = solve(moments_of(x, x @ weights.T), weights * kept, free=only(kept, 4))
-    np.testing.assert_allclose(found[:, -1], weights[:, -1] + 2.5 * weights[:, 0], atol=1e-6)
+    solution = solve(moments_of(x, x @ weights.T), weights * kept, free=only(kept, 4))
+    np.testing.assert_allclose(solution[:, -1], weights[:, -1] + 2.5 * weights[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -111,8 +111,8 @@ def test_exact_least_squares_beat_the_sweep_which_beats_no_update(seed, part):
     moments = moments_of(x, x @ weights.T)
     masked = weights * free
     none, swept, exact = (
-        moments.errors(found).sum()
-        for found in (masked, sweep(moments, weights, free=free), solve(moments, masked, free=free))
+        moments.errors(solution).sum()
+        for solution in (masked, sweep(moments, weights, free=free), solve(moments, masked, free=free))
     )
     assert exact <= swept * (1 + 1e-9) <= none
 
@@ -126,10 +126,10 @@ def test_the_sweep_removes_entry_by_entry_with_the_inverse_of_what_is_ahead(seed
         for place in np.flatnonzero(~keep):
             ahead = np.linalg.inv(H[place:, place:])
             row[place:] -= row[place] / ahead[0, 0] * ahead[0]
-    errors = [np.sum((x @ (one - weights).T) ** 2, axis=0) for one in (expected, weights * free)]
+    errors = [np.sum((x @ (candidate - weights).T) ** 2, axis=0) for candidate in (expected, weights * free)]
     expected = np.where((errors[0] < errors[1])[:, np.newaxis], expected, weights * free)
-    found = sweep(moments_of(x, x @ weights.T), weights, free=free, ridge=0)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    solution = sweep(moments_of(x, x @ weights.T), weights, free=free, ridge=0)
+    np.testing.assert_allclose(solution, expected, atol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -142,9 +142,9 @@ def test_no_output_gets_worse_whatever_the_rank(seed, inputs, rows, dead):
     free = generator.random(weights.shape) < 0.6
     masked = weights * free
     moments = moments_of(x, y)
-    found = solve(moments, masked, free=free)
-    assert np.isfinite(found).all() and not found[~free].any()
-    before, after = (np.sum((x @ one.T - y) ** 2, axis=0) for one in (masked, found))
+    solution = solve(moments, masked, free=free)
+    assert np.isfinite(solution).all() and not solution[~free].any()
+    before, after = (np.sum((x @ candidate.T - y) ** 2, axis=0) for candidate in (masked, solution))
     assert (after <= before + 1e-10 * np.sum(y**2, axis=0)).all()
     assert np.isfinite(sweep(moments, weights, free=free)).all()
 
@@ -153,8 +153,8 @@ def test_directions_without_data_stay_as_they_are():
     x, weights = correlated(4)
     x[:, 2] = 0
     free = only(np.arange(10) != 0, 4)
-    found = solve(moments_of(x, x @ weights.T), weights * free, free=free)
-    np.testing.assert_array_equal(found[:, 2], weights[:, 2])
+    solution = solve(moments_of(x, x @ weights.T), weights * free, free=free)
+    np.testing.assert_array_equal(solution[:, 2], weights[:, 2])
 
 
 def test_dead_channels_go_first():

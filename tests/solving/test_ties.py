@@ -12,23 +12,23 @@ from tfprune.solving.ties import Channels, ChannelSource, joined
 
 
 def components(count, pairs):
-    ones, others = [one for one, _ in pairs], [other for _, other in pairs]
+    ones, others = [source for source, _ in pairs], [target for _, target in pairs]
     graph = coo_array((np.ones(len(pairs)), (ones, others)), shape=(count, count))
     return connected_components(graph, directed=False)[1]
 
 
-def same_partition(one, other):
+def same_partition(labels, expected):
     """Tell whether two labellings put the same things together."""
-    return len(set(zip(one, other, strict=True))) == len(set(one)) == len(set(other))
+    return len(set(zip(labels, expected, strict=True))) == len(set(labels)) == len(set(expected))
 
 
 @given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
-def test_tied_channels_are_connected_components(drawn):
-    count, pairs = drawn
+def test_tied_channels_are_connected_components(graph):
+    count, pairs = graph
     channels = Channels()
     numbers = channels.fresh(count, name="layer")
-    for one, other in pairs:
-        channels.tie(numbers[[one]], numbers[[other]])
+    for first, second in pairs:
+        channels.tie(numbers[[first]], numbers[[second]])
     bundles = channels.bundles()
     assert same_partition(bundles.tolist(), components(count, pairs).tolist())
     assert sorted(set(bundles)) == list(range(bundles.max() + 1))
@@ -38,7 +38,9 @@ def test_tied_channels_are_connected_components(drawn):
 
 @given(st.lists(st.sets(st.integers(0, 8), min_size=1), min_size=1, max_size=8))
 def test_sources_that_share_a_bundle_are_one_group(sets):
-    sources = [ChannelSource(f"layer_{index}", "channels", np.array(sorted(made))) for index, made in enumerate(sets)]
+    sources = [
+        ChannelSource(f"layer_{index}", "channels", np.array(sorted(bundles))) for index, bundles in enumerate(sets)
+    ]
     groups = [[sources.index(source) for source in group] for group in joined(sources, np.arange(9))]
     labels = np.empty(len(sets), int)
     for number, indices in enumerate(groups):
@@ -50,10 +52,10 @@ def test_sources_that_share_a_bundle_are_one_group(sets):
 
 def test_the_first_reason_of_a_bundle_counts():
     channels = Channels()
-    one, other = channels.fresh(3, name="one"), channels.fresh(3, name="other")
-    channels.tie(one, other)
-    channels.pin([other[1:2]], "first")
-    channels.pin([one[1:], None], "second")
+    first, second = channels.fresh(3, name="one"), channels.fresh(3, name="other")
+    channels.tie(first, second)
+    channels.pin([second[1:2]], "first")
+    channels.pin([first[1:], None], "second")
     assert channels.reasons(channels.bundles()) == {1: "first", 2: "second"}
 
 

@@ -29,8 +29,8 @@ def groups(seed, rows=400):
 @pytest.mark.parametrize("pattern", [Unstructured(), NM(2, 4)], ids=str)
 def test_each_group_gets_the_step_on_its_refit(pattern):
     solver, moments = groups(0)
-    found = solver.masking(moments, solver.refit(moments), pattern=pattern)(0.5)
-    for sums, own, values in zip(moments, solver.weights, found, strict=True):
+    solutions = solver.masking(moments, solver.refit(moments), pattern=pattern)(0.5)
+    for sums, own, values in zip(moments, solver.weights, solutions, strict=True):
         start = solve(sums, own, free=np.ones(own.shape, bool), ridge=0.1)
         mask, updated = sparse_gpt(sums, start, inputs=12, pattern=pattern, sparsity=0.5, ridge=0.1)
         np.testing.assert_allclose(values, sums.better(np.where(mask, own, 0), updated), atol=1e-10)

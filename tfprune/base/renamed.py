@@ -60,12 +60,14 @@ def renamed(**names: str) -> Callable[[F], F]:
 
 def _check_count(args: tuple[Any, ...], signature: inspect.Signature, name: str) -> None:
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    known = [word for word, each in signature.parameters.items() if each.kind in kinds]
-    if len(args) > len(known) and not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):
-        own = known[:1] == ["self"]
-        listed = f": {', '.join(known[own:])}" if known[own:] else ""
+    positional = [word for word, each in signature.parameters.items() if each.kind in kinds]
+    if len(args) > len(positional) and not any(
+        each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()
+    ):
+        own = positional[:1] == ["self"]
+        listed = f": {', '.join(positional[own:])}" if positional[own:] else ""
         raise TypeError(
-            f"Expected at most {len(known) - own} positional arguments in a call of {name}(){listed}. Received: "
+            f"Expected at most {len(positional) - own} positional arguments in a call of {name}(){listed}. Received: "
             f"{len(args) - own}. Pass the others by name."
         )
 
@@ -73,7 +75,7 @@ def _check_count(args: tuple[Any, ...], signature: inspect.Signature, name: str)
 def _check_known(word: str, signature: inspect.Signature, name: str) -> None:
     if word in signature.parameters or any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values()):
         return
-    known = [each for each in signature.parameters if each not in ("self", "cls")]
-    close = difflib.get_close_matches(word, known, n=1, cutoff=_CLOSE)
+    names = [each for each in signature.parameters if each not in ("self", "cls")]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=_CLOSE)
     advice = f" Did you mean {close[0]}=?" if close else ""
-    raise TypeError(f"Expected arguments of {name}(): {', '.join(known)}. Received: {word}=.{advice}")
+    raise TypeError(f"Expected arguments of {name}(): {', '.join(names)}. Received: {word}=.{advice}")

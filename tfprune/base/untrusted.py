@@ -82,13 +82,13 @@ def read_fields(kind: type[Value], fields: Any, **values: Any) -> Value:
     if type(fields) is not dict:
         raise ValueError(f"Expected the fields of a {kind.__name__}. Received: {_brief(fields)}.")
     types = _types(cast(Any, kind))  # mypy does not see that a class is hashable
-    known, least = {**fields, **values}, _needed(kind)
-    if lacking := sorted(least - set(known)):
+    everything, least = {**fields, **values}, _needed(kind)
+    if lacking := sorted(least - set(everything)):
         raise ValueError(f"Expected the fields of a {kind.__name__}. Received: none named {_brief(lacking[0])}.")
-    if unknown := sorted(set(known) - set(types)):
+    if unknown := sorted(set(everything) - set(types)):
         raise ValueError(f"Expected the fields of a {kind.__name__}. Received: one named {_brief(unknown[0])}.")
-    read = {name: _checked(value, types[name], name) for name, value in fields.items() if name not in values}
-    return kind(**{**read, **values})
+    entries = {name: _checked(value, types[name], name) for name, value in fields.items() if name not in values}
+    return kind(**{**entries, **values})
 
 
 @functools.cache

@@ -139,7 +139,7 @@ def shares_values(layer: keras.layers.Layer) -> bool:
 
 def place_centroids(copy: keras.Model, *, like: keras.Model) -> None:
     """Let the values that entries share start anew in a copy, where the layers of the model copied had none."""
-    known = {path for path, layer in Anatomy.of(like).leaves if shares_values(layer)}
+    paths = {path for path, layer in Anatomy.of(like).leaves if shares_values(layer)}
     for path, layer in Anatomy.of(copy).leaves:
-        if isinstance(layer, Clustered) and path not in known:
+        if isinstance(layer, Clustered) and path not in paths:
             layer.place_centroids()

@@ -22,8 +22,8 @@ def refusal(layer: Any) -> str | None:
         return f"an operation, {type(layer).__name__}: its result is rounded where a layer reads it"
     rule = rule_of(layer)
     if rule is None:
-        known = [cls for cls in _INSTEAD if type(layer) is cls]
-        advice = f": {_INSTEAD[known[0]]}" if known else ""
+        classes = [cls for cls in _INSTEAD if type(layer) is cls]
+        advice = f": {_INSTEAD[classes[0]]}" if classes else ""
         return f"no rule for {type(layer).__name__}{advice}"
     if isinstance(layer, layers.Normalization) and layer.invert:
         return "it takes a normalization back (invert=True)"

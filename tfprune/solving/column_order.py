@@ -83,8 +83,8 @@ def _improved(columns: np.ndarray, start: np.ndarray, *, n: int, seed: int) -> n
 
 def _exchange(columns: np.ndarray, held: np.ndarray, *, groups: np.ndarray, slot: np.ndarray, n: int) -> float:
     """Exchange the columns in one slot of each of some groups, pair by pair, and return the gain."""
-    taken = held[groups, slot]
-    moved = columns[taken]
+    before = held[groups, slot]
+    moved = columns[before]
     gains = np.empty((groups.size, groups.size))
     for row, (group, place) in enumerate(zip(groups, slot, strict=True)):
         rest = columns[np.delete(held[group], place)]
@@ -94,11 +94,11 @@ def _exchange(columns: np.ndarray, held: np.ndarray, *, groups: np.ndarray, slot
     firsts, seconds = np.triu_indices(groups.size, 1)
     gained, is_free = 0.0, np.ones(groups.size, dtype=bool)
     for pair in np.argsort(-both[firsts, seconds]):
-        one, other = firsts[pair], seconds[pair]
-        if both[one, other] <= 0:
+        first, second = firsts[pair], seconds[pair]
+        if both[first, second] <= 0:
             break
-        if is_free[one] and is_free[other]:
-            held[groups[[one, other]], slot[[one, other]]] = taken[[other, one]]
-            is_free[[one, other]] = False
-            gained += both[one, other]
+        if is_free[first] and is_free[second]:
+            held[groups[[first, second]], slot[[first, second]]] = before[[second, first]]
+            is_free[[first, second]] = False
+            gained += both[first, second]
     return gained

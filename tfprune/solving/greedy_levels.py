@@ -96,12 +96,12 @@ class GreedyLevels:
                 path.append(less)
         return path
 
-    def _fits(self, found: Candidate, kind: str) -> bool:
+    def _fits(self, candidate: Candidate, kind: str) -> bool:
         """Tell whether the targets leave as much free as a level of a kind saves, by its first step."""
         first = self._first(kind)
         level = max(first.levels[kind], 1)
         return all(
-            found.costs[name] + (self.whole.costs[name] - first.costs[name]) / level <= target
+            candidate.costs[name] + (self.whole.costs[name] - first.costs[name]) / level <= target
             for name, target in self._targets.items()
         )
 

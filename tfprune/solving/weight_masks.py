@@ -150,12 +150,14 @@ def sparse_gpt(
         mask[:, columns] = pattern(costs, sparsity)
         removed = np.zeros((len(updated), stop - start))
         for column in range(start, stop):
-            one = slice(column, column + 1)
-            rounded = updated[:, one] if grid is None else grid.nearest(updated[:, one], one)
-            left = np.where(mask[:, one], rounded, 0)
-            removed[:, column - start] = (updated[:, one] - left)[:, 0] / factor[column, column]
+            column_slice = slice(column, column + 1)
+            rounded = (
+                updated[:, column_slice] if grid is None else grid.nearest(updated[:, column_slice], column_slice)
+            )
+            left = np.where(mask[:, column_slice], rounded, 0)
+            removed[:, column - start] = (updated[:, column_slice] - left)[:, 0] / factor[column, column]
             updated[:, column:stop] -= np.outer(removed[:, column - start], factor[column, column:stop])
-            updated[:, one] = left
+            updated[:, column_slice] = left
         updated[:, stop:] -= removed @ factor[columns, stop:]
     return mask, np.where(mask, updated, 0)
 

@@ -146,8 +146,8 @@ def _names(path: str) -> list[str]:
 
 
 def _exported(options: argparse.Namespace, path: str) -> Any:
-    read = (options.recipe, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
-    check_not_read(options.path, *read)
+    sources = (options.recipe, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
+    check_not_read(options.path, *sources)
     check_on = load_arrays(options.check_on) if options.check_on else None
     if is_model_file(options.source):
         return _rewrite(options, path, check_on)

@@ -208,9 +208,9 @@ class Generator:
 
     def _tokens(self, ids: Sequence[int], count: int, sampling: Sampling, ends: set[int]) -> Iterator[int]:
         equal = [earlier == now for earlier, now in zip(self._read, ids[:-1], strict=False)]
-        known = (*equal, False).index(False)  # tokens that an earlier text has left in the caches
-        self._signatures.position = known
-        self._signatures.prefill(ids[known:-1])
+        prefix_length = (*equal, False).index(False)  # tokens that an earlier text has left in the caches
+        self._signatures.position = prefix_length
+        self._signatures.prefill(ids[prefix_length:-1])
         self._read = [*ids[:-1]]
         token = ids[-1]
         for _ in range(count):
@@ -223,11 +223,11 @@ class Generator:
     def _pieces(self, tokens: Iterator[int], stops: Sequence[str], before: Sequence[int]) -> Iterator[str]:
         """Yield text as soon as its characters are whole and no stop text can begin in it."""
         assert self._tokenizer is not None
-        known, start = [*before], len(self._tokenizer.decode(before))
+        all_tokens, start = [*before], len(self._tokenizer.decode(before))
         yielded, text = 0, ""
         for token in tokens:
-            known.append(token)
-            text = self._tokenizer.decode(known)[start:]
+            all_tokens.append(token)
+            text = self._tokenizer.decode(all_tokens)[start:]
             places = [place for place in map(text.find, stops) if place >= 0]
             if places:
                 yield text[yielded : min(places)]

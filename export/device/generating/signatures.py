@@ -52,7 +52,7 @@ class Signatures:
     def __init__(self, file: LoadedFile) -> None:
         self._file, self.runtime, self.vocabulary = file, file.runtime, file.vocabulary
         self.length = min((shape[2] for shape in file.caches.values()), default=0)
-        self.counts = sorted(int(found[1]) for name in file.signatures if (found := PREFILL.fullmatch(name)))
+        self.counts = sorted(int(match[1]) for name in file.signatures if (match := PREFILL.fullmatch(name)))
         self.position = 0
 
     def prefill(self, tokens: Sequence[int]) -> None:

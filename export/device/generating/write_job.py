@@ -53,8 +53,10 @@ def write_apart(folder: Path, prompts: Sequence[Sequence[int]], *, count: int, t
     if not completed.ok:
         return completed.reason
     settings, results = read_job(folder, RESULT)
-    tokens, scores, read = ([results[f"{kind}/{name}"] for name in arrays] for kind in ("tokens", "scores", "read"))
-    return Written(tokens, scores, read, **settings)
+    tokens, scores, prompt_scores = (
+        [results[f"{kind}/{name}"] for name in arrays] for kind in ("tokens", "scores", "read")
+    )
+    return Written(tokens, scores, prompt_scores, **settings)
 
 
 def run_write_job(folder: Path) -> None:
@@ -65,7 +67,7 @@ def run_write_job(folder: Path) -> None:
     seconds, counts = np.zeros(2), np.zeros(2)  # of prefill and decode
     for name, prompt in prompts.items():
         signatures.position = 0
-        read = [signatures.decode(int(token)) for token in prompt[:-1]]
+        prompt_scores = [signatures.decode(int(token)) for token in prompt[:-1]]
         signatures.position = 0
         start = time.process_time()
         signatures.prefill(prompt[:-1].tolist())
@@ -75,7 +77,7 @@ def run_write_job(folder: Path) -> None:
             scores.append(signatures.decode(int(scores[-1].argmax())))
         seconds += between - start, time.process_time() - between
         counts += len(prompt) - 1, len(scores)
-        results[f"scores/{name}"], results[f"read/{name}"] = np.array(scores), np.array(read)
+        results[f"scores/{name}"], results[f"read/{name}"] = np.array(scores), np.array(prompt_scores)
         results[f"tokens/{name}"] = results[f"scores/{name}"].argmax(axis=1)
     prefill, decode = (counts / np.maximum(seconds, 1e-9)).tolist()
     speeds = {"prefill_speed": prefill, "decode_speed": decode, "runtime": signatures.runtime}

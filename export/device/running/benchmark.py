@@ -160,12 +160,12 @@ def _read_measured(folder: str) -> tuple[_Measured, np.ndarray]:
 
 
 def _report(
-    found: Sequence[tuple[_Measured, np.ndarray]], *, file_bytes: int, settings: dict[str, int]
+    results: Sequence[tuple[_Measured, np.ndarray]], *, file_bytes: int, settings: dict[str, int]
 ) -> BenchmarkReport:
     """Return the times of the process in the middle, and what all of them say together."""
-    ordered = sorted((times for _, times in found), key=np.median)
+    ordered = sorted((times for _, times in results), key=np.median)
     times = ordered[(len(ordered) - 1) // 2]
-    measured = [device for device, _ in found]
+    measured = [device for device, _ in results]
     p10, p90, p99 = (float(value) for value in np.percentile(times, [10, 90, 99]))
     return BenchmarkReport(
         median_ms=float(np.median(times)),  # as in `medians_ms`: a percentile of 50 may differ in the last bit
@@ -177,7 +177,7 @@ def _report(
         file_bytes=file_bytes,
         runtime=measured[-1].runtime,
         machine=measured[-1].machine,
-        medians_ms=tuple(float(np.median(times)) for _, times in found),
+        medians_ms=tuple(float(np.median(times)) for _, times in results),
         governor=measured[-1].governor,
         temperature=_largest(device.temperature for device in measured),
         prefill_speed=_largest(device.prefill_speed for device in measured),

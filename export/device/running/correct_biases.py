@@ -57,8 +57,8 @@ def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
     """
     contents = [read_model(source) for source in (reference, quantized)]
     form, arrays = inputs_to_job(samples)
-    graph, known = read(contents[1]).subgraphs[0], names_of(contents[0])
-    if not any(_name(graph, layer, known) for layer in _layers(graph)):
+    graph, names = read(contents[1]).subgraphs[0], names_of(contents[0])
+    if not any(_name(graph, layer, names) for layer in _layers(graph)):
         raise ValueError(
             "Expected a float file and an int8 file of the same model. Received: two without an 8-bit layer in "
             "common. Export both from one model, the second with quantize='int8'."
@@ -75,20 +75,20 @@ def _layers(graph: Subgraph) -> list[Operator]:
     return [layer for layer in layers if graph.tensors[layer.inputs[0]].dtype == "int8"]
 
 
-def _name(graph: Subgraph, layer: Operator, known: set[str]) -> str:
+def _name(graph: Subgraph, layer: Operator, names: set[str]) -> str:
     """Return the name that the output of a layer has in the float file, too; an empty string if it has none there."""
     ends = [layer.outputs[0]]
     for operator in graph.operators:
         if operator.name in ("RESHAPE", "DEQUANTIZE") and operator.inputs[0] in ends:
             ends.append(operator.outputs[0])
-    return next((graph.tensors[end].name for end in ends if graph.tensors[end].name in known), "")
+    return next((graph.tensors[end].name for end in ends if graph.tensors[end].name in names), "")
 
 
 def _with_bias(graph: Subgraph) -> list[Operator]:
     """Return the layers that have a bias of their own."""
     layers = [layer for layer in _layers(graph) if layer.inputs[2] >= 0]
-    taken = Counter(layer.inputs[2] for layer in layers)
-    own = [layer for layer in layers if taken[layer.inputs[2]] == 1 and graph.tensors[layer.inputs[2]].constant]
+    uses = Counter(layer.inputs[2] for layer in layers)
+    own = [layer for layer in layers if uses[layer.inputs[2]] == 1 and graph.tensors[layer.inputs[2]].constant]
     return [layer for layer in own if graph.tensors[layer.inputs[2]].dtype == "int32"]
 
 
@@ -109,15 +109,17 @@ def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     reference, quantized = ((folder / name).read_bytes() for name in FILES)
     whole, model = load_with_graph(quantized)
-    graph, known = whole.subgraphs[0], names_of(reference)
+    graph, names = whole.subgraphs[0], names_of(reference)
     for layer in _with_bias(graph):
-        name = _name(graph, layer, known)
+        name = _name(graph, layer, names)
         total, rows = np.zeros(1), 0
-        for _, right, found, _ in Pair(reference, save_objects(model)).compared(
+        for _, right, outputs, _ in Pair(reference, save_objects(model)).compared(
             settings["form"], arrays, {name} - {""}
         ):
             channels = right.shape[-1]
-            total = total + (right.astype(np.float64) - found.reshape(right.shape)).reshape(-1, channels).sum(axis=0)
+            total = total + (right.astype(np.float64) - outputs.reshape(right.shape)).reshape(-1, channels).sum(
+                axis=0
+            )
             rows += right.size // channels
         if rows:
             _move(model, layer, total / rows)

@@ -31,9 +31,9 @@ def _computed(model: Model) -> set[str]:
         operators = [operator for operator in graph.operators if operator.name != "DENSIFY"]
         computed = {index for operator in operators for index in operator.outputs} | set(graph.inputs)
         for operator in operators:
-            read, written = (
+            input_types, output_types = (
                 {graph.tensors[index].dtype for index in indices if index in computed}
                 for indices in (operator.inputs, operator.outputs)
             )
-            formats |= {COMPUTED[dtype] for dtype in read & written & COMPUTED.keys()}
+            formats |= {COMPUTED[dtype] for dtype in input_types & output_types & COMPUTED.keys()}
     return formats

@@ -34,8 +34,8 @@ def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) ->
     """
     values = {}
     by_output = _targets(targets, [*outputs])
-    for output, chosen in _metrics(metrics, [*outputs]).items():
-        for metric in chosen:
+    for output, own_metrics in _metrics(metrics, [*outputs]).items():
+        for metric in own_metrics:
             name = metric_name(metric)
             key = name if len(outputs) == 1 else f"{output}_{name}"
             values[key] = _value(metric, by_output[output], outputs[output])
@@ -64,17 +64,17 @@ def metric_mode(metric: Any, mode: str | None = None) -> str:
         ValueError: If the mode is not known, or the user says the other one.
     """
     names = {metric} if isinstance(metric, str) else {each.__name__ for each in type(metric).__mro__}
-    known = next((each for each, better in BETTER.items() if names & better), None)
-    if mode is None and known is None:
+    usual_mode = next((each for each, better in BETTER.items() if names & better), None)
+    if mode is None and usual_mode is None:
         raise ValueError(
             f"Expected `mode` with the metric {metric_name(metric)!r}, of which it is not known whether larger or "
             "smaller is better. Received: mode=None. Pass mode='max' or mode='min'."
         )
-    if mode is not None and known not in (None, mode):
+    if mode is not None and usual_mode not in (None, mode):
         raise ValueError(
-            f"Expected mode={known!r} for {metric_name(metric)!r}. Received: mode={mode!r}. Leave it out."
+            f"Expected mode={usual_mode!r} for {metric_name(metric)!r}. Received: mode={mode!r}. Leave it out."
         )
-    return mode or str(known)
+    return mode or str(usual_mode)
 
 
 def check_metrics(metrics: Any, argument: str = "metrics") -> None:

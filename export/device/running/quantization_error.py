@@ -204,9 +204,9 @@ class _Sums:
         self.count = self.clipped = 0
         self.scale = 0.0
 
-    def add(self, right: np.ndarray, found: np.ndarray, tensor: IOTensor) -> None:
+    def add(self, right: np.ndarray, values: np.ndarray, tensor: IOTensor) -> None:
         real = right.ravel().astype(np.float64)
-        self.error += float(np.square(found.ravel() - real).sum())
+        self.error += float(np.square(values.ravel() - real).sum())
         self.squares += float(np.square(real).sum())
         self.count += real.size
         self.scale = tensor.scale
@@ -260,8 +260,8 @@ def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     pair = Pair(*((folder / name).read_bytes() for name in FILES))
     sums = {name: _Sums() for name in settings["names"]}
-    for name, right, found, tensor in pair.compared(settings["form"], arrays, set(sums)):
-        sums[name].add(right, found, tensor)
+    for name, right, values, tensor in pair.compared(settings["form"], arrays, set(sums)):
+        sums[name].add(right, values, tensor)
     measured = {name: total.result() for name, total in sums.items() if total.count}
     write_job(folder, "result", settings={"tensors": measured, "samples": length_of(arrays), "runtime": pair.runtime})
 

@@ -90,14 +90,14 @@ class _FloatParts:
         return _Step(names, won, BORDER_BYTES * borders + sum(self.rows[name].added_bytes for name in names))
 
 
-def _is_whole(row: QuantizationErrorRow, chosen: Collection[str]) -> bool:
+def _is_whole(row: QuantizationErrorRow, names: Collection[str]) -> bool:
     """Tell whether a tensor is not rounded: its operator and all that take it stay in float."""
-    return row.name in chosen and all(taker in chosen for taker in row.takers)
+    return row.name in names and all(taker in names for taker in row.takers)
 
 
-def _is_border(row: QuantizationErrorRow, chosen: Collection[str]) -> bool:
+def _is_border(row: QuantizationErrorRow, names: Collection[str]) -> bool:
     """Tell whether a tensor has to be turned into integers, or back."""
-    return any((taker in chosen) != (row.name in chosen) for taker in row.takers)
+    return any((taker in names) != (row.name in names) for taker in row.takers)
 
 
 @dataclass(frozen=True)

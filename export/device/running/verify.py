@@ -221,8 +221,8 @@ def _run_job(folder: Path) -> None:
     outputs = {}
     for signature in dict.fromkeys((*samples, *runner.signatures)):
         runner = Runner(content, signature=signature)
-        drawn = random_inputs(runner.inputs, runner.outputs, rows=1)
-        outputs[signature] = _outputs(runner, samples.get(signature, drawn))
+        random_samples = random_inputs(runner.inputs, runner.outputs, rows=1)
+        outputs[signature] = _outputs(runner, samples.get(signature, random_samples))
     write_job(folder, "result", arrays=by_output(outputs))
 
 

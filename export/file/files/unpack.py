@@ -121,26 +121,26 @@ def _unpack(data: memoryview, limit: int) -> bytes:
         raise ValueError(f"it declares {count:,} pieces; a file of its size has at most {most_pieces(len(data)):,}.")
     body = data[HEADER.size :]
     pieces, streams = _table(expand(_cut(body, 0, length), coder, limit=_table_limit(count)), count, size)
-    read = _Streams(body[length:], streams)
-    rest = memoryview(read(size - int(pieces["size"].sum(dtype=np.int64))))
-    contents = _contents(read, pieces)
-    read.finish()
+    reader = _Streams(body[length:], streams)
+    rest = memoryview(reader(size - int(pieces["size"].sum(dtype=np.int64))))
+    contents = _contents(reader, pieces)
+    reader.finish()
     whole = _whole(rest, dict(zip(pieces["start"].tolist(), contents, strict=True)))
     if len(whole) != size or zlib.crc32(whole) != checksum:
         raise ValueError("its content is not what was packed.")
     return whole
 
 
-def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
+def _contents(reader: _Streams, pieces: np.ndarray) -> list[bytes]:
     contents: list[bytes] = []
     for _, size, form, detail in map(np.void.item, pieces):
         if FORMS[form] not in (SCALED, NEAR):
-            contents.append(join(read, FORMS[form], size=size, common=detail))
+            contents.append(join(reader, FORMS[form], size=size, common=detail))
             continue
         factor, index = divmod(detail, 2**32)
         if index >= len(contents) or len(contents[index]) != size or size % SCALED.width:
             raise ValueError("a piece is scaled from one that does not fit.")
-        steps = read(size // SCALED.width) if FORMS[form] == NEAR else b""
+        steps = reader(size // SCALED.width) if FORMS[form] == NEAR else b""
         contents.append(scaled(contents[index], factor, steps=steps))
     return contents
 

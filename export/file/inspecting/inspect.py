@@ -119,22 +119,22 @@ def _pairs(
     return [(info, entries[place]) for info, place in zip(infos, places, strict=False)]
 
 
-def _add_normalization(found: dict[str, Any], name: str, entry: MetadataTable) -> None:
+def _add_normalization(normalization: dict[str, Any], name: str, entry: MetadataTable) -> None:
     for unit in entry.tables("process_units"):
         options = unit.fields.get("options")
         if options is not None and options.kind == "NormalizationOptions":
             means, stds = (options.fields.get(key, ()) for key in ("mean", "std"))
-            found[name] = tuple(map(float, means)), tuple(map(float, stds))
+            normalization[name] = tuple(map(float, means)), tuple(map(float, stds))
 
 
-def _add_labels(found: dict[str, tuple[str, ...]], name: str, entry: MetadataTable, files: dict[str, bytes]) -> None:
+def _add_labels(labels: dict[str, tuple[str, ...]], name: str, entry: MetadataTable, files: dict[str, bytes]) -> None:
     for file in entry.tables("associated_files"):
-        if file.fields.get("type") != AXIS_LABELS or name in found:
+        if file.fields.get("type") != AXIS_LABELS or name in labels:
             continue  # other languages come after the first
         title = file.fields.get("name", b"").decode("utf-8", "replace")
         if title not in files:
             raise ValueError(f"the file {title!r}, which they name, is missing.")
-        found[name] = tuple(files[title].decode("utf-8", "replace").splitlines())
+        labels[name] = tuple(files[title].decode("utf-8", "replace").splitlines())
 
 
 def _row(weight: Tensor) -> TensorRow:

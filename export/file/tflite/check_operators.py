@@ -133,13 +133,13 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
         raise ValueError("a graph gives a tensor that no operator makes.")
 
 
-def _check_options(operator: FlatbufferTable, code: int, found: int) -> None:
+def _check_options(operator: FlatbufferTable, code: int, outputs: int) -> None:
     kind, options = operator.number(3, "<B"), operator.table(4)
     if code in COUNTED:
         name, expected = COUNTED[code]
         said = options.number(0, "<i") if options and kind == expected else 0
-        if said != found:
-            raise ValueError(f"{name} with {found} outputs says that it has {said}.")
+        if said != outputs:
+            raise ValueError(f"{name} with {outputs} outputs says that it has {said}.")
     if code in STRIDES:
         expected, count = STRIDES[code]
         strides = (
@@ -149,38 +149,38 @@ def _check_options(operator: FlatbufferTable, code: int, found: int) -> None:
             raise ValueError(f"an operator (number {code}) has strides of 0.")
 
 
-def _check_tensors(code: int, taken: list[_Tensor], made: list[_Tensor]) -> None:
+def _check_tensors(code: int, inputs: list[_Tensor], outputs: list[_Tensor]) -> None:
     if code == DENSIFY:
-        shapes = [tensor.shape for tensor in [*taken, *made]]
+        shapes = [tensor.shape for tensor in [*inputs, *outputs]]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"DENSIFY makes a tensor of shape {shapes[-1]} from one of {shapes[0]}.")
-    if code in OF_ONE_TYPE and len({tensor.kind for tensor in taken}) > 1:
+    if code in OF_ONE_TYPE and len({tensor.kind for tensor in inputs}) > 1:
         raise ValueError(f"an operator (number {code}) takes numbers of different types.")
-    if code in WITH_SCALES or code in COMPARISONS and all(tensor.kind != INT16 for tensor in taken):
-        _check_scales(code, taken, made)
+    if code in WITH_SCALES or code in COMPARISONS and all(tensor.kind != INT16 for tensor in inputs):
+        _check_scales(code, inputs, outputs)
 
 
-def _check_scales(code: int, taken: list[_Tensor], made: list[_Tensor]) -> None:
-    integers = [tensor for tensor in [*taken, *made] if tensor.kind in ZERO_POINT_RANGES]
+def _check_scales(code: int, inputs: list[_Tensor], outputs: list[_Tensor]) -> None:
+    integers = [tensor for tensor in [*inputs, *outputs] if tensor.kind in ZERO_POINT_RANGES]
     if any(not len(tensor.scales) for tensor in integers):
         raise ValueError(f"an operator (number {code}) computes with integers that have no scale.")
-    if not taken or taken[0].kind not in ZERO_POINT_RANGES:
+    if not inputs or inputs[0].kind not in ZERO_POINT_RANGES:
         return  # weights are integers at most
-    if any(tensor.kind == FLOAT32 for tensor in made):
+    if any(tensor.kind == FLOAT32 for tensor in outputs):
         raise ValueError(f"an operator (number {code}) makes real numbers from integers.")
-    if not 0 < _multiplier(code, taken, made) < 1:
+    if not 0 < _multiplier(code, inputs, outputs) < 1:
         raise ValueError(f"an operator (number {code}) has scales that are too far from each other.")
 
 
-def _multiplier(code: int, taken: list[_Tensor], made: list[_Tensor]) -> float:
+def _multiplier(code: int, input_tensors: list[_Tensor], output_tensors: list[_Tensor]) -> float:
     """Return the factor by which a kernel scales integers, where it ends the process unless that is in (0, 1)."""
-    inputs = np.array([tensor.scales.max(initial=0) for tensor in taken], np.float32)
-    output, largest = np.float32(made[0].scales.max(initial=0)), inputs.max()
+    inputs = np.array([tensor.scales.max(initial=0) for tensor in input_tensors], np.float32)
+    output, largest = np.float32(output_tensors[0].scales.max(initial=0)), inputs.max()
     with np.errstate(all="ignore"):
         if code in COMPARISONS:
             return float(largest)
         if code in SUMS:
-            return float(2 * largest / (output * np.float32(2**15 if made[0].kind == INT16 else 2**20)))
+            return float(2 * largest / (output * np.float32(2**15 if output_tensors[0].kind == INT16 else 2**20)))
         if code == SQUARED_DIFFERENCE:
             return float((2 * largest) ** 2 / (output * np.float32(2**14)))
         return float(inputs[0] * inputs[1] / output / 256) if code in PRODUCTS else 0.5

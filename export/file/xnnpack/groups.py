@@ -92,10 +92,13 @@ class Analysis:
     @property
     def dangers(self) -> tuple[tuple[int, str], ...]:
         """The same with the numbers of the steps: leaks, and gates on more rows than one."""
-        taken = [group for group in self.groups if group.taken]
-        leaks = [leak for group in taken for leak in group.leaks]
+        sparse_groups = [group for group in self.groups if group.taken]
+        leaks = [leak for group in sparse_groups for leak in group.leaks]
         gates = [
-            (number, BATCH_REASON) for group in taken for number in group.members if self._is_batched_gate(number)
+            (number, BATCH_REASON)
+            for group in sparse_groups
+            for number in group.members
+            if self._is_batched_gate(number)
         ]
         return (*leaks, *gates)
 
@@ -196,13 +199,13 @@ class _Grouping:
 
     def _group(self, members: list[int], sought: bool) -> Group:
         weights = [pointwise(self._graph, self._graph.steps[number]) for number in members]
-        known = [weight for weight in weights if weight is not None]
-        size = sum(weight.size for weight in known)
+        constants = [weight for weight in weights if weight is not None]
+        size = sum(weight.size for weight in constants)
         obstacles = self._obstacles(members)
         if not sought:
             obstacles.append((members[-1], "no mean over the image follows"))
         leaks = [leak for number in members for leak in self._leaks(number)]
-        zeros = size - sum(weight.nnz or 0 for weight in known)
+        zeros = size - sum(weight.nnz or 0 for weight in constants)
         return Group(tuple(members), tuple(dict.fromkeys(obstacles)), tuple(dict.fromkeys(leaks)), size, zeros)
 
     def _obstacles(self, members: list[int]) -> list[tuple[int, str]]:

@@ -44,8 +44,8 @@ def role(graph: Steps, step: Step) -> Role:
     """Say what a step can do."""
     if not step.inputs or not step.outputs or min(step.outputs) < 0:
         return _no("it computes nothing")
-    taken = step.inputs[: 2 if step.kind in FLOAT_PAIRS else 1]
-    types = {graph.tensors[index].dtype for index in (*taken, *step.outputs[:1]) if index >= 0}
+    inputs = step.inputs[: 2 if step.kind in FLOAT_PAIRS else 1]
+    types = {graph.tensors[index].dtype for index in (*inputs, *step.outputs[:1]) if index >= 0}
     if types - {"float32"}:
         return _no(f"it computes with {', '.join(sorted(types))}; sparse kernels compute in float32")
     if step.kind in UNARY:

@@ -145,13 +145,13 @@ def describe(analyses: Sequence[Analysis], *, layers: Layers, missing: tuple[str
     leaking = [leak for group in analysis.groups if group.size and not group.obstacles for leak in group.leaks]
     size, zeros = sum(group.size for group in ready), sum(group.zeros for group in ready)
     eligible = bool(ready) and not leaking
-    taken = eligible and any(group.taken for group in ready)
+    is_used = eligible and any(group.taken for group in ready)
     reasons = [] if eligible else _causes(analysis, names)
-    if eligible and not taken:
+    if eligible and not is_used:
         reasons.append(f"more than {SPARSE_THRESHOLD:.1%} of the 1x1 kernels have to be zero; {zeros / size:.1%} are")
     return SparseInferenceReport(
         eligible=eligible,
-        active=taken and not missing,
+        active=is_used and not missing,
         sparsity=zeros / size if size else 0.0,
         needed=SPARSE_THRESHOLD,
         reasons=(*reasons, *(missing if eligible else ())),

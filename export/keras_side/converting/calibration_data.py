@@ -35,14 +35,14 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
         ValueError: If there is no sample, or a batch does not fit the inputs.
     """
     check_kind(data, argument="calibration")
-    read: list[dict[str, np.ndarray]] = []
+    parts: list[dict[str, np.ndarray]] = []
     remaining = MOST_SAMPLES
     for arrays in _named_arrays(data, signature, argument="calibration", rows=BATCH_ROWS):
-        read.append({name: array[:remaining] for name, array in arrays.items()})
-        remaining -= _length(read[-1])
+        parts.append({name: array[:remaining] for name, array in arrays.items()})
+        remaining -= _length(parts[-1])
         if remaining <= 0:
             break
-    return read
+    return parts
 
 
 def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on") -> dict[str, np.ndarray]:
@@ -154,8 +154,8 @@ def split(calibration: Iterable[Mapping[str, np.ndarray]], *, rows: int = 1) -> 
 def _named_arrays(
     data: Any, signature: Signature, *, argument: str, rows: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    read = batches(data, rows=rows, inputs=len(signature.inputs), argument=argument)
-    for index, batch in enumerate(read):
+    parts = batches(data, rows=rows, inputs=len(signature.inputs), argument=argument)
+    for index, batch in enumerate(parts):
         yield signature.arrays(batch.x, f"batch {index} of `{argument}`")
 
 

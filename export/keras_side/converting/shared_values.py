@@ -98,7 +98,9 @@ class _Sharing:
             values = self._model.buffers[tensor.buffer].data.view(np.int8).reshape(tensor.shape)
             channels = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
             rows = channels.reshape(len(channels), -1).astype(np.int64)
-            whole = next((signed for one in self._kernels if _is_same(rows, signed := _signed_as(one, rows))), None)
+            whole = next(
+                (signed for kernel in self._kernels if _is_same(rows, signed := _signed_as(kernel, rows))), None
+            )
             if whole is not None:
                 self._share(index, whole.astype(np.int8).reshape(channels.shape))
 

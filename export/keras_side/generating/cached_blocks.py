@@ -127,11 +127,11 @@ class CachedModel:
         self, tokens: Any, pairs: dict[int, KeysAndValues], position: Any
     ) -> tuple[Any, dict[int, Any], dict[int, Any]]:
         """Return the logits, and of each block that writes into its cache the new cache and the attention layer."""
-        taken = {index: self._placeholder() for index in range(self._count)}
+        placeholders = {index: self._placeholder() for index in range(self._count)}
         exchange = _Exchange(self._placeholder)
-        for index, placeholder in taken.items():
+        for index, placeholder in placeholders.items():
             exchange.add(placeholder, pairs[index], index)
-        whole = _Stack(taken) if self._is_stacked else tuple(taken.values())
+        whole = _Stack(placeholders) if self._is_stacked else tuple(placeholders.values())
         more = {MASK: ops.ones((1, self.length), "int32")} if _takes_mask(self.model) else {}
         with exchange.installed(self.model):
             logits, *_ = self.model.call_with_cache(tokens, whole, position, **more)
@@ -199,9 +199,9 @@ class _Exchange:
             if own is None:
                 return call(*args, **kwargs)
             for name, value in arguments.items():
-                taken = self._find(value)
-                if taken is not None:
-                    pair = taken.pair.first_heads(own_heads(layer, taken.pair.shape[-2]))
+                entry = self._find(value)
+                if entry is not None:
+                    pair = entry.pair.first_heads(own_heads(layer, entry.pair.shape[-2]))
                     arguments[name] = pair if hasattr(value, "shape") else (pair.keys, pair.values)
             *outputs, new = call(**arguments)
             if new is arguments[cache]:  # of a block without an attention, or with the cache of another

@@ -194,8 +194,8 @@ def _word_pieces(tokenizer: Any) -> bytes:
 
 def _equal(tokenizer: Tokenizer, keras_tokenizer: Any, form: TextForm) -> bool:
     """Tell whether a device would give the ids that KerasHub gives, on texts that the vocabulary can write."""
-    known = [*PROBES]
-    for text in known:
+    texts = [*PROBES]
+    for text in texts:
         try:
             expected = [*form.start, *np.asarray(keras_tokenizer(text)).tolist()]
         except (KeyError, ValueError) as error:

@@ -228,8 +228,8 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
         )
     vocabulary = int(model.output.shape[-1])
     if check_on is None:
-        drawn = np.random.default_rng(0).integers(0, vocabulary, min(DRAWN, most))
-        return [drawn.tolist()]
+        random_ids = np.random.default_rng(0).integers(0, vocabulary, min(DRAWN, most))
+        return [random_ids.tolist()]
     prompts = []
     for text in check_on:
         if isinstance(text, str) and model.preprocessor is None:

@@ -146,9 +146,11 @@ class _Function:
         while (node := self._nodes.get(_node_name(source))) is not None:
             inputs = enumerate(node.input[:2]) if node.op in (SCALE, SHIFT) else ()
             values = [(place, self._value(name)) for place, name in inputs]
-            known = [_Constant(node, place, each) for place, each in values if each is not None and each.ndim <= 1]
-            if len(known) == 1:
-                constant = known[0]
+            constants = [
+                _Constant(node, place, each) for place, each in values if each is not None and each.ndim <= 1
+            ]
+            if len(constants) == 1:
+                constant = constants[0]
                 size = max(size, constant.values.size)
                 stays = node.op == SHIFT and constant.values.any() and not folds_shifts  # zeros are taken out
                 if stays or constant.values.size not in (1, size):
@@ -177,7 +179,7 @@ class _Function:
             return self._variables.value(self._captured[node.input[0]])
         if node.op not in FUNCTIONS:
             return None
-        values = [self._value(taken) for taken in node.input if not taken.startswith("^")]
+        values = [self._value(input_name) for input_name in node.input if not input_name.startswith("^")]
         return None if any(value is None for value in values) else np.asarray(FUNCTIONS[node.op](*values))
 
     def _add_dimension(self, node: Any, place: int) -> None:

@@ -118,9 +118,9 @@ class _Rewriting:
         """Call a layer, or what replaces it, on tensors of the right rank."""
         call = next(self.calls)
         rank = self.ranks.get(id(call))
-        taken = None if type(layer) in GLOBAL_POOLS else rank
+        input_rank = None if type(layer) in GLOBAL_POOLS else rank
         args, kwargs = keras.tree.map_structure(
-            lambda value, original: self.shaped(value, original, taken), (args, kwargs), (call.args, call.kwargs)
+            lambda value, original: self.shaped(value, original, input_rank), (args, kwargs), (call.args, call.kwargs)
         )
         if rank is None:
             return layer(*args, **kwargs)

@@ -144,12 +144,12 @@ class FileLayer:
         sizes = [(graph.tensors, len(graph.tensors)) for graph in model.subgraphs]
         sizes.append((model.buffers, len(model.buffers)))
         steps = [operator.home(pieces).steps[operator.step] for operator in self._users]
-        data, taken = model.buffers[self.buffer].data, [step.inputs for step in steps]
+        data, old_inputs = model.buffers[self.buffer].data, [step.inputs for step in steps]
         self.write(pieces, weights, stored)
         yield
         for added, size in sizes:
             del added[size:]
-        for step, inputs in zip(steps, taken, strict=True):
+        for step, inputs in zip(steps, old_inputs, strict=True):
             step.inputs = inputs
         self._write_values(model, data, self.stored)
 

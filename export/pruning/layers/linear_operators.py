@@ -108,9 +108,9 @@ def linear_operators(pieces: Pieces) -> tuple[list[LinearOperator], list[tuple[s
         kind = operator_name(pieces.model, operator)
         maps, reason = _maps(pieces, operator, step=step, kind=kind)
         linear_maps += maps
-        known = {each.weight for each in maps}
+        weights = {each.weight for each in maps}
         for index in [index for index in inputs_of(operator) if reason and index >= 0 and _is_weight(pieces, index)]:
-            if pieces.constant_behind(index) not in known:
+            if pieces.constant_behind(index) not in weights:
                 others.append((_name(pieces, index), f"{kind}: {reason}"))
     return [dataclasses.replace(each, graph=pieces.number) for each in linear_maps], others
 

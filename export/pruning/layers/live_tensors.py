@@ -48,12 +48,12 @@ class LiveTensors:
             return
         piece = self._pieces.cut(self.step, step)
         runner, alive = PieceRunner(piece), self._pieces.alive(step)
-        taken = {*piece.inputs}
-        states = {read: assigned for read, assigned in self._pieces.states.items() if read in taken}
+        inputs = {*piece.inputs}
+        states = {tensor: assigned for tensor, assigned in self._pieces.states.items() if tensor in inputs}
         for before, run in zip([{}, *self._runs], self._runs, strict=False):
-            for read in [read for read, assigned in states.items() if assigned in before]:
-                self._forget(run[read])
-                run[read] = self._stored(_loaded(before[states[read]]))
+            for tensor in [tensor for tensor, assigned in states.items() if assigned in before]:
+                self._forget(run[tensor])
+                run[tensor] = self._stored(_loaded(before[states[tensor]]))
             results = runner.run({index: _loaded(run[index]) for index in piece.inputs})
             for index in [index for index in run if index not in alive]:
                 self._forget(run.pop(index))

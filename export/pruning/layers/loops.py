@@ -76,8 +76,8 @@ class LoopRunner:
 
     def turns(self, values: Mapping[int, np.ndarray]) -> list[Mapping[int, np.ndarray]]:
         """Return the inputs of the body in some of the turns that live tensors lead to."""
-        known, turns = {**self._constants, **values}, []
-        state = [known[index] for index in self._inputs]
+        tensors, turns = {**self._constants, **values}, []
+        state = [tensors[index] for index in self._inputs]
         again, following = self._runners
         while True:
             entry = dict(zip(self._condition.inputs, state, strict=True))

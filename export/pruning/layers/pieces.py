@@ -68,11 +68,11 @@ class Pieces:
         self.variables, self.states = self._variables()
         values = {*self.inputs, *self.variables}
         for operator in self.graph.operators or ():
-            name, taken = operator_name(model, operator), indices_of(operator.inputs)
+            name, inputs = operator_name(model, operator), indices_of(operator.inputs)
             outputs = indices_of(operator.outputs)
             if name in STATE:
-                self.outputs += [tensor for tensor in taken[1:] if tensor in values and tensor not in self.outputs]
-            elif taken and not values.intersection(taken) and name not in (*RANDOM, *CALLS_GRAPHS):
+                self.outputs += [tensor for tensor in inputs[1:] if tensor in values and tensor not in self.outputs]
+            elif inputs and not values.intersection(inputs) and name not in (*RANDOM, *CALLS_GRAPHS):
                 self._folded |= dict.fromkeys(outputs, operator)
             else:
                 self.steps.append(operator)
@@ -108,25 +108,25 @@ class Pieces:
     def _variables(self) -> tuple[list[int], dict[int, int]]:
         """Return the tensors read from variables, and those that the run before assigned to these."""
         names: dict[int, bytes] = {}
-        read: dict[int, bytes] = {}
+        variables: dict[int, bytes] = {}
         states: dict[int, int] = {}
         for operator in self.graph.operators or ():
-            kind, taken = operator_name(self.model, operator), indices_of(operator.inputs)
+            kind, inputs = operator_name(self.model, operator), indices_of(operator.inputs)
             if kind == "VAR_HANDLE":
                 names[int(operator.outputs[0])] = operator.builtinOptions.sharedName
             elif kind == "READ_VARIABLE":
-                read[int(operator.outputs[0])] = names[taken[0]]
+                variables[int(operator.outputs[0])] = names[inputs[0]]
             elif kind == "ASSIGN_VARIABLE":  # those read later in the same run are not from the run before
-                states |= {tensor: taken[1] for tensor, name in read.items() if name == names[taken[0]]}
-        return [*read], states
+                states |= {tensor: inputs[1] for tensor, name in variables.items() if name == names[inputs[0]]}
+        return [*variables], states
 
     def _make_early(self, assigned: int) -> None:
         """Let what is assigned to a variable be computed as soon as it can be: then the next run can read it."""
         step = next((step for step in self.steps if assigned in indices_of(step.outputs)), None)
         if step is not None:
             self.steps.remove(step)
-            taken = {*indices_of(step.inputs)}
-            makers = [place for place, each in enumerate(self.steps) if taken.intersection(indices_of(each.outputs))]
+            inputs = {*indices_of(step.inputs)}
+            makers = [place for place, each in enumerate(self.steps) if inputs.intersection(indices_of(each.outputs))]
             self.steps.insert(max(makers, default=-1) + 1, step)
 
     @functools.cached_property
@@ -162,17 +162,17 @@ class Pieces:
 
     def alive(self, step: int) -> set[int]:
         """Return the tensors that steps from this one on, or the user, need."""
-        taken = {index for operator in self.steps[step:] for index in indices_of(operator.inputs)}
-        return (taken | {*self.outputs}) & self._values
+        inputs = {index for operator in self.steps[step:] for index in indices_of(operator.inputs)}
+        return (inputs | {*self.outputs}) & self._values
 
     def cut(self, start: int, stop: int) -> FilePiece:
         """Return the steps from `start` to the one before `stop` as a file."""
         steps = self.steps[start:stop]
-        read = {index for operator in steps for index in indices_of(operator.inputs)}
+        needed_inputs = {index for operator in steps for index in indices_of(operator.inputs)}
         written = {index for operator in steps for index in indices_of(operator.outputs)}
-        inputs = sorted((read & self._values) - written)
+        inputs = sorted((needed_inputs & self._values) - written)
         outputs = sorted(written & self.alive(stop))
-        operators = [*self._needed(read), *steps]
+        operators = [*self._needed(needed_inputs), *steps]
         return FilePiece(self._file(operators, inputs, outputs), tuple(inputs), tuple(outputs))
 
     def constants(self, tensors: Iterable[int]) -> dict[int, np.ndarray]:
@@ -183,10 +183,10 @@ class Pieces:
         values = {index: _values_of(self.model, self.graph.tensors[index]) for index in plain}
         return values | PieceRunner(piece).run({})
 
-    def _needed(self, taken: Iterable[int]) -> list[schema.OperatorT]:
+    def _needed(self, inputs: Iterable[int]) -> list[schema.OperatorT]:
         """Return the folded operators that make some tensors, those before them first."""
         ordered: dict[int, schema.OperatorT] = {}
-        ahead = [*taken]
+        ahead = [*inputs]
         while ahead:
             operator = self._folded.get(ahead.pop())
             if operator is not None:

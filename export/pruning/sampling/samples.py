@@ -155,10 +155,10 @@ def held_out(arrays: Sequence[np.ndarray], model: Model) -> int:
 
 def warnings_of(samples: Sequence[GraphSamples], others: Sequence[str]) -> tuple[str, ...]:
     """Return what makes the result less reliable, and the warnings of the process that ran the file."""
-    drawn = [WARN_RANDOM] if any(each.is_random for each in samples) else []
+    warnings = [WARN_RANDOM] if any(each.is_random for each in samples) else []
     few = [each.fitted for each in samples if each.fitted < FEW and not each.is_random]
     text = [f"{count} samples are few: with 256 the outputs stay closer." for count in few]
-    return *drawn, *others, *dict.fromkeys(text)
+    return *warnings, *others, *dict.fromkeys(text)
 
 
 def _random(name: str, model: Model) -> list[np.ndarray]:

@@ -117,9 +117,9 @@ class FileChannels:
 
 def _pin_readers_without_layer(flow: FileFlow, layers: Collection[FileLayer]) -> None:
     """Let channels stay that an operator reads whose weights cannot be solved for."""
-    known = {operator.step for layer in layers for operator in layer.operators}
+    steps = {operator.step for layer in layers for operator in layer.operators}
     for call in flow.calls:
-        if call.kind in PLACES and call.step not in known:
+        if call.kind in PLACES and call.step not in steps:
             layout = flow.layout(call.inputs[PLACES[call.kind][0]])
             flow.pin(layout, f"{call.kind}: its weights cannot be solved for")
 

@@ -160,9 +160,9 @@ def _leave_out_unused(model: schema.ModelT) -> None:
     for graph in model.subgraphs:
         lists = [graph.inputs, graph.outputs]
         lists += [tensors for operator in graph.operators or () for tensors in (operator.inputs, operator.outputs)]
-        read = {index for tensors in lists for index in indices_of(tensors)}
+        used_tensors = {index for tensors in lists for index in indices_of(tensors)}
         for index, tensor in enumerate(graph.tensors):
-            tensor.buffer = tensor.buffer if index in read else 0
+            tensor.buffer = tensor.buffer if index in used_tensors else 0
     holders = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     holders |= {entry.buffer for entry in model.metadata or ()}
     model.buffers = [buffer if index in holders else schema.BufferT() for index, buffer in enumerate(model.buffers)]

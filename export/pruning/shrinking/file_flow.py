@@ -190,7 +190,7 @@ class FileFlow(Channels):
         """Return the layouts of what an operator makes; without a rule, the channels that it takes have to stay."""
         sources, work = len(self.sources), len(self.work)
         plain: list[Layout] = [(None,) * len(self.shape(tensor)) for tensor in call.outputs]
-        taken = [self.layout(tensor) for tensor in call.inputs if tensor >= 0]
+        incoming = [self.layout(tensor) for tensor in call.inputs if tensor >= 0]
         try:
             if call.kind not in rules:
                 raise NotFollowed("no rule for this operator")
@@ -201,10 +201,10 @@ class FileFlow(Channels):
         except NotFollowed as reason:
             del self.sources[sources:], self.work[work:]
             places = [place for place in (*self.uses, *self.arguments) if place[0] == call.step]
-            taken += [self.uses.pop(place) for place in places if place in self.uses]
+            incoming += [self.uses.pop(place) for place in places if place in self.uses]
             for place in places:
                 self.arguments.pop(place, None)
-            for layout in taken:
+            for layout in incoming:
                 self.pin(layout, f"{call.kind}: {reason}")
             layouts = plain
         self._hold_others(call)

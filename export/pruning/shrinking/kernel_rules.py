@@ -33,9 +33,9 @@ def _tie_groups(flow: FileFlow, call: OperatorCall, inputs: np.ndarray | None, b
     if inputs is None:
         flow.pin([by_group.ravel()], f"{call.kind}: a grouped convolution of channels that are fixed")
         return
-    taken = inputs.reshape(len(by_group), -1)
-    flow.tie(taken[:, :-1], taken[:, 1:])
-    flow.tie(taken[:, 0], by_group[:, 0])
+    inputs_by_group = inputs.reshape(len(by_group), -1)
+    flow.tie(inputs_by_group[:, :-1], inputs_by_group[:, 1:])
+    flow.tie(inputs_by_group[:, 0], by_group[:, 0])
 
 
 def depthwise(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
@@ -200,27 +200,27 @@ def _merged(flow: FileFlow, call: OperatorCall, tensors: Sequence[int], axis: in
         (shape[axis], flow.layout(tensor)[axis]) for tensor in tensors if len(shape := flow.shape(tensor)) >= -axis
     ]
     spread = [(size, channels) for size, channels in present if size != 1] or present
-    known = [channels for _, channels in spread if channels is not None]
-    if not known or flow.shape(call.outputs[0])[axis] != known[0].size:
-        flow.pin(known, f"{call.kind}: {FIXED}")
+    channel_arrays = [channels for _, channels in spread if channels is not None]
+    if not channel_arrays or flow.shape(call.outputs[0])[axis] != channel_arrays[0].size:
+        flow.pin(channel_arrays, f"{call.kind}: {FIXED}")
         return None
-    if len(known) < len(spread):
-        flow.pin(known, f"{call.kind}: {FIXED}")
-    for channels in known[1:]:
-        flow.tie(known[0], channels)
-    return known[0]
+    if len(channel_arrays) < len(spread):
+        flow.pin(channel_arrays, f"{call.kind}: {FIXED}")
+    for channels in channel_arrays[1:]:
+        flow.tie(channel_arrays[0], channels)
+    return channel_arrays[0]
 
 
 def concatenation(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     layouts = [flow.layout(tensor) for tensor in call.inputs]
     axis, result = call.options.axis % len(layouts[0]), list(layouts[0])
     for other in range(len(result)):
-        known = [channels for layout in layouts if (channels := layout[other]) is not None]
-        if other != axis and known:
-            if len(known) < len(layouts):
+        channel_arrays = [channels for layout in layouts if (channels := layout[other]) is not None]
+        if other != axis and channel_arrays:
+            if len(channel_arrays) < len(layouts):
                 raise NotFollowed("it puts channels beside channels that are fixed")
-            for channels in known[1:]:
-                flow.tie(known[0], channels)
+            for channels in channel_arrays[1:]:
+                flow.tie(channel_arrays[0], channels)
     if any(layout[axis] is not None for layout in layouts):
         lengths = [flow.shape(tensor)[axis] for tensor in call.inputs]
         reason = "an input of the file, or a constant"

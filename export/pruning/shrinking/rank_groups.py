@@ -140,8 +140,8 @@ class Ranking:
 
     def _surgeon(self, free: np.ndarray, reader: FileLayer) -> Surgeon:
         (sums,) = self._moments[id(reader)]
-        read = self._read[id(reader)]
-        places = [np.flatnonzero(read == bundle) for bundle in free]
+        bundles = self._read[id(reader)]
+        places = [np.flatnonzero(bundles == bundle) for bundle in free]
         size = max(map(len, places))
         columns = np.array([own if len(own) else np.full(size, NONE) for own in places])
         weights = reader.weights[0] / np.sqrt(sums.energy.sum() or 1.0)
@@ -152,13 +152,13 @@ class Ranking:
     ) -> float:
         """Return the error of the file's outputs where some channels of a group alone are gone."""
         is_here = len(readers) == 1 and not readers[0].is_in_parallel
-        start, known = (states.step, states.all) if is_here else (0, outputs.inputs)
+        start, values = (states.step, states.all) if is_here else (0, outputs.inputs)
         with contextlib.ExitStack() as stack:
             for reader in readers:
                 mask = ~np.isin(self._read[id(reader)], gone)
                 solved = reader.solver.without(self._moments[id(reader)], mask)
                 stack.enter_context(reader.written(self._pieces, solved))
-            return outputs.error(start, known)
+            return outputs.error(start, values)
 
 
 def read_bundles(channels: FileChannels, layer: FileLayer) -> np.ndarray:

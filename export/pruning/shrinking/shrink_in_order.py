@@ -90,7 +90,7 @@ class ShrinkingInOrder:
             round_to: The number of channels of a group is a multiple of this.
         """
         target = self.flops * flops if isinstance(flops, float) else flops
-        keep = self._chosen(target, round_to=round_to)
+        keep = self._bundles_within(target, round_to=round_to)
         zeroed = self._solved(keep)
         pieces = Pieces(load_objects(zeroed))
         channels = FileChannels(pieces, mixing_layers(pieces))
@@ -119,7 +119,7 @@ class ShrinkingInOrder:
         reasons = [(group.name, group.reason) for group in self._channels.groups if group.reason]
         return (*reasons, *((group.name, reason) for group, reason in self._unranked))
 
-    def _chosen(self, target: float, *, round_to: int) -> np.ndarray:
+    def _bundles_within(self, target: float, *, round_to: int) -> np.ndarray:
         """Return which bundles stay, where as few go as the limit of operations allows."""
 
         def choice(step: int) -> np.ndarray:

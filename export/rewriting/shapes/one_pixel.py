@@ -89,10 +89,10 @@ class OnePixelImages:
 
     def finish(self) -> None:
         """Add the operators that reshape, and take out those whose outputs nothing takes any more."""
-        read = {index for operator in self.graph.operators for index in inputs_of(operator)} | self._border
+        used_tensors = {index for operator in self.graph.operators for index in inputs_of(operator)} | self._border
         for source, target, lengths in reversed(self._reshapes):
-            if target in read:
-                read.add(source)
+            if target in used_tensors:
+                used_tensors.add(source)
                 inputs, options = (
                     [source, self.constant(lengths)],
                     schema.ReshapeOptionsT(newShape=np.array(lengths, np.int32)),

@@ -100,8 +100,8 @@ def _merge(model: schema.ModelT, graph: schema.SubGraphT) -> bool:
         filled = model.buffers[tensor.buffer].data is not None and len(model.buffers[tensor.buffer].data)
         if filled and index not in border and tensor.sparsity is None and not tensor.isVariable:
             merged[index] = first.setdefault(_identity(tensor), index)
-    taken = [operator for operator in graph.operators or () if operator.inputs is not None]
-    changed = [operator for operator in taken if (merged[operator.inputs] != operator.inputs).any()]
+    operators = [operator for operator in graph.operators or () if operator.inputs is not None]
+    changed = [operator for operator in operators if (merged[operator.inputs] != operator.inputs).any()]
     for operator in changed:
         operator.inputs = merged[operator.inputs]
     return bool(changed)

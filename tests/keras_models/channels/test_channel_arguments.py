@@ -124,8 +124,8 @@ def test_what_is_called_twice_counts_the_channels_of_both_calls():
     """A reshape without weights, on layers that lose different numbers of channels."""
     x = keras.Input((6,))
     columns, flat = layers.Reshape((12, 1)), layers.Flatten()
-    one, two = (layers.Dense(12, name=name)(x) for name in ("one", "two"))
-    y = layers.Concatenate()([flat(columns(one)), flat(columns(two))])
+    first, second = (layers.Dense(12, name=name)(x) for name in ("one", "two"))
+    y = layers.Concatenate()([flat(columns(first)), flat(columns(second))])
     model = RandomGraph(1).trained(keras.Model(x, layers.Dense(2)(y)))
     check_that_unequal_parts_shrink(model)
 
@@ -134,8 +134,8 @@ def test_a_roll_in_a_model_that_is_called_twice():
     x = keras.Input((6,))
     given = keras.Input((WIDTH,))
     inner = keras.Model(given, ops.roll(given, 3, axis=-1))
-    one, two = (layers.Dense(WIDTH, name=name)(x) for name in ("one", "two"))
-    y = layers.Dense(5)(layers.Concatenate()([inner(one), inner(two)]))
+    first, second = (layers.Dense(WIDTH, name=name)(x) for name in ("one", "two"))
+    y = layers.Dense(5)(layers.Concatenate()([inner(first), inner(second)]))
     model = RandomGraph(2).trained(keras.Model(x, layers.Dense(2)(y)))
     check_that_unequal_parts_shrink(model)
 

@@ -54,10 +54,12 @@ def test_states_that_are_an_input_of_the_model_keep_their_units():
 def test_a_decoder_that_starts_from_an_encoders_states_is_pruned_with_it(kind, mask_zero):
     source, target = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
     make = getattr(layers, kind)
-    read, written = (layers.Embedding(9, 4, mask_zero=mask_zero)(tokens) for tokens in (source, target))
-    _, *states = make(UNITS, return_state=True, name="encoder")(read)
+    source_vectors, target_vectors = (
+        layers.Embedding(9, 4, mask_zero=mask_zero)(tokens) for tokens in (source, target)
+    )
+    _, *states = make(UNITS, return_state=True, name="encoder")(source_vectors)
     states = states if kind == "LSTM" else states[0]  # a GRU takes a tensor, too
-    x = make(UNITS, return_sequences=True, name="decoder")(written, initial_state=states)
+    x = make(UNITS, return_sequences=True, name="decoder")(target_vectors, initial_state=states)
     model = keras.Model([source, target], layers.Dense(9, name="words")(x))
     wrapped = wrap(model, pattern="channel")
     tfprune.update_masks(wrapped, 0.5)
@@ -72,10 +74,10 @@ def test_a_decoder_that_starts_from_an_encoders_states_is_pruned_with_it(kind, m
 def test_a_translator_shrinks_and_is_pruned_to_a_budget():
     keras.utils.set_random_seed(1)
     source, target = keras.Input((6,), dtype="int32"), keras.Input((5,), dtype="int32")
-    read = layers.Embedding(11, 8, mask_zero=True, name="source")(source)
+    embedded = layers.Embedding(11, 8, mask_zero=True, name="source")(source)
     encoded, forward, backward = layers.Bidirectional(
         layers.GRU(6, return_sequences=True, return_state=True, name="encoder"), name="both"
-    )(read)
+    )(embedded)
     start = layers.Dense(12, activation="tanh", name="bridge")(layers.Concatenate()([forward, backward]))
     x = layers.Embedding(9, 8, mask_zero=True, name="target")(target)
     x = layers.GRU(12, return_sequences=True, name="decoder")(x, initial_state=start)

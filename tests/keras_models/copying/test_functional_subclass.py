@@ -148,8 +148,8 @@ def test_it_stays_of_its_class_and_goes_there_and_back(kind, tmp_path):
     assert isinstance(loaded, type(model))
     np.testing.assert_array_equal(loaded(TOKENS), after)
     assert tfprune.sparsity_report(loaded) == tfprune.sparsity_report(wrapped)
-    for one in (wrapped, loaded):
-        stripped = tfprune.strip(one)
+    for candidate in (wrapped, loaded):
+        stripped = tfprune.strip(candidate)
         assert type(stripped) is type(model)
         np.testing.assert_array_equal(stripped(TOKENS), after)
     stripped.save(tmp_path / "plain.keras")
@@ -275,9 +275,9 @@ def test_frozen_layers_and_names_stay_what_they_are(tmp_path):
     model.backbone.get_layer("block_1").trainable = True
     wrapped = tfprune.wrap(model)
     wrapped.save(tmp_path / "wrapped.keras")
-    for one in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras"), tfprune.strip(wrapped)):
-        assert len(one.trainable_weights) == len(model.trainable_weights)
-        paths = [row.path for row in tfprune.sparsity_report(one).rows]
+    for candidate in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras"), tfprune.strip(wrapped)):
+        assert len(candidate.trainable_weights) == len(model.trainable_weights)
+        paths = [row.path for row in tfprune.sparsity_report(candidate).rows]
         assert paths == [row.path for row in tfprune.sparsity_report(model).rows]
 
 

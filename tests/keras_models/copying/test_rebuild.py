@@ -191,8 +191,8 @@ def test_seeds_and_statistics_are_copied():
     model(x, training=True)
     copy = copy_model(model)
     np.testing.assert_array_equal(copy(x, training=True), model(x, training=True))
-    for one, other in zip(model.variables, copy.variables, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for variable, copied in zip(model.variables, copy.variables, strict=True):
+        np.testing.assert_array_equal(variable, copied)
 
 
 def test_copy_of_keeps_dtype_flags_and_build():
@@ -204,10 +204,10 @@ def test_copy_of_keeps_dtype_flags_and_build():
 
 
 def test_variables_that_do_not_fit_are_refused():
-    one, other = layers.Dense(3, name="dense"), layers.Dense(3, use_bias=False)
-    one.build((None, 4)), other.build((None, 4))
+    source, target = layers.Dense(3, name="dense"), layers.Dense(3, use_bias=False)
+    source.build((None, 4)), target.build((None, 4))
     with pytest.raises(ValueError, match=re.escape("Received: 1 where it has 2")):
-        copy_variables(one, other)
+        copy_variables(source, target)
 
 
 class NamedByKeras(layers.Layer):

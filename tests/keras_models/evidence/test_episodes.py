@@ -35,9 +35,9 @@ def test_every_pass_and_every_seed():
     np.testing.assert_array_equal([episode.x for episode in episodes], [episode.x for episode in episodes])
     np.testing.assert_array_equal(passed(0), passed(0))
     assert not np.array_equal(passed(0), passed(1))
-    drawn = [episode.x for episode in episodes.draw(5, seed=1)]
-    assert len(drawn) == 5 and episodes.labels == (3, 7, 11, 20)
-    np.testing.assert_array_equal(drawn[:3], passed(1))
+    batches = [episode.x for episode in episodes.draw(5, seed=1)]
+    assert len(batches) == 5 and episodes.labels == (3, 7, 11, 20)
+    np.testing.assert_array_equal(batches[:3], passed(1))
 
 
 def test_class_moments_compare_true_classes_and_the_loss_gets_those_of_the_episode():

@@ -81,11 +81,11 @@ def activations(plain: keras.Model, name: str) -> np.ndarray:
 @pytest.mark.parametrize("name", TENSORS)
 def test_activations_are_those_of_a_sub_model(gathered, name):
     _, plain, facts = gathered
-    found = facts[f"{name}/kernel"]
+    evidence = facts[f"{name}/kernel"]
     given, returned = (activations(plain, tensor) for tensor in TENSORS[name])
     norms = np.sqrt(np.square(given.reshape(-1, given.shape[-1])).sum(axis=0))
-    np.testing.assert_allclose(found["input_norms"], norms, rtol=1e-5)
-    for moments, values in ((found["input_moments"], given), (found["output_moments"], returned)):
+    np.testing.assert_allclose(evidence["input_norms"], norms, rtol=1e-5)
+    for moments, values in ((evidence["input_moments"], given), (evidence["output_moments"], returned)):
         units = values.mean(axis=tuple(range(1, values.ndim - 1)))
         assert moments.size == 70
         for label, row, square in zip(moments.labels, moments.means, moments.squares, strict=True):
@@ -104,15 +104,15 @@ def test_gradients_are_those_of_a_tape(gathered, name):
         with tf.GradientTape() as tape:
             loss = plain.compute_loss(x, y, plain(x, training=False))
         gradients.append(tape.gradient(loss, kernel).numpy().astype(np.float64))
-    found, hidden = facts[f"{name}/kernel"], ~model.get_layer(name).masks["kernel"].numpy().astype(bool)
+    evidence, hidden = facts[f"{name}/kernel"], ~model.get_layer(name).masks["kernel"].numpy().astype(bool)
     sizes = np.mean([np.abs(gradient) for gradient in gradients], axis=0)
     columns = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
     norms = np.mean([np.linalg.norm(gradient, axis=0) for gradient in columns], axis=0)
     assert sizes[hidden].any()
-    np.testing.assert_allclose(found["gradient_sizes"], sizes, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(found["gradient_norms"], norms, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(evidence["gradient_sizes"], sizes, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(evidence["gradient_norms"], norms, rtol=1e-3, atol=1e-6)
     moved = -np.mean(gradients, axis=0) * model.get_layer(name).latent("kernel")
-    np.testing.assert_allclose(found["movement"], moved, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(evidence["movement"], moved, rtol=1e-3, atol=1e-6)
 
 
 class Batches(keras.utils.PyDataset):
@@ -143,8 +143,8 @@ def screened():
 @pytest.mark.parametrize("form", FORMS)
 def test_data_in_any_form_says_the_same(screened, form):
     model, expected = screened
-    found = facts_of(model, FORMS[form]())["grouped/kernel"]["output_moments"].f_statistic()
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    statistics = facts_of(model, FORMS[form]())["grouped/kernel"]["output_moments"].f_statistic()
+    np.testing.assert_allclose(statistics, expected, rtol=1e-4)
 
 
 def test_a_model_of_several_inputs_and_outputs_with_sample_weights():
@@ -178,7 +178,7 @@ def test_weights_inside_layers():
     x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 7), name="einsum")(x)
     model = keras.Model(inputs, layers.LSTM(2, name="lstm")(x))
     wrapped, x = pruned(Wanda(), model), GENERATOR.standard_normal((9, 5, 4)).astype(np.float32)
-    facts = {path: found["input_norms"] for path, found in facts_of(wrapped, x).items()}
+    facts = {path: evidence["input_norms"] for path, evidence in facts_of(wrapped, x).items()}
     for path, values in (
         ("heads/query/kernel", x),
         ("steps/step/kernel", keras.Model(inputs, model.get_layer("heads").output)(x)),
@@ -211,9 +211,11 @@ def test_units_of_a_tensor(layer, shape, side, units):
     kernel = tfprune.keras_models.models.kernels.kernels(layer)[0]
     axis, size = units
     values = np.moveaxis(np.broadcast_to(np.arange(size), (2, *[3] * (len(shape) - 2), size)), -1, axis)
-    found = keras.ops.convert_to_numpy(by_unit(keras.ops.convert_to_tensor(values), side, kernel=kernel, layer=layer))
-    assert found.shape[0] == 2
-    np.testing.assert_array_equal(found, np.broadcast_to(np.arange(size), found.shape))
+    values_by_unit = keras.ops.convert_to_numpy(
+        by_unit(keras.ops.convert_to_tensor(values), side, kernel=kernel, layer=layer)
+    )
+    assert values_by_unit.shape[0] == 2
+    np.testing.assert_array_equal(values_by_unit, np.broadcast_to(np.arange(size), values_by_unit.shape))
 
 
 def test_outputs_along_two_axes_are_in_the_kernels_order():
@@ -221,8 +223,8 @@ def test_outputs_along_two_axes_are_in_the_kernels_order():
     layer.build((None, 5, 4))
     values = np.arange(6).reshape(1, 1, 2, 3).transpose(0, 1, 3, 2)  # numbered in the kernel's order, d before e
     kernel = tfprune.keras_models.models.kernels.kernels(layer)[0]
-    found = by_unit(keras.ops.convert_to_tensor(values), OUTPUTS, kernel=kernel, layer=layer)
-    np.testing.assert_array_equal(found, [[np.arange(6)]])
+    units = by_unit(keras.ops.convert_to_tensor(values), OUTPUTS, kernel=kernel, layer=layer)
+    np.testing.assert_array_equal(units, [[np.arange(6)]])
 
 
 class Small(keras.Model):
@@ -248,9 +250,9 @@ def test_a_subclassed_model():
     model = Small()
     model.build((None, 8, 8, 3))
     wrapped = pruned(DACIS(), model)
-    found = facts_of(wrapped)["conv/kernel"]
+    evidence = facts_of(wrapped)["conv/kernel"]
     expected = wrapped.conv(X).numpy().mean(axis=(1, 2)).mean(axis=0)
-    np.testing.assert_allclose(found["output_moments"].mean(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(evidence["output_moments"].mean(), expected, rtol=1e-4, atol=1e-6)
     scaled = pruned("gamma", model, filters="conv")
     scaled.norm.gamma.assign([4.0, -3, 2, 1])
     np.testing.assert_array_equal(facts_of(scaled, None)["conv/kernel"]["gamma"], [4, -3, 2, 1])
@@ -264,7 +266,7 @@ def test_gamma_is_that_of_the_layer_behind():
     model = keras.Model(inputs, layers.Dense(2, name="bare")(plain))
     model.get_layer("a").gamma.assign([1.0, 2, 3])
     model.get_layer("b").gamma.assign([4.0, 5, 6])
-    facts = {path: found["gamma"] for path, found in facts_of(pruned("gamma", model), None).items()}
+    facts = {path: evidence["gamma"] for path, evidence in facts_of(pruned("gamma", model), None).items()}
     np.testing.assert_array_equal(facts["left/kernel"], [1, 2, 3])
     np.testing.assert_array_equal(facts["right/kernel"], [4, 5, 6])
     assert facts["out/kernel"].reason == "c has no scale (scale=False)"
@@ -398,8 +400,8 @@ def test_movement_is_added_up_over_passes():
     model, x, y = line([0.1, 0.8])
     gatherer = Gatherer(model, (x, y))
     tfprune.update_masks(model, 0.5, data=gatherer)
-    found = gatherer.gather(subjects_of(model))["line/kernel"]["movement"]
-    np.testing.assert_allclose(found, [[0.18], [-0.64]], rtol=1e-5)
+    movement = gatherer.gather(subjects_of(model))["line/kernel"]["movement"]
+    np.testing.assert_allclose(movement, [[0.18], [-0.64]], rtol=1e-5)
 
 
 def test_a_frozen_layer_is_left_out():

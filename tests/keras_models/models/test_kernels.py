@@ -193,9 +193,9 @@ for rank in (1, 2, 3):
 @pytest.mark.parametrize("case", CASES)
 def test_matrix_view_by_index_arithmetic(case):
     make, shape, expected = CASES[case]
-    found = kernels(built(make(), shape))
-    assert [kernel.path for kernel in found] == list(expected)
-    for kernel in found:
+    all_kernels = kernels(built(make(), shape))
+    assert [kernel.path for kernel in all_kernels] == list(expected)
+    for kernel in all_kernels:
         array = np.arange(np.prod(kernel.variable.shape)).reshape(kernel.variable.shape)
         matrix = np.array(expected[kernel.path](array))
         np.testing.assert_array_equal(to_matrix(array, kernel), matrix)

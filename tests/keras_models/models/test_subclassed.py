@@ -181,10 +181,10 @@ def test_a_wrapped_copy_has_the_class_the_names_and_the_outputs_of_the_model():
 def test_a_wrapped_copy_trains_as_the_model_does():
     model, x, y = everything()
     wrapped = tfprune.wrap(model)
-    for one in (model, wrapped):
+    for candidate in (model, wrapped):
         keras.utils.set_random_seed(0)
-        one.compile("adam", "mse")
-        one.fit(x, y, epochs=2, batch_size=8, shuffle=False, verbose=0)
+        candidate.compile("adam", "mse")
+        candidate.fit(x, y, epochs=2, batch_size=8, shuffle=False, verbose=0)
     np.testing.assert_array_equal(wrapped(x)["y"], model(x)["y"])
 
 
@@ -200,9 +200,9 @@ def test_it_is_pruned_saved_loaded_and_goes_on_training(tmp_path):
     assert isinstance(loaded, Everything)
     np.testing.assert_array_equal(loaded(x)["y"], wrapped(x)["y"])
     assert tfprune.sparsity_report(loaded) == report
-    for one in (wrapped, loaded):
+    for candidate in (wrapped, loaded):
         keras.utils.set_random_seed(1)
-        one.fit(x, y, epochs=1, shuffle=False, verbose=0)
+        candidate.fit(x, y, epochs=1, shuffle=False, verbose=0)
     assert tfprune.sparsity_report(loaded) == report
     tfprune.update_masks(loaded, 0.8)
     assert tfprune.sparsity_report(loaded).sparsity > report.sparsity
@@ -616,7 +616,7 @@ def test_a_layer_that_was_never_called_is_reported():
     model(random(2, 4))
     report = tfprune.sparsity_report(tfprune.wrap(model))
     assert [row.path for row in report.rows] == ["used/kernel"]
-    assert [(one.layer, "not built" in one.reason) for one in report.skipped] == [("spare", True)]
+    assert [(skipped.layer, "not built" in skipped.reason) for skipped in report.skipped] == [("spare", True)]
 
 
 def test_code_that_creates_wrappers_cannot_be_stripped_and_says_what_to_do():
@@ -683,7 +683,7 @@ def test_a_kernel_of_the_model_itself_is_reported_as_left_alone():
     np.testing.assert_array_equal(wrapped(random(2, 4)), model(random(2, 4)))
     report = tfprune.sparsity_report(wrapped)
     assert [row.path for row in report.rows] == [f"{model.dense.name}/kernel"]
-    assert [(one.layer, "the model itself" in one.reason) for one in report.skipped] == [("bare", True)]
+    assert [(skipped.layer, "the model itself" in skipped.reason) for skipped in report.skipped] == [("bare", True)]
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -52,8 +52,8 @@ def test_data_come_from_a_function_or_a_file_wherever_they_are_read(tmp_path, mo
         sent = DataReference.read(json.loads(json.dumps(reference.settings())))
         monkeypatch.chdir("/")
         for each in (reference, sent):
-            for found, expected in zip(each.load(), (X, Y), strict=True):
-                np.testing.assert_array_equal(found, expected)
+            for array, expected in zip(each.load(), (X, Y), strict=True):
+                np.testing.assert_array_equal(array, expected)
         monkeypatch.chdir(tmp_path)
     assert (
         DataReference.of((X, Y))
@@ -86,8 +86,8 @@ def test_other_data_than_at_the_start_are_refused(tmp_path):
     np.savez(tmp_path / "valid.npz", x=X, y=Y)
     settings = referred(DataReference.of(tmp_path / "valid.npz", argument="validation_data"), (X, Y))
     settings = json.loads(json.dumps(settings))
-    for found, expected in zip(read_referred(settings, tuple), (X, Y), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for array, expected in zip(read_referred(settings, tuple), (X, Y), strict=True):
+        np.testing.assert_array_equal(array, expected)
     np.savez(tmp_path / "valid.npz", x=X, y=Y[::-1])
     with pytest.raises(ValueError, match="the same `validation_data` on each worker. .*others from .*valid.npz than"):
         read_referred(settings, tuple)

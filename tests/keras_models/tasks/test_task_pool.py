@@ -26,8 +26,8 @@ CALLS = [{"number": number} for number in range(5)]
 
 
 def results(work, calls, *, state=7, pack=size_of, opened=ord, jobs=2, executor=None):
-    found = run_tasks(work, calls, state=state, pack=pack, opened=opened, jobs=jobs, executor=executor)
-    return [value for _, value in sorted(found)]
+    pairs = run_tasks(work, calls, state=state, pack=pack, opened=opened, jobs=jobs, executor=executor)
+    return [value for _, value in sorted(pairs)]
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +47,8 @@ def test_calls_return_the_same_on_an_executor_as_here():
 def test_a_worker_on_another_machine_gets_the_state_once():
     large = PackedModel(dense(), {"x": np.zeros((1000, 8))}, {})
     executor = PicklingExecutor(is_far=True)
-    found = results(shape_of, [{}] * 3, state=large, pack=pack_model, opened=unpack_model, jobs=1, executor=executor)
-    assert found == [(1000, 8)] * 3
+    shapes = results(shape_of, [{}] * 3, state=large, pack=pack_model, opened=unpack_model, jobs=1, executor=executor)
+    assert shapes == [(1000, 8)] * 3
     assert [size > 64_000 for size in executor.sizes] == [False, True, False, False, False]
 
 

@@ -83,8 +83,8 @@ def test_the_same_outputs_with_more_kept(build):
     model = build()
     before, x = [values.copy() for values in model.get_weights()], inputs_of(model)
     reordered, report = permute_channels(model, TWO_OF_FOUR)
-    for one, other in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weight, weight_now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, weight_now)
     expected = outputs(model, x)
     np.testing.assert_allclose(outputs(reordered, x), expected, atol=2e-6 * np.abs(expected).max())
     for old, new in zip(before, reordered.get_weights(), strict=True):

@@ -69,14 +69,14 @@ class Record(keras.callbacks.Callback):
         self.states = []
 
     def on_train_batch_end(self, batch, logs=None):
-        found = kernels(self.model)
-        assert tuple(found) == PATHS
-        for values, mask, variable in found.values():
+        by_path = kernels(self.model)
+        assert tuple(by_path) == PATHS
+        for values, mask, variable in by_path.values():
             slots = [slot for slot in self.model.optimizer.variables if variable.path.replace("/", "_") in slot.name]
             assert len(slots) == 2  # m and v of Adam
             for array in (values, *slots):
                 assert np.count_nonzero(np.asarray(array)[~mask]) == 0
-        self.states.append({path: (values, mask) for path, (values, mask, _) in found.items()})
+        self.states.append({path: (values, mask) for path, (values, mask, _) in by_path.items()})
 
 
 def fit(model: keras.Model, *callbacks, epochs: int = 4, **arguments) -> keras.callbacks.History:
@@ -160,20 +160,20 @@ def test_a_fit_keeps_its_counts_and_grows_from_zero(by, latent):
 
 def test_the_first_masks_are_drawn_at_random_unless_there_are_some():
     model, dense = small(), small().get_layer("out").layer.kernel.numpy()
-    layer, found = model.get_layer("out"), set()
+    layer, masks = model.get_layer("out"), set()
     start = tfprune.Grow("random", fraction=1.0)
     for seed in range(20):
         tfprune.update_masks(model, 0.5, grow=tfprune.Grow("random", fraction=1.0, seed=seed))
-        found.add(layer.masks["kernel"].numpy().tobytes())
-    assert len(found) > 10
+        masks.add(layer.masks["kernel"].numpy().tobytes())
+    assert len(masks) > 10
     fresh = small()
     tfprune.update_masks(fresh, 0.5, grow=start)
     by_hand = fresh.get_layer("out").masks["kernel"].numpy()
     np.testing.assert_array_equal(fresh.get_layer("out").layer.kernel.numpy(), np.where(by_hand, dense, 0))
-    drawn, magnitude = small(), small()
+    random_model, magnitude = small(), small()
     tfprune.update_masks(magnitude, 0.5)
     before = magnitude.get_layer("out").masks["kernel"].numpy()
-    for each, expected in ((drawn, by_hand), (magnitude, before)):
+    for each, expected in ((random_model, by_hand), (magnitude, before)):
         growing = tfprune.PruningCallback(Constant(0.5), every=9, grow="random")
         each.fit(X1, Y1, verbose=0, batch_size=16, callbacks=[growing])
         np.testing.assert_array_equal(each.get_layer("out").masks["kernel"].numpy(), expected)
@@ -197,8 +197,8 @@ def test_a_resumed_fit_goes_on_as_one_that_was_not_stopped(by, tmp_path):
     after = go_on(resumed, epochs=4, initial_epoch=2)
     np.testing.assert_array_equal(masks, after)
     assert by == "gradient" or (before != after).any()
-    for one, other in zip(whole.variables, resumed.variables, strict=True):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-5)
+    for weight, resumed_weight in zip(whole.variables, resumed.variables, strict=True):
+        np.testing.assert_allclose(weight.numpy(), resumed_weight.numpy(), atol=1e-5)
 
 
 def test_blocks_grow_whole():

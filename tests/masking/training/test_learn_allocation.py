@@ -50,8 +50,8 @@ def test_a_layer_without_effect_gets_more_zeros_and_the_sum_is_exact():
     assert set(split) == {"^used/kernel$", "^unused/kernel$"}
     assert split["^used/kernel$"] + 0.2 < split["^unused/kernel$"]
     assert sum(split.values()) * 144 == 144
-    for one, other in zip(before, model.variables, strict=True):
-        np.testing.assert_array_equal(one, other.numpy())
+    for old, after in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, after.numpy())
     wrapped = tfprune.wrap(model)
     assert tfprune.update_masks(wrapped, 0.5, allocation=split).sparsity == 0.5
 

@@ -93,8 +93,8 @@ def eager() -> dict[int, list[np.ndarray]]:
 
 def assert_masks(masks: dict[int, list[np.ndarray]], expected: dict[int, list[np.ndarray]]) -> None:
     for step, some in masks.items():
-        for one, other in zip(some, expected[step], strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=f"step {step}")
+        for value, expected_value in zip(some, expected[step], strict=True):
+            np.testing.assert_array_equal(value, expected_value, err_msg=f"step {step}")
 
 
 @pytest.mark.parametrize("arguments", first({}, {"jit_compile": True}, {"jit_compile": False}))
@@ -131,8 +131,8 @@ def test_two_runs_with_one_seed_are_bit_identical(arguments):
         model = make(keras.optimizers.Adam(), **arguments)
         fit(model, pruning(), shuffle=True)
         runs.append([variable.numpy() for variable in [*model.variables, *model.optimizer.variables]])
-    for one, other in zip(*runs, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for values, others in zip(*runs, strict=True):
+        np.testing.assert_array_equal(values, others)
 
 
 @pytest.mark.programs
@@ -274,8 +274,8 @@ def test_the_best_weights_come_back_with_their_own_masks(is_first):
     model = make()
     fit(model, cost, *([stopping, slow] if is_first else [slow, stopping]), epochs=6)
     assert max(cost.seen) == 3
-    for one, best in zip(model.weights, cost.seen[1], strict=True):
-        np.testing.assert_array_equal(one, best)
+    for weight, best in zip(model.weights, cost.seen[1], strict=True):
+        np.testing.assert_array_equal(weight, best)
     zeros = round(80 - 80 * (1 - (19 - 3) / 37) ** 3)  # of the last update before step 20
     assert_consistent(model, zeros=zeros)
 

@@ -90,12 +90,12 @@ def test_the_second_order_is_in_the_meta_gradient():
             loss = tf.reduce_mean((model.stateless_call(start, others, X[0], training=True)[0] - goals[0]) ** 2)
         fast = [w - RATE * g for w, g in zip(start, inner.gradient(loss, start), strict=True)]
         query = tf.reduce_mean((model.stateless_call(fast, others, X[1], training=True)[0] - goals[1]) ** 2)
-    found = outer.gradient(query, start)[0].numpy()
+    gradient = outer.gradient(query, start)[0].numpy()
     w, hessian = start[0].numpy(), 2 * X[0].T @ X[0] / 12
     after = w - RATE * mask * (2 * X[0].T @ (X[0] @ w - goals[0]) / 12)
     first_order = mask * (2 * X[1].T @ (X[1] @ after - goals[1]) / 12)
     expected = mask * (first_order - RATE * hessian @ (mask * first_order))
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5)
     assert np.abs(expected - first_order).max() > 0.01
 
 
@@ -115,7 +115,7 @@ def test_zeros_stay_zero_after_every_outer_step(optimizer):
         optimizer.apply(gradients, model.trainable_variables)
         for mask, variable in zip(masks_of(model), model.trainable_variables, strict=True):
             assert not variable.numpy()[~mask].any()
-    assert any((one != other).any() for one, other in zip(before, model.get_weights(), strict=True))
+    assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
 
 
 def test_the_smaller_model_is_a_smaller_file_that_reloads_and_fits_no_other_model(tmp_path):

@@ -128,11 +128,11 @@ def test_predict_and_evaluate_write_nothing():
 def test_training_at_sparsity_zero_is_training_the_twin(optimizer):
     twin, model = plain(), tfprune.wrap(plain())
     results = []
-    for one in (twin, model):
-        one.compile(optimizer, "mse")
-        callbacks = [tfprune.PruningCallback(Constant(0.0), every=1)] if one is model else []
+    for candidate in (twin, model):
+        candidate.compile(optimizer, "mse")
+        callbacks = [tfprune.PruningCallback(Constant(0.0), every=1)] if candidate is model else []
         keras.utils.set_random_seed(2)
-        results.append(fit(one, *callbacks, epochs=2)["loss"])
+        results.append(fit(candidate, *callbacks, epochs=2)["loss"])
     assert results[0] == results[1]
     assert_equal([v.numpy() for v in tfprune.strip(model).weights], [v.numpy() for v in twin.weights])
 
@@ -146,8 +146,8 @@ def test_embeddings_and_recurrent_layers_train_as_their_twins_do():
 
     tokens = np.random.default_rng(0).integers(0, 9, size=(40, 5))
     twin, model = build(), tfprune.wrap(build())
-    for one in (twin, model):
-        one.compile("adam", "mse")
-        one.fit(tokens, Y, batch_size=4, shuffle=False, verbose=0)
-    for one, other in zip(tfprune.strip(model).weights, twin.weights, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for candidate in (twin, model):
+        candidate.compile("adam", "mse")
+        candidate.fit(tokens, Y, batch_size=4, shuffle=False, verbose=0)
+    for weight, twin_weight in zip(tfprune.strip(model).weights, twin.weights, strict=True):
+        np.testing.assert_allclose(weight, twin_weight, atol=1e-6)

@@ -158,18 +158,18 @@ def test_a_training_step_may_make_any_number_of_updates():
 
 
 def test_steps_are_counted_only_when_something_may_be_due(monkeypatch):
-    read, count = [], tfprune.masking.training.pruning_callback.updates_of
+    counts, count = [], tfprune.masking.training.pruning_callback.updates_of
 
     def noted(optimizer):
-        read.append(count(optimizer))
-        return read[-1]
+        counts.append(count(optimizer))
+        return counts[-1]
 
     monkeypatch.setattr(tfprune.masking.training.pruning_callback, "updates_of", noted)
     many = np.repeat(X, 25, 0)
     callback = tfprune.PruningCallback(Polynomial(0.8, begin=50, end=170, initial=0.1), every=60)
     make().fit(many, many[:, :2], batch_size=4, epochs=1, verbose=0, callbacks=[callback])
     # The start, the first step of the epoch, masks at 50, 110, 170, the learning rate a hundred steps after, the end.
-    assert read == [0, 1, 50, 110, 170, 250]
+    assert counts == [0, 1, 50, 110, 170, 250]
 
 
 def test_a_shared_layer_counts_one_step_a_batch():
@@ -234,8 +234,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(stop, end, tmp_path):
         part = save_and_load(part, tmp_path / "part.keras")
         run(part, stop, 10)
     assert_equal(masks_of(whole), masks_of(part))
-    for one, other in zip(whole.weights, part.weights, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for weight, part_weight in zip(whole.weights, part.weights, strict=True):
+        np.testing.assert_allclose(weight, part_weight, atol=1e-6)
     assert sparsities(part) == [0.8, 0.8]
 
 

@@ -188,20 +188,20 @@ def test_each_fit_has_a_peak_of_its_own():
 
 @pytest.mark.programs
 def test_the_learning_rate_is_read_rarely():
-    read = []
+    steps = []
 
     class Noted(keras.optimizers.SGD):
         @property
         def learning_rate(self):
             with contextlib.suppress(AttributeError):  # while the training step is traced, no step has a value
-                read.append(int(self.iterations))
+                steps.append(int(self.iterations))
             return super().learning_rate
 
     model, many = make(Noted()), np.repeat(X, 25, 0)
     callback = tfprune.PruningCallback(Polynomial(0.8, begin=50, end=150), every=50)
     model.fit(many, many[:, :2], batch_size=4, epochs=2, verbose=0, callbacks=[callback])  # 250 updates an epoch
     # The first step of an epoch, whenever sparsity rises, and a hundred steps after the last reading.
-    assert read == [1, 100, 150, 250, 251, 351, 451]
+    assert steps == [1, 100, 150, 250, 251, 351, 451]
 
 
 @pytest.mark.parametrize(

@@ -37,15 +37,15 @@ def fit(model: keras.Model, *callbacks, **arguments) -> dict[str, list[float]]:
 
 def scalars(folder: Path, prefix: str) -> dict[str, dict[int, float]]:
     """Return the values by tag, without its prefix, and step, read record by record."""
-    found: dict[str, dict[int, float]] = {}
+    scalars: dict[str, dict[int, float]] = {}
     for path in sorted((folder / "train").glob("events*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
                 if value.tag.startswith(prefix) and value.HasField("tensor") and value.tensor.dtype == 1:
                     number = float(tf.make_ndarray(value.tensor))
-                    found.setdefault(value.tag.removeprefix(prefix), {})[event.step] = number
-    return found
+                    scalars.setdefault(value.tag.removeprefix(prefix), {})[event.step] = number
+    return scalars
 
 
 class Truth(keras.callbacks.Callback):

@@ -70,10 +70,10 @@ def assert_same_from(states, whole, first: int) -> None:
     """Compare every step that both runs have."""
     assert min(states) == first and max(states) >= 30
     for step in range(first, 31):
-        for one, other in zip(states[step][0], whole[step][0], strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=f"masks at step {step}")
-        for one, other in zip(states[step][1], whole[step][1], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6, err_msg=f"step {step}")
+        for value, expected in zip(states[step][0], whole[step][0], strict=True):
+            np.testing.assert_array_equal(value, expected, err_msg=f"masks at step {step}")
+        for value, expected in zip(states[step][1], whole[step][1], strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=f"step {step}")
 
 
 @pytest.mark.programs

@@ -348,8 +348,8 @@ def test_the_plot_is_an_image_of_a_line_per_weight(report, tmp_path):
     report.plot(tmp_path / "scan.png")
     assert (tmp_path / "scan.png").read_bytes().startswith(b"\x89PNG")
     report.plot(str(tmp_path / "scan.svg"))
-    drawn = (tmp_path / "scan.svg").read_text()
-    assert all(f"<!-- layer_{index}/kernel -->" in drawn for index in range(25)) and "<!-- accuracy -->" in drawn
+    picture = (tmp_path / "scan.svg").read_text()
+    assert all(f"<!-- layer_{index}/kernel -->" in picture for index in range(25)) and "<!-- accuracy -->" in picture
     with pytest.raises(ValueError, match="No such file"):
         report.plot(tmp_path / "missing" / "scan.png")
 

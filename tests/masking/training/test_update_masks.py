@@ -149,8 +149,8 @@ def test_a_model_frozen_as_a_whole_is_left_alone():
     model.trainable = False
     before = snapshot(model)
     assert tfprune.update_masks(model, 0.5).sparsity == 0
-    for one, other in zip(before, snapshot(model), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for old, new in zip(before, snapshot(model), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 OPTIMIZERS = {
@@ -290,8 +290,8 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_changes(bad, alloca
     before = snapshot(model)
     with pytest.raises(ValueError, match="Expected finite values in head/kernel. Received: NaN or infinity"):
         tfprune.update_masks(model, 0.5, allocation=allocation)
-    for one, other in zip(before, snapshot(model), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for old, new in zip(before, snapshot(model), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_a_sparsity_the_pattern_cannot_reach_changes_nothing():
@@ -299,8 +299,8 @@ def test_a_sparsity_the_pattern_cannot_reach_changes_nothing():
     before = snapshot(model)
     with pytest.raises(ValueError, match=r"at most 1 - n/m = 0.333333"):
         tfprune.update_masks(model, 0.5, allocation={"conv": 0.1})
-    for one, other in zip(before, snapshot(model), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for old, new in zip(before, snapshot(model), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize(
@@ -353,10 +353,10 @@ def test_one_shot_pruning_needs_no_compile_and_works_on_one_layer():
 
 
 def test_the_random_criterion_repeats_itself():
-    one, other = dense(criterion="random"), dense(criterion="random")
-    tfprune.update_masks(one, 0.5), tfprune.update_masks(other, 0.5)
-    np.testing.assert_array_equal(mask_of(one), mask_of(other))
-    assert 40 < np.count_nonzero(kernel_of(one)) <= 50
+    first, second = dense(criterion="random"), dense(criterion="random")
+    tfprune.update_masks(first, 0.5), tfprune.update_masks(second, 0.5)
+    np.testing.assert_array_equal(mask_of(first), mask_of(second))
+    assert 40 < np.count_nonzero(kernel_of(first)) <= 50
 
 
 def test_a_share_that_a_pattern_cannot_reach_names_the_weight():
@@ -449,7 +449,7 @@ def test_without_regrowth_masks_only_lose_entries(pattern, allocation, criterion
     before = [mask.numpy() for _, layer in wrappers(model) for mask in layer.masks.values()]
     report = tfprune.update_masks(model, 0.6, allocation=allocation, regrow=False)
     after = [mask.numpy() for _, layer in wrappers(model) for mask in layer.masks.values()]
-    for one, other in zip(before, after, strict=True):
-        assert not (other & ~one).any()
+    for old_mask, new_mask in zip(before, after, strict=True):
+        assert not (new_mask & ~old_mask).any()
     if pattern == "unstructured":  # blocks and channels of different sizes give different counts of entries
         assert report.nnz == tfprune.update_masks(fresh, 0.6, allocation=allocation).nnz

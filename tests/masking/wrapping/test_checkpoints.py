@@ -36,8 +36,8 @@ def values(model: keras.Model) -> list[np.ndarray]:
     return [variable.numpy() for variable in model.variables]
 
 
-def assert_equal(one, other):
-    for a, b in zip(one, other, strict=True):
+def assert_equal(values, expected):
+    for a, b in zip(values, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -126,11 +126,11 @@ def test_hidden_values_keep_their_precision_in_a_file(dtype, tmp_path):
         keras.utils.set_random_seed(seed)
         return tfprune.wrap(keras.Sequential([keras.Input((10,)), layers.Dense(7, name="hidden", dtype=dtype)]))
 
-    one, other = model(1), model(2)
-    tfprune.update_masks(one, 0.5)
-    one.save_weights(tmp_path / "a.weights.h5")
-    other.load_weights(tmp_path / "a.weights.h5")
-    assert_equal(values(one), values(other))
+    first, second = model(1), model(2)
+    tfprune.update_masks(first, 0.5)
+    first.save_weights(tmp_path / "a.weights.h5")
+    second.load_weights(tmp_path / "a.weights.h5")
+    assert_equal(values(first), values(second))
 
 
 SHAPES = st.lists(st.integers(1, 9), min_size=2, max_size=3)

@@ -131,7 +131,7 @@ def test_a_model_of_them_is_wrapped_trained_and_stripped_and_shares_nothing():
     assert tfprune.sparsity_report(stripped).nnz == report.nnz
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    variables = [{id(variable) for variable in one.variables} for one in (model, wrapped, stripped)]
+    variables = [{id(variable) for variable in candidate.variables} for candidate in (model, wrapped, stripped)]
     assert not variables[0] & variables[1]
     assert not variables[1] & variables[2]
     for weight in stripped.weights:
@@ -160,8 +160,8 @@ def test_frozen_layers_stay_frozen_and_train_again_once_they_are_not():
     stripped = tfprune.strip(tfprune.wrap(model))
     assert [(weight.trainable, weight.path) for weight in model.weights] == before
     np.testing.assert_array_equal(stripped(x), model(x))
-    for one in (model, stripped):
-        one.layers[4].trainable = True
+    for candidate in (model, stripped):
+        candidate.layers[4].trainable = True
     assert [weight.trainable for weight in stripped.weights] == [weight.trainable for weight in model.weights]
     assert [weight.name for weight in stripped.weights] == [weight.name for weight in model.weights]
 

@@ -169,10 +169,10 @@ def test_quantize_is_refused_until_the_model_is_stripped(tmp_path):
     tfprune.update_masks(wrapped, 0.5)
     before = wrapped(X)
     wrapped.save(tmp_path / "wrapped.keras")
-    for one in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
+    for candidate in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
         with pytest.raises(ValueError, match=r"`quantize`.*'a'.*Strip first: tfprune.strip\(model\).quantize"):
-            one.quantize("int8")
-        np.testing.assert_array_equal(one(X), before)
+            candidate.quantize("int8")
+        np.testing.assert_array_equal(candidate(X), before)
     stripped = tfprune.strip(wrapped)
     stripped.quantize("int8")
     assert np.mean(np.asarray(stripped.get_layer("a").get_weights()[0]) == 0) >= 0.5
@@ -218,11 +218,11 @@ def test_a_filter_for_a_bias_blames_no_other_layer_that_is_quantized():
 def test_nothing_is_quantized_before_the_refusal_whatever_comes_first():
     wrapped = tfprune.wrap(dense_model(), filters="b")
     inner = keras.Sequential([keras.Input((6,)), wrapped], name="inner")
-    for one in (wrapped, tfprune.wrap(keras.Model(inner.inputs, inner(inner.inputs[0])), filters="b")):
+    for candidate in (wrapped, tfprune.wrap(keras.Model(inner.inputs, inner(inner.inputs[0])), filters="b")):
         for filters in (None, "a", lambda layer: layer.name == "b"):
             with pytest.raises(ValueError, match=r"model '.*', where weights of '.*b' are under masks.*Strip first"):
-                one.quantize("int8", filters=filters)
-        assert [weight.dtype for weight in one.trainable_weights] == ["float32"] * 4
+                candidate.quantize("int8", filters=filters)
+        assert [weight.dtype for weight in candidate.trainable_weights] == ["float32"] * 4
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -267,13 +267,13 @@ def test_nothing_is_frozen_before_lora_is_refused_and_nothing_is_refused_after_s
     wrapped = tfprune.wrap(model, filters="b", in_place=in_place)
     tfprune.update_masks(wrapped, 0.5)
     wrapped.save(tmp_path / "wrapped.keras")
-    for one in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
-        for call, argument in ((one.enable_lora, 2), (one.quantize, "int8")):
+    for candidate in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
+        for call, argument in ((candidate.enable_lora, 2), (candidate.quantize, "int8")):
             with pytest.raises(ValueError, match="where weights of 'b' are under masks.*Strip first"):
                 call(argument)
-        assert len(one.trainable_weights) == 4
-        stripped = tfprune.strip(one)
-        np.testing.assert_array_equal(stripped(X), one(X))
+        assert len(candidate.trainable_weights) == 4
+        stripped = tfprune.strip(candidate)
+        np.testing.assert_array_equal(stripped(X), candidate(X))
         stripped.enable_lora(2)
         assert any(weight.name == "lora_kernel_a" for weight in stripped.trainable_weights)
 

@@ -247,15 +247,15 @@ ANOTHER_ORDER = (
 def batch(row: str, seed: int = 0) -> list[np.ndarray]:
     """Return four samples for a layer; of sequences, the last steps of some are empty."""
     rng = np.random.default_rng(seed)
-    made = []
+    inputs = []
     for shape in ROWS[row][1]:
         if shape == TOKENS:
-            made.append(rng.integers(1, 9, (4, 6)) * (np.arange(6) < [[6], [3], [4], [2]]))
+            inputs.append(rng.integers(1, 9, (4, 6)) * (np.arange(6) < [[6], [3], [4], [2]]))
         else:
-            made.append(rng.normal(size=(4, *shape)).astype("float32"))
+            inputs.append(rng.normal(size=(4, *shape)).astype("float32"))
     if masked in ROWS[row]:
-        made[0][1:, 4:] = 0
-    return made
+        inputs[0][1:, 4:] = 0
+    return inputs
 
 
 def model_of(row: str, seed: int = 3) -> keras.Model:
@@ -305,13 +305,15 @@ def values(model: keras.Model) -> list[np.ndarray]:
 def kernels_of(model: keras.Model) -> list[tuple[np.ndarray, keras.Variable]]:
     """Return the mask and the variable of every pruned weight."""
     pruned = [layer for layer in model.layers if isinstance(layer, Pruned)]
-    return [(np.array(layer.masks[name]), one.variable) for layer in pruned for name, one in layer.kernels.items()]
+    return [
+        (np.array(layer.masks[name]), kernel.variable) for layer in pruned for name, kernel in layer.kernels.items()
+    ]
 
 
 def assert_same(received, expected, *, atol=0.0) -> None:
-    for one, other in zip(received, expected, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+    for value, expected_value in zip(received, expected, strict=True):
+        assert value.dtype == expected_value.dtype
+        np.testing.assert_allclose(value, expected_value, rtol=0, atol=atol)
 
 
 # Each kind of layer once; `make test-all` takes all rows. test_pruned.py has the recurrent layers and attention, too.
@@ -371,8 +373,8 @@ def test_every_kernel_of_the_row_is_pruned_to_half(pair):
 
 def test_half_sparse_it_is_the_twin_with_multiplied_kernels(pair):
     wrapped, plain = pair["half"][::2], pair["half"][1::2]
-    for one, other in zip(wrapped, plain, strict=True):
-        assert_same(one, other, atol=1e-6)
+    for value, expected_value in zip(wrapped, plain, strict=True):
+        assert_same(value, expected_value, atol=1e-6)
 
 
 def test_training_keeps_masked_entries_exactly_zero(pair):
@@ -392,15 +394,17 @@ def test_a_file_keeps_masks_and_a_stripped_model_its_outputs(pair, tmp_path):
     expected = call(wrapped, row)
     assert_same(call(loaded, row), expected)
     assert_same(call(stripped, row), expected)
-    for (mask, one), (other_mask, other) in zip(kernels_of(wrapped), kernels_of(loaded), strict=True):
+    for (mask, kernel), (other_mask, other_kernel) in zip(kernels_of(wrapped), kernels_of(loaded), strict=True):
         np.testing.assert_array_equal(mask, other_mask)
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(kernel, other_kernel)
     assert [type(layer) for layer in stripped.layers] == [type(layer) for layer in pair["plain"].layers]
     for (mask, _), (_, variable) in zip(kernels_of(wrapped), all_kernels(stripped), strict=True):
         assert np.count_nonzero(np.array(variable)[mask == 0]) == 0
 
 
-CUSTOM = {one.__name__: one for one in (Seen, Parts, Basis, MyConv, MyLSTM, MyBidirectional, MyCell)}
+CUSTOM = {
+    layer_class.__name__: layer_class for layer_class in (Seen, Parts, Basis, MyConv, MyLSTM, MyBidirectional, MyCell)
+}
 
 
 def test_the_rows_show_keras_masks_where_there_are_some():
@@ -443,15 +447,15 @@ WITHOUT_KERNELS = NAMES.split()
 
 def layer_classes() -> dict[str, type[layers.Layer]]:
     """Return the layers of the installed Keras under every name it offers, one name for each."""
-    found = {name: one for name, one in vars(layers).items() if inspect.isclass(one)}
-    return {name: one for name, one in found.items() if issubclass(one, layers.Layer)}
+    classes = {name: value for name, value in vars(layers).items() if inspect.isclass(value)}
+    return {name: value for name, value in classes.items() if issubclass(value, layers.Layer)}
 
 
 def test_every_layer_of_keras_is_a_row_or_has_a_reason_not_to_be():
     decided = {re.match(r"\w+", row)[0] for row in ROWS} | set(SKIPPED) | set(WITHOUT_KERNELS)
     classes = layer_classes()
     decided = {classes[name] for name in decided if name in classes}
-    assert {one.__name__ for one in classes.values() if one not in decided} == set()
+    assert {layer_class.__name__ for layer_class in classes.values() if layer_class not in decided} == set()
 
 
 def test_layers_said_to_have_no_kernel_have_none():
@@ -496,7 +500,9 @@ def test_dtype_policies_are_those_of_the_twin(row, policy):
         wrapped = tfprune.wrap(plain, filters=".")
         for training in (False, True):
             assert_same(call(wrapped, row, training=training), call(plain, row, training=training))
-        assert [one.dtype for one in wrapped.trainable_variables] == [one.dtype for one in plain.trainable_variables]
+        assert [variable.dtype for variable in wrapped.trainable_variables] == [
+            variable.dtype for variable in plain.trainable_variables
+        ]
     finally:
         keras.config.set_dtype_policy(previous)
 
@@ -536,9 +542,9 @@ def test_a_constraint_lifts_no_masked_entry(constraint):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, *VECTOR)).astype("float32"), rng.normal(size=(8, 4)).astype("float32")
     model, twin = tfprune.wrap(make()), make()
-    for one in (model, twin):
-        one.compile(keras.optimizers.SGD(0.1, momentum=0.9, clipvalue=0.5), "mse")
-        one.fit(x, y, verbose=0)
+    for candidate in (model, twin):
+        candidate.compile(keras.optimizers.SGD(0.1, momentum=0.9, clipvalue=0.5), "mse")
+        candidate.fit(x, y, verbose=0)
     assert_same(values(model), values(twin))
     tfprune.update_masks(model, 0.5)
     model.fit(x, y, epochs=3, verbose=0)
@@ -613,7 +619,7 @@ def test_a_rule_for_a_weight_that_does_not_exist_is_refused_by_name_and_reported
         Pruned(model.get_layer("typo"))
     with pytest.raises(ValueError, match="'typo/bases', which is found in none of dense/kernel"):
         tfprune.wrap(model, filters="typo/bases")
-    reasons = {one.layer: one.reason for one in tfprune.sparsity_report(tfprune.wrap(model)).skipped}
+    reasons = {row.layer: row.reason for row in tfprune.sparsity_report(tfprune.wrap(model)).skipped}
     assert reasons["typo"] == "the rule for Typo names no weight that it has"
     assert_same([np.array(variable) for variable in model.variables], before)
 

@@ -123,10 +123,10 @@ def flat(outputs) -> list[np.ndarray]:
     return [np.asarray(output) for output in keras.tree.flatten(outputs)]
 
 
-def assert_same(one, other, *, atol: float = 1e-6) -> None:
-    one, other = flat(one), flat(other)
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
+def assert_same(values, expected, *, atol: float = 1e-6) -> None:
+    values, expected = flat(values), flat(expected)
+    assert len(values) == len(expected)
+    for a, b in zip(values, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol)
 
 
@@ -171,7 +171,9 @@ def test_shapes_and_masks_of_outputs_are_the_layers(case):
     pruned, layer = wrapped(built(case)), built(case)
     inputs = [keras.Input(shape=x.shape[1:], batch_size=2, dtype=x.dtype.name) for x in data(case)]
     expected, received = keras.tree.flatten(layer(*inputs)), keras.tree.flatten(pruned(*inputs))
-    assert [(one.shape, one.dtype) for one in received] == [(one.shape, one.dtype) for one in expected]
+    assert [(tensor.shape, tensor.dtype) for tensor in received] == [
+        (tensor.shape, tensor.dtype) for tensor in expected
+    ]
     shapes = [x.shape for x in data(case)]
     assert pruned.compute_output_shape(*shapes) == layer.compute_output_shape(*shapes)
     assert pruned.supports_masking == layer.supports_masking
@@ -195,8 +197,10 @@ def test_files_keep_masks_latents_and_arguments(case, suffix, tmp_path):
         loaded = make(4)
         loaded.load_weights(path)
     before, after = model.layers[-1], loaded.layers[-1]
-    for one, other in zip(before.weights, after.weights, strict=True):  # Keras restores no state of a generator
-        np.testing.assert_array_equal(one, other)
+    for value, loaded_value in zip(
+        before.weights, after.weights, strict=True
+    ):  # Keras restores no state of a generator
+        np.testing.assert_array_equal(value, loaded_value)
     assert len(before.weights) == len(before.layer.weights) + 2 * len(before.masks)
     assert any(np.count_nonzero(variable) for variable in after._latents.values())
     assert (after.criterion, after.pattern) == (criteria.Random(seed=5), patterns.Unstructured())
@@ -212,7 +216,9 @@ def test_files_of_earlier_versions_hold_masks_as_bytes():
     store = {}
     saved.save_own_variables(store)
     assert len(store) == 2
-    masks_as_bytes = {name: np.array(one).astype("uint8" if "mask" in name else "f") for name, one in store.items()}
+    masks_as_bytes = {
+        name: np.array(array).astype("uint8" if "mask" in name else "f") for name, array in store.items()
+    }
     loaded.load_own_variables(masks_as_bytes)
     np.testing.assert_array_equal(loaded.masks["kernel"], mask)
     np.testing.assert_array_equal(loaded._latents["kernel"], saved._latents["kernel"])

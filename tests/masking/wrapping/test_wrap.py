@@ -46,8 +46,10 @@ def branches() -> keras.Model:
 
 
 def shared_layer() -> keras.Model:
-    one, other, dense = keras.Input((4,)), keras.Input((4,)), layers.Dense(3, name="tied")
-    return keras.Model([one, other], layers.Dense(1, name="out")(layers.Concatenate()([dense(one), dense(other)])))
+    first, second, dense = keras.Input((4,)), keras.Input((4,)), layers.Dense(3, name="tied")
+    return keras.Model(
+        [first, second], layers.Dense(1, name="out")(layers.Concatenate()([dense(first), dense(second)]))
+    )
 
 
 def nested() -> keras.Model:
@@ -59,8 +61,8 @@ def nested() -> keras.Model:
 
 def shared_nested() -> keras.Model:
     tower = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")], name="tower")
-    one, other = keras.Input((4,)), keras.Input((4,))
-    return keras.Model([one, other], layers.Subtract()([tower(one), tower(other)]))
+    first, second = keras.Input((4,)), keras.Input((4,))
+    return keras.Model([first, second], layers.Subtract()([tower(first), tower(second)]))
 
 
 def dictionaries() -> keras.Model:
@@ -148,11 +150,11 @@ def batch(model: keras.Model):
 
 
 def outputs(model: keras.Model, **kwargs) -> list[np.ndarray]:
-    return [np.asarray(one) for one in keras.tree.flatten(model(batch(model), **kwargs))]
+    return [np.asarray(tensor) for tensor in keras.tree.flatten(model(batch(model), **kwargs))]
 
 
-def assert_equal(one, other):
-    for a, b in zip(one, other, strict=True):
+def assert_equal(outputs_now, expected):
+    for a, b in zip(outputs_now, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -171,8 +173,8 @@ def trio(request):
 
 
 def test_wrapping_changes_no_output(trio):
-    for one, other in zip(outputs(trio["full"]), outputs(trio["model"]), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for expected, output in zip(outputs(trio["full"]), outputs(trio["model"]), strict=True):
+        np.testing.assert_allclose(expected, output, atol=1e-6)
 
 
 def test_the_original_is_untouched(trio):
@@ -221,10 +223,10 @@ def test_stripped_outputs_are_bit_equal_and_sparse(trio):
 
 def test_training_outputs_are_the_models(trio):
     plain, wrapped = tfprune.strip(trio["model"]), tfprune.wrap(trio["model"])
-    for one, other in zip(outputs(wrapped, training=True), outputs(plain, training=True), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
-    for one, other in zip(tfprune.strip(wrapped).weights, plain.weights, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for value, expected in zip(outputs(wrapped, training=True), outputs(plain, training=True), strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+    for value, expected in zip(tfprune.strip(wrapped).weights, plain.weights, strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
 def test_wrap_of_a_wrapped_model_adds_what_was_left_out():

@@ -94,14 +94,14 @@ def _check_labels(model: keras.Model, batch: Batch, argument: str) -> None:
 
 def _first_batches(data: Any, model: keras.Model, *, max_samples: int) -> list[Batch]:
     """Return the first batches, until they hold `max_samples` samples or more."""
-    taken, count = [], 0
+    first_batches, count = [], 0
     for batch in batches(data):
         check_batch(batch, model)
-        taken.append(batch)
+        first_batches.append(batch)
         count += size_of(batch)
         if count >= max_samples:
             break
-    return taken
+    return first_batches
 
 
 def _joined(parts: list[Batch]) -> tuple:

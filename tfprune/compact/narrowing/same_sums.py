@@ -91,7 +91,7 @@ def embedding_factor(
     try:
         assign_all(narrower, cut.values(values))
         ratio = np.median(expected[0][..., dimensions] / _run(narrower, inputs, at=norms[0].index)[0])
-        factor = min(1.0, by_width, key=lambda known: abs(float(ratio) / known - 1))
+        factor = min(1.0, by_width, key=lambda candidate: abs(float(ratio) / candidate - 1))
         assign_all(narrower, cut.values(values, factor=factor))
         outputs = as_arrays(narrower(inputs, training=False))
     except FAILURES as error:  # code of the class, which may count on another width

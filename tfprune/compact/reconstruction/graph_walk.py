@@ -58,15 +58,15 @@ class GraphWalk:
     def _taken(
         self, batch: int, maps: Sequence[LinearMap], *, end: int, take: Callable[[LinearMap, Any], Any]
     ) -> list[tuple[int, Any]]:
-        taken: list[tuple[int, Any]] = []
+        results: list[tuple[int, Any]] = []
 
         def listen(leaf: Any, inputs: Any, outputs: Any) -> None:
             own = [index for index, each in enumerate(maps) if each.leaf is leaf]  # a recurrent layer has two maps
-            taken.extend((index, take(maps[index], inputs)) for index in own)
+            results.extend((index, take(maps[index], inputs)) for index in own)
 
         with hooked_calls([each.leaf for each in maps], listen):
             self._run(batch, end, keep=set())
-        return taken
+        return results
 
     def outputs(self, batch: int) -> list[Any]:
         """Run all later calls on one batch, and return the outputs of the model that they make."""
@@ -87,12 +87,12 @@ class GraphWalk:
 
     def _needed(self, start: int, end: int) -> set[int]:
         """Return the tensors that calls take and none of them makes."""
-        taken: set[int] = set()
+        tensor_ids: set[int] = set()
         returned: set[int] = set()
         for call in self._calls[start:end]:
-            taken |= {id(tensor) for tensor in call.inputs} - returned
+            tensor_ids |= {id(tensor) for tensor in call.inputs} - returned
             returned |= {id(tensor) for tensor in call.outputs}
-        return taken
+        return tensor_ids
 
     def _run(self, batch: int, end: int, *, keep: set[int]) -> dict[int, Any]:
         """Run the calls up to `end` on one batch; return of what they make the tensors to keep."""

@@ -30,8 +30,8 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
         NoClass: If the smaller model returns something else than the model with zeros.
     """
     layers = copy.layers
-    known = {id(layer): network.layers[layer.name] for layer in copy.model.layers if layer.name in network.layers}
-    changed = {key: layer for key, layer in known.items() if layer.changes(keep)}
+    channels = {id(layer): network.layers[layer.name] for layer in copy.model.layers if layer.name in network.layers}
+    changed = {key: layer for key, layer in channels.items() if layer.changes(keep)}
     branches = RemovedBranches(copy, network, keep=keep)
     parts = branches.parts | {
         index: _part(layer, changed[id(layer)], keep)
@@ -66,14 +66,14 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     return copy.hand_out()
 
 
-def _part(layer: keras.layers.Layer, known: ChanneledLayer, keep: np.ndarray) -> keras.layers.Layer:
+def _part(layer: keras.layers.Layer, channels: ChanneledLayer, keep: np.ndarray) -> keras.layers.Layer:
     """Return the smaller layer, built as the layer was, with its sizes open."""
-    counted, values = known.counted(keep), known.values_kept(layer, keep)
+    counted, values = channels.counted(keep), channels.values_kept(layer, keep)
     part = copy_of(layer, changes=counted)
     config = layer.get_build_config() or {}  # none of a layer without weights that another one built
     if "input_shape" in config:
         built = config["input_shape"]
-        takes = known.takes[-len(built) :]  # perhaps called on positions in one axis
+        takes = channels.takes[-len(built) :]  # perhaps called on positions in one axis
         takes = (None,) * (len(built) - len(takes)) + takes
         config = {
             "input_shape": tuple(

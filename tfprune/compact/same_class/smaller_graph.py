@@ -112,13 +112,13 @@ class SmallerGraph:
         return not self._loses_channels(layer) and not (is_of_keras(layer) and layer.weights)
 
     def _loses_channels(self, layer: keras.layers.Layer) -> bool:
-        known = self._network.layers.get(layer.name)
-        return known is not None and known.changes(self._keep)
+        channels = self._network.layers.get(layer.name)
+        return channels is not None and channels.changes(self._keep)
 
     def _counted(self, layer: Any) -> dict[str, Any]:
         """Return the arguments of a layer or operation that count channels, with how many are kept."""
-        known = self._network.layers.get(layer.name)
-        return known.counted(self._keep) if known else {}
+        channels = self._network.layers.get(layer.name)
+        return channels.counted(self._keep) if channels else {}
 
 
 def _sized(name: str, arguments: dict[str, Any], x: Any, *_: Any) -> Any:
@@ -126,14 +126,14 @@ def _sized(name: str, arguments: dict[str, Any], x: Any, *_: Any) -> Any:
     return _SIZED[name](x, **arguments)
 
 
-def _constant_output(call: Call, known: ChanneledLayer, *, keep: np.ndarray) -> Any:
+def _constant_output(call: Call, channels: ChanneledLayer, *, keep: np.ndarray) -> Any:
     """Return what a layer returns that reads nothing any more, where only the bundles in `keep` are left.
 
     It has the size 1 along the axes along which it is the same everywhere.
 
     Args:
         call: The call, whose layer has zeros for what is removed.
-        known: The channels of the layer.
+        channels: The channels of the layer.
         keep: Which bundles are kept.
 
     Raises:
@@ -146,7 +146,7 @@ def _constant_output(call: Call, known: ChanneledLayer, *, keep: np.ndarray) -> 
         )
     args, kwargs = keras.tree.map_structure(_zeros, (call.args, call.kwargs))
     values = keras.ops.convert_to_numpy(keras.tree.flatten(call.layer(*args, **kwargs))[0])
-    candidates = [weight.bundles_along[axis] for weight in known.weights for axis in weight.makes]
+    candidates = [weight.bundles_along[axis] for weight in channels.weights for axis in weight.makes]
     candidates = [bundles for bundles in candidates if keep[bundles].any() and bundles.size == values.shape[-1]]
     for axis in range(values.ndim - 1):
         first = values.take([0], axis)

@@ -184,17 +184,17 @@ def _ranked(
 
 
 def left_alone(
-    network: Network, chosen: list[Group], *, left_out: Callable[[Group], str] = lambda _: _LEFT_OUT
+    network: Network, groups: list[Group], *, left_out: Callable[[Group], str] = lambda _: _LEFT_OUT
 ) -> tuple[Skipped, ...]:
     """List the groups and layers that keep all or some of their channels, with the reason.
 
     Args:
         network: The channels.
-        chosen: The groups that may lose channels.
+        groups: The groups that may lose channels.
         left_out: Says why a group is not among them that could be.
     """
-    rest = [group for group in network.groups if group not in chosen]
-    partly = [group for group in chosen if not network.free(group).all()]
+    rest = [group for group in network.groups if group not in groups]
+    partly = [group for group in groups if not network.free(group).all()]
     return tuple(
         [
             Skipped(group.name, reason or left_out(group), Skipped.HELD if reason else Skipped.FILTERED)

@@ -80,12 +80,12 @@ def compare(model: Any, smaller: Any, *, rows: np.ndarray, ids: Sequence[int]) -
     """
     inputs = numbers_for(model.input, length=len(ids))
     outputs = []
-    for one, tokens in ((smaller, np.asarray(ids)), (model, rows[np.asarray(ids)])):
+    for network, tokens in ((smaller, np.asarray(ids)), (model, rows[np.asarray(ids)])):
         inputs = {
             name: keras.ops.cast(np.broadcast_to(tokens, value.shape), value.dtype) if "token_ids" in name else value
             for name, value in inputs.items()
         }
-        outputs.append(as_arrays(one(inputs, training=False)))
+        outputs.append(as_arrays(network(inputs, training=False)))
     apart = 0.0
     for array, expected in zip(*outputs, strict=True):
         whole = expected[..., rows] if array.shape != expected.shape else expected

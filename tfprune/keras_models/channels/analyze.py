@@ -70,12 +70,12 @@ def _channeled_layer(flow: Flow, layer: Any, bundles: np.ndarray) -> ChanneledLa
     return ChanneledLayer(layer.name, tuple(weights), _bundled(recorded.config, flow, bundles), work, takes)
 
 
-def _letters(layer: keras.layers.Layer, known: Mapping[int, Kernel]) -> dict[int, Sequence[str | None]]:
+def _letters(layer: keras.layers.Layer, kernels: Mapping[int, Kernel]) -> dict[int, Sequence[str | None]]:
     """Return the letters along the axes of the kernels of a layer and of the factors beside them, by their ids."""
-    letters: dict[int, Sequence[str | None]] = {key: kernel.axes for key, kernel in known.items()}
+    letters: dict[int, Sequence[str | None]] = {key: kernel.axes for key, kernel in kernels.items()}
     for key, factor in factors(layer).items():
-        if id(factor.kernel) in known:
-            letters[key] = factor.axes(known[id(factor.kernel)].axes)
+        if id(factor.kernel) in kernels:
+            letters[key] = factor.axes(kernels[id(factor.kernel)].axes)
     return letters
 
 
@@ -122,22 +122,22 @@ def form_groups(
         layers: The layers of the network, by name.
         bundles: The bundle of each channel.
     """
-    taken: set[str] = set()
+    names: set[str] = set()
     holders = {
         name: frozenset().union(*(along for weight in layer.weights for along in weight.bundle_sets.values()))
         for name, layer in layers.items()
     }
-    return tuple(_group(members, holders, bundles, taken=taken) for members in joined(sources, bundles))
+    return tuple(_group(members, holders, bundles, names=names) for members in joined(sources, bundles))
 
 
 def _group(
-    sources: list[ChannelSource], holders: Mapping[str, frozenset[int]], bundles: np.ndarray, *, taken: set[str]
+    sources: list[ChannelSource], holders: Mapping[str, frozenset[int]], bundles: np.ndarray, *, names: set[str]
 ) -> Group:
     """Return the group of some sources, under a name that is not taken."""
     of_group = np.unique(np.concatenate([bundles[source.channels] for source in sources]))
     members = [name for name, along in holders.items() if not along.isdisjoint(of_group.tolist())]
     kind = "heads" if any(source.kind == "heads" for source in sources) else sources[0].kind
-    return Group(unused_name(_name(sources, kind), taken), kind, of_group, tuple(members))
+    return Group(unused_name(_name(sources, kind), names), kind, of_group, tuple(members))
 
 
 def _name(sources: list[ChannelSource], kind: str) -> str:

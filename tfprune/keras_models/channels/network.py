@@ -84,8 +84,8 @@ class ChanneledWeight:
 
     def bundles_read(self, live: np.ndarray) -> np.ndarray:
         """Return the bundles that it reads by an entry that is True in `live`, booleans of its shape."""
-        read = [self.bundles_along[axis][live.any(axis=other_axes(live.ndim, axis))] for axis in self.reads]
-        return np.concatenate([np.empty(0, int), *read])
+        inputs = [self.bundles_along[axis][live.any(axis=other_axes(live.ndim, axis))] for axis in self.reads]
+        return np.concatenate([np.empty(0, int), *inputs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,12 +225,12 @@ class Network:
     @cached_property
     def parts(self) -> dict[str, list[np.ndarray]]:
         """The parts of each group of which one bundle stays at least, by the group's name: no axis gets empty."""
-        taken = [along for layer in self.layers.values() for along in layer.taken_by_index()]
+        by_index = [along for layer in self.layers.values() for along in layer.taken_by_index()]
         parts = {}
         for group in self.groups:
             whole = frozenset(group.bundles.tolist())
             weights = (weight for name in group.members for weight in self.layers[name].weights)
-            axes = [*taken, *(along for weight in weights for along in weight.bundle_sets.values())]
+            axes = [*by_index, *(along for weight in weights for along in weight.bundle_sets.values())]
             parts[group.name] = [
                 np.array(sorted(part)) for part in {whole & along for along in axes} - {whole, frozenset()}
             ]

@@ -23,8 +23,8 @@ def known_rule(layer: Any) -> Rule | None:
     kind: Any = type(layer)
     if not isinstance(layer, keras.layers.Layer):
         return OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None
-    known = next((parent for parent in kind.__mro__ if parent in RULES), None)
-    return RULES[known] if known in REGISTERED or (known and kind.call is known.call) else None
+    rule_class = next((parent for parent in kind.__mro__ if parent in RULES), None)
+    return RULES[rule_class] if rule_class in REGISTERED or (rule_class and kind.call is rule_class.call) else None
 
 
 def follow(graph: Any, closed: Mapping[int, str]) -> Flow:

@@ -39,13 +39,13 @@ def check_activation(layer: Any, *, name: str = "activation") -> None:
         raise NoRule(f"its activation {function} may look at several channels at once")
 
 
-def pin_for_activation(flow: Flow, layer: Any, *, made: np.ndarray) -> None:
+def pin_for_activation(flow: Flow, layer: Any, *, outputs: np.ndarray) -> None:
     """Let the channels that a layer makes stay if one of its activations looks at several."""
     for name in ("activation", "recurrent_activation"):
         try:
             check_activation(layer, name=name)
         except NoRule as reason:
-            flow.pin([made], f"{layer.name}: {reason}")
+            flow.pin([outputs], f"{layer.name}: {reason}")
 
 
 def dense(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -55,7 +55,7 @@ def dense(flow: Flow, call: Call) -> Sequence[Layout]:
     kernel = (inputs, outputs)
     work = [(flow.positions(shape, -1), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"units": outputs}, work=work)
-    pin_for_activation(flow, layer, made=outputs)
+    pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), -1, outputs)]
 
 
@@ -64,18 +64,18 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     equation = parse_equation(layer.equation)
     given = dict(zip(spell_out(equation.inputs, len(call.inputs[0].shape)), flow.inputs(call)[0], strict=True))
     result_letters = spell_out(equation.outputs, len(shape))
-    found: dict[str, np.ndarray | None] = dict(given)
+    by_letter: dict[str, np.ndarray | None] = dict(given)
     new = {a: size for a, size in zip(equation.kernel, layer.kernel.shape, strict=True) if a not in given}
     for letter, size in new.items():
-        found[letter] = flow.fresh(size, name=f"{layer.name}/{letter}" if len(new) > 1 else layer.name)
-    if any(found[letter] is not None for letter in equation.lost):
+        by_letter[letter] = flow.fresh(size, name=f"{layer.name}/{letter}" if len(new) > 1 else layer.name)
+    if any(by_letter[letter] is not None for letter in equation.lost):
         raise NoRule("it adds up channels without a kernel")
-    kernel = tuple(found[letter] for letter in equation.kernel)
-    layout = tuple(found[letter] for letter in result_letters)
+    kernel = tuple(by_letter[letter] for letter in equation.kernel)
+    layout = tuple(by_letter[letter] for letter in result_letters)
     weights = {"kernel": kernel}
     if layer.bias is not None:
         last = result_letters[len(result_letters) - len(layer.bias.shape) :]
-        weights["bias"] = tuple(found[letter] if letter in layer.bias_axes else None for letter in last)
+        weights["bias"] = tuple(by_letter[letter] if letter in layer.bias_axes else None for letter in last)
     asked = layer.get_config()["output_shape"]
     asked = [asked] if isinstance(asked, int) else list(asked)
     tail = layout[len(layout) - len(asked) :]
@@ -85,7 +85,7 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     flow.record(layer, weights, config={"output_shape": counted}, work=work)
     for channels in layout:
         if channels is not None:
-            pin_for_activation(flow, layer, made=channels)
+            pin_for_activation(flow, layer, outputs=channels)
     return [layout]
 
 
@@ -104,7 +104,7 @@ def convolution(flow: Flow, call: Call) -> Sequence[Layout]:
         _tie_groups(flow, inputs, by_group, layer)
     work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config=config, work=work)
-    pin_for_activation(flow, layer, made=outputs)
+    pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 
@@ -113,9 +113,9 @@ def _tie_groups(flow: Flow, inputs: np.ndarray | None, by_group: np.ndarray, lay
     if inputs is None:
         flow.pin([by_group], f"{layer.name}: a grouped convolution of channels that are fixed")
         return
-    taken = inputs.reshape(layer.groups, -1)
-    flow.tie(taken[:, :-1], taken[:, 1:])
-    flow.tie(taken[:, 0], by_group[:, 0])
+    inputs_by_group = inputs.reshape(layer.groups, -1)
+    flow.tie(inputs_by_group[:, :-1], inputs_by_group[:, 1:])
+    flow.tie(inputs_by_group[:, 0], by_group[:, 0])
 
 
 def transposed(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -126,7 +126,7 @@ def transposed(flow: Flow, call: Call) -> Sequence[Layout]:
     kernel = (*[None] * len(layer.kernel_size), outputs, inputs)
     work = [(flow.positions(call.inputs[0].shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"filters": outputs}, work=work)
-    pin_for_activation(flow, layer, made=outputs)
+    pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 
@@ -139,7 +139,7 @@ def depthwise(flow: Flow, call: Call) -> Sequence[Layout]:
     work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, work=work)
     if outputs is not None:
-        pin_for_activation(flow, layer, made=outputs)
+        pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 
@@ -158,7 +158,7 @@ def separable(flow: Flow, call: Call) -> Sequence[Layout]:
         (count, _sizes(kernels["pointwise_kernel"], second)),
     ]
     flow.record(layer, weights, config={"filters": outputs}, work=work)
-    pin_for_activation(flow, layer, made=outputs)
+    pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 

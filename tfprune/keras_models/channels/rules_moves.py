@@ -111,17 +111,17 @@ def _shape(flow: Flow, call: Call, results: Results) -> None:
 
 def _parts(flow: Flow, call: Call, results: Results) -> None:
     parts = [part[call.layer.axis] for part in results]
-    known = [part for part in parts if part is not None]
-    if known and not isinstance(call.layer.indices_or_sections, int):
+    channel_arrays = [part for part in parts if part is not None]
+    if channel_arrays and not isinstance(call.layer.indices_or_sections, int):
         raise NoRule("it splits them at fixed indices")
-    for part in known[1:]:
-        flow.tie(known[0], part)
+    for part in channel_arrays[1:]:
+        flow.tie(channel_arrays[0], part)
 
 
 def _slice(flow: Flow, call: Call, results: Results) -> None:
-    taken, remaining = (_known(layout) for layout in (flow.inputs(call)[0], results[0]))
-    if [channels.size for channels in taken] != [channels.size for channels in remaining]:
-        flow.pin(taken, f"{call.layer.name}: it takes a slice of them")
+    before, after = (_known(layout) for layout in (flow.inputs(call)[0], results[0]))
+    if [channels.size for channels in before] != [channels.size for channels in after]:
+        flow.pin(before, f"{call.layer.name}: it takes a slice of them")
 
 
 def _shifts(flow: Flow, call: Call, results: Results) -> None:

@@ -42,13 +42,13 @@ def alone(flow: Flow, call: Call, *, reason: str) -> Sequence[Layout]:
         raise NoRule(reason)
     result: list[np.ndarray | None] = [None] * rank
     for axis in axes:
-        known = [channels for layout in layouts.values() if (channels := layout[axis]) is not None]
+        along_axis = [channels for layout in layouts.values() if (channels := layout[axis]) is not None]
         if axis in shared_axes:
-            result[axis] = known[0]
-            for channels in known[1:]:
-                flow.tie(known[0], channels)
+            result[axis] = along_axis[0]
+            for channels in along_axis[1:]:
+                flow.tie(along_axis[0], channels)
         else:
-            flow.pin(known, f"{call.layer.name}: it looks at all of them at once")
+            flow.pin(along_axis, f"{call.layer.name}: it looks at all of them at once")
     return [tuple(result)] * len(call.outputs)
 
 
@@ -111,20 +111,24 @@ def _product(flow: Flow, call: Call, terms: list[list[str]], result: list[str]) 
         for letter, size, channels in zip(term, tensor.shape, layout, strict=True):
             if size != 1:
                 by_letter.setdefault(letter, []).append(channels)
-    known = {
+    channels_by_letter = {
         letter: [channels for channels in same_letter if channels is not None]
         for letter, same_letter in by_letter.items()
     }
     for letter, same_letter in by_letter.items():
         if letter not in result:
-            flow.pin(known[letter], f"{call.layer.name}: {_SUMMED}")
-        elif len(known[letter]) < len(same_letter):
-            flow.pin(known[letter], f"{call.layer.name}: they meet channels that are fixed")
+            flow.pin(channels_by_letter[letter], f"{call.layer.name}: {_SUMMED}")
+        elif len(channels_by_letter[letter]) < len(same_letter):
+            flow.pin(channels_by_letter[letter], f"{call.layer.name}: they meet channels that are fixed")
     is_shared = {letter for letter, same_letter in by_letter.items() if len(same_letter) > 1}
-    heads = {letter for letter in is_shared.intersection(result) if len(known[letter]) == len(by_letter[letter])}
-    heads = heads or {letter for letter in _queries(flow, call, terms, result) if known.get(letter)}
-    flow.name_heads(channels for letter in heads for channels in known[letter])
-    for letter, same in known.items():
+    heads = {
+        letter
+        for letter in is_shared.intersection(result)
+        if len(channels_by_letter[letter]) == len(by_letter[letter])
+    }
+    heads = heads or {letter for letter in _queries(flow, call, terms, result) if channels_by_letter.get(letter)}
+    flow.name_heads(channels for letter in heads for channels in channels_by_letter[letter])
+    for letter, same in channels_by_letter.items():
         if heads and letter not in is_shared | heads:
             flow.pin(same, f"{call.layer.name}: a head has a fixed size")
         for channels in same[1:]:
@@ -165,12 +169,14 @@ def dot_product_attention(flow: Flow, call: Call) -> Sequence[Layout]:
     if by_head or any(numbers is None for numbers in heads):
         flow.pin(heads, f"{call.layer.name}: they meet channels that are fixed")
         return [(None,) * 4]
-    known = [numbers for numbers in heads if numbers is not None]
-    known = [numbers for numbers in known if numbers.size > 1] or known  # an only key stays for all queries
-    for numbers in known[1:]:
-        flow.tie(known[0], np.repeat(numbers, known[0].size // numbers.size))
-    flow.name_heads(known)
-    return [(None, None, known[0], None)]
+    head_arrays = [numbers for numbers in heads if numbers is not None]
+    head_arrays = [
+        numbers for numbers in head_arrays if numbers.size > 1
+    ] or head_arrays  # an only key stays for all queries
+    for numbers in head_arrays[1:]:
+        flow.tie(head_arrays[0], np.repeat(numbers, head_arrays[0].size // numbers.size))
+    flow.name_heads(head_arrays)
+    return [(None, None, head_arrays[0], None)]
 
 
 def reduction(flow: Flow, call: Call) -> Sequence[Layout]:

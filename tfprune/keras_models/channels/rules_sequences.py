@@ -34,7 +34,7 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
     features = call.inputs[0].shape[-1] if inputs is None else inputs
     work = [(steps, (features, gates)), (steps, (units, gates))]
     flow.record(layer, weights, config={"units": units}, work=work)
-    pin_for_activation(flow, layer, made=units)
+    pin_for_activation(flow, layer, outputs=units)
     return [flow.placed(len(tensor.shape), -1, units) for tensor in call.outputs]
 
 

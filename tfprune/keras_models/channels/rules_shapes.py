@@ -62,25 +62,28 @@ def _merged(
 ) -> np.ndarray | None:
     present = [(shape[axis], layout[axis]) for shape, layout in given if len(layout) >= -axis]
     spread = [(size, channels) for size, channels in present if size != 1] or present
-    known = [channels for _, channels in spread if channels is not None]
-    if not known:
+    channel_arrays = [channels for _, channels in spread if channels is not None]
+    if not channel_arrays:
         return None
-    if len(known) < len(spread):
-        flow.pin(known, f"{call.layer.name}: they meet channels that are fixed")
-    for channels in known[1:]:
-        flow.tie(known[0], channels)
-    return known[0]
+    if len(channel_arrays) < len(spread):
+        flow.pin(channel_arrays, f"{call.layer.name}: they meet channels that are fixed")
+    for channels in channel_arrays[1:]:
+        flow.tie(channel_arrays[0], channels)
+    return channel_arrays[0]
 
 
 def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
     operands, rank = _operands(flow, call), len(call.outputs[0].shape)
     given, axis = [layout for _, layout in operands], call.layer.axis % rank
     for other in range(rank):
-        known = [channels for layout in given if (channels := layout[other]) is not None]
-        if other != axis and known:
-            flow.pin(known if len(known) < len(given) else [], f"{call.layer.name}: beside channels that are fixed")
-            for channels in known[1:]:
-                flow.tie(known[0], channels)
+        channel_arrays = [channels for layout in given if (channels := layout[other]) is not None]
+        if other != axis and channel_arrays:
+            flow.pin(
+                channel_arrays if len(channel_arrays) < len(given) else [],
+                f"{call.layer.name}: beside channels that are fixed",
+            )
+            for channels in channel_arrays[1:]:
+                flow.tie(channel_arrays[0], channels)
     result = list(given[0])
     if any(layout[axis] is not None for layout in given):
         joined = [
@@ -95,8 +98,8 @@ def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
 
 def spatial(flow: Flow, call: Call) -> Sequence[Layout]:
     """Follow pooling, padding and cropping, which treat each channel by itself."""
-    shape, taken = call.outputs[0].shape, call.inputs[0].shape
-    channels = flow.along(flow.inputs(call)[0], channel_axis(call.layer, len(taken)))
+    shape, input_shape = call.outputs[0].shape, call.inputs[0].shape
+    channels = flow.along(flow.inputs(call)[0], channel_axis(call.layer, len(input_shape)))
     return [flow.placed(len(shape), channel_axis(call.layer, len(shape)), channels)]
 
 

@@ -162,8 +162,8 @@ def _empty_instance(layer: Any) -> Any:
     """Return an instance of a layer's class for which no code of that class was run."""
     kind: Any = type(layer)
     try:  # Keras notes down in `__new__` the arguments that its own `get_config` writes
-        config, taken = layer.get_config(), inspect.signature(layer.__init__).parameters
-        copy = kind.__new__(kind, **{name: config[name] for name in taken if name in config})
+        config, parameters = layer.get_config(), inspect.signature(layer.__init__).parameters
+        copy = kind.__new__(kind, **{name: config[name] for name in parameters if name in config})
     except UNCONFIGURED:
         copy = kind.__new__(kind, object())
     base = keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer
@@ -174,8 +174,8 @@ def _empty_instance(layer: Any) -> Any:
 def _own_weights(layer: Any) -> list[tuple[keras.Variable, bool]]:
     """Return the variables that a layer has created itself, and whether each trains where nothing is frozen."""
     stateful = [leaf for leaf in _leaves(own_attributes(layer)) if isinstance(leaf, _SEEDS_AND_METRICS)]
-    known = {id(variable) for leaf in stateful for variable in _state(leaf)}
-    own = [variable for variable in own_variables(layer) if id(variable) not in known]
+    state_ids = {id(variable) for leaf in stateful for variable in _state(leaf)}
+    own = [variable for variable in own_variables(layer) if id(variable) not in state_ids]
     parts = [(part, part.trainable) for _, part in walk(layer)]
     before = [(variable, variable.trainable) for variable in layer.variables]
     if all(is_trained for _, is_trained in before):

@@ -115,8 +115,8 @@ class Episodes:
         y = np.concatenate([np.repeat(numbers, self.shots), np.repeat(numbers, self.queries)])
         for _ in range(episodes):
             classes = generator.choice(labels, self.ways, replace=False)
-            drawn = np.stack(
+            rows_by_class = np.stack(
                 [generator.choice(self._rows[label], self.shots + self.queries, replace=False) for label in classes]
             )
-            rows = np.concatenate([drawn[:, : self.shots].ravel(), drawn[:, self.shots :].ravel()])
+            rows = np.concatenate([rows_by_class[:, : self.shots].ravel(), rows_by_class[:, self.shots :].ravel()])
             yield Batch(self._x[rows], y, None, classes[y])

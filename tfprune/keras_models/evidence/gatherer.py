@@ -92,9 +92,9 @@ class Gatherer:
         compiled_for = [(request.subject.path, request.fact) for request in requests]
         if self._pass is None or self._pass.compiled_for != compiled_for:
             self._pass = _Pass(self.model, requests, lambda: training_loss(self._compiled, self.loss))
-        found = self._pass.over(self.data)
+        results = self._pass.over(self.data)
         for request in requests:
-            facts[request.subject.path][request.fact.name] = self._finished(request, found[request.key])
+            facts[request.subject.path][request.fact.name] = self._finished(request, results[request.key])
         return facts
 
     def _finished(self, request: FactRequest, value: Any) -> Any:

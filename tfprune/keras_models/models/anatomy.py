@@ -201,14 +201,14 @@ class Anatomy:
         return {id(part.model): part for part in self.parts}
 
 
-def _read(layer: Any, known: dict[int, Anatomy], around: set[int]) -> Anatomy:
-    """Read a layer that is not `known` yet; what holds a layer `around` itself, such as its owner, has a circle."""
-    if id(layer) not in known:
+def _read(layer: Any, anatomies: dict[int, Anatomy], around: set[int]) -> Anatomy:
+    """Read a layer that is not among `anatomies`; a layer `around` it, as its owner, is not read again."""
+    if id(layer) not in anatomies:
         inside = around | {id(layer)}
         children = [child for child in sublayers(layer) if id(child) not in inside] if _holds_layers(layer) else []
-        parts = tuple(_read(child, known, inside) for child in children)
-        known[id(layer)] = Anatomy(layer, kind_of(layer), parts)
-    return known[id(layer)]
+        parts = tuple(_read(child, anatomies, inside) for child in children)
+        anatomies[id(layer)] = Anatomy(layer, kind_of(layer), parts)
+    return anatomies[id(layer)]
 
 
 def _holds_layers(layer: Any) -> bool:

@@ -79,11 +79,11 @@ def grouped(calls: list[Call], links: Iterable[tuple[Call, Call]]) -> list[list[
     return list({id(members): members for members in group.values()}.values())
 
 
-def unused_name(name: str, taken: set[str]) -> str:
+def unused_name(name: str, names: set[str]) -> str:
     """Return a name that no layer has yet, and put it with those taken."""
-    while name in taken:
+    while name in names:
         name += "_"
-    taken.add(name)
+    names.add(name)
     return name
 
 
@@ -152,22 +152,22 @@ def flatten(model: keras.Model, *, opens: Callable[[Any], bool] | None = None) -
         opens: Tells whether the layers of a model take its place; None opens those that `is_plain`.
     """
     opens = opens or is_plain
-    taken: set[str] = set()
+    names: set[str] = set()
     for owner, operation in _operations(model, opens):
-        while operation.name in taken:
+        while operation.name in names:
             operation.name = f"{owner.name}_{operation.name}"
-        taken.add(operation.name)
-    _number_after(taken)
+        names.add(operation.name)
+    _number_after(names)
     flat = functional(model)
     while any(map(opens, flat.layers)):
         flat = retrace(flat, functools.partial(_call_inline, opens))
     return flat
 
 
-def _number_after(taken: set[str]) -> None:
+def _number_after(names: set[str]) -> None:
     """Let Keras number operations that are put in after those there are: their names cannot be chosen."""
     for prefix in INSERTED:
-        numbers = [int(found[1]) for name in taken if (found := re.fullmatch(rf"{prefix}_(\d+)", name))]
+        numbers = [int(match[1]) for name in names if (match := re.fullmatch(rf"{prefix}_(\d+)", name))]
         while keras.backend.get_uid(prefix) <= max(numbers, default=0):
             pass
 

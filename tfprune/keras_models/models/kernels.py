@@ -138,8 +138,8 @@ def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
             )
         name, rank = names[id(variable)], len(variable.shape)
         letters = (axes_rule(layer) or {}).get(name)
-        known = letters(layer) if callable(letters) else letters
-        yield name, variable, known or ("p" * (rank - 2) + "io" if rank > 1 else "i")
+        axes = letters(layer) if callable(letters) else letters
+        yield name, variable, axes or ("p" * (rank - 2) + "io" if rank > 1 else "i")
 
 
 def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) -> None:
@@ -176,8 +176,8 @@ def expected_kernels(layer: keras.layers.Layer) -> list[Kernel]:
     if rule is None:
         inside = ((part, kernel) for part in sublayers(layer) for kernel in expected_kernels(part))
         return [Kernel(f"{part.name}/{kernel.path}", None, kernel.axes) for part, kernel in inside]
-    known = {name: letters if isinstance(letters, str) else letters(layer) for name, letters in rule.items()}
-    return [Kernel(name, None, letters) for name, letters in known.items()]
+    axes = {name: letters if isinstance(letters, str) else letters(layer) for name, letters in rule.items()}
+    return [Kernel(name, None, letters) for name, letters in axes.items()]
 
 
 def kernels(root: keras.layers.Layer) -> list[Kernel]:

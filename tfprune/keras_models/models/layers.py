@@ -65,13 +65,13 @@ def quantized_already(root: keras.layers.Layer) -> str:
     return ""
 
 
-def _collect_layers(values: Iterable[Any], found: list[keras.layers.Layer]) -> None:
+def _collect_layers(values: Iterable[Any], layers: list[keras.layers.Layer]) -> None:
     for value in values:
         if isinstance(value, (dict, list, tuple)):
             if value:  # Keras keeps many empty lists
-                _collect_layers(value.values() if isinstance(value, dict) else value, found)
+                _collect_layers(value.values() if isinstance(value, dict) else value, layers)
         elif isinstance(value, keras.layers.Layer):
-            found.append(value)
+            layers.append(value)
 
 
 def walk(

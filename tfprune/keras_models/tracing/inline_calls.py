@@ -16,7 +16,7 @@ class TraceFailures(list):
     """The layers whose code failed, the innermost first, each with the error."""
 
     def add(self, layer: keras.layers.Layer, error: BaseException) -> None:
-        if not any(known is error for _, known in self):
+        if not any(other is error for _, other in self):
             self.append((layer, error))
 
 

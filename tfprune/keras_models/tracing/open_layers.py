@@ -88,7 +88,7 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 def _name_by_paths(flat: keras.Model, candidates: Iterable[keras.layers.Layer]) -> None:
     """Give the layers inside unique names, those of the layers around them in front."""
-    taken = {operation.name for operation in flat.operations}
+    names = {operation.name for operation in flat.operations}
     openable = {id(layer) for layer in candidates}
     named = {id(layer) for layer in flat.layers}
     for layer in [layer for layer in flat.layers if id(layer) in openable]:
@@ -96,11 +96,11 @@ def _name_by_paths(flat: keras.Model, candidates: Iterable[keras.layers.Layer]) 
             if id(part) not in named:
                 named.add(id(part))
                 name = f"{layer.name}_{path.replace('/', '_')}"
-                while name in taken:
+                while name in names:
                     name += "_"
                 part.name = name
-                taken.add(name)
-    for name in taken:  # so that Keras numbers the operations that are traced from there on
+                names.add(name)
+    for name in names:  # so that Keras numbers the operations that are traced from there on
         match = re.fullmatch(r"(.+)_(\d+)", name)
         while match and keras.backend.get_uid(match[1]) <= int(match[2]):
             pass

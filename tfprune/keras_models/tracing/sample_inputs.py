@@ -22,7 +22,7 @@ def fixed_shape(shape: Sequence[int | None], *, length: int = LENGTH) -> tuple[i
         (2, 8, 3)
     """
     sizes = [BATCH if axis == 0 else length for axis in range(len(shape))]
-    return tuple(known if size is None else size for size, known in zip(shape, sizes, strict=True))
+    return tuple(sample_size if size is None else size for size, sample_size in zip(shape, sizes, strict=True))
 
 
 def first_run(model: keras.Model) -> tuple[int, Any] | None:

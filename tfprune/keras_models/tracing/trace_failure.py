@@ -43,8 +43,8 @@ def describe(error: BaseException) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
         if not frame.f_code.co_filename.startswith(_OURS)
     ]
-    known = [(name, line) for name, line in frames if linecache.getline(name, line).strip()]
-    if not known:
+    locations = [(name, line) for name, line in frames if linecache.getline(name, line).strip()]
+    if not locations:
         return message
-    name, line = known[-1]
+    name, line = locations[-1]
     return f"{message} (in {Path(name).name}, line {line}: {linecache.getline(name, line).strip()[:80]})"

@@ -24,7 +24,7 @@ def cells_of(network: Network, group: Group) -> Iterator[np.ndarray]:
     layers = [network.layers[name] for name in group.members]
     tensors = [along for layer in layers for weight in layer.weights for along in weight.bundles_along.values()]
     tensors += [along for layer in layers for along in layer.takes if along is not None]
-    tensors += [np.array(sorted(taken)) for layer in layers for taken in layer.taken_by_index()]
+    tensors += [np.array(sorted(bundles)) for layer in layers for bundles in layer.taken_by_index()]
     counts = np.stack([np.bincount(along, minlength=network.size)[free] for along in tensors])
     _, labels = np.unique(counts, axis=1, return_inverse=True)
     for label in range(labels.max(initial=-1) + 1):

@@ -89,7 +89,7 @@ def permute_channels(
     check_needs([criterion], data=data, loss=loss)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
-    kernels = _chosen(copy, pattern, filters)
+    kernels = _read_kernels(copy, pattern, filters)
     gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
     scores = score_kernels(copy, kernels, criterion=criterion, gatherer=gatherer)
     search = _Search(copy.network, kernels, scores, pattern=pattern)
@@ -109,10 +109,10 @@ def permute_channels(
     return result, PermutationReport(rows, skipped, difference)
 
 
-Chosen = Mapping[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]
+Kernels = Mapping[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]
 
 
-def _chosen(copy: FlatCopy, pattern: NM, filters: Filters) -> Chosen:
+def _read_kernels(copy: FlatCopy, pattern: NM, filters: Filters) -> Kernels:
     """Return the kernels that get masks.
 
     Raises:
@@ -141,18 +141,18 @@ class _Search:
     def __init__(
         self,
         network: Network,
-        chosen: Chosen,
+        kernels: Kernels,
         scores: Mapping[ChanneledWeight, Callable[[], np.ndarray]],
         *,
         pattern: NM,
     ) -> None:
-        self._network, self._chosen, self._scores, self._pattern = network, chosen, scores, pattern
+        self._network, self._kernels, self._scores, self._pattern = network, kernels, scores, pattern
         self.moved = np.arange(network.size)
         self._free = np.zeros(network.size, dtype=bool)
 
     def order(self, cell: np.ndarray) -> None:
         """Order the bundles of a cell, if the kernels that read them then keep more in the mean."""
-        readers = {weight: weight.reading(cell) for weight in self._chosen}
+        readers = {weight: weight.reading(cell) for weight in self._kernels}
         readers = {weight: axes for weight, axes in readers.items() if axes}
         if not readers:
             return
@@ -179,7 +179,7 @@ class _Search:
         """
         parts: dict[bytes, tuple[np.ndarray, list[np.ndarray]]] = {}
         for weight, axes in readers.items():
-            kernel = self._chosen[weight][2]
+            kernel = self._kernels[weight][2]
             rows = as_rows(scores[weight], kernel)
             for axis in axes:
                 for indices in inputs_of(cell, weight, axis=axis, kernel=kernel).T:
@@ -196,13 +196,13 @@ class _Search:
         return reordered(scores, weight, moved=self.moved) if is_moved else scores
 
     def _kept(self, weight: ChanneledWeight, scores: np.ndarray) -> float:
-        rows = as_rows(scores, self._chosen[weight][2])
+        rows = as_rows(scores, self._kernels[weight][2])
         return float(rows[self._pattern(rows, 1 - self._pattern.n / self._pattern.m)].sum())
 
     def rows(self) -> tuple[tuple[PermutedKernel, ...], tuple[Skipped, ...]]:
         """Return a row for each kernel with inputs that may move, and the others with the reason."""
         rows, skipped = [], []
-        for weight, (path, _, kernel) in self._chosen.items():
+        for weight, (path, _, kernel) in self._kernels.items():
             axes = [axis for axis in weight.reads if self._free[weight.bundles_along[axis]].any()]
             if not axes:
                 skipped.append(Skipped(path, self._reason(weight), Skipped.HELD))
@@ -214,9 +214,9 @@ class _Search:
         return tuple(rows), tuple(skipped)
 
     def _reason(self, weight: ChanneledWeight) -> str:
-        read = [int(bundle) for axis in weight.reads for bundle in weight.bundles_along[axis]]
-        reasons = (self._network.reasons[bundle] for bundle in read if bundle in self._network.reasons)
-        return next(reasons, "its inputs are a single channel" if read else "its inputs are those of the model")
+        bundles = [int(bundle) for axis in weight.reads for bundle in weight.bundles_along[axis]]
+        reasons = (self._network.reasons[bundle] for bundle in bundles if bundle in self._network.reasons)
+        return next(reasons, "its inputs are a single channel" if bundles else "its inputs are those of the model")
 
 
 def _write(copy: FlatCopy, moved: np.ndarray) -> float | None:

@@ -103,10 +103,10 @@ class CoupledGroups:
         regrow: Whether channels that are masked may take the place of others.
     """
 
-    def __init__(self, found: Coupling, scores: Scores, *, regrow: bool) -> None:
-        self.network, self.kernels = found.network, found.kernels
-        self.groups = found.groups()
-        self.layers = {layer for layer, _ in found.kernels.values() if layer.pattern.kind}
+    def __init__(self, coupled: Coupling, scores: Scores, *, regrow: bool) -> None:
+        self.network, self.kernels = coupled.network, coupled.kernels
+        self.groups = coupled.groups()
+        self.layers = {layer for layer, _ in coupled.kernels.values() if layer.pattern.kind}
         self._scores_of, self._regrow = scores, regrow
 
     @functools.cached_property

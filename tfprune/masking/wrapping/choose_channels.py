@@ -32,14 +32,14 @@ def choose_channels(
     """
     flat = flat_copy(anatomy)
     network = flat.network
-    known = kernels_by_weight(network, flat.model)
+    kernels = kernels_by_weight(network, flat.model)
     places = {
         weight: place
         for weight, variable in network.variables(flat.model)
         for place in [location_of(flat.sources[id(variable)])]
-        if weight in known and place is not None
+        if weight in kernels and place is not None
     }
-    named = {weight: (places[weight].path, *known[weight][1:]) for weight in places}
+    named = {weight: (places[weight].path, *kernels[weight][1:]) for weight in places}
 
     def uncovered(weight: ChanneledWeight, group: Group) -> str | None:
         asked = replace(pattern, makes=bool(weight.making(group.bundles)))
@@ -105,8 +105,8 @@ def _cover(
         for weight in network.weights_of(part):
             place = places[weight]
             if not holds_pruned(place.layer):
-                known = names.setdefault(place.layer_path, [])
-                known += [place.name] if place.name not in known else []
+                weight_names = names.setdefault(place.layer_path, [])
+                weight_names += [place.name] if place.name not in weight_names else []
                 making |= {place.layer_path} if weight.making(part.bundles) else set()
     shapes: dict[str, Pattern] = {path: replace(pattern, makes=path in making) for path in names}
     return {path: (names[path], shapes[path]) for path in names}

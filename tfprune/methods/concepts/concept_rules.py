@@ -211,15 +211,17 @@ def concept_rules(
         raise ValueError(f"Expected layers whose units can be recorded. Received: {listed}.")
     size = len(next(iter(activations.values())))
     labels = with_negations(check_concepts(concepts, count=size))
-    drawn, weights = draw_parts(size, validation_split=validation_split, groups=groups, seed=seed)
-    parts = {name: part_of(labels, weights, rows=rows, name=name) for name, rows in drawn.items()}
+    rows_by_part, weights = draw_parts(size, validation_split=validation_split, groups=groups, seed=seed)
+    parts = {name: part_of(labels, weights, rows=rows, name=name) for name, rows in rows_by_part.items()}
     rules: list[ConceptRule] = []
     with Progress(len(activations) * len(concepts) * trees, unit="tree", verbose=verbose) as progress:
         for layer, values in activations.items():
-            miner = _Miner(layer, values[drawn[MINING]], parts[MINING], concepts=tuple(concepts), limits=limits)
+            miner = _Miner(
+                layer, values[rows_by_part[MINING]], parts[MINING], concepts=tuple(concepts), limits=limits
+            )
             own = miner.rules(trees=trees, seed=seed, progress=progress)
             for name, part in parts.items():
-                part.add(own, values[drawn[name]])
+                part.add(own, values[rows_by_part[name]])
             rules += own
     counts = {layer: values.shape[1] for layer, values in activations.items()}
     counted = _counted(rules, parts[REPORTING])
@@ -251,8 +253,8 @@ class _Miner:
         """Return the units that a tree may use."""
         if number == 0:
             return np.arange(self._values.units)
-        drawn = np.random.default_rng([seed, number]).permutation(self._values.units)
-        return np.sort(drawn[: (drawn.size + 1) // 2])
+        order = np.random.default_rng([seed, number]).permutation(self._values.units)
+        return np.sort(order[: (order.size + 1) // 2])
 
     def _of(self, concept: str, units: np.ndarray) -> Iterator[ConceptRule]:
         labels, weights = self._part.labels[concept], self._part.weights

@@ -47,7 +47,7 @@ class KeptUnits:
         self._mined: dict[str, list[str]] = {}  # the layers with rules, by the name of their group
         for layer in rules.layers:
             self._mined.setdefault(units.layers[layer].group.name, []).append(layer)
-        rules_by_pair = self._chosen()
+        rules_by_pair = self._choose_rules()
         self._check_found({concept for (_, concept), some in rules_by_pair.items() if some}, limits)
         self._lacking = {
             group: [concept for concept in concepts if not any(rules_by_pair[layer, concept] for layer in layers)]
@@ -62,7 +62,7 @@ class KeptUnits:
                 self.needed.setdefault(bundle, []).append(index)
         self.keep = self._kept(min_units)
 
-    def _chosen(self) -> dict[tuple[str, str], list[ConceptRule]]:
+    def _choose_rules(self) -> dict[tuple[str, str], list[ConceptRule]]:
         """Choose rules for each layer and concept in turn: units that one needs cost the next nothing."""
         rules_by_pair: dict[tuple[str, str], list[ConceptRule]] = {}
         for layer in self._rules.layers:

@@ -121,5 +121,5 @@ def perturb_copies(
             shape[axis] = len(own_groups)
             changes = (is_copy | (random == part == "router")).reshape(shape) & (value != 0)
             factor, scale = (0, 1) if part == random else (1, noise)
-            drawn = generator.normal(size=value.shape) * (scale * value.astype(np.float64).std())
-            variable.assign(np.where(changes, factor * value + drawn, value).astype(value.dtype))
+            perturbation = generator.normal(size=value.shape) * (scale * value.astype(np.float64).std())
+            variable.assign(np.where(changes, factor * value + perturbation, value).astype(value.dtype))

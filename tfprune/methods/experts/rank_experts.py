@@ -73,8 +73,8 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
         called.clear()
     rows = [
         RankedExpert(layer.path, expert, norms / max(used, 1), used / max(tokens, 1))
-        for layer, found in zip(layers, sums, strict=True)
-        for expert, (norms, used, tokens) in enumerate(found.T.tolist())
+        for layer, totals in zip(layers, sums, strict=True)
+        for expert, (norms, used, tokens) in enumerate(totals.T.tolist())
     ]
     return ExpertRanking(tuple(rows), criterion)
 

@@ -56,7 +56,7 @@ def measure_statistics(model: MaskedModel, samples: Any, *, batch_size: int = 32
         for batch in batches(samples, rows=batch_size, argument="samples"):
             check_batch(batch, model.model, argument="samples")
             model.model(batch.x, training=True)
-            totals = [one + other for one, other in zip(totals, _statistics(layers), strict=True)]
+            totals = [before + added for before, added in zip(totals, _statistics(layers), strict=True)]
             count += 1
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

@@ -148,5 +148,5 @@ def update_in(message: Message) -> bytes:
 def _read(data: bytes, model: MaskedModel, masks: Masks | None) -> tuple[Update, Masks | None]:
     """Return the update in a message, and the masks that the server knows of this client."""
     weights = model.weights
-    known = masks if masks is not None and layout_in(data) == layout_of(weights, masks) else None
-    return Update.decode(data, like=weights, known_masks=known), known
+    known_masks = masks if masks is not None and layout_in(data) == layout_of(weights, masks) else None
+    return Update.decode(data, like=weights, known_masks=known_masks), known_masks

@@ -74,9 +74,9 @@ class ServerRounds:
 
     def message(self, node: int, server: Arrays, round_: int) -> bytes:
         """Return the update for a node: the entries of its masks, everything if they are not known."""
-        known = self.known.get(node)
-        masks = known if self.common is None or _agree(known, self.common) else self.common
-        return Update(server, masks, round_).encode(known_masks=known)
+        known_masks = self.known.get(node)
+        masks = known_masks if self.common is None or _agree(known_masks, self.common) else self.common
+        return Update(server, masks, round_).encode(known_masks=known_masks)
 
     def read(self, node: int, received: Received, *, like: Arrays, round_: int, examples: float) -> Answer:
         """Return the content of an answer.

@@ -144,12 +144,14 @@ class PruneFL(Spec):
         base = {index: _base(arrays[index], keep[index], rate) for index in pruned}
         gain = sum(float(sums[index][base.get(index, ...)].sum()) for index in range(len(arrays)))
         time = self.constant + sum(costs[index] * np.count_nonzero(base[index]) for index in pruned)
-        additions = self._chosen([~base[index] for index in pruned], pruned, sums, gain, time)
+        additions = self._additions([~base[index] for index in pruned], pruned, sums, gain, time)
         for index, added in zip(pruned, additions, strict=True):
             base[index][~base[index]] = added
         return [base.get(index) for index in range(len(arrays))]
 
-    def _chosen(self, open_: Arrays, pruned: list[int], sums: Arrays, gain: float, time: float) -> list[np.ndarray]:
+    def _additions(
+        self, open_: Arrays, pruned: list[int], sums: Arrays, gain: float, time: float
+    ) -> list[np.ndarray]:
         if not pruned:
             return []
         gains = [sums[index][mask] for index, mask in zip(pruned, open_, strict=True)]

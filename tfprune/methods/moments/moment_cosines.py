@@ -137,6 +137,8 @@ def _cosine(first: Mapping[int, np.ndarray], second: Mapping[int, np.ndarray]) -
     shared = sorted(first.keys() & second.keys())
     if not shared:
         return 0.0
-    one, other = (np.concatenate([moments[key].ravel() for key in shared]) for moments in (first, second))
-    norms = np.linalg.norm(one) * np.linalg.norm(other)
-    return float(one @ other / norms) if norms else 0.0
+    first_vector, second_vector = (
+        np.concatenate([moments[key].ravel() for key in shared]) for moments in (first, second)
+    )
+    norms = np.linalg.norm(first_vector) * np.linalg.norm(second_vector)
+    return float(first_vector @ second_vector / norms) if norms else 0.0

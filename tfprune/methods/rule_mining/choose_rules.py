@@ -107,16 +107,16 @@ class ConceptLimits:
 
     def _in_order(self, rules: list[ConceptRule]) -> Iterator[ConceptRule]:
         """Yield the rule that finds the most missing samples for each unit that it adds, again and again."""
-        missing, read = self._mining.labels[self._concept].copy(), set[int]()
+        missing, units = self._mining.labels[self._concept].copy(), set[int]()
         while rules:
             finds = {rule: self._mining.weigh(missing & self._mining.holds[rule]) for rule in rules}
-            cost = {rule: len({*self._units(rule)} - read) or 0.5 for rule in rules}  # half a unit, if it adds none
+            cost = {rule: len({*self._units(rule)} - units) or 0.5 for rule in rules}  # half a unit, if it adds none
             best = max(rules, key=lambda rule: (finds[rule] / cost[rule], -cost[rule]))
             if not finds[best]:
                 return
             yield best
             missing &= ~self._mining.holds[best]
-            read |= {*self._units(best)}
+            units |= {*self._units(best)}
             rules.remove(best)
 
     def choose(self, layer: str, *, kept: Iterable[int] = ()) -> list[ConceptRule]:
@@ -129,8 +129,8 @@ class ConceptLimits:
         certified = [some for some in self._sets.get(layer, ()) if self._is_certified(some)]
         if self._limits.recall is None:
             return max(certified, key=lambda some: self._mining.counts(self._concept, some).hits, default=[])
-        read = [{unit for rule in some for unit in self._units(rule)} - {*kept} for some in certified]
-        return min(zip(certified, read, strict=True), key=lambda pair: len(pair[1]), default=([], set()))[0]
+        unit_sets = [{unit for rule in some for unit in self._units(rule)} - {*kept} for some in certified]
+        return min(zip(certified, unit_sets, strict=True), key=lambda pair: len(pair[1]), default=([], set()))[0]
 
     def _is_certified(self, rules: Sequence[ConceptRule]) -> bool:
         precision, recall = self._bounds(rules)

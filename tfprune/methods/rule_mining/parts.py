@@ -51,9 +51,9 @@ class Part:
         matched, there = self.any_of(rules), self.labels[concept]
         return Counts(*(self.weigh(each) for each in (matched, matched & there, there)))
 
-    def weigh(self, chosen: np.ndarray) -> float:
+    def weigh(self, rows: np.ndarray) -> float:
         """Return the number of chosen samples, a group counting as one."""
-        return float(self.weights[chosen].sum())
+        return float(self.weights[rows].sum())
 
 
 def part_of(labels: Mapping[str, np.ndarray], weights: np.ndarray, *, rows: np.ndarray, name: str) -> Part:

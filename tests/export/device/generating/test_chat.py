@@ -35,8 +35,8 @@ def test_a_turn_continues_the_tokens_of_all_turns(generator, writer):
 def test_only_new_tokens_are_read(generator, monkeypatch):
     talk = generator.chat()
     talk.send("a", max_tokens=2)
-    lengths, read = [], generator._signatures.prefill
-    monkeypatch.setattr(generator._signatures, "prefill", lambda ids: (lengths.append(len(ids)), read(ids)))
+    lengths, prefill = [], generator._signatures.prefill
+    monkeypatch.setattr(generator._signatures, "prefill", lambda ids: (lengths.append(len(ids)), prefill(ids)))
     talk.send("b", max_tokens=1)
     assert lengths == [5]  # the last token of the answer, the end of its turn, and all but one of the new turn
 

@@ -12,8 +12,8 @@ SCORES = np.log(np.float32([0.1, 0.5, 0.05, 0.35]))
 
 def shares(**settings):
     sampling = Sampling(seed=0, **settings)
-    drawn = [sampling.choose(SCORES) for _ in range(4000)]
-    return np.bincount(drawn, minlength=4) / len(drawn)
+    tokens = [sampling.choose(SCORES) for _ in range(4000)]
+    return np.bincount(tokens, minlength=4) / len(tokens)
 
 
 def test_the_highest_score_without_a_temperature():
@@ -36,8 +36,8 @@ def test_drawn_as_often_as_likely(settings, expected):
 
 
 def test_the_same_seed_draws_the_same():
-    drawn = [[Sampling(1.0, seed=seed).choose(np.zeros(1000)) for _ in range(2)] for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
+    tokens = [[Sampling(1.0, seed=seed).choose(np.zeros(1000)) for _ in range(2)] for seed in (0, 0, 1)]
+    assert tokens[0] == tokens[1] != tokens[2]
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,13 @@ def test_devices_work_at_the_same_time(monkeypatch):
 
 
 def test_what_is_not_a_list_of_different_devices_is_refused():
-    one, other = Remote("pi@one"), Remote("pi@other")
-    for devices in (None, one, [one], (one, other)):
+    first, second = Remote("pi@one"), Remote("pi@other")
+    for devices in (None, first, [first], (first, second)):
         check_devices(devices)
     with pytest.raises(ValueError, match="different devices in `on`, at least one. .* Name each board once"):
-        check_devices([one, other, Remote("pi@one")])
+        check_devices([first, second, Remote("pi@one")])
     with pytest.raises(ValueError, match="at least one. Received: on=\\[\\]"):
         check_devices([])
-    for wrong in ([one, None], [one, "pi@other"], "pi@one"):
+    for wrong in ([first, None], [first, "pi@other"], "pi@one"):
         with pytest.raises(TypeError, match="device"):
             check_devices(wrong)
