@@ -54,10 +54,10 @@ def make(folder: Path) -> None:
 def cells(text: str) -> list[nbformat.NotebookNode]:
     """Return the cells of a page of docs/tutorials, and one after the first that installs the library."""
     title, *others = _cells(text)
-    found = [title, new_code_cell(INSTALL), *others]
-    for number, cell in enumerate(found):
+    notebook_cells = [title, new_code_cell(INSTALL), *others]
+    for number, cell in enumerate(notebook_cells):
         cell.id = f"cell-{number}"  # at random otherwise
-    return found
+    return notebook_cells
 
 
 def _cells(text: str) -> Iterator[nbformat.NotebookNode]:

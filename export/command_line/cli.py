@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        with _orderly_end():
+        with _orderly_end(), _warnings_in_lines(options):
             report = options.command(options)
     except (TypeError, ValueError) as error:
         return _fail(in_options(str(error), options))
@@ -123,6 +124,23 @@ def _fail(message: str) -> int:
     """Print an error in one line, and return its exit code."""
     print(f"tfprune: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+@contextmanager
+def _warnings_in_lines(options: argparse.Namespace) -> Iterator[None]:
+    """Print warnings as errors are printed, without the line of this program that they came through."""
+    show = warnings.showwarning
+
+    def show_in_line(message: Warning | str, category: type[Warning], *where: Any, **settings: Any) -> None:
+        if not issubclass(category, UserWarning):
+            show(message, category, *where, **settings)
+            return
+        text = in_options(str(message), options)
+        print(f"tfprune: warning: {printable(' '.join(text.split()))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_in_line
+        yield
 
 
 @contextmanager

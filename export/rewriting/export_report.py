@@ -13,6 +13,8 @@ from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceR
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.report import Report, table
 
+OPERATORS_PER_LINE = 8
+
 
 @dataclass(frozen=True)
 class Candidate(Report):
@@ -156,7 +158,7 @@ class ExportReport(Report):
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
             *(["left out", f"metadata {name}: half precision has no sparse kernels"] for name in self.left_out),
             ["checked on", self.runtime],
-            ["operators", _operators(self.ops)],
+            *_operator_rows(self.ops),
         ]
         text = table(["exported", self.path], rows, left=2)
         if len(self.candidates) > 1:
@@ -174,6 +176,16 @@ def _zeros(nnz: int, size: int, sparsity: float) -> str:
 
 def _operators(ops: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in ops.items())
+
+
+def _operator_rows(ops: dict[str, int]) -> list[list[str]]:
+    """Return lines of some operators each: a transformer has dozens."""
+    items = list(ops.items())
+    lines = [
+        _operators(dict(items[index : index + OPERATORS_PER_LINE]))
+        for index in range(0, len(items), OPERATORS_PER_LINE)
+    ]
+    return [["operators" if number == 0 else "", line] for number, line in enumerate(lines)]
 
 
 def _latency(latency: BenchmarkReport) -> list[list[str]]:

@@ -59,6 +59,8 @@ def add_command(
 def in_options(message: str, options: argparse.Namespace) -> str:
     """Return a message of the library in the words of the command line: options in place of arguments.
 
+    Seconds become minutes.
+
     Example:
         >>> options = argparse.Namespace(tolerance=2.0, arguments={"time": "--minutes"})
         >>> in_options("Expected `time` with a tolerance. Received: tolerance=2.0, time=None.", options)
@@ -74,6 +76,7 @@ def in_options(message: str, options: argparse.Namespace) -> str:
         if value == "None":
             return f"no {name}"
         value = {"True": "yes", "False": "no"}.get(value, value)
+        value = f"{float(value) / 60:.4g}" if name == "--minutes" else value  # the library counts seconds
         return f"{name}={value}" if " " in name else f"{name} {value}"  # --budget flops=0.5
 
     def fields(match: re.Match[str]) -> str:

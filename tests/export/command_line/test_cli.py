@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tfprune.base.warn_user import warn_user
 from tfprune.export.command_line.cli import main
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
@@ -249,6 +250,18 @@ def test_help_lists_every_command(capsys):
     assert [line.split()[0] for line in out.splitlines() if re.match(r" {4}\w", line)][-len(COMMANDS) :] == COMMANDS
     assert "90 %," in out
     assert len(out.splitlines()) < 60, "one sentence each, which fits a screen with the exit codes"
+
+
+def test_a_warning_is_one_line_in_the_words_of_the_options(capsys, monkeypatch):
+    def search(options):
+        warn_user("Expected time for 3 recipes or more. Received: time=60. Pass time=90.")
+        return "done"
+
+    monkeypatch.setattr("tfprune.export.command_line.commands.compress._compress", search)
+    code, out, err = run(capsys, "compress", "model.keras", "--train", "x.npy,y.npy")
+    assert (code, out) == (0, "done\n")
+    expected = "Expected time for 3 recipes or more. Received: --minutes 1. Pass --minutes 1.5."
+    assert err == f"tfprune: warning: {expected}\n"
 
 
 def test_npus_are_listed_in_one_place_and_named_whole_in_errors(capsys):

@@ -62,6 +62,13 @@ def test_the_export_table_says_what_was_written():
     assert "it crashed" in lines["sparse"]
 
 
+def test_many_operators_take_several_lines():
+    names = [f"OPERATOR_{number}" for number in range(11)]
+    lines = str(dataclasses.replace(EXPORT, ops=dict.fromkeys(names, 1))).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("operators"))
+    assert lines[first].endswith("1 OPERATOR_7") and lines[first + 1].split("  ")[-1].startswith("1 OPERATOR_8, ")
+
+
 def test_a_single_candidate_needs_no_table():
     assert "candidate" not in str(dataclasses.replace(EXPORT, candidates=CANDIDATES[:1]))
 
