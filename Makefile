@@ -1,6 +1,8 @@
 # Everything is installed into .venv, which is made once and reused.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests and checks start many processes: with this set, each would compile every module that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-ci test-all lint docs notebooks llms dist release-check bench zoo hub fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
 
@@ -37,7 +39,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	rm -rf build/typing && mkdir -p build/typing/tfprune
 	ln -s $(CURDIR)/tfprune/* $(CURDIR)/export build/typing/tfprune/  # as installed: export/ is tfprune.export
-	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p tfprune
+	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg --cache-dir $(CURDIR)/build/mypy -p tfprune
 
 # The site, into build/site. Look at it as a phone and a desktop show it: .venv/bin/python docs/screenshots.py
 docs: .venv/dev

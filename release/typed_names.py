@@ -33,13 +33,17 @@ def check_types(sdist: Path) -> None:
             checkout = Path(folder, way.split()[0])
             with tarfile.open(sdist) as archive:
                 archive.extractall(checkout, filter="data")
-            missing = untyped_names([*options, str(next(checkout.iterdir()))], folder=checkout)
+            arguments = [*options, str(next(checkout.iterdir()))]
+            missing = untyped_names(arguments, folder=checkout, cache=Path(folder, "cache"))
             if missing:
                 raise SystemExit(f"No type after a {way} installation: {', '.join(missing)}.")
 
 
-def untyped_names(arguments: list[str], *, folder: Path) -> list[str]:
-    """Return the public names that mypy knows no type of, or `Any`, after `uv pip install` with these arguments."""
+def untyped_names(arguments: list[str], *, folder: Path, cache: Path) -> list[str]:
+    """Return the public names that mypy knows no type of, or `Any`, after `uv pip install` with these arguments.
+
+    mypy looks for each module anew; the cache spares it a module whose content it has checked.
+    """
     environment, empty = folder / "environment", folder / "empty"
     subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, environment], check=True)
     install = ["uv", "pip", "install", "--quiet", "--python", environment, "--no-deps", *arguments]
@@ -49,7 +53,7 @@ def untyped_names(arguments: list[str], *, folder: Path) -> list[str]:
     lines = [imports, *(f"reveal_type({name})" for name in NAMES)]
     Path(empty, "script.py").write_text("\n".join(lines), encoding="utf-8")
     program = environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    options = ["--ignore-missing-imports", "--no-pretty", "--cache-dir", folder / "cache"]  # Keras ships no types
+    options = ["--ignore-missing-imports", "--no-pretty", "--cache-dir", cache]  # Keras ships no types
     mypy = [sys.executable, "-m", "mypy", *options, "--python-executable", program, "script.py"]
     printed = subprocess.run(mypy, capture_output=True, text=True, cwd=empty, check=False).stdout
     types = dict(re.findall(r'^script\.py:(\d+): note: Revealed type is "(.*)"$', printed, re.MULTILINE))

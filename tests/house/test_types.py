@@ -86,7 +86,8 @@ def ask(folder):
     imports = "import tfprune, tfprune.export, tfprune.federated, tfprune.tfmot\n"
     revealed = folder / "revealed.py"
     revealed.write_text(imports + "\n".join(f"reveal_type({name})" for name in NAMES), encoding="utf-8")
-    options = ["--config-file", str(ROOT / "setup.cfg"), "--cache-dir", str(folder / "cache"), "--no-pretty"]
+    cache = ROOT / "build" / "mypy"  # of `make lint`; mypy compares the contents of files
+    options = ["--config-file", str(ROOT / "setup.cfg"), "--cache-dir", str(cache), "--no-pretty"]
     command = [sys.executable, "-m", "mypy", *options, str(revealed), str(CALLS)]
     environment = {**os.environ, "MYPYPATH": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
