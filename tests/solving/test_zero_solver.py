@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tfprune.patterns import NM, Unstructured
+from tfprune.patterns import NM, Block, Unstructured
+from tfprune.solving import zero_solver
 from tfprune.solving.least_squares import GramMoments, solve
 from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS, ErrorCurve, output_error
 from tfprune.solving.weight_masks import sparse_gpt
@@ -52,7 +53,22 @@ def test_errors_at_levels_grow_and_are_those_of_the_weights():
     assert (np.diff(errors) >= 0).all() and (np.diff(errors[LEVELS < 0.98]) > 0).all()  # then one entry stays
     assert np.mean(solved[..., :12] == 0) == pytest.approx(LEVELS[LEVEL_FELT], abs=0.02)
     assert relative_error(aimed, solver.weights) == pytest.approx(0, abs=1e-12)
-    assert errors[LEVEL_FELT] == relative_error(aimed, solved)
+    assert errors[LEVEL_FELT] == pytest.approx(relative_error(aimed, solved))
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(), Block(4, 1)], ids=str)
+def test_a_curve_of_many_outputs_has_the_height_of_all_and_the_shape_of_some(pattern, monkeypatch):
+    random = np.random.default_rng(3)
+    weights = random.normal(size=(1, 400, 24)) * np.where(np.arange(400) == 333, 300, 1)[:, np.newaxis]
+    moments = GramMoments(24, 400)
+    moments.add_inputs(random.normal(size=(600, 6)) @ random.normal(size=(6, 24)) + random.normal(size=(600, 24)))
+    moments = [moments.aimed_at(weights[0])]
+    solver = ZeroSolver(weights, inputs=24)
+    solved, errors = solver.at_levels(moments, pattern=pattern)
+    assert errors[LEVEL_FELT] == pytest.approx(relative_error(moments, solved))
+    monkeypatch.setattr(zero_solver, "OUTPUTS_OF_SHAPE", 400)
+    of_all = solver.at_levels(moments, pattern=pattern)[1]
+    np.testing.assert_allclose(errors[LEVELS < 0.98], of_all[LEVELS < 0.98], rtol=0.1)
 
 
 def test_a_curve_takes_the_error_of_the_outputs():

@@ -56,7 +56,7 @@ class GramMoments:
         aimed.energy = np.einsum("oi,oi->o", aimed.cross, weights)
         return aimed
 
-    def of(self, outputs: np.ndarray) -> GramMoments:
+    def of(self, outputs: np.ndarray | slice) -> GramMoments:
         """Return the moments of some of the outputs; those of the inputs are shared."""
         some = copy.copy(self)
         some.cross, some.energy = self.cross[outputs], self.energy[outputs]

@@ -7,16 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tfprune.patterns import Pattern
+from tfprune.patterns import Block, Pattern
 from tfprune.solving.alps import alps
 from tfprune.solving.least_squares import GramMoments, solve
 from tfprune.solving.rounding import Grid
-from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS
+from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS, TINY
 from tfprune.solving.weight_masks import elimination_factor, sparse_gpt
 
 RIDGE = 0.1  # of the mean square of the inputs, where there are ten rows or more for each input
 RIDGE_WITHOUT = 0.001  # the same where whole inputs go: the others have to change more than around single zeros
 THREADS = 2  # each takes a few copies of the weights
+OUTPUTS_OF_SHAPE = 128  # of which the shape of an error curve is measured: its height is that of all outputs
 
 
 class ZeroSolver:
@@ -51,7 +52,7 @@ class ZeroSolver:
     def masking(
         self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern
     ) -> Callable[..., np.ndarray]:
-        """Return a function from a sparsity, and a grid for each group or None, to weights with zeros.
+        """Return a function from a sparsity, a grid for each group or None, and outputs to weights with zeros.
 
         Args:
             moments: What the weight sees, and what it should return, for each group.
@@ -61,12 +62,14 @@ class ZeroSolver:
         ridges = [self._ridge(sums) for sums in moments]
         factors = [elimination_factor(sums, ridge) for sums, ridge in zip(moments, ridges, strict=True)]
 
-        def masked(sparsity: float, grids: Sequence[Grid] | None = None) -> np.ndarray:
-            solved = np.empty_like(self.weights)
-            for group, sums in enumerate(moments):
+        def masked(
+            sparsity: float, grids: Sequence[Grid] | None = None, outputs: np.ndarray | slice = slice(None)
+        ) -> np.ndarray:
+            solved = np.empty_like(self.weights[:, outputs])
+            for group, sums in enumerate(_of(moments, outputs)):
                 mask, updated = sparse_gpt(
                     sums,
-                    start[group],
+                    start[group][outputs],
                     inputs=self.inputs,
                     pattern=pattern,
                     sparsity=sparsity,
@@ -75,7 +78,7 @@ class ZeroSolver:
                     grid=None if grids is None else grids[group],
                     factor=factors[group],
                 )
-                as_it_was = self.weights[group].copy()
+                as_it_was = self.weights[group][outputs].copy()
                 if grids is not None:
                     as_it_was[:, : self.inputs] = grids[group].nearest(as_it_was[:, : self.inputs])
                 solved[group] = sums.better(np.where(mask, as_it_was, 0), updated)
@@ -124,18 +127,36 @@ class ZeroSolver:
         return solved
 
     def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weights at `LEVEL_FELT`, with zeros in this weight alone, and the errors at each of `LEVELS`."""
-        masked = self.masking(moments, self.weights, pattern=pattern)
+        """Return the weights at `LEVEL_FELT`, with zeros in this weight alone, and the errors at each of `LEVELS`.
 
-        def measured(level: int) -> tuple[np.ndarray | None, float]:
-            weights = masked(float(LEVELS[level]))
-            return weights if level == LEVEL_FELT else None, relative_error(moments, weights)
+        The error at `LEVEL_FELT` is that of all outputs, and the others relate to it as they do for some outputs.
+        """
+        masked = self.masking(moments, self.weights, pattern=pattern)
+        felt = masked(float(LEVELS[LEVEL_FELT]))
+        outputs = _outputs_of_shape(moments, pattern)
+        some = _of(moments, outputs)
+
+        def measured(level: float) -> float:
+            return relative_error(some, masked(float(level), outputs=outputs))
 
         with ThreadPoolExecutor(THREADS) as pool:  # NumPy gives up Python's lock
-            rows = [*pool.map(measured, range(len(LEVELS)))]
-        felt = rows[LEVEL_FELT][0]
-        assert felt is not None
-        return felt, np.array([error for _, error in rows])
+            errors = np.array([*pool.map(measured, LEVELS)])
+        return felt, errors * relative_error(moments, felt) / max(errors[LEVEL_FELT], TINY)
+
+
+def _outputs_of_shape(moments: Sequence[GramMoments], pattern: Pattern) -> np.ndarray:
+    """Return outputs of all sizes, from the one of most energy on; whole blocks of them for a pattern of blocks."""
+    height = pattern.rows if isinstance(pattern, Block) else 1
+    energy = np.sum([sums.energy for sums in moments], axis=0)
+    blocks = np.argsort(-np.add.reduceat(energy, np.arange(0, len(energy), height)))
+    count = min(len(blocks), max(OUTPUTS_OF_SHAPE // height, 1))
+    starts = np.sort(blocks[np.arange(count) * len(blocks) // count]) * height
+    outputs = (starts[:, np.newaxis] + np.arange(height)).ravel()
+    return outputs[outputs < len(energy)]
+
+
+def _of(moments: Sequence[GramMoments], outputs: np.ndarray | slice) -> list[GramMoments]:
+    return [sums.of(outputs) for sums in moments]
 
 
 def relative_error(moments: Sequence[GramMoments], weights: np.ndarray) -> float:
