@@ -147,6 +147,11 @@ def test_texts_of_one_token_are_too_short_for_the_next_one():
         tfprune.plan_transformer(transformer(2), texts(4, length=1), budget=BUDGET, judge="perplexity")
 
 
+def test_token_ids_beyond_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="token ids from 0 to 29 in `samples`. Received: ids with 34"):
+        tfprune.plan_transformer(transformer(2), np.full((4, 6), 34, "int32"), budget=BUDGET)
+
+
 @pytest.mark.programs
 def test_a_budget_that_cannot_be_met_names_the_closest_model():
     budget = tfprune.budget(parameters=101)  # a block of 16 units has 148, and the head 10

@@ -15,8 +15,10 @@ from tfprune.compact.narrowing.norms import ObservedNorms, StreamNorm, observed,
 from tfprune.compact.narrowing.same_sums import Cut, assign_all, embedding_factor
 from tfprune.compact.narrowing.stream import build_narrower, width_of
 from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.graph import functional, trace_to_run
 from tfprune.keras_models.models.layers import as_numpy, paired, rename, walk, weight_bytes
 from tfprune.keras_models.models.low_rank import train_alike
+from tfprune.keras_models.models.token_ids import check_token_ids
 
 
 @renamed()
@@ -50,7 +52,8 @@ def narrow(
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the class of the model has no `hidden_dim`, or it sets the size of heads or other sizes, too.
         ValueError: If the norms subtract the mean, or the model is wrapped or quantized.
-        ValueError: If `samples` are empty or do not fit the model, or `hidden_dim` is out of range.
+        ValueError: If `samples` are empty, do not fit the model, or have token ids beyond its vocabulary.
+        ValueError: If `hidden_dim` is out of range.
 
     Example:
         >>> from keras_hub.models import Qwen3Backbone
@@ -71,9 +74,9 @@ def narrow(
     check_verbose(verbose)
     narrower, stream = build_narrower(model, hidden_dim)
     norms = stream_norms(model, stream)
-    statistics = _observe(
-        model, norms, Batches(samples, model, batch_size=batch_size, argument="samples"), verbose=verbose
-    )
+    batches = Batches(samples, model, batch_size=batch_size, argument="samples")
+    check_token_ids(trace_to_run(functional(model)), batches)
+    statistics = _observe(model, norms, batches, verbose=verbose)
     norms = [norm for layer in statistics.by_layer for norm in norms if id(norm.layer) == layer]
     importance = statistics.importance()
     dimensions = np.sort(np.argsort(-importance, kind="stable")[:hidden_dim])

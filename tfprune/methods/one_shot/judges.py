@@ -12,7 +12,7 @@ from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss
 from tfprune.keras_models.models.graph import Graph
-from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.token_ids import token_input
 from tfprune.methods.one_shot.head_choice import HeadLoss
 
 SampleBatch = tuple[list[np.ndarray], Any]  # the arrays for the inputs of the dense model, and targets or None
@@ -175,64 +175,3 @@ def _mean_square(output: np.ndarray, dense: np.ndarray, kept: np.ndarray | None)
     if kept is not None and output.shape[-1] == len(kept) != dense.shape[-1]:
         dense = dense[..., kept]
     return float(np.mean(np.square(output - dense)))
-
-
-def check_token_ids(graph: Graph, batches: Batches) -> None:
-    """Refuse texts without tokens, and ids beyond the vocabulary.
-
-    Args:
-        graph: The model.
-        batches: The data.
-
-    Raises:
-        ValueError: If a batch is empty, or holds an id that the embedding has no vector for.
-    """
-    sizes = [_vocabulary(graph, tensor) for tensor in graph.model.inputs]
-    for inputs, _ in batches:
-        for tensor, size, array in zip(graph.model.inputs, sizes, inputs, strict=True):
-            if not array.size:
-                raise ValueError(
-                    f"Expected texts with tokens in `samples`. Received: {tensor.name} of shape {array.shape}. Leave "
-                    f"empty texts out."
-                )
-            if size is not None and (array.min() < 0 or array.max() >= size):
-                wrong = int(array.max()) if array.max() >= size else int(array.min())
-                raise ValueError(
-                    f"Expected token ids from 0 to {size - 1} in `samples`. Received: {tensor.name} with {wrong}. "
-                    f"Use the tokenizer of the model."
-                )
-
-
-def token_input(graph: Graph) -> tuple[int, keras.layers.Embedding]:
-    """Return the index of the input that holds token ids, and the embedding of the largest vocabulary that reads it.
-
-    Raises:
-        ValueError: If no input is read by an embedding.
-    """
-    readers = [
-        (index, each) for index, tensor in enumerate(graph.model.inputs) for each in _embeddings(graph, tensor)
-    ]
-    if not readers:
-        raise ValueError(
-            f"Expected a model of text, with token ids that an embedding reads. Received: {graph.model.name!r} "
-            f"without any. Pass judge='distance', or a loss."
-        )
-    return max(readers, key=lambda reader: reader[1].input_dim)
-
-
-def _vocabulary(graph: Graph, tensor: keras.KerasTensor) -> int | None:
-    """Return the number of ids that an input may hold, None if it does not hold ids."""
-    return min((each.input_dim for each in _embeddings(graph, tensor)), default=None)
-
-
-def _embeddings(graph: Graph, tensor: keras.KerasTensor) -> list[keras.layers.Embedding]:
-    """Return the largest embedding of each layer that reads an input, none if it does not hold integers."""
-    if not np.issubdtype(np.dtype(keras.backend.standardize_dtype(tensor.dtype)), np.integer):
-        return []
-    readers = [call.layer for call in graph.calls if any(source is tensor for source in call.inputs)]
-    parts = [
-        [part for _, part in walk(layer) if isinstance(part, keras.layers.Embedding)]
-        for layer in readers
-        if isinstance(layer, keras.layers.Layer)
-    ]
-    return [max(some, key=lambda part: part.input_dim) for some in parts if some]

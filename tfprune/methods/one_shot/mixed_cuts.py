@@ -9,26 +9,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.compact.shrinking.channel_readers import RunningModel
-from tfprune.compact.shrinking.shrink import shrink
 from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary
 from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport
-from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.masking.wrapping.flat_copy import flat_copy
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.methods.experts.drop_experts import drop_experts
 from tfprune.methods.experts.rank_experts import rank_experts
 from tfprune.methods.experts.rebuild_experts import read_experts
 from tfprune.methods.growth.block_losses import one_by_one
 from tfprune.methods.growth.drop_blocks import drop_blocks
 from tfprune.methods.growth.find_blocks import find_blocks
-from tfprune.methods.one_shot.find_removals import find_removals
+from tfprune.methods.growth.reorder import reorder
+from tfprune.methods.growth.reordered_model import ReorderedModel
 from tfprune.methods.one_shot.judges import OutputLoss, SampleBatch, packed_inputs
-from tfprune.methods.one_shot.prune_units import prune_units
+from tfprune.methods.one_shot.units_and_heads import UnitsAndHeads
 from tfprune.solving.greedy_levels import Levels
 
 KINDS = ("vocabulary", "blocks", "experts", "units", "heads")
 STEPS = 8  # of units and of heads: each step removes this part of all of them
-_HOLDOUT = 0.2  # of the batches, as prune_units has it
+_FIRST = ("vocabulary", "blocks", "experts")  # without which units and heads are chosen
 
 
 class MixedCuts:
@@ -59,9 +57,12 @@ class MixedCuts:
         self._model, self._batches = model, batches
         self._texts, self._tokenizer = texts, tokenizer
         self._criterion, self._judge = criterion, judge
-        running = RunningModel(flat_copy(Anatomy.of(model)))
-        self._units, self._heads, self._skipped = find_removals(running)
-        self.loss = OutputLoss(running.graph, batches, judge=judge)
+        found = self._units_and_heads(model, self._samples({}))
+        self._last = (dict.fromkeys(_FIRST, 0), found)
+        self._removable = {"units": bool(found.units), "heads": bool(found.units and found.heads)}
+        self._skipped = found.skipped
+        check_token_ids(found.running.graph, batches)
+        self.loss = OutputLoss(found.running.graph, batches, judge=judge)
         self._dropped: list[int] = []
 
     def most(self, kind: str) -> int:
@@ -77,7 +78,7 @@ class MixedCuts:
         if kind == "experts":
             layers = read_experts(self._model)[1]
             return min(layer.experts - layer.top_k for layer in layers)
-        if self._units and (self._heads or kind == "units"):
+        if self._removable[kind]:
             return STEPS - 1
         reasons = "; ".join(f"{each.layer}: {each.reason}" for each in self._skipped[:2]) or "it has none"
         raise ValueError(f"{self._model.name!r} has no {kind} that can be removed ({reasons}).")
@@ -128,41 +129,54 @@ class MixedCuts:
 
     def build(self, levels: Levels) -> keras.Model:
         """Build the model without the parts that levels name."""
-        model = self.trimmed[0] if levels.get("vocabulary") else self._model
-        renumbered = self.inputs_of(levels)
-        samples = [self._as_samples(renumbered(arrays), targets) for arrays, targets in self._batches]
-        dropped = self.dropped(levels.get("blocks", 0))
-        if dropped and self._keeps_class:
-            model = drop_blocks(model, dropped)[0]
-        if levels.get("experts"):
-            model = drop_experts(model, rank_experts(model, samples).lowest(levels["experts"]))[0]
-        model = self._narrowed(model, levels, samples)
-        return drop_blocks(model, dropped)[0] if dropped and not self._keeps_class else model
+        first, units, heads = self._first(levels), levels.get("units", 0), levels.get("heads", 0)
+        if units or heads:
+            model = self._found(first).smaller(units=units / STEPS, heads=heads / STEPS)
+        else:
+            model = self._without_first(first)
+        dropped = self.dropped(levels.get("blocks", 0) - first["blocks"])
+        return drop_blocks(model, dropped)[0] if dropped else model
+
+    def _first(self, levels: Levels) -> Levels:
+        """Return the levels of the parts that are removed before units and heads."""
+        first = {kind: levels.get(kind, 0) for kind in _FIRST}
+        return {**first, "blocks": 0} if first["blocks"] and not self._keeps_class else first
+
+    def _found(self, first: Levels) -> UnitsAndHeads:
+        """Return the units and heads of a model without other parts; those of the last one are kept."""
+        if self._last[0] != first:
+            self._last = (first, self._units_and_heads(self._without_first(first), self._samples(first)))
+        return self._last[1]
+
+    def _without_first(self, first: Levels) -> keras.Model:
+        """Return the model without some tokens, blocks and experts, to which the other weights are fitted."""
+        model = self.trimmed[0] if first["vocabulary"] else self._model
+        if first["blocks"]:
+            dropped = self.dropped(first["blocks"])
+            model = self._without(dropped).model if model is self._model else drop_blocks(model, dropped)[0]
+        if first["experts"]:
+            model = drop_experts(model, rank_experts(model, self._samples(first)).lowest(first["experts"]))[0]
+        return model
+
+    def _without(self, dropped: Sequence[int]) -> ReorderedModel:
+        return reorder(self._blocks, [block for block in range(len(self._blocks.blocks)) if block not in dropped])
 
     @functools.cached_property
     def _keeps_class(self) -> bool:
-        smaller, report = drop_blocks(self._model, self.dropped(1))
-        return report.into == "class" or type(smaller) is type(self._model)
+        """Whether fewer blocks are a model of the same class."""
+        fewer = self._without(self.dropped(1))
+        return fewer.into == "class" or type(fewer.model) is type(self._model)
+
+    def _samples(self, levels: Levels) -> list[tuple]:
+        renumbered = self.inputs_of(levels)
+        return [self._as_samples(renumbered(arrays), targets) for arrays, targets in self._batches]
 
     def _as_samples(self, arrays: list[np.ndarray], targets: Any) -> tuple:
         inputs = packed_inputs(self._model, arrays)
         return (inputs,) if targets is None else (inputs, targets)
 
-    def _narrowed(self, model: keras.Model, levels: Levels, samples: list[tuple]) -> keras.Model:
-        """Return a model with fewer hidden units and heads, and weights that are fitted to those that remain."""
-        units, heads = levels.get("units", 0) / STEPS, levels.get("heads", 0) / STEPS
-        if not units and not heads:
-            return model
-        masked, report = prune_units(
-            model,
-            samples,
-            {"units": units, "heads": heads},
-            criterion=self._criterion,
-            judge=self._judge,
-            holdout=_HOLDOUT if len(samples) > 1 else 0.0,
-            verbose=0,
-        )
-        return shrink(masked, report.plan)
+    def _units_and_heads(self, model: keras.Model, samples: list[tuple]) -> UnitsAndHeads:
+        return UnitsAndHeads(model, samples, criterion=self._criterion, judge=self._judge)
 
     def described(self, kind: str, *, before: int, level: int) -> str:
         """Return what is removed of a kind after a step."""

@@ -22,12 +22,12 @@ from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.layers import weight_values
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.one_shot.find_removals import find_removals
-from tfprune.methods.one_shot.head_choice import choose_heads
-from tfprune.methods.one_shot.judges import check_token_ids, head_loss
+from tfprune.methods.one_shot.head_choice import HeadOrder
+from tfprune.methods.one_shot.judges import head_loss
 from tfprune.methods.one_shot.putri_report import PutriReport, PutriRow, PutriTotal
-from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, remove_in_order
+from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, find_removals, remove_in_order
 from tfprune.methods.one_shot.split_sparsity import PARTS, check_sparsities, limits, split_sparsity
 from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
 from tfprune.solving.least_squares import GramMoments
@@ -124,7 +124,7 @@ def prune_units(
     """
     sparsity = check_sparsities(sparsity)
     check_choice(criterion, "criterion", choices=[*SCORES, "greedy"])
-    updates = _weight_updates(reconstruction, targets, ridge=ridge, holdout=holdout)
+    updates = weight_updates(reconstruction, targets, ridge=ridge, holdout=holdout)
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
@@ -160,15 +160,12 @@ def prune_units(
             _log.info("%s: %d of %d stay, error %.3g", row.group, row.kept, row.channels, row.error.after)
             progress.add(1, {"error": row.error.after})
 
-    def choose_units(removal: Removal, moments: GramMoments, weights: np.ndarray) -> np.ndarray:
-        return kept_units(criterion, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
-
     with RunFolder(folder, settings=settings, arrays=[*weight_values(copy.plain), *first]) as steps, progress:
         counted = [replace(each, keep=parts.units[each.group.name]) for each in units]
-        remove(counted, choose_units, updates["units"])
+        remove(counted, unit_choice(criterion), updates["units"])
         if loss is not None:
-            search = functools.partial(choose_heads, running, first, removals=heads, rounds=parts.heads, loss=loss)
-            kept_heads = steps.remember("heads", search)
+            order = HeadOrder(running, first, removals=heads, loss=loss)
+            kept_heads = steps.remember("heads", functools.partial(order.kept, parts.heads))
             remove(heads, lambda removal, moments, weights: kept_heads[removal.group.name], updates["heads"])
     dense, left = (running.network.parameters(choice) for choice in (running.network.all_kept(), keep))
     total = PutriTotal(parts.parameters, parts.asked, dense - left, limits=limits(units + heads))
@@ -179,10 +176,23 @@ def prune_units(
 putri = prune_units  # the name of the method, which was that of the function before
 
 
-def _weight_updates(
+def unit_choice(criterion: str) -> Choose:
+    """Return the function that chooses the hidden units that a group keeps, by one of the criteria."""
+
+    def choose(removal: Removal, moments: GramMoments, weights: np.ndarray) -> np.ndarray:
+        return kept_units(criterion, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
+
+    return choose
+
+
+def weight_updates(
     reconstruction: str | Mapping[str, str | None] | None, targets: str, *, ridge: float, holdout: float
 ) -> dict[str, WeightUpdate]:
-    """Return how the weights that read hidden units and those that read heads are solved for."""
+    """Return how the weights that read hidden units and those that read heads are solved for.
+
+    Raises:
+        ValueError: If a way of reconstruction is not known, or a number is out of range.
+    """
     orders: dict[str, str | None]
     orders = dict(reconstruction) if isinstance(reconstruction, Mapping) else dict.fromkeys(PARTS, reconstruction)
     if orders.keys() != set(PARTS):

@@ -20,12 +20,12 @@ from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.graph import Graph, trace_to_run
 from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import mask_zeros
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
-from tfprune.methods.one_shot.judges import check_token_ids
 from tfprune.methods.one_shot.mask_kernel import CRITERIA, UPDATING, MaskSettings, mask_kernel, path_of
 from tfprune.methods.one_shot.recurrent_maps import is_recurrent, recurrent_maps
 from tfprune.methods.one_shot.split_zeros import Calibration, checked_split, split_zeros
