@@ -65,7 +65,8 @@ class HeadOrder:
         self, kept: dict[str, np.ndarray], parts: dict[str, tuple[np.ndarray, ...]]
     ) -> dict[tuple[str, int], float]:
         """Return the loss without each of the remaining parts, by the name of its group and its index."""
-        running, removals, masked = self._running, self._removals, {}
+        running, removals = self._running, self._removals
+        masked: dict[str, Any] = {}
 
         def masked_kernels() -> list[tuple[Any, Any]]:
             return [(removal.reader.site.map.kernel.variable, masked[removal.group.name]) for removal in removals]
