@@ -181,7 +181,5 @@ def test_samples_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="at least one sample"):
         tfprune.narrow(gemma(), {"token_ids": np.ones((0, 6)), "padding_mask": np.ones((0, 6))}, hidden_dim=12)
     ids = np.full((2, 6), 1000)
-    with pytest.raises(
-        ValueError, match=r"token ids from 0 to \d+ in `samples`. Received: token_ids with 1000"
-    ):
+    with pytest.raises(ValueError, match=r"token ids from 0 to \d+ in `samples`. Received: token_ids with 1000"):
         tfprune.narrow(gemma(), {"token_ids": ids, "padding_mask": np.ones_like(ids)}, hidden_dim=12)
