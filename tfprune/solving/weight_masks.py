@@ -11,6 +11,7 @@ from tfprune.solving.least_squares import GramMoments, damped_factor, inverse_of
 from tfprune.solving.rounding import Grid
 
 _COLUMNS_AT_ONCE = 128  # as in the paper
+_COLUMNS_IN_CACHE = 16  # that are updated one by one before those after them
 
 
 def wanda_mask(
@@ -149,15 +150,16 @@ def sparse_gpt(
             costs = np.where(grid.anchors[:, columns], costs.sum() + 1, costs)
         mask[:, columns] = pattern(costs, sparsity)
         removed = np.zeros((len(updated), stop - start))
-        for column in range(start, stop):
-            column_slice = slice(column, column + 1)
-            rounded = (
-                updated[:, column_slice] if grid is None else grid.nearest(updated[:, column_slice], column_slice)
-            )
-            left = np.where(mask[:, column_slice], rounded, 0)
-            removed[:, column - start] = (updated[:, column_slice] - left)[:, 0] / factor[column, column]
-            updated[:, column:stop] -= np.outer(removed[:, column - start], factor[column, column:stop])
-            updated[:, column_slice] = left
+        for first in range(start, stop, _COLUMNS_IN_CACHE):
+            last = min(first + _COLUMNS_IN_CACHE, stop)
+            for column in range(first, last):
+                here = slice(column, column + 1)
+                rounded = updated[:, here] if grid is None else grid.nearest(updated[:, here], here)
+                left = np.where(mask[:, here], rounded, 0)
+                removed[:, column - start] = (updated[:, here] - left)[:, 0] / factor[column, column]
+                updated[:, column:last] -= np.outer(removed[:, column - start], factor[column, column:last])
+                updated[:, here] = left
+            updated[:, last:stop] -= removed[:, first - start : last - start] @ factor[first:last, last:stop]
         updated[:, stop:] -= removed @ factor[columns, stop:]
     return mask, np.where(mask, updated, 0)
 
