@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from tfprune.masking.training.learn_allocation import learn_allocation as learn_allocation
     from tfprune.masking.training.pruning_callback import PruningCallback as PruningCallback
     from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
+    from tfprune.masking.training.scale_initial_weights import scale_initial_weights as scale_initial_weights
     from tfprune.masking.training.sensitivity import sensitivity as sensitivity
     from tfprune.masking.training.sensitivity_report import SensitivityReport as SensitivityReport
     from tfprune.masking.training.training_cost import TrainingCost as TrainingCost
@@ -151,8 +152,8 @@ _ROOMS = {
     "methods.moments": ["MomentCosines", "carry_optimizer", "moment_cosines"],
     "compact.fine_tuning": ["Distillation", "FineTuning", "PruneReport", "distilled", "prune_to"],
     "masking.training": [
-        *("Grow", "PruningCallback", "PruningSummaries", "SensitivityReport", "learn_allocation", "sensitivity"),
-        *("TrainingCost", "update_masks"),
+        *("Grow", "PruningCallback", "PruningSummaries", "SensitivityReport", "learn_allocation"),
+        *("TrainingCost", "scale_initial_weights", "sensitivity", "update_masks"),
     ],
 }
 _ALIASES = {"methods.one_shot.prune_units": ["putri"]}
