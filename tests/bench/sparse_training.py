@@ -7,10 +7,13 @@ TensorFlow itself computes with the zeros, so the wall clock does not show this 
 
     python tests/bench/sparse_training.py --choose   # writes sparse_training.json
     python tests/bench/sparse_training.py            # prints the table
+    python tests/bench/sparse_training.py --networks CNN --sparsities 0.95 --ways AC/DC SNIP GraSP SynFlow
+    python tests/bench/sparse_training.py --networks CNN --ways "static, scaled" "RigL, scaled"
 
 `--choose` takes settings by the accuracy on 10,000 training images that are held back, with one seed: optimizer and
 learning rate of a network by its dense model, the interval and the replaced fraction of each way at 95 % sparsity.
-The table has other seeds, and is the only one that looks at the test images. Both train on 30,000 images.
+The table has other seeds, and is the only one that looks at the test images. Both train on 30,000 images. AC/DC and
+masks that are chosen once before training have no interval and no fraction, so nothing is chosen for them.
 """
 
 from __future__ import annotations
@@ -32,12 +35,16 @@ from common import Row
 from sparse_networks import NETWORKS, Watch, multiply_adds
 
 import tfprune
-from tfprune.schedules import Constant, Polynomial
+from tfprune.schedules import Alternating, Constant, Polynomial
 
 SPARSITIES, SEEDS, EPOCHS, BATCH, IMAGES = (0.9, 0.95, 0.98), (11, 12, 13), 4, 128, 30_000
 DENSE, SMALL, GRADUAL, SET, RIGL = "dense", "small dense", "gradual pruning", "SET", "RigL"
 STATIC = "static sparse (random ERK masks)"
-WAYS = (SMALL, GRADUAL, STATIC, SET, RIGL)
+WAYS = (SMALL, GRADUAL, STATIC, SET, RIGL)  # by default
+ACDC, SNIP, GRASP, SYNFLOW = "AC/DC", "SNIP", "GraSP", "SynFlow"
+SCALED = {"static, scaled": STATIC, "RigL, scaled": RIGL}  # ways that start from scaled weights
+CHOSEN_ONCE = (SNIP, GRASP, SYNFLOW)  # masks by a criterion before the first step
+OTHER_WAYS = (ACDC, *CHOSEN_ONCE, *SCALED)
 CHOSEN = Path(__file__).with_suffix(".json")
 CHOICE_SEED, CHOICE_SPARSITY, VALIDATION = 1, 0.95, 10_000
 RATES = {"sgd": (0.05, 0.15), "adam": (0.001, 0.004)}
@@ -74,15 +81,22 @@ class Job:
     seed: int
     settings: Settings
 
+    @property
+    def moves(self) -> str:
+        """The way that says how the masks change."""
+        return SCALED.get(self.way, self.way)
+
     def callbacks(self, x: np.ndarray, y: np.ndarray) -> list[keras.callbacks.Callback]:
         every, fraction = self.settings.every, self.settings.fraction
-        if self.way in (DENSE, SMALL):
+        if self.way in (DENSE, SMALL, *CHOSEN_ONCE):
             return []
+        if self.way == ACDC:
+            return [tfprune.PruningCallback(Alternating(self.sparsity), allocation="erk")]
         if self.way == GRADUAL:
             return [tfprune.PruningCallback(Polynomial(self.sparsity, end=0.75), every=every, allocation="erk")]
-        by, share = {STATIC: ("random", 0.0), SET: ("random", fraction), RIGL: ("gradient", fraction)}[self.way]
+        by, share = {STATIC: ("random", 0.0), SET: ("random", fraction), RIGL: ("gradient", fraction)}[self.moves]
         grow = tfprune.Grow(by, fraction=share, seed=self.seed)
-        fresh = {"data": FreshBatches(x, y, self.seed)} if self.way == RIGL else {}
+        fresh = {"data": FreshBatches(x, y, self.seed)} if self.moves == RIGL else {}
         schedule = Constant(self.sparsity)
         return [tfprune.PruningCallback(schedule, every=every, allocation="erk", grow=grow, **fresh)]
 
@@ -98,23 +112,45 @@ class FreshBatches:
         yield self.x[rows], self.y[rows]
 
 
+def choose_masks(model: keras.Model, job: Job, data: tuple) -> None:
+    """Set the masks before the fit: random ones with scaled weights, or those of a criterion over all layers."""
+    if job.way in SCALED:  # the masks that the callback would draw
+        drawn = tfprune.Grow("random", fraction=1.0, seed=job.seed)
+        tfprune.update_masks(model, job.sparsity, allocation="erk", grow=drawn)
+        tfprune.scale_initial_weights(model)
+        return
+    settings = {"allocation": "global", "regrow": False}
+    if job.way == SYNFLOW:
+        for step in range(1, 101):
+            tfprune.update_masks(model, 1 - (1 - job.sparsity) ** (step / 100), **settings)
+        return
+    batch = next(iter(FreshBatches(*data, job.seed)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    flat = {GRASP: lambda y, logits: loss(y, logits / 200)}.get(job.way)
+    tfprune.update_masks(model, job.sparsity, data=batch, loss=flat, **settings)
+
+
 def run(job: Job, data: tuple, judged: tuple) -> dict[str, Any]:
     """Train once; return accuracy on other images in percent, cost relative to dense training, counts and leaks."""
     network, settings, (x, y) = NETWORKS[job.network], job.settings, data
     keras.utils.set_random_seed(job.seed)
     model = network.small(job.sparsity) if job.way == SMALL else network.dense()
     size, macs, watch = sum(layer.count_params() for layer in model.layers), multiply_adds(network.dense()), Watch()
-    callbacks = job.callbacks(x, y)
-    if callbacks:
-        model, callbacks = tfprune.wrap(model), [*callbacks, watch]
+    callbacks, is_sparse = job.callbacks(x, y), job.way not in (DENSE, SMALL)
+    if is_sparse:
+        criterion = job.way.lower() if job.way in CHOSEN_ONCE else "magnitude"
+        latent = "zero" if job.way == ACDC else "keep"
+        model, callbacks = tfprune.wrap(model, criterion=criterion, latent=latent), [*callbacks, watch]
     model.compile(settings.make(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    if job.way in (*CHOSEN_ONCE, *SCALED):
+        choose_masks(model, job, data)
     keras.utils.set_random_seed(job.seed)  # the same batches for each way
     falling = keras.callbacks.LearningRateScheduler(lambda epoch: settings.rate * 0.5 ** max(epoch - EPOCHS // 2, 0))
     model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[falling, *callbacks])
     classes = model.predict(judged[0], verbose=0, batch_size=1000).argmax(axis=1)
-    forward = watch.cost / (EPOCHS * -(-len(x) // BATCH)) if callbacks else multiply_adds(model)
+    forward = watch.cost / (EPOCHS * -(-len(x) // BATCH)) if is_sparse else multiply_adds(model)
     cost = 3 * forward
-    if job.way == RIGL:  # one backward pass of `every` + 1 is dense
+    if job.moves == RIGL:  # one backward pass of `every` + 1 is dense
         cost = (3 * forward * settings.every + 2 * forward + macs) / (settings.every + 1)
     accuracy = 100 * float(np.mean(classes == judged[1]))
     counts = {"counts": sorted(watch.counts)[:3], "leaks": watch.leaks, "parameters": size}
@@ -168,15 +204,24 @@ def choose(kept: Path | None) -> None:
 
 
 def measure(
-    *, networks: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int], kept: Path | None = None
+    *,
+    networks: Sequence[str],
+    sparsities: Sequence[float],
+    seeds: Sequence[int],
+    ways: Sequence[str] = WAYS,
+    kept: Path | None = None,
 ) -> list[Row]:
     settings = json.loads(CHOSEN.read_text(encoding="utf-8"))
+
+    def chosen(network: str, way: str) -> Settings:
+        return Settings(**settings[network].get(SCALED.get(way, way), settings[network][DENSE]))
+
     jobs = [
-        Job(network, way, sparsity, seed, Settings(**settings[network][way]))
+        Job(network, way, sparsity, seed, chosen(network, way))
         for seed in seeds
         for network in networks
         for sparsity in sparsities
-        for way in ([DENSE] if sparsity == SPARSITIES[0] else []) + [*WAYS]
+        for way in ([DENSE] if sparsity == SPARSITIES[0] and ways == WAYS else []) + [*ways]
     ]
     x, y = fashion.read("train")
     runs = Runs((x[:IMAGES], y[:IMAGES]), fashion.read("t10k"), kept)
@@ -194,17 +239,18 @@ def _rows(network: str, found: list[dict[str, Any]]) -> Iterator[Row]:
 
     for sparsity in SPARSITIES:
         static = of(STATIC, sparsity, "accuracy")
-        for way in (DENSE, *WAYS):
+        for way in (DENSE, *WAYS, *OTHER_WAYS):
             accuracy = of(way, sparsity, "accuracy")
             if not len(accuracy):
                 continue
             what = DENSE if way == DENSE else f"{way} at {sparsity:.0%}"
             cost = of(way, sparsity, "cost").mean()
             measured = f"{accuracy.mean():.2f} ± {deviation(accuracy):.2f} %, multiply-adds of training x{cost:.3f}"
-            bar = "a deviation above static sparse" if way == RIGL else ""
-            above = accuracy.mean() - max(deviation(accuracy), deviation(static)) >= static.mean()
+            is_compared = way == RIGL and len(static) > 0
+            above = is_compared and accuracy.mean() - max(deviation(accuracy), deviation(static)) >= static.mean()
+            bar = "a deviation above static sparse" if is_compared else ""
             what = f"{network}, {what}: accuracy after {EPOCHS} epochs, {len(accuracy)} seeds"
-            yield Row(what, measured, bar, way != RIGL or bool(above))
+            yield Row(what, measured, bar, not is_compared or bool(above))
 
 
 def _exact(found: list[dict[str, Any]]) -> Iterator[Row]:
@@ -212,7 +258,7 @@ def _exact(found: list[dict[str, Any]]) -> Iterator[Row]:
     for line in found:
         network = NETWORKS[line["network"]]
         entries = network.size(network.widths)
-        if line["way"] in (STATIC, SET, RIGL):
+        if line["way"] in (STATIC, SET, RIGL, *SCALED):
             counts = line["counts"]
             wrong += len(counts) != 1 or abs(counts[0] - (1 - line["sparsity"]) * entries) > rounding
     yield Row(
@@ -228,6 +274,7 @@ if __name__ == "__main__":
     parser.add_argument("--networks", nargs="+", default=[*NETWORKS], choices=NETWORKS)
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES, choices=SPARSITIES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, *OTHER_WAYS])
     parser.add_argument("--kept", type=Path, help="a file of finished runs, which the next call does not repeat")
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -237,5 +284,5 @@ if __name__ == "__main__":
     if arguments.choose:
         sys.exit(choose(arguments.kept))
     wanted = {"networks": arguments.networks, "sparsities": arguments.sparsities, "seeds": arguments.seeds}
-    for row in measure(**wanted, kept=arguments.kept):
+    for row in measure(**wanted, ways=arguments.ways, kept=arguments.kept):
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
