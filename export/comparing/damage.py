@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tfprune.base.groups import read_groups
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_number
+from tfprune.base.spec import check_drop, check_number
 from tfprune.export.comparing.compare_classes import compare_classes
 from tfprune.export.comparing.compare_numbers import compare_numbers
 from tfprune.export.comparing.compare_tokens import compare_tokens
@@ -89,9 +89,9 @@ def damage(
         (1, 'class 1', 0.5)
     """
     check_number(confidence, "confidence", above=0, below=1)
-    for name, limit in (("max_drop", max_drop), ("max_drop_per_group", max_drop_per_group)):
-        if limit is not None:
-            check_number(limit, name, least=0)
+    limits = {"max_drop": max_drop, "max_drop_per_group": max_drop_per_group}
+    for name, limit in limits.items():
+        check_drop(limit, name, metric="")
     check_number(timeout, "timeout", above=0)
     functions = corruptions_of(corruptions)
     x, y = _samples_and_labels(data)
@@ -111,6 +111,8 @@ def damage(
         return compare_classes(compared, by_sample, level=confidence, names=names)
 
     report = compare(x, groups)
+    for name, limit in limits.items():
+        check_drop(limit, name, metric="accuracy" if report.task == "classification" else "")
     scores = []
     for name, function in functions.items():
         _refuse_recorded(before, after)

@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.base.groups import read_groups
 from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
 from tfprune.base.run_folder import NamedArrays
-from tfprune.base.spec import check_number
+from tfprune.base.spec import check_drop, check_number, is_accuracy
 from tfprune.export.compressing.goal import DROP_NOISE, Goal
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trials.file_evaluator import baseline_outputs
@@ -38,7 +38,7 @@ class SearchLimit:
         """Read the argument of `compress`.
 
         Raises:
-            ValueError: If it bounds nothing, has data, or its metric is not known.
+            ValueError: If it bounds nothing, allows any drop, has data, or its metric is not known.
         """
         limit = as_limit(max_drop)
         if limit.data is not None:
@@ -51,6 +51,7 @@ class SearchLimit:
                 f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
                 f"max_drop={max_drop!r}. Pass 0.01, for example."
             )
+        check_drop(limit.max_drop, "max_drop", metric="accuracy" if limit.metric is None else limit.metric)
         return cls(limit, FileMetric.of(limit, model))
 
     def settings(self) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class SearchLimit:
 
         The latency of an NPU is its cycles.
         """
-        is_share = self.metric.name == "acc" or self.metric.name.endswith("accuracy")
+        is_share = is_accuracy(self.metric.name)
         noise = DROP_NOISE if is_share else DROP_NOISE * abs(baseline)
         sample = 1 / samples if is_share else 0.0
         board = {"arena_bytes": target.arena, "bytes": target.flash} if isinstance(target, Micro) else {}

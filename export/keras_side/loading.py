@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -129,7 +130,12 @@ def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()
         "Copy the file again, or save the model anew with model.save('x.keras'). A model with classes of its own "
         "needs --import MODULE; one with other code is exported in Python: tfprune.export.to_tflite(model, path)"
     )
-    with _reading(path, "a model saved by Keras as .keras or .h5", advice):
+    expected = "a model saved by Keras as .keras or .h5"
+    if Path(path).is_file() and not path.endswith((".keras", ".h5", ".hdf5")):
+        raise ValueError(f"Expected {expected}. Received: {path!r}. Save the model with model.save('x.keras').")
+    with _reading(path, expected, advice), warnings.catch_warnings():
+        # Of a model that was compiled and never trained; its optimizer starts anew.
+        warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
         if path.endswith(".keras"):
             if not zipfile.is_zipfile(path):  # Keras would say that there is no such file
                 raise zipfile.BadZipFile("empty, cut short, or not an archive")

@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 
 from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
+from tfprune.base.spec import check_drop
 
 
 def test_a_number_is_a_limit_of_the_default_metric() -> None:
     assert as_limit(0.01) == Limit(0.01) and as_limit(None) == Limit()
     limit = Limit(0.5, metric="auc", mode="max")
     assert as_limit(limit) is limit
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "acc", "sparse_categorical_accuracy"])
+def test_percents_of_an_accuracy_are_refused(metric: str) -> None:
+    message = r"from 0 to 1, a fraction of the samples\. Received: max_drop=2\.5\. For 2\.5 % pass 0\.025\."
+    with pytest.raises(ValueError, match=message):
+        check_drop(2.5, "max_drop", metric=metric)
+    check_drop(1.0, "max_drop", metric=metric)
+    for other in ("mae", "loss", len):
+        check_drop(2.5, "max_drop", metric=other)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +32,7 @@ def test_a_number_is_a_limit_of_the_default_metric() -> None:
         ({"max_drop": math.nan}, ValueError, "max_drop"),
         ({"max_drop": "1%"}, TypeError, "max_drop='1%'"),
         ({"max_drop_per_class": -1}, ValueError, "max_drop_per_class=-1"),
+        ({"max_drop_per_class": 5}, ValueError, r"max_drop_per_class=5\. For 5 % pass 0\.05\."),
         ({"max_drop_per_group": math.inf}, ValueError, "max_drop_per_group=inf"),
         ({"groups": {"room": [1]}}, ValueError, "Expected `max_drop_per_group` with `groups`"),
         ({"metric": 3}, TypeError, "metric=3"),

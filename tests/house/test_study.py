@@ -411,9 +411,9 @@ def test_rigl_sees_another_batch_in_each_update():
 
 
 def test_a_learning_rate_that_drops_once():
-    made = training.optimizer(920, name="sgd", rate=0.1, momentum=0.9, decay={"at": 600, "to": 0.001})
-    assert [float(made._learning_rate(step)) for step in (0, 600, 601)] == pytest.approx([0.1, 0.1, 0.001])
-    assert made.momentum == 0.9
+    optimizer = training.optimizer(920, name="sgd", rate=0.1, momentum=0.9, decay={"at": 600, "to": 0.001})
+    assert [float(optimizer._learning_rate(step)) for step in (0, 600, 601)] == pytest.approx([0.1, 0.1, 0.001])
+    assert optimizer.momentum == 0.9
 
 
 @pytest.fixture(scope="module")

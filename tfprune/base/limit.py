@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from tfprune.base.classes import are_probabilities, class_numbers, predicted_classes, within_classes
 from tfprune.base.groups import class_groups, paired_interval, read_groups
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.spec import check_choice, check_count, check_drop, check_number
 from tfprune.report import Report
 
 DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
@@ -49,14 +49,14 @@ class Limit:
         max_latency_ms: The longest inference of a file, in milliseconds, for `compress`. None (the default) sets no
             bound.
         max_cycles: The most cycles of a file, for `compress` with an NPU as target. None (the default) sets no bound.
-        max_drop_per_class: The largest loss of accuracy of each class, at least 0: the average may hide a class that
+        max_drop_per_class: The largest loss of accuracy of each class, from 0 to 1: the average may hide a class that
             lost much. It needs one output of scores of classes. None (the default) sets no bound.
         max_drop_per_group: The same for each class and each value of `groups`.
 
     Raises:
         TypeError: If a number has another type, `metric` is not a metric, or `mode` or `output` is not a string.
-        ValueError: If a drop is negative or not finite, a size, time or number of cycles is not positive, `mode` is
-            another string, or `groups` has no `max_drop_per_group`.
+        ValueError: If a drop is negative or not finite, that of a class or group is above 1, a size, time or number
+            of cycles is not positive, `mode` is another string, or `groups` has no `max_drop_per_group`.
 
     Example:
         >>> Limit(0.01, metric="accuracy", max_drop_per_class=0.05)
@@ -78,7 +78,7 @@ class Limit:
 
     def __post_init__(self) -> None:
         for name, drop in self.drops.items():
-            check_number(drop, name, least=0)
+            check_drop(drop, name, metric="accuracy" if "_per_" in name else "")
         for name in ("max_bytes", "max_cycles"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name, least=1)

@@ -114,6 +114,28 @@ def check_count(value: Any, argument: str, *, least: int, most: float = math.inf
     return int(value)
 
 
+def is_accuracy(metric: Any) -> bool:
+    """Tell whether a metric is an accuracy, which is a fraction of the samples, by its name."""
+    return isinstance(metric, str) and (metric == "acc" or metric.endswith("accuracy"))
+
+
+def check_drop(drop: float | None, argument: str, *, metric: Any) -> None:
+    """Refuse a largest drop of a metric that is negative, or that no accuracy can exceed: a percentage.
+
+    Args:
+        drop: The largest drop; None for none.
+        argument: The name of the argument, for the message.
+        metric: The name of the metric; others than accuracies have drops of any size.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is negative or not finite, or above 1 for an accuracy.
+    """
+    if drop is not None and check_number(drop, argument, least=0) > 1 and is_accuracy(metric):
+        advice = f"For {drop:g} % pass {drop / 100:g}."
+        check_number(drop, argument, least=0, most=1, meaning="a fraction of the samples", advice=advice)
+
+
 def check_numbers(value: Any, argument: str, *, of: str) -> set[int]:
     """Return numbers of things, such as blocks, as a set.
 

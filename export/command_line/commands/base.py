@@ -83,6 +83,7 @@ def in_options(message: str, options: argparse.Namespace) -> str:
         return ", ".join(["target='micro'"] * (match[1] == "Micro") + [match[2]] * bool(match[2]))
 
     message = VALUE.sub(fields, message).replace("tfprune.plan_shrink", "tfprune shrink")
+    message = message.replace("to_tflite(..., batch=1), or rewrite(..., batch=1)", "`tfprune export ... --batch 1`")
     message = ARGUMENT.sub(option, message)
     message = re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
     return re.sub(r"`(--[\w-]+)`", r"\1", re.sub(r"(--[\w-]+)=(?=\S)", r"\1 ", message))
@@ -235,4 +236,9 @@ def refuse_options(
     foreign = [name for name in names if getattr(options, name) != parser.get_default(name)]
     if foreign:
         text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in foreign)
-        raise ValueError(f"Expected {text} with {of} only. Received: {getattr(options, source)!r}.")
+        advice = (
+            "Pass --samples FILE instead"
+            if "data" in foreign
+            else f"Leave {'them' if len(foreign) > 1 else 'it'} out"
+        )
+        raise ValueError(f"Expected {text} with {of} only. Received: {getattr(options, source)!r}. {advice}.")

@@ -212,7 +212,7 @@ def _rewrite(options: argparse.Namespace, path: str, check_on: Any) -> Any:
         if getattr(options, name) is not None:
             raise ValueError(
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
-                "numbers have their type. Leave the option out, or export the Keras model."
+                "number format is fixed. Leave the option out, or export the Keras model."
             )
     with contextlib.redirect_stdout(sys.stderr):
         return rewrite(

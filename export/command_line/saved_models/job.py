@@ -89,7 +89,10 @@ def reading(options: Any) -> Iterator[Job]:
 def check_keras_path(path: str) -> None:
     """Refuse a path that Keras cannot write to, before any work starts."""
     if not path.endswith(".keras"):
-        raise ValueError(f"Expected a path that ends in .keras. Received: {path!r}.")
+        raise ValueError(
+            f"Expected a path that ends in .keras. Received: {path!r}. `tfprune export` makes a .tflite file of it "
+            "afterwards."
+        )
     check_destination(path)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.base.limit import Limit, refuse_limit_of_size
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_number
+from tfprune.base.spec import check_drop, check_number
 from tfprune.export.device.running.evaluate_report import EvaluateReport
 from tfprune.export.device.running.metrics import check_metrics, measure, metric_mode
 from tfprune.export.device.running.verify import run_in_child
@@ -87,7 +87,7 @@ def labeled_limit(max_drop: Any) -> tuple[Any, Any, Any]:
 
     Raises:
         TypeError: If it is not a limit, or its data holds no samples with labels.
-        ValueError: If it has no data, or there is no such metric.
+        ValueError: If it has no data, there is no such metric, or it cannot drop by so much.
     """
     if not isinstance(max_drop, Limit):
         raise TypeError(
@@ -96,6 +96,7 @@ def labeled_limit(max_drop: Any) -> tuple[Any, Any, Any]:
         )
     refuse_limit_of_size(max_drop)
     metric = metric_of(max_drop)
+    check_drop(max_drop.max_drop, "max_drop", metric=metric)
     if max_drop.data is None:
         raise ValueError(
             f"Expected labeled data in the Limit, on which the file is measured. Received: max_drop={max_drop!r}. "

@@ -163,12 +163,14 @@ def kernels_read(plain: keras.Model, data: Any) -> list[KernelZeros]:
     with _Reads() as scope:
         plain(data, training=False)
     offered = list(kernels(plain))
-    read = [kernel for kernel in offered if id(kernel.variable) in scope.read]
-    if len(read) < len(offered) and keras.backend.backend() == "tensorflow":
+    kernels_read = [kernel for kernel in offered if id(kernel.variable) in scope.read]
+    if len(kernels_read) < len(offered) and keras.backend.backend() == "tensorflow":
         captured = _captured(plain, data)  # by a tf.function, whose code does not run again
-        known = {id(kernel) for kernel in read}
-        read = [kernel for kernel in offered if id(kernel) in known or id(kernel.variable.handle) in captured]
-    values = {kernel.path: as_numpy(kernel.variable) for kernel in read}
+        kernel_ids = {id(kernel) for kernel in kernels_read}
+        kernels_read = [
+            kernel for kernel in offered if id(kernel) in kernel_ids or id(kernel.variable.handle) in captured
+        ]
+    values = {kernel.path: as_numpy(kernel.variable) for kernel in kernels_read}
     return [KernelZeros(path, array.size, int(np.count_nonzero(array))) for path, array in values.items()]
 
 

@@ -33,16 +33,16 @@ class FileOutputs:
         """Return the inputs of the file in one run."""
         return self._runs[run]
 
-    def error(self, step: int, known: Any) -> float:
+    def error(self, step: int, values_of: Any) -> float:
         """Return the mean squared error of the outputs, each as a fraction of its variance."""
-        changed = self._from(step, known)
+        changed = self._from(step, values_of)
         return output_error([self._dense[index] for index in changed], [*changed.values()])
 
-    def _from(self, step: int, known: Any) -> dict[int, np.ndarray]:
+    def _from(self, step: int, values_of: Any) -> dict[int, np.ndarray]:
         runner = PieceRunner(self._pieces.cut(step, len(self._pieces.steps)))
         parts_by_output: dict[int, list[np.ndarray]] = {}
         for run in range(len(self._runs)):
-            values = known(run)
+            values = values_of(run)
             results = {**values, **runner.run(values)}
             for index in self._pieces.outputs:
                 parts_by_output.setdefault(index, []).append(

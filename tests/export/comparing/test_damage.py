@@ -203,6 +203,7 @@ def test_neither_keras_nor_tensorflow_is_needed(tmp_path):
         ({"task": "guess"}, ValueError, "task"),
         ({"confidence": 1.0}, ValueError, r"`confidence` to be a number in \(0, 1\)"),
         ({"max_drop": -1}, ValueError, "max_drop"),
+        ({"max_drop": 5}, ValueError, r"For 5 % pass 0\.05\."),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(settings, error, text):

@@ -80,6 +80,12 @@ def test_limits_that_do_not_go_together_are_refused(limit, changes, words, tmp_p
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_drop_in_percent_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"max_drop=5\. For 5 % pass 0\.05\."):
+        stub_search(tmp_path, max_drop=5)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_regression_without_a_metric_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfprune.base.limit import GroupDrop, GroupLimits, Limit, largest_drop
+from tfprune.base.spec import check_drop
 from tfprune.keras_models.models.compiled import compile_like, measured, mode_of, sign_of
 
 DEFAULT_METRIC = "loss"
@@ -25,7 +26,8 @@ class MetricGuard:
 
     Raises:
         ValueError: If the model does not report the metric, it is not known which direction is better and there is a
-            `max_drop`, or the outputs are not scores of classes and there are limits of classes or groups.
+            `max_drop`, it is an accuracy and `max_drop` above 1, or the outputs are not scores of classes and there
+            are limits of classes or groups.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class MetricGuard:
         labeled: tuple[Any, Any] | None = None,
     ) -> None:
         self.metric = metric = limit.metric if isinstance(limit.metric, str) else DEFAULT_METRIC
+        check_drop(limit.max_drop, "max_drop", metric=metric)
         self._model, self._arguments = model, arguments
         is_known = limit.bounds_metric or limit.mode is not None or mode_of(metric)
         self._sign = sign_of(metric, limit.mode) if is_known else 0

@@ -64,10 +64,10 @@ def test_only_biases_change(files):
     assert len(corrected) == len(quantized)
     old, new = load_objects(quantized), load_objects(corrected)
     changed = 0
-    for one, other in zip(old.subgraphs[0].tensors, new.subgraphs[0].tensors, strict=True):
-        same = np.array_equal(old.buffers[one.buffer].data, new.buffers[other.buffer].data)
+    for old_tensor, new_tensor in zip(old.subgraphs[0].tensors, new.subgraphs[0].tensors, strict=True):
+        same = np.array_equal(old.buffers[old_tensor.buffer].data, new.buffers[new_tensor.buffer].data)
         changed += not same
-        assert same or one.type == 2  # int32
+        assert same or old_tensor.type == 2  # int32
     assert changed
     assert correct_biases(reference, quantized, samples=X) == corrected
 

@@ -138,8 +138,8 @@ def test_which_first_dimensions_are_a_batch():
 def test_random_inputs_are_the_same_each_time():
     described = [info((None, None, 3)), info((6, 2), "int32"), info(())]
     first, second = (random_inputs(described, [info((None, 1))], rows=4) for _ in range(2))
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for first_array, second_array in zip(first, second, strict=True):
+        np.testing.assert_array_equal(first_array, second_array)
     assert [array.shape for array in first] == [(4, 8, 3), (6, 2), ()]
     assert set(first[1].ravel()) <= {0, 1}
     (tokens,) = random_inputs([info((1, 6), "int32")], [info((1, 2))], rows=2)

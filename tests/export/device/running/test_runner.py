@@ -67,7 +67,7 @@ def test_memory_is_allocated_only_when_the_shape_changes_and_never_resized(cases
         runner.predict(cases["dense"].inputs[:rows])
         interpreters.append(runner._interpreter)
     first, five, four = dict.fromkeys(map(id, interpreters))
-    assert [id(one) for one in interpreters] == [first] * 3 + [five] * 3 + [four] * 2
+    assert [id(interpreter) for interpreter in interpreters] == [first] * 3 + [five] * 3 + [four] * 2
 
 
 @pytest.mark.parametrize("most", [1, 5])
