@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "extension.docstrings",
+    "extension.folded_sidebar",
     "extension.notebook_links",
     "extension.outside_links",
     "extension.name_links",
