@@ -66,6 +66,7 @@ def _trained(student: keras.Model, before: State, lesson: Lesson, *, rate: float
     student.set_weights(before.weights)
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=rate, warmup_steps=steps // 10)
     student.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), loss="cosine_similarity")
+    student.optimizer.build(student.trainable_variables)  # else TensorFlow traces the first step twice
     states = []
     for start in range(0, steps, EVERY):
         sentences = slice(start * BATCH, (start + EVERY) * BATCH)

@@ -15,7 +15,7 @@ from tfprune.base.spec import check_choice, check_count, check_number, check_spa
 from tfprune.criteria import CRITERIA
 from tfprune.export.command_line.saved_models.job import Job, reading, verbosity
 from tfprune.export.command_line.saved_models.saved_model import ADVICE, SavedModel, save
-from tfprune.keras_models.models.compiled import compile_like
+from tfprune.keras_models.models.compiled import compile_like, create_variables
 
 OF_PRUNE_WEIGHTS = ("sparsegpt", "alps", "ria")  # criteria of `prune_weights`
 ALLOCATIONS_TOO = ("outputs", "error", "owl", "alpha_pruning")  # allocations of it
@@ -101,6 +101,7 @@ def _trained(job: Job, wrapped: keras.Model, settings: dict[str, Any], options: 
         allocation=settings["allocation"],
         data=job.evidence(settings["criterion"], options.max_samples),
     )
+    create_variables(wrapped, job.data.parts, batch_size=job.batch_size)
     wrapped.fit(
         *job.data.parts,
         batch_size=job.batch_size,

@@ -127,7 +127,6 @@ class Rounds:
         reconstructed = self._guard(judged)
         smaller = build_smaller(copy, plan)
         training = self._trainer.compiled(smaller)
-        training.optimizer.build(training.trainable_variables)
         before = _state(smaller)
         self._progress.add(2, self._shown(plan, reconstructed))
         self._trainer.fit(training, number, self._progress)
@@ -147,8 +146,7 @@ class Rounds:
         else:
             plan = replace(self._planned(current, None), keep=stored["keep"])
         smaller = shrink(current, plan)
-        training = self._trainer.compiled(smaller)
-        training.optimizer.build(training.trainable_variables)
+        self._trainer.compiled(smaller)
         _set_state(smaller, stored)
         stage = str(stored["stage"]) if "stage" in stored else "trained"  # all that earlier versions kept
         removed, reconstructed, trained = map(float, stored["stages"])

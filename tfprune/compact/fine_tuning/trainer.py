@@ -6,16 +6,18 @@ import re
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.base.progress import Progress
 from tfprune.base.spec import check_count
 from tfprune.compact.fine_tuning.distilled import distilled
 from tfprune.compact.fine_tuning.fine_tuning import FineTuning
 from tfprune.compact.fine_tuning.metric_guard import ADVICE
-from tfprune.keras_models.models.compiled import compile_like
+from tfprune.keras_models.models.compiled import compile_like, create_variables
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.models.optimizers import inner_optimizers
 
+BATCH_SIZE = 32  # that of `fit`
 FINE_TUNING_RATE = 0.1  # of the largest rate of a schedule: at its peak, a trained model would be trained anew
 
 
@@ -49,12 +51,20 @@ class Trainer:
         self.optimizer = _at_constant_rate(model.optimizer) if optimizer is None else _settings_of(optimizer)
 
     def compiled(self, smaller: keras.Model) -> keras.Model:
-        """Return a model to train: the smaller one itself, or one over its layers that a teacher teaches."""
+        """Return a model to train: the smaller one itself, or one over its layers that a teacher teaches.
+
+        Its optimizer has its variables.
+        """
         training = smaller if self.distill is None else distilled(smaller, self._model, self.distill)
         changes = {"optimizer": keras.optimizers.deserialize(self.optimizer)} if self.optimizer else {}
         compile_like(training, self._model, advice=ADVICE, **changes)
         if training is not smaller:
             compile_like(smaller, self._model, advice=ADVICE, optimizer=training.optimizer)
+        data = self._arguments["x"], self._arguments.get("y")
+        if self.epochs and all(isinstance(array, np.ndarray) for array in keras.tree.flatten(data)):
+            create_variables(training, data, batch_size=self._arguments.get("batch_size") or BATCH_SIZE)
+        else:
+            training.optimizer.build(training.trainable_variables)
         return training
 
     def settings(self) -> dict[str, Any]:
