@@ -11,9 +11,10 @@ from pathlib import Path
 
 import keras
 import pytest
+from once import filled_once
 from public_names import documented_names
 from sklearn.datasets import load_digits
-from tiers import in_test_ci
+from tiers import in_test_all, in_test_ci
 
 import tfprune
 import tfprune.export
@@ -25,11 +26,16 @@ MODULES = ["tfprune", "tfprune.export"] + [
 ]
 
 # More than a second of one processor, or KerasHub's import.
-LONG = {"tfprune.export", "tfprune.export.command_line", "tfprune.export.compressing.compress"}
+LONG = {"tfprune.export", "tfprune.export.command_line"}
 LONG |= {"tfprune.compact.fine_tuning.prune_report", "tfprune.compact.fine_tuning.prune_to"}
 LONG |= {"tfprune.export.micro.micro_report", "tfprune.export.rewriting.export_report"}
 LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune_few_shot", "moments.moment_cosines")}
 LONG |= {name for name in MODULES if ".generating." in name or name.endswith("embedder")}
+SEARCH = "tfprune.export.compressing.compress"  # half a minute; so do docs/howto/commands.md and release/trials.py
+
+
+def marked(name):
+    return in_test_all(name) if name == SEARCH else in_test_ci(name) if name in LONG else name
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +47,14 @@ def digits(tmp_path_factory):
     layers = [keras.Input((64,)), dense(200, "relu", name="hidden"), dense(10, name="head")]
     wrapped = tfprune.wrap(keras.Sequential(layers))
     tfprune.update_masks(wrapped, 0.9)
-    model, folder = tfprune.strip(wrapped), tmp_path_factory.mktemp("digits")
-    tfprune.export.to_tflite(model, folder / "digits.tflite", optimize="dense")
-    tfprune.export.to_tflite(model, folder / "digits_web.tflite", optimize="dense", batch=1)
-    tfprune.export.to_tflite(model, folder / "digits_int8.tflite", quantize="int8", calibration=images)
+    model = tfprune.strip(wrapped)
+
+    def export(folder):
+        tfprune.export.to_tflite(model, folder / "digits.tflite", optimize="dense")
+        tfprune.export.to_tflite(model, folder / "digits_web.tflite", optimize="dense", batch=1)
+        tfprune.export.to_tflite(model, folder / "digits_int8.tflite", quantize="int8", calibration=images)
+
+    folder = filled_once(tmp_path_factory, "doctest-digits", export)
     return folder, {"model": model, "images": images, "Path": Path, "tfprune": tfprune}
 
 
@@ -75,7 +85,7 @@ def encoder(tmp_path_factory):
     return folder, {"tfprune": tfprune, "backbone": backbone, "tokenizer": tokenizer, "embedder": embedder}
 
 
-@pytest.mark.parametrize("name", [in_test_ci(name) if name in LONG else name for name in MODULES])
+@pytest.mark.parametrize("name", map(marked, MODULES))
 def test_examples(name, tmp_path, monkeypatch, request):
     if name.startswith("tfprune.methods.federated_flower."):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")

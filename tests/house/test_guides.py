@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from page_blocks import BLOCK, RUN_AS_NOTEBOOKS, printed_and_shown
+from page_blocks import RUN_AS_NOTEBOOKS, printed_and_shown
 
 from tfprune.export.command_line import cli
 
@@ -76,9 +76,3 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
 
     for printed, shown in printed_and_shown(page, do):
         assert printed == shown
-
-
-def test_first_code_of_the_site_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    _, code = BLOCK.search((DOCS / "index.md").read_text(encoding="utf-8")).groups()
-    assert "digits.tfz" in run(code, {})[0]

@@ -63,18 +63,6 @@ def test_an_import_configures_no_logging_but_keeps_the_logger_of_the_package_qui
     assert run(f"{seen}; print(ours.handlers, ours.level, ours.propagate)") == "[<NullHandler (NOTSET)>] 0 True"
 
 
-@pytest.mark.programs
-def test_names_load_keras_when_they_are_used():
-    assert "keras" in loaded("import tfprune; tfprune.Pruned")
-
-
-@pytest.mark.programs
-def test_keras_knows_the_classes_of_saved_models_once_tfprune_is_imported_after_it():
-    names = ["AroundGraph", "Pruned", "Resized", "Subclassed"]
-    registered = f"[n for n in {names} if keras.saving.get_registered_object('tfprune>' + n)]"
-    assert run(f"import keras, tfprune; print({registered})") == str(names)
-
-
 def test_advice_on_an_unknown_name_loads_no_keras():
     assert loaded("import tfprune; hasattr(tfprune, 'prune'), hasattr(tfprune, 'to_tflite')") == []
 

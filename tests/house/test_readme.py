@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from page_blocks import BLOCK
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -33,9 +34,15 @@ def test_first_block_prunes_and_exports(first):
     report = names["tfprune"].sparsity_report(names["model"])
     assert report.sparsity == pytest.approx(0.9, abs=1e-4)
     assert (folder / "digits.tfz").stat().st_size < 10_000
-    assert "non-zero" in printed
+    assert "non-zero" in printed and "digits.tfz" in printed
     labels = names["tfprune"].export.Runner(folder / "digits.tfz").predict(names["x"] / 16).argmax(axis=1)
     assert np.mean(labels == names["y"]) > 0.9
+
+
+def test_first_code_of_the_site_is_the_first_block_without_the_report_of_zeros():
+    _, code = BLOCK.search((README.parent / "docs" / "index.md").read_text(encoding="utf-8")).groups()
+    report = "print(tfprune.sparsity_report(model))"
+    assert code.splitlines() == [line for line in BLOCKS[0].splitlines() if line != report]
 
 
 def test_it_fits_on_a_screen_or_two():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -189,22 +188,16 @@ def test_statistics_of_normalization_go_with_their_channels():
     ]
 
 
-@pytest.mark.programs
 def test_the_smaller_model_is_saved_and_loaded_without_tfprune(tmp_path):
     model = RandomGraph(7).images()
     smaller = shrink(model, plan_shrink(model, 0.5))
     smaller.save(tmp_path / "small.keras")
-    np.save(tmp_path / "data.npy", data_for(model))
-    code = (
-        "import sys; sys.modules['tfprune'] = None\n"
-        "import keras, numpy as np\n"
-        "model = keras.models.load_model(sys.argv[1] + '/small.keras')\n"
-        "np.save(sys.argv[1] + '/out.npy', model(np.load(sys.argv[1] + '/data.npy')))"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), smaller(data_for(model)), atol=1e-6)
+    assert b"tfprune" not in zipfile.ZipFile(tmp_path / "small.keras").read("config.json")  # which names all classes
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(loaded(data_for(model)), smaller(data_for(model)), atol=1e-6)
 
 
+@pytest.mark.programs
 def test_the_smaller_model_is_exported(tmp_path):
     model = RandomGraph(7).images()
     smaller = shrink(model, plan_shrink(model, 0.5))

@@ -629,8 +629,22 @@ def test_stripped_files_load_where_tfprune_cannot_be_imported(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+SAVED = ["AroundGraph", "Pruned", "Resized", "Subclassed"]  # classes in files of models
+KERAS_FIRST = f"""
+import keras, tfprune
+assert all(keras.saving.get_registered_object("tfprune>" + name) for name in {SAVED})
+"""
+TFPRUNE_FIRST = """
+import sys, tfprune
+assert "keras" not in sys.modules
+tfprune.Pruned
+assert "keras" in sys.modules  # the name has loaded it
+import keras
+"""
+
+
 @pytest.mark.programs
-@pytest.mark.parametrize("order", ["import keras, tfprune", "import tfprune, keras; tfprune.Pruned"])
+@pytest.mark.parametrize("order", [KERAS_FIRST, TFPRUNE_FIRST], ids=["keras first", "tfprune first"])
 def test_wrapped_files_load_whatever_was_imported_first(order, tmp_path):
     wrapped = tfprune.wrap(randomise(branches()), pattern=patterns.Block(2, 1), criterion="random")
     tfprune.update_masks(wrapped, 0.5)

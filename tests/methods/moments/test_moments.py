@@ -16,7 +16,7 @@ Y = X[:, :2]
 
 
 def trained(model, optimizer="adam"):
-    model.compile(optimizer, "mse")
+    model.compile(optimizer, "mse", run_eagerly=True)  # two steps take less time than tracing one
     for start in (0, 8):
         model.train_on_batch(X[start : start + 8], Y[start : start + 8])
     return model

@@ -9,6 +9,7 @@ from tfprune.export import quantization_error, to_tflite
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.convert import convert
 
 X = np.random.default_rng(0).normal(size=(50, 12)).astype("float32")
 
@@ -43,7 +44,7 @@ def test_each_layer_has_a_row_with_the_error_so_far(files):
 
 
 @pytest.mark.programs
-def test_channels_of_one_size_have_a_smaller_error(tmp_path):
+def test_channels_of_one_size_have_a_smaller_error():
     keras.utils.set_random_seed(1)
     stack = [keras.layers.Conv2D(8, 1, activation="relu"), keras.layers.DepthwiseConv2D(2, activation="relu")]
     model = keras.Sequential([keras.Input((3, 2, 2)), *stack, keras.layers.Flatten(), keras.layers.Dense(4)])
@@ -53,10 +54,8 @@ def test_channels_of_one_size_have_a_smaller_error(tmp_path):
     second.kernel.assign(second.kernel / sizes[:, None])
     images, errors = X.reshape(-1, 3, 2, 2), []
     for each in (model, tfprune.equalize(model)):
-        paths = tmp_path / "float", tmp_path / "int8"
-        to_tflite(each, paths[0])
-        to_tflite(each, paths[1], quantize="int8", calibration=images, tolerance=10)
-        errors.append(quantization_error(*paths, samples=images).rows[-1].error)
+        contents = convert(each), convert(each, quantize="int8", calibration=images)
+        errors.append(quantization_error(*contents, samples=images).rows[-1].error)
     assert errors[1] < 0.05 < errors[0] / 3
 
 
