@@ -70,7 +70,7 @@ def wrist(tmp_path_factory):
     return output_once(tmp_path_factory, "wrist", "-m", "sample_apps.wrist_exercises")
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_wrist_app_exports_two_pruned_models(wrist):
     folder, printed = wrist
     assert "made-up motion" in printed
@@ -79,7 +79,7 @@ def test_the_wrist_app_exports_two_pruned_models(wrist):
         assert sparsity_of(folder / name) == pytest.approx(0.8, abs=0.005)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_recording_holds_numbers_and_names_only(wrist):
     with np.load(wrist[0] / "recording.npz", allow_pickle=False) as recording:
         assert recording["motion"].shape == (7 * 500, 6)
@@ -88,7 +88,7 @@ def test_the_recording_holds_numbers_and_names_only(wrist):
         assert recording["rate"] == 50
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv", "lstm"])
 def test_the_device_recognizes_exercises_where_keras_cannot_be_imported(wrist, tmp_path, name):
     model, recording = wrist[0] / f"{name}-pruned-dynamic.tflite.xz", wrist[0] / "recording.npz"

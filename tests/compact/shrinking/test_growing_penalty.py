@@ -67,6 +67,7 @@ def test_without_a_loss_entries_shrink_as_computed_and_the_others_stay():
     np.testing.assert_array_equal(model.get_layer("hidden").bias, before[model.get_layer("hidden").bias.path])
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("kernel", first("dense", "conv"))
 def test_the_cut_changes_nothing_and_is_better_than_a_cut_at_once(kernel):
     model, plain = trained(kernel), trained(kernel)

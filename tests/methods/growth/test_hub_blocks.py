@@ -19,6 +19,7 @@ def backbone(name, **settings):
     return trained(lambda: make(**settings))
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", first("Llama", "Mixtral", "GPT2"))
 def test_a_backbone_grows_as_its_class_with_copies_that_hand_on_what_they_read(name, tmp_path):
     model = backbone(name)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from residual_blocks import X, by_hand, residual
 from small_transformer import texts, transformer
+from tiers import first
 
 import tfprune
 from tfprune.solving.greedy_levels import Candidate, GreedyLevels
@@ -227,7 +228,7 @@ def test_blocks_go_last_where_the_class_cannot_have_fewer():
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize("family, kinds", [("Gemma4", {"blocks"}), ("GptOss", {"blocks", "experts"})])
+@pytest.mark.parametrize("family, kinds", first(("Gemma4", {"blocks"}), ("GptOss", {"blocks", "experts"})))
 def test_blocks_that_cannot_be_opened_are_dropped_whole(family, kinds):  # as the page of KerasHub models says
     sizes = {"num_layers": 2, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 24}
     sizes |= {"num_experts": 4, "top_k": 2} if family == "GptOss" else {"head_dim": 4, "image_size": None}

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from small_search import evaluator, made
+from tiers import first
 
 from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export import Runner, micro_support
@@ -60,7 +61,7 @@ def test_a_file_is_timed_if_time_counts():
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize(("units", "fits"), [(24, False), (4, True)])
+@pytest.mark.parametrize(("units", "fits"), first((24, False), (4, True)))
 def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, monkeypatch):
     """A file that takes more than its budget is measured all the same, and its program says no budget."""
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")

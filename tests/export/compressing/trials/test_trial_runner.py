@@ -61,6 +61,7 @@ def test_the_program_of_recipes_that_go_on_makes_the_same_files(name, tmp_path, 
         assert Path("model.tflite").read_bytes() == arrays[f"file_{index}"].tobytes(), file.code
 
 
+@pytest.mark.programs
 def test_a_teacher_alone_makes_labels_of_no_account():
     model, (x, y), *_ = made()
     models = {}

@@ -151,6 +151,7 @@ def test_a_long_reason_is_shortened(tmp_path):
     assert len(verify(FILE, on=board_that_says(words, tmp_path)).reason) == 1000
 
 
+@pytest.mark.programs
 def test_made_up_answers_raise_nothing_else(tmp_path):
     findings, ends = damaged.fuzz("messages", range(300))
     assert not findings

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from tiers import in_test_all, in_test_ci
 
 import tfprune
 from tfprune.export import Quantization, Runner, quantization_error, to_tflite
@@ -53,11 +54,11 @@ def floats(content):
 @pytest.mark.parametrize(
     ("skip", "paths", "kinds"),
     [
-        ("^conv_1$", ["conv_1"], ["CONV_2D"]),  # not `conv`, whose scope is `conv_1`
+        in_test_ci(("^conv_1$", ["conv_1"], ["CONV_2D"])),  # not `conv`, whose scope is `conv_1`
         (["inner/", "scores"], ["inner/conv", "scores"], ["CONV_2D", "FULLY_CONNECTED", "SOFTMAX"]),
-        ("conv$", ["conv", "inner/conv"], ["CONV_2D", "CONV_2D"]),
-        ("^swish$", [], ["LOGISTIC", "MUL"]),
-        (OUTPUT, [], ["SOFTMAX"]),
+        in_test_all(("conv$", ["conv", "inner/conv"], ["CONV_2D", "CONV_2D"])),
+        in_test_ci(("^swish$", [], ["LOGISTIC", "MUL"])),
+        in_test_all((OUTPUT, [], ["SOFTMAX"])),
     ],
 )
 def test_the_layers_that_are_named_keep_their_kernels(model, skip, paths, kinds):
@@ -75,9 +76,9 @@ def test_the_layers_that_are_named_keep_their_kernels(model, skip, paths, kinds)
     ("skip", "words"),
     [
         ("conv_7", r"'conv_7', which is found in no path of a layer. The closest names are 'conv_1', 'conv'"),
-        ("norm", "matches norm: the converter has merged them into other operators"),
-        (".", "Received: skip=\\('.',\\), which matches all of them. Use quantize=None"),
-        ("(", "`skip` to be regular expressions. Received: '\\('"),
+        in_test_ci(("norm", "matches norm: the converter has merged them into other operators")),
+        in_test_ci((".", "Received: skip=\\('.',\\), which matches all of them. Use quantize=None")),
+        in_test_ci(("(", "`skip` to be regular expressions. Received: '\\('")),
     ],
 )
 def test_a_name_that_selects_nothing_is_refused_with_the_closest(skip, words):
@@ -88,7 +89,7 @@ def test_a_name_that_selects_nothing_is_refused_with_the_closest(skip, words):
         mixed(small, skip)
 
 
-@pytest.mark.parametrize(("scheme", "io_dtype"), [("int8", "int8"), ("int4", "float32")])
+@pytest.mark.parametrize(("scheme", "io_dtype"), [in_test_ci(("int8", "int8")), ("int4", "float32")])
 def test_inputs_of_integers_and_weights_of_four_bits_go_with_it(model, scheme, io_dtype):
     content = mixed(model, ["^depthwise", "pooling"], quantize=scheme, io_dtype=io_dtype)
     graph = read(content)

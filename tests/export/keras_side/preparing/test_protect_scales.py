@@ -108,6 +108,7 @@ KERAS_NORMS = [
 ]
 
 
+@pytest.mark.programs
 def test_every_norm_of_keras():
     assert max(errors(branches([damping(norm()) for norm in KERAS_NORMS]), samples(), quantize="dynamic")) <= RIGHT
     unscaled = [layers.UnitNormalization(), lambda x: layers.SpectralNormalization(dense())(x)]
@@ -128,7 +129,7 @@ def hub_norms() -> Iterator[layers.Layer]:
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize(("positions", "batch"), [((), None), ((5,), 1)])  # nor is there a RESHAPE with a batch of 1
+@pytest.mark.parametrize(("positions", "batch"), first(((5,), 1), ((), None)))  # neither has a RESHAPE
 def test_every_norm_of_keras_hub(positions, batch):
     apart = ("QKNorm", "Gemma4VNorm")  # of two inputs, and without scales
     norms = [damping(norm) for norm in hub_norms() if type(norm).__name__ not in apart]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from tiers import first, in_test_all, in_test_ci
+from tiers import in_test_all, in_test_ci
 
 import tfprune
 from tfprune.export import make_sparse_ready, to_tflite
@@ -458,8 +457,8 @@ def test_mobile_nets_give_the_same_outputs_with_symmetric_padding(family, size):
     assert not [layer for layer in ready.layers if isinstance(layer, layers.Flatten | layers.Reshape)]
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize(("family", "alpha"), first(("MobileNet", 0.25), ("MobileNetV2", 0.35)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "alpha"), [("MobileNet", 0.25), ("MobileNetV2", 0.35)])
 def test_mobile_nets_can_run_sparse_once_they_are_ready(family, alpha):
     build = getattr(keras.applications, family)
     model = build(input_shape=(64, 64, 3), alpha=alpha, weights=None, classes=10)
@@ -524,19 +523,12 @@ def test_a_net_with_everything_that_stops_the_sparse_kernels_becomes_eligible():
     assert sparse_inference(make_sparse_ready(model)).eligible
 
 
-@pytest.mark.programs
 def test_the_model_is_saved_and_loaded_where_tfprune_is_not_installed(tmp_path):
     ready = make_sparse_ready(small(layers.ReLU()))
     ready.save(tmp_path / "ready.keras")
-    np.save(tmp_path / "data.npy", sample(ready)[0])
-    np.save(tmp_path / "wanted.npy", outputs(ready, sample(ready))[0])
-    code = (
-        "import sys; sys.modules['tfprune'] = None; import keras, numpy as np\n"
-        "model = keras.models.load_model('ready.keras')\n"
-        "np.testing.assert_allclose(model(np.load('data.npy')), np.load('wanted.npy'), rtol=1e-6)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-500:]
+    assert b"tfprune" not in zipfile.ZipFile(tmp_path / "ready.keras").read("config.json")  # which names all classes
+    loaded = keras.models.load_model(tmp_path / "ready.keras")
+    np.testing.assert_allclose(outputs(loaded, sample(ready))[0], outputs(ready, sample(ready))[0], rtol=1e-6)
 
 
 def test_a_wrapped_model_comes_back_with_its_zeros_and_exports(tmp_path):
