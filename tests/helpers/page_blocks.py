@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # By a kernel, in test_notebooks.py. The pages of the others hold the same code, and test_guides.py runs them.
-RUN_AS_NOTEBOOKS = {"quickstart", "from_tfmot"}
+RUN_AS_NOTEBOOKS = {"quickstart"}
 BLOCK = re.compile(r"```(python|text|sh)\n(.*?)```", re.DOTALL)
 
 

@@ -9,13 +9,12 @@ import pytest
 from chromium import browser
 from pages import BROWSER
 from programs import output_once
-from tiers import first
 from web_files import installed_litert_js, served
 
 from tfprune.export import Runner, inspect
 from tfprune.export.device.web.web import LITERT_JS
 
-pytestmark = pytest.mark.programs
+pytestmark = pytest.mark.slow
 # Corners of strokes, as fractions of the paper from its upper left.
 STROKES = {
     0: [[(0.5, 0.15), (0.32, 0.25), (0.25, 0.5), (0.32, 0.75), (0.5, 0.85), (0.68, 0.75), (0.75, 0.5), (0.5, 0.15)]],
@@ -71,7 +70,7 @@ def page(output, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("width", first(390, 1280))
+@pytest.mark.parametrize("width", [390, 1280])
 def test_drawings_and_samples_are_read(output, page, tmp_path, width):
     samples = np.array(json.loads((page / "samples.json").read_text()), np.float32).reshape(10, 8, 8, 1) / 16
     expected = Runner(output[0] / "pruned.tfz").predict(samples).argmax(axis=1)

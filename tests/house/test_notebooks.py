@@ -1,4 +1,4 @@
-"""The notebooks are made from the tutorials of the same names; two of them run, and print what these pages show."""
+"""The notebooks are made from the tutorials of the same names; one of them runs, and prints what its page shows."""
 
 from __future__ import annotations
 
