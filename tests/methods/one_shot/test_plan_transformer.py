@@ -216,6 +216,37 @@ def test_experts_are_dropped_from_a_mixture():
     assert smaller.count_params() == plan.steps[-1].costs["parameters"] <= 0.7 * model.count_params()
 
 
+@pytest.mark.programs
+def test_hidden_dimensions_are_removed_as_by_narrow_and_judged_by_the_scores_of_the_narrower_model():
+    sizes = {"num_layers": 1, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 16, "head_dim": 4}
+    model = hub("Qwen3", vocabulary_size=20, tie_word_embeddings=True, **sizes)
+    x = windows(model, 0, 20)
+    settings = {"budget": tfprune.budget(parameters=0.7), "parts": ["width", "units"], "batch_size": 4}
+    plan = tfprune.plan_transformer(model, x, judge="perplexity", **settings)
+    (alone,) = [row for row in plan.alone if row.part == "width"]
+    expected, _ = tfprune.narrow(model, x, hidden_dim=8 - alone.levels["width"])
+    assert expected.count_params() == alone.costs["parameters"] <= 0.7 * model.count_params()
+    table = np.asarray(expected.get_layer("token_embedding").embeddings)
+    scores = np.asarray(expected(x))[:, :-1] @ table.T
+    likely = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    found = -np.mean(np.take_along_axis(likely, x["token_ids"][:, 1:, np.newaxis], axis=-1))
+    assert alone.loss == pytest.approx(found, rel=1e-4)
+    smaller, _ = plan.build()
+    assert type(smaller) is type(model)
+    assert smaller.hidden_dim == 8 - plan.levels["width"]
+    assert smaller.count_params() == plan.steps[-1].costs["parameters"] <= 0.7 * model.count_params()
+    with pytest.raises(ValueError, match="returns hidden states.*judge='perplexity'.*Leave 'width' out"):
+        tfprune.plan_transformer(model, x, **settings)
+
+
+@pytest.mark.programs
+def test_a_width_that_narrow_refuses_is_refused_with_its_reason():
+    model = hub("Bert", vocabulary_size=20, num_layers=2, num_heads=2, intermediate_dim=16, max_sequence_length=8)
+    x = windows(model, 0, 20)
+    with pytest.raises(ValueError, match=r"width of the residual stream alone.*query/kernel.*Leave 'width' out"):
+        tfprune.plan_transformer(model, x, budget=BUDGET, parts=["blocks", "width"], judge="perplexity")
+
+
 @pytest.mark.slow
 def test_blocks_go_last_where_the_class_cannot_have_fewer():
     sizes = {"num_layers": 3, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 32}

@@ -16,7 +16,7 @@ class TransformerStep(Report):
     """A step of a plan.
 
     Attributes:
-        part: What it removes from: "blocks", "experts", "heads", "units" or "vocabulary".
+        part: What it removes from: "blocks", "experts", "heads", "units", "vocabulary" or "width".
         removed: What is removed after it, in words.
         costs: What the model costs after it, by the name of the limit.
         saved: What it saves, by the name of the limit.

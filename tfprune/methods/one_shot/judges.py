@@ -12,6 +12,7 @@ from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss
 from tfprune.keras_models.models.graph import Graph
+from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.token_ids import token_input
 from tfprune.methods.one_shot.head_choice import HeadLoss
 
@@ -129,18 +130,35 @@ class OutputLoss:
                 f"judge={judge!r}. Without labels, pass judge='distance' or, for a language model, 'perplexity'."
             )
 
-    def __call__(self, outputs_of: Any, *, kept: np.ndarray | None = None) -> float:
+    def __call__(
+        self, outputs_of: Any, *, kept: np.ndarray | None = None, narrower: keras.Model | None = None
+    ) -> float:
         """Return the mean loss over the data.
 
         Args:
             outputs_of: Returns the outputs for the arrays of a batch.
             kept: The former ids of the tokens of a model with fewer of them.
+            narrower: A model with fewer hidden dimensions, whose own embedding makes scores of its hidden states.
         """
-        losses = [self._of_batch(index, outputs_of(arrays), kept) for index, (arrays, _) in enumerate(self._batches)]
+        embedding = None if narrower is None or self._judge != "perplexity" else self._same_embedding(narrower)
+        losses = [
+            self._of_batch(index, outputs_of(arrays), kept, embedding)
+            for index, (arrays, _) in enumerate(self._batches)
+        ]
         sizes = [len(arrays[0]) for arrays, _ in self._batches]
         return float(np.average(losses, weights=sizes))
 
-    def _of_batch(self, index: int, outputs: Sequence[Any], kept: np.ndarray | None) -> float:
+    def _same_embedding(self, model: keras.Model) -> keras.layers.Embedding:
+        found = [part for _, part in walk(model) if isinstance(part, keras.layers.Embedding)]
+        return next(part for part in found if part.name == self._embedding.name)
+
+    def _of_batch(
+        self,
+        index: int,
+        outputs: Sequence[Any],
+        kept: np.ndarray | None,
+        embedding: keras.layers.Embedding | None,
+    ) -> float:
         arrays, targets = self._batches[index]
         if self._loss is not None:
             return batch_loss(self._loss, outputs[0], targets=targets)
@@ -149,9 +167,9 @@ class OutputLoss:
             distances = [_mean_square(output, dense, kept) for output, dense in pairs]
             return float(np.sum(distances / self._squares))
         ids = arrays[self._token_index]
-        if kept is not None and outputs[0].shape[-1] == len(kept):
+        if kept is not None and (outputs[0].shape[-1] == len(kept) or embedding is not None):
             ids = np.searchsorted(kept, ids)
-        return next_token_loss(outputs[0], ids, embedding=self._embedding)
+        return next_token_loss(outputs[0], ids, embedding=embedding or self._embedding)
 
 
 def run(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[Any]:

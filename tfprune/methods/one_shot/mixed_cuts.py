@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.compact.narrowing.narrow import narrow
+from tfprune.compact.narrowing.stream import width_of
 from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary
 from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport
 from tfprune.keras_models.models.token_ids import check_token_ids
@@ -20,13 +22,13 @@ from tfprune.methods.growth.drop_blocks import drop_blocks
 from tfprune.methods.growth.find_blocks import find_blocks
 from tfprune.methods.growth.reorder import reorder
 from tfprune.methods.growth.reordered_model import ReorderedModel
-from tfprune.methods.one_shot.judges import OutputLoss, SampleBatch, packed_inputs
+from tfprune.methods.one_shot.judges import OutputLoss, SampleBatch, packed_inputs, run
 from tfprune.methods.one_shot.units_and_heads import UnitsAndHeads
 from tfprune.solving.greedy_levels import Levels
 
-KINDS = ("vocabulary", "blocks", "experts", "units", "heads")
-STEPS = 8  # of units and of heads: each step removes this part of all of them
-_FIRST = ("vocabulary", "blocks", "experts")  # without which units and heads are chosen
+KINDS = ("vocabulary", "blocks", "experts", "width", "units", "heads")
+STEPS = 8  # of units, of heads and of hidden dimensions: each step removes this part of all of them
+_FIRST = ("vocabulary", "blocks", "experts", "width")  # without which units and heads are chosen
 
 
 class MixedCuts:
@@ -78,10 +80,31 @@ class MixedCuts:
         if kind == "experts":
             layers = read_experts(self._model)[1]
             return min(layer.experts - layer.top_k for layer in layers)
+        if kind == "width":
+            self._check_width()
+            return STEPS - 1
         if self._removable[kind]:
             return STEPS - 1
         reasons = "; ".join(f"{each.layer}: {each.reason}" for each in self._skipped[:2]) or "it has none"
         raise ValueError(f"{self._model.name!r} has no {kind} that can be removed ({reasons}).")
+
+    def _check_width(self) -> None:
+        """Refuse a model that cannot have a narrower stream, or whose outputs could not be compared then."""
+        width = width_of(self._model)
+        if self._judge != "perplexity" and any(output.shape[-1] == width for output in self._model.outputs):
+            raise ValueError(
+                f"{self._model.name!r} returns hidden states, and judge={self._judge!r} cannot compare them with "
+                f"fewer; pass a model that returns scores, or judge='perplexity'."
+            )
+        self._narrower(self._model, 1, self._samples({}))
+
+    def loss_of(self, model: keras.Model, levels: Levels) -> float:
+        """Return the loss of the model without the parts that levels name."""
+        renumbered = self.inputs_of(levels)
+        kept = self.trimmed[1].kept if levels.get("vocabulary") else None
+        return self.loss(
+            lambda arrays: run(model, renumbered(arrays)), kept=kept, narrower=model if levels.get("width") else None
+        )
 
     @functools.cached_property
     def _blocks(self) -> Any:
@@ -156,7 +179,11 @@ class MixedCuts:
             model = self._without(dropped).model if model is self._model else drop_blocks(model, dropped)[0]
         if first["experts"]:
             model = drop_experts(model, rank_experts(model, self._samples(first)).lowest(first["experts"]))[0]
-        return model
+        return self._narrower(model, first["width"], self._samples(first)) if first["width"] else model
+
+    def _narrower(self, model: keras.Model, level: int, samples: list[tuple]) -> keras.Model:
+        hidden_dim = round(width_of(model) * (1 - level / STEPS))
+        return narrow(model, samples, hidden_dim=hidden_dim, verbose=0)[0]
 
     def _without(self, dropped: Sequence[int]) -> ReorderedModel:
         return reorder(self._blocks, [block for block in range(len(self._blocks.blocks)) if block not in dropped])
@@ -189,7 +216,7 @@ class MixedCuts:
             return numbers if level > before else f"{numbers} again there"
         if kind == "experts":
             return f"{level} experts of each layer" if level > 1 else "one expert of each layer"
-        return f"{level / STEPS:.1%} of the {kind}"
+        return f"{level / STEPS:.1%} of the {'hidden dimensions' if kind == 'width' else kind}"
 
 
 def _tensors(arrays: Sequence[np.ndarray]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Plan which blocks, heads, hidden units, experts and tokens to remove from a transformer, under one budget."""
+"""Plan which blocks, heads, units, experts, tokens and dimensions to remove from a transformer, under one budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tfprune.compact.shrinking.transformer_plan import PartAlone, TransformerPla
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.layers import weight_bytes
-from tfprune.methods.one_shot.judges import run
 from tfprune.methods.one_shot.mixed_cuts import KINDS, MixedCuts
 from tfprune.methods.one_shot.unit_scores import SCORES
 from tfprune.solving.greedy_levels import Candidate, GreedyLevels, Levels
@@ -38,8 +37,8 @@ def plan_transformer(
     """Plan which blocks, heads, hidden units, experts and tokens of a transformer to remove, to meet one budget.
 
     Use it when the size is given, and not what to remove. Again and again, it tries the next step of each kind,
-    builds that model without training (`drop_blocks`, `drop_experts`, `prune_units`, `trim_vocabulary`), and takes
-    the step whose outputs get worse least for what it saves. Print the plan, then call `plan.build()`.
+    builds that model without training (`drop_blocks`, `drop_experts`, `prune_units`, `trim_vocabulary`, `narrow`),
+    and takes the step whose outputs get worse least for what it saves. Print the plan, then call `plan.build()`.
 
     If one kind alone meets the budget with a smaller loss on `samples` than the steps, the plan has that kind alone.
 
@@ -54,8 +53,9 @@ def plan_transformer(
             preprocessor.
         texts: Texts of all kinds that the model will read and write. If they are given, the other tokens may be
             removed, as by `trim_vocabulary`. None (the default) keeps the vocabulary.
-        parts: What may be removed: some of "blocks", "experts", "heads", "units" and "vocabulary". None (the default)
-            takes all that the model has, and the vocabulary if there are `texts`.
+        parts: What may be removed: some of "blocks", "experts", "heads", "units", "vocabulary" and "width" (hidden
+            dimensions, as by `narrow`). None (the default) takes all that the model has but its width, and the
+            vocabulary only if there are `texts`.
         criterion: The importance of a hidden unit, as in `prune_units`. Default `"activation"`.
         judge: The loss of a smaller model. `"distance"` (the default): the squared distance to the outputs of the
             dense model, as a fraction of their mean square. `"perplexity"`: the cross-entropy of the next token id.
@@ -98,16 +98,12 @@ def plan_transformer(
     targets = _targets(budget, _costs(model, budget))
     batches = list(Batches(samples, model, batch_size=batch_size, argument="samples"))
     cuts = MixedCuts(model, batches, texts=texts, tokenizer=tokenizer, criterion=criterion, judge=judge)
-    most = _most(
-        cuts, parts or [kind for kind in KINDS if kind != "vocabulary" or texts is not None], is_asked=bool(parts)
-    )
+    most = _most(cuts, parts or _usual(has_texts=texts is not None), is_asked=bool(parts))
     with Progress(sum(most.values()), verbose=verbose, unit="candidate", shown=["loss"]) as progress:
 
         def measure(levels: Levels) -> Candidate:
             smaller = cuts.build(levels)
-            renumbered = cuts.inputs_of(levels)
-            kept = cuts.trimmed[1].kept if levels.get("vocabulary") else None
-            loss = cuts.loss(lambda arrays: run(smaller, renumbered(arrays)), kept=kept)
+            loss = cuts.loss_of(smaller, levels)
             progress.add(1, {"loss": loss})
             return Candidate(levels, _costs(smaller, budget), loss)
 
@@ -177,6 +173,11 @@ def _check_parts(parts: Sequence[str] | None, *, has_texts: bool) -> None:
             f"Expected some parts, and `texts` with 'vocabulary' in `parts`, and only then. Received: "
             f"parts={list(parts)!r}, {'' if has_texts else 'no '}texts. Pass the texts whose tokens remain."
         )
+
+
+def _usual(*, has_texts: bool) -> list[str]:
+    """Return the parts that are removed if none are named."""
+    return [kind for kind in KINDS if kind != "width" and (kind != "vocabulary" or has_texts)]
 
 
 def _most(cuts: MixedCuts, parts: Sequence[str], *, is_asked: bool) -> Levels:
