@@ -83,8 +83,9 @@ def perplexity(backbone: keras.Model, tokens: np.ndarray) -> float:
 def pruned(
     backbone: keras.Model, samples: np.ndarray, sparsity: float, rounding: tfprune.Rounding | None
 ) -> tuple[keras.Model, list[str]]:
-    settings = {"allocation": "uniform", "targets": "own", "batch_size": 32, "verbose": 0, "filters": "decoder_block"}
-    model, report = tfprune.prune_weights(backbone, inputs(samples), sparsity, rounding=rounding, **settings)
+    way = {"criterion": "sparsegpt", "allocation": "uniform", "targets": "own", "rounding": rounding}
+    settings = {"filters": "decoder_block", "batch_size": 32, "verbose": 0}
+    model, report = tfprune.prune_weights(backbone, inputs(samples), sparsity, **way, **settings)
     return model, [f"{row.layer}/{row.weight}" for row in report.rows]
 
 

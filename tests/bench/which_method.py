@@ -97,7 +97,7 @@ def penalized_channels(model: keras.Model, flops: float, data: Data) -> keras.Mo
 OF_ZEROS: Mapping[str, Way] = {
     "largest weights stay (`update_masks`)": at_once,
     "the same, then `reconstruct`": solved,
-    "SparseGPT (`prune_weights`)": one_shot("sparsegpt"),
+    'SparseGPT (`prune_weights(criterion="sparsegpt")`)': one_shot("sparsegpt"),
     "ALPS (`prune_weights`)": one_shot("alps"),
     "gradual pruning (`PruningCallback`)": gradual,
 }

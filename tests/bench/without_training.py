@@ -73,16 +73,16 @@ def by_lamp(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.M
 
 
 def by_sparsegpt(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.Model:
-    return tfprune.prune_weights(model, samples, sparsity, batch_size=32, verbose=0)[0]
+    return tfprune.prune_weights(model, samples, sparsity, criterion="sparsegpt", batch_size=32, verbose=0)[0]
 
 
 def by_the_paper(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.Model:
-    settings = {"allocation": "uniform", "targets": "own", "ridge": 0.01}
+    settings = {"criterion": "sparsegpt", "allocation": "uniform", "targets": "own", "ridge": 0.01}
     return tfprune.prune_weights(model, samples, sparsity, batch_size=32, verbose=0, **settings)[0]
 
 
 def by_alps(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.Model:
-    return tfprune.prune_weights(model, samples, sparsity, criterion="alps", batch_size=32, verbose=0)[0]
+    return tfprune.prune_weights(model, samples, sparsity, batch_size=32, verbose=0)[0]
 
 
 WAYS = (by_sparsegpt, by_the_paper, by_alps, by_lamp)

@@ -128,7 +128,7 @@ def pruning_on_text(model: keras.Model, x: np.ndarray) -> None:
     assert_type(tfprune.prune_weights(model, x, pattern=patterns.NM(2, 4))[1], tfprune.ReconstructionReport)
     assert_type(tfprune.permute_channels(model, patterns.NM(2, 4))[1], tfprune.PermutationReport)
     tfprune.permute_channels(model)  # error: call-arg
-    tfprune.prune_weights(model, x, rounding=tfprune.Rounding(4, block=32))
+    tfprune.prune_weights(model, x, criterion="sparsegpt", rounding=tfprune.Rounding(4, block=32))
     tfprune.prune_weights(model, x, rounding=4)  # error: arg-type
     tfprune.prune_units(model)  # error: call-arg
     tfprune.prune_units(model, x, "half")  # error: arg-type

@@ -47,8 +47,9 @@ class Grid:
 class Rounding(Spec):
     """The integers that weights become in a file, for `prune_weights`.
 
-    Use it if the sparse model will be exported with 8-bit or 4-bit weights: the remaining weights then make up for
-    the zeros and for the rounding together, and the file gets exactly these integers.
+    Use it with `criterion="sparsegpt"` if the sparse model will be exported with 8-bit or 4-bit weights: the
+    remaining weights then make up for the zeros and for the rounding together, and the file gets exactly these
+    integers.
 
     Args:
         bits: 8, for `quantize="int8"` and `"dynamic"`, or 4, for `quantize="int4"`.
@@ -65,7 +66,7 @@ class Rounding(Spec):
         >>> from tfprune import prune_weights
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> samples = keras.random.normal((64, 8), seed=0)
-        >>> sparse, report = prune_weights(model, samples, 0.5, rounding=Rounding(4), allocation="uniform")
+        >>> sparse, report = prune_weights(model, samples, 0.5, criterion="sparsegpt", rounding=Rounding(4))
         >>> column = keras.ops.convert_to_numpy(sparse.layers[0].kernel)[:, 0]
         >>> integers = column / np.abs(column).max() * 7
         >>> bool(np.allclose(integers, integers.round(), atol=1e-4))

@@ -66,13 +66,13 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
         "--pattern", default="unstructured", help="unstructured, or N:M such as 2:4, for hardware that needs it"
     )
     text = (
-        "measure of importance, such as magnitude or wanda, and without --epochs also sparsegpt, alps and ria "
-        "(default: magnitude with --epochs, else sparsegpt)"
+        "measure of importance, such as magnitude or wanda, and without --epochs also alps, sparsegpt and ria "
+        "(default: magnitude with --epochs, else alps)"
     )
     parser.add_argument("--criterion", help=text)
     text = (
-        "split of the zeros over the layers: uniform, erk, global or lamp, for sparsegpt, alps and ria also owl or "
-        "alpha_pruning, and for the first two outputs or error (default: lamp, for sparsegpt and alps outputs, for "
+        "split of the zeros over the layers: uniform, erk, global or lamp, for alps, sparsegpt and ria also owl or "
+        "alpha_pruning, and for the first two outputs or error (default: lamp, for alps and sparsegpt outputs, for "
         "ria and N:M uniform)"
     )
     parser.add_argument("--allocation", help=text)

@@ -17,7 +17,7 @@ from tfprune.export.command_line.saved_models.job import Job, reading, verbosity
 from tfprune.export.command_line.saved_models.saved_model import ADVICE, SavedModel, save
 from tfprune.keras_models.models.compiled import compile_like, create_variables
 
-OF_PRUNE_WEIGHTS = ("sparsegpt", "alps", "ria")  # criteria of `prune_weights`
+OF_PRUNE_WEIGHTS = ("alps", "sparsegpt", "ria")  # criteria of `prune_weights`
 ALLOCATIONS_TOO = ("outputs", "error", "owl", "alpha_pruning")  # allocations of it
 LEAST_MASK_UPDATES = 50
 PRUNING_END = 0.7  # the fraction of the training after which the sparsity stays

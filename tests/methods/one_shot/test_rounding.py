@@ -139,7 +139,8 @@ def stored(content):
 @pytest.mark.parametrize(("scheme", "bits"), [("int8", 8), ("dynamic", 8), ("int4", 4)])
 def test_a_file_has_exactly_the_chosen_integers(scheme, bits):
     model, x = network(), np.random.default_rng(0).normal(size=(64, 8, 8, 2)).astype("float32")
-    sparse, report = prune_weights(model, x, 0.5, rounding=Rounding(bits), allocation="uniform")
+    settings = {"criterion": "sparsegpt", "allocation": "uniform"}
+    sparse, report = prune_weights(model, x, 0.5, rounding=Rounding(bits), **settings)
     assert len(report.rows) == 4
     settings = {} if scheme == "dynamic" else {"calibration": [x]}
     files = stored(convert(sparse, quantize=scheme, **settings))
@@ -165,6 +166,7 @@ def test_a_file_has_exactly_the_chosen_integers(scheme, bits):
     ("arguments", "error", "reason"),
     [
         ({"rounding": 4}, TypeError, r"tfprune.Rounding\(8\)"),
+        ({"rounding": Rounding(4)}, ValueError, "Received: criterion='alps'.* Pass criterion='sparsegpt'"),
         ({"rounding": Rounding(4), "criterion": "wanda"}, ValueError, "criterion='sparsegpt' with `rounding`"),
     ],
 )

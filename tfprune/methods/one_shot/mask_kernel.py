@@ -17,7 +17,7 @@ from tfprune.solving.rounding import Rounding, grid_of
 from tfprune.solving.weight_masks import ria_mask, wanda_mask
 from tfprune.solving.zero_solver import ZeroSolver, relative_error
 
-UPDATING = ("sparsegpt", "alps")  # criteria that give the remaining weights new values
+UPDATING = ("alps", "sparsegpt")  # criteria that give the remaining weights new values
 MASKS: dict[str, Callable[..., np.ndarray]] = {"wanda": wanda_mask, "ria": ria_mask}
 CRITERIA = (*UPDATING, *MASKS)
 

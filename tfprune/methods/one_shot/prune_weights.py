@@ -1,4 +1,4 @@
-"""Mask single weights of a model on calibration data, without training: SparseGPT, ALPS, Wanda and RIA."""
+"""Mask single weights of a model on calibration data, without training: ALPS, SparseGPT, Wanda and RIA."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prune_weights(
     samples: Any,
     sparsity: float = 0.5,
     *,
-    criterion: str = "sparsegpt",
+    criterion: str = "alps",
     pattern: str | Pattern = "unstructured",
     allocation: str | Mapping[str, float | None] | Allocation | None = None,
     filters: Filters = None,
@@ -66,24 +66,27 @@ def prune_weights(
         model: A built model that can be followed, wrapped or not. It is left unchanged.
         samples: Inputs like those that the model will see, in the forms that `reconstruct` accepts.
         sparsity: The fraction of zeros, in [0, 1). Default 0.5. With a pattern n:m at most 1 - n/m.
-        criterion: `"sparsegpt"` (the default) removes the weights whose removal costs least after an update of the
-            remaining ones, in blocks of 128 columns, and makes this update. `"alps"` searches for the zeros and the
-            other values of a kernel together, which takes longer and changes the outputs less. `"wanda"` compares the
-            weights of one output by their magnitude times the norm of their input, and `"ria"` those of a kernel by
-            their share in the weights of their output and input; both update none.
+        criterion: `"alps"` (the default) searches for the zeros and the other values of a kernel together.
+            `"sparsegpt"` removes the weights whose removal costs least after an update of the remaining ones, in
+            blocks of 128 columns, and makes this update: it takes less time and changes the outputs more. `"wanda"`
+            compares the weights of one output by their magnitude times the norm of their input, and `"ria"` those of
+            a kernel by their share in the weights of their output and input. Both leave the remaining weights as they
+            are.
         pattern: `"unstructured"` (the default), `patterns.NM(2, 4)`, or blocks such as `patterns.Block(1, 4)`.
         allocation: The split of the zeros over the kernels. `"outputs"` gives the fewest zeros to the kernels on
             which the outputs of the model depend most: each kernel alone gets zeros, and the outputs for 16 samples
-            are compared. `"error"` compares the outputs of the kernels themselves. `"owl"` gives fewer zeros to
-            blocks with more outliers among the products of weights and inputs, and `"alpha_pruning"` to blocks
-            whose weights have spectra with heavier tails. `"uniform"`, the other names, dicts and functions are
-            those of `allocation.allocate`, with the scores of Wanda. With a pattern n:m, pass `"uniform"`, a dict
-            or a function. Default None: `"outputs"` for SparseGPT and ALPS without a pattern n:m, else `"uniform"`.
+            are compared. `"error"` compares the outputs of the kernels themselves: use it for recurrent networks and
+            language models. Both are for the criteria `"alps"` and `"sparsegpt"`. `"owl"` gives fewer zeros to blocks
+            with more outliers among the products of weights and inputs, and `"alpha_pruning"` to blocks whose weights
+            have spectra with heavier tails. `"uniform"`, the other names, dicts and functions are those of
+            `allocation.allocate`, with the scores of Wanda. With a pattern n:m, pass `"uniform"`, a dict or a
+            function. Default None: `"outputs"` for `"alps"` and `"sparsegpt"` without a pattern n:m, else
+            `"uniform"`.
         filters: The kernels to prune: regular expressions for their paths, as in the report, or a function of a
             layer. Default None: all. The sparsity is that of these kernels.
-        rounding: The integers that the remaining weights are rounded to, with `"sparsegpt"`, such as
-            `tfprune.Rounding(4)` for a file of `quantize="int4"`: weights then make up for the zeros and for the
-            rounding together. Default None, which rounds nothing.
+        rounding: The integers that the remaining weights are rounded to, such as `tfprune.Rounding(4)` for a file of
+            `quantize="int4"`: weights then make up for the zeros and for the rounding together. It needs
+            `criterion="sparsegpt"`. Default None, which rounds nothing.
         targets: The outputs that an update fits, as in `reconstruct`: `"dense"` (the default) those of the layer in
             the model as it was, or `"own"` those that its weights give on the outputs of the layers before it with
             their zeros, which takes less time. `"wanda"` and `"ria"` update nothing.
@@ -117,7 +120,7 @@ def prune_weights(
         32
 
     Reference:
-        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774; Meng et al., 2024, "ALPS", arXiv:2406.07831; Sun et
+        Meng et al., 2024, "ALPS", arXiv:2406.07831; Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774; Sun et
         al., 2024, "Wanda", arXiv:2306.11695; Zhang et al., 2024, "Plug-and-Play" (RIA, ICLR); Yin et al., 2024,
         "OWL", arXiv:2310.05175; Lu et al., 2024, "AlphaPruning", arXiv:2410.10912.
     """
@@ -233,7 +236,7 @@ def _checked_rounding(rounding: Any, criterion: str) -> Rounding | None:
     if rounding is not None and criterion != "sparsegpt":
         raise ValueError(
             f"Expected criterion='sparsegpt' with `rounding`: the other criteria set zeros only. Received: "
-            f"criterion={criterion!r}, rounding={rounding!r}."
+            f"criterion={criterion!r}, rounding={rounding!r}. Pass criterion='sparsegpt'."
         )
     return rounding
 

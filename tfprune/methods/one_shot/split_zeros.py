@@ -55,8 +55,8 @@ def checked_split(allocation: Split | None, settings: MaskSettings) -> Split:
     if allocation in BY_ERROR and not (is_free and settings.criterion in UPDATING):
         raise ValueError(
             f"Expected allocation='uniform' with criterion={settings.criterion!r} and pattern={settings.pattern!r}. "
-            f"Received: allocation={allocation!r}, which is for unstructured zeros or blocks by 'sparsegpt' or "
-            f"'alps'."
+            f"Received: allocation={allocation!r}, which is for unstructured zeros or blocks by 'alps' or "
+            f"'sparsegpt'."
         )
     if isinstance(allocation, str) and allocation != "uniform" and not is_free:
         raise ValueError(

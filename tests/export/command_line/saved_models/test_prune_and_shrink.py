@@ -206,7 +206,7 @@ MISTAKES = {
     f"{PRUNE} --data x.npy --criterion wandas": ["--criterion", "'wanda'"],
     f"{PRUNE} --data x.npy,y.npy --epochs 1 --criterion sparsegpt": ["Expected --criterion", "'sparsegpt'"],
     f"{PRUNE} --data x.npy --allocation owls": ["Expected --allocation to be", "'alpha_pruning'", "'owl'?"],
-    f"{PRUNE} --data x.npy --criterion ria --allocation error": ["--criterion ria", "'sparsegpt' or 'alps'"],
+    f"{PRUNE} --data x.npy --criterion ria --allocation error": ["--criterion ria", "'alps' or 'sparsegpt'"],
     f"{PRUNE} --data x.npy --criterion magnitude --allocation lambs": [
         "Expected --allocation to be",
         "'global' or 'lamp'. Received: --allocation",

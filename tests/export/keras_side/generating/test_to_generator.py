@@ -178,8 +178,8 @@ def test_a_file_has_the_integers_that_were_chosen_with_the_zeros(tmp_path):
     backbone = hub.models.Gemma3Backbone(500, None, num_layers=1, head_dim=32, **sizes)
     tokens = np.random.default_rng(0).integers(500, size=(16, 12))
     samples = {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
-    settings = {"rounding": tfprune.Rounding(4, block=32), "filters": "decoder_block", "allocation": "uniform"}
-    sparse, report = tfprune.prune_weights(backbone, samples, 0.5, **settings)
+    settings = {"criterion": "sparsegpt", "filters": "decoder_block", "allocation": "uniform"}
+    sparse, report = tfprune.prune_weights(backbone, samples, 0.5, rounding=tfprune.Rounding(4, block=32), **settings)
     model = hub.models.Gemma3CausalLM(backbone=sparse, preprocessor=None)
     path = tmp_path / "writer.tflite"
     to_generator(model, path, length=16, prefill=(4,), check_on=[PROMPT], max_tokens=4, quantize="int4", tolerance=9)
