@@ -18,7 +18,7 @@ from tfprune.export.command_line.saved_models.saved_model import ADVICE, SavedMo
 from tfprune.keras_models.models.compiled import compile_like, create_variables
 
 OF_PRUNE_WEIGHTS = ("alps", "sparsegpt", "ria")  # criteria of `prune_weights`
-ALLOCATIONS_TOO = ("outputs", "error", "owl", "alpha_pruning")  # allocations of it
+ALLOCATIONS_TOO = ("error", "outputs", "owl", "alpha_pruning")  # allocations of it
 LEAST_MASK_UPDATES = 50
 PRUNING_END = 0.7  # the fraction of the training after which the sparsity stays
 

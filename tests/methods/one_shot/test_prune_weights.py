@@ -206,7 +206,7 @@ def test_zeros_are_where_the_outputs_depend_on_them_least():
     total = layers.Add()([loud, layers.Rescaling(0.03)(quiet)])
     model = keras.Model(series, [total, layers.Dense(3, name="second")(loud)])
     x = np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
-    sparse, _ = prune_weights(model, x, 0.5)
+    sparse, _ = prune_weights(model, x, 0.5, allocation="outputs")
     zeros = {path.split("/")[0]: values == 0 for path, values in kernels(sparse).items()}
     assert np.mean(np.concatenate([values.ravel() for values in zeros.values()])) == pytest.approx(0.5, abs=0.02)
     assert zeros["quiet"].mean() > 0.8 and zeros["loud"].mean() < 0.4
@@ -232,7 +232,7 @@ def test_targets_of_the_dense_model_mend_errors_of_earlier_layers():
 
 def test_outputs_that_never_vary():
     with pytest.raises(ValueError, match="outputs of the model differ.*allocation='uniform'"):
-        prune_weights(attentive(), np.ones((20, 5, 8), "float32"))
+        prune_weights(attentive(), np.ones((20, 5, 8), "float32"), allocation="outputs")
 
 
 def mlp():
@@ -317,7 +317,7 @@ def test_error_gives_zeros_to_kernels_whose_outputs_change_least():
     kernel = keras.ops.convert_to_numpy(spare.kernel).copy()
     kernel[np.random.default_rng(0).random(kernel.shape) < 0.8] *= 0.001
     spare.kernel.assign(kernel)
-    shares = zeros_of(prune_weights(model, rows(), 0.5, allocation="error")[0])
+    shares = zeros_of(prune_weights(model, rows(), 0.5)[0])
     assert shares["spare"] > 0.75 and shares["full"] < 0.25
     with pytest.raises(ValueError, match="allocation='owl' can split. .* which .* would get 1.*allocation='error'"):
         prune_weights(model, rows() * np.array([9, *[1] * 7]), 0.97, allocation="owl")

@@ -73,15 +73,14 @@ def prune_weights(
             a kernel by their share in the weights of their output and input. Both leave the remaining weights as they
             are.
         pattern: `"unstructured"` (the default), `patterns.NM(2, 4)`, or blocks such as `patterns.Block(1, 4)`.
-        allocation: The split of the zeros over the kernels. `"outputs"` gives the fewest zeros to the kernels on
-            which the outputs of the model depend most: each kernel alone gets zeros, and the outputs for 16 samples
-            are compared. `"error"` compares the outputs of the kernels themselves: use it for recurrent networks and
-            language models. Both are for the criteria `"alps"` and `"sparsegpt"`. `"owl"` gives fewer zeros to blocks
-            with more outliers among the products of weights and inputs, and `"alpha_pruning"` to blocks whose weights
-            have spectra with heavier tails. `"uniform"`, the other names, dicts and functions are those of
+        allocation: The split of the zeros over the kernels. `"error"` gives the fewest zeros to the kernels whose own
+            outputs change most when they alone get zeros. `"outputs"` compares the outputs of the model instead, for
+            16 samples: use it where branches count for much less than others. It takes far longer for a deep model.
+            Both are for the criteria `"alps"` and `"sparsegpt"`. `"owl"` gives fewer zeros to blocks with more
+            outliers among the products of weights and inputs, and `"alpha_pruning"` to blocks whose weights have
+            spectra with heavier tails. `"uniform"`, the other names, dicts and functions are those of
             `allocation.allocate`, with the scores of Wanda. With a pattern n:m, pass `"uniform"`, a dict or a
-            function. Default None: `"outputs"` for `"alps"` and `"sparsegpt"` without a pattern n:m, else
-            `"uniform"`.
+            function. Default None: `"error"` for `"alps"` and `"sparsegpt"` without a pattern n:m, else `"uniform"`.
         filters: The kernels to prune: regular expressions for their paths, as in the report, or a function of a
             layer. Default None: all. The sparsity is that of these kernels.
         rounding: The integers that the remaining weights are rounded to, such as `tfprune.Rounding(4)` for a file of
@@ -108,7 +107,7 @@ def prune_weights(
         ValueError: If `filters` match no kernel, or one that cannot have the pattern.
         ValueError: If the allocation is for other patterns or criteria, names kernels that are not pruned, or would
             give a kernel a sparsity outside [0, 1).
-        ValueError: If the outputs of the model are the same for all samples, or all inputs of a kernel are 0.
+        ValueError: If all inputs of a kernel are 0, or, for `"outputs"`, the outputs are the same for all samples.
         ValueError: If `samples` are empty, do not fit the model, or have token ids beyond its vocabulary.
 
     Example:

@@ -20,7 +20,7 @@ from tfprune.patterns import NM, Pattern
 from tfprune.solving.split_by_block import outlier_ratio, split_by_outliers, split_by_tails, tail_exponent
 from tfprune.solving.split_by_error import split_by_error
 
-BY_ERROR = ("outputs", "error")  # measured with zeros in each kernel alone
+BY_ERROR = ("error", "outputs")  # measured with zeros in each kernel alone
 BY_BLOCK = ("owl", "alpha_pruning")  # one sparsity for all kernels of a block
 Split = str | Mapping[str, float | None] | Allocation
 
@@ -46,7 +46,7 @@ def checked_split(allocation: Split | None, settings: MaskSettings) -> Split:
     """
     is_free = not isinstance(settings.pattern, NM)
     if allocation is None:
-        return "outputs" if is_free and settings.criterion in UPDATING else "uniform"
+        return "error" if is_free and settings.criterion in UPDATING else "uniform"
     if not isinstance(allocation, str):
         check_allocation(allocation)
     else:
