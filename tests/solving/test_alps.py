@@ -112,3 +112,14 @@ def test_moments_that_are_not_finite():
     moments.gram[0, 0] = np.nan
     with pytest.raises(ValueError, match="finite moments"):
         alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=0.5, ridge=0.1)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.08, 0.7])
+def test_nothing_is_lost_where_the_weights_have_the_zeros_already(sparsity):
+    moments, weights = problem(3, inputs=520, outputs=8, rows=1000)
+    zeros = np.random.default_rng(0).permutation(weights.size)[: round(sparsity * weights.size)]
+    np.put(weights, zeros, 0)
+    moments = moments.aimed_at(weights)
+    mask, updated = alps(moments, weights, inputs=520, pattern=Unstructured(), sparsity=sparsity, ridge=0.1)
+    assert np.count_nonzero(~mask) == len(zeros)
+    assert moments.errors(updated).sum() < 1e-5 * moments.energy.sum() / moments.count

@@ -17,6 +17,7 @@ HARDLY = 3e-4  # of the kept entries
 # What the penalty is multiplied by where more than this part of the support has changed, as in the paper.
 FACTORS = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 LOWER = 5  # what it is divided by where it holds the support from the beginning
+LEAST_PENALTY = 1e-9  # a support that has not moved by then never will: hardly any entry goes
 GRADIENT_STEPS = 10
 _EXACT = 512  # inputs up to which it computes in double precision: single precision takes half of the time
 
@@ -108,7 +109,7 @@ def _constrained(
         changed = int(np.count_nonzero((sparse != 0) != support)) / max(int(np.count_nonzero(support)), 1)
         support = sparse != 0
         has_moved |= changed > FACTORS[1][0]
-        if has_moved and (not changed or (step >= LEAST_STEPS and changed < HARDLY)):
+        if has_moved and (not changed or (step >= LEAST_STEPS and changed < HARDLY)) or penalty < LEAST_PENALTY:
             break
         if has_moved:
             penalty *= next(factor for least, factor in FACTORS if changed > least)
