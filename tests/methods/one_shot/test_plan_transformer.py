@@ -12,6 +12,8 @@ from small_transformer import texts, transformer
 from tiers import first
 
 import tfprune
+from tfprune.keras_models.models.batches import Batches
+from tfprune.methods.one_shot.mixed_cuts import MixedCuts
 from tfprune.solving.greedy_levels import Candidate, GreedyLevels
 
 SAVED = {"blocks": 30.0, "units": 5.0, "heads": 2.0}  # by each step, of 100
@@ -237,6 +239,25 @@ def test_hidden_dimensions_are_removed_as_by_narrow_and_judged_by_the_scores_of_
     assert smaller.count_params() == plan.steps[-1].costs["parameters"] <= 0.7 * model.count_params()
     with pytest.raises(ValueError, match="returns hidden states.*judge='perplexity'.*Leave 'width' out"):
         tfprune.plan_transformer(model, x, **settings)
+
+
+@pytest.mark.programs
+def test_tokens_blocks_and_dimensions_are_removed_one_after_the_other():
+    keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+    tokenizer = keras_hub.models.BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(35))])
+    sizes = {"num_layers": 3, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 16, "head_dim": 4}
+    model = hub("Qwen3", vocabulary_size=40, tie_word_embeddings=True, **sizes)
+    x = windows(model, 0, 20)
+    settings = {"texts": ["3 7"], "tokenizer": tokenizer, "criterion": "activation", "judge": "perplexity"}
+    cuts = MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
+    smaller = cuts.build({"vocabulary": 1, "blocks": 1, "width": 2})
+    trimmed, report = tfprune.trim_vocabulary(model, ["3 7", *x["token_ids"]], tokenizer=tokenizer)
+    renumbered = {**x, "token_ids": np.searchsorted(report.kept, x["token_ids"]).astype("int32")}
+    fewer, _ = tfprune.drop_blocks(trimmed, cuts.dropped(1))
+    expected, _ = tfprune.narrow(fewer, renumbered, hidden_dim=6, verbose=0)
+    assert type(smaller) is type(model) and smaller.vocabulary_size < 40
+    for weight, other in zip(smaller.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
 
 
 @pytest.mark.programs
