@@ -38,6 +38,10 @@ class RowCounts(GramMoments):
         """Return the same: what a table should return are its own rows."""
         return self
 
+    def of(self, outputs: np.ndarray | slice) -> RowCounts:
+        """Return the same: a table is always measured whole, which costs little."""
+        return self
+
     def errors(self, weights: np.ndarray) -> np.ndarray:
         """Return the summed squared error of each row."""
         return self.picks * np.square(weights - self._table).sum(axis=1)
@@ -51,10 +55,10 @@ class TableSolver(ZeroSolver):
         return self.weights
 
     def masking(self, moments: Sequence[Any], start: np.ndarray, *, pattern: Pattern) -> Callable[..., np.ndarray]:
-        """Return a function from a sparsity to the table with zeros."""
+        """Return a function from a sparsity to the table with zeros, whichever outputs it is asked for."""
         costs = moments[0].picks[:, np.newaxis] * np.square(start[0])
 
-        def masked(sparsity: float, steps: np.ndarray | None = None) -> np.ndarray:
+        def masked(sparsity: float, grids: Any = None, outputs: np.ndarray | slice = slice(None)) -> np.ndarray:
             return np.where(pattern(costs, sparsity), start[0], 0)[np.newaxis]
 
         return masked
