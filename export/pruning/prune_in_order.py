@@ -155,8 +155,8 @@ class _GraphInOrder:
         # Such a weight is felt from its first operator or turn on, which these samples have passed.
         start, values = (0, outputs.inputs) if layer.is_in_parallel else (states.step, states.all)
         with layer.written(self._dense, solved):
-            felt = outputs.error(start, values)
-        return ErrorCurve(layer.size, layer.zeros, errors).scaled(felt)
+            output_error = outputs.error(start, values)
+        return ErrorCurve(layer.size, layer.zeros, errors).scaled(output_error)
 
 
 def _row(layer: FileLayer, values: np.ndarray, error: float) -> PrunedLayer:

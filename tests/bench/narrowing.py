@@ -51,8 +51,8 @@ class NarrowModels:
         narrower, stream = build_narrower(self.model, self.width)
         dimensions = np.sort(dimensions)
         factor = embedding_factor(self.model, narrower, stream=stream, norms=self.norms, dimensions=dimensions)
-        measured = tuple(self.statistics.energy(norm, dimensions) for norm in self.norms)
-        cut = Cut(stream, self.norms, dimensions, measured if energies is None else (energies,) * len(measured))
+        by_norm = tuple(self.statistics.energy(norm, dimensions) for norm in self.norms)
+        cut = Cut(stream, self.norms, dimensions, by_norm if energies is None else (energies,) * len(by_norm))
         assign_all(narrower, cut.values([as_numpy(variable) for variable in self.model.variables], factor=factor))
         return narrower
 

@@ -115,8 +115,8 @@ class FreshBatches:
 def choose_masks(model: keras.Model, job: Job, data: tuple) -> None:
     """Set the masks before the fit: random ones with scaled weights, or those of a criterion over all layers."""
     if job.way in SCALED:  # the masks that the callback would draw
-        drawn = tfprune.Grow("random", fraction=1.0, seed=job.seed)
-        tfprune.update_masks(model, job.sparsity, allocation="erk", grow=drawn)
+        start = tfprune.Grow("random", fraction=1.0, seed=job.seed)
+        tfprune.update_masks(model, job.sparsity, allocation="erk", grow=start)
         tfprune.scale_initial_weights(model)
         return
     settings = {"allocation": "global", "regrow": False}

@@ -44,8 +44,8 @@ def _table(rows: list[dict], names: list[str], by_file: dict[tuple[str, str], di
     table = Table(*COLUMNS, "allowed", *names, title="largest difference from Keras, relative to the largest output")
     for row in rows:
         cells = [f"{row[name]:,}" if name == "bytes" else row[name] for name in COLUMNS]
-        told = [outcome(by_file[name, row["file"]]) if "refusal" not in row else "no file" for name in names]
-        table.add_row(*cells, f"{row['tolerance']:g}", *told)
+        outcomes = [outcome(by_file[name, row["file"]]) if "refusal" not in row else "no file" for name in names]
+        table.add_row(*cells, f"{row['tolerance']:g}", *outcomes)
     return table
 
 

@@ -166,10 +166,10 @@ def run(python: Path, folder: Path, names: list[str]) -> dict[str, dict[str, Any
         rest = names[len(by_file) :]
         command = [str(python), str(HERE / "integers_child.py"), str(folder), *rest]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        by_file |= {row["file"]: row for row in told}
-        if len(told) < len(rest):
-            by_file[rest[len(told)]] = {"refused": f"its process ended with {done.returncode}"}
+        results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        by_file |= {row["file"]: row for row in results}
+        if len(results) < len(rest):
+            by_file[rest[len(results)]] = {"refused": f"its process ended with {done.returncode}"}
     return by_file
 
 
@@ -192,16 +192,16 @@ def main() -> int:
         table.add_row(row["kind"], row["format"], *cells)
     console.print(table)
     for row in rows:
-        for name, told in [("", row), *((name, by_runtime[name].get(row["file"], {})) for name in by_runtime)]:
-            if "refused" in told:
+        for name, result in [("", row), *((name, by_runtime[name].get(row["file"], {})) for name in by_runtime)]:
+            if "refused" in result:
                 console.print(
-                    f"{row['kind']}, {row['format']}, {name or 'no file'}: {told['refused']}", soft_wrap=True
+                    f"{row['kind']}, {row['format']}, {name or 'no file'}: {result['refused']}", soft_wrap=True
                 )
     return 0
 
 
-def _cell(told: dict[str, Any]) -> str:
-    return "refused" if "refused" in told else f"{told['difference']:.1e}" if told["difference"] else "same"
+def _cell(result: dict[str, Any]) -> str:
+    return "refused" if "refused" in result else f"{result['difference']:.1e}" if result["difference"] else "same"
 
 
 if __name__ == "__main__":

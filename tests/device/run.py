@@ -130,8 +130,8 @@ def _of_model(device: Device, folder: Path, model: str, files: list[str]) -> lis
     """Check a model's files in one process, and in a new one those after a file that ended it."""
     rows: list[dict] = []
     while len(rows) < len(files):
-        told, ending = _run(device, [str(folder), model, str(len(rows))])
-        rows += told
+        new_rows, ending = _run(device, [str(folder), model, str(len(rows))])
+        rows += new_rows
         if len(rows) < len(files):
             rows.append({"file": files[len(rows)], "crash": ending})
     return rows
@@ -161,8 +161,8 @@ def main() -> int:
     by_file = results(runtimes, folder, files)
     table = Table("file", "bytes", "allowed", *runtimes, title="largest difference from Keras")
     for row in (row for rows in files.values() for row in rows):
-        told = [outcome(by_file[name, row["file"]]) for name in runtimes]
-        table.add_row(row["file"], f"{(folder / row['file']).stat().st_size:,}", f"{row['tolerance']:g}", *told)
+        outcomes = [outcome(by_file[name, row["file"]]) for name in runtimes]
+        table.add_row(row["file"], f"{(folder / row['file']).stat().st_size:,}", f"{row['tolerance']:g}", *outcomes)
     console.print(table)
     tell(by_file, console)
     return int(any(is_bad(name, row) for (name, _), row in by_file.items()))

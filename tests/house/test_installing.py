@@ -26,8 +26,8 @@ def installed(extra: str, system: tuple[str, str], python: str) -> set[str]:
     platform, machine = system
     environment = {"sys_platform": platform, "platform_machine": machine, "python_version": python}
     lines = re.sub("#.*", "", SETUP["options.extras_require"][extra]).split("\n")
-    wanted = [Requirement(line) for line in lines if line.strip()]
-    requirements = [each for each in wanted if not each.marker or each.marker.evaluate(environment)]
+    lines_of_wheel = [Requirement(line) for line in lines if line.strip()]
+    requirements = [each for each in lines_of_wheel if not each.marker or each.marker.evaluate(environment)]
     return {f"{each.name}{each.specifier}" for each in requirements}
 
 

@@ -45,10 +45,10 @@ def test_a_task_is_wrapped_fitted_on_texts_saved_and_stripped(name, tmp_path):
     assert tfprune.sparsity_report(loaded).nnz == report.nnz == tfprune.sparsity_report(stripped).nnz
     if writes:
         texts = wrapped.generate(hub_models.TEXTS, max_length=12)
-        for one in (loaded, preset):
-            one.compile(sampler="greedy", run_eagerly=True)  # which takes less time than compiling
-        for one in (stripped, loaded, preset):
-            assert one.generate(hub_models.TEXTS, max_length=12) == texts
+        for task in (loaded, preset):
+            task.compile(sampler="greedy", run_eagerly=True)  # which takes less time than compiling
+        for task in (stripped, loaded, preset):
+            assert task.generate(hub_models.TEXTS, max_length=12) == texts
 
 
 @pytest.mark.parametrize("name", first("MixtralBackbone", "GptOssBackbone", "QwenMoeBackbone", "RWKV7Backbone"))

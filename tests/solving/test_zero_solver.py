@@ -49,11 +49,11 @@ def test_few_rows_hold_the_solution_back():
 def test_errors_at_levels_grow_and_are_those_of_the_weights():
     solver, moments = groups(2)
     aimed = [sums.aimed_at(own) for sums, own in zip(moments, solver.weights, strict=True)]
-    solved, errors = solver.at_levels(aimed, pattern=Unstructured())
+    weights_at_level, errors = solver.at_levels(aimed, pattern=Unstructured())
     assert (np.diff(errors) >= 0).all() and (np.diff(errors[LEVELS < 0.98]) > 0).all()  # then one entry stays
-    assert np.mean(solved[..., :12] == 0) == pytest.approx(LEVELS[LEVEL_FELT], abs=0.02)
+    assert np.mean(weights_at_level[..., :12] == 0) == pytest.approx(LEVELS[LEVEL_FELT], abs=0.02)
     assert relative_error(aimed, solver.weights) == pytest.approx(0, abs=1e-12)
-    assert errors[LEVEL_FELT] == pytest.approx(relative_error(aimed, solved))
+    assert errors[LEVEL_FELT] == pytest.approx(relative_error(aimed, weights_at_level))
 
 
 @pytest.mark.parametrize("pattern", [Unstructured(), Block(4, 1)], ids=str)
@@ -64,8 +64,8 @@ def test_a_curve_of_many_outputs_has_the_height_of_all_and_the_shape_of_some(pat
     moments.add_inputs(random.normal(size=(600, 6)) @ random.normal(size=(6, 24)) + random.normal(size=(600, 24)))
     moments = [moments.aimed_at(weights[0])]
     solver = ZeroSolver(weights, inputs=24)
-    solved, errors = solver.at_levels(moments, pattern=pattern)
-    assert errors[LEVEL_FELT] == pytest.approx(relative_error(moments, solved))
+    weights_at_level, errors = solver.at_levels(moments, pattern=pattern)
+    assert errors[LEVEL_FELT] == pytest.approx(relative_error(moments, weights_at_level))
     monkeypatch.setattr(zero_solver, "OUTPUTS_OF_SHAPE", 400)
     of_all = solver.at_levels(moments, pattern=pattern)[1]
     np.testing.assert_allclose(errors[LEVELS < 0.98], of_all[LEVELS < 0.98], rtol=0.1)

@@ -132,7 +132,7 @@ class ZeroSolver:
         The error at `LEVEL_FELT` is that of all outputs, and the others relate to it as they do for some outputs.
         """
         masked = self.masking(moments, self.weights, pattern=pattern)
-        felt = masked(float(LEVELS[LEVEL_FELT]))
+        at_level = masked(float(LEVELS[LEVEL_FELT]))
         outputs = _outputs_of_shape(moments, pattern)
         some = _of(moments, outputs)
 
@@ -141,7 +141,7 @@ class ZeroSolver:
 
         with ThreadPoolExecutor(THREADS) as pool:  # NumPy gives up Python's lock
             errors = np.array([*pool.map(measured, LEVELS)])
-        return felt, errors * relative_error(moments, felt) / max(errors[LEVEL_FELT], TINY)
+        return at_level, errors * relative_error(moments, at_level) / max(errors[LEVEL_FELT], TINY)
 
 
 def _outputs_of_shape(moments: Sequence[GramMoments], pattern: Pattern) -> np.ndarray:

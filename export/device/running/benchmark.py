@@ -165,7 +165,7 @@ def _report(
     """Return the times of the process in the middle, and what all of them say together."""
     ordered = sorted((times for _, times in results), key=np.median)
     times = ordered[(len(ordered) - 1) // 2]
-    measured = [device for device, _ in results]
+    devices = [device for device, _ in results]
     p10, p90, p99 = (float(value) for value in np.percentile(times, [10, 90, 99]))
     return BenchmarkReport(
         median_ms=float(np.median(times)),  # as in `medians_ms`: a percentile of 50 may differ in the last bit
@@ -173,14 +173,14 @@ def _report(
         p90_ms=p90,
         p99_ms=p99,
         min_ms=float(times.min()),
-        peak_memory=_largest(device.peak_memory for device in measured),
+        peak_memory=_largest(device.peak_memory for device in devices),
         file_bytes=file_bytes,
-        runtime=measured[-1].runtime,
-        machine=measured[-1].machine,
+        runtime=devices[-1].runtime,
+        machine=devices[-1].machine,
         medians_ms=tuple(float(np.median(times)) for _, times in results),
-        governor=measured[-1].governor,
-        temperature=_largest(device.temperature for device in measured),
-        prefill_speed=_largest(device.prefill_speed for device in measured),
+        governor=devices[-1].governor,
+        temperature=_largest(device.temperature for device in devices),
+        prefill_speed=_largest(device.prefill_speed for device in devices),
         **settings,
     )
 
@@ -195,8 +195,8 @@ def _run_job(folder: Path) -> None:
         runtime, times, speed = _written(folder / MODEL, settings)
     else:
         runtime, times, speed = *_predicted(folder / MODEL, settings, arrays), None
-    measured = _Measured(runtime, board.name(), _peak_memory(), board.governor(), board.temperature(), speed)
-    write_job(folder, "result", settings=asdict(measured), arrays={"milliseconds": np.array(times)})
+    device = _Measured(runtime, board.name(), _peak_memory(), board.governor(), board.temperature(), speed)
+    write_job(folder, "result", settings=asdict(device), arrays={"milliseconds": np.array(times)})
 
 
 def _written(path: Path, settings: dict[str, Any]) -> tuple[str, list[float], float]:

@@ -129,19 +129,21 @@ class Ranking:
         self, group: ChannelGroup, readers: Sequence[FileLayer], *, states: Activations, outputs: FileOutputs
     ) -> RankedGroup:
         is_read = np.any([np.isin(group.free, self._read[id(reader)]) for reader in readers], axis=0)
-        free = group.free[is_read]
-        order, costs = zip(*removals([self._surgeon(free, reader) for reader in readers], len(free)), strict=True)
+        free_bundles = group.free[is_read]
+        order, costs = zip(
+            *removals([self._surgeon(free_bundles, reader) for reader in readers], len(free_bundles)), strict=True
+        )
         errors = np.concatenate([[0.0], np.cumsum(costs)])
-        bundles = free[list(order)]
+        bundles = free_bundles[list(order)]
         counts = np.rint(LEVELS * len(bundles)).astype(int)
         curve = ErrorCurve(self._channels.flops_of(group), 0.0, errors[counts])
         felt = self._felt(bundles[: counts[LEVEL_FELT]], readers, states=states, outputs=outputs)
         return RankedGroup(group, bundles, curve.scaled(felt))
 
-    def _surgeon(self, free: np.ndarray, reader: FileLayer) -> Surgeon:
+    def _surgeon(self, free_bundles: np.ndarray, reader: FileLayer) -> Surgeon:
         (sums,) = self._moments[id(reader)]
         bundles = self._read[id(reader)]
-        places = [np.flatnonzero(bundles == bundle) for bundle in free]
+        places = [np.flatnonzero(bundles == bundle) for bundle in free_bundles]
         size = max(map(len, places))
         columns = np.array([own if len(own) else np.full(size, NONE) for own in places])
         weights = reader.weights[0] / np.sqrt(sums.energy.sum() or 1.0)

@@ -256,15 +256,15 @@ def test_wrong_data_are_refused(tmp_path, train, validation, error, words):
 def test_the_bar_shows_the_best_file_so_far_and_how_many_recipes_were_tried(tmp_path):
     with terminal() as shown:
         report = stub_search(tmp_path, trials=3, verbose="auto", time=200, runner=StubRunner(slept=0.1))
-    drawn = [part for part in re.sub(r"\x1b\[\d+m", "", shown.getvalue()).split("\r") if "recipes" in part]
-    counts = [int(re.search(r"recipes: (\d+)\b", part)[1]) for part in drawn]
-    best = [int(re.search(r"best bytes: ([\d,]+)", part)[1].replace(",", "")) for part in drawn]
+    parts = [part for part in re.sub(r"\x1b\[\d+m", "", shown.getvalue()).split("\r") if "recipes" in part]
+    counts = [int(re.search(r"recipes: (\d+)\b", part)[1]) for part in parts]
+    best = [int(re.search(r"best bytes: ([\d,]+)", part)[1].replace(",", "")) for part in parts]
     assert [*dict.fromkeys(counts)] == [0, 1, 2, 3]
-    expected = [int(re.search(r"of about: (\d+)\b", part)[1]) for part in drawn]
+    expected = [int(re.search(r"of about: (\d+)\b", part)[1]) for part in parts]
     assert expected[0] == 0 and {*expected[1:]} == {3}, "no more than `trials`"
     assert best == sorted(best, reverse=True)
     assert (best[0], best[-1]) == (min(file.bytes for file in report.tried if not file.recipe), report.best.bytes)
-    assert all(re.search(r"\d+/200 ", part) for part in drawn)
+    assert all(re.search(r"\d+/200 ", part) for part in parts)
 
 
 def test_the_nearest_file_is_named_where_none_fits(tmp_path):

@@ -231,8 +231,8 @@ def test_hidden_dimensions_are_removed_as_by_narrow_and_judged_by_the_scores_of_
     table = np.asarray(expected.get_layer("token_embedding").embeddings)
     scores = np.asarray(expected(x))[:, :-1] @ table.T
     likely = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    found = -np.mean(np.take_along_axis(likely, x["token_ids"][:, 1:, np.newaxis], axis=-1))
-    assert alone.loss == pytest.approx(found, rel=1e-4)
+    loss = -np.mean(np.take_along_axis(likely, x["token_ids"][:, 1:, np.newaxis], axis=-1))
+    assert alone.loss == pytest.approx(loss, rel=1e-4)
     smaller, _ = plan.build()
     assert type(smaller) is type(model)
     assert smaller.hidden_dim == 8 - plan.levels["width"]
@@ -251,10 +251,10 @@ def test_tokens_blocks_and_dimensions_are_removed_one_after_the_other():
     settings = {"texts": ["3 7"], "tokenizer": tokenizer, "criterion": "activation", "judge": "perplexity"}
     cuts = MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
     smaller = cuts.build({"vocabulary": 1, "blocks": 1, "width": 2})
-    trimmed, report = tfprune.trim_vocabulary(model, ["3 7", *x["token_ids"]], tokenizer=tokenizer)
+    fewer_tokens, report = tfprune.trim_vocabulary(model, ["3 7", *x["token_ids"]], tokenizer=tokenizer)
     renumbered = {**x, "token_ids": np.searchsorted(report.kept, x["token_ids"]).astype("int32")}
-    fewer, _ = tfprune.drop_blocks(trimmed, cuts.dropped(1))
-    expected, _ = tfprune.narrow(fewer, renumbered, hidden_dim=6, verbose=0)
+    fewer_blocks, _ = tfprune.drop_blocks(fewer_tokens, cuts.dropped(1))
+    expected, _ = tfprune.narrow(fewer_blocks, renumbered, hidden_dim=6, verbose=0)
     assert type(smaller) is type(model) and smaller.vocabulary_size < 40
     for weight, other in zip(smaller.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(weight, other)

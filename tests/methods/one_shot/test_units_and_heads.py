@@ -47,25 +47,25 @@ def test_the_heads_of_each_level_are_those_that_are_chosen_anew_and_each_round_i
         (*[size] * (count // size), *[count % size] * bool(count % size))
         for count in (1, size, size + 1, 2 * size - 1)
     ]
-    found = [order.kept(rounds) for rounds in levels]
+    from_order = [order.kept(rounds) for rounds in levels]
     assert loss.count <= 2 * size + size  # the first round, and the second one without those that went
     anew = [HeadOrder(running, arrays, removals=heads, loss=loss).kept(rounds) for rounds in levels]
-    for rounds, one, other in zip(levels, found, anew, strict=True):
-        assert sum(size - kept.sum() for kept in one.values()) == sum(rounds)
-        np.testing.assert_equal(one, other)
+    for rounds, heads_of_order, other in zip(levels, from_order, anew, strict=True):
+        assert sum(size - kept.sum() for kept in heads_of_order.values()) == sum(rounds)
+        np.testing.assert_equal(heads_of_order, other)
 
 
 @pytest.mark.programs
 def test_models_of_all_levels_are_those_that_are_made_one_by_one():
     model, batches = transformer(2), [(texts(8, seed=seed),) for seed in range(2)]
     before = [values.copy() for values in model.get_weights()]
-    found = UnitsAndHeads(model, batches, criterion="activation", judge="distance")
+    parts = UnitsAndHeads(model, batches, criterion="activation", judge="distance")
     for units, heads in LEVELS:
-        smaller = found.smaller(units=units / 8, heads=heads / 8)
+        smaller = parts.smaller(units=units / 8, heads=heads / 8)
         sparsity = {"units": units / 8, "heads": heads / 8}
-        masked, report = tfprune.prune_units(model, batches, sparsity, verbose=0)
-        expected = tfprune.shrink(masked, report.plan)
+        with_zeros, report = tfprune.prune_units(model, batches, sparsity, verbose=0)
+        expected = tfprune.shrink(with_zeros, report.plan)
         assert [weight.shape for weight in smaller.weights] == [weight.shape for weight in expected.weights]
         np.testing.assert_allclose(numpy(smaller(texts(4))), numpy(expected(texts(4))), atol=1e-4)
-    for one, other in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for values, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(values, other)

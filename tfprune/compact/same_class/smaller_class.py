@@ -68,8 +68,8 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
 
 def _part(layer: keras.layers.Layer, channels: ChanneledLayer, keep: np.ndarray) -> keras.layers.Layer:
     """Return the smaller layer, built as the layer was, with its sizes open."""
-    counted, values = channels.counted(keep), channels.values_kept(layer, keep)
-    part = copy_of(layer, changes=counted)
+    sizes, values = channels.counted(keep), channels.values_kept(layer, keep)
+    part = copy_of(layer, changes=sizes)
     config = layer.get_build_config() or {}  # none of a layer without weights that another one built
     if "input_shape" in config:
         built = config["input_shape"]

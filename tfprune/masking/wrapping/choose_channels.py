@@ -39,7 +39,7 @@ def choose_channels(
         for place in [location_of(flat.sources[id(variable)])]
         if weight in kernels and place is not None
     }
-    named = {weight: (places[weight].path, *kernels[weight][1:]) for weight in places}
+    with_paths = {weight: (places[weight].path, *kernels[weight][1:]) for weight in places}
 
     def uncovered(weight: ChanneledWeight, group: Group) -> str | None:
         asked = replace(pattern, makes=bool(weight.making(group.bundles)))
@@ -57,7 +57,7 @@ def choose_channels(
     def refusal(group: Group) -> str | None:
         return why_stuck(network, group, uncovered=uncovered)
 
-    groups = choose_groups(network, named, pattern=pattern, filters=filters, refusal=refusal)
+    groups = choose_groups(network, with_paths, pattern=pattern, filters=filters, refusal=refusal)
     return _cover(network, groups, places, pattern)
 
 

@@ -149,8 +149,8 @@ class OutputLoss:
         return float(np.average(losses, weights=sizes))
 
     def _same_embedding(self, model: keras.Model) -> keras.layers.Embedding:
-        found = [part for _, part in walk(model) if isinstance(part, keras.layers.Embedding)]
-        return next(part for part in found if part.name == self._embedding.name)
+        embeddings = [part for _, part in walk(model) if isinstance(part, keras.layers.Embedding)]
+        return next(part for part in embeddings if part.name == self._embedding.name)
 
     def _of_batch(
         self,

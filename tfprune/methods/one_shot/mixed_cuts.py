@@ -59,12 +59,12 @@ class MixedCuts:
         self._model, self._batches = model, batches
         self._texts, self._tokenizer = texts, tokenizer
         self._criterion, self._judge = criterion, judge
-        found = self._units_and_heads(model, self._samples({}))
-        self._last = (dict.fromkeys(_FIRST, 0), found)
-        self._removable = {"units": bool(found.units), "heads": bool(found.units and found.heads)}
-        self._skipped = found.skipped
-        check_token_ids(found.running.graph, batches)
-        self.loss = OutputLoss(found.running.graph, batches, judge=judge)
+        whole = self._units_and_heads(model, self._samples({}))
+        self._last = (dict.fromkeys(_FIRST, 0), whole)
+        self._removable = {"units": bool(whole.units), "heads": bool(whole.units and whole.heads)}
+        self._skipped = whole.skipped
+        check_token_ids(whole.running.graph, batches)
+        self.loss = OutputLoss(whole.running.graph, batches, judge=judge)
         self._dropped: list[int] = []
 
     def most(self, kind: str) -> int:
@@ -154,18 +154,18 @@ class MixedCuts:
         """Build the model without the parts that levels name."""
         first, units, heads = self._first(levels), levels.get("units", 0), levels.get("heads", 0)
         if units or heads:
-            model = self._found(first).smaller(units=units / STEPS, heads=heads / STEPS)
+            model = self._units_and_heads_without(first).smaller(units=units / STEPS, heads=heads / STEPS)
         else:
             model = self._without_first(first)
-        dropped = self.dropped(levels.get("blocks", 0) - first["blocks"])
-        return drop_blocks(model, dropped)[0] if dropped else model
+        blocks = self.dropped(levels.get("blocks", 0) - first["blocks"])
+        return drop_blocks(model, blocks)[0] if blocks else model
 
     def _first(self, levels: Levels) -> Levels:
         """Return the levels of the parts that are removed before units and heads."""
         first = {kind: levels.get(kind, 0) for kind in _FIRST}
         return {**first, "blocks": 0} if first["blocks"] and not self._keeps_class else first
 
-    def _found(self, first: Levels) -> UnitsAndHeads:
+    def _units_and_heads_without(self, first: Levels) -> UnitsAndHeads:
         """Return the units and heads of a model without other parts; those of the last one are kept."""
         if self._last[0] != first:
             self._last = (first, self._units_and_heads(self._without_first(first), self._samples(first)))
@@ -175,8 +175,8 @@ class MixedCuts:
         """Return the model without some tokens, blocks and experts, to which the other weights are fitted."""
         model = self.trimmed[0] if first["vocabulary"] else self._model
         if first["blocks"]:
-            dropped = self.dropped(first["blocks"])
-            model = self._without(dropped).model if model is self._model else drop_blocks(model, dropped)[0]
+            blocks = self.dropped(first["blocks"])
+            model = self._without(blocks).model if model is self._model else drop_blocks(model, blocks)[0]
         if first["experts"]:
             model = drop_experts(model, rank_experts(model, self._samples(first)).lowest(first["experts"]))[0]
         return self._narrower(model, first["width"], self._samples(first)) if first["width"] else model
@@ -185,8 +185,8 @@ class MixedCuts:
         hidden_dim = round(width_of(model) * (1 - level / STEPS))
         return narrow(model, samples, hidden_dim=hidden_dim, verbose=0)[0]
 
-    def _without(self, dropped: Sequence[int]) -> ReorderedModel:
-        return reorder(self._blocks, [block for block in range(len(self._blocks.blocks)) if block not in dropped])
+    def _without(self, blocks: Sequence[int]) -> ReorderedModel:
+        return reorder(self._blocks, [block for block in range(len(self._blocks.blocks)) if block not in blocks])
 
     @functools.cached_property
     def _keeps_class(self) -> bool:

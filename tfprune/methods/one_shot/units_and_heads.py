@@ -76,8 +76,8 @@ class UnitsAndHeads:
         kept = self._order.kept(split.heads)
         self._remove(self.heads, lambda removal, moments, weights: kept[removal.group.name], keep=keep, part="heads")
         copy = flat_copy(Anatomy.of(self._model))  # a model of unequal blocks uses it up
-        for variable, found in zip(copy.plain.variables, self._copy.plain.variables, strict=True):
-            variable.assign(found)
+        for variable, values in zip(copy.plain.variables, self._copy.plain.variables, strict=True):
+            variable.assign(values)
         return build_smaller(copy, ShrinkPlan(network, keep, self.skipped))
 
     def _remove_units(self, split: SparsitySplit) -> None:
@@ -86,8 +86,8 @@ class UnitsAndHeads:
         self._copy.read_weights(self._model)
         loss = head_loss(self.running.graph, self._batches, judge=self._judge) if self.heads else None
         self._keep = self.running.network.all_kept()
-        counted = [replace(each, keep=split.units[each.group.name]) for each in self.units]
-        fewer = [each for each in counted if each.keep < each.group.bundles.size]
+        removals = [replace(each, keep=split.units[each.group.name]) for each in self.units]
+        fewer = [each for each in removals if each.keep < each.group.bundles.size]
         self._remove(fewer, self._choose_units, keep=self._keep, part="units")
         if loss is not None:
             first = next(iter(self._batches))[0]

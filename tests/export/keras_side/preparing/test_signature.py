@@ -142,11 +142,11 @@ def test_arrays_that_do_not_fit_are_refused(wanted, batch, message):
 
 def test_random_inputs_are_the_same_every_time_and_within_the_vocabulary():
     model = keras.Sequential([keras.Input((), dtype="int32"), keras.layers.Embedding(3, 2)])
-    drawn = TWO.random(200, model=model)
-    assert drawn["b"].shape == (200, 2)
-    assert drawn["b"].dtype == np.float32
-    assert set(np.unique(drawn["a"])) == {0, 1, 2}
-    np.testing.assert_array_equal(drawn["b"], TWO.random(200, model=model)["b"])
+    samples = TWO.random(200, model=model)
+    assert samples["b"].shape == (200, 2)
+    assert samples["b"].dtype == np.float32
+    assert set(np.unique(samples["a"])) == {0, 1, 2}
+    np.testing.assert_array_equal(samples["b"], TWO.random(200, model=model)["b"])
 
 
 @pytest.mark.parametrize(("positions", "length"), [(12, 12), (500, 32)])
@@ -154,10 +154,10 @@ def test_random_inputs_are_not_longer_than_the_positions_of_a_model(positions, l
     inputs = keras.Input((None,), dtype="int32")
     embedded = keras.layers.Embedding(9, 4)(inputs)
     model = keras.Model(inputs, Positions(positions)(embedded))
-    wanted = signature(model)
-    (drawn,) = wanted.random(8, model=model).values()
-    assert drawn.shape == (8, length)
-    assert model(drawn).shape == (8, length, 4)
+    of_model = signature(model)
+    (samples,) = of_model.random(8, model=model).values()
+    assert samples.shape == (8, length)
+    assert model(samples).shape == (8, length, 4)
 
 
 def test_the_smallest_embedding_bounds_the_tokens():
