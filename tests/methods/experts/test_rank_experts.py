@@ -76,3 +76,6 @@ def test_experts_of_another_model_and_other_numbers_are_refused():
         ranking.lowest(4)
     with pytest.raises(ValueError, match="top_k"):
         tfprune.drop_experts(model, ranking.lowest(2), top_k=3)
+    inputs = {name: np.full_like(array, 1000) for name, array in hub_models.inputs_for(model).items()}
+    with pytest.raises(ValueError, match=r"token ids from 0 to \d+ in `samples`. Received: token_ids with 1000"):
+        tfprune.rank_experts(model, inputs)

@@ -17,6 +17,7 @@ from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import trace_to_run
 from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.strip import plain_copy
@@ -89,7 +90,8 @@ def reconstruct(
     Raises:
         TypeError: If a model is not a Keras model, or `samples` are not data.
         ValueError: If a model is not a graph of layers, or `reference` has other layers than `model`.
-        ValueError: If `samples` are empty, of another shape or not finite, or weights are not finite.
+        ValueError: If `samples` are empty, of another shape or not finite, or have token ids beyond the
+                vocabulary, or weights are not finite.
         ValueError: If there is no layer to solve for.
 
     Example:
@@ -175,6 +177,7 @@ def reconstruct_in_place(
         trace_to_run(call_graph(Anatomy.of(plain_copy(Anatomy.of(reference))))),
     )
     batches = Batches(samples, graphs[0].model, batch_size=batch_size, argument="samples")
+    check_token_ids(graphs[0], batches)
     pairs, skipped = sites_of(*graphs)
     to_dense = targets == "dense"
     is_parallel = reconstruction == "parallel"

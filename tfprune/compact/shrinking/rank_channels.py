@@ -18,6 +18,7 @@ from tfprune.compact.shrinking.ranking_report import RankedGroup, RankingReport
 from tfprune.keras_models.channels.network import Group
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.report import Skipped
 from tfprune.solving.brain_surgery import DAMPING, Surgeon, removals
@@ -54,7 +55,8 @@ def rank_channels(
     Raises:
         TypeError: If `model` is not a Keras model, or `samples` are not data.
         ValueError: If the model is not a graph of layers, or none of its groups can be ranked.
-        ValueError: If `samples` are empty, of another shape or not finite.
+        ValueError: If `samples` are empty, of another shape or not finite, or have token ids beyond the
+                vocabulary.
 
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)]
@@ -71,6 +73,7 @@ def rank_channels(
     check_verbose(verbose)
     running = RunningModel(flat_copy(Anatomy.of(model)))
     batches = Batches(samples, running.graph.model, batch_size=batch_size, argument="samples")
+    check_token_ids(running.graph, batches)
     skipped: list[Skipped] = []
     ranked = list(_ranked(running, skipped))
     rows = []

@@ -16,7 +16,9 @@ from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
+from tfprune.keras_models.models.graph import trace_to_run
 from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.masking.wrapping.flat_copy import flat_copy
 
 
@@ -45,7 +47,8 @@ def rank_heads(
     Raises:
         TypeError: If `model` is not a Keras model, or `data` is not data.
         ValueError: If the model is not a graph of layers, has no heads or several outputs, or has no loss.
-        ValueError: If `data` have no labels, or are empty, of another shape or not finite.
+        ValueError: If `data` have no labels, or are empty, of another shape or not finite, or have token ids
+                beyond the vocabulary.
 
     Example:
         >>> from tfprune import plan_shrink
@@ -69,6 +72,7 @@ def rank_heads(
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
     run = copy.plain if copy.anatomy.kind.has_graph else flat  # which holds the same weights
     batches = Batches(data, run, batch_size=batch_size)
+    check_token_ids(trace_to_run(copy.called), batches, argument="data")
     losses: dict[str, list[float]] = {name: [] for name in groups}
     with Progress(sum(group.bundles.size for group in groups.values()), verbose=verbose, unit="head") as progress:
         whole = _mean_loss(run, batches, measured)

@@ -12,12 +12,13 @@ from tfprune.keras_models.models.graph import Graph
 from tfprune.keras_models.models.layers import walk
 
 
-def check_token_ids(graph: Graph, batches: Iterable[tuple[Sequence[Any], Any]]) -> None:
+def check_token_ids(graph: Graph, batches: Iterable[tuple[Sequence[Any], Any]], *, argument: str = "samples") -> None:
     """Refuse texts without tokens, and ids beyond the vocabulary.
 
     Args:
         graph: The model.
         batches: The data.
+        argument: The name that the user passed them under, for messages.
 
     Raises:
         ValueError: If a batch is empty, or holds an id that the embedding has no vector for.
@@ -27,13 +28,13 @@ def check_token_ids(graph: Graph, batches: Iterable[tuple[Sequence[Any], Any]]) 
         for tensor, size, array in zip(graph.model.inputs, sizes, inputs, strict=True):
             if not array.size:
                 raise ValueError(
-                    f"Expected texts with tokens in `samples`. Received: {tensor.name} of shape {array.shape}. Leave "
-                    f"empty texts out."
+                    f"Expected texts with tokens in `{argument}`. Received: {tensor.name} of shape {array.shape}. "
+                    f"Leave empty texts out."
                 )
             if size is not None and (array.min() < 0 or array.max() >= size):
                 wrong = int(array.max()) if array.max() >= size else int(array.min())
                 raise ValueError(
-                    f"Expected token ids from 0 to {size - 1} in `samples`. Received: {tensor.name} with {wrong}. "
+                    f"Expected token ids from 0 to {size - 1} in `{argument}`. Received: {tensor.name} with {wrong}. "
                     f"Use the tokenizer of the model."
                 )
 

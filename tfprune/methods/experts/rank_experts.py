@@ -10,8 +10,10 @@ import numpy as np
 
 from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.graph import functional, trace_to_run
 from tfprune.keras_models.models.layer_hooks import hooked_calls
 from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.methods.experts.expert_ranking import ExpertRanking, RankedExpert
 from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import read_experts
@@ -40,7 +42,8 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model has no experts, or `samples` are empty, do not fit the model or are not finite.
+        ValueError: If the model has no experts, or `samples` are empty, do not fit the model, are not finite, or have
+                token ids beyond its vocabulary.
 
     Example:
         >>> from keras_hub.models import MixtralBackbone
@@ -60,11 +63,13 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
     sums = [np.zeros((3, layer.experts)) for layer in layers]  # norms, tokens that use the expert, all tokens
     places = {id(layer.layer): index for index, layer in enumerate(layers)}
     called: list[tuple[int, Any]] = []
+    batches = Batches(samples, model, batch_size=batch_size, argument="samples")
+    check_token_ids(trace_to_run(functional(model)), batches)
 
     def note(layer: keras.layers.Layer, inputs: Any, _: Any) -> None:
         called.append((places[id(layer)], inputs))
 
-    for inputs, _ in Batches(samples, model, batch_size=batch_size, argument="samples"):
+    for inputs, _ in batches:
         tensors = keras.tree.pack_sequence_as(model.input, [keras.ops.convert_to_tensor(array) for array in inputs])
         with hooked_calls([layer.layer for layer in layers], note):
             model(tensors, training=False)

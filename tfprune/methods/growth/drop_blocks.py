@@ -16,6 +16,7 @@ from tfprune.base.spec import check_count, check_numbers
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import loss_of
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.methods.growth.block_losses import mean_loss, one_by_one
 from tfprune.methods.growth.blocks import Blocks
 from tfprune.methods.growth.find_blocks import find_blocks
@@ -71,6 +72,7 @@ def drop_blocks(
         ValueError: If the model has no repeated blocks, or not these, or all of them are to be dropped.
         ValueError: If not exactly one of `drop` and `count` is given, or `data` or `loss` come without `count`.
         ValueError: If `count` comes without data, targets or a loss, or the model has several outputs.
+        ValueError: If `data` have token ids beyond the vocabulary.
 
     Example:
         >>> import keras, tfprune
@@ -101,6 +103,7 @@ def drop_blocks(
         most = len(source.blocks) - 1
         check_count(count, "count", least=1, most=most)
         judged = Batches(data, source.graph.model, batch_size=batch_size)
+        check_token_ids(source.graph, judged, argument="data")
         whole, steps = _steps(source, count, judged, measured, verbose=verbose)
         dropped = {step.block for step in steps}
     _check_known(dropped, source, model.name)

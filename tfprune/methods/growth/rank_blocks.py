@@ -14,6 +14,7 @@ from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
+from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.methods.growth.block_losses import mean_loss
 from tfprune.methods.growth.block_ranking import BlockRanking, RankedBlock
 from tfprune.methods.growth.blocks import Blocks
@@ -57,7 +58,8 @@ def rank_blocks(
     Raises:
         TypeError: If `model` is not a Keras model, or `data` is not data.
         ValueError: If the model has no repeated blocks, or, for the loss, several outputs or no loss.
-        ValueError: If `data` are empty, of another shape or not finite, or, for the loss, have no labels.
+        ValueError: If `data` are empty, of another shape or not finite, have token ids beyond the vocabulary, or,
+                for the loss, have no labels.
 
     Example:
         >>> import keras, tfprune
@@ -77,6 +79,7 @@ def rank_blocks(
     measured = loss_of(model, loss) if criterion == "loss" and isinstance(model, keras.Model) else None
     source = find_blocks(model, blocks)
     batches = Batches(data, source.graph.model, batch_size=batch_size)
+    check_token_ids(source.graph, batches, argument="data")
     order = list(range(len(source.blocks)))
     losses: list[float] = []
     with Progress(1 + (len(order) if measured else 0), verbose=verbose, unit="evaluation") as progress:
