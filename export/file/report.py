@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tfprune.report import Report
 
-NEEDS_FIXED_BATCH = "LiteRT.js needs a fixed batch: rewrite(..., batch=1)"
+OPEN_BATCH = "any number of samples at once; for a browser, fix it: rewrite(..., batch=1)"
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,17 @@ def _demo(options: argparse.Namespace) -> Any:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(file=os.fdopen(os.dup(2), "w")), transient=True) as progress:
-        task = progress.add_task("loading TensorFlow", total=1.0)
+    console = Console(file=os.fdopen(os.dup(2), "w"))
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+
+        def tell(what: str, done: float) -> None:
+            if not console.is_terminal and what != progress.tasks[0].description:  # a log shows no bar
+                console.print(what)
+            progress.update(task, description=what, completed=done)
+
+        tell("loading TensorFlow", 0.0)
         load_keras()
         from tfprune.export.command_line.demo import run_demo
 
-        return run_demo(
-            options.output, tell=lambda what, done: progress.update(task, description=what, completed=done)
-        )
+        return run_demo(options.output, tell=tell)

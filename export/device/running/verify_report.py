@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.file.report import NEEDS_FIXED_BATCH, number_text, yes_or_no
+from tfprune.export.file.report import OPEN_BATCH, number_text, yes_or_no
 from tfprune.report import Report, table
 
 
@@ -51,7 +51,7 @@ class VerifyReport(Report):
         measured = [] if self.accuracy is None else [["accuracy", f"{self.accuracy:.2%}"]]
         rows = [*compared, *measured, ["runtime", self.runtime or "-"]]
         if self.open_batch:
-            rows.append(["open batch", NEEDS_FIXED_BATCH])
+            rows.append(["open batch", OPEN_BATCH])
         if self.reason:
             rows.insert(0, ["reason", self.reason])
         return table(["verified", yes_or_no(self.passed)], rows, left=2)

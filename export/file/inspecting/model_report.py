@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tfprune.export.file.inspecting.codings import TITLES, Coding
-from tfprune.export.file.report import NEEDS_FIXED_BATCH, TensorInfo, open_batch, shape_text
+from tfprune.export.file.report import OPEN_BATCH, TensorInfo, open_batch, shape_text
 from tfprune.report import Report, shortened, table
 
 NOTE = """\
@@ -105,7 +105,7 @@ class ModelReport(Report):
         rows += [["input", text] for text in _shortened(self.inputs)]
         rows += [["output", text] for text in _shortened(self.outputs)]
         if open_batch(self.inputs):
-            rows += [["open batch", f"any number of samples at once; {NEEDS_FIXED_BATCH}"]]
+            rows += [["open batch", OPEN_BATCH]]
         if self.reduced_precision:
             rows += [["half precision", f"{self.reduced_precision} where a processor has it; zeros then run dense"]]
         rows += [["normalization", f"{name}: {_formula(*numbers)}"] for name, numbers in self.normalization.items()]
