@@ -2,10 +2,11 @@
 
 python tests/bench/one_budget.py minilm 0.7 0.5        # fractions of the bytes; some 15 processor minutes each
 python tests/bench/one_budget.py minilm 0.75 --keep-vocabulary
-python tests/bench/one_budget.py gemma 0.5
+python tests/bench/one_budget.py gemma 0.5 0.3
 
 The plan is made on passages of the World English Bible and the PostgreSQL manual, and the vocabulary keeps the tokens
-of their calibration parts; weights and texts come from packages, as for sample_apps/prune_language_model.py. Nothing
+of their calibration parts. Where one kind alone cannot meet the budget, rows follow of each kind together with the
+vocabulary; weights and texts come from packages, as for sample_apps/prune_language_model.py. Nothing
 is trained. MiniLM: the mean cosine to the dense model's sentence vectors on held-out sentences, higher is better.
 Gemma: the cross-entropy per character of held-out windows, lower is better, so that models with other tokens compare.
 """
@@ -90,6 +91,17 @@ def row(name: str, loss: float, model: keras.Model, figure: float) -> list[str]:
     return [name, f"{weight_bytes(model):,}", f"{loss:.4f}", f"{figure:.4f}"]
 
 
+def with_vocabulary(subject: Any, kind: str, settings: dict[str, Any]) -> list[str]:
+    """Return the row of the model without tokens and parts of one other kind."""
+    name = f"vocabulary and {kind}"
+    try:
+        plan = tfprune.plan_transformer(subject.model, subject.samples, parts=["vocabulary", kind], **settings)
+    except ValueError as error:
+        return [name, "cannot meet it" if "budget" in str(error) else str(error), "", ""]
+    model, tokenizer = plan.build()
+    return row(name, plan.steps[-1].loss, model, subject.held_out_figure(model, tokenizer))
+
+
 def rows(subject: Any, fraction: float, settings: dict[str, Any]) -> list[list[str]]:
     """Plan for a budget, and measure the model of the plan and that of each kind alone."""
     budget = tfprune.budget(bytes=fraction)
@@ -106,6 +118,9 @@ def rows(subject: Any, fraction: float, settings: dict[str, Any]) -> list[list[s
         model = cuts.build(each.levels)
         tokenizer = cuts.trimmed[1].tokenizer if each.part == "vocabulary" else None
         rows.append(row(f"{each.part} alone", each.loss, model, subject.held_out_figure(model, tokenizer)))
+    if settings["texts"] and all(each.loss is None for each in plan.alone):
+        others = [each.part for each in plan.alone if each.part != "vocabulary"]
+        rows += [with_vocabulary(subject, kind, {"budget": budget, **settings}) for kind in others]
     return rows
 
 

@@ -64,13 +64,15 @@ class GreedyLevels:
         """Return the models after each step, until the targets are met or nothing is left to remove.
 
         The rise of the loss per saved cost of a kind is measured again only when it is the least: what a step costs
-        rarely falls when other parts are gone.
+        rarely falls when other parts are gone. A step without a rise is taken before others are tried.
         """
         path, rates = [self.whole], dict.fromkeys(self._most, -math.inf)
         while self.lack_of(path[-1]):
             steps: dict[str, Candidate] = {}
             while (kind := min(rates, key=lambda kind: rates[kind])) not in steps:
                 steps[kind], rates[kind] = self._step(path[-1], kind)
+                if rates[kind] <= 0:
+                    break
             if rates[kind] == math.inf:
                 break
             path.append(steps[kind])

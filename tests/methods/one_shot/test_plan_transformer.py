@@ -72,6 +72,22 @@ def test_a_step_that_saves_nothing_is_passed_over_and_an_unneeded_one_taken_back
     assert search.undone(path)[-1].levels == {"a": 0, "b": 1}
 
 
+def test_a_step_that_costs_nothing_is_taken_before_others_are_tried():
+    tried = []
+
+    def measure(levels):
+        tried.append(tuple(levels.values()))
+        return Candidate(dict(levels), {"bytes": 100 - 30 * levels["a"] - 10 * levels["b"]}, 0.1 * levels["b"])
+
+    path = GreedyLevels({"b": 3, "a": 1}, measure, targets={"bytes": 50.0}).walk()
+    assert [each.levels for each in path] == [{"b": 0, "a": level} for level in (0, 1)] + [
+        {"b": level, "a": 1} for level in (1, 2)
+    ]
+    tried.clear()
+    GreedyLevels({"a": 1, "b": 3}, measure, targets={"bytes": 50.0}).walk()
+    assert (0, 1) not in tried
+
+
 def distance(model, kept):
     dense = by_hand(model, range(4), X)
     return float(np.mean(np.square(by_hand(model, kept, X) - dense)) / np.mean(np.square(dense)))
@@ -258,6 +274,14 @@ def test_tokens_blocks_and_dimensions_are_removed_one_after_the_other():
     assert type(smaller) is type(model) and smaller.vocabulary_size < 40
     for weight, other in zip(smaller.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(weight, other)
+    for levels in ({}, {"vocabulary": 1}, {"blocks": 1}, {"width": 2}, {"vocabulary": 1, "blocks": 1, "width": 2}):
+        fewer = cuts.build(levels)  # all are judged by the scores of the tokens that may remain
+        table = np.asarray(fewer.get_layer("token_embedding").embeddings)
+        scores = np.asarray(fewer(renumbered if "vocabulary" in levels else x))[:, :-1] @ table.T
+        scores = scores if "vocabulary" in levels else scores[..., report.kept]
+        likely = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+        loss = -np.mean(np.take_along_axis(likely, renumbered["token_ids"][:, 1:, np.newaxis], axis=-1))
+        assert cuts.loss_of(fewer, levels) == pytest.approx(loss, rel=1e-4)
 
 
 @pytest.mark.programs

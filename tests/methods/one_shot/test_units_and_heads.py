@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def test_the_heads_of_each_level_are_those_that_are_chosen_anew_and_each_round_i
 def test_models_of_all_levels_are_those_that_are_made_one_by_one():
     model, batches = transformer(2), [(texts(8, seed=seed),) for seed in range(2)]
     before = [values.copy() for values in model.get_weights()]
-    parts = UnitsAndHeads(model, batches, criterion="activation", judge="distance")
+    parts = UnitsAndHeads(model, batches, criterion="activation", loss_of=partial(head_loss, judge="distance"))
     for units, heads in LEVELS:
         smaller = parts.smaller(units=units / 8, heads=heads / 8)
         sparsity = {"units": units / 8, "heads": heads / 8}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -20,13 +21,32 @@ SampleBatch = tuple[list[np.ndarray], Any]  # the arrays for the inputs of the d
 _TOKENS = 256  # whose logits are computed at a time: a vocabulary is large
 
 
-def head_loss(graph: Graph, batches: Batches, *, judge: Any) -> HeadLoss:
+@dataclass(frozen=True)
+class RemainingTokens:
+    """The only tokens whose scores a loss compares.
+
+    Attributes:
+        model: The model with these tokens alone.
+        ids: Their ids in the dense model, ascending.
+    """
+
+    model: keras.Model
+    ids: np.ndarray
+
+    def embedding_like(self, embedding: keras.layers.Embedding, *, width: int) -> keras.layers.Embedding:
+        """Return the embedding of the fewer tokens, or the same one if it does not make scores of such states."""
+        own = _embedding_of(self.model, embedding.name)
+        return own if own.output_dim == width else embedding
+
+
+def head_loss(graph: Graph, batches: Batches, *, judge: Any, remaining: RemainingTokens | None = None) -> HeadLoss:
     """Return the loss of outputs on the first batch.
 
     Args:
         graph: The dense model.
         batches: The data.
         judge: "distance", the squared distance to the outputs of the dense model; "perplexity"; or a loss of Keras.
+        remaining: The tokens that the perplexity is of; None takes all.
 
     Raises:
         ValueError: If the data have no targets for a loss, or the outputs are neither logits nor hidden states.
@@ -35,7 +55,7 @@ def head_loss(graph: Graph, batches: Batches, *, judge: Any) -> HeadLoss:
     if judge == "distance":
         return _distance(graph, inputs)
     if judge == "perplexity":
-        return _perplexity(graph, inputs)
+        return _perplexity(graph, inputs, remaining)
     if targets is None:
         raise ValueError(
             f"Expected `samples` with labels, (x, y), because `judge` is a loss. Received: inputs alone, "
@@ -52,7 +72,7 @@ def _distance(graph: Graph, inputs: Sequence[Any]) -> HeadLoss:
     )
 
 
-def _perplexity(graph: Graph, inputs: Sequence[Any]) -> HeadLoss:
+def _perplexity(graph: Graph, inputs: Sequence[Any], remaining: RemainingTokens | None) -> HeadLoss:
     """Return the perplexity of the token ids: of logits, or of hidden states by the embedding read backwards."""
     index, embedding = token_input(graph)
     ids, size = np.asarray(inputs[index]), int(graph.model.outputs[0].shape[-1] or 0)
@@ -65,20 +85,25 @@ def _perplexity(graph: Graph, inputs: Sequence[Any]) -> HeadLoss:
         )
 
     def perplexity(outputs: Sequence[Any]) -> float:
-        return float(np.exp(next_token_loss(outputs[0], ids, embedding=embedding)))
+        return float(np.exp(_next_token_loss(outputs[0], ids, embedding, remaining)))
 
     return perplexity
 
 
-def next_token_loss(outputs: Any, ids: np.ndarray, *, embedding: keras.layers.Embedding) -> float:
+def _next_token_loss(
+    outputs: Any, ids: np.ndarray, embedding: keras.layers.Embedding, remaining: RemainingTokens | None
+) -> float:
     """Return the mean cross-entropy of the token ids after the first.
 
     Args:
         outputs: Logits, or hidden states.
-        ids: The token ids.
+        ids: The token ids of the dense model.
         embedding: What hidden states become logits by, read backwards.
+        remaining: The only tokens that are scored; None scores all.
     """
     size = int(outputs.shape[-1])
+    if remaining is not None:
+        embedding, ids = remaining.embedding_like(embedding, width=size), np.searchsorted(remaining.ids, ids)
     is_hidden = isinstance(embedding, keras.layers.ReversibleEmbedding) and size == embedding.output_dim
     states = keras.ops.reshape(outputs[:, :-1], (-1, size))
     following = ids[:, 1:].reshape(-1)
@@ -86,6 +111,8 @@ def next_token_loss(outputs: Any, ids: np.ndarray, *, embedding: keras.layers.Em
     for start in range(0, len(following), _TOKENS):
         some = slice(start, start + _TOKENS)
         logits = embedding(states[some], reverse=True) if is_hidden else states[some]
+        if remaining is not None and logits.shape[-1] != len(remaining.ids):
+            logits = keras.ops.take(logits, remaining.ids, axis=-1)
         losses = keras.losses.sparse_categorical_crossentropy(following[some], logits, from_logits=True)
         total += float(keras.ops.sum(losses))
     return total / len(following)
@@ -102,13 +129,16 @@ class OutputLoss:
         graph: The dense model.
         batches: The data.
         judge: As in `prune_units`.
+        remaining: The tokens that models with fewer of them have, and that the perplexity is of; None is all.
 
     Raises:
         ValueError: If `judge` needs targets or texts, and there are none.
     """
 
-    def __init__(self, graph: Graph, batches: Sequence[SampleBatch], *, judge: Any) -> None:
-        self._batches, self._judge = batches, judge
+    def __init__(
+        self, graph: Graph, batches: Sequence[SampleBatch], *, judge: Any, remaining: RemainingTokens | None = None
+    ) -> None:
+        self._batches, self._judge, self._remaining = batches, judge, remaining
         self._dense: list[list[np.ndarray]] = []
         self._loss = None if judge in ("distance", "perplexity") else keras.losses.get(judge)
         if judge == "distance":
@@ -130,46 +160,36 @@ class OutputLoss:
                 f"judge={judge!r}. Without labels, pass judge='distance' or, for a language model, 'perplexity'."
             )
 
-    def __call__(
-        self, outputs_of: Any, *, kept: np.ndarray | None = None, narrower: keras.Model | None = None
-    ) -> float:
+    def __call__(self, outputs_of: Any, *, narrower: keras.Model | None = None) -> float:
         """Return the mean loss over the data.
 
         Args:
             outputs_of: Returns the outputs for the arrays of a batch.
-            kept: The former ids of the tokens of a model with fewer of them.
             narrower: A model with fewer hidden dimensions, whose own embedding makes scores of its hidden states.
         """
-        embedding = None if narrower is None or self._judge != "perplexity" else self._same_embedding(narrower)
+        embedding = None
+        if self._judge == "perplexity":
+            embedding = self._embedding if narrower is None else _embedding_of(narrower, self._embedding.name)
         losses = [
-            self._of_batch(index, outputs_of(arrays), kept, embedding)
-            for index, (arrays, _) in enumerate(self._batches)
+            self._of_batch(index, outputs_of(arrays), embedding) for index, (arrays, _) in enumerate(self._batches)
         ]
         sizes = [len(arrays[0]) for arrays, _ in self._batches]
         return float(np.average(losses, weights=sizes))
 
-    def _same_embedding(self, model: keras.Model) -> keras.layers.Embedding:
-        embeddings = [part for _, part in walk(model) if isinstance(part, keras.layers.Embedding)]
-        return next(part for part in embeddings if part.name == self._embedding.name)
-
-    def _of_batch(
-        self,
-        index: int,
-        outputs: Sequence[Any],
-        kept: np.ndarray | None,
-        embedding: keras.layers.Embedding | None,
-    ) -> float:
+    def _of_batch(self, index: int, outputs: Sequence[Any], embedding: keras.layers.Embedding | None) -> float:
         arrays, targets = self._batches[index]
         if self._loss is not None:
             return batch_loss(self._loss, outputs[0], targets=targets)
         if self._judge == "distance":
             pairs = zip(_as_arrays(outputs), self._dense[index], strict=True)
-            distances = [_mean_square(output, dense, kept) for output, dense in pairs]
+            distances = [_mean_square(output, dense, self._remaining) for output, dense in pairs]
             return float(np.sum(distances / self._squares))
-        ids = arrays[self._token_index]
-        if kept is not None and (outputs[0].shape[-1] == len(kept) or embedding is not None):
-            ids = np.searchsorted(kept, ids)
-        return next_token_loss(outputs[0], ids, embedding=embedding or self._embedding)
+        return _next_token_loss(outputs[0], arrays[self._token_index], embedding, self._remaining)
+
+
+def _embedding_of(model: keras.Model, name: str) -> keras.layers.Embedding:
+    embeddings = [part for _, part in walk(model) if isinstance(part, keras.layers.Embedding)]
+    return next(part for part in embeddings if part.name == name)
 
 
 def run(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[Any]:
@@ -188,8 +208,8 @@ def _as_arrays(outputs: Sequence[Any]) -> list[np.ndarray]:
     return [_as_array(output) for output in outputs]
 
 
-def _mean_square(output: np.ndarray, dense: np.ndarray, kept: np.ndarray | None) -> float:
+def _mean_square(output: np.ndarray, dense: np.ndarray, remaining: RemainingTokens | None) -> float:
     """Return the mean squared distance, of the scores of tokens that both have."""
-    if kept is not None and output.shape[-1] == len(kept) != dense.shape[-1]:
-        dense = dense[..., kept]
+    if remaining is not None and output.shape[-1] == len(remaining.ids) != dense.shape[-1]:
+        dense = dense[..., remaining.ids]
     return float(np.mean(np.square(output - dense)))

@@ -13,6 +13,8 @@ from tfprune.compact.narrowing.narrow import narrow
 from tfprune.compact.narrowing.stream import width_of
 from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary
 from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport
+from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.graph import Graph
 from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.methods.experts.drop_experts import drop_experts
 from tfprune.methods.experts.rank_experts import rank_experts
@@ -22,7 +24,8 @@ from tfprune.methods.growth.drop_blocks import drop_blocks
 from tfprune.methods.growth.find_blocks import find_blocks
 from tfprune.methods.growth.reorder import reorder
 from tfprune.methods.growth.reordered_model import ReorderedModel
-from tfprune.methods.one_shot.judges import OutputLoss, SampleBatch, packed_inputs, run
+from tfprune.methods.one_shot.head_choice import HeadLoss
+from tfprune.methods.one_shot.judges import OutputLoss, RemainingTokens, SampleBatch, head_loss, packed_inputs, run
 from tfprune.methods.one_shot.units_and_heads import UnitsAndHeads
 from tfprune.solving.greedy_levels import Levels
 
@@ -59,12 +62,12 @@ class MixedCuts:
         self._model, self._batches = model, batches
         self._texts, self._tokenizer = texts, tokenizer
         self._criterion, self._judge = criterion, judge
-        whole = self._units_and_heads(model, self._samples({}))
+        whole = self._units_and_heads(model, {})
         self._last = (dict.fromkeys(_FIRST, 0), whole)
         self._removable = {"units": bool(whole.units), "heads": bool(whole.units and whole.heads)}
         self._skipped = whole.skipped
         check_token_ids(whole.running.graph, batches)
-        self.loss = OutputLoss(whole.running.graph, batches, judge=judge)
+        self.loss = OutputLoss(whole.running.graph, batches, judge=judge, remaining=self._remaining)
         self._dropped: list[int] = []
 
     def most(self, kind: str) -> int:
@@ -101,9 +104,8 @@ class MixedCuts:
     def loss_of(self, model: keras.Model, levels: Levels) -> float:
         """Return the loss of the model without the parts that levels name."""
         renumbered = self.inputs_of(levels)
-        kept = self.trimmed[1].kept if levels.get("vocabulary") else None
         return self.loss(
-            lambda arrays: run(model, renumbered(arrays)), kept=kept, narrower=model if levels.get("width") else None
+            lambda arrays: run(model, renumbered(arrays)), narrower=model if levels.get("width") else None
         )
 
     @functools.cached_property
@@ -128,6 +130,14 @@ class MixedCuts:
         """The model with the tokens of the texts and of the calibration data, and the report on it."""
         ids = [row.astype("int64") for arrays in self._token_arrays() for row in arrays]
         return trim_vocabulary(self._model, [*(self._texts or ()), *ids], tokenizer=self._tokenizer)
+
+    @functools.cached_property
+    def _remaining(self) -> RemainingTokens | None:
+        """The tokens that remain. All models are judged by their scores of these, also those that have more."""
+        if self._texts is None:
+            return None
+        model, report = self.trimmed
+        return RemainingTokens(model, report.kept[report.kept < report.tokens[0]])
 
     def _token_arrays(self) -> list[np.ndarray]:
         return [arrays[index] for arrays, _ in self._batches for index in self._token_inputs]
@@ -168,7 +178,7 @@ class MixedCuts:
     def _units_and_heads_without(self, first: Levels) -> UnitsAndHeads:
         """Return the units and heads of a model without other parts; those of the last one are kept."""
         if self._last[0] != first:
-            self._last = (first, self._units_and_heads(self._without_first(first), self._samples(first)))
+            self._last = (first, self._units_and_heads(self._without_first(first), first))
         return self._last[1]
 
     def _without_first(self, first: Levels) -> keras.Model:
@@ -202,8 +212,14 @@ class MixedCuts:
         inputs = packed_inputs(self._model, arrays)
         return (inputs,) if targets is None else (inputs, targets)
 
-    def _units_and_heads(self, model: keras.Model, samples: list[tuple]) -> UnitsAndHeads:
-        return UnitsAndHeads(model, samples, criterion=self._criterion, judge=self._judge)
+    def _units_and_heads(self, model: keras.Model, first: Levels) -> UnitsAndHeads:
+        """Return the units and heads of a model without the parts of the first levels."""
+
+        def loss_of(graph: Graph, batches: Batches) -> HeadLoss:
+            remaining = None if first.get("vocabulary") else self._remaining
+            return head_loss(graph, batches, judge=self._judge, remaining=remaining)
+
+        return UnitsAndHeads(model, self._samples(first), criterion=self._criterion, loss_of=loss_of)
 
     def described(self, kind: str, *, before: int, level: int) -> str:
         """Return what is removed of a kind after a step."""

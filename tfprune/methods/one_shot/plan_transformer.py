@@ -58,8 +58,8 @@ def plan_transformer(
             vocabulary only if there are `texts`.
         criterion: The importance of a hidden unit, as in `prune_units`. Default `"activation"`.
         judge: The loss of a smaller model. `"distance"` (the default): the squared distance to the outputs of the
-            dense model, as a fraction of their mean square. `"perplexity"`: the cross-entropy of the next token id.
-            Or a loss of Keras, its name, or a function of labels and outputs.
+            dense model, as a fraction of their mean square. `"perplexity"`: the cross-entropy of the next token id,
+            among the tokens that may remain. Or a loss of Keras, its name, or a function of labels and outputs.
         batch_size: Samples in a batch, at least 1. Default 8.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             a bar after three seconds, in a terminal or a notebook.

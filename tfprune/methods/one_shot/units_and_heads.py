@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,10 +14,10 @@ from tfprune.compact.shrinking.shrink import build_smaller
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.graph import Graph
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.one_shot.head_choice import HeadOrder
-from tfprune.methods.one_shot.judges import head_loss
+from tfprune.methods.one_shot.head_choice import HeadLoss, HeadOrder
 from tfprune.methods.one_shot.prune_units import RIDGE, unit_choice, weight_updates
 from tfprune.methods.one_shot.remove_in_order import Choose, Removal, changing, find_removals, remove_in_order
 from tfprune.methods.one_shot.split_sparsity import SparsitySplit, split_sparsity
@@ -36,7 +35,7 @@ class UnitsAndHeads:
         model: The model. It keeps its weights as long as smaller ones are built.
         samples: The calibration data, as batches of inputs, and of targets where there are some.
         criterion: The importance of hidden units.
-        judge: The loss of outputs by which heads are chosen.
+        loss_of: Returns the loss of outputs by which heads are chosen, of the graph of the model and the data.
 
     Attributes:
         running: A copy of the model; it has fewer units and heads once a smaller model was built.
@@ -45,9 +44,16 @@ class UnitsAndHeads:
         skipped: Those that cannot be.
     """
 
-    def __init__(self, model: keras.Model, samples: Sequence[tuple], *, criterion: str, judge: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        samples: Sequence[tuple],
+        *,
+        criterion: str,
+        loss_of: Callable[[Graph, Batches], HeadLoss],
+    ) -> None:
         self._model, self._samples = model, samples
-        self._choose_units, self._judge = unit_choice(criterion), judge
+        self._choose_units, self._loss_of = unit_choice(criterion), loss_of
         holdout = _HOLDOUT if len(samples) > 1 else 0.0
         self._updates = weight_updates("sequential", "own", ridge=RIDGE, holdout=holdout)
         self._read()
@@ -84,7 +90,7 @@ class UnitsAndHeads:
         """Remove hidden units from the dense model, and prepare to remove heads."""
         self._kept_units = None  # until it is done
         self._copy.read_weights(self._model)
-        loss = head_loss(self.running.graph, self._batches, judge=self._judge) if self.heads else None
+        loss = self._loss_of(self.running.graph, self._batches) if self.heads else None
         self._keep = self.running.network.all_kept()
         removals = [replace(each, keep=split.units[each.group.name]) for each in self.units]
         fewer = [each for each in removals if each.keep < each.group.bundles.size]
