@@ -46,9 +46,11 @@ def test_one_block_can_be_named():
     assert names(find_blocks(residual(1), r"block_(\d+)_"))[0][:2] == ["block_0_hidden", "block_0_out"]
 
 
-def test_blocks_of_other_widths_are_blocks_by_name():
-    found = find_blocks(residual(3, hidden=(8, 5, 2)), r"block_(\d+)_")
-    assert [block.calls[0].layer.units for block in found.blocks] == [8, 5, 2]
+@pytest.mark.parametrize("pattern", [None, r"block_(\d+)_"])
+@pytest.mark.parametrize("hidden", [(8, 5, 2), (5, 8, 8), (8, 8, 5), (8, 5, 8)])
+def test_blocks_of_other_widths_are_counted(pattern, hidden):  # as prune_units leaves them
+    found = find_blocks(residual(3, hidden=hidden), pattern)
+    assert [block.calls[0].layer.units for block in found.blocks] == list(hidden)
 
 
 def test_the_context_that_each_block_makes_for_itself_goes_with_it():

@@ -72,7 +72,10 @@ def _runs(graph: Graph) -> Iterator[_Run]:
 
 
 def _repeating(chain: list[keras.KerasTensor], calls: list[list[Call]]) -> Iterator[_Run]:
-    """Yield the longest runs of steps that repeat, for each number of steps in a block."""
+    """Yield the longest runs of blocks that are built alike, for each number of steps in a block.
+
+    The tensors between blocks have one shape. Weights inside of them may differ in size, as after heads were removed.
+    """
     kinds = [tuple(map(_kind, step)) for step in calls]
     for period in range(1, len(kinds) // 2 + 1):
         start = 0
@@ -80,13 +83,20 @@ def _repeating(chain: list[keras.KerasTensor], calls: list[list[Call]]) -> Itera
             end = start
             while end + period < len(kinds) and kinds[end] == kinds[end + period]:
                 end += 1
-            count = (end - start) // period + 1
-            if count > 1 and chain[start].shape == chain[start + period].shape:
-                yield _Run(chain, calls, start, period, count)
+            phases = [range(first, end + period + 1, period) for first in range(start, min(start + period, end + 1))]
+            groups = [_of_one_shape(chain, bounds) for bounds in phases]
+            best = max(groups, key=lambda runs: sum(map(len, runs)), default=[])
+            yield from (_Run(chain, calls, bounds[0], period, len(bounds) - 1) for bounds in best)
             start = max(end, start) + 1
+
+
+def _of_one_shape(chain: list[keras.KerasTensor], bounds: range) -> list[list[int]]:
+    """Return the runs of two blocks or more between tensors of one shape, as the numbers of these tensors."""
+    runs = [list(run) for _, run in itertools.groupby(bounds, key=lambda bound: tuple(chain[bound].shape))]
+    return [run for run in runs if len(run) > 2]
 
 
 def _kind(call: Call) -> tuple:
     layer = layer_inside(call.layer)
     weights = layer.weights if isinstance(layer, keras.layers.Layer) else []
-    return type(layer), len(call.inputs), tuple(tuple(weight.shape) for weight in weights)
+    return type(layer), len(call.inputs), tuple(len(weight.shape) for weight in weights)
