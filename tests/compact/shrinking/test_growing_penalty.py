@@ -47,13 +47,19 @@ def accuracy(model: keras.Model) -> float:
     return model.evaluate(X, Y, verbose=0)[1]
 
 
-def test_without_a_loss_entries_shrink_as_computed_and_the_others_stay():
+@pytest.mark.parametrize("steps", [1, 4])
+def test_without_a_loss_entries_shrink_as_computed_and_the_others_stay(steps):
     model = classifier()
-    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.compile(keras.optimizers.SGD(0.0), "mse", steps_per_execution=steps)
     before = {variable.path: variable.numpy() for variable in model.variables}
     plan = tfprune.plan_shrink(model, 0.5)
     model.fit(
-        X[:64], np.zeros((64, 3)), epochs=5, verbose=0, callbacks=[tfprune.GrowingPenalty(plan, remaining=0.01)]
+        X[:80],
+        np.zeros((80, 3)),
+        batch_size=8,
+        epochs=2,
+        verbose=0,
+        callbacks=[tfprune.GrowingPenalty(plan, remaining=0.01)],
     )
     (row,) = [row for row in plan.rows if row.group == "hidden"]
     assert row.kept == 12

@@ -8,15 +8,15 @@ import pytest
 from keras import layers
 
 import tfprune
-from tfprune.masking.training.training_cost import _multiply_adds
-from tfprune.schedules import Constant, Polynomial
+from tfprune.masking.training.training_cost import _multiply_adds, _uses_by_path
+from tfprune.schedules import Alternating, Constant, Polynomial
 
 X = np.random.default_rng(0).normal(size=(40, 10)).astype("float32")
 
 
-def cost_of(pruning: tfprune.PruningCallback, epochs: int = 1) -> list[float]:
+def cost_of(pruning: tfprune.PruningCallback, epochs: int = 1, **arguments) -> list[float]:
     model = tfprune.wrap(keras.Sequential([keras.Input((10,)), layers.Dense(10, name="hidden")]))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", **arguments)
     callbacks = [pruning, tfprune.TrainingCost(pruning)]
     return model.fit(X, X, batch_size=4, epochs=epochs, verbose=0, callbacks=callbacks).history["training_cost"]
 
@@ -33,8 +33,33 @@ def test_growing_by_gradient_counts_the_dense_gradient():
     """Of 20 steps at 80 % zeros, updates at 4, 8 and 12 add two sparse passes and a dense one."""
     growing = tfprune.Grow("gradient", end=15)
     pruning = tfprune.PruningCallback(Constant(0.8), every=4, grow=growing, data=(X[:4], X[:4]))
-    assert cost_of(pruning, epochs=2)[-1] == pytest.approx((20 * 3 * 20 + 3 * (2 * 20 + 100)) / (20 * 3 * 100))
+    expected = (20 * 3 * 20 + 3 * (2 * 20 + 100)) / (20 * 3 * 100)
+    assert cost_of(pruning, epochs=2)[-1] == pytest.approx(expected)
     assert cost_of(tfprune.PruningCallback(Constant(0.8), every=4, grow="random"))[-1] == pytest.approx(0.2)
+
+
+def test_several_steps_in_an_execution_cost_what_they_cost_one_by_one():
+    """Of 20 steps in executions of 4, 4 and 2, the masks change after the second of each epoch."""
+    schedule = Alternating(0.5, begin=8, end=18, cycles=1)  # sparse from 8, dense from 13, sparse from 18
+    cost = cost_of(tfprune.PruningCallback(schedule), epochs=2, steps_per_execution=4)
+    assert cost == pytest.approx([(8 + 2 / 2) / 10, (8 + 2 / 2 + 4 / 2 + 4 + 2 / 2) / 20])
+    growing = tfprune.Grow("gradient", end=15)
+    pruning = tfprune.PruningCallback(Constant(0.8), every=8, grow=growing, data=(X[:4], X[:4]))
+    once = (10 * 3 * 20 + 2 * 20 + 100) / (10 * 3 * 100)  # an update after 8 of 10 steps
+    assert cost_of(pruning, steps_per_execution=4) == pytest.approx([once])
+
+
+def multiply_adds(model: keras.Model) -> tuple[int, int]:
+    return _multiply_adds(model, _uses_by_path(model))
+
+
+def test_a_layer_that_is_called_several_times_counts_each_time():
+    wide, narrow = keras.Input((8, 4)), keras.Input((2, 4))
+    shared = layers.Dense(4, name="shared")
+    block = keras.Sequential([keras.Input((None, 4)), layers.Dense(4, name="part")], name="block")
+    tensors = [block(block(shared(shared(wide)))), block(shared(narrow))]
+    model = tfprune.wrap(keras.Model([wide, narrow], layers.Concatenate(axis=1)(tensors)))
+    assert multiply_adds(model) == ((8 + 8 + 2) * 16 * 2,) * 2
 
 
 def test_multiply_adds_of_layers():
@@ -47,9 +72,9 @@ def test_multiply_adds_of_layers():
     ]
     model = tfprune.wrap(keras.Sequential([keras.Input((8, 8, 1)), *stack]))
     expected = 36 * 9 * 4 + 36 * 4 * 4 * 2 + 12 * (24 * 20 + 5 * 20) + 15
-    assert _multiply_adds(model) == (expected, expected)
+    assert multiply_adds(model) == (expected, expected)
     tfprune.update_masks(model, 0.0, allocation={"out/": 0.4, "": 0.0})
-    assert _multiply_adds(model) == (expected, expected - 6)
+    assert multiply_adds(model) == (expected, expected - 6)
 
 
 def test_refusals():
@@ -62,3 +87,6 @@ def test_refusals():
     x = np.zeros((4, 4, 6))
     with pytest.raises(ValueError, match="whose multiply-adds are known. Received: attention/"):
         model.fit(x, x, callbacks=[pruning, tfprune.TrainingCost(pruning)], verbose=0)
+    frames = tfprune.wrap(keras.Sequential([keras.Input((5, 8, 8, 2)), layers.ConvLSTM2D(3, 3, name="frames")]))
+    with pytest.raises(ValueError, match="whose multiply-adds are known. Received: frames/"):
+        _uses_by_path(frames)

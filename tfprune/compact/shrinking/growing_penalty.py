@@ -26,8 +26,9 @@ class GrowingPenalty(keras.callbacks.Callback):
 
     After step t, all entries of kernels that make or read a removed channel are multiplied by 1 - c * t. This is
     weight decay apart from the optimizer: for SGD it equals an L2 penalty in the loss whose factor grows steadily.
-    c follows from `remaining` and the number of steps. Frozen weights are not changed. Let the learning rate fall
-    toward the end of the fit: Adam moves even an entry with a small gradient by as much as the rate.
+    c follows from `remaining` and the number of steps. With `steps_per_execution`, the factors of all steps of an
+    execution are applied after it. Frozen weights are not changed. Let the learning rate fall toward the end of the
+    fit: Adam moves even an entry with a small gradient by as much as the rate.
 
     Args:
         plan: The plan of `plan_shrink` for the model that is trained.
@@ -76,16 +77,17 @@ class GrowingPenalty(keras.callbacks.Callback):
                 "Received: unknown. Pass steps_per_epoch to fit."
             )
         self._steps = batches * self.params["epochs"]
-        self._step, self._growth = 0, _growth(self._steps, self.remaining)
+        self._growth = _growth(self._steps, self.remaining)
         self._removed = list(_removed(self.plan, self.model))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._step = epoch * self.params["steps"]  # a resumed fit goes on where it stopped
+        self._begin = self._step = epoch * self.params["steps"]  # a resumed fit goes on where it stopped
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._step += 1
+        before, self._step = self._step, self._begin + min(batch + 1, self.params["steps"])
         _ = self.model  # on JAX, reading it brings the weights up to date
-        factor = max(1 - self._growth * self._step, 0.0)
+        steps = np.arange(before, self._step) + 1  # several with steps_per_execution
+        factor = float(np.prod(1 - self._growth * steps))
         for variable, removed in self._removed:
             variable.assign(ops.where(removed, variable.value * factor, variable.value))
 

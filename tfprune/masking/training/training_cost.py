@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import Any
 
 import keras
 
 from tfprune.base.renamed import renamed
+from tfprune.keras_models.models.anatomy import kind_of
+from tfprune.keras_models.models.graph import functional, retrace
 from tfprune.keras_models.models.kernels import Kernel
 from tfprune.masking.training.grow import GRADIENT
 from tfprune.masking.training.pruning_callback import PruningCallback
 from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import pruned_layers
+
+Shape = tuple[Any, ...]  # None where a size is open
+Calls = dict[int, list[tuple[list[Shape], list[Shape]]]]  # by the id of a layer: shapes of inputs and outputs
 
 _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 
@@ -34,8 +40,8 @@ class TrainingCost(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `pruning` is not a `PruningCallback`.
-        ValueError: When training begins, if the multiply-adds of a weight are not known: the shapes are not, or the
-            layer has several kernels and is not recurrent.
+        ValueError: When training begins, if the multiply-adds of a weight are not known: the shapes are not, the
+            layer has several kernels and is not recurrent, or it is a convolution and recurrent.
 
     Example:
         >>> from tfprune import schedules, wrap
@@ -60,57 +66,99 @@ class TrainingCost(keras.callbacks.Callback):
         self.pruning = pruning
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._uses: dict[str, int] | None = None  # the first batch may build the model
         self._counted: Any = None
         self._dense = self._forward = 0  # nothing is counted yet
         self._spent = self._dense_spent = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._first = batch
         update = self.pruning.last_update
-        if self._dense and update == self._counted:
+        if self._uses is not None and update == self._counted:
             return
-        dense, sparse = _multiply_adds(self.model)
+        is_counted, self._uses = self._uses is not None, self._uses or _uses_by_path(self.model)
+        dense, sparse = _multiply_adds(self.model, self._uses)
         grow = update and update[1]
-        if self._dense and grow and grow.by == GRADIENT and grow.fraction:
+        if is_counted and grow and grow.by == GRADIENT and grow.fraction:
             self._spent += 2 * self._forward + dense  # the masks before the update
         self._counted, self._dense, self._forward = update, dense, sparse
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._spent += 3 * self._forward
-        self._dense_spent += 3 * self._dense
+        steps = min(batch + 1, self.params.get("steps") or math.inf) - self._first  # of one execution
+        self._spent += 3 * self._forward * steps
+        self._dense_spent += 3 * self._dense * steps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             logs["training_cost"] = self._spent / self._dense_spent
 
 
-def _multiply_adds(model: keras.Model) -> tuple[int, int]:
+def _multiply_adds(model: keras.Model, uses: dict[str, int]) -> tuple[int, int]:
     """Return the multiply-adds of one sample's forward pass of the weights under masks: dense, and without zeros."""
     dense = sparse = 0
     for path, layer in pruned_layers(model):
         for name, kernel in layer.kernels.items():
-            uses = _uses(layer, kernel)
-            if uses is None:
+            dense += math.prod(kernel.variable.shape) * uses[f"{path}/{name}"]
+            sparse += count_kept(layer.masks[name]) * uses[f"{path}/{name}"]
+    return dense, sparse
+
+
+def _uses_by_path(model: keras.Model) -> dict[str, int]:
+    """Return how often an entry of each weight under a mask is multiplied for one sample, by the weight's path.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    calls, uses = _calls(model), {}
+    for path, layer in pruned_layers(model):
+        for name, kernel in layer.kernels.items():
+            counts = [_uses(layer, kernel, *shapes) for shapes in calls[id(layer)]]
+            if not counts or None in counts:
                 raise ValueError(
                     f"Expected weights whose multiply-adds are known. Received: {path}/{name}, of "
                     f"{type(layer.layer).__name__}. Leave out TrainingCost, or leave out the weight with `filters`."
                 )
-            dense += math.prod(kernel.variable.shape) * uses
-            sparse += count_kept(layer.masks[name]) * uses
-    return dense, sparse
+            uses[f"{path}/{name}"] = sum(filter(None, counts))
+    return uses
 
 
-def _uses(layer: Pruned, kernel: Kernel) -> int | None:
-    """Return how often an entry of a weight is multiplied for one sample, None if it is not known."""
+def _calls(model: keras.Model) -> Calls:
+    """Return the shapes in each call of a layer, also in nested models, without the axis of samples."""
+    calls: Calls = defaultdict(list)
+
+    def shapes(structure: Any) -> list[Shape]:
+        tensors = [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, keras.KerasTensor)]
+        return [tuple(tensor.shape[1:]) for tensor in tensors]
+
+    def record(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = layer(*args, **kwargs)
+        if kind_of(layer).has_graph:
+            inputs = [keras.Input(batch_shape=each.shape, dtype=each.dtype) for each in keras.tree.flatten(args)]
+            inner = functional(layer)
+            retrace(inner, record, inputs=keras.tree.pack_sequence_as(inner.input, inputs))
+        else:
+            calls[id(layer)].append((shapes((args, kwargs)), shapes(outputs)))
+        return outputs
+
+    if kind_of(model).has_graph:
+        retrace(functional(model), record)
+    return calls
+
+
+def _uses(layer: Pruned, kernel: Kernel, inputs: list[Shape], outputs: list[Shape]) -> int | None:
+    """Return how often an entry of a weight is multiplied for one sample in a call, None if it is not known."""
     inner = layer.layer
     if isinstance(inner, keras.layers.Embedding):
         return 0
-    try:
-        input_shape, output_shape = tuple(layer.input.shape[1:]), tuple(layer.output.shape[1:])
-    except (AttributeError, ValueError):  # it was not called on symbolic tensors, or takes several
+    if len(inputs) != 1 or len(outputs) != 1:
         return None
     if isinstance(inner, (keras.layers.RNN, keras.layers.Bidirectional)):
-        return input_shape[0]
-    if None in (*input_shape, *output_shape) or len(layer.kernels) > 1 or not kernel.mixes_inputs:
+        return inputs[0][0] if len(kernel.variable.shape) == 2 else None
+    in_steps = isinstance(inner, keras.layers.TimeDistributed)
+    if in_steps and isinstance(inner.layer, (keras.layers.RNN, keras.layers.Bidirectional)):
         return None
-    outputs, inputs = kernel.matrix_shape[0], kernel.matrix_shape[-1]
-    return math.prod(input_shape) // inputs if isinstance(inner, _TRANSPOSED) else math.prod(output_shape) // outputs
+    if None in (*inputs[0], *outputs[0]) or len(layer.kernels) > 1 or not kernel.mixes_inputs:
+        return None
+    if isinstance(inner.layer if in_steps else inner, _TRANSPOSED):
+        return math.prod(inputs[0]) // kernel.matrix_shape[-1]
+    return math.prod(outputs[0]) // kernel.matrix_shape[0]
