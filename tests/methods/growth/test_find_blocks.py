@@ -53,6 +53,26 @@ def test_blocks_of_other_widths_are_counted(pattern, hidden):  # as prune_units 
     assert [block.calls[0].layer.units for block in found.blocks] == list(hidden)
 
 
+class Branch(layers.Layer):
+    """A block in one layer, whose branch can be gone."""
+
+    def __init__(self, units, name):
+        super().__init__(name=name)
+        self.inner = layers.Dense(units) if units else None
+
+    def call(self, inputs):
+        return inputs + self.inner(inputs) if self.inner else inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@pytest.mark.parametrize("units", [(4, 0, 4, 4), (0, 4, 4, 0), (4, 4, 0, 0)])
+def test_blocks_without_one_of_their_branches_are_counted(units):  # as those whose heads are all gone
+    model = keras.Sequential([keras.Input((4,)), *(Branch(u, f"block_{i}") for i, u in enumerate(units))])
+    assert names(find_blocks(model, None)) == [[f"block_{index}"] for index in range(4)]
+
+
 def test_the_context_that_each_block_makes_for_itself_goes_with_it():
     x, condition = keras.Input((4,)), keras.Input((3,), name="condition")
     y = x

@@ -74,7 +74,7 @@ def _runs(graph: Graph) -> Iterator[_Run]:
 def _repeating(chain: list[keras.KerasTensor], calls: list[list[Call]]) -> Iterator[_Run]:
     """Yield the longest runs of blocks that are built alike, for each number of steps in a block.
 
-    The tensors between blocks have one shape. Weights inside of them may differ in size, as after heads were removed.
+    The tensors between blocks have one shape. Inside of them weights may differ in size, or be gone, as heads are.
     """
     kinds = [tuple(map(_kind, step)) for step in calls]
     for period in range(1, len(kinds) // 2 + 1):
@@ -97,6 +97,4 @@ def _of_one_shape(chain: list[keras.KerasTensor], bounds: range) -> list[list[in
 
 
 def _kind(call: Call) -> tuple:
-    layer = layer_inside(call.layer)
-    weights = layer.weights if isinstance(layer, keras.layers.Layer) else []
-    return type(layer), len(call.inputs), tuple(len(weight.shape) for weight in weights)
+    return type(layer_inside(call.layer)), len(call.inputs)
