@@ -127,7 +127,7 @@ def test_all_layers_of_a_block_in_one_pass():
     _, report = tfprune.reconstruct(pruned, model, normal(20, 5, 6), reconstruction="parallel")
     assert [one.layer for one in report.skipped] == ["block_0/unused/kernel"]
     assert {row.weight for row in report.rows} == {
-        "attention/attention_output/kernel",
+        *(f"attention/{part}/kernel" for part in ("query", "key", "value", "attention_output")),
         "up/kernel",
         "gate/kernel",
         "down/kernel",

@@ -210,16 +210,15 @@ def inner_maps(
         return [], [Skipped(name, "frozen (trainable=False)", Skipped.FROZEN)]
     if of_loop and isinstance(layer, layers.RNN):
         return of_loop(layer, name)
-    try:
-        return [linear_map(layer)] if kernels(layer) else [], []
-    except NotLinear as reason:
-        skipped = Skipped(name, str(reason), Skipped.NO_RULE)
-    maps: list[LinearMap] = []
-    others: list[Skipped] = []
     parts = [] if isinstance(layer, LOOPS) else sublayers(layer)
     inside = {id(kernel.variable) for part in parts for kernel in kernels(part)}
+    maps: list[LinearMap] = []
+    others: list[Skipped] = []
     if any(id(kernel.variable) not in inside for kernel in kernels(layer)):
-        others.append(skipped)
+        try:
+            return [linear_map(layer)], []
+        except NotLinear as reason:
+            others.append(Skipped(name, str(reason), Skipped.NO_RULE))
     for part in {id(part): part for part in parts}.values():
         inner, skipped_inside = inner_maps(part, name=f"{name}/{part.name}", of_loop=of_loop)
         maps += [replace(each, kernel=replace(each.kernel, path=f"{part.name}/{each.kernel.path}")) for each in inner]
