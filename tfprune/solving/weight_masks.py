@@ -142,13 +142,14 @@ def sparse_gpt(
     width = pattern.cols if isinstance(pattern, Block) else 1
     # Whole groups and blocks are compared at once.
     step = pattern.m if isinstance(pattern, NM) else max(_COLUMNS_AT_ONCE // width, 1) * width
-    for columns in _chunks(inputs, positions, step):
+    for columns in _chunks(inputs, inputs // positions, step):
         start, stop = columns.start, columns.stop
-        costs = _removal_costs(updated[:, columns], factor[columns, columns], width=width)
+        length = min(inputs // positions, stop - start)  # of the columns of one position
+        costs = _removal_costs(updated[:, columns], factor[columns, columns], width=width, length=length)
         if grid is not None and grid.anchors is not None:
             # Larger than all others together, so that the mean of a block is, too.
             costs = np.where(grid.anchors[:, columns], costs.sum() + 1, costs)
-        mask[:, columns] = pattern(costs, sparsity)
+        mask[:, columns] = pattern(costs.reshape(len(costs), -1, length), sparsity).reshape(costs.shape)
         removed = np.zeros((len(updated), stop - start))
         for first in range(start, stop, _COLUMNS_IN_CACHE):
             last = min(first + _COLUMNS_IN_CACHE, stop)
@@ -164,18 +165,19 @@ def sparse_gpt(
     return mask, np.where(mask, updated, 0)
 
 
-def _removal_costs(weights: np.ndarray, factor: np.ndarray, *, width: int) -> np.ndarray:
+def _removal_costs(weights: np.ndarray, factor: np.ndarray, *, width: int, length: int) -> np.ndarray:
     """Return what removing `width` neighboring weights of an output costs, in parts whose sum it is.
 
-    The cost of one weight is the square of it divided by its diagonal entry of the factor. In a block, each weight
-    counts as it is after those before it were removed.
+    Blocks lie within a position, which has `length` columns. The cost of one weight is the square of it divided by
+    its diagonal entry of the factor. In a block, each weight counts as it is after those before it were removed.
     """
     if width == 1:
         return np.square(weights / factor.diagonal())
     costs = np.empty_like(weights)
-    for start in range(0, weights.shape[1], width):
-        block = slice(start, start + width)
-        costs[:, block] = np.square(np.linalg.solve(factor[block, block].T, weights[:, block].T).T)
+    for first in range(0, weights.shape[1], length):
+        for start in range(first, first + length, width):
+            block = slice(start, min(start + width, first + length))
+            costs[:, block] = np.square(np.linalg.solve(factor[block, block].T, weights[:, block].T).T)
     return costs
 
 
@@ -187,9 +189,9 @@ def elimination_factor(moments: GramMoments, ridge: float) -> np.ndarray:
     return inverse_of_lower(damped_factor(moments.gram[::-1, ::-1], ridge))[::-1, ::-1]
 
 
-def _chunks(inputs: int, positions: int, step: int) -> Iterator[slice]:
-    """Yield the columns that are compared at once; they never cover two positions."""
-    size = inputs // positions
-    for position in range(positions):
-        for start in range(position * size, (position + 1) * size, step):
-            yield slice(start, min(start + step, (position + 1) * size))
+def _chunks(inputs: int, length: int, step: int) -> Iterator[slice]:
+    """Yield the columns that are compared at once: whole positions, or a part of one that is longer than a step."""
+    at_once = max(step // length, 1) * length
+    for first in range(0, inputs, at_once):
+        last = min(first + at_once, inputs)
+        yield from (slice(start, min(start + step, last)) for start in range(first, last, step))

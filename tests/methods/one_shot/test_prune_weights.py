@@ -292,6 +292,35 @@ def test_blocks_are_split_by_what_they_cost_and_those_of_before_stay():
     assert np.average([*zeros.values()], weights=sizes) == pytest.approx(0.6, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "positions", "sparsity"), [(1, 9, 2 / 3), (3, 9, 1 / 3), (40, 4, 0.5), (130, 2, 0.9)]
+)
+def test_sparse_gpt_reaches_the_sparsity_of_a_convolution(inputs, positions, sparsity):
+    columns, outputs = inputs * positions, 1 if inputs == 1 else 10
+    moments, weights = problem(3, inputs=columns, outputs=outputs)
+    settings = {"pattern": Unstructured(), "sparsity": sparsity, "ridge": 0.01, "positions": positions}
+    mask, _ = sparse_gpt(moments, weights, inputs=columns, **settings)
+    assert np.count_nonzero(~mask) == round(sparsity * mask.size)
+
+
+def test_sparse_gpt_keeps_blocks_within_a_position():
+    moments, weights = problem(3, inputs=24)  # 4 positions of 6 inputs, in blocks of 4 and 2
+    mask, left = sparse_gpt(moments, weights, inputs=24, pattern=Block(1, 4), sparsity=0.5, ridge=0, positions=4)
+    kept = mask.reshape(6, 4, 6)
+    assert Block(1, 4).allows(kept) and Block(1, 4).sparsity_of(kept) == 0.5
+    blocks = [slice(first + at, first + min(at + 4, 6)) for first in range(0, 24, 6) for at in (0, 4)]
+    means = np.stack(
+        [
+            cost_of_block(moments.gram[one.start :, one.start :], weights[:, one]) / (one.stop - one.start)
+            for one in blocks
+        ],
+        axis=1,
+    )
+    expected = means > np.sort(means, axis=None)[23]
+    np.testing.assert_array_equal([[row[one].all() for one in blocks] for row in mask], expected)
+    np.testing.assert_array_equal(left != 0, mask)
+
+
 def test_a_dict_spares_a_kernel_of_a_pattern():
     sparse, report = prune_weights(attentive(), data(), pattern=NM(2, 4), allocation={"hidden": None})
     zeros = {path: np.mean(values == 0) for path, values in kernels(sparse).items()}
