@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,13 +116,15 @@ def _by_block(
     blocks: dict[str, list[Site]] = {}
     for site in sites:
         blocks.setdefault(site.name, []).append(site)
-    sizes = [sum(site.map.weights().size for site in some) for some in blocks.values()]
+    sizes = [sum(math.prod(site.map.kernel.variable.shape) for site in some) for some in blocks.values()]
     if allocation == "owl":
         ratios = [outlier_ratio([scores.of(site) for site in some]) for some in blocks.values()]
         shares = split_by_outliers(ratios, sizes=sizes, sparsity=sparsity)
     else:
         exponents = [
-            float(np.mean([tail_exponent(matrix) for site in some for matrix in site.map.weights()]))
+            float(
+                np.mean([tail_exponent(matrix) for site in some for matrix in replace(site.map, bias=None).weights()])
+            )
             for some in blocks.values()
         ]
         shares = split_by_tails(exponents, sizes=sizes, sparsity=sparsity)
