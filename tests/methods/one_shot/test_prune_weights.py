@@ -212,6 +212,12 @@ def test_zeros_are_where_the_outputs_depend_on_them_least():
     assert zeros["quiet"].mean() > 0.8 and zeros["loud"].mean() < 0.4
 
 
+def test_outputs_beyond_the_squares_of_float32_are_compared_as_well():
+    scales = 1.0, 2.0**80  # the biases are 0, so that the outputs grow by the same factor
+    zeros = [zeros_of(prune_weights(mlp(), rows() * scale, 0.5, allocation="outputs")[0]) for scale in scales]
+    assert zeros[1] == pytest.approx(zeros[0], abs=0.03)
+
+
 def output_error(model, other, x):
     outputs, others = (keras.ops.convert_to_numpy(each(x)) for each in (model, other))
     return float(np.square(outputs - others).mean() / outputs.var(axis=0).mean())
@@ -430,12 +436,14 @@ def test_recurrent_kernels_whose_states_are_not_known():
     started = layers.GRU(8, name="started")(series, initial_state=state)
     reset = layers.GRU(8, reset_after=False, name="reset")(series)
     both = layers.Bidirectional(layers.LSTM(4, name="lstm"), name="both")(series)
-    model = keras.Model([series, state], layers.Concatenate()([started, reset, both]))
+    masked = layers.SimpleRNN(4, name="masked")(layers.Masking()(series))
+    model = keras.Model([series, state], layers.Concatenate()([started, reset, both, masked]))
     _, report = prune_weights(model, [sequences(), np.ones((24, 8), "float32")], 0.5, allocation="uniform")
-    assert len(report.rows) == 6 and {row.layer for row in report.rows} == {"started", "reset", "both"}
+    assert len(report.rows) == 7 and {row.layer for row in report.rows} == {"started", "reset", "both", "masked"}
     reasons = {skipped.layer: skipped.reason for skipped in report.skipped}
     assert "initial states" in reasons["started/recurrent_kernel"]
     assert "reset_after=False" in reasons["reset/recurrent_kernel"]
+    assert "or a mask" in reasons["masked/recurrent_kernel"]
 
 
 @pytest.mark.parametrize(

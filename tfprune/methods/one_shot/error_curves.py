@@ -69,4 +69,4 @@ def _first_batches(walk: GraphWalk) -> list[int]:
 def _outputs(walk: GraphWalk, batches: Sequence[int]) -> list[np.ndarray]:
     """Return the outputs of the model that later layers make."""
     parts = ([keras.ops.convert_to_numpy(output) for output in walk.outputs(batch)] for batch in batches)
-    return [np.concatenate(some).astype(np.float32) for some in zip(*parts, strict=True)]
+    return [np.concatenate(some).astype(np.float64) for some in zip(*parts, strict=True)]

@@ -77,7 +77,7 @@ def mask_kernel(
     solver = zero_solver(site.map, settings.ridge)
     check_inputs(site, moments, inputs=solver.inputs)
     if settings.criterion in UPDATING:
-        start = solver.weights if pair[1] is site else solver.refit(moments)
+        start = solver.weights if pair[1].graph is site.graph else solver.refit(moments)
         if settings.criterion == "alps":
             updated = solver.by_alps(moments, start, pattern=settings.pattern, sparsity=sparsity)
         else:

@@ -197,7 +197,7 @@ def _refusal(site: Site, pattern: Pattern) -> str | None:
     if not kernel.takes(pattern):
         return f"{pattern!r} does not fit its shape"
     if is_recurrent(kernel) and any(len(call.inputs) > 1 for call in site.calls):
-        return "its layer is called with initial states"
+        return "its layer is called with initial states or a mask"
     return None
 
 
