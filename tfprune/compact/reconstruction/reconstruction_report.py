@@ -15,7 +15,8 @@ class ReconstructionRow(Report):
         layer: The name of the layer.
         weight: The name of the kernel that was solved for, with the bias of the layer if it has one.
         before: The squared error with the old weights, as a fraction of the squared outputs.
-        after: The squared error with the new weights, as the same fraction; never larger than `before`.
+        after: The squared error with the new weights, as the same fraction; never larger than `before`, unless
+            `prune_weights` rounds the weights.
         held_before: `before` on the data that were kept apart by `holdout`, None without any.
         held_after: The same with the new weights. Where it is larger than `held_before`, the old ones were kept.
     """

@@ -63,15 +63,16 @@ def prune_weights(
     lists them.
 
     Args:
-        model: A built model that can be followed, wrapped or not. It is left unchanged.
+        model: A built model that can be followed, wrapped or not. It is left unchanged. Its zeros may get values in
+            the copy, except with `"wanda"` and `"ria"`.
         samples: Inputs like those that the model will see, in the forms that `reconstruct` accepts.
         sparsity: The fraction of zeros, in [0, 1). Default 0.5. With a pattern n:m at most 1 - n/m.
         criterion: `"alps"` (the default) searches for the zeros and the other values of a kernel together.
             `"sparsegpt"` removes the weights whose removal costs least after an update of the remaining ones, in
             blocks of 128 columns, and makes this update: it takes less time and changes the outputs more. `"wanda"`
-            compares the weights of one output by their magnitude times the norm of their input, and `"ria"` those of
-            a kernel by their share in the weights of their output and input. Both leave the remaining weights as they
-            are.
+            compares the weights of one output by their magnitude times the norm of their input, so that each output
+            gets the same number of zeros, rounded; `"ria"` compares those of a kernel by their share in the weights
+            of their output and input. Both leave the remaining weights as they are.
         pattern: `"unstructured"` (the default), `patterns.NM(2, 4)`, or blocks such as `patterns.Block(1, 4)`.
         allocation: The split of the zeros over the kernels. `"error"` gives the fewest zeros to the kernels whose own
             outputs change most when they alone get zeros. `"outputs"` compares the outputs of the model instead, for
