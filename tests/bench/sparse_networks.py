@@ -1,4 +1,4 @@
-"""The two networks of the bench of sparse training, their multiply-adds, and smaller dense ones of the same shape."""
+"""The two networks of the bench of sparse training, smaller dense ones, and what is measured and changed in a fit."""
 
 from __future__ import annotations
 
@@ -113,3 +113,17 @@ class Watch(keras.callbacks.Callback):
         slots = [slot for slot in self.model.optimizer.variables if slot.name.startswith(path + "_")]
         assert slots, f"no slots of {path} among {[slot.name for slot in self.model.optimizer.variables]}"
         return sum(int(np.count_nonzero(value.numpy()[hidden])) for value in [kernel, *slots])
+
+
+class EvenGradients(tfprune.Gatherer):
+    """Gradients of the same root mean square in each output of a weight, and then in each input."""
+
+    def gather(self, subjects: Any) -> Any:
+        facts = super().gather(subjects)
+        for values in filter(None, facts.values()):  # no update needs them at the first step and at the end
+            even = values["gradient"].reshape(-1, values["gradient"].shape[-1])  # outputs last
+            for axis in (0, 1):
+                sizes = np.sqrt(np.mean(even**2, axis=axis, keepdims=True))
+                even = even / np.where(sizes, sizes, 1)
+            values["gradient"] = even.reshape(values["gradient"].shape)
+        return facts

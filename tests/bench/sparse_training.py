@@ -9,6 +9,7 @@ TensorFlow itself computes with the zeros, so the wall clock does not show this 
     python tests/bench/sparse_training.py            # prints the table
     python tests/bench/sparse_training.py --networks CNN --sparsities 0.95 --ways AC/DC SNIP GraSP SynFlow
     python tests/bench/sparse_training.py --networks CNN --ways "static, scaled" "RigL, scaled"
+    python tests/bench/sparse_training.py --networks CNN --ways "RigL, even"  # no unit has the largest gradients
 
 `--choose` takes settings by the accuracy on 10,000 training images that are held back, with one seed: optimizer and
 learning rate of a network by its dense model, the interval and the replaced fraction of each way at 95 % sparsity.
@@ -32,7 +33,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from common import Row
-from sparse_networks import NETWORKS, Watch, multiply_adds
+from sparse_networks import NETWORKS, EvenGradients, Watch, multiply_adds
 
 import tfprune
 from tfprune.schedules import Alternating, Constant, Polynomial
@@ -43,8 +44,10 @@ STATIC = "static sparse (random ERK masks)"
 WAYS = (SMALL, GRADUAL, STATIC, SET, RIGL)  # by default
 ACDC, SNIP, GRASP, SYNFLOW = "AC/DC", "SNIP", "GraSP", "SynFlow"
 SCALED = {"static, scaled": STATIC, "RigL, scaled": RIGL}  # ways that start from scaled weights
+EVEN = "RigL, even"  # gradients are divided by their size in the same output, then in the same input
+AS_ANOTHER = {**SCALED, EVEN: RIGL}  # ways with the settings and the masks of another one
 CHOSEN_ONCE = (SNIP, GRASP, SYNFLOW)  # masks by a criterion before the first step
-OTHER_WAYS = (ACDC, *CHOSEN_ONCE, *SCALED)
+OTHER_WAYS = (ACDC, *CHOSEN_ONCE, *AS_ANOTHER)
 CHOSEN = Path(__file__).with_suffix(".json")
 CHOICE_SEED, CHOICE_SPARSITY, VALIDATION = 1, 0.95, 10_000
 RATES = {"sgd": (0.05, 0.15), "adam": (0.001, 0.004)}
@@ -84,9 +87,9 @@ class Job:
     @property
     def moves(self) -> str:
         """The way that says how the masks change."""
-        return SCALED.get(self.way, self.way)
+        return AS_ANOTHER.get(self.way, self.way)
 
-    def callbacks(self, x: np.ndarray, y: np.ndarray) -> list[keras.callbacks.Callback]:
+    def callbacks(self, model: keras.Model, x: np.ndarray, y: np.ndarray) -> list[keras.callbacks.Callback]:
         every, fraction = self.settings.every, self.settings.fraction
         if self.way in (DENSE, SMALL, *CHOSEN_ONCE):
             return []
@@ -96,9 +99,10 @@ class Job:
             return [tfprune.PruningCallback(Polynomial(self.sparsity, end=0.75), every=every, allocation="erk")]
         by, share = {STATIC: ("random", 0.0), SET: ("random", fraction), RIGL: ("gradient", fraction)}[self.moves]
         grow = tfprune.Grow(by, fraction=share, seed=self.seed)
-        fresh = {"data": FreshBatches(x, y, self.seed)} if self.moves == RIGL else {}
+        batches = FreshBatches(x, y, self.seed) if self.moves == RIGL else None
+        data = EvenGradients(model, batches) if self.way == EVEN else batches
         schedule = Constant(self.sparsity)
-        return [tfprune.PruningCallback(schedule, every=every, allocation="erk", grow=grow, **fresh)]
+        return [tfprune.PruningCallback(schedule, every=every, allocation="erk", grow=grow, data=data)]
 
 
 class FreshBatches:
@@ -136,11 +140,11 @@ def run(job: Job, data: tuple, judged: tuple) -> dict[str, Any]:
     keras.utils.set_random_seed(job.seed)
     model = network.small(job.sparsity) if job.way == SMALL else network.dense()
     size, macs, watch = sum(layer.count_params() for layer in model.layers), multiply_adds(network.dense()), Watch()
-    callbacks, is_sparse = job.callbacks(x, y), job.way not in (DENSE, SMALL)
+    is_sparse = job.way not in (DENSE, SMALL)
     if is_sparse:
         criterion = job.way.lower() if job.way in CHOSEN_ONCE else "magnitude"
-        latent = "zero" if job.way == ACDC else "keep"
-        model, callbacks = tfprune.wrap(model, criterion=criterion, latent=latent), [*callbacks, watch]
+        model = tfprune.wrap(model, criterion=criterion, latent="zero" if job.way == ACDC else "keep")
+    callbacks = [*job.callbacks(model, x, y), *([watch] if is_sparse else [])]
     model.compile(settings.make(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     if job.way in (*CHOSEN_ONCE, *SCALED):
         choose_masks(model, job, data)
@@ -214,7 +218,7 @@ def measure(
     settings = json.loads(CHOSEN.read_text(encoding="utf-8"))
 
     def chosen(network: str, way: str) -> Settings:
-        return Settings(**settings[network].get(SCALED.get(way, way), settings[network][DENSE]))
+        return Settings(**settings[network].get(AS_ANOTHER.get(way, way), settings[network][DENSE]))
 
     jobs = [
         Job(network, way, sparsity, seed, chosen(network, way))
@@ -258,7 +262,7 @@ def _exact(found: list[dict[str, Any]]) -> Iterator[Row]:
     for line in found:
         network = NETWORKS[line["network"]]
         entries = network.size(network.widths)
-        if line["way"] in (STATIC, SET, RIGL, *SCALED):
+        if line["way"] in (STATIC, SET, RIGL, *AS_ANOTHER):
             counts = line["counts"]
             wrong += len(counts) != 1 or abs(counts[0] - (1 - line["sparsity"]) * entries) > rounding
     yield Row(

@@ -139,6 +139,21 @@ def test_update_masks_swaps_by_magnitude_and_gradient(latent):
     assert (expected & ~mask).any()
 
 
+def test_a_layer_that_is_called_twice_grows_by_the_gradient_of_both_calls():
+    keras.utils.set_random_seed(1)
+    inputs, shared = keras.Input((8,)), layers.Dense(8, use_bias=False, name="shared")
+    model = tfprune.wrap(keras.Model(inputs, shared(shared(inputs))))
+    model.compile("sgd", "mse")
+    tfprune.update_masks(model, 0.75, grow=tfprune.Grow("random", fraction=1.0))
+    ((weights, mask, _),) = kernels(model).values()
+    hidden = X1 @ weights
+    error = 2 * (hidden @ weights - X1) / X1.size
+    gradient = X1.T @ error @ weights.T + hidden.T @ error
+    tfprune.update_masks(model, 0.75, grow=tfprune.Grow(fraction=0.5), data=(X1, X1))
+    expected = rigl(weights, gradient, mask, kept=16, stays=8)
+    np.testing.assert_array_equal(model.get_layer("shared").masks["kernel"].numpy(), expected)
+
+
 @pytest.mark.parametrize(("by", "latent"), first(("gradient", "keep"), ("gradient", "zero"), ("random", "keep")))
 def test_a_fit_keeps_its_counts_and_grows_from_zero(by, latent):
     model, record = network(latent), Record()
