@@ -309,6 +309,10 @@ BAD = {
     "NaN": (lambda: (np.where(X > 3, np.nan, X), Y), "Expected finite numbers in `data`. Received: NaN or infinity"),
     "late NaN": (lambda: [(X, Y), (X * np.inf, Y)], "Expected finite numbers in `data`"),
     "lengths": (lambda: (X, Y[:9]), "to have the same number of samples. Received: [9, 70]"),
+    "not batched": (
+        lambda: tf.data.Dataset.from_tensor_slices((X, Y)),
+        "Received: single samples, some of whose parts are numbers",
+    ),
     "no labels": (lambda: (X,), "Expected `data` with class labels, which the criterion compares. Received: inputs"),
     "soft labels": (lambda: (X, ONE_HOT / 2), "integers of shape (samples,), or one-hot. Received: shape (32, 3)"),
     "fractions": (lambda: (X, Y + 0.5), "Received: shape (32,), dtype float64"),

@@ -146,9 +146,15 @@ def size_of(batch: Batch, *, argument: str = "data") -> int:
     """Return the number of samples in a batch.
 
     Raises:
-        ValueError: If its arrays differ in it.
+        ValueError: If its arrays differ in it, or one is a single number.
     """
-    sizes = sorted({array.shape[0] if array.ndim else 0 for array in _arrays(tuple(batch))})
+    arrays = _arrays(tuple(batch))
+    if not all(array.ndim for array in arrays):
+        raise ValueError(
+            f"Expected batches in `{argument}`. Received: single samples, some of whose parts are numbers without an "
+            f"axis. Batch a dataset first: {argument}.batch(32)."
+        )
+    sizes = sorted({array.shape[0] for array in arrays})
     if len(sizes) > 1:
         raise ValueError(
             f"Expected the arrays of `{argument}` to have the same number of samples. Received: {sizes}."
