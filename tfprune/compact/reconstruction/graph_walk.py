@@ -31,7 +31,7 @@ class GraphWalk:
         self._calls, self._weights = graph.calls, weights
         self._position, self._spool, self.count = 0, Spool(), 0
         self._inputs = [id(tensor) for tensor in graph.model.inputs]
-        self._outputs = {id(tensor) for tensor in graph.model.outputs}
+        self._outputs = [id(tensor) for tensor in graph.model.outputs]
         for arrays in batches:
             for tensor, array in zip(self._inputs, arrays, strict=True):
                 self._spool.put(tensor, self.count, array)
@@ -69,14 +69,15 @@ class GraphWalk:
         return results
 
     def outputs(self, batch: int) -> list[Any]:
-        """Run all later calls on one batch, and return the outputs of the model that they make."""
-        return list(self._run(batch, len(self._calls), keep=self._outputs).values())
+        """Run all later calls on one batch, and return the outputs of the model, in its order."""
+        made = self._run(batch, len(self._calls), keep=set(self._outputs))
+        return [made[tensor] if tensor in made else self._spool.get(tensor, batch) for tensor in self._outputs]
 
     def advance(self, end: int) -> None:
         """Run the calls up to `end`, and go on from there; stay where they have been run."""
         if end <= self._position:
             return
-        later = self._needed(end, len(self._calls))
+        later = self._needed(end, len(self._calls)) | set(self._outputs)
         before = self._needed(self._position, len(self._calls)) | set(self._inputs)
         for batch in range(self.count):
             for tensor, value in self._run(batch, end, keep=later).items():
