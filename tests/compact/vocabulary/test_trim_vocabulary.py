@@ -71,6 +71,14 @@ def test_an_encoder_of_word_pieces_takes_its_tokenizer():
     assert smaller.get_layer("token_embedding").embeddings.shape[0] == report.tokens[1] == 12
 
 
+def test_a_text_longer_than_the_model_takes_is_compared_on_what_it_takes():
+    tokenizer = hub_models.bert_tokenizer()
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12, "max_sequence_length": 10}
+    model = keras_hub.models.BertBackbone(vocabulary_size=len(tokenizer.get_vocabulary()), **sizes)
+    _, report = tfprune.trim_vocabulary(model, ["the fox " * 8], tokenizer=tokenizer)
+    assert report.difference == 0
+
+
 def test_token_ids_choose_as_their_text_does_and_padding_rows_go():
     model = hub_writers.with_tokenizer("GPT2")
     tokenizer, backbone = model.preprocessor.tokenizer, hub_models.BACKBONES["GPT2Backbone"](vocabulary_size=64)
