@@ -370,6 +370,8 @@ def test_a_router_that_is_not_known_cannot_be_drawn():
     model = keras.Sequential([keras.Input((4,)), Other()])
     with pytest.raises(ValueError, match="weights of the router .* none among up_kernel, down_kernel"):
         tfprune.grow_experts(model, random="router")
+    with pytest.raises(ValueError, match="known router in .* none among up_kernel, down_kernel"):
+        tfprune.rank_experts(model, X)  # which would silence its rows with the experts
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
         TypeError: If `model` is not a Keras model.
         ValueError: If the model has no experts, or `samples` are empty, do not fit the model, are not finite, or have
                 token ids beyond its vocabulary.
+        ValueError: If a layer has no known router, as one that was registered under another name.
 
     Example:
         >>> from keras_hub.models import MixtralBackbone
@@ -60,6 +61,7 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
     check_choice(criterion, "criterion", choices=("reap", "frequency"))
     check_count(batch_size, "batch_size", least=1)
     _, layers = read_experts(model)
+    _check_routers(layers)
     sums = [np.zeros((3, layer.experts)) for layer in layers]  # norms, tokens that use the expert, all tokens
     places = {id(layer.layer): index for index, layer in enumerate(layers)}
     called: list[tuple[int, Any]] = []
@@ -82,6 +84,16 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
         for expert, (norms, used, tokens) in enumerate(totals.T.tolist())
     ]
     return ExpertRanking(tuple(rows), criterion)
+
+
+def _check_routers(layers: Sequence[MoeLayer]) -> None:
+    """Refuse a layer without a known router, which would be taken for a part of the experts."""
+    for layer in layers:
+        if not layer.router:
+            raise ValueError(
+                f"Expected a known router in {layer.path!r}, whose weights remain where an expert is alone. "
+                f"Received: none among {', '.join(layer.rule.axes)}. Name the router in tfprune.register_experts."
+            )
 
 
 def _contributions(layer: MoeLayer, x: Any) -> np.ndarray:

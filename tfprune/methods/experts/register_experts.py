@@ -28,8 +28,8 @@ def register_experts(
         layer_class: A subclass of `keras.layers.Layer`. The rule also serves its subclasses.
         axes: For each weight of the experts and of the router, by its path below the layer, the axis along which the
             experts lie, such as `{"router/kernel": 1, "hidden": 0}`.
-        router: The prefix of the paths of the router's weights. Default `"router"`. Only `grow_experts(random=...)`
-            uses it.
+        router: The prefix of the paths of the router's weights. Default `"router"`. `rank_experts`, `merge_experts`
+            with a ranking, and `grow_experts(random=...)` use it.
         count_argument: The argument with the number of experts. The layer also keeps it in an attribute of that name.
             Default `"num_experts"`.
         top_k_argument: The argument with the number of experts that are used for each input. The layer also keeps it
