@@ -11,7 +11,7 @@ from tfprune.keras_models.copying.functional_subclass import fresh_copy
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
 from tfprune.keras_models.models.layers import quantized_already
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
-from tfprune.masking.wrapping.pruned import holds_pruned
+from tfprune.masking.wrapping.pruned import check_without_masks
 
 
 class NoClass(ValueError):  # noqa: N818
@@ -27,10 +27,7 @@ def check_class(model: keras.Model) -> Kind:
     """
     anatomy = Anatomy.of(model)
     check_model(anatomy)
-    if holds_pruned(model):
-        raise ValueError(
-            f"Expected a model without masks. Received: {model.name!r}, which is wrapped. Strip it first."
-        )
+    check_without_masks(model)
     if reason := quantized_already(model):
         raise ValueError(f"Expected a model that is not quantized yet. Received: {model.name!r}. {reason}")
     return anatomy.kind

@@ -217,6 +217,18 @@ def holds_pruned(layer: keras.layers.Layer) -> bool:
     return any(isinstance(part, Pruned) and part.prunes for _, part in walk(layer, stop=Pruned))
 
 
+def check_without_masks(model: keras.Model) -> None:
+    """Refuse a model with masks.
+
+    Raises:
+        ValueError: If it is wrapped.
+    """
+    if holds_pruned(model):
+        raise ValueError(
+            f"Expected a model without masks. Received: {model.name!r}, which is wrapped. Strip it first."
+        )
+
+
 def _check_layer(layer: Any) -> None:
     if not isinstance(layer, keras.layers.Layer):
         raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}.")
