@@ -47,8 +47,8 @@ def rank_heads(
     Raises:
         TypeError: If `model` is not a Keras model, or `data` is not data.
         ValueError: If the model is not a graph of layers, has no heads or several outputs, or has no loss.
-        ValueError: If `data` have no labels, or are empty, of another shape or not finite, or have token ids
-                beyond the vocabulary.
+        ValueError: If `data` have no labels or have sample weights, are empty, of another shape or not finite, or
+                have token ids beyond the vocabulary.
 
     Example:
         >>> from tfprune import plan_shrink
@@ -71,7 +71,7 @@ def rank_heads(
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
     run = copy.plain if copy.anatomy.kind.has_graph else flat  # which holds the same weights
-    batches = Batches(data, run, batch_size=batch_size)
+    batches = Batches(data, run, batch_size=batch_size, is_for_loss=True)
     check_token_ids(trace_to_run(copy.called), batches, argument="data")
     losses: dict[str, list[float]] = {name: [] for name in groups}
     with Progress(sum(group.bundles.size for group in groups.values()), verbose=verbose, unit="head") as progress:

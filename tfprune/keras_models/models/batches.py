@@ -236,13 +236,22 @@ class Batches:
         model: The model.
         batch_size: Samples in a batch of arrays; a dataset is already batched.
         argument: The name that the user passed `data` under, for messages.
+        is_for_loss: Whether a loss is measured, which sample weights would change.
 
     Raises:
         TypeError: If `data` is of another type, or can be read only once.
         ValueError: If `data` is a dataset without an end.
     """
 
-    def __init__(self, data: Any, model: keras.Model, *, batch_size: int, argument: str = "data") -> None:
+    def __init__(
+        self,
+        data: Any,
+        model: keras.Model,
+        *,
+        batch_size: int,
+        argument: str = "data",
+        is_for_loss: bool = False,
+    ) -> None:
         check_source(data, argument=argument)
         if isinstance(data, Iterator):
             raise TypeError(
@@ -250,14 +259,22 @@ class Batches:
                 f"{type(data).__name__}. Pass a list of its batches."
             )
         self._data, self._model, self._rows, self._argument = data, model, batch_size, argument
+        self._is_for_loss = is_for_loss
 
     def __iter__(self) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yield the arrays for the inputs of the model, in order, and the targets, None if there are none.
 
         Raises:
             ValueError: If there is no sample, the data do not fit the model, or they hold NaN or infinity.
+            ValueError: If a loss is to be measured, and there are sample weights.
         """
         inputs = self._model.inputs
         for batch in batches(self._data, rows=self._rows, inputs=len(inputs), argument=self._argument):
             check_batch(batch, self._model, argument=self._argument)
+            if self._is_for_loss and batch.sample_weight is not None:
+                raise ValueError(
+                    f"Expected (x, y) without sample weights in `{self._argument}`: the loss is the mean over all "
+                    f"labels. Received: (x, y, sample weights). Leave the weights out, and for text pass full "
+                    f"windows without padding."
+                )
             yield _in_order(batch.x, inputs), batch.y

@@ -183,4 +183,5 @@ def batch_loss(loss: Callable, outputs: Any, *, targets: Any, advice: str = "") 
     """
     if targets is None:
         raise ValueError(f"Expected `data` with targets, (x, y). Received: inputs alone.{advice}")
+    outputs = keras.ops.cast(outputs, keras.config.floatx())  # as in `fit`: 16-bit floats have three digits
     return float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), outputs)))

@@ -72,7 +72,7 @@ def drop_blocks(
         ValueError: If the model has no repeated blocks, or not these, or all of them are to be dropped.
         ValueError: If not exactly one of `drop` and `count` is given, or `data` or `loss` come without `count`.
         ValueError: If `count` comes without data, targets or a loss, or the model has several outputs.
-        ValueError: If `data` have token ids beyond the vocabulary.
+        ValueError: If `data` have token ids beyond the vocabulary, or sample weights.
 
     Example:
         >>> import keras, tfprune
@@ -102,7 +102,7 @@ def drop_blocks(
     if count is not None and measured is not None:
         most = len(source.blocks) - 1
         check_count(count, "count", least=1, most=most)
-        judged = Batches(data, source.graph.model, batch_size=batch_size)
+        judged = Batches(data, source.graph.model, batch_size=batch_size, is_for_loss=True)
         check_token_ids(source.graph, judged, argument="data")
         whole, steps = _steps(source, count, judged, measured, verbose=verbose)
         dropped = {step.block for step in steps}

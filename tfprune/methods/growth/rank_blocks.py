@@ -59,7 +59,7 @@ def rank_blocks(
         TypeError: If `model` is not a Keras model, or `data` is not data.
         ValueError: If the model has no repeated blocks, or, for the loss, several outputs or no loss.
         ValueError: If `data` are empty, of another shape or not finite, have token ids beyond the vocabulary, or,
-                for the loss, have no labels.
+                for the loss, have no labels, or have sample weights.
 
     Example:
         >>> import keras, tfprune
@@ -78,7 +78,7 @@ def rank_blocks(
     check_verbose(verbose)
     measured = loss_of(model, loss) if criterion == "loss" and isinstance(model, keras.Model) else None
     source = find_blocks(model, blocks)
-    batches = Batches(data, source.graph.model, batch_size=batch_size)
+    batches = Batches(data, source.graph.model, batch_size=batch_size, is_for_loss=measured is not None)
     check_token_ids(source.graph, batches, argument="data")
     order = list(range(len(source.blocks)))
     losses: list[float] = []
