@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from residual_blocks import X, by_hand, residual
-from small_transformer import texts, transformer
+from small_transformer import transformer
 from tiers import first
 
 import tfprune
@@ -161,11 +161,6 @@ def test_what_cannot_be_planned_is_refused(arguments, kind, text):
         tfprune.plan_transformer(residual(4), **{"samples": X, "budget": BUDGET, **arguments})
 
 
-def test_texts_of_one_token_are_too_short_for_the_next_one():
-    with pytest.raises(ValueError, match="texts of two tokens or more"):
-        tfprune.plan_transformer(transformer(2), texts(4, length=1), budget=BUDGET, judge="perplexity")
-
-
 def test_token_ids_beyond_the_vocabulary_are_refused():
     with pytest.raises(ValueError, match="token ids from 0 to 29 in `samples`. Received: ids with 34"):
         tfprune.plan_transformer(transformer(2), np.full((4, 6), 34, "int32"), budget=BUDGET)
@@ -284,9 +279,21 @@ def test_tokens_blocks_and_dimensions_are_removed_one_after_the_other():
         assert cuts.loss_of(fewer, levels) == pytest.approx(loss, rel=1e-4)
 
 
+def test_labels_of_tokens_are_refused_where_tokens_may_go():  # they would number other tokens afterwards
+    keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+    tokenizer = keras_hub.models.BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(35))])
+    sizes = {"num_layers": 1, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 16, "head_dim": 4}
+    task = keras_hub.models.Qwen3CausalLM(backbone=hub("Qwen3", vocabulary_size=40, **sizes), preprocessor=None)
+    x = windows(task, 5, 20)
+    settings = {"texts": ["3 7"], "tokenizer": tokenizer, "judge": "sparse_categorical_crossentropy"}
+    with pytest.raises(ValueError, match="labels number the tokens of the whole vocabulary"):
+        tfprune.plan_transformer(task, (x, x["token_ids"]), budget=BUDGET, **settings)
+
+
 @pytest.mark.programs
 def test_a_width_that_narrow_refuses_is_refused_with_its_reason():
-    model = hub("Bert", vocabulary_size=20, num_layers=2, num_heads=2, intermediate_dim=16, max_sequence_length=8)
+    sizes = {"num_layers": 2, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 16}
+    model = hub("Llama", vocabulary_size=20, **sizes)
     x = windows(model, 0, 20)
     with pytest.raises(ValueError, match=r"width of the residual stream alone.*query/kernel.*Leave 'width' out"):
         tfprune.plan_transformer(model, x, budget=BUDGET, parts=["blocks", "width"], judge="perplexity")

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.compiled import batch_loss
+from tfprune.keras_models.models.compiled import batch_loss, loss_of
 from tfprune.keras_models.models.graph import Graph
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.token_ids import token_input
@@ -33,10 +33,84 @@ class RemainingTokens:
     model: keras.Model
     ids: np.ndarray
 
-    def embedding_like(self, embedding: keras.layers.Embedding, *, width: int) -> keras.layers.Embedding:
-        """Return the embedding of the fewer tokens, or the same one if it does not make scores of such states."""
+    def embedding_like(self, embedding: keras.layers.Embedding) -> keras.layers.Embedding:
+        """Return the embedding of the fewer tokens, or the same one if it has fewer hidden dimensions."""
         own = _embedding_of(self.model, embedding.name)
-        return own if own.output_dim == width else embedding
+        return own if own.output_dim == embedding.output_dim else embedding
+
+    def are_scores(self, graph: Graph) -> list[bool]:
+        """Tell of each output of a model with all tokens whether it has a score for each of them."""
+        pairs = zip(self.model.outputs, graph.model.outputs, strict=True)
+        return [fewer.shape[-1] != whole.shape[-1] for fewer, whole in pairs]
+
+    def of(self, scores: Any) -> Any:
+        """Return the scores of these tokens, of those of all tokens or of these alone."""
+        return scores if scores.shape[-1] == len(self.ids) else keras.ops.take(scores, self.ids, axis=-1)
+
+
+class NextTokens:
+    """The cross-entropy of the token ids after the first: of logits, or of hidden states by the embedding backwards.
+
+    Args:
+        graph: The model.
+        remaining: The only tokens that are scored; None scores all.
+
+    Raises:
+        ValueError: If the first output of the model is neither logits nor such hidden states.
+    """
+
+    def __init__(self, graph: Graph, remaining: RemainingTokens | None) -> None:
+        self._index, self._embedding = token_input(graph)
+        self._remaining, output = remaining, graph.model.outputs[0]
+        size, maker = int(output.shape[-1] or 0), getattr(graph.producer(output), "layer", None)
+        makers = [maker] if isinstance(maker, keras.layers.Layer) else []
+        are_scores = any(part is self._embedding for layer in makers for _, part in walk(layer))
+        is_reversible = isinstance(self._embedding, keras.layers.ReversibleEmbedding)
+        self._are_hidden = is_reversible and size == self._embedding.output_dim and not are_scores
+        if len(output.shape) != 3 or (size != self._embedding.input_dim and not self._are_hidden):
+            raise ValueError(
+                f"Expected outputs of which judge='perplexity' can make logits of {self._embedding.input_dim} "
+                f"tokens. Received: {graph.model.name!r} with a first output of shape {tuple(output.shape)}, and no "
+                f"embedding that is read backwards. Pass a model that returns logits, or judge='distance'."
+            )
+
+    def check_lengths(self, batches: Sequence[SampleBatch]) -> None:
+        """Refuse texts without a next token."""
+        shortest = min(arrays[self._index].shape[1] for arrays, _ in batches)
+        if shortest < 2:
+            raise ValueError(
+                f"Expected texts of two tokens or more for judge='perplexity'. Received in `samples`: texts of "
+                f"{shortest}. Pass longer windows, or judge='distance'."
+            )
+
+    def loss(self, outputs: Sequence[Any], arrays: Sequence[Any], *, narrower: keras.Model | None = None) -> float:
+        """Return the mean loss of a batch.
+
+        Args:
+            outputs: What a model returned, perhaps with some parts removed.
+            arrays: The inputs of the whole model.
+            narrower: A model with fewer hidden dimensions, whose own embedding makes scores of its hidden states.
+        """
+        embedding = self._embedding if narrower is None else _embedding_of(narrower, self._embedding.name)
+        ids, states = np.asarray(arrays[self._index]), outputs[0][:, :-1]
+        if self._remaining is not None:
+            embedding, ids = self._remaining.embedding_like(embedding), np.searchsorted(self._remaining.ids, ids)
+        states = keras.ops.reshape(states, (-1, states.shape[-1]))
+        following = ids[:, 1:].reshape(-1)
+        total = 0.0
+        for start in range(0, len(following), _TOKENS):
+            some = slice(start, start + _TOKENS)
+            logits = embedding(states[some], reverse=True) if self._are_hidden else states[some]
+            logits = logits if self._remaining is None else self._remaining.of(logits)
+            logits = keras.ops.cast(logits, "float32")  # a sum of 16-bit floats has three digits
+            losses = keras.losses.sparse_categorical_crossentropy(following[some], logits, from_logits=True)
+            total += float(keras.ops.sum(losses))
+        return total / len(following)
+
+
+def is_loss(judge: Any) -> bool:
+    """Tell whether a judge is a loss of labels."""
+    return not isinstance(judge, str) or judge not in ("distance", "perplexity")
 
 
 def head_loss(graph: Graph, batches: Batches, *, judge: Any, remaining: RemainingTokens | None = None) -> HeadLoss:
@@ -46,80 +120,39 @@ def head_loss(graph: Graph, batches: Batches, *, judge: Any, remaining: Remainin
         graph: The dense model.
         batches: The data.
         judge: "distance", the squared distance to the outputs of the dense model; "perplexity"; or a loss of Keras.
-        remaining: The tokens that the perplexity is of; None takes all.
+        remaining: The only tokens whose scores are compared; None compares all.
 
     Raises:
         ValueError: If the data have no targets for a loss, or the outputs are neither logits nor hidden states.
     """
     inputs, targets = next(iter(batches))
     if judge == "distance":
-        return _distance(graph, inputs)
+        return _distance(graph, inputs, remaining)
     if judge == "perplexity":
-        return _perplexity(graph, inputs, remaining)
+        next_tokens = NextTokens(graph, remaining)
+        return lambda outputs: float(np.exp(next_tokens.loss(outputs, inputs)))
     if targets is None:
-        raise ValueError(
-            f"Expected `samples` with labels, (x, y), because `judge` is a loss. Received: inputs alone, "
-            f"judge={judge!r}. Without labels, pass judge='distance' or, for a language model, 'perplexity'."
-        )
-    measured = keras.losses.get(judge)
+        raise _no_labels(judge)
+    measured = loss_of(graph.model, judge)
     return lambda outputs: batch_loss(measured, outputs[0], targets=targets)
 
 
-def _distance(graph: Graph, inputs: Sequence[Any]) -> HeadLoss:
-    dense = [_as_array(output) for output in GraphWalk(graph, [inputs]).outputs(0)]
-    return lambda outputs: sum(
-        float(np.mean(np.square(_as_array(output) - other))) for output, other in zip(outputs, dense, strict=True)
+def _no_labels(judge: Any) -> ValueError:
+    return ValueError(
+        f"Expected `samples` with labels, (x, y), because `judge` is a loss. Received: inputs alone, "
+        f"judge={judge!r}. Without labels, pass judge='distance' or, for a language model, 'perplexity'."
     )
 
 
-def _perplexity(graph: Graph, inputs: Sequence[Any], remaining: RemainingTokens | None) -> HeadLoss:
-    """Return the perplexity of the token ids: of logits, or of hidden states by the embedding read backwards."""
-    index, embedding = token_input(graph)
-    ids, size = np.asarray(inputs[index]), int(graph.model.outputs[0].shape[-1] or 0)
-    is_reversible = isinstance(embedding, keras.layers.ReversibleEmbedding) and size == embedding.output_dim
-    if size != embedding.input_dim and not is_reversible:
-        raise ValueError(
-            f"Expected outputs of which judge='perplexity' can make logits of {embedding.input_dim} tokens. "
-            f"Received: {graph.model.name!r} with outputs of size {size}, and no embedding that is read backwards. "
-            f"Pass a model that returns logits, or judge='distance'."
-        )
+def _distance(graph: Graph, inputs: Sequence[Any], remaining: RemainingTokens | None) -> HeadLoss:
+    as_arrays = _Arrays(graph, remaining)
+    dense = as_arrays(GraphWalk(graph, [inputs]).outputs(0))
 
-    def perplexity(outputs: Sequence[Any]) -> float:
-        return float(np.exp(_next_token_loss(outputs[0], ids, embedding, remaining)))
+    def distance(outputs: Sequence[Any]) -> float:
+        pairs = zip(as_arrays(outputs), dense, strict=True)
+        return sum(float(np.mean(np.square(output - other))) for output, other in pairs)
 
-    return perplexity
-
-
-def _next_token_loss(
-    outputs: Any, ids: np.ndarray, embedding: keras.layers.Embedding, remaining: RemainingTokens | None
-) -> float:
-    """Return the mean cross-entropy of the token ids after the first.
-
-    Args:
-        outputs: Logits, or hidden states.
-        ids: The token ids of the dense model.
-        embedding: What hidden states become logits by, read backwards.
-        remaining: The only tokens that are scored; None scores all.
-    """
-    size = int(outputs.shape[-1])
-    if remaining is not None:
-        embedding, ids = remaining.embedding_like(embedding, width=size), np.searchsorted(remaining.ids, ids)
-    is_hidden = isinstance(embedding, keras.layers.ReversibleEmbedding) and size == embedding.output_dim
-    states = keras.ops.reshape(outputs[:, :-1], (-1, size))
-    following = ids[:, 1:].reshape(-1)
-    total = 0.0
-    for start in range(0, len(following), _TOKENS):
-        some = slice(start, start + _TOKENS)
-        logits = embedding(states[some], reverse=True) if is_hidden else states[some]
-        if remaining is not None and logits.shape[-1] != len(remaining.ids):
-            logits = keras.ops.take(logits, remaining.ids, axis=-1)
-        losses = keras.losses.sparse_categorical_crossentropy(following[some], logits, from_logits=True)
-        total += float(keras.ops.sum(losses))
-    return total / len(following)
-
-
-def _as_array(output: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(output).astype("float32")
+    return distance
 
 
 class OutputLoss:
@@ -129,7 +162,7 @@ class OutputLoss:
         graph: The dense model.
         batches: The data.
         judge: As in `prune_units`.
-        remaining: The tokens that models with fewer of them have, and that the perplexity is of; None is all.
+        remaining: The tokens that models with fewer of them have, and whose scores are compared; None is all.
 
     Raises:
         ValueError: If `judge` needs targets or texts, and there are none.
@@ -138,27 +171,27 @@ class OutputLoss:
     def __init__(
         self, graph: Graph, batches: Sequence[SampleBatch], *, judge: Any, remaining: RemainingTokens | None = None
     ) -> None:
-        self._batches, self._judge, self._remaining = batches, judge, remaining
+        self._batches, self._judge = batches, judge
+        self._as_arrays = _Arrays(graph, remaining)
         self._dense: list[list[np.ndarray]] = []
-        self._loss = None if judge in ("distance", "perplexity") else keras.losses.get(judge)
         if judge == "distance":
-            self._dense = [_as_arrays(run(graph.model, arrays)) for arrays, _ in batches]
+            self._dense = [self._as_arrays(run(graph.model, arrays)) for arrays, _ in batches]
             sizes = [len(arrays[0]) for arrays, _ in batches]
             squares = [[float(np.mean(np.square(each))) for each in outputs] for outputs in self._dense]
             self._squares = np.maximum(np.average(squares, axis=0, weights=sizes), 1e-30)  # of each output
         elif judge == "perplexity":
-            self._token_index, self._embedding = token_input(graph)
-            shortest = min(arrays[self._token_index].shape[1] for arrays, _ in batches)
-            if shortest < 2:
-                raise ValueError(
-                    f"Expected texts of two tokens or more for judge='perplexity'. Received in `samples`: texts of "
-                    f"{shortest}. Pass longer windows, or judge='distance'."
-                )
+            self._next_tokens = NextTokens(graph, remaining)
+            self._next_tokens.check_lengths(batches)
         elif any(targets is None for _, targets in batches):
+            raise _no_labels(judge)
+        elif remaining is not None and any(remaining.are_scores(graph)):
             raise ValueError(
-                f"Expected `samples` with labels, (x, y), because `judge` is a loss. Received: inputs alone, "
-                f"judge={judge!r}. Without labels, pass judge='distance' or, for a language model, 'perplexity'."
+                f"Expected judge='perplexity' or 'distance' with `texts`, for a model that returns a score of each "
+                f"token: labels number the tokens of the whole vocabulary. Received: judge={judge!r} for "
+                f"{graph.model.name!r}."
             )
+        else:
+            self._loss = loss_of(graph.model, judge)
 
     def __call__(self, outputs_of: Any, *, narrower: keras.Model | None = None) -> float:
         """Return the mean loss over the data.
@@ -167,29 +200,40 @@ class OutputLoss:
             outputs_of: Returns the outputs for the arrays of a batch.
             narrower: A model with fewer hidden dimensions, whose own embedding makes scores of its hidden states.
         """
-        embedding = None
-        if self._judge == "perplexity":
-            embedding = self._embedding if narrower is None else _embedding_of(narrower, self._embedding.name)
         losses = [
-            self._of_batch(index, outputs_of(arrays), embedding) for index, (arrays, _) in enumerate(self._batches)
+            self._of_batch(index, outputs_of(arrays), narrower) for index, (arrays, _) in enumerate(self._batches)
         ]
         sizes = [len(arrays[0]) for arrays, _ in self._batches]
         return float(np.average(losses, weights=sizes))
 
-    def _of_batch(self, index: int, outputs: Sequence[Any], embedding: keras.layers.Embedding | None) -> float:
+    def _of_batch(self, index: int, outputs: Sequence[Any], narrower: keras.Model | None) -> float:
         arrays, targets = self._batches[index]
-        if self._loss is not None:
-            return batch_loss(self._loss, outputs[0], targets=targets)
+        if self._judge == "perplexity":
+            return self._next_tokens.loss(outputs, arrays, narrower=narrower)
         if self._judge == "distance":
-            pairs = zip(_as_arrays(outputs), self._dense[index], strict=True)
-            distances = [_mean_square(output, dense, self._remaining) for output, dense in pairs]
+            pairs = zip(self._as_arrays(outputs), self._dense[index], strict=True)
+            distances = [float(np.mean(np.square(output - dense))) for output, dense in pairs]
             return float(np.sum(distances / self._squares))
-        return _next_token_loss(outputs[0], arrays[self._token_index], embedding, self._remaining)
+        return batch_loss(self._loss, outputs[0], targets=targets)
 
 
 def _embedding_of(model: keras.Model, name: str) -> keras.layers.Embedding:
     embeddings = [part for _, part in walk(model) if isinstance(part, keras.layers.Embedding)]
     return next(part for part in embeddings if part.name == name)
+
+
+class _Arrays:
+    """Outputs of a model as arrays of float32; of scores of tokens those of the remaining ones."""
+
+    def __init__(self, graph: Graph, remaining: RemainingTokens | None) -> None:
+        self._remaining = remaining
+        self._are_scores = [] if remaining is None else remaining.are_scores(graph)
+
+    def __call__(self, outputs: Sequence[Any]) -> list[np.ndarray]:
+        if self._remaining is not None:
+            pairs = zip(outputs, self._are_scores, strict=True)
+            outputs = [self._remaining.of(output) if is_score else output for output, is_score in pairs]
+        return [keras.ops.convert_to_numpy(output).astype("float32") for output in outputs]
 
 
 def run(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[Any]:
@@ -202,14 +246,3 @@ def packed_inputs(model: keras.Model, arrays: Sequence[Any]) -> Any:
     """Return the arrays of a model's inputs in the structure in which it takes them."""
     structure = getattr(model, "input", model.inputs[0])  # a Sequential that was never called lacks `input`
     return keras.tree.pack_sequence_as(structure, arrays)
-
-
-def _as_arrays(outputs: Sequence[Any]) -> list[np.ndarray]:
-    return [_as_array(output) for output in outputs]
-
-
-def _mean_square(output: np.ndarray, dense: np.ndarray, remaining: RemainingTokens | None) -> float:
-    """Return the mean squared distance, of the scores of tokens that both have."""
-    if remaining is not None and output.shape[-1] == len(remaining.ids) != dense.shape[-1]:
-        dense = dense[..., remaining.ids]
-    return float(np.mean(np.square(output - dense)))

@@ -15,6 +15,8 @@ from tfprune.compact.shrinking.transformer_plan import PartAlone, TransformerPla
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.layers import weight_bytes
+from tfprune.masking.wrapping.pruned import check_without_masks
+from tfprune.methods.one_shot.judges import is_loss
 from tfprune.methods.one_shot.mixed_cuts import KINDS, MixedCuts
 from tfprune.methods.one_shot.unit_scores import SCORES
 from tfprune.solving.greedy_levels import Candidate, GreedyLevels, Levels
@@ -58,8 +60,9 @@ def plan_transformer(
             vocabulary only if there are `texts`.
         criterion: The importance of a hidden unit, as in `prune_units`. Default `"activation"`.
         judge: The loss of a smaller model. `"distance"` (the default): the squared distance to the outputs of the
-            dense model, as a fraction of their mean square. `"perplexity"`: the cross-entropy of the next token id,
-            among the tokens that may remain. Or a loss of Keras, its name, or a function of labels and outputs.
+            dense model, as a fraction of their mean square. `"perplexity"`: the cross-entropy of the next token id.
+            With `texts`, both compare the scores of the tokens that may remain. Or a loss of Keras, its name, or a
+            function of labels and outputs, without sample weights.
         batch_size: Samples in a batch, at least 1. Default 8.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             a bar after three seconds, in a terminal or a notebook.
@@ -70,9 +73,12 @@ def plan_transformer(
 
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If the model has masks.
         ValueError: If the budget is not smaller than the model, limits FLOPs, has an allocation, or cannot be met.
         ValueError: If the model has no part that can be removed, or not one that `parts` names.
         ValueError: If `samples` are empty, do not fit the model, or are too short for `judge`.
+        ValueError: If `judge` is a loss, and the model has several outputs, `samples` have no labels or have sample
+            weights, or the labels are token ids and `texts` are given.
         ValueError: If `texts` come without the vocabulary in `parts`, or the other way around.
 
     Example:
@@ -90,13 +96,14 @@ def plan_transformer(
         "Prune, Update and Trim", arXiv:2605.18331 (units and heads). The choice among them is greedy.
     """
     check_keras(model)
+    check_without_masks(model)
     check_budget(budget)
     check_verbose(verbose)
     check_choice(criterion, "criterion", choices=[*SCORES, "greedy"])
     check_count(batch_size, "batch_size", least=1)
     _check_parts(parts, has_texts=texts is not None)
     targets = _targets(budget, _costs(model, budget))
-    batches = list(Batches(samples, model, batch_size=batch_size, argument="samples"))
+    batches = list(Batches(samples, model, batch_size=batch_size, argument="samples", is_for_loss=is_loss(judge)))
     cuts = MixedCuts(model, batches, texts=texts, tokenizer=tokenizer, criterion=criterion, judge=judge)
     most = _most(cuts, parts or _usual(has_texts=texts is not None), is_asked=bool(parts))
     with Progress(sum(most.values()), verbose=verbose, unit="candidate", shown=["loss"]) as progress:

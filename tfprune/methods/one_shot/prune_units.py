@@ -25,7 +25,7 @@ from tfprune.keras_models.models.layers import weight_values
 from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.one_shot.head_choice import HeadOrder
-from tfprune.methods.one_shot.judges import head_loss
+from tfprune.methods.one_shot.judges import head_loss, is_loss
 from tfprune.methods.one_shot.putri_report import PutriReport, PutriRow, PutriTotal
 from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, find_removals, remove_in_order
 from tfprune.methods.one_shot.split_sparsity import PARTS, check_sparsities, limits, split_sparsity
@@ -105,7 +105,8 @@ def prune_units(
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model cannot be followed, or has no hidden units that can be removed.
-        ValueError: If `judge` needs labels or token ids, and there are none.
+        ValueError: If `judge` needs labels or token ids, and there are none; or it is a loss, and the model has
+            several outputs or `samples` have sample weights.
         ValueError: If `samples` are empty, do not fit the model, or have token ids beyond its vocabulary.
         ValueError: If `folder` has another run, is in use by one, or cannot be written.
 
@@ -136,7 +137,9 @@ def prune_units(
             f"plan_shrink(model, 0.5) says why."
         )
     parts = split_sparsity(sparsity, running.network, units=units, heads=heads)
-    batches = Batches(samples, running.graph.model, batch_size=batch_size, argument="samples")
+    batches = Batches(
+        samples, running.graph.model, batch_size=batch_size, argument="samples", is_for_loss=is_loss(judge)
+    )
     check_token_ids(running.graph, batches)
     loss = head_loss(running.graph, batches, judge=judge) if parts.heads else None
     keep = running.network.all_kept()
