@@ -118,14 +118,33 @@ def test_blocks_of_a_task_are_ranked_by_its_loss():
         assert row.loss == pytest.approx(float(loss(y, smaller(x))), rel=1e-4)
 
 
+@pytest.mark.programs
+def test_the_window_of_a_block_goes_with_it_and_into_the_file(tmp_path):
+    model = backbone("Gemma3", num_layers=7, use_sliding_window_attention=True, sliding_window_size=4)
+    smaller, report = tfprune.drop_blocks(model, [1, 4])
+    assert report.into == "class" and isinstance(smaller, type(model))
+    windows = [block.use_sliding_window_attention for block in model.transformer_layers]
+    assert windows == [True] * 5 + [False, True]  # of a Gemma 3, each sixth block reads the whole text
+    assert [block.use_sliding_window_attention for block in smaller.transformer_layers] == [True] * 3 + [False, True]
+    ids = np.random.default_rng(0).integers(0, model.vocabulary_size, (2, 12))
+    x = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    stream = model.token_embedding(ids) * model.hidden_dim**0.5
+    for index in report.order:
+        stream = model.transformer_layers[index](stream, padding_mask=x["padding_mask"])
+    np.testing.assert_allclose(smaller(x), model.layer_norm(stream), atol=1e-5)
+    smaller.save(tmp_path / "smaller.keras")
+    assert_equal(keras.models.load_model(tmp_path / "smaller.keras"), smaller, x)
+    with pytest.raises(ValueError, match=r"blocks of other settings \(.*use_sliding_window_attention\) than its"):
+        smaller.save_to_preset(tmp_path)
+
+
 @pytest.mark.slow
-def test_windows_in_every_other_block_make_a_graph_and_the_report_says_so():
+def test_windows_in_every_other_block_stay_with_their_blocks():
     model = backbone("GptOss")
     smaller, report = tfprune.drop_blocks(model, [0])
-    assert report.into == "graph"
-    assert "'transformer_layer_0' with sliding_window=None, where 'transformer_layer_1' has 4096" in report.reason
-    assert report.reason in str(report)
-    assert keras.tree.flatten(smaller(hub_models.inputs_for(model)))
+    assert report.into == "class" and isinstance(smaller, type(model))
+    before, after = ([vars(one)["sliding_window"] for one in each.transformer_layers] for each in (model, smaller))
+    assert after == before[1:]
 
 
 @pytest.mark.slow

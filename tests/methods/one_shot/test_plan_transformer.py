@@ -299,15 +299,20 @@ def test_a_width_that_narrow_refuses_is_refused_with_its_reason():
         tfprune.plan_transformer(model, x, budget=BUDGET, parts=["blocks", "width"], judge="perplexity")
 
 
-@pytest.mark.slow
-def test_blocks_go_last_where_the_class_cannot_have_fewer():
-    sizes = {"num_layers": 3, "num_query_heads": 2, "num_key_value_heads": 1, "intermediate_dim": 32}
-    sizes |= {"sliding_window_size": 4, "head_dim": 4, "image_size": None}
+@pytest.mark.programs
+def test_blocks_with_a_window_lose_heads_as_well_and_are_saved(tmp_path):
+    sizes = {"num_layers": 7, "num_query_heads": 4, "num_key_value_heads": 1, "intermediate_dim": 16}
+    sizes |= {"use_sliding_window_attention": True, "sliding_window_size": 4, "head_dim": 4, "image_size": None}
     model = hub("Gemma3", vocabulary_size=20, **sizes)
     x = windows(model, 0, 20)
-    plan = tfprune.plan_transformer(model, x, budget=tfprune.budget(parameters=0.4), parts=["blocks", "units"])
-    smaller, _ = plan.build()
-    assert smaller.count_params() == plan.steps[-1].costs["parameters"] <= 0.4 * model.count_params()
+    settings = {"texts": None, "tokenizer": None, "criterion": "activation", "judge": "perplexity"}
+    cuts = MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
+    smaller = cuts.build({"blocks": 2, "heads": 3, "units": 2})
+    assert isinstance(smaller, type(model)) and len(smaller.transformer_layers) == 5
+    assert smaller.count_params() < cuts.build({"blocks": 2, "units": 2}).count_params()
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.models.load_model(tmp_path / "smaller.keras")
+    np.testing.assert_array_equal(loaded(x), smaller(x))
 
 
 @pytest.mark.programs

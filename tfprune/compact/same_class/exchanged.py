@@ -1,7 +1,8 @@
 """Exchange layers deep inside a model of a class for smaller ones; the model is saved with them.
 
 The code of a class makes all blocks alike, of the sizes that its arguments give. Where blocks keep different numbers
-of heads or units, their layers are exchanged, and the numbers that their code reads are set.
+of heads or units, their layers are exchanged, and the numbers that their code reads are set. Other settings are set
+as well, such as the window of a block that has another index now.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Exchange:
     """
 
     parts: dict[int, keras.layers.Layer] = field(default_factory=dict)
-    numbers: dict[int, dict[str, int]] = field(default_factory=dict)
+    numbers: dict[int, dict[str, Any]] = field(default_factory=dict)
     heads: dict[int, int] = field(default_factory=dict)
     branches: dict[int, int] = field(default_factory=dict)
 
@@ -55,7 +56,8 @@ class Exchange:
 
     def __or__(self, later: Exchange) -> Exchange:
         joined = {name: values | vars(later)[name] for name, values in vars(self).items()}
-        return Exchange(**joined)
+        numbers = {index: self.numbers.get(index, {}) | own for index, own in later.numbers.items()}
+        return Exchange(**{**joined, "numbers": self.numbers | numbers})
 
 
 class Resized:
@@ -94,12 +96,20 @@ class Resized:
 
     def _refuse(self, target: str) -> None:
         name = type(self).__name__.removesuffix(_SUFFIX)
+        sizes: Exchange = vars(self)[_SIZES]
+        if sizes.parts or sizes.heads or sizes.branches:
+            received = f"in which some layers are smaller: {_differing(self, name)}"
+            otherwise = (
+                f" Or remove the same number of units and heads from each block, of the kinds that the arguments of "
+                f"{name} count: tfprune.shrink(model, plan, uniform=True)."
+            )
+        else:
+            settings = ", ".join(sorted({setting for own in sizes.numbers.values() for setting in own}))
+            received, otherwise = f"with blocks of other settings ({settings}) than its arguments give them", ""
         raise ValueError(
-            f"Expected a model that its arguments describe, as {target} holds nothing else. Received: a "
-            f"{name} in which some layers are smaller: {_differing(self, name)}. Call save('model.keras'), and "
-            f"import keras and then tfprune before keras.models.load_model. Or remove the same number of units and "
-            f"heads from each block, of the kinds that the arguments of {name} count: "
-            f"tfprune.shrink(model, plan, uniform=True)."
+            f"Expected a model that its arguments describe, as {target} holds nothing else. Received: a {name} "
+            f"{received}. Call save('model.keras'), and import keras and then tfprune before "
+            f"keras.models.load_model.{otherwise}"
         )
 
 

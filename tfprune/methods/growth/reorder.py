@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
-from tfprune.compact.same_class.exchanged import Resized
+from tfprune.compact.same_class.exchanged import Exchange, Resized, resize
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.copy_variables import copy_variables
 from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
@@ -101,9 +101,14 @@ def _built_from(blocks: Blocks, order: Sequence[int], config: dict[str, Any]) ->
     names = [layer.name for _, layer in walk(new)]
     pairs = _pairs(blocks, order, blocks.flatten(new))
     rename(new, names)
+    parts = [part for _, part in walk(new)]
+    places = {id(part): index for index, part in enumerate(parts)}
+    settings: dict[int, dict[str, Any]] = {}
     for layer, counterpart in pairs.values():
-        _check_same(layer_inside(layer), counterpart)
+        settings |= {places[key]: own for key, own in _own_settings(layer_inside(layer), counterpart).items()}
         _name_alike(layer_inside(layer), counterpart)
+    if settings:
+        resize(parts, Exchange(numbers=settings))
     wrapped = wrap_alike(
         new, {id(plain): layer for layer, plain in pairs.values() if layer_inside(layer) is not layer}
     )
@@ -115,7 +120,7 @@ def _built_from(blocks: Blocks, order: Sequence[int], config: dict[str, Any]) ->
         rename(layers[key], own_names)
     new.name = model.name
     reordered = ReorderedModel(new, blocks, order, layers, "class")
-    _check_outputs(reordered)
+    _check_outputs(reordered, has_own_settings=bool(settings))
     return reordered
 
 
@@ -158,19 +163,23 @@ def _without_inputs(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
 
 
-def _check_same(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
-    """Refuse a layer that is built in another way at its new index, such as with a window in every other block."""
+def _own_settings(layer: keras.layers.Layer, other: keras.layers.Layer) -> dict[int, dict[str, Any]]:
+    """Return what a layer has set otherwise than its class sets it at its new index, by the id of the new part.
+
+    An example is a window, which some classes use in every other block.
+
+    Raises:
+        NoClass: If the layer has weights of other shapes there.
+    """
     shapes = [[tuple(weight.shape) for weight in side.weights] for side in (layer, other)]
     if type(layer) is not type(other) or shapes[0] != shapes[1]:
         raise NoClass(f"its class makes {other.name!r} with weights of other shapes than {layer.name!r}")
+    own: dict[int, dict[str, Any]] = {}
     for (_, part), (_, counterpart) in zip(walk(layer), walk(other), strict=False):
         old, new = _settings(part), _settings(counterpart)
-        differing = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
-        if differing:
-            name = differing[0]
-            raise NoClass(
-                f"its class makes {other.name!r} with {name}={new[name]!r}, where {layer.name!r} has {old[name]!r}"
-            )
+        if differing := {name: old[name] for name in sorted(old.keys() & new.keys()) if old[name] != new[name]}:
+            own[id(counterpart)] = differing
+    return own
 
 
 def _settings(layer: keras.layers.Layer) -> dict[str, Any]:
@@ -186,10 +195,12 @@ _SETTING_TYPES = (bool, int, float, str, type(None))
 _STATES = ("name", "built", "trainable", "autocast", "lora_rank", "lora_alpha", "lora_enabled")
 
 
-def _check_outputs(reordered: ReorderedModel) -> None:
+def _check_outputs(reordered: ReorderedModel, *, has_own_settings: bool) -> None:
     """Refuse a model that returns something else than its blocks do, such as an output of each."""
     source = reordered.source.graph.model
     length = usable_length(source)
+    if length is None and has_own_settings:
+        raise NoClass("its class makes blocks with other settings, and what these change cannot be run")
     if length is None:
         return
     numbers = numbers_for(source.input, length=length)

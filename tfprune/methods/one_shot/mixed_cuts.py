@@ -37,8 +37,7 @@ _FIRST = ("vocabulary", "blocks", "experts", "width")  # without which units and
 class MixedCuts:
     """The smaller models of one transformer, each made of the dense weights.
 
-    Tokens, blocks and experts go first, so that the other weights are fitted to what remains. Where a class cannot
-    have fewer blocks, as one with a window in every other block, they go last.
+    Tokens, blocks and experts go first, so that the other weights are fitted to what remains.
 
     Args:
         model: The model.
@@ -162,18 +161,11 @@ class MixedCuts:
 
     def build(self, levels: Levels) -> keras.Model:
         """Build the model without the parts that levels name."""
-        first, units, heads = self._first(levels), levels.get("units", 0), levels.get("heads", 0)
-        if units or heads:
-            model = self._units_and_heads_without(first).smaller(units=units / STEPS, heads=heads / STEPS)
-        else:
-            model = self._without_first(first)
-        blocks = self.dropped(levels.get("blocks", 0) - first["blocks"])
-        return drop_blocks(model, blocks)[0] if blocks else model
-
-    def _first(self, levels: Levels) -> Levels:
-        """Return the levels of the parts that are removed before units and heads."""
         first = {kind: levels.get(kind, 0) for kind in _FIRST}
-        return {**first, "blocks": 0} if first["blocks"] and not self._keeps_class else first
+        units, heads = levels.get("units", 0), levels.get("heads", 0)
+        if units or heads:
+            return self._units_and_heads_without(first).smaller(units=units / STEPS, heads=heads / STEPS)
+        return self._without_first(first)
 
     def _units_and_heads_without(self, first: Levels) -> UnitsAndHeads:
         """Return the units and heads of a model without other parts; those of the last one are kept."""
@@ -197,12 +189,6 @@ class MixedCuts:
 
     def _without(self, blocks: Sequence[int]) -> ReorderedModel:
         return reorder(self._blocks, [block for block in range(len(self._blocks.blocks)) if block not in blocks])
-
-    @functools.cached_property
-    def _keeps_class(self) -> bool:
-        """Whether fewer blocks are a model of the same class."""
-        fewer = self._without(self.dropped(1))
-        return fewer.into == "class" or type(fewer.model) is type(self._model)
 
     def _samples(self, levels: Levels) -> list[tuple]:
         renumbered = self.inputs_of(levels)
