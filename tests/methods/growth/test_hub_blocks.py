@@ -96,8 +96,9 @@ def test_masks_of_experts_follow_every_copy(name, tmp_path):
 
 
 @pytest.mark.programs
-def test_a_task_keeps_its_preprocessor_and_writes():
-    model = hub_models.TASKS["MixtralCausalLM"]()
+@pytest.mark.parametrize("name", ["MixtralCausalLM", "Gemma3CausalLM"])  # the second calls its backbone by keyword
+def test_a_task_keeps_its_preprocessor_and_writes(name):
+    model = hub_models.TASKS[name]()
     smaller, report = tfprune.drop_blocks(model, [0])
     assert (type(smaller), report.into, smaller.backbone.num_layers) == (type(model), "class", 1)
     assert smaller.preprocessor is not None

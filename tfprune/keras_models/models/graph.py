@@ -226,4 +226,4 @@ def _call_inline(opens: Callable[[Any], bool], layer: Any, /, *args: Any, **kwar
         return inner(*inner_args, **inner_kwargs)
 
     inner = retrace(functional(layer), call)
-    return keras.Function(inner.inputs, inner.outputs).call(keras.tree.flatten(args))
+    return keras.Function(inner.inputs, inner.outputs).call(keras.tree.flatten(args or kwargs["inputs"]))
