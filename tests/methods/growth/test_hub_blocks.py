@@ -139,6 +139,19 @@ def test_the_window_of_a_block_goes_with_it_and_into_the_file(tmp_path):
         smaller.save_to_preset(tmp_path)
 
 
+@pytest.mark.programs
+def test_factors_of_lora_go_with_their_blocks():
+    model = backbone("Llama")
+    model.enable_lora(2)
+    for weight in model.trainable_variables:
+        weight.assign(weight + 0.1)
+    smaller, report = tfprune.drop_blocks(model, [0])
+    assert type(smaller) is type(model)
+    ours, theirs = smaller.transformer_layers[0], model.transformer_layers[1]
+    assert any("lora" in weight.name for weight in ours.weights)
+    assert all(np.array_equal(*pair) for pair in zip(ours.get_weights(), theirs.get_weights(), strict=True))
+
+
 @pytest.mark.slow
 def test_windows_in_every_other_block_stay_with_their_blocks():
     model = backbone("GptOss")

@@ -16,7 +16,8 @@ from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside
 from tfprune.keras_models.copying.rebuild import revive
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
-from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.models.layers import paired, rename, walk
+from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
 from tfprune.methods.growth.blocks import Blocks
@@ -171,11 +172,14 @@ def _own_settings(layer: keras.layers.Layer, other: keras.layers.Layer) -> dict[
     Raises:
         NoClass: If the layer has weights of other shapes there.
     """
+    pairs = paired(layer, other)
+    if are_alike := all(type(part) is type(counterpart) for part, counterpart in pairs):
+        train_alike(pairs)  # LoRA has weights of its own
     shapes = [[tuple(weight.shape) for weight in side.weights] for side in (layer, other)]
-    if type(layer) is not type(other) or shapes[0] != shapes[1]:
+    if not are_alike or shapes[0] != shapes[1]:
         raise NoClass(f"its class makes {other.name!r} with weights of other shapes than {layer.name!r}")
     own: dict[int, dict[str, Any]] = {}
-    for (_, part), (_, counterpart) in zip(walk(layer), walk(other), strict=False):
+    for part, counterpart in pairs:
         old, new = _settings(part), _settings(counterpart)
         if differing := {name: old[name] for name in sorted(old.keys() & new.keys()) if old[name] != new[name]}:
             own[id(counterpart)] = differing
