@@ -317,13 +317,13 @@ def test_sparse_gpt_keeps_blocks_within_a_position():
     blocks = [slice(first + at, first + min(at + 4, 6)) for first in range(0, 24, 6) for at in (0, 4)]
     means = np.stack(
         [
-            cost_of_block(moments.gram[one.start :, one.start :], weights[:, one]) / (one.stop - one.start)
-            for one in blocks
+            cost_of_block(moments.gram[block.start :, block.start :], weights[:, block]) / (block.stop - block.start)
+            for block in blocks
         ],
         axis=1,
     )
     expected = means > np.sort(means, axis=None)[23]
-    np.testing.assert_array_equal([[row[one].all() for one in blocks] for row in mask], expected)
+    np.testing.assert_array_equal([[row[block].all() for block in blocks] for row in mask], expected)
     np.testing.assert_array_equal(left != 0, mask)
 
 
