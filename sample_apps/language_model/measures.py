@@ -24,8 +24,8 @@ class Pairs(NamedTuple):
     passages: list[str]
 
 
-def windows(sections: Iterable[Section], tokenizer: keras.Layer, count: int) -> np.ndarray:
-    """Return the first windows of the sections one after the other, of shape (count, WINDOW).
+def windows(sections: Iterable[Section], tokenizer: keras.Layer, count: int, *, length: int = WINDOW) -> np.ndarray:
+    """Return the first windows of the sections one after the other, of shape (count, length).
 
     Raises:
         ValueError: If there are fewer.
@@ -33,11 +33,11 @@ def windows(sections: Iterable[Section], tokenizer: keras.Layer, count: int) -> 
     tokens: list[int] = []
     for section in sections:
         tokens += np.asarray(tokenizer(section.text + "\n")).tolist()
-        if len(tokens) >= count * (WINDOW - 1):
+        if len(tokens) >= count * (length - 1):
             break
     else:
-        raise ValueError(f"Expected text of {count * (WINDOW - 1)} tokens. Received: {len(tokens)}.")
-    following = np.reshape(tokens[: count * (WINDOW - 1)], (count, WINDOW - 1))
+        raise ValueError(f"Expected text of {count * (length - 1)} tokens. Received: {len(tokens)}.")
+    following = np.reshape(tokens[: count * (length - 1)], (count, length - 1))
     return np.pad(following, ((0, 0), (1, 0)), constant_values=tokenizer.start_token_id).astype("int32")
 
 

@@ -35,7 +35,8 @@ from tfprune.report import table
 
 DOMAINS = ("documentation", "bible")
 PASSAGES, SENTENCES = 32, 100  # of each kind of text
-WINDOWS, TOKENS = 4, 128  # of Gemma
+WINDOWS, TOKENS = 8, 128  # of Gemma, of each kind of text to plan on
+HELD_OUT = 16  # windows of each kind
 
 
 class Sentences:
@@ -67,28 +68,27 @@ class Windows:
     def __init__(self, subject: Any) -> None:
         self.model, self.tokenizer = subject.model, subject.tokenizer
         calibration = [subject.read(name).calibration for name in DOMAINS]
-        rows = [self._windows(sections, self.tokenizer) for sections in calibration]
+        rows = [measures.windows(sections, self.tokenizer, WINDOWS, length=TOKENS) for sections in calibration]
         self.samples = measures.inputs(np.concatenate(rows))
         self.read = [subject.read(name).evaluation for name in DOMAINS]
-
-    def _windows(self, sections: Any, tokenizer: Any) -> np.ndarray:
-        return measures.windows(sections, tokenizer, 1)[0, : WINDOWS * TOKENS].reshape(WINDOWS, TOKENS)
 
     def held_out_figure(self, model: keras.Model, tokenizer: Any) -> float:
         """Return the mean cross-entropy per character."""
         own, embedding = tokenizer or self.tokenizer, model.get_layer("token_embedding")
         total = characters = 0.0
         for sections in self.read:
-            rows = self._windows(sections, own)
-            scores = embedding(model(measures.inputs(rows), training=False)[:, :-1], reverse=True)
-            losses = keras.ops.sparse_categorical_crossentropy(rows[:, 1:], scores, from_logits=True)
-            total += float(keras.ops.sum(losses))
-            characters += sum(len(str(own.detokenize(row[1:]))) for row in rows)
+            for row in measures.windows(sections, own, HELD_OUT, length=TOKENS):
+                scores = embedding(model(measures.inputs(row[None]), training=False)[0, :-1], reverse=True)
+                losses = keras.ops.sparse_categorical_crossentropy(row[1:], scores, from_logits=True)
+                total += float(keras.ops.sum(losses))
+                characters += len(str(own.detokenize(row[1:])))
         return total / characters
 
 
 def row(name: str, loss: float, model: keras.Model, figure: float) -> list[str]:
-    return [name, f"{weight_bytes(model):,}", f"{loss:.4f}", f"{figure:.4f}"]
+    cells = [name, f"{weight_bytes(model):,}", f"{loss:.4f}", f"{figure:.4f}"]
+    print(*cells, sep="  ", file=sys.stderr)  # the others may take an hour
+    return cells
 
 
 def with_vocabulary(subject: Any, kind: str, settings: dict[str, Any]) -> list[str]:
