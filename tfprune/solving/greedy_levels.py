@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Levels = dict[str, int]
 _MORE = 2  # levels of one kind alone, beyond the one at which its first step says that the target is met
@@ -50,10 +50,11 @@ class GreedyLevels:
         self.whole = self.measured(dict.fromkeys(most, 0))
 
     def measured(self, levels: Levels) -> Candidate:
-        """Return the model for some levels, measured once."""
+        """Return the model for some levels, measured once; a loss that is not a number is infinite."""
         key = tuple(levels[kind] for kind in self._most)
         if key not in self._known:
-            self._known[key] = self._measure(levels)
+            candidate = self._measure(levels)
+            self._known[key] = replace(candidate, loss=math.inf) if math.isnan(candidate.loss) else candidate
         return self._known[key]
 
     def lack_of(self, candidate: Candidate) -> float:

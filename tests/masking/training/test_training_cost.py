@@ -38,6 +38,14 @@ def test_growing_by_gradient_counts_the_dense_gradient():
     assert cost_of(tfprune.PruningCallback(Constant(0.8), every=4, grow="random"))[-1] == pytest.approx(0.2)
 
 
+def test_an_update_after_the_last_batch_counts():
+    """Of 10 steps at 80 % zeros, updates follow the fifth and the last."""
+    pruning = tfprune.PruningCallback(
+        Constant(0.8), every=5, grow=tfprune.Grow("gradient", end=15), data=(X[:4], X[:4])
+    )
+    assert cost_of(pruning) == pytest.approx([(10 * 3 * 20 + 2 * (2 * 20 + 100)) / (10 * 3 * 100)])
+
+
 def test_several_steps_in_an_execution_cost_what_they_cost_one_by_one():
     """Of 20 steps in executions of 4, 4 and 2, the masks change after the second of each epoch."""
     schedule = Alternating(0.5, begin=8, end=18, cycles=1)  # sparse from 8, dense from 13, sparse from 18

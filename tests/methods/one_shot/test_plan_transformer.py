@@ -94,6 +94,26 @@ def distance(model, kept):
 
 
 @pytest.mark.programs
+def test_a_model_whose_loss_is_not_a_number_is_never_chosen():
+    def broken(levels):
+        return Candidate(dict(levels), {"bytes": 100.0 - 20 * sum(levels.values())}, np.nan if levels["a"] else 1.0)
+
+    search = GreedyLevels({"a": 3, "b": 3}, broken, targets={"bytes": 60.0})
+    path = search.undone(search.walk())
+    assert path[-1].levels == {"a": 0, "b": 2}
+    assert search.alone("a").loss == np.inf
+
+
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
+def test_a_model_that_overflows_is_refused():
+    model = residual(4)
+    model.layers[-1].set_weights([weight + np.inf for weight in model.layers[-1].get_weights()])
+    with pytest.raises(
+        ValueError, match=r"finite loss on `samples`. Received: .* computing in float32, with a loss of"
+    ):
+        tfprune.plan_transformer(model, X, budget=tfprune.budget(parameters=0.8), verbose=0)
+
+
 def test_blocks_are_dropped_as_by_hand_and_the_costs_are_those_of_the_model():
     model = residual(4)
     plan = tfprune.plan_transformer(model, X, budget=tfprune.budget(parameters=0.6), parts=["blocks"], verbose=0)

@@ -15,10 +15,10 @@ from tfprune.compact.narrowing.norms import ObservedNorms, StreamNorm, observed,
 from tfprune.compact.narrowing.same_sums import Cut, assign_all, embedding_factor
 from tfprune.compact.narrowing.stream import build_narrower, width_of
 from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.graph import functional, trace_to_run
+from tfprune.keras_models.models.graph import Graph, functional, trace_to_run
 from tfprune.keras_models.models.layers import as_numpy, paired, rename, walk, weight_bytes
 from tfprune.keras_models.models.low_rank import train_alike
-from tfprune.keras_models.models.token_ids import check_token_ids
+from tfprune.keras_models.models.token_ids import check_token_ids, token_masks
 
 
 @renamed()
@@ -36,8 +36,7 @@ def narrow(
         model: A backbone or task of KerasHub whose norms divide by the root mean square and whose heads have a size
             of their own: Gemma, Gemma 3, Gemma 4, GPT-OSS, Mistral, Qwen3, T5 and others, without masks. It is left
             unchanged.
-        samples: Token ids and the other inputs of the model, in the forms that `reconstruct` accepts. Use full
-            windows of text, because padding counts like any token.
+        samples: Token ids and the other inputs of the model, in the forms that `reconstruct` accepts.
         hidden_dim: The number of hidden dimensions that remain, from 1 to one less than the model has.
         batch_size: Samples in a batch, at least 1. Default 8.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
@@ -75,8 +74,9 @@ def narrow(
     narrower, stream = build_narrower(model, hidden_dim)
     norms = stream_norms(model, stream)
     batches = Batches(samples, model, batch_size=batch_size, argument="samples")
-    check_token_ids(trace_to_run(functional(model)), batches)
-    statistics = _observe(model, norms, batches, verbose=verbose)
+    graph = trace_to_run(functional(model))
+    check_token_ids(graph, batches)
+    statistics = _observe(model, norms, batches, graph=graph, verbose=verbose)
     norms = [norm for layer in statistics.by_layer for norm in norms if id(norm.layer) == layer]
     importance = statistics.importance()
     dimensions = np.sort(np.argsort(-importance, kind="stable")[:hidden_dim])
@@ -95,9 +95,12 @@ def narrow(
     )
 
 
-def _observe(model: keras.Model, norms: list[StreamNorm], batches: Batches, *, verbose: int | str) -> ObservedNorms:
+def _observe(
+    model: keras.Model, norms: list[StreamNorm], batches: Batches, *, graph: Graph, verbose: int | str
+) -> ObservedNorms:
     with observed(norms) as statistics, Progress(sum(1 for _ in batches), verbose=verbose, unit="batch") as progress:
         for inputs, _ in batches:
+            statistics.masks = list(token_masks(graph, inputs).values())
             model(keras.tree.pack_sequence_as(model.input, inputs), training=False)
             progress.add()
     return statistics

@@ -13,6 +13,7 @@ import numpy as np
 from tfprune.compact.narrowing.stream import Stream
 from tfprune.keras_models.models.layer_hooks import hooked_calls
 from tfprune.keras_models.models.layers import as_numpy, sublayers, walk
+from tfprune.keras_models.models.token_ids import without_padding
 
 PROBES = 3  # vectors on which a norm is read
 ROUNDING = 0.05  # of a norm in 16-bit floats
@@ -51,19 +52,23 @@ class NormStatistics:
     outputs: Any = 0.0
     squares: Any = 0.0
 
-    def add(self, inputs: Any, outputs: Any) -> None:
-        inputs, outputs = (_vectors(tensor) for tensor in (inputs, outputs))
+    def add(self, inputs: Any, outputs: Any, masks: Sequence[np.ndarray]) -> None:
+        inputs, outputs = (_vectors(tensor, masks) for tensor in (inputs, outputs))
         square = np.square(inputs)
         self.vectors += len(square)
         self.outputs = self.outputs + np.abs(outputs).sum(axis=0)
         self.squares = self.squares + (square / np.maximum(square.mean(axis=1, keepdims=True), 1e-30)).sum(axis=0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ObservedNorms:
-    """The statistics of norms, in the order in which a model calls them first."""
+    """The statistics of norms, in the order in which a model calls them first.
+
+    Set `masks` before each batch to where its texts have tokens; padding is left out.
+    """
 
     by_layer: dict[int, NormStatistics] = field(default_factory=dict)
+    masks: Sequence[np.ndarray] = ()
 
     def importance(self) -> np.ndarray:
         """Return how large each dimension is in the outputs of all norms, on average over vectors."""
@@ -81,7 +86,7 @@ def observed(norms: Sequence[StreamNorm]) -> Iterator[ObservedNorms]:
     statistics = ObservedNorms()
 
     def add(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> None:
-        statistics.by_layer.setdefault(id(layer), NormStatistics()).add(inputs, outputs)
+        statistics.by_layer.setdefault(id(layer), NormStatistics()).add(inputs, outputs, statistics.masks)
 
     with hooked_calls([norm.layer for norm in norms], add):
         yield statistics
@@ -127,6 +132,6 @@ def _offset(layer: keras.layers.Layer, width: int) -> int | None:
     return None
 
 
-def _vectors(tensor: Any) -> np.ndarray:
-    array = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
+def _vectors(tensor: Any, masks: Sequence[np.ndarray] = ()) -> np.ndarray:
+    array = without_padding(np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))), masks)
     return array.reshape(-1, array.shape[-1])

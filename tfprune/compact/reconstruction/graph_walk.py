@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.compact.reconstruction.linear_map import LinearMap
 from tfprune.compact.reconstruction.spool import Spool
 from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.keras_models.models.layer_hooks import hooked_calls
+from tfprune.keras_models.models.token_ids import token_masks
 
 
 class GraphWalk:
@@ -32,7 +35,9 @@ class GraphWalk:
         self._position, self._spool, self.count = 0, Spool(), 0
         self._inputs = [id(tensor) for tensor in graph.model.inputs]
         self._outputs = [id(tensor) for tensor in graph.model.outputs]
+        self._token_masks: list[list[np.ndarray]] = []
         for arrays in batches:
+            self._token_masks.append(list(token_masks(graph, arrays).values()))
             for tensor, array in zip(self._inputs, arrays, strict=True):
                 self._spool.put(tensor, self.count, array)
             self.count += 1
@@ -46,10 +51,10 @@ class GraphWalk:
         """Run the calls up to `end`, and yield for each batch what the kernels of some maps multiply.
 
         Yields:
-            The index of a map, and its rows of inputs, for each call of it.
+            The index of a map, and its rows of inputs without those of padding, for each call of it.
         """
-        for batch in range(self.count):
-            yield self._taken(batch, maps, end=end, take=lambda each, x: each.seen(x))
+        for batch, masks in enumerate(self._token_masks):
+            yield self._taken(batch, maps, end=end, take=functools.partial(_seen, masks=masks))
 
     def first_inputs(self, maps: Sequence[LinearMap], *, end: int) -> list[tuple[int, Any]]:
         """Return the index of a map and the tensor that it is called on, for each call of it on the first batch."""
@@ -111,6 +116,10 @@ class GraphWalk:
                     if last[id(tensor)] == index:
                         values.pop(id(tensor), None)
         return to_return
+
+
+def _seen(linear: LinearMap, x: Any, masks: Sequence[np.ndarray]) -> np.ndarray:
+    return linear.seen(x, masks)
 
 
 def _outputs(call: Call, values: Mapping[int, Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tfprune.base.axes import parse_equation, spell_out
 from tfprune.keras_models.models.kernels import Kernel, from_matrix, kernels, to_matrix
 from tfprune.keras_models.models.layer_hooks import LOOPS, hooked_calls
 from tfprune.keras_models.models.layers import as_numpy, sublayers
+from tfprune.keras_models.models.token_ids import without_padding
 from tfprune.report import Skipped
 
 layers = keras.layers
@@ -36,6 +37,7 @@ class LinearMap:
             inputs).
         layer: The layer.
         leaf: The layer, or the layer inside it, that multiplies the rows by the kernel.
+        is_by_position: Whether each row is of one position of the input, so that those of padding can be left out.
     """
 
     kernel: Kernel
@@ -44,6 +46,7 @@ class LinearMap:
     rows: Rows
     layer: keras.layers.Layer
     leaf: keras.layers.Layer
+    is_by_position: bool = False
 
     def weights(self) -> np.ndarray:
         """Return the kernel, with the bias as its last input, of shape (groups, outputs, inputs)."""
@@ -65,8 +68,17 @@ class LinearMap:
         matrix = np.ascontiguousarray(weights).reshape(self.kernel.matrix_shape)
         self.kernel.variable.assign(from_matrix(matrix, self.kernel))
 
-    def seen(self, x: Any) -> np.ndarray:
-        """Return the rows that the matrices multiply, of shape (groups, rows, inputs), for an input of `leaf`."""
+    def seen(self, x: Any, masks: Iterable[np.ndarray] = ()) -> np.ndarray:
+        """Return the rows that the matrices multiply, of shape (groups, rows, inputs).
+
+        Args:
+            x: An input of `leaf`.
+            masks: Where texts have tokens; positions of padding are left out.
+        """
+        if self.is_by_position:
+            x = keras.ops.convert_to_numpy(x)
+            tokens = without_padding(x, masks)
+            x = x if tokens is x else tokens[np.newaxis]
         rows = self.rows(x)
         return rows if self.bias is None else np.concatenate([rows, np.ones_like(rows[..., :1])], axis=2)
 
@@ -106,7 +118,7 @@ def _dense(layer: Any) -> LinearMap:
         x = keras.ops.convert_to_numpy(x)
         return x.reshape(1, -1, x.shape[-1])
 
-    return LinearMap(kernels(layer)[0], layer.bias, 1, rows, layer, layer)
+    return LinearMap(kernels(layer)[0], layer.bias, 1, rows, layer, layer, is_by_position=True)
 
 
 def _einsum_dense(layer: Any) -> LinearMap:
@@ -125,7 +137,7 @@ def _einsum_dense(layer: Any) -> LinearMap:
         x = np.moveaxis(x, axes, range(-len(axes), 0))
         return x.reshape(1, -1, math.prod(x.shape[x.ndim - len(axes) :]))
 
-    return LinearMap(kernels(layer)[0], layer.bias, 1, rows, layer, layer)
+    return LinearMap(kernels(layer)[0], layer.bias, 1, rows, layer, layer, is_by_position=True)
 
 
 def _convolution(layer: Any) -> LinearMap:
@@ -184,7 +196,7 @@ def _attention(layer: Any) -> LinearMap:
     kernel = next(kernel for kernel in kernels(layer) if kernel.path.endswith("attention_output/kernel"))
     leaf = next(part for part in sublayers(layer) if kernels(part) and kernels(part)[0].variable is kernel.variable)
     inside = _einsum_dense(leaf)
-    return LinearMap(kernel, inside.bias, 1, inside.rows, layer, leaf)
+    return LinearMap(kernel, inside.bias, 1, inside.rows, layer, leaf, is_by_position=True)
 
 
 _VIEWS: dict[Any, Callable[[Any], LinearMap]] = {

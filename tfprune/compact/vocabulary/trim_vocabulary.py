@@ -182,14 +182,14 @@ def _with_tokenizer(preprocessor: Any, tokenizer: Any) -> Any:
 def _check(
     model: keras.Model, smaller: keras.Model, rows: np.ndarray, encoded: Sequence[tuple[str | None, np.ndarray]]
 ) -> float:
-    """Return how far both models are apart on the first tokens of a text.
+    """Return how far both models are apart on the first tokens of a text that have rows in the table.
 
     Raises:
         ValueError: If that is more than rounding.
     """
     new = {old: number for number, old in enumerate(rows.tolist())}
-    first = next(ids for _, ids in encoded if ids.size)[:COMPARED]
-    ids = [new[old] for old in first.tolist() if old in new]
+    numbers = ([new[old] for old in ids.tolist() if old in new] for _, ids in encoded)
+    ids = next(filter(None, numbers), [0])[:COMPARED]
     if run_on_numbers(model, len(ids)) is None:  # it takes shorter texts only
         ids = ids[: usable_length(model)]
     difference = compare(model, smaller, rows=rows, ids=ids)

@@ -73,6 +73,10 @@ class TrainingCost(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._first = batch
+        self._read_masks()
+
+    def _read_masks(self) -> None:
+        """Count what a step costs with the masks of now, and the update that made them."""
         update = self.pruning.last_update
         if self._uses is not None and update == self._counted:
             return
@@ -87,6 +91,7 @@ class TrainingCost(keras.callbacks.Callback):
         steps = min(batch + 1, self.params.get("steps") or math.inf) - self._first  # of one execution
         self._spent += 3 * self._forward * steps
         self._dense_spent += 3 * self._dense * steps
+        self._read_masks()  # after the last batch, no other one would
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:

@@ -13,7 +13,7 @@ from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import functional, trace_to_run
 from tfprune.keras_models.models.layer_hooks import hooked_calls
 from tfprune.keras_models.models.layers import as_numpy
-from tfprune.keras_models.models.token_ids import check_token_ids
+from tfprune.keras_models.models.token_ids import check_token_ids, token_masks, without_padding
 from tfprune.methods.experts.expert_ranking import ExpertRanking, RankedExpert
 from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import read_experts
@@ -31,8 +31,8 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
     Args:
         model: A built model with a mixture of experts: of KerasHub, or registered with `register_experts`. It is
             left unchanged.
-        samples: Inputs that are like those of the model's use; labels are ignored. Use full windows of text, because
-            padding counts like any token.
+        samples: Inputs that are like those of the model's use; labels are ignored. Padding is left out, as in
+            `reconstruct`.
         criterion: `"reap"` (the default): the mean norm of the contribution, over the tokens that use the expert.
             `"frequency"`: the share of the tokens that use it. An expert that no token uses is the least important.
         batch_size: Samples in a batch, at least 1. Default 8.
@@ -66,7 +66,8 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
     places = {id(layer.layer): index for index, layer in enumerate(layers)}
     called: list[tuple[int, Any]] = []
     batches = Batches(samples, model, batch_size=batch_size, argument="samples")
-    check_token_ids(trace_to_run(functional(model)), batches)
+    graph = trace_to_run(functional(model))
+    check_token_ids(graph, batches)
 
     def note(layer: keras.layers.Layer, inputs: Any, _: Any) -> None:
         called.append((places[id(layer)], inputs))
@@ -75,8 +76,9 @@ def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", b
         tensors = keras.tree.pack_sequence_as(model.input, [keras.ops.convert_to_tensor(array) for array in inputs])
         with hooked_calls([layer.layer for layer in layers], note):
             model(tensors, training=False)
+        masks = list(token_masks(graph, inputs).values())
         for index, x in called:
-            sums[index] += _contributions(layers[index], x)
+            sums[index] += _contributions(layers[index], x, masks)
         called.clear()
     rows = [
         RankedExpert(layer.path, expert, norms / max(used, 1), used / max(tokens, 1))
@@ -96,15 +98,11 @@ def _check_routers(layers: Sequence[MoeLayer]) -> None:
             )
 
 
-def _contributions(layer: MoeLayer, x: Any) -> np.ndarray:
+def _contributions(layer: MoeLayer, x: Any, masks: Sequence[np.ndarray]) -> np.ndarray:
     """Return of each expert the sum of the norms of its contributions, the tokens that use it, and all tokens."""
     nothing = _output(layer, x, experts=())
-    norms = np.stack(
-        [
-            np.linalg.norm(_output(layer, x, experts=(expert,)) - nothing, axis=-1).ravel()
-            for expert in range(layer.experts)
-        ]
-    )
+    added = [_output(layer, x, experts=(expert,)) - nothing for expert in range(layer.experts)]
+    norms = np.stack([np.linalg.norm(without_padding(each, masks), axis=-1).ravel() for each in added])
     mask = norms > NOTHING * norms.max(initial=0)
     return np.stack([(norms * mask).sum(axis=1), mask.sum(axis=1), np.full(len(norms), norms.shape[1])])
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
@@ -14,7 +15,7 @@ from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
-from tfprune.keras_models.models.token_ids import check_token_ids
+from tfprune.keras_models.models.token_ids import check_token_ids, token_masks, without_padding
 from tfprune.methods.growth.block_losses import mean_loss
 from tfprune.methods.growth.block_ranking import BlockRanking, RankedBlock
 from tfprune.methods.growth.blocks import Blocks
@@ -45,7 +46,7 @@ def rank_blocks(
         blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
             such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         criterion: `"loss"` (the default): the loss without each block alone. `"similarity"`: the cosine between the
-            input and the output of each block.
+            input and the output of each block, over all positions but padding.
         loss: A loss, its name or a function; None (the default) takes the loss that the model is compiled with.
         batch_size: Samples in a batch, at least 1. Default 32.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
@@ -95,17 +96,19 @@ def rank_blocks(
 
 def _evaluate(source: Blocks, order: list[int], batches: Batches, loss: Callable | None) -> tuple[float, list[float]]:
     """Return the mean loss of a model with some blocks, 0 without a loss, and the similarity of each block."""
-    total, similarities, count = 0.0, [0.0] * len(order), 0
+    total, count = 0.0, 0
+    cosines: list[list[np.ndarray]] = [[] for _ in order]
     for inputs, targets in batches:
+        masks = list(token_masks(source.graph, inputs).values())
         values = source.run(order, inputs=[keras.ops.convert_to_tensor(array) for array in inputs])
         size = len(inputs[0])
         for index, pair in enumerate(itertools.pairwise(values.stream)):
-            similarities[index] += size * _cosine(*pair)
+            cosines[index].append(_cosines(*pair, masks))
         if loss is not None:
             advice = ' Or pass criterion="similarity".'
             total += size * batch_loss(loss, values.outputs[0], targets=targets, advice=advice)
         count += size
-    return total / count, [similarity / count for similarity in similarities]
+    return total / count, [float(np.concatenate(some).mean()) for some in cosines]
 
 
 def _row(source: Blocks, block: int, similarity: float, loss: float | None) -> RankedBlock:
@@ -114,8 +117,10 @@ def _row(source: Blocks, block: int, similarity: float, loss: float | None) -> R
     return RankedBlock(block, layers[0].name, parameters, similarity, loss)
 
 
-def _cosine(inputs: Any, outputs: Any) -> float:
-    """Return the cosine between the input and the output of a block, the mean over positions."""
-    inputs, outputs = (keras.ops.cast(value, "float32") for value in (inputs, outputs))
-    norms = keras.ops.norm(inputs, axis=-1) * keras.ops.norm(outputs, axis=-1)
-    return float(keras.ops.mean(keras.ops.sum(inputs * outputs, axis=-1) / keras.ops.maximum(norms, 1e-12)))
+def _cosines(inputs: Any, outputs: Any, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the cosines between the input and the output of a block, of each position without padding."""
+    inputs, outputs = (
+        without_padding(keras.ops.convert_to_numpy(value).astype("float32"), masks) for value in (inputs, outputs)
+    )
+    norms = np.linalg.norm(inputs, axis=-1) * np.linalg.norm(outputs, axis=-1)
+    return (np.sum(inputs * outputs, axis=-1) / np.maximum(norms, 1e-12)).ravel()

@@ -14,9 +14,10 @@ from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
 from tfprune.keras_models.models.graph import Graph
 from tfprune.keras_models.models.layers import walk
-from tfprune.keras_models.models.token_ids import token_input
+from tfprune.keras_models.models.token_ids import token_input, token_masks, without_padding
 from tfprune.methods.one_shot.head_choice import HeadLoss
 
+Sums = tuple[float, int]  # of losses, and how many they are
 SampleBatch = tuple[list[np.ndarray], Any]  # the arrays for the inputs of the dense model, and targets or None
 _TOKENS = 256  # whose logits are computed at a time: a vocabulary is large
 
@@ -60,7 +61,7 @@ class NextTokens:
     """
 
     def __init__(self, graph: Graph, remaining: RemainingTokens | None) -> None:
-        self._index, self._embedding = token_input(graph)
+        self._graph, (self._index, self._embedding) = graph, token_input(graph)
         self._remaining, output = remaining, graph.model.outputs[0]
         size, maker = int(output.shape[-1] or 0), getattr(graph.producer(output), "layer", None)
         makers = [maker] if isinstance(maker, keras.layers.Layer) else []
@@ -76,15 +77,20 @@ class NextTokens:
 
     def check_lengths(self, batches: Sequence[SampleBatch]) -> None:
         """Refuse texts without a next token."""
-        shortest = min(arrays[self._index].shape[1] for arrays, _ in batches)
+        shortest = min(int(self._tokens(arrays).sum(axis=1).max()) for arrays, _ in batches)
         if shortest < 2:
             raise ValueError(
                 f"Expected texts of two tokens or more for judge='perplexity'. Received in `samples`: texts of "
                 f"{shortest}. Pass longer windows, or judge='distance'."
             )
 
-    def loss(self, outputs: Sequence[Any], arrays: Sequence[Any], *, narrower: keras.Model | None = None) -> float:
-        """Return the mean loss of a batch.
+    def _tokens(self, arrays: Sequence[Any]) -> np.ndarray:
+        """Return where a batch has tokens and no padding, of shape (texts, positions)."""
+        masks = token_masks(self._graph, arrays)
+        return masks[self._index] if self._index in masks else np.ones(np.shape(arrays[self._index]), bool)
+
+    def sums(self, outputs: Sequence[Any], arrays: Sequence[Any], *, narrower: keras.Model | None = None) -> Sums:
+        """Return the sum of the losses of a batch, and of how many tokens; none is padding, or follows it.
 
         Args:
             outputs: What a model returned, perhaps with some parts removed.
@@ -95,8 +101,10 @@ class NextTokens:
         ids, states = np.asarray(arrays[self._index]), outputs[0][:, :-1]
         if self._remaining is not None:
             embedding, ids = self._remaining.embedding_like(embedding), np.searchsorted(self._remaining.ids, ids)
-        states = keras.ops.reshape(states, (-1, states.shape[-1]))
-        following = ids[:, 1:].reshape(-1)
+        mask = self._tokens(arrays)
+        places = np.flatnonzero(mask[:, :-1] & mask[:, 1:])
+        states = keras.ops.take(keras.ops.reshape(states, (-1, states.shape[-1])), places, axis=0)
+        following = ids[:, 1:].reshape(-1)[places]
         total = 0.0
         for start in range(0, len(following), _TOKENS):
             some = slice(start, start + _TOKENS)
@@ -105,7 +113,7 @@ class NextTokens:
             logits = keras.ops.cast(logits, "float32")  # a sum of 16-bit floats has three digits
             losses = keras.losses.sparse_categorical_crossentropy(following[some], logits, from_logits=True)
             total += float(keras.ops.sum(losses))
-        return total / len(following)
+        return total, len(following)
 
 
 def is_loss(judge: Any) -> bool:
@@ -130,7 +138,7 @@ def head_loss(graph: Graph, batches: Batches, *, judge: Any, remaining: Remainin
         return _distance(graph, inputs, remaining)
     if judge == "perplexity":
         next_tokens = NextTokens(graph, remaining)
-        return lambda outputs: float(np.exp(next_tokens.loss(outputs, inputs)))
+        return lambda outputs: float(np.exp(_mean(next_tokens.sums(outputs, inputs))))
     if targets is None:
         raise _no_labels(judge)
     measured = loss_of(graph.model, judge)
@@ -146,10 +154,10 @@ def _no_labels(judge: Any) -> ValueError:
 
 def _distance(graph: Graph, inputs: Sequence[Any], remaining: RemainingTokens | None) -> HeadLoss:
     as_arrays = _Arrays(graph, remaining)
-    dense = as_arrays(GraphWalk(graph, [inputs]).outputs(0))
+    dense = as_arrays(GraphWalk(graph, [inputs]).outputs(0), inputs)
 
     def distance(outputs: Sequence[Any]) -> float:
-        pairs = zip(as_arrays(outputs), dense, strict=True)
+        pairs = zip(as_arrays(outputs, inputs), dense, strict=True)
         return sum(float(np.mean(np.square(output - other))) for output, other in pairs)
 
     return distance
@@ -174,11 +182,11 @@ class OutputLoss:
         self._batches, self._judge = batches, judge
         self._as_arrays = _Arrays(graph, remaining)
         self._dense: list[list[np.ndarray]] = []
+        self._scales = np.ones(1)
         if judge == "distance":
-            self._dense = [self._as_arrays(run(graph.model, arrays)) for arrays, _ in batches]
-            sizes = [len(arrays[0]) for arrays, _ in batches]
-            squares = [[float(np.mean(np.square(each))) for each in outputs] for outputs in self._dense]
-            self._squares = np.maximum(np.average(squares, axis=0, weights=sizes), 1e-30)  # of each output
+            self._dense = [self._as_arrays(run(graph.model, arrays), arrays) for arrays, _ in batches]
+            squares = [[_squares(each) for each in outputs] for outputs in self._dense]
+            self._scales = np.maximum(_means(squares), 1e-30)  # of each output
         elif judge == "perplexity":
             self._next_tokens = NextTokens(graph, remaining)
             self._next_tokens.check_lengths(batches)
@@ -200,21 +208,35 @@ class OutputLoss:
             outputs_of: Returns the outputs for the arrays of a batch.
             narrower: A model with fewer hidden dimensions, whose own embedding makes scores of its hidden states.
         """
-        losses = [
+        sums = [
             self._of_batch(index, outputs_of(arrays), narrower) for index, (arrays, _) in enumerate(self._batches)
         ]
-        sizes = [len(arrays[0]) for arrays, _ in self._batches]
-        return float(np.average(losses, weights=sizes))
+        return float(np.sum(_means(sums) / self._scales))
 
-    def _of_batch(self, index: int, outputs: Sequence[Any], narrower: keras.Model | None) -> float:
+    def _of_batch(self, index: int, outputs: Sequence[Any], narrower: keras.Model | None) -> list[Sums]:
+        """Return the losses of a batch; as a distance, those of each output."""
         arrays, targets = self._batches[index]
         if self._judge == "perplexity":
-            return self._next_tokens.loss(outputs, arrays, narrower=narrower)
+            return [self._next_tokens.sums(outputs, arrays, narrower=narrower)]
         if self._judge == "distance":
-            pairs = zip(self._as_arrays(outputs), self._dense[index], strict=True)
-            distances = [float(np.mean(np.square(output - dense))) for output, dense in pairs]
-            return float(np.sum(distances / self._squares))
-        return batch_loss(self._loss, outputs[0], targets=targets)
+            pairs = zip(self._as_arrays(outputs, arrays), self._dense[index], strict=True)
+            return [_squares(output - dense) for output, dense in pairs]
+        size = len(arrays[0])
+        return [(size * batch_loss(self._loss, outputs[0], targets=targets), size)]
+
+
+def _squares(differences: np.ndarray) -> Sums:
+    return float(np.sum(np.square(differences))), differences.size
+
+
+def _mean(sums: Sums) -> float:
+    return sums[0] / max(sums[1], 1)
+
+
+def _means(batches: Sequence[Sequence[Sums]]) -> np.ndarray:
+    """Return the mean over all batches of each of their sums."""
+    totals, counts = np.sum(batches, axis=0).T
+    return totals / np.maximum(counts, 1)
 
 
 def _embedding_of(model: keras.Model, name: str) -> keras.layers.Embedding:
@@ -223,17 +245,19 @@ def _embedding_of(model: keras.Model, name: str) -> keras.layers.Embedding:
 
 
 class _Arrays:
-    """Outputs of a model as arrays of float32; of scores of tokens those of the remaining ones."""
+    """Outputs of a model as arrays of float32, without padding; of scores of tokens those of the remaining ones."""
 
     def __init__(self, graph: Graph, remaining: RemainingTokens | None) -> None:
-        self._remaining = remaining
+        self._graph, self._remaining = graph, remaining
         self._are_scores = [] if remaining is None else remaining.are_scores(graph)
 
-    def __call__(self, outputs: Sequence[Any]) -> list[np.ndarray]:
+    def __call__(self, outputs: Sequence[Any], inputs: Sequence[Any]) -> list[np.ndarray]:
+        masks = list(token_masks(self._graph, inputs).values())
         if self._remaining is not None:
             pairs = zip(outputs, self._are_scores, strict=True)
             outputs = [self._remaining.of(output) if is_score else output for output, is_score in pairs]
-        return [keras.ops.convert_to_numpy(output).astype("float32") for output in outputs]
+        arrays = [keras.ops.convert_to_numpy(output).astype("float32") for output in outputs]
+        return [without_padding(array, masks) for array in arrays]
 
 
 def run(model: keras.Model, arrays: Sequence[np.ndarray]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,6 +78,7 @@ def plan_transformer(
         ValueError: If the budget is not smaller than the model, limits FLOPs, has an allocation, or cannot be met.
         ValueError: If the model has no part that can be removed, or not one that `parts` names.
         ValueError: If `samples` are empty, do not fit the model, or are too short for `judge`.
+        ValueError: If the loss of the model is not finite.
         ValueError: If `judge` is a loss, and the model has several outputs, `samples` have no labels or have sample
             weights, or the labels are token ids and `texts` are given.
         ValueError: If `texts` come without the vocabulary in `parts`, or the other way around.
@@ -115,6 +117,7 @@ def plan_transformer(
             return Candidate(levels, _costs(smaller, budget), loss)
 
         search = GreedyLevels(most, measure, targets=targets)
+        _check_finite(model, search.whole.loss, judge=judge)
         path = search.walk()
         if search.lack_of(path[-1]):
             raise ValueError(_not_met(budget, path, targets))
@@ -170,6 +173,15 @@ def _targets(budget: Budget, costs: Mapping[str, float]) -> dict[str, float]:
             f"Lower it, for example to tfprune.budget({next(iter(costs))}=0.5)."
         )
     return targets
+
+
+def _check_finite(model: keras.Model, loss: float, *, judge: Any) -> None:
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"Expected a model with a finite loss on `samples`. Received: {model.name!r}, computing in "
+            f"{model.compute_dtype}, with a loss of {loss} by judge={judge!r}. In float16, large numbers overflow: "
+            f"load the model in bfloat16 or float32."
+        )
 
 
 def _check_parts(parts: Sequence[str] | None, *, has_texts: bool) -> None:

@@ -69,8 +69,8 @@ def prune_units(
     Args:
         model: A built model with feed-forward networks, such as a backbone of KerasHub, wrapped or not. It is left
             unchanged.
-        samples: Token ids and the other inputs of the model, in the forms that `reconstruct` accepts. Use full
-            windows of text, because padding counts like any token. Only a loss as `judge` needs labels: pass (x, y).
+        samples: Token ids and the other inputs of the model, in the forms that `reconstruct` accepts. Only a
+            loss as `judge` needs labels: pass (x, y).
         sparsity: The fraction of the parameters of all blocks to remove, in [0, 1). Default 0.5. The paper's rule
             (see `transformer_budget`) splits it between units and heads. Or a dict with the fraction of each, such as
             `{"units": 0.5, "heads": 0.25}`. The report shows the fraction that was removed.

@@ -38,8 +38,9 @@ def recurrent_maps(layer: keras.layers.Layer, name: str) -> tuple[list[LinearMap
         if reason:
             skipped.append(Skipped(f"{name}/{kernel.path}", reason, Skipped.NO_RULE))
         else:
-            rows = _states_before(layer) if is_recurrent(kernel) else _inputs
-            maps.append(LinearMap(kernel, None, 1, rows, layer, layer))
+            are_states = is_recurrent(kernel)
+            rows = _states_before(layer) if are_states else _inputs
+            maps.append(LinearMap(kernel, None, 1, rows, layer, layer, is_by_position=not are_states))
     return maps, skipped
 
 
