@@ -65,6 +65,11 @@ def test_scores_are_those_of_the_whole_task_if_the_other_dimensions_are_zero(fam
     assert narrower.backbone.hidden_dim == len(KEPT)
 
 
+def tokens(inputs):
+    """Return the token ids that are not padding."""
+    return inputs["token_ids"][inputs["padding_mask"] == 1]
+
+
 def test_weights_are_those_of_the_most_important_dimensions_and_norms_are_scaled():
     model = spread(hub_models.BACKBONES["Qwen3Backbone"](), zeros=False)
     before = [np.asarray(weight) for weight in model.weights]
@@ -79,7 +84,7 @@ def test_weights_are_those_of_the_most_important_dimensions_and_norms_are_scaled
             for axis in [axis for axis, size in enumerate(expected.shape) if size == WIDTH]:
                 expected = expected.take(kept, axis=axis)
             np.testing.assert_array_equal(values, expected, err_msg=path)
-    squares = np.square(whole["token_embedding/embeddings"][inputs["token_ids"].reshape(-1)].astype(float))
+    squares = np.square(whole["token_embedding/embeddings"][tokens(inputs)].astype(float))
     means = squares[:, kept].mean(axis=1) / squares.mean(axis=1)
     path = "transformer_layer_0/self_attention_layernorm/scale"
     np.testing.assert_allclose(ours[path], whole[path][kept] * np.sqrt(means.mean()), rtol=1e-5)
@@ -96,7 +101,7 @@ def test_importance_is_the_mean_size_of_the_outputs_of_all_norms():
     table, last = (
         np.asarray(model.get_layer(name).weights[0]) for name in ("token_embedding", "final_normalization")
     )
-    stream = table[inputs["token_ids"].reshape(-1)]
+    stream = table[tokens(inputs)]
     normal = np.abs(stream / np.sqrt(np.square(stream).mean(axis=1, keepdims=True))).mean(axis=0)
     np.testing.assert_allclose(report.importance, normal * (2 + np.abs(1 + last)), rtol=1e-4)
 

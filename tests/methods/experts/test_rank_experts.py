@@ -45,7 +45,7 @@ def test_reap_and_frequency_are_those_of_the_formula():
     with hooked_calls([layer.layer for layer in layers], lambda layer, x, _: seen.update({id(layer): np.asarray(x)})):
         model(inputs)
     for layer in layers:
-        reap, frequency = by_formula(layer.layer, seen[id(layer.layer)])
+        reap, frequency = by_formula(layer.layer, seen[id(layer.layer)][inputs["padding_mask"] == 1])
         rows = [row for row in ranking.rows if row.layer == layer.path]
         np.testing.assert_allclose([row.reap for row in rows], reap, rtol=1e-4)
         np.testing.assert_allclose([row.frequency for row in rows], frequency)
