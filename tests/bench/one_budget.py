@@ -107,8 +107,9 @@ def rows(subject: Any, fraction: float, settings: dict[str, Any]) -> list[list[s
     budget = tfprune.budget(bytes=fraction)
     plan = tfprune.plan_transformer(subject.model, subject.samples, budget=budget, **settings)
     print(plan, flush=True)
+    rows = [row("the whole model", plan.loss, subject.model, subject.held_out_figure(subject.model, None))]
     model, tokenizer = plan.build()
-    rows = [row("the plan", plan.steps[-1].loss, model, subject.held_out_figure(model, tokenizer))]
+    rows.append(row("the plan", plan.steps[-1].loss, model, subject.held_out_figure(model, tokenizer)))
     batches = list(Batches(subject.samples, subject.model, batch_size=8))
     cuts = MixedCuts(subject.model, batches, criterion="activation", **settings)
     for each in plan.alone:
