@@ -65,9 +65,9 @@ def token_masks(graph: Graph, arrays: Sequence[Any]) -> dict[int, np.ndarray]:
     for name, (index, tensor) in inputs.items():
         if name.endswith(_MASK):
             texts = inputs.get(name.removesuffix(_MASK) + "token_ids", (index,))[0]
-            masks[texts] = np.asarray(arrays[index]) != 0
+            masks[texts] = keras.ops.convert_to_numpy(arrays[index]) != 0
         elif any(embedding.mask_zero for embedding in _embeddings(graph, tensor)):
-            masks.setdefault(index, np.asarray(arrays[index]) != 0)
+            masks.setdefault(index, keras.ops.convert_to_numpy(arrays[index]) != 0)
     return {index: mask for index, mask in masks.items() if mask.ndim == 2}
 
 
