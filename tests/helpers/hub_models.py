@@ -137,6 +137,17 @@ def _values(tensor: keras.KerasTensor, shape: tuple[int, ...], random: np.random
     return random.integers(0, below, shape).astype(tensor.dtype)
 
 
+def randomized(name: str) -> keras.Model:
+    """Return a backbone whose kernels and tables are random, scaled by their last axis."""
+    keras.utils.set_random_seed(0)
+    model = BACKBONES[name]()
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        if len(weight.shape) > 1:
+            weight.assign(generator.normal(size=weight.shape) / np.sqrt(weight.shape[-1]))
+    return model
+
+
 def bert_tokenizer() -> keras.layers.Layer:
     """Return a tokenizer of whole words; the vocabulary is a list."""
     words = sorted({word for text in TEXTS for word in text.split()})

@@ -18,15 +18,6 @@ COUNT, LENGTH, PADDED = 24, 5, 12
 IDS = np.random.default_rng(0).integers(1, hub_models.VOCABULARY, (COUNT, LENGTH))
 
 
-def randomized(name):
-    model = hub_models.BACKBONES[name]()
-    generator = np.random.default_rng(0)
-    for weight in model.weights:
-        if len(weight.shape) > 1:
-            weight.assign(generator.normal(size=weight.shape) / np.sqrt(weight.shape[-1]))
-    return model
-
-
 def texts(model, length):
     """Return the texts, filled up to a length with a token that would change all that is measured."""
     ids = np.full((COUNT, length), 3)
@@ -51,7 +42,7 @@ def prune_units(model, x):
 
 def _loss(model, x, judge):
     """Return the loss of the model with half of its weights, as a plan judges it."""
-    smaller = randomized(type(model).__name__)
+    smaller = hub_models.randomized(type(model).__name__)
     smaller.set_weights([weight * 0.5 for weight in model.get_weights()])
     loss = OutputLoss(trace_to_run(model), list(Batches(x, model, batch_size=10)), judge=judge)
     return [np.array(loss(lambda arrays: run(smaller, arrays)))]
@@ -91,14 +82,14 @@ def narrow(model, x):
     ],
 )
 def test_it_is_left_out(function, name):
-    model = randomized(name)
+    model = hub_models.randomized(name)
     short, padded = (function(model, texts(model, length)) for length in (LENGTH, PADDED))
     for one, other in zip(short, padded, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_of_padding_alone_is_refused():
-    model = randomized("BertBackbone")
+    model = hub_models.randomized("BertBackbone")
     x = texts(model, LENGTH)
     x["padding_mask"][:] = 0
     with pytest.raises(

@@ -28,16 +28,6 @@ def outputs(model, x):
     return [keras.ops.convert_to_numpy(one).astype(float) for one in keras.tree.flatten(model(x))]
 
 
-def randomized(name):
-    keras.utils.set_random_seed(0)
-    model = hub_models.BACKBONES[name]()
-    generator = np.random.default_rng(0)
-    for weight in model.weights:
-        if len(weight.shape) > 1:
-            weight.assign(generator.normal(size=weight.shape) / np.sqrt(weight.shape[-1]))
-    return model
-
-
 def without_units(model, part):
     """Remove units of feed-forward networks by zeros, as the dependency graph says."""
     copy = hub_models.BACKBONES[type(model).__name__]()
@@ -59,7 +49,7 @@ def without_units(model, part):
 @pytest.mark.parametrize("targets", first("own", "dense"))
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_are_solved_kernel_by_kernel(name, targets):
-    model = randomized(name)
+    model = hub_models.randomized(name)
     pruned, x = without_units(model, 0.4), texts(model)
     before = pruned.get_weights()
     better, report = tfprune.reconstruct(pruned, model, x, targets=targets, batch_size=8)
@@ -77,7 +67,7 @@ def test_blocks_are_solved_kernel_by_kernel(name, targets):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_units_are_ranked_on_texts_of_any_length(name):
-    model = randomized(name)
+    model = hub_models.randomized(name)
     ranks = tfprune.rank_channels(model, texts(model, count=6, length=12)).scores
     assert len(ranks) == 2
     assert all(np.isfinite(scores).all() and len(set(scores)) > 10 for scores in ranks.values())
