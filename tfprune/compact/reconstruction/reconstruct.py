@@ -65,6 +65,7 @@ def reconstruct(
         samples: Inputs like those that the model will see, a few hundred: an array, a list or dict of arrays for
             several inputs, or a dataset that can be read more than once. Labels in it are ignored. In texts, padding
             is left out: where an input that is called `padding_mask` is 0, or an embedding with `mask_zero` says so.
+            What convolutions read there still counts.
         reconstruction: `"sequential"` (the default) solves for each layer on the outputs of the layers before it with
             their new weights, so that it also corrects their remaining errors. `"parallel"` solves for all layers on
             the inputs that they have in `reference`, in one pass over the samples.
