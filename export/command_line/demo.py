@@ -19,7 +19,8 @@ from sklearn.model_selection import train_test_split
 import tfprune
 from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.results.compress_report import CompressReport
-from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.demo_device import run_on_device
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.benchmark import benchmark
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
@@ -231,7 +232,7 @@ def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tupl
     files = [str(path.with_suffix(".tfz").resolve()) for path in paths]
     with tempfile.TemporaryDirectory() as folder:
         write_job(folder, "job", settings={"files": files}, arrays={"x": x, "y": y})
-        completed = run_module("tfprune.export.device.demo_device", folder, timeout=300)
+        completed = run_job(run_on_device, folder, timeout=300)
         if not completed.ok:
             raise ValueError(f"Expected the exported files to run without TensorFlow. Received: {completed.reason}.")
         result, _ = read_job(folder, "result")

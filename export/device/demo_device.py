@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
 
 
-def _run_job(folder: Path) -> None:
+def run_on_device(folder: Path) -> None:
+    """Run the files of the job on its samples, where any import of Keras or TensorFlow fails."""
+    sys.modules["tensorflow"] = sys.modules["keras"] = None  # type: ignore[assignment]
     settings, arrays = read_job(folder, "job")
     runners = [Runner(path) for path in settings["files"]]
     accuracies = [float(np.mean(runner.predict(arrays["x"]).argmax(axis=1) == arrays["y"])) for runner in runners]
     write_job(folder, "result", settings={"accuracies": accuracies, "runtime": runners[0].runtime})
-
-
-if __name__ == "__main__":
-    # An entry of None makes any later import of the name fail.
-    sys.modules["tensorflow"] = sys.modules["keras"] = None  # type: ignore[assignment]
-    run_as_child(_run_job)

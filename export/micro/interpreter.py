@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.device.running.verify import Run
@@ -113,7 +113,7 @@ def _run(files: Sequence[bytes], inputs: Sequence[np.ndarray], timeout: float) -
         write_job(folder, "job", settings={"outputs": counts}, arrays=arrays)
         for index, data in enumerate(files):
             (folder / f"{index}.tflite").write_bytes(data)
-        completed = run_module(__name__, folder, timeout=timeout)
+        completed = run_job(_run_job, folder, timeout=timeout)
         runs: list[MicroRun] = []
         for index in range(len(files)):
             if not (folder / f"{index}.json").exists():
@@ -253,7 +253,3 @@ def _last_words(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     telling = [line for line in lines if line.strip() and not line.startswith(("[", *REPEATING_LINES))]
     return telling[0].strip().rstrip(".") if telling else ""
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

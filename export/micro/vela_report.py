@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.base.spec import check_choice
-from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
@@ -120,7 +120,7 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
         (folder / MODEL).write_bytes(content)
         options = {"--accelerator-config": accelerator, "--system-config": system, "--memory-mode": memory}
         write_job(folder, "job", settings={option: value for option, value in options.items() if value is not None})
-        completed = run_module(__name__, folder, timeout=TIMEOUT)
+        completed = run_job(_run_job, folder, timeout=TIMEOUT)
         if not completed.ok:
             said = completed.reason.rpartition("Error: ")[2].rstrip("'")
             raise ValueError(
@@ -163,7 +163,3 @@ def _run_job(folder: Path) -> None:
     options = [part for pair in settings.items() for part in pair]
     if main([str(folder / MODEL), "--output-dir", str(folder), *options]):
         raise ValueError("Vela ended with an error")
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

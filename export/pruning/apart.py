@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.processes.child_process import Work, run_job
 from tfprune.export.device.processes.child_progress import ChildBar
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
@@ -57,11 +57,11 @@ def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> Jobs:
     return jobs
 
 
-def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str, verbose: int | str = 0) -> Changed:
-    """Run a module that changes a file in a process of its own.
+def run_apart(work: Work, folder: str, *, content: bytes, jobs: Jobs, name: str, verbose: int | str = 0) -> Changed:
+    """Run a function that changes a file in a process of its own.
 
     Args:
-        module: The module, which hands over the new file by `FileJob`.
+        work: The function, which hands over the new file by `FileJob`.
         folder: An empty folder.
         content: The plain file.
         jobs: What `jobs_of` returns, and others.
@@ -75,7 +75,7 @@ def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str
     for job, (settings, arrays) in jobs.items():
         write_job(folder, job, settings=settings, arrays=arrays)
     with ChildBar(folder, verbose=verbose, unit="layer") as bar:
-        completed = run_module(module, folder, timeout=TIMEOUT, environment=ONE_THREAD, each_second=bar.look)
+        completed = run_job(work, folder, timeout=TIMEOUT, environment=ONE_THREAD, each_second=bar.look)
         if not completed.ok:
             raise ValueError(_refusal(completed.reason, name))
     names = [jobs[f"{SAMPLES}{number}"][0]["signature"] for number in range(jobs[JOB][0]["graphs"])]

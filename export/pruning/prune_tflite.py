@@ -28,7 +28,7 @@ from tfprune.export.rewriting.rewrite import default_tolerance, file_name
 from tfprune.patterns import Pattern
 from tfprune.report import Skipped
 
-MODULE = "tfprune.export.pruning.pruning_job"
+JOB = "tfprune.export.pruning.pruning_job:_run_job"
 ADVICE = "Check that the file itself runs (`tfprune verify`)."
 
 
@@ -123,7 +123,7 @@ def prune_tflite(
         form, answers = inputs_to_job(goal.y)
         jobs |= {X: ({}, numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        pruned = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
+        pruned = run_apart(JOB, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
     forms = candidate_files(pruned.content, name="pruned", optimize=optimize)
     check = Check(pruned.outputs, default_tolerance(model), ADVICE)
     choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfprune.base.limit import Limit, largest_drop
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.device.processes.job_files import read_job
 from tfprune.export.device.running.inputs import inputs_from_job
@@ -95,7 +94,3 @@ class _Job:
 
 def _run_job(folder: Path) -> None:
     _Job(folder).run()
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

@@ -62,7 +62,7 @@ def measure() -> list[Row]:
     from make_files import _convert_here
     from models import MODELS, network
 
-    conversion.run_module, quantization_error.run_module = _convert_here, _explain_here
+    conversion.run_job, quantization_error.run_job = _convert_here, _explain_here
     files = {}
     for name in MODELS:
         model = network(name)

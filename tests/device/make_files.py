@@ -37,7 +37,7 @@ PACKED = {"tflite.xz": ("xz", "tflite"), "tfz": ("packed", "tflite"), "sparse.tf
 
 def make(name: str, folder: Path) -> list[dict]:
     """Write every form of a model's files, the samples and Keras' outputs; return a row for each file."""
-    conversion.run_module = _convert_here
+    conversion.run_job = _convert_here
     net = network(name)
     write_arrays(folder / f"{name}.npz", net)
     rows = []

@@ -14,7 +14,7 @@ import pytest
 from export_table import Export, convert, export_of, read, write
 from once import filled_once
 
-from tfprune.export.device.processes.child_process import Completed
+from tfprune.export.device.processes.child_process import Completed, name_of
 
 # Beside keras_side; test_verify and test_forms start processes, and files that crash.
 CHECKED_HERE = (
@@ -32,13 +32,13 @@ def _converting_here() -> Iterator[None]:
     from tfprune.export.keras_side.converting import convert
     from tfprune.export.keras_side.converting.convert_job import convert_job
 
-    def work(module: str, folder: Path, **settings: Any) -> Completed:
-        assert module == convert_job.__module__
+    def work(child: Any, folder: Path, **settings: Any) -> Completed:
+        assert name_of(child).startswith(f"{convert_job.__module__}:")
         convert_job(folder)
         return Completed(ok=True, reason="", output="")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "run_module", work)
+        patch.setattr(convert, "run_job", work)
         yield
 
 
@@ -56,24 +56,24 @@ def _checking_here() -> Iterator[None]:
     from tfprune.export.pruning import apart, pruning_job
     from tfprune.export.pruning.shrinking import shrinking_job
 
-    run_apart = device.run_module
-    jobs = {each.__name__: each._run_job for each in (verify, rounding, pruning_job, shrinking_job)}
-    jobs[write_job.__name__] = write_job.run_write_job
+    run_apart = device.run_job
+    jobs = {name_of(each._run_job): each._run_job for each in (verify, rounding, pruning_job, shrinking_job)}
+    jobs[name_of(write_job.run_write_job)] = write_job.run_write_job
 
-    def run_here(module: str, folder: str, *, timeout: float, **settings: Any) -> Completed:
-        if module not in jobs:
-            return run_apart(module, folder, timeout=timeout, **settings)
+    def run_here(work: Any, folder: str, *, timeout: float, **settings: Any) -> Completed:
+        if name_of(work) not in jobs:
+            return run_apart(work, folder, timeout=timeout, **settings)
         try:
-            jobs[module](Path(folder))
+            jobs[name_of(work)](Path(folder))
         except (TypeError, ValueError) as error:
             return Completed(ok=False, reason=str(error).rstrip("."), output="")
         return Completed(ok=True, reason="", output="")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "run_module", run_here)
-        patch.setattr(quantization_error, "run_module", run_here)
-        patch.setattr(apart, "run_module", run_here)
-        patch.setattr(write_job, "run_module", run_here)
+        patch.setattr(device, "run_job", run_here)
+        patch.setattr(quantization_error, "run_job", run_here)
+        patch.setattr(apart, "run_job", run_here)
+        patch.setattr(write_job, "run_job", run_here)
         yield
 
 

@@ -23,7 +23,3 @@ def become(folder: Path) -> None:
         sys.argv[:] = arguments
         sys.path.insert(0, str(Path(arguments[0]).parent))
         runpy.run_path(arguments[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    become(Path(sys.argv[1]))

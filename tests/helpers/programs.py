@@ -69,7 +69,7 @@ def forked(*arguments: str | Path, folder: Path, **environment: str) -> Ended:
         Path(files, "arguments.json").write_text(json.dumps([str(argument) for argument in arguments]))
         code = _warm_process().run(
             {
-                "module": "forked_program",
+                "work": "forked_program:become",
                 "folder": files,
                 "here": str(folder),
                 "path": [HELPERS, *(path for path in sys.path if path != HELPERS)],

@@ -24,7 +24,7 @@ from tfprune.export.device.generating.signatures import (
     of_language_model,
     signature_names,
 )
-from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.file.files.litertlm import LITERTLM, read_litertlm
 from tfprune.export.file.files.model_file import is_packed, map_model, read_model
@@ -157,7 +157,7 @@ def _attempt(folder: Path, plain: Path, *, threads: int) -> str:
     if not has_compiled_model():
         return "CompiledModel is not installed"
     write_job(folder, JOB, settings={"path": str(plain.absolute()), "threads": threads})
-    completed = run_module(__name__, folder, timeout=TIMEOUT)
+    completed = run_job(_run_attempt, folder, timeout=TIMEOUT)
     return completed.reason
 
 
@@ -191,7 +191,3 @@ def _key(path: Path) -> str:
             stream.seek(start)
             digest.update(stream.read(PROBE_BYTES))
     return digest.hexdigest()
-
-
-if __name__ == "__main__":
-    run_as_child(_run_attempt)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
-from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 
 MODEL, JOB, RESULT = "model.tflite", "job", "result"
@@ -49,7 +49,7 @@ def write_apart(folder: Path, prompts: Sequence[Sequence[int]], *, count: int, t
     """
     arrays = {str(number): np.asarray(prompt, np.int32) for number, prompt in enumerate(prompts)}
     write_job(folder, JOB, settings={"count": count}, arrays=arrays)
-    completed = run_module(__name__, folder, timeout=timeout)
+    completed = run_job(run_write_job, folder, timeout=timeout)
     if not completed.ok:
         return completed.reason
     settings, results = read_job(folder, RESULT)
@@ -82,7 +82,3 @@ def run_write_job(folder: Path) -> None:
     prefill, decode = (counts / np.maximum(seconds, 1e-9)).tolist()
     speeds = {"prefill_speed": prefill, "decode_speed": decode, "runtime": signatures.runtime}
     write_job(folder, RESULT, settings=speeds, arrays=results)
-
-
-if __name__ == "__main__":
-    run_as_child(run_write_job)

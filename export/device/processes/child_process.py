@@ -1,4 +1,4 @@
-"""Run one of our modules in a process of its own, where a crash can be caught and reported.
+"""Run one of our functions in a process of its own, where a crash can be caught and reported.
 
 The job travels in a folder that the caller owns (`job_files`).
 """
@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfprune.export.device.processes.end_with_parent import REASON
 from tfprune.export.device.processes.fork_server import run_forked
 from tfprune.export.device.processes.fork_server_child import OUTPUT
 
-REASON = "reason.txt"
 STARTER = "tfprune.export.device.processes.end_with_parent"
+Work = Callable[[Path], None] | str  # a function of a module, by itself or as `module:function`
 OUTPUT_TAIL = 20_000  # characters: enough for a traceback, little enough for an error message
 
 
@@ -38,8 +39,8 @@ class Completed:
     output: str
 
 
-def run_module(
-    module: str,
+def run_job(
+    work: Work,
     folder: str | os.PathLike[str],
     *,
     timeout: float,
@@ -47,10 +48,11 @@ def run_module(
     package: str | None = None,
     each_second: Callable[[], None] | None = None,
 ) -> Completed:
-    """Run `python -m module folder` and wait; whatever happens to the child is reported, not raised.
+    """Call `work(folder)` in a new process and wait; whatever happens to the child is reported, not raised.
 
     Args:
-        module: Dotted name of a module that calls `run_as_child` when run as `__main__`.
+        work: The function, or its name as `module:function`. The text of a ValueError or TypeError that it raises is
+            the reason.
         folder: Where the job's files lie and the results go. The caller removes it; if the caller is killed, the
             child does, and ends.
         timeout: Seconds after which the child is killed.
@@ -69,17 +71,17 @@ def run_module(
         code = None
         if package:
             place = {"folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
-            job = {"module": module, "environment": variables, **place}
+            job = {"work": name_of(work), "environment": variables, **place}
             code = run_forked(package, job, timeout=timeout, each_second=each_second)
         if code is None:
-            code = _run_new(_command(module, folder), folder, variables, timeout=timeout, each_second=each_second)
+            code = _run_new(_command(work, folder), folder, variables, timeout=timeout, each_second=each_second)
     except TimeoutError:
         return _late(folder, timeout)
     return _completed(code, folder)
 
 
 def run_program(command: Sequence[str], folder: Path, *, timeout: float) -> Completed:
-    """Run a program that is not a module of ours and wait; what happens to it is reported, as by `run_module`.
+    """Run a program that is not a module of ours and wait; what happens to it is reported, as by `run_job`.
 
     Args:
         command: The program and its arguments.
@@ -127,18 +129,23 @@ def _run_new(
 
 
 @contextmanager
-def started(module: str, folder: Path, *, environment: Mapping[str, str]) -> Iterator[Callable[[], Completed | None]]:
-    """Start `python -m module folder`, as `run_module` does, and kill it at the end of the block.
+def started(work: Work, folder: Path, *, environment: Mapping[str, str]) -> Iterator[Callable[[], Completed | None]]:
+    """Start what `run_job` runs, and kill it at the end of the block.
 
     Yields:
         A function that tells how it ended; None as long as it runs.
     """
-    with _started(_command(module, folder), folder, {**_environment(), **environment}) as child:
+    with _started(_command(work, folder), folder, {**_environment(), **environment}) as child:
         yield lambda: None if child.poll() is None else _completed(child.returncode, folder)
 
 
-def _command(module: str, folder: Path) -> list[str]:
-    return [sys.executable, "-m", STARTER, module, str(folder)]
+def name_of(work: Work) -> str:
+    """Return the name by which another process finds a function: `module:function`."""
+    return work if isinstance(work, str) else f"{work.__module__}:{work.__qualname__}"
+
+
+def _command(work: Work, folder: Path) -> list[str]:
+    return [sys.executable, "-m", STARTER, name_of(work), str(folder)]
 
 
 @contextmanager
@@ -159,16 +166,6 @@ def _started(command: Sequence[str], folder: Path, variables: Mapping[str, str])
 def _output(folder: Path) -> str:
     output = folder / OUTPUT
     return output.read_bytes().decode("utf-8", "replace")[-OUTPUT_TAIL:] if output.exists() else ""
-
-
-def run_as_child(work: Callable[[Path], None]) -> None:
-    """Run `work(folder)` in the child; the text of a ValueError or TypeError reaches the parent as the reason."""
-    folder = Path(sys.argv[1])
-    try:
-        work(folder)
-    except (TypeError, ValueError) as error:
-        (folder / REASON).write_text(str(error), encoding="utf-8")
-        raise
 
 
 def _paths() -> list[str]:

@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tfprune.export.device.processes.child_process import Completed, run_module
+from tfprune.export.device.processes.child_process import Completed, Work, run_job
 
 
 class Device(Protocol):
     """A machine that runs jobs in place of this one."""
 
-    def run_module(self, module: str, folder: str | os.PathLike[str], *, timeout: float) -> Completed:
-        """Do there what the function `run_module` does here."""
+    def run_job(self, work: Work, folder: str | os.PathLike[str], *, timeout: float) -> Completed:
+        """Do there what the function `run_job` does here."""
 
 
 def runner_on(
@@ -30,10 +30,10 @@ def runner_on(
     Raises:
         TypeError: If it is not a device.
     """
-    if device is not None and not hasattr(device, "run_module"):
+    if device is not None and not hasattr(device, "run_job"):
         raise TypeError(
             f"Expected `on` to be a device, such as tfprune.export.Remote('pi@raspberrypi'). Received: on={device!r}."
         )
     if device is not None:
-        return device.run_module
-    return functools.partial(run_module, package=package, each_second=each_second)
+        return device.run_job
+    return functools.partial(run_job, package=package, each_second=each_second)

@@ -1,14 +1,15 @@
-"""End a child process as soon as its parent is gone, even while the child is still importing."""
+"""What a child process does: end as soon as its parent is gone, even while importing, and call the job's function."""
 
 from __future__ import annotations
 
+import importlib
 import os
-import runpy
 import shutil
 import sys
 import threading
 from pathlib import Path
 
+REASON = "reason.txt"  # in the folder of a job: why it refused
 REMOVE_TRIES = 100  # to remove a folder into which another thread may still write
 
 
@@ -19,6 +20,21 @@ def end_with_parent(folder: Path) -> None:
         folder: The folder of the child's job.
     """
     threading.Thread(target=_wait_and_end, args=(folder,), daemon=True).start()
+
+
+def call_work(work: str, folder: Path) -> None:
+    """Import and call a function of one argument, the folder of the job.
+
+    Args:
+        work: `module:function`.
+        folder: The folder. The text of a ValueError or TypeError is written there, as the reason for the parent.
+    """
+    module, _, function = work.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)(folder)
+    except (TypeError, ValueError) as error:
+        (folder / REASON).write_text(str(error), encoding="utf-8")
+        raise
 
 
 def _wait_and_end(folder: Path) -> None:
@@ -32,7 +48,6 @@ def _wait_and_end(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _, module, job = sys.argv
+    _, name, job = sys.argv
     end_with_parent(Path(job))  # before the module is imported, which may take many seconds
-    sys.argv[:] = [module, job]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    call_work(name, Path(job))

@@ -100,7 +100,7 @@ def run_forked(
 
     Args:
         package: What the process has imported, such as `"tensorflow"`.
-        job: `module`, `folder`, `environment`, `path` (sys.path) and `here` (the working directory).
+        job: `work`, `folder`, `environment`, `path` (sys.path) and `here` (the working directory).
         timeout: Seconds after which the job is killed.
         each_second: Called once in each second that it runs.
 

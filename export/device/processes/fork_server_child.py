@@ -6,7 +6,6 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import select
 import signal
 import sys
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tfprune.export.device.processes.end_with_parent import end_with_parent
+from tfprune.export.device.processes.end_with_parent import call_work, end_with_parent
 
 OUTPUT = "output.txt"  # in the folder of a job: what its process says
 IDLE_SECONDS = 60.0  # seconds without a job, after which the memory is given back
@@ -56,7 +55,6 @@ def _become(job: dict[str, Any], lifeline: int) -> None:
     os.environ.update(job["environment"])
     os.chdir(job["here"])
     sys.path[:] = job["path"]
-    sys.argv[:] = [job["module"], job["folder"]]
 
 
 @contextmanager
@@ -90,4 +88,4 @@ if __name__ == "__main__":
     gc.freeze()  # what is never looked at is never copied
     job = next_job(int(sys.argv[2]))
     end_with_parent(Path(job["folder"]))
-    runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+    call_work(job["work"], Path(job["folder"]))

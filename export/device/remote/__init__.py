@@ -5,6 +5,6 @@ In goes a job as `running` writes it for a process of its own, and out comes wha
 is the device; a `link` starts Python there by a `transport`, sends the `payload` (the rooms of the device half, as an
 archive), and exchanges `messages` with the `agent`, which runs jobs there and removes its folder when the connection
 ends. `error_messages` turns what ssh and shells print into errors that say what to do.
-Neighbors: `running.benchmark` and `running.verify` take a `Remote` as `on`, and know no more of it than `run_module`.
+Neighbors: `running.benchmark` and `running.verify` take a `Remote` as `on`, and know no more of it than `run_job`.
 Start at `remote.Remote`, then `link.Link`.
 """

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tfprune.export.device import board
-from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.remote.messages import MARK, RESULTS, Message, receive, send
 
-MODULES = ("tfprune.export.device.running.benchmark", "tfprune.export.device.running.verify")
+JOBS = ("tfprune.export.device.running.benchmark:_run_job", "tfprune.export.device.running.verify:_run_job")
 
 
 def serve(folder: str, *, silence: float) -> None:
@@ -70,12 +70,12 @@ def _end() -> None:
 
 
 def _answer(message: Message, folder: str, answers: BinaryIO) -> None:
-    if message.header["module"] not in MODULES:
-        raise ValueError(f"Expected a job among {MODULES}. Received: {message.header['module']!r}.")
+    if message.header["work"] not in JOBS:
+        raise ValueError(f"Expected a job among {JOBS}. Received: {message.header['work']!r}.")
     with tempfile.TemporaryDirectory(dir=folder) as job:
         for name, content in message.contents.items():
             Path(job, Path(name).name).write_bytes(content)
-        completed = run_module(message.header["module"], job, timeout=message.header["timeout"])
+        completed = run_job(message.header["work"], job, timeout=message.header["timeout"])
         results = {name: Path(job, name).read_bytes() for name in RESULTS if Path(job, name).exists()}
     header = {"ok": completed.ok, "reason": completed.reason, "output": completed.output}
     send(answers, Message(header, results))

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from tfprune.base.untrusted import LONGEST_REASON, read_fields
-from tfprune.export.device.processes.child_process import Completed
+from tfprune.export.device.processes.child_process import Completed, Work, name_of
 from tfprune.export.device.processes.job_files import read_job
 from tfprune.export.device.remote.link import Link
 from tfprune.export.device.remote.messages import RESULTS, Message
@@ -55,11 +55,11 @@ class Remote:
         self._link: Link | None = None
         self._lock = threading.Lock()
 
-    def run_module(self, module: str, folder: str | os.PathLike[str], *, timeout: float) -> Completed:
+    def run_job(self, work: Work, folder: str | os.PathLike[str], *, timeout: float) -> Completed:
         """Run a job in a process of its own on the device; its results are written into the folder.
 
         Args:
-            module: A module of the device half that takes jobs.
+            work: A function of the device half that does a job.
             folder: Where the files of the job lie.
             timeout: Seconds after which the process there is stopped.
 
@@ -69,7 +69,7 @@ class Remote:
         contents = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
         with self._lock:
             link = self._connected()
-            answer = link.request(Message({"module": module, "timeout": timeout}, contents), timeout=timeout)
+            answer = link.request(Message({"work": name_of(work), "timeout": timeout}, contents), timeout=timeout)
             with link.refusing():
                 return _completed(answer, folder)
 

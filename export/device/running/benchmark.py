@@ -20,7 +20,6 @@ from tfprune.export.device import board
 from tfprune.export.device.generating.prepare_file import PreparedFile
 from tfprune.export.device.generating.signatures import Signatures, is_language_model, signature_names
 from tfprune.export.device.interpreter import MAX_THREADS
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.benchmark_report import BenchmarkReport
@@ -128,7 +127,7 @@ def benchmark(
         for process in range(processes):
             if process:
                 time.sleep(cool_down)
-            completed = run(__name__, folder, timeout=TIMEOUT)
+            completed = run(_run_job, folder, timeout=TIMEOUT)
             if not completed.ok:
                 raise ValueError(_failure(completed.reason.replace(source_name(data), source_name(source))))
             results.append(_read_measured(folder))
@@ -274,7 +273,3 @@ def _peak_memory() -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.renamed import renamed
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.device.running.quantization_error import FILES, Pair, names_of, run_both
@@ -65,7 +64,7 @@ def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
         )
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
-        run_both(contents, folder, module=__name__)
+        run_both(contents, folder, work=_run_job)
         return Path(folder, CORRECTED).read_bytes()
 
 
@@ -124,7 +123,3 @@ def _run_job(folder: Path) -> None:
         if rows:
             _move(model, layer, total / rows)
     (folder / CORRECTED).write_bytes(save_objects(model))
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

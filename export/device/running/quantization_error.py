@@ -17,7 +17,7 @@ import numpy as np
 
 from tfprune.base.renamed import renamed
 from tfprune.export.device.interpreter import find_interpreter, interpreter_module
-from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.child_process import Work, run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job
 from tfprune.export.device.running.io_tensor import IOTensor
@@ -69,7 +69,7 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
     names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & names_of(contents[0]))
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form, "names": names}, arrays=arrays)
-        run_both(contents, folder, module=__name__)
+        run_both(contents, folder, work=_run_job)
         measured, _ = read_job(folder, "result")
     rows = _rows(graph, measured["tensors"])
     if not rows:
@@ -82,15 +82,15 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
     )
 
 
-def run_both(contents: list[bytes], folder: str, *, module: str) -> None:
-    """Run a module on a float file, an int8 file and a job in a folder, in a process of its own.
+def run_both(contents: list[bytes], folder: str, *, work: Work) -> None:
+    """Run a function on a float file, an int8 file and a job in a folder, in a process of its own.
 
     Raises:
         ValueError: If the files do not run.
     """
     for name, content in zip(FILES, contents, strict=True):
         Path(folder, name).write_bytes(content)
-    completed = run_module(module, folder, timeout=TIMEOUT, package=interpreter_module())
+    completed = run_job(work, folder, timeout=TIMEOUT, package=interpreter_module())
     if not completed.ok:
         raise ValueError(
             f"Expected two files that run on `samples`. Received: {completed.reason}. Check each with "
@@ -264,7 +264,3 @@ def _run_job(folder: Path) -> None:
         sums[name].add(right, values, tensor)
     measured = {name: total.result() for name, total in sums.items() if total.count}
     write_job(folder, "result", settings={"tensors": measured, "samples": length_of(arrays), "runtime": pair.runtime})
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

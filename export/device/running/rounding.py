@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.quantization_error import (
     FILES,
@@ -71,7 +70,7 @@ def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str,
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", arrays={name: array[:SAMPLES] for name, array in inputs.items()})
         try:
-            run_both([reference, quantized], folder, module=__name__)
+            run_both([reference, quantized], folder, work=_run_job)
         except ValueError as error:
             _log.info("the operators of the int8 file are not compared: %s", error)
             return Rounding("", False, {})
@@ -229,7 +228,3 @@ def _run_job(folder: Path) -> None:
     outputs = {} if pair.faults else pair.run(quantized, arrays)
     settings = {"fault": "".join(pair.faults[:1]), "is_whole": pair.is_whole}
     write_job(folder, "result", settings=settings, arrays=outputs)
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

@@ -16,7 +16,6 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.base.untrusted import read_fields
 from tfprune.export.device.interpreter import interpreter_module
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
@@ -170,7 +169,7 @@ def run_in_child(
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
         Path(folder, MODEL).write_bytes(data)
-        completed = run_there(__name__, folder, timeout=timeout)
+        completed = run_there(_run_job, folder, timeout=timeout)
         runtime = ""
         if Path(folder, "loaded.json").exists():
             runtime = read_fields(_Loaded, read_job(folder, "loaded")[0]).runtime
@@ -290,7 +289,3 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
         "its largest expected magnitude"
     )
     return Comparison(reason, difference, scale)
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

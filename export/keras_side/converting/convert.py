@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfprune.export.device.processes.child_process import OUTPUT, run_module
+from tfprune.export.device.processes.child_process import OUTPUT, run_job
 from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite import schema
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 FLOATS = Quantization(None)
 TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
-CHILD = "tfprune.export.keras_side.converting.convert_job"
+CHILD = "tfprune.export.keras_side.converting.convert_job:_in_child"
 # The GPU is the parent's: JAX takes most of its memory, and the child needs none.
 ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
 
@@ -150,7 +150,7 @@ def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> 
     Raises:
         ValueError: If the converter refuses the model or crashes on it.
     """
-    completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT, package="tensorflow")
+    completed = run_job(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT, package="tensorflow")
     if not completed.ok:
         _refuse_quantized(model)
         output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")

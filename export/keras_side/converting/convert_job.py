@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job
 from tfprune.export.keras_side.converting.mixed_precision import MARKED, convert_mixed, write_marked
 from tfprune.export.keras_side.preparing.protect_scales import protect_scales
@@ -93,7 +92,3 @@ def _in_child(folder: Path) -> None:
         for package in ("sklearn", "matplotlib"):  # which Keras would import, in a second
             sys.modules[package] = None  # type: ignore[assignment]
     convert_job(folder)
-
-
-if __name__ == "__main__":
-    run_as_child(_in_child)

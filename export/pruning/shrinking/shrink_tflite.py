@@ -21,7 +21,7 @@ from tfprune.export.rewriting.forms import Check, candidate_files, choose, expor
 from tfprune.export.rewriting.rewrite import default_tolerance, file_name
 from tfprune.report import Skipped
 
-MODULE = "tfprune.export.pruning.shrinking.shrinking_job"
+JOB = "tfprune.export.pruning.shrinking.shrinking_job:_run_job"
 ADVICE = "Check that the file itself runs (`tfprune verify`)."
 
 
@@ -100,7 +100,7 @@ def shrink_tflite(
     graph = first_graph(samples, model)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        small = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
+        small = run_apart(JOB, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
     forms = candidate_files(small.content, name="shrunk", optimize="dense")
     check = Check(small.outputs, default_tolerance(model), ADVICE)
     choice = choose(forms, inputs=small.inputs, check=check, optimize="dense", compress=compress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.file.files.codec import encode
 from tfprune.export.pruning.apart import FileJob
@@ -52,7 +51,3 @@ def _wanted(job: ShrinkingInOrder, samples: FileJob) -> ShrunkFile:
         return search(without, lambda file: len(encode(file.content, compress)) <= max_bytes, limit=limit, toward=-1)
     limit = f"an error of {max_error:g}"
     return search(without, lambda file: samples.error(file.content) <= max_error, limit=limit, toward=1)
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

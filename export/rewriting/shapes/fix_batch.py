@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.device.interpreter import interpreter_module
-from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.quantization_error import plain_interpreter
 from tfprune.export.file.report import TensorInfo, open_batch, shape_text
@@ -88,7 +88,7 @@ def fix_batch(content: bytes, batch: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         Path(folder, MODEL).write_bytes(content)
         write_job(folder, "job", settings={"batch": batch})
-        completed = run_module(__name__, folder, timeout=TIMEOUT, package=interpreter_module())
+        completed = run_job(_run_job, folder, timeout=TIMEOUT, package=interpreter_module())
         if not completed.ok:
             raise ValueError(
                 f"Expected a file whose batch can be fixed. Received: batch={batch}, with which this happens: "
@@ -217,7 +217,3 @@ def _run_job(folder: Path) -> None:
     content = _with_batch((folder / MODEL).read_bytes(), read_job(folder, "job")[0]["batch"])
     _check_outputs(content)
     (folder / FIXED).write_bytes(content)
-
-
-if __name__ == "__main__":
-    run_as_child(_run_job)

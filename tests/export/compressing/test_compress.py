@@ -308,7 +308,7 @@ def test_the_nearest_file_to_a_board_is_named_where_none_fits(tmp_path, board):
 
 def test_files_for_a_microcontroller_are_not_timed_on_a_device(tmp_path):
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
-    board = type("Board", (), {"run_module": None})()
+    board = type("Board", (), {"run_job": None})()
     with pytest.raises(ValueError, match="not timed"):
         compress(small_model(), DATA, DATA, folder=tmp_path, target="micro", on=board, verbose=0)
     assert not [*tmp_path.iterdir()]

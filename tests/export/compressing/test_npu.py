@@ -88,7 +88,7 @@ def test_optuna_gets_the_cycles(tmp_path):
             {**FEWEST, "formats": ["int8", "int16x8"]},
             "Expected no `formats` and no recipe for a microcontroller or an NPU",
         ),
-        ({**FEWEST, "on": type("Board", (), {"run_module": None})()}, "Expected `on` without `target`"),
+        ({**FEWEST, "on": type("Board", (), {"run_job": None})()}, "Expected `on` without `target`"),
     ],
 )
 def test_what_does_not_go_with_an_npu_is_refused(changes, words, tmp_path):

@@ -291,7 +291,7 @@ def test_a_crash_is_an_error_here(content, images, tmp_path):
     from tfprune.export.pruning import apart as module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_module", child_process.run_module)
+        patch.setattr(module, "run_job", child_process.run_job)
         report = prune_tflite(content, tmp_path / "sparse.tflite", images, sparsity=0.5)
         assert report.sparsity == pytest.approx(0.5, abs=0.02)
         patch.setattr(module, "TIMEOUT", 0.01)

@@ -33,7 +33,7 @@ def attempts(monkeypatch):
         reasons.append(folder)
         return Completed(ok=False, reason="killed by SIGABRT", output="")
 
-    monkeypatch.setattr(prepare_file, "run_module", crash)
+    monkeypatch.setattr(prepare_file, "run_job", crash)
     return reasons
 
 
@@ -72,7 +72,7 @@ def test_files_and_folders_that_changed_are_prepared_again(copied, attempts, cha
 def test_an_attempt_without_memory_is_repeated(copied, monkeypatch):
     shutil.rmtree(f"{copied}.cache")
     reason = "killed by SIGKILL (out of memory?)"
-    monkeypatch.setattr(prepare_file, "run_module", lambda *_, **__: Completed(ok=False, reason=reason, output=""))
+    monkeypatch.setattr(prepare_file, "run_job", lambda *_, **__: Completed(ok=False, reason=reason, output=""))
     assert "in place" not in Generator(copied, threads=1).runtime
     monkeypatch.undo()
     assert Generator(copied, threads=1).runtime.endswith("in place")

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 
 CHILD = """
     import os, signal, sys, time
-    from tfprune.export.device.processes.child_process import run_as_child
     from tfprune.export.device.processes.job_files import read_job, write_job
 
     def work(folder):
@@ -36,9 +35,6 @@ CHILD = """
                 time.sleep(60)
         print("said", os.environ["TF_CPP_MIN_LOG_LEVEL"])
         write_job(folder, "result", settings=settings, arrays=arrays)
-
-    if __name__ == "__main__":
-        run_as_child(work)
 """
 
 
@@ -59,7 +55,7 @@ def run(tmp_path, monkeypatch, package):
 
     def run_child(timeout=60, arrays=None, **settings):
         write_job(folder, "job", settings=settings, arrays=arrays)
-        return run_module("tfprune_test_child", folder, timeout=timeout, package=package), folder
+        return run_job("tfprune_test_child:work", folder, timeout=timeout, package=package), folder
 
     return run_child
 
@@ -95,9 +91,9 @@ def test_every_end_is_told(run, settings, reason):
 
 PARENT = """
     import sys
-    from tfprune.export.device.processes.child_process import run_module
+    from tfprune.export.device.processes.child_process import run_job
     sys.path.insert(0, sys.argv[1])
-    run_module("tfprune_test_child", sys.argv[2], timeout=60, package=sys.argv[3] or None)
+    run_job("tfprune_test_child:work", sys.argv[2], timeout=60, package=sys.argv[3] or None)
 """
 
 
@@ -157,9 +153,9 @@ def is_running(process):
 
 
 def test_a_module_that_is_not_there_is_told(tmp_path, package):
-    completed = run_module("no_such_module_anywhere", tmp_path, timeout=60, package=package)
+    completed = run_job("no_such_module_anywhere:work", tmp_path, timeout=60, package=package)
     assert not completed.ok
-    assert "No module named no_such_module_anywhere" in completed.reason
+    assert "No module named 'no_such_module_anywhere'" in completed.reason
 
 
 def test_objects_do_not_travel(tmp_path):
@@ -178,11 +174,11 @@ def test_any_names_and_numbers_come_back(tmp_path_factory, values):
 
 
 def test_a_bar_moves_each_second_until_the_time_is_over(tmp_path, monkeypatch):
-    (tmp_path / "tfprune_test_sleeps.py").write_text("import time\ntime.sleep(60)\n")
+    (tmp_path / "tfprune_test_sleeps.py").write_text("import time\ndef work(folder):\n    time.sleep(60)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     seconds = []
-    completed = run_module(
-        "tfprune_test_sleeps", tmp_path, timeout=2.5, each_second=lambda: seconds.append(time.monotonic())
+    completed = run_job(
+        "tfprune_test_sleeps:work", tmp_path, timeout=2.5, each_second=lambda: seconds.append(time.monotonic())
     )
     assert completed.reason == "did not finish in 2.5 s"
     assert len(seconds) == 2 and 0.9 < seconds[1] - seconds[0] < 2

@@ -7,16 +7,17 @@ import threading
 
 import pytest
 
-from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.processes.child_process import run_job
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes wait for jobs on Linux only")
 CHILD = """
-import os, sys, numpy
+import os, numpy
 
-print(os.getpid(), os.getppid(), os.getcwd(), os.environ.get("TF_OF_A_TEST"), os.environ.get("OF_A_TEST"))
-print(*sys.argv)
-numpy.of_a_test = getattr(numpy, "of_a_test", 0) + 1
-assert numpy.of_a_test == 1
+def work(folder):
+    print(os.getpid(), os.getppid(), os.getcwd(), os.environ.get("TF_OF_A_TEST"), os.environ.get("OF_A_TEST"))
+    print(folder)
+    numpy.of_a_test = getattr(numpy, "of_a_test", 0) + 1
+    assert numpy.of_a_test == 1
 """
 
 
@@ -28,7 +29,7 @@ def say(tmp_path, monkeypatch):
 
     def run(folder="job"):
         (tmp_path / folder).mkdir(exist_ok=True)
-        completed = run_module("tfprune_test_words", tmp_path / folder, timeout=60, package="numpy")
+        completed = run_job("tfprune_test_words:work", tmp_path / folder, timeout=60, package="numpy")
         assert completed.ok, completed.output
         return completed.output.split()
 
@@ -47,7 +48,7 @@ def test_a_job_sees_the_variables_and_the_folder_of_its_day(say, monkeypatch, tm
     monkeypatch.chdir(tmp_path)
     words = say()
     assert words[2:5] == [str(tmp_path), "None", "here"]
-    assert words[5:] == [str(tmp_path / "tfprune_test_words.py"), str(tmp_path / "job")]
+    assert words[5:] == [str(tmp_path / "job")]
 
 
 def test_what_a_package_reads_when_it_is_imported_needs_a_new_process(say, monkeypatch):
@@ -61,11 +62,11 @@ def test_what_a_package_reads_when_it_is_imported_needs_a_new_process(say, monke
 def test_a_second_thread_does_not_wait(say, tmp_path):
     (tmp_path / "busy").mkdir()
     (tmp_path / "tfprune_test_sleeper.py").write_text(
-        "import pathlib, sys, time\npathlib.Path(sys.argv[1], 'begun').touch()\n"
-        "while not pathlib.Path(sys.argv[1], 'go').exists(): time.sleep(0.01)"
+        "import time\ndef work(folder):\n    (folder / 'begun').touch()\n"
+        "    while not (folder / 'go').exists(): time.sleep(0.01)"
     )
-    arguments = ("tfprune_test_sleeper", tmp_path / "busy")
-    sleeper = threading.Thread(target=run_module, args=arguments, kwargs={"timeout": 60, "package": "numpy"})
+    arguments = ("tfprune_test_sleeper:work", tmp_path / "busy")
+    sleeper = threading.Thread(target=run_job, args=arguments, kwargs={"timeout": 60, "package": "numpy"})
     sleeper.start()
     while not (tmp_path / "busy" / "begun").exists():
         assert sleeper.is_alive()
@@ -77,23 +78,23 @@ def test_a_second_thread_does_not_wait(say, tmp_path):
 
 def test_processes_of_two_packages_wait_side_by_side(say, tmp_path):
     first = say()
-    assert run_module("tfprune_test_words", tmp_path / "job", timeout=60, package="json").ok
+    assert run_job("tfprune_test_words:work", tmp_path / "job", timeout=60, package="json").ok
     assert say()[1] == first[1]
 
 
 def test_a_bar_is_moved_once_in_each_second(tmp_path, monkeypatch):
-    (tmp_path / "tfprune_test_waiter.py").write_text("import time\ntime.sleep(2.5)")
+    (tmp_path / "tfprune_test_waiter.py").write_text("import time\ndef work(folder):\n    time.sleep(2.5)")
     monkeypatch.syspath_prepend(str(tmp_path))
     ticks = []
-    completed = run_module(
-        "tfprune_test_waiter", tmp_path, timeout=60, package="numpy", each_second=lambda: ticks.append(None)
+    completed = run_job(
+        "tfprune_test_waiter:work", tmp_path, timeout=60, package="numpy", each_second=lambda: ticks.append(None)
     )
     assert completed.ok and 2 <= len(ticks) <= 3, "the package may take a second to import"
 
 
 def test_a_package_that_is_not_there_is_the_job_s_to_tell(tmp_path):
-    completed = run_module("no_such_module", tmp_path, timeout=60, package="no_such_package_anywhere")
-    assert "No module named no_such_module" in completed.reason
+    completed = run_job("no_such_module:work", tmp_path, timeout=60, package="no_such_package_anywhere")
+    assert "No module named 'no_such_module'" in completed.reason
 
 
 def test_nobody_to_ask_is_the_end():

@@ -170,13 +170,13 @@ def test_a_device_that_says_nothing(server, tmp_path, monkeypatch):
     monkeypatch.setattr(link, "START_SECONDS", 0.7)
     script = device_python(tmp_path / "made", first="sleep 60")
     with pytest.raises(ValueError, match="nothing within the time for a connection"):
-        Remote(server.address, python=str(script), options=server.options()).run_module("x", tmp_path, timeout=1)
+        Remote(server.address, python=str(script), options=server.options()).run_job("x", tmp_path, timeout=1)
 
 
 def test_what_arrives_damaged_is_not_run(server, board, tmp_path, monkeypatch):
     monkeypatch.setattr(link, "payload", lambda: payload.Payload(b"changed", "0" * 64))
     with pytest.raises(ValueError, match="a connection that changes what is sent"):
-        Remote(server.address, python=str(board / "python"), options=server.options()).run_module(
+        Remote(server.address, python=str(board / "python"), options=server.options()).run_job(
             "x", tmp_path, timeout=1
         )
     assert left_on(board) == []
@@ -185,7 +185,7 @@ def test_what_arrives_damaged_is_not_run(server, board, tmp_path, monkeypatch):
 def refusal(server, **changes) -> str:
     arguments = {"address": server.address, "python": "python3", "options": server.options(), **changes}
     with pytest.raises(ValueError, match="^Expected a device that answers at") as caught:
-        Remote(arguments.pop("address"), **arguments).run_module("x", server.folder, timeout=1)
+        Remote(arguments.pop("address"), **arguments).run_job("x", server.folder, timeout=1)
     return str(caught.value)
 
 

@@ -52,7 +52,7 @@ def test_nothing_is_asked_and_the_shell_reads_words_as_they_are(monkeypatch, tmp
 def test_a_tool_that_is_missing_here_is_named(monkeypatch, tmp_path, address, needed):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=f"on this machine. Received: none. Install .*{needed}"):
-        Remote(address).run_module("x", tmp_path, timeout=1)
+        Remote(address).run_job("x", tmp_path, timeout=1)
 
 
 @pytest.fixture
@@ -87,9 +87,9 @@ def test_a_phone_is_reached_through_adb(adb, cases, tmp_path):
         assert verify(case.path, samples=case.inputs, expected=case.expected, on=phone).passed
     assert not list((tmp_path / "phone/tmp").iterdir())
     with pytest.raises(ValueError, match="a phone that adb does not see"):
-        Remote("adb:4567").run_module("x", tmp_path, timeout=1)
+        Remote("adb:4567").run_job("x", tmp_path, timeout=1)
     with pytest.raises(ValueError, match="no Python by the name 'python9'"):
-        Remote("adb:0123", python="python9").run_module("x", tmp_path, timeout=1)
+        Remote("adb:0123", python="python9").run_job("x", tmp_path, timeout=1)
 
 
 def test_messages_arrive_as_they_were_sent():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiers import in_test_ci
 
-from tfprune.export.device.processes.child_process import Completed
+from tfprune.export.device.processes.child_process import Completed, name_of
 from tfprune.export.device.running import verify as verify_module
 from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
 from tfprune.export.device.running.runner import Runner
@@ -102,14 +102,14 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
     case = cases["dense"]
     seen = {}
 
-    def crash(module, folder, *, timeout):
-        seen.update(module=module, timeout=timeout)
+    def crash(work, folder, *, timeout):
+        seen.update(work=name_of(work), timeout=timeout)
         return Completed(ok=False, reason="killed by SIGSEGV", output="")
 
     monkeypatch.setattr(verify_module, "runner_on", lambda on, package, each_second: crash)
     report = verify(case.path, samples=case.inputs, timeout=7)
     assert (report.passed, report.reason) == (False, "killed by SIGSEGV")
-    assert seen == {"module": "tfprune.export.device.running.verify", "timeout": 7}
+    assert seen == {"work": "tfprune.export.device.running.verify:_run_job", "timeout": 7}
 
 
 def test_bad_arguments_are_refused(cases, tmp_path):

@@ -182,7 +182,7 @@ def test_steps_with_activations_of_16_bits_have_biases_of_their_own(converting_h
 
 def test_what_has_no_form_with_activations_of_16_bits_is_named(recurrent, cnn, monkeypatch):
     said = "RuntimeError: Quantization to 16x8-bit not yet supported for op: 'HARD_SWISH'."
-    child = "tfprune.export.keras_side.converting.convert.run_module"
+    child = "tfprune.export.keras_side.converting.convert.run_job"
 
     def refuse(module, folder, **settings):
         (folder / OUTPUT).touch()
@@ -238,7 +238,7 @@ def test_operators_that_tflite_lacks_are_named():
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_the_work(monkeypatch, cnn, options, message):
-    child = "tfprune.export.keras_side.converting.convert.run_module"
+    child = "tfprune.export.keras_side.converting.convert.run_job"
     monkeypatch.setattr(child, lambda *args, **kwargs: pytest.fail("converted all the same"))
     with pytest.raises(ValueError, match=message):
         convert(cnn, **options)
