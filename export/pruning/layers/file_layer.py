@@ -13,7 +13,7 @@ from tfprune.export.file.tflite.editor import inputs_of
 from tfprune.export.pruning.layers.linear_operators import LinearOperator
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.layers.stored_weight import StoredWeight, own_bias
+from tfprune.export.pruning.layers.stored_weight import StoredWeight, own_bias, real
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.rounding import Grid
@@ -177,11 +177,3 @@ class FileLayer:
     def tensor(self, weights: np.ndarray) -> np.ndarray:
         """Return weights in the shape of the constant, without the bias."""
         return self._first.from_matrix(self.kernel(weights), self.stored.shape)
-
-
-def real(tensor: schema.TensorT, x: np.ndarray) -> np.ndarray:
-    """Return what a tensor of the file means, as float32."""
-    quantization = tensor.quantization
-    if x.dtype.kind == "f" or quantization is None or quantization.scale is None or not len(quantization.scale):
-        return x.astype(np.float32, copy=False)
-    return (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])

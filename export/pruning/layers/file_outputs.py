@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file.tflite.canonical_order import indices_of
-from tfprune.export.pruning.layers.file_layer import real
 from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
+from tfprune.export.pruning.layers.stored_weight import real
 from tfprune.solving.split_by_error import SAMPLES_FELT, output_error, variation
 
 Runs = list[Mapping[int, np.ndarray]]

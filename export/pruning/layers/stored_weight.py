@@ -139,3 +139,11 @@ def type_name(kind: int) -> str:
     """Return the name of a type of the format, such as `"FLOAT32"`."""
     names = {number: name for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
     return names.get(kind, f"type {kind}")
+
+
+def real(tensor: schema.TensorT, x: np.ndarray) -> np.ndarray:
+    """Return what a tensor of the file means, as float32."""
+    quantization = tensor.quantization
+    if x.dtype.kind == "f" or quantization is None or quantization.scale is None or not len(quantization.scale):
+        return x.astype(np.float32, copy=False)
+    return (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])

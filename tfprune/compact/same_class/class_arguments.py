@@ -7,15 +7,12 @@ from typing import Any
 
 import keras
 
+from tfprune.compact.same_class.removed_branches import NoClass
 from tfprune.keras_models.copying.functional_subclass import fresh_copy
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
 from tfprune.keras_models.models.layers import quantized_already
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 from tfprune.masking.wrapping.pruned import check_without_masks
-
-
-class NoClass(ValueError):  # noqa: N818
-    """Why there is no model of the same class with the sizes that were asked for."""
 
 
 def check_class(model: keras.Model) -> Kind:

@@ -9,11 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.copying.change_class import derive
 from tfprune.keras_models.models.layers import sublayers, walk
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+
+
+class NoClass(ValueError):  # noqa: N818
+    """Why there is no model of the same class with the sizes that were asked for."""
 
 
 @keras.saving.register_keras_serializable(package="tfprune")

@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
+from tfprune.compact.same_class.class_arguments import build_with_arguments, dicts_in
 from tfprune.compact.same_class.exchanged import Resized, has_cache, replace_methods
+from tfprune.compact.same_class.removed_branches import NoClass
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.class_config import class_config
 from tfprune.keras_models.models.layers import as_numpy, rename, walk

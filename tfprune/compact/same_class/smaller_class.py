@@ -5,9 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.compact.same_class.exchanged import Exchange, resize
-from tfprune.compact.same_class.removed_branches import RemovedBranches
+from tfprune.compact.same_class.removed_branches import NoClass, RemovedBranches
 from tfprune.compact.same_class.resized_by_arguments import heads_kept, numbers_kept, sizes_of
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.copy_variables import set_values

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.base.spec import check_choice
 from tfprune.base.top_k import keep_largest
-from tfprune.compact.same_class.class_arguments import NoClass
+from tfprune.compact.same_class.removed_branches import NoClass
 from tfprune.compact.same_class.resized_by_arguments import resized_by_arguments
 from tfprune.compact.same_class.smaller_class import smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph

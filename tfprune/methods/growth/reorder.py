@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
-from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
+from tfprune.compact.same_class.class_arguments import build_with_arguments, dicts_in
 from tfprune.compact.same_class.exchanged import Exchange, Resized, resize
+from tfprune.compact.same_class.removed_branches import NoClass
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.copy_variables import copy_variables
 from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
