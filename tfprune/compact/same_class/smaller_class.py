@@ -9,7 +9,7 @@ from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.compact.same_class.exchanged import Exchange, resize
 from tfprune.compact.same_class.removed_branches import RemovedBranches
 from tfprune.compact.same_class.resized_by_arguments import heads_kept, numbers_kept, sizes_of
-from tfprune.keras_models.channels.network import ChanneledLayer, Network
+from tfprune.keras_models.channels.graph import ChanneledLayer, Network
 from tfprune.keras_models.copying.copy_variables import set_values
 from tfprune.keras_models.copying.rebuild import copy_of
 from tfprune.keras_models.models.layers import sublayers

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.keras_models.channels.network import ChanneledLayer, Network
+from tfprune.keras_models.channels.graph import ChanneledLayer, Network
 from tfprune.keras_models.copying.copy_variables import set_values
 from tfprune.keras_models.copying.rebuild import copy_of, revive
 from tfprune.keras_models.models.graph import Call, retrace, trace

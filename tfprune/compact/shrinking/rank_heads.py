@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.compact.shrinking.ranking_report import RankedGroup, RankingReport
-from tfprune.keras_models.channels.network import Network
+from tfprune.keras_models.channels.graph import Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of

@@ -11,8 +11,8 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import resolve
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.keras_models.channels.choose_groups import kernels_by_weight
-from tfprune.keras_models.channels.network import ChanneledWeight, Network
+from tfprune.keras_models.channels.graph import ChanneledWeight, Network
+from tfprune.keras_models.channels.groups import kernels_by_weight
 from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters, selector

@@ -11,11 +11,9 @@ import keras
 import numpy as np
 
 from tfprune.criteria import Criterion, Evidence
-from tfprune.keras_models.channels.analyze import analyze
-from tfprune.keras_models.channels.choose_groups import NamedKernels
-from tfprune.keras_models.channels.network import ChanneledWeight, Network
-from tfprune.keras_models.channels.ranking import finite
-from tfprune.keras_models.channels.rules import known_rule
+from tfprune.criteria.base import finite
+from tfprune.keras_models.channels.graph import ChanneledWeight, Network
+from tfprune.keras_models.channels.groups import NamedKernels, analyze, known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.evidence.gatherer import Gatherer, gather

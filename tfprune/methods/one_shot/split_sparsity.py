@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.base.spec import check_sparsity
 from tfprune.compact.shrinking.transformer_budget import attention_layers
-from tfprune.keras_models.channels.network import Network
+from tfprune.keras_models.channels.graph import Network
 from tfprune.methods.one_shot.remove_in_order import Removal
 
 PARTS = ("units", "heads")

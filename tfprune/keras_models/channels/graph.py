@@ -1,20 +1,176 @@
-"""The channels of a model as data: the groups that are ranked together, and what each layer holds of them."""
+"""The channels of a Keras model: how they are followed, and what each layer has of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 
 from tfprune.base.axes import other_axes, shape_along
-from tfprune.keras_models.channels.flow import ChannelIndices, Work
 from tfprune.keras_models.models.branches import unread
+from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.models.low_rank import Factor, factors
 from tfprune.report import table
+from tfprune.solving.dependency_graph import (
+    ChannelFlow,
+    ChannelIndices,
+    DependencyGraph,
+    Group,
+    Layout,
+    NoRule,
+    Recorded,
+    Work,
+    along,
+    channels_in,
+    check_fits,
+    counted,
+    flops,
+    has_channels,
+    placed,
+    positions,
+    product,
+)
+
+
+class Rule(Protocol):
+    """How channels go through one kind of layer: what `register_shrinkable` takes."""
+
+    def __call__(self, flow: Flow, call: Call, /) -> Sequence[Layout]:
+        """Follow the channels through one call.
+
+        Args:
+            flow: The channels so far: `flow.inputs(call)` are the layouts of what the call takes.
+            call: The call: `call.layer`, its arguments and its outputs.
+
+        Returns:
+            A layout for each output: for each axis the numbers of the channels along it, or None if it has none.
+
+        Raises:
+            NoRule: If the channels cannot be followed. They then stay, with this reason in the plan.
+        """
+
+
+class Flow(ChannelFlow):
+    """The channels of a graph model, and where they are.
+
+    Args:
+        graph: The calls of a flat model.
+        rule_of: Returns the rule of a layer or operation; raises `NoRule` if there is none.
+    """
+
+    along = staticmethod(along)
+    placed = staticmethod(placed)
+    positions = staticmethod(positions)
+
+    def __init__(self, graph: Graph, rule_of: Callable[[Any], Rule]) -> None:
+        super().__init__(graph)
+        self.probed: dict[str, bool] = {}  # whether layers without weights treat each channel by itself
+        self.rule_of = rule_of
+        self.follow_calls(lambda call: rule_of(call.layer), reason="an output of the model")
+
+    def first_input(self, call: Call) -> Layout:
+        """Return the layout of the first tensor that a call takes, where it is the only one that has channels.
+
+        Raises:
+            NoRule: If another one has, such as a mask.
+        """
+        layout, *others = self.inputs(call)
+        if any(map(has_channels, others)):
+            raise NoRule("it takes a mask that was computed from channels")
+        return layout
+
+    def follow_inner(self, layer: keras.layers.Layer, inputs: Sequence[Layout], shapes: Any) -> Sequence[Layout]:
+        """Return the layouts of what a layer inside another one returns, given those of what it takes.
+
+        Args:
+            layer: The layer inside.
+            inputs: The layouts of its inputs.
+            shapes: The shapes of its inputs, then those of its outputs.
+        """
+        tensors = [keras.KerasTensor(shape) for shape in shapes]
+        self.layouts.update(zip(tensors, inputs, strict=False))
+        call = Call(layer, tuple(tensors[: len(inputs)]), {}, tensors[len(inputs) :])
+        return self.rule_of(layer)(self, call)
+
+    def record(
+        self,
+        layer: keras.layers.Layer,
+        weights: Mapping[str, Layout],
+        *,
+        config: Mapping[str, Any] | None = None,
+        work: Sequence[Work] = (),
+    ) -> None:
+        """Note what a layer holds; when it is called again, the channels of both calls are tied.
+
+        Args:
+            layer: The layer.
+            weights: The channels along the axes of each weight, by the end of its path, `kernel` or `query/kernel`;
+                names that the layer has no weight for are left out. Factors of LoRA follow from their kernels.
+            config: Its arguments that count channels.
+            work: The multiplications of this call.
+
+        Raises:
+            NoRule: If the layer has a weight that none of the names fits, or one of another shape.
+        """
+        beside = factors(layer)
+        layouts = {
+            index: _layout_of(variable, weights, beside.get(id(variable)))
+            for index, variable in enumerate(layer.weights)
+        }
+        before = self.recorded.get(id(layer))
+        if before is None:
+            self.recorded[id(layer)] = Recorded(layouts, dict(config or {}), [*work])
+            return
+        for index, layout in layouts.items():
+            self.tie_layouts(before.weights[index], layout)
+        self._tie_arguments(before.arguments, config or {})
+        before.work += work
+
+    def note(self, operation: Any, config: Mapping[str, Any]) -> None:
+        """Note which arguments of an operation count or name channels; those of several calls are tied."""
+        before = self.recorded.get(id(operation))
+        if before is None:
+            self.recorded[id(operation)] = Recorded(arguments=dict(config))
+        else:
+            self._tie_arguments(before.arguments, config)
+
+    def _tie_arguments(self, before: dict[str, Any], config: Mapping[str, Any]) -> None:
+        """Let the arguments of a layer serve another call; channels that they cannot count in both have to stay."""
+        for name in before.keys() | config.keys():
+            values = before.get(name), config.get(name)
+            if not self._tied(*values):
+                self.pin(channels_in(values), "its layer is called on others, too")
+                before.pop(name, None)
+
+    def _tied(self, first: Any, second: Any) -> bool:
+        if isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
+            tied = [self._tied(ours, theirs) for ours, theirs in zip(first, second, strict=True)]
+            return all(tied)
+        if isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and first.size == second.size:
+            self.tie(first, second)
+            return True
+        return first is second or (not [*channels_in((first, second))] and first == second)
+
+
+def _layout_of(variable: keras.Variable, weights: Mapping[str, Layout], factor: Factor | None) -> Layout:
+    path = variable.path if factor is None else factor.kernel.path
+    for name, layout in weights.items():
+        if f"/{path}".endswith(f"/{name}"):
+            layout = layout if factor is None else factor.axes(layout)
+            check_fits(layout, variable.shape, repr(variable.path))
+            return layout
+    raise NoRule(f"its rule says nothing of its weight {variable.path!r}")
+
+
+def channel_axis(layer: Any, rank: int) -> int:
+    """Return the axis of channels of what a layer takes."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +202,7 @@ class ChanneledWeight:
 
     def size(self, keep: np.ndarray) -> int:
         """Return the number of entries where only the bundles in `keep` are left."""
-        return _product(1, (self.bundles_along.get(axis, size) for axis, size in enumerate(self.shape)), keep)
+        return product((self.bundles_along.get(axis, size) for axis, size in enumerate(self.shape)), keep)
 
     def reading(self, bundles: np.ndarray) -> list[int]:
         """Return the axes along which it reads any of these bundles."""
@@ -126,7 +282,7 @@ class ChanneledLayer:
 
     def counted(self, keep: np.ndarray) -> dict[str, Any]:
         """Return its arguments that count channels where only the bundles in `keep` are left."""
-        return _counted(self.config, keep)
+        return counted(self.config, keep)
 
     def changes(self, keep: np.ndarray) -> bool:
         """Tell whether it has other sizes where only the bundles in `keep` are left."""
@@ -143,38 +299,15 @@ class ChanneledLayer:
 
     def flops(self, keep: np.ndarray) -> int:
         """Return twice its multiplications on one sample."""
-        return sum(2 * _product(factor, sizes, keep) for factor, sizes in self.work)
+        return flops(self.work, keep)
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Channels that are ranked with each other: those of one layer, and of all layers it is added to.
-
-    Attributes:
-        name: The first layer that makes them, with a suffix if it makes several kinds; no two groups share a name.
-        kind: "channels", or "heads" of attention.
-        bundles: The numbers of its bundles; a bundle is what can only go as a whole.
-        members: The layers that make, read or pass the channels.
-    """
-
-    name: str
-    kind: str
-    bundles: np.ndarray
-    members: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.bundles.size} {self.kind} of {', '.join(self.members)}"
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
+class Network(DependencyGraph):
     """The dependency graph of a flat model: its channels, and which weights make and read them.
 
     Attributes:
         layers: Its layers, by name, in the model's order.
-        groups: Its groups of channels.
-        reasons: Why a bundle has to stay, by its number, for those that do.
-        size: The number of bundles.
         unfollowed: Why a layer with kernels could not be looked into, by its name.
         takers: What takes the outputs of an input, layer or operation, by its name (`takers_of`).
 
@@ -182,7 +315,7 @@ class Network:
         A channel of "hidden" goes from its kernel, its bias and the kernel of "out"; those of "out" are outputs.
 
         >>> import keras
-        >>> from tfprune.keras_models.channels.analyze import analyze
+        >>> from tfprune.keras_models.channels.groups import analyze
         >>> hidden, out = keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2, name="out")
         >>> x = keras.Input((3,))
         >>> network = analyze(keras.Model(x, out(hidden(x))))
@@ -198,43 +331,29 @@ class Network:
         ['hidden/kernel', 'out/kernel']
     """
 
-    layers: dict[str, ChanneledLayer]
-    groups: tuple[Group, ...]
-    reasons: dict[int, str]
-    size: int
+    layers: dict[str, ChanneledLayer] = field(default_factory=dict)
     unfollowed: dict[str, str] = field(default_factory=dict)
     takers: dict[str, frozenset[str]] = field(default_factory=dict)
-
-    def all_kept(self) -> np.ndarray:
-        """Return the choice that keeps all bundles, True for each."""
-        return np.ones(self.size, dtype=bool)
-
-    def free(self, group: Group) -> np.ndarray:
-        """Return for each bundle of a group whether it may go."""
-        return np.array([int(bundle) not in self.reasons for bundle in group.bundles], dtype=bool)
-
-    def free_part(self, group: Group) -> Group:
-        """Return a group without the bundles that have to stay."""
-        return replace(group, bundles=group.bundles[self.free(group)])
 
     def weights_of(self, group: Group) -> list[ChanneledWeight]:
         """Return the weights that make or read channels of a group."""
         weights = (weight for name in group.members for weight in self.layers[name].weights)
         return [weight for weight in weights if weight.reading(group.bundles) or weight.making(group.bundles)]
 
-    @cached_property
-    def parts(self) -> dict[str, list[np.ndarray]]:
-        """The parts of each group of which one bundle stays at least, by the group's name: no axis gets empty."""
-        by_index = [along for layer in self.layers.values() for along in layer.taken_by_index()]
-        parts = {}
-        for group in self.groups:
-            whole = frozenset(group.bundles.tolist())
-            weights = (weight for name in group.members for weight in self.layers[name].weights)
-            axes = [*by_index, *(along for weight in weights for along in weight.bundle_sets.values())]
-            parts[group.name] = [
-                np.array(sorted(part)) for part in {whole & along for along in axes} - {whole, frozenset()}
-            ]
-        return parts
+    def scores(self, scored: Iterable[tuple[ChanneledWeight, np.ndarray]]) -> np.ndarray:
+        """Return the mean score of the entries that make each bundle; NaN where no kernel makes it.
+
+        Args:
+            scored: Kernels that make channels, each with its scores in its own shape.
+        """
+        sums, counts = np.zeros(self.size), np.zeros(self.size)
+        for weight, scores in scored:
+            for axis in weight.makes:
+                of_channels = scores.sum(axis=other_axes(scores.ndim, axis), dtype=np.float64)
+                np.add.at(sums, weight.bundles_along[axis], of_channels)
+                np.add.at(counts, weight.bundles_along[axis], scores.size / of_channels.size)
+        with np.errstate(invalid="ignore"):
+            return sums / counts
 
     def variables(self, model: Any) -> Iterator[tuple[ChanneledWeight, Any]]:
         """Yield each weight with its variable in a flat model of these layers."""
@@ -271,7 +390,7 @@ class Network:
 
     def __str__(self) -> str:
         rows = [
-            [group.name, weight.path, axis, _role(weight, axis), group.bundles.size, int(self.free(group).sum())]
+            [group.name, weight.path, axis, _role(weight, axis), group.bundles.size, int(group.free.sum())]
             for group in self.groups
             for name in group.members
             for weight in self.layers[name].weights
@@ -282,19 +401,3 @@ class Network:
 
 def _role(weight: ChanneledWeight, axis: int) -> str:
     return "reads" if axis in weight.reads else "makes" if axis in weight.makes else "holds"
-
-
-def _product(factor: int, sizes: Iterable[int | np.ndarray], keep: np.ndarray) -> int:
-    for size in sizes:
-        factor *= int(np.count_nonzero(keep[size])) if isinstance(size, np.ndarray) else size
-    return factor
-
-
-def _counted(value: Any, keep: np.ndarray) -> Any:
-    if isinstance(value, np.ndarray):
-        return int(np.count_nonzero(keep[value]))
-    if isinstance(value, ChannelIndices):
-        return value.kept(keep)
-    if isinstance(value, dict):
-        return {name: _counted(entry, keep) for name, entry in value.items()}
-    return tuple(_counted(entry, keep) for entry in value) if isinstance(value, tuple) else value

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tfprune.solving.ties import Channels, ChannelSource, joined
+from tfprune.solving.dependency_graph import Channels, ChannelSource, joined
 
 
 def components(count, pairs):
