@@ -570,7 +570,8 @@ def test_public_functions_take_two_positional_arguments_at_most():
 
 # Inside the library, where every caller passes all of them; and what has to take the arguments that tfmot takes.
 MORE = {
-    "tfprune.solving.dependency_graph.form_groups",
+    "tfprune.solving.dependency_graph.check_fits",
+    "tfprune.solving.dependency_graph.placed",
     "tfprune.keras_models.models.filters.selector",
     "tfprune.base.spec.resolve",
     "tfprune.allocation.allocate",

@@ -426,7 +426,7 @@ class ChannelFlow(Channels):
         super().__init__()
         self.graph = graph
         self.layouts: dict[Any, Layout] = {}
-        self.recorded: dict[Hashable, Recorded] = {}
+        self.recorded: dict[Any, Recorded] = {}
         self.unfollowed: dict[Hashable, str] = {}
         self._refused: dict[Hashable, NoRule] = {}  # another call of the same layer is not followed, either
 
