@@ -10,10 +10,10 @@ import keras
 import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass
-from tfprune.keras_models.channels.graph import Network
 from tfprune.keras_models.copying.change_class import derive
 from tfprune.keras_models.models.layers import sublayers, walk
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+from tfprune.solving.dependency_graph import Network
 
 
 @keras.saving.register_keras_serializable(package="tfprune")

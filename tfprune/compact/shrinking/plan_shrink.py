@@ -18,7 +18,6 @@ from tfprune.compact.shrinking.ranking_report import RankingReport
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.criteria import CRITERIA, Criterion, Magnitude
 from tfprune.criteria.base import finite
-from tfprune.keras_models.channels.graph import Network
 from tfprune.keras_models.channels.groups import as_weights, choose_groups, kernels_by_weight
 from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -28,7 +27,7 @@ from tfprune.masking.training.sparsity_or_budget import check_sparsity_or_budget
 from tfprune.masking.wrapping.flat_copy import flat_copy, score_kernels
 from tfprune.patterns import Unstructured
 from tfprune.report import Skipped
-from tfprune.solving.dependency_graph import Group
+from tfprune.solving.dependency_graph import Group, Network
 
 
 @renamed(**limits_as("sparsity"))

@@ -11,19 +11,27 @@ import numpy as np
 
 from tfprune.allocation import Weight
 from tfprune.base.axes import INPUT, OUTPUT
-from tfprune.keras_models.channels.graph import ChanneledLayer, ChanneledWeight, Flow, Network, Rule
+from tfprune.keras_models.channels.graph import Flow, Rule
 from tfprune.keras_models.channels.rules_kernels import KERNELS
 from tfprune.keras_models.channels.rules_operations import OPERATIONS, alone
 from tfprune.keras_models.channels.rules_sequences import SEQUENCES
 from tfprune.keras_models.channels.rules_shapes import SHAPES, elementwise
-from tfprune.keras_models.models.branches import takers_of
 from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.graph import Graph, trace
 from tfprune.keras_models.models.kernels import Kernel, kernels
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.low_rank import factors
 from tfprune.patterns import Pattern
-from tfprune.solving.dependency_graph import Group, Layout, Recorded, form_groups, in_bundles
+from tfprune.solving.dependency_graph import (
+    ChanneledLayer,
+    ChanneledWeight,
+    Group,
+    Layout,
+    Network,
+    Recorded,
+    form_groups,
+    in_bundles,
+)
 
 Wanted = Callable[[str, keras.layers.Layer, Kernel], bool]
 NamedKernels = Mapping[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]
@@ -149,7 +157,7 @@ def analyze(model: keras.Model, *, closed: Mapping[int, str] | None = None) -> N
         name: [along for weight in layer.weights for along in weight.bundle_sets.values()]
         for name, layer in layers.items()
     }
-    return Network(*form_groups(flow, bundles, axes=indexed, holders=held), layers, unfollowed, takers_of(graph))
+    return Network(*form_groups(flow, bundles, axes=indexed, holders=held), layers, unfollowed, graph.takers())
 
 
 def _channeled_layer(layer: Any, recorded: Recorded, *, takes: Layout) -> ChanneledLayer:

@@ -82,6 +82,22 @@ class Graph:
         """Return the calls that take an output of a call."""
         return [taker for tensor in call.outputs for taker in self._consumers.get(id(tensor), ())]
 
+    def takers(self) -> dict[str, frozenset[str]]:
+        """Return what takes the outputs of each input, layer and operation, by name.
+
+        The outputs of the model are taken by "".
+        """
+        names = {id(tensor): tensor.name for tensor in self.model.inputs}
+        takers: dict[str, set[str]] = {name: set() for name in names.values()}
+        for call in self.calls:
+            for tensor in call.inputs:
+                takers[names[id(tensor)]].add(call.name)
+            takers.setdefault(call.name, set())
+            names |= {id(tensor): call.name for tensor in call.outputs}
+        for tensor in self.outputs:
+            takers[names[id(tensor)]].add("")
+        return {name: frozenset(some) for name, some in takers.items()}
+
     def is_output(self, call: Call) -> bool:
         """Tell whether the model returns an output of a call."""
         return any(id(tensor) in self._outputs for tensor in call.outputs)

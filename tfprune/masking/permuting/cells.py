@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfprune.base.axes import shape_along
-from tfprune.keras_models.channels.graph import ChanneledWeight, Network
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
-from tfprune.solving.dependency_graph import Group
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 
 def cells_of(network: Network, group: Group) -> Iterator[np.ndarray]:

@@ -13,14 +13,13 @@ import numpy as np
 
 from tfprune.allocation import Weight
 from tfprune.base.top_k import rank_first
-from tfprune.keras_models.channels.graph import ChanneledWeight, Network
 from tfprune.keras_models.channels.groups import as_weights, why_stuck
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import from_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.masking.wrapping.pruned import Pruned
-from tfprune.solving.dependency_graph import Group
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 Scores = Callable[[Pruned, str], np.ndarray]  # of a wrapper's weight, in the matrix view
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import keras
 
 from tfprune.criteria import Criterion
-from tfprune.keras_models.channels.graph import ChanneledWeight, Network
 from tfprune.keras_models.channels.groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -18,7 +17,7 @@ from tfprune.masking.wrapping.choose_weights import Choice
 from tfprune.masking.wrapping.flat_copy import Source, flat_copy
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
 from tfprune.patterns import Channel, Pattern
-from tfprune.solving.dependency_graph import Group
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 
 def choose_channels(

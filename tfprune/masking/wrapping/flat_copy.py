@@ -12,7 +12,6 @@ import numpy as np
 
 from tfprune.criteria import Criterion, Evidence
 from tfprune.criteria.base import finite
-from tfprune.keras_models.channels.graph import ChanneledWeight, Network
 from tfprune.keras_models.channels.groups import NamedKernels, analyze, known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
@@ -25,6 +24,7 @@ from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.keras_models.tracing.open_layers import TracedGraph, open_layers
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import transfer_weights
+from tfprune.solving.dependency_graph import ChanneledWeight, Network
 
 
 @dataclass(frozen=True, eq=False)

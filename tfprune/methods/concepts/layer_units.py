@@ -11,7 +11,6 @@ import numpy as np
 
 from tfprune.base.axes import output_axes
 from tfprune.criteria import FACTS, Magnitude
-from tfprune.keras_models.channels.graph import ChanneledWeight, Network
 from tfprune.keras_models.channels.groups import kernels_by_weight
 from tfprune.keras_models.evidence.scored_weight import FactRequest, Subject
 from tfprune.keras_models.models.graph import Call, Graph, trace
@@ -19,7 +18,7 @@ from tfprune.keras_models.models.kernels import Kernel
 from tfprune.keras_models.models.layer_hooks import LOOPS, holders
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import FlatCopy
-from tfprune.solving.dependency_graph import Group
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 _MEANS_OVER_POSITIONS = FACTS["output_moments"]
 # Units are recorded behind these layers, as the layers that read the units see them.

@@ -17,12 +17,10 @@ from tfprune.compact.reconstruction.layer_moments import IsHeld, MomentSums
 from tfprune.compact.reconstruction.linear_map import NotLinear
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
 from tfprune.compact.shrinking.channel_readers import Reader, RunningModel
-from tfprune.keras_models.channels.graph import Network
-from tfprune.keras_models.models.branches import is_cut_off
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.one_shot.putri_report import PutriRow
 from tfprune.report import Skipped
-from tfprune.solving.dependency_graph import Group
+from tfprune.solving.dependency_graph import Group, Network, is_cut_off
 from tfprune.solving.least_squares import GramMoments
 
 Choose = Callable[["Removal", GramMoments, np.ndarray], np.ndarray]
