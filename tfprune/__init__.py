@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from tfprune.compact.shrinking.zero_channels import zero_channels as zero_channels
     from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary as trim_vocabulary
     from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport as VocabularyReport
-    from tfprune.keras_models.channels.no_rule import NoRule as NoRule
-    from tfprune.keras_models.channels.register_shrinkable import register_shrinkable as register_shrinkable
+    from tfprune.keras_models.channels.groups import register_shrinkable as register_shrinkable
     from tfprune.keras_models.evidence.episodes import Episodes as Episodes
     from tfprune.keras_models.evidence.gatherer import Gatherer as Gatherer
     from tfprune.keras_models.evidence.meta_gradients import MetaGradients as MetaGradients
@@ -109,6 +108,7 @@ if TYPE_CHECKING:
     from tfprune.quantizing.quantization_report import quantization_report as quantization_report
     from tfprune.quantizing.quantize_aware import quantize_aware as quantize_aware
     from tfprune.quantizing.quantized import Quantized as Quantized
+    from tfprune.solving.dependency_graph import NoRule as NoRule
     from tfprune.solving.rounding import Rounding as Rounding
 
 __version__ = "0.3.0"
@@ -124,7 +124,6 @@ _ROOMS = {
     "solving": ["Rounding"],
     "keras_models.models": ["register_prunable"],
     "keras_models.evidence": ["Episodes", "Gatherer", "MetaGradients"],
-    "keras_models.channels": ["NoRule", "register_shrinkable"],
     "masking.wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
     "masking.permuting": ["PermutationReport", "permute_channels"],
     "quantizing": [
@@ -156,15 +155,19 @@ _ROOMS = {
         *("TrainingCost", "scale_initial_weights", "sensitivity", "update_masks"),
     ],
 }
-_ALIASES = {"methods.one_shot.prune_units": ["putri"]}
+_ELSEWHERE = {
+    "keras_models.channels.groups": ["register_shrinkable"],
+    "methods.one_shot.prune_units": ["putri"],
+    "solving.dependency_graph": ["NoRule"],
+}
 _MODULES = ("allocation", "criteria", "export", "federated", "patterns", "report", "schedules", "tfmot")
 
-_NAMES = [name for table in (_ROOMS, _ALIASES) for names in table.values() for name in names]
+_NAMES = [name for table in (_ROOMS, _ELSEWHERE) for names in table.values() for name in names]
 __all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
-        __name__, _ROOMS, elsewhere=_ALIASES, modules=_MODULES, beside=["export", "tfmot"]
+        __name__, _ROOMS, elsewhere=_ELSEWHERE, modules=_MODULES, beside=["export", "tfmot"]
     )
 
 # Keras finds what was saved by its class, so it has to know it before `load_model` runs.

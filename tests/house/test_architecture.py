@@ -62,7 +62,16 @@ OF_BASE = (
     "progress",
 )
 OF_SOLVING = (
-    *("alps", "brain_surgery", "least_squares", "rounding", "split_by_error", "ties", "weight_masks", "zero_solver"),
+    *(
+        "alps",
+        "brain_surgery",
+        "dependency_graph",
+        "least_squares",
+        "rounding",
+        "split_by_error",
+        "weight_masks",
+        "zero_solver",
+    ),
 )
 OF_BOTH = {
     "tfprune.report",
@@ -561,7 +570,8 @@ def test_public_functions_take_two_positional_arguments_at_most():
 
 # Inside the library, where every caller passes all of them; and what has to take the arguments that tfmot takes.
 MORE = {
-    "tfprune.keras_models.channels.ranking.keep_best",
+    "tfprune.solving.dependency_graph.check_fits",
+    "tfprune.solving.dependency_graph.placed",
     "tfprune.keras_models.models.filters.selector",
     "tfprune.base.spec.resolve",
     "tfprune.allocation.allocate",

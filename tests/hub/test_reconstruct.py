@@ -36,7 +36,7 @@ def without_units(model, part):
     network = found.network
     keep = network.all_kept()
     for group in network.groups:
-        free = group.bundles[network.free(group)]
+        free = group.bundles[group.free]
         if group.kind == "channels" and free.size:
             keep[free[: int(part * free.size)]] = False
     for weight, variable in network.variables(found.model):

@@ -131,3 +131,15 @@ class Criterion(Spec):
     def __call__(self, evidence: Evidence) -> np.ndarray:
         """Return finite scores of the weight's shape, larger = keep."""
         raise NotImplementedError
+
+
+def finite(scores: np.ndarray, path: str) -> np.ndarray:
+    """Return the scores of a weight, if all are finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_finite = np.isfinite(scores.sum()) or np.isfinite(scores).all()  # a sum of finite numbers may overflow
+    if not is_finite:
+        raise ValueError(
+            f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "
+            f"rate, or load an earlier checkpoint."
+        )
+    return scores

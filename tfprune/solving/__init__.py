@@ -7,7 +7,7 @@ solves for the weights that remain, `zero_solver` does both for the matrices of 
 of weights that a file rounds, `column_order` puts columns into the groups of N:M masks, `split_by_error` and
 `split_by_block` say how many zeros each weight gets, and `brain_surgery` removes whole inputs (its matrices are
 updated in a `lazy_symmetric`).
-`ties` numbers channels, and says which can only be removed together.
+`dependency_graph` follows channels through a network, and forms groups of those that can only be removed together.
 All of it is NumPy: it knows neither Keras nor files.
 Start at `least_squares.GramMoments`.
 """

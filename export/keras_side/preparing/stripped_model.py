@@ -9,7 +9,7 @@ import keras
 
 import tfprune
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
-from tfprune.keras_models.channels.ranking import finite
+from tfprune.criteria.base import finite
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import FlatCopy

@@ -13,9 +13,9 @@ from tfprune.export.file.tflite.editor import add_tensor, add_values, inputs_of,
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.layers.stored_weight import type_name
 from tfprune.export.pruning.shrinking.channel_groups import FileChannels
-from tfprune.export.pruning.shrinking.file_flow import OPTIONS, Place, Size
+from tfprune.export.pruning.shrinking.file_flow import OPTIONS
 from tfprune.export.rewriting.weights.four_bit_weights import packed
-from tfprune.solving.ties import Layout
+from tfprune.solving.dependency_graph import Layout, counted
 
 ITEMS = {"FLOAT32": 4, "FLOAT16": 2, "INT8": 1, "UINT8": 1, "INT16": 2, "INT32": 4, "INT64": 8}  # bytes
 
@@ -28,32 +28,37 @@ def cut_channels(channels: FileChannels, keep: np.ndarray) -> None:
         keep: Whether each bundle of channels stays.
     """
     _Cut(channels, keep).work()
-    _leave_out_unused(channels.flow.pieces.model)
+    _leave_out_unused(channels.pieces.model)
 
 
 class _Cut:
     def __init__(self, channels: FileChannels, keep: np.ndarray) -> None:
         self._channels, self._keep = channels, keep
-        self._flow = channels.flow
-        self._pieces: Pieces = channels.flow.pieces
+        self._pieces: Pieces = channels.pieces
         self._model, self._graph = self._pieces.model, self._pieces.graph
         self._cut: dict[tuple, int] = {}  # the new tensor of a constant, by what is kept of it
 
     def work(self) -> None:
         self._cut_constants()
-        for tensor, layout in self._flow.layouts.items():
+        for tensor, layout in self._channels.layouts.items():
             self._resize(self._graph.tensors[tensor], self._masks(layout))
-        for place, entries in self._flow.arguments.items():
-            self._count(place, entries)
+        for step, recorded in self._channels.recorded.items():
+            for place, numbers in counted(recorded.arguments, self._keep).items():
+                self._count(self._pieces.steps[step], place, numbers)
 
     def _masks(self, layout: Layout) -> list[np.ndarray | None]:
         """Return which entries along each axis stay; None for all."""
-        masks = [None if numbers is None else self._keep[self._channels.bundles_of(numbers)] for numbers in layout]
+        masks = [None if bundles is None else self._keep[bundles] for bundles in layout]
         return [None if mask is None or mask.all() else mask for mask in masks]
 
     def _cut_constants(self) -> None:
         unpacked: dict[int, tuple[int, list[np.ndarray | None]]] = {}
-        for (step, place), layout in self._flow.uses.items():
+        uses = [
+            (step, place, layout)
+            for step, recorded in self._channels.recorded.items()
+            for place, layout in recorded.weights.items()
+        ]
+        for step, place, layout in uses:
             masks = self._masks(layout)
             if all(mask is None for mask in masks):
                 continue
@@ -107,23 +112,16 @@ class _Cut:
                 ]
                 setattr(tensor, name, np.array(counts, np.int32))
 
-    def _number(self, size: Size) -> int:
-        if not isinstance(size, np.ndarray):
-            return size
-        return int(np.count_nonzero(self._keep[self._channels.bundles_of(size)]))
-
-    def _count(self, place: Place, entries: Sequence[Size]) -> None:
-        operator = self._pieces.steps[place[0]]
-        numbers = [self._number(size) for size in entries]
-        if place[1] == OPTIONS:
+    def _count(self, operator: schema.OperatorT, place: int, numbers: tuple[int, ...]) -> None:
+        if place == OPTIONS:
             options = copy.copy(operator.builtinOptions)
             options.newShape = np.array(numbers, np.int32)
             operator.builtinOptions = options
             return
-        old = self._graph.tensors[inputs_of(operator)[place[1]]]
+        old = self._graph.tensors[inputs_of(operator)[place]]
         counted = np.array(numbers, type_name(old.type).lower())
         new = add_tensor(self._graph, old, buffer=add_values(self._model, counted))
-        self._take(operator, place[1], new)
+        self._take(operator, place, new)
 
 
 def _values(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:

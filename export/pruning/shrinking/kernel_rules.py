@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.export.pruning.layers.linear_operators import TABLES
-from tfprune.export.pruning.shrinking.file_flow import FileFlow, NotFollowed, OperatorCall, Rule, Size
+from tfprune.export.pruning.shrinking.file_flow import FileFlow, OperatorCall, Rule
 from tfprune.export.pruning.shrinking.move_rules import MOVES, moved, reshaped
-from tfprune.solving.ties import Layout
-
-FIXED = "they meet channels that are fixed"
+from tfprune.solving.dependency_graph import Layout, NoRule, Size, has_channels
 
 
 def convolution(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
@@ -20,22 +18,12 @@ def convolution(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     inputs, outputs = flow.last(x), flow.fresh(shape[0], name=flow.name(weight))
     groups = flow.shape(x)[-1] // shape[3]
     if groups > 1:
-        _tie_groups(flow, call, inputs, outputs.reshape(groups, -1))
+        reason = f"{call.name}: a grouped convolution of channels that are fixed"
+        flow.tie_groups(inputs, outputs, count=groups, reason=reason)
         inputs = None
-    _hold_kernel(flow, call, (outputs, None, None, inputs), places=(1, 2), outputs=outputs)
-    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, (outputs, None, None, inputs))))
+    layout = (outputs, None, None, inputs)
+    _hold_kernel(flow, call, layout, places=(1, 2), outputs=outputs, at=call.outputs[0])
     return [flow.placed(call.outputs[0], outputs)]
-
-
-def _tie_groups(flow: FileFlow, call: OperatorCall, inputs: np.ndarray | None, by_group: np.ndarray) -> None:
-    """Tie the channels of each group of a convolution: those that it reads and those that it makes."""
-    flow.tie(by_group[:, :-1], by_group[:, 1:])
-    if inputs is None:
-        flow.pin([by_group.ravel()], f"{call.kind}: a grouped convolution of channels that are fixed")
-        return
-    inputs_by_group = inputs.reshape(len(by_group), -1)
-    flow.tie(inputs_by_group[:, :-1], inputs_by_group[:, 1:])
-    flow.tie(inputs_by_group[:, 0], by_group[:, 0])
 
 
 def depthwise(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
@@ -43,8 +31,7 @@ def depthwise(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     shape, inputs = _kernel_shape(flow, weight, rank=4), flow.last(x)
     outputs = None if inputs is None else np.repeat(inputs, shape[3] // inputs.size)
     layout = (None, None, None, outputs)
-    _hold_kernel(flow, call, layout, places=(1, 2), outputs=outputs)
-    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, layout)))
+    _hold_kernel(flow, call, layout, places=(1, 2), outputs=outputs, at=call.outputs[0])
     return [flow.placed(call.outputs[0], outputs)]
 
 
@@ -53,9 +40,8 @@ def transposed(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     shape = _kernel_shape(flow, weight, rank=4)
     inputs, outputs = flow.last(x), flow.fresh(shape[0], name=flow.name(weight))
     layout = (outputs, None, None, inputs)
-    _hold_kernel(flow, call, layout, places=(1, 3), outputs=outputs)
+    _hold_kernel(flow, call, layout, places=(1, 3), outputs=outputs, at=x)
     flow.count(call, 0, {3: outputs})
-    flow.work.append((flow.positions(x), *_sizes(shape, layout)))
     return [flow.placed(call.outputs[0], outputs)]
 
 
@@ -63,16 +49,15 @@ def fully_connected(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     x, weight = call.inputs[:2]
     shape = _kernel_shape(flow, weight, rank=2)
     if call.options is not None and call.options.weightsFormat:
-        raise NotFollowed("its weights are shuffled")
+        raise NoRule("its weights are shuffled")
     inputs = None
     if flow.shape(x)[-1] == shape[1]:
         inputs = flow.last(x)
-    elif any(channels is not None for channels in flow.layout(x)):  # it joins the last axes of what it takes
+    elif has_channels(flow.layout(x)):  # it joins the last axes of what it takes
         (layout,) = moved(flow, x, move=lambda numbers: [reshaped(numbers, (numbers.size // shape[1], shape[1]))])
         inputs = layout[-1]
     outputs = flow.fresh(shape[0], name=flow.name(weight))
-    _hold_kernel(flow, call, (outputs, inputs), places=(1, 2), outputs=outputs)
-    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, (outputs, inputs))))
+    _hold_kernel(flow, call, (outputs, inputs), places=(1, 2), outputs=outputs, at=call.outputs[0])
     return [flow.placed(call.outputs[0], outputs)]
 
 
@@ -80,57 +65,60 @@ def product(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     """Follow a product with a constant matrix."""
     x, weight = call.inputs[:2]
     if not flow.is_constant(weight):
-        raise NotFollowed("it multiplies two tensors that are computed")
+        raise NoRule("it multiplies two tensors that are computed")
     shape = flow.shape(weight)
     if call.options.adjX or np.prod(shape[:-2]) != 1:
-        raise NotFollowed("it multiplies by several matrices, or by a transposed activation")
+        raise NoRule("it multiplies by several matrices, or by a transposed activation")
     inputs = flow.last(x)
     outputs = flow.fresh(shape[-2 if call.options.adjY else -1], name=flow.name(weight))
     pair = (outputs, inputs) if call.options.adjY else (inputs, outputs)
     layout = (*[None] * (len(shape) - 2), *pair)
-    flow.hold(call, 1, layout, is_kernel=True)
-    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, layout)))
+    _hold_kernel(flow, call, layout, places=(1, 2), outputs=outputs, at=call.outputs[0])
     return [flow.placed(call.outputs[0], outputs)]
 
 
 def lookup(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     """Follow a lookup: the columns of a constant table are channels, and those of other rows stay in line."""
-    indices, table = (call.inputs[place] for place in TABLES[call.kind])
+    indices, table = (call.inputs[place] for place in TABLES[call.name])
     axis, batch_axes = (call.options.axis, call.options.batchDims) if call.options else (0, 0)
-    if batch_axes or any(channels is not None for channels in flow.layout(indices)):
-        raise NotFollowed("it picks rows of several tables, or by channels")
+    if batch_axes or has_channels(flow.layout(indices)):
+        raise NoRule("it picks rows of several tables, or by channels")
     shape, spread = flow.shape(table), (None,) * len(flow.shape(indices))
     axis %= len(shape)
     if flow.is_constant(table) and (len(shape), axis) == (2, 0):
         outputs = flow.fresh(shape[1], name=flow.name(table))
-        flow.hold(call, TABLES[call.kind][1], (None, outputs), is_kernel=True)
+        flow.hold(call, TABLES[call.name][1], (None, outputs), is_kernel=True)
         return [(*spread, outputs)]
     layout = flow.layout(table)
     if layout[axis] is not None:
-        raise NotFollowed("it picks some of them")
+        raise NoRule("it picks some of them")
     return [(*layout[:axis], *spread, *layout[axis + 1 :])]
 
 
 def _kernel_shape(flow: FileFlow, weight: int, *, rank: int) -> tuple[int, ...]:
     shape = flow.shape(weight)
     if not flow.is_constant(weight) or len(shape) != rank:
-        raise NotFollowed("its weight is not a constant")
+        raise NoRule("its weight is not a constant")
     return shape
 
 
 def _hold_kernel(
-    flow: FileFlow, call: OperatorCall, layout: Layout, *, places: tuple[int, int], outputs: np.ndarray | None
+    flow: FileFlow,
+    call: OperatorCall,
+    layout: Layout,
+    *,
+    places: tuple[int, int],
+    outputs: np.ndarray | None,
+    at: int,
 ) -> None:
+    """Note the channels of a kernel and its bias, by their places, and the work of the kernel at each position."""
     kernel, bias = places
     flow.hold(call, kernel, layout, is_kernel=True)
+    flow.multiply(call, call.inputs[kernel], layout, at=at)
     if call.takes(bias):
         if not flow.is_constant(call.inputs[bias]):
-            raise NotFollowed("its bias is not a constant")
+            raise NoRule("its bias is not a constant")
         flow.hold(call, bias, (outputs,))
-
-
-def _sizes(shape: Sequence[int], layout: Layout) -> tuple[Size, ...]:
-    return tuple(size if channels is None else channels for size, channels in zip(shape, layout, strict=True))
 
 
 def each_alone(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
@@ -150,8 +138,8 @@ def padding(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
         pads = [] if channels is None else flow.numbers(call.inputs[1])[2 * axis : 2 * axis + 2]
         if channels is None or not any(pads):
             continue
-        if call.kind == "MIRROR_PAD":
-            raise NotFollowed("it repeats some channels")
+        if call.name == "MIRROR_PAD":
+            raise NoRule("it repeats some channels")
         before, after = (flow.copies(count) for count in pads)
         layout[axis] = np.concatenate([before, channels, after])
         counted |= {2 * axis: before, 2 * axis + 1: after}
@@ -164,17 +152,17 @@ def normalized(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     """Follow a softmax along the last axis, where each entry depends on all."""
     layout = flow.layout(call.inputs[0])
     if layout and layout[-1] is not None:
-        raise NotFollowed("it normalizes all channels together")
+        raise NoRule("it normalizes all channels together")
     return [layout]
 
 
 def reduction(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     layout = flow.layout(call.inputs[0])
-    if all(channels is None for channels in layout):
+    if not has_channels(layout):
         return [flow.layout(call.outputs[0])]
     axes = {axis % len(layout) for axis in flow.numbers(call.inputs[1])}
     if any(layout[axis] is not None for axis in axes):
-        raise NotFollowed("it adds up channels without a kernel")
+        raise NoRule("it adds up channels without a kernel")
     keeps = bool(call.options.keepDims)
     return [tuple(channels for axis, channels in enumerate(layout) if keeps or axis not in axes)]
 
@@ -190,46 +178,25 @@ def merge(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
         shape = flow.shape(tensor)
         along = result[rank - len(shape) :]
         layout = tuple(None if size == 1 else channels for size, channels in zip(shape, along, strict=True))
-        if any(channels is not None for channels in layout):
+        if has_channels(layout):
             flow.hold(call, place, layout)
     return [result]
 
 
 def _merged(flow: FileFlow, call: OperatorCall, tensors: Sequence[int], axis: int) -> np.ndarray | None:
-    present = [
-        (shape[axis], flow.layout(tensor)[axis]) for tensor in tensors if len(shape := flow.shape(tensor)) >= -axis
-    ]
-    spread = [(size, channels) for size, channels in present if size != 1] or present
-    channel_arrays = [channels for _, channels in spread if channels is not None]
-    if not channel_arrays or flow.shape(call.outputs[0])[axis] != channel_arrays[0].size:
-        flow.pin(channel_arrays, f"{call.kind}: {FIXED}")
-        return None
-    if len(channel_arrays) < len(spread):
-        flow.pin(channel_arrays, f"{call.kind}: {FIXED}")
-    for channels in channel_arrays[1:]:
-        flow.tie(channel_arrays[0], channels)
-    return channel_arrays[0]
+    reason = f"{call.name}: they meet channels that are fixed"
+    shapes = {tensor: shape for tensor in tensors if len(shape := flow.shape(tensor)) >= -axis}
+    channels = flow.meet([(shape[axis], flow.layout(tensor)[axis]) for tensor, shape in shapes.items()], reason)
+    if channels is None or channels.size == flow.shape(call.outputs[0])[axis]:
+        return channels
+    flow.pin([channels], reason)
+    return None
 
 
 def concatenation(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
-    layouts = [flow.layout(tensor) for tensor in call.inputs]
-    axis, result = call.options.axis % len(layouts[0]), list(layouts[0])
-    for other in range(len(result)):
-        channel_arrays = [channels for layout in layouts if (channels := layout[other]) is not None]
-        if other != axis and channel_arrays:
-            if len(channel_arrays) < len(layouts):
-                raise NotFollowed("it puts channels beside channels that are fixed")
-            for channels in channel_arrays[1:]:
-                flow.tie(channel_arrays[0], channels)
-    if any(layout[axis] is not None for layout in layouts):
-        lengths = [flow.shape(tensor)[axis] for tensor in call.inputs]
-        reason = "an input of the file, or a constant"
-        parts = [
-            flow.fixed(length, reason) if layout[axis] is None else layout[axis]
-            for length, layout in zip(lengths, layouts, strict=True)
-        ]
-        result[axis] = np.concatenate(parts)
-    return [tuple(result)]
+    operands = [(flow.shape(tensor), flow.layout(tensor)) for tensor in call.inputs]
+    axis, beside = call.options.axis % len(operands[0][0]), f"{call.name}: beside channels that are fixed"
+    return [flow.join(operands, axis, outside="an input of the file, or a constant", beside=beside)]
 
 
 _ALONE = (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfprune.export.pruning.shrinking.file_flow import OPTIONS, FileFlow, NotFollowed, OperatorCall, Rule, Size
-from tfprune.solving.ties import Layout
+from tfprune.export.pruning.shrinking.file_flow import OPTIONS, FileFlow, OperatorCall, Rule
+from tfprune.solving.dependency_graph import Layout, NoRule, Size, differing_axes, placed
 
 Move = Callable[[np.ndarray], Sequence[np.ndarray]]
 
@@ -16,7 +16,7 @@ def moved(flow: FileFlow, tensor: int, *, move: Move) -> list[Layout]:
     """Follow an operator that moves entries, by what it does to the numbers of the channels.
 
     Raises:
-        NotFollowed: If channels are not in one line of the result.
+        NoRule: If channels are not in one line of the result.
     """
     layout, shape = flow.layout(tensor), flow.shape(tensor)
     (axis,) = _axes(layout) or (0,)
@@ -31,39 +31,28 @@ def moved(flow: FileFlow, tensor: int, *, move: Move) -> list[Layout]:
 def _axes(layout: Layout) -> list[int]:
     axes = [axis for axis, channels in enumerate(layout) if channels is not None]
     if len(axes) > 1:
-        raise NotFollowed("it takes channels along several axes")
+        raise NoRule("it takes channels along several axes")
     return axes
 
 
 def _line(flow: FileFlow, numbers: np.ndarray) -> Layout:
     """Return the channels along the axis that can lose entries as a whole, and tie those that it joins."""
-    differing = [axis for axis in range(numbers.ndim) if np.any(numbers != numbers.take([0], axis))]
-    for axis in reversed(differing):
-        lines = [np.unique(line) for line in np.moveaxis(numbers, axis, 0)]
-        is_apart = sum(map(len, lines)) == np.unique(numbers).size
-        if len(differing) == 1 or is_apart:
-            for line in lines:
-                flow.tie(line[:-1], line[1:])
-            first = np.array([line[0] for line in lines])
-            return tuple(first if other == axis else None for other in range(numbers.ndim))
-    if differing:
-        raise NotFollowed("it mixes channels with positions in a way that cannot be followed")
-    flow.pin([np.unique(numbers)], "an operator picks one of them")
-    return (None,) * numbers.ndim
+    axis, channels = flow.line(numbers, differing_axes(numbers)[::-1], "an operator picks one of them")
+    return placed(numbers.ndim, axis, channels)
 
 
 def reshape(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     shape = flow.shape(call.outputs[0])
     layouts = moved(flow, call.inputs[0], move=lambda numbers: [reshaped(numbers, shape)])
     counted: dict[int, Size] = {axis: channels for axis, channels in enumerate(layouts[0]) if channels is not None}
-    if not counted or call.kind != "RESHAPE":
+    if not counted or call.name != "RESHAPE":
         return layouts
     if call.takes(1):
         is_open = flow.pieces.has_values(call.inputs[1]) and flow.numbers(call.inputs[1])[[*counted][0]] < 0
         if not is_open:
             flow.count(call, 1, counted)
     else:
-        flow.arguments[call.step, OPTIONS] = [counted.get(axis, size) for axis, size in enumerate(shape)]
+        flow.of(call).arguments[OPTIONS] = tuple(counted.get(axis, size) for axis, size in enumerate(shape))
     return layouts
 
 
@@ -71,10 +60,10 @@ def reshaped(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return numbers in another shape.
 
     Raises:
-        NotFollowed: If there are more or fewer of them, as where sizes are open.
+        NoRule: If there are more or fewer of them, as where sizes are open.
     """
     if numbers.size != np.prod(shape):
-        raise NotFollowed("it reshapes positions whose number is not known")
+        raise NoRule("it reshapes positions whose number is not known")
     return numbers.reshape(shape)
 
 
@@ -92,7 +81,7 @@ def strided_slice(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     begins, ends, steps = (flow.numbers(call.inputs[place]) for place in (1, 2, 3))
     options = call.options
     if options.ellipsisMask or options.newAxisMask:
-        raise NotFollowed("it adds axes")
+        raise NoRule("it adds axes")
 
     def bit(mask: int, axis: int) -> bool:
         return bool(mask >> axis & 1)
@@ -108,7 +97,7 @@ def strided_slice(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     if axis < len(slices):
         along = slices[axis]
         if isinstance(along, int) or along.step != 1:
-            raise NotFollowed("it picks some of them")
+            raise NoRule("it picks some of them")
         begin, end, _ = along.indices(shape[axis])
         channels: np.ndarray = layout[axis]  # type: ignore[assignment]
         if along.start is not None:
@@ -148,7 +137,7 @@ def split_evenly(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
 def split_by_sizes(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     sizes, (axis,) = flow.numbers(call.inputs[1]), flow.numbers(call.inputs[2])
     if min(sizes) < 0:
-        raise NotFollowed("it splits into parts whose sizes are open")
+        raise NoRule("it splits into parts whose sizes are open")
     layouts = moved(flow, call.inputs[0], move=lambda numbers: np.split(numbers, np.cumsum(sizes)[:-1], axis))
     axis %= len(flow.shape(call.inputs[0]))
     if layouts[0][axis] is not None:
@@ -162,7 +151,7 @@ def stack(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     for first, second in zip(layouts, layouts[1:], strict=False):
         for ours, theirs in zip(first, second, strict=True):
             if (ours is None) != (theirs is None):
-                raise NotFollowed("it puts channels beside channels that are fixed")
+                raise NoRule("it puts channels beside channels that are fixed")
             if ours is not None and theirs is not None:
                 flow.tie(ours, theirs)
     axis = call.options.axis % rank
@@ -174,7 +163,7 @@ def blocks(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     size, (count, height, width, depth) = call.options.blockSize, flow.shape(call.inputs[0])
 
     def move(numbers: np.ndarray) -> list[np.ndarray]:
-        if call.kind == "SPACE_TO_DEPTH":
+        if call.name == "SPACE_TO_DEPTH":
             apart = numbers.reshape(count, height // size, size, width // size, size, depth)
             moved = apart.transpose(0, 1, 3, 2, 4, 5)
         else:
@@ -189,11 +178,11 @@ def read_shape(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     """Follow a shape of which only sizes of other axes are taken, such as the batch."""
     tracked = _axes(flow.layout(call.inputs[0]))
     for taker in flow.takers_of(call.outputs[0]) if tracked else []:
-        if taker.kind != "STRIDED_SLICE":
-            raise NotFollowed("it counts them")
+        if taker.name != "STRIDED_SLICE":
+            raise NoRule("it counts them")
         (begin,), (end,) = flow.numbers(taker.inputs[1]), flow.numbers(taker.inputs[2])
         if not (taker.options.shrinkAxisMask & 1 and end) or begin in tracked:
-            raise NotFollowed("it counts them")
+            raise NoRule("it counts them")
     return [(None,)]
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import FileOutputs, Runs
-from tfprune.export.pruning.layers.linear_operators import PLACES
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.shrinking.channel_groups import ChannelGroup, FileChannels
+from tfprune.export.pruning.shrinking.channel_groups import FileChannels
 from tfprune.solving.brain_surgery import Surgeon, removals
+from tfprune.solving.dependency_graph import Group
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS, ErrorCurve
 
@@ -34,7 +34,7 @@ class RankedGroup:
         curve: What the file's outputs lose with the fraction of these that is gone.
     """
 
-    group: ChannelGroup
+    group: Group
     order: np.ndarray
     curve: ErrorCurve
 
@@ -43,12 +43,12 @@ class RankedGroup:
         total = len(self.group.bundles)
         remaining = total - int(share * len(self.order) + 1e-9)
         remaining = min(-(-remaining // round_to) * round_to, total)
-        gone = self.order[: total - remaining]
-        for part in self.group.parts:
-            if np.isin(part, gone).all():
-                last = gone[np.isin(gone, part)][-1]
-                gone = gone[gone != last]
-        return gone
+        places = np.searchsorted(self.group.bundles, self.order)
+        keep, scores = np.ones(total, dtype=bool), np.zeros(total)
+        keep[places[: total - remaining]] = False
+        scores[places] = np.arange(len(places))
+        self.group.keep_one_of_each_part(keep, scores)
+        return self.group.bundles[~keep]
 
 
 class Ranking:
@@ -76,7 +76,7 @@ class Ranking:
         self._read = {id(layer): read_bundles(channels, layer) for layer in layers}
         self._moments: dict[int, list[GramMoments]] = {}
         self.shared: dict[int, list[GramMoments]] = {}
-        self.unranked: list[tuple[ChannelGroup, str]] = []
+        self.unranked: list[tuple[Group, str]] = []
 
     def ranked(self, folder: Path) -> list[RankedGroup]:
         """Return the groups that may lose channels, in order."""
@@ -93,13 +93,14 @@ class Ranking:
             self._moments = {key: sums for key, sums in self._moments.items() if key in needed}
         return [done[group.name] for group in self._channels.groups if group.name in done]
 
-    def _readers(self, group: ChannelGroup) -> list[FileLayer]:
+    def _readers(self, group: Group) -> list[FileLayer]:
         """Return the layers that read channels of a group which may go."""
-        if not len(group.free):
+        if group.stuck:
             return []
-        readers = [layer for layer in self._layers if np.isin(self._read[id(layer)], group.free).any()]
+        free = group.free_part().bundles
+        readers = [layer for layer in self._layers if np.isin(self._read[id(layer)], free).any()]
         counts = [np.unique(self._read[id(layer)], return_counts=True) for layer in readers]
-        uneven = any(len({*numbers[np.isin(bundles, group.free)].tolist()}) > 1 for bundles, numbers in counts)
+        uneven = any(len({*numbers[np.isin(bundles, free)].tolist()}) > 1 for bundles, numbers in counts)
         if uneven or not readers:
             reason = "an operator reads some channels more often than others" if uneven else "no operator reads them"
             self.unranked.append((group, reason))
@@ -126,10 +127,10 @@ class Ranking:
                 yield
 
     def _rank(
-        self, group: ChannelGroup, readers: Sequence[FileLayer], *, states: Activations, outputs: FileOutputs
+        self, group: Group, readers: Sequence[FileLayer], *, states: Activations, outputs: FileOutputs
     ) -> RankedGroup:
-        is_read = np.any([np.isin(group.free, self._read[id(reader)]) for reader in readers], axis=0)
-        free_bundles = group.free[is_read]
+        free = group.free_part().bundles
+        free_bundles = free[np.any([np.isin(free, self._read[id(reader)]) for reader in readers], axis=0)]
         order, costs = zip(
             *removals([self._surgeon(free_bundles, reader) for reader in readers], len(free_bundles)), strict=True
         )
@@ -165,23 +166,18 @@ class Ranking:
 
 def read_bundles(channels: FileChannels, layer: FileLayer) -> np.ndarray:
     """Return the bundle of each input of a layer, `NONE` for one that stays."""
-    operator = layer.operators[0]
-    layout = channels.flow.uses.get((operator.step, PLACES[operator.kind][1]))
-    axes = [axis for axis, numbers in enumerate(layout or ()) if numbers is not None and axis != operator.output_axis]
-    if layout is None or not axes:
+    operator, layout = layer.operators[0], channels.along_weight(layer)
+    axes = [axis for axis, bundles in enumerate(layout) if bundles is not None and axis != operator.output_axis]
+    if not axes:
         return np.full(layer.inputs, NONE)
     (axis,) = axes
+    along: np.ndarray = layout[axis]  # type: ignore[assignment]
     lengths = [-1 if other == axis else 1 for other in range(len(layout))]
-    along: np.ndarray = channels.bundles_of(layout[axis])  # type: ignore[arg-type]
-    spread = np.broadcast_to(along.reshape(lengths), layer.stored.shape)
-    return operator.to_matrix(spread)[0, 0]
+    return operator.to_matrix(np.broadcast_to(along.reshape(lengths), layer.stored.shape))[0, 0]
 
 
 def made_bundles(channels: FileChannels, layer: FileLayer) -> np.ndarray:
     """Return the bundle of each output of a layer, of shape (groups, outputs), `NONE` for one that stays."""
-    operator = layer.operators[0]
-    layout = channels.flow.uses.get((operator.step, PLACES[operator.kind][1]))
-    numbers = None if layout is None else layout[operator.output_axis]
-    if numbers is None:
-        return np.full(layer.weights.shape[:2], NONE)
-    return channels.bundles_of(numbers).reshape(layer.weights.shape[:2])
+    layout = channels.along_weight(layer)
+    bundles = layout[layer.operators[0].output_axis] if layout else None
+    return np.full(layer.weights.shape[:2], NONE) if bundles is None else bundles.reshape(layer.weights.shape[:2])

@@ -13,7 +13,7 @@ from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.pruning.layers.file_outputs import Runs
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.shrinking.channel_groups import FileChannels, mixing_layers
+from tfprune.export.pruning.shrinking.channel_groups import file_channels, mixing_layers
 from tfprune.export.pruning.shrinking.cut_channels import cut_channels
 from tfprune.export.pruning.shrinking.rank_groups import Ranking, made_bundles, read_bundles
 from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrunkGroup
@@ -67,9 +67,9 @@ class ShrinkingInOrder:
         self._dense, self._runs, self._folder = Pieces(load_objects(content)), runs, folder
         self._progress = progress
         self._layers = mixing_layers(self._dense)
-        self._channels = FileChannels(self._dense, self._layers)
-        if not any(len(group.free) for group in self._channels.groups):
-            reasons = "; ".join(dict.fromkeys(f"{group.name}: {group.reason}" for group in self._channels.groups))
+        self._channels = file_channels(self._dense, self._layers)
+        if all(group.stuck for group in self._channels.groups):
+            reasons = "; ".join(dict.fromkeys(f"{name}: {reason}" for name, reason in self._held()))
             raise ValueError(
                 f"Expected a file with channels that can be removed. Received: one where all have to stay: "
                 f"{reasons or 'it has none'}"
@@ -93,7 +93,7 @@ class ShrinkingInOrder:
         keep = self._bundles_within(target, round_to=round_to)
         zeroed = self._solved(keep)
         pieces = Pieces(load_objects(zeroed))
-        channels = FileChannels(pieces, mixing_layers(pieces))
+        channels = file_channels(pieces, mixing_layers(pieces))
         cut_channels(channels, keep)
         rows = [
             ShrunkGroup(
@@ -116,8 +116,12 @@ class ShrinkingInOrder:
             )
 
     def _skipped(self) -> tuple[tuple[str, str], ...]:
-        reasons = [(group.name, group.reason) for group in self._channels.groups if group.reason]
-        return (*reasons, *((group.name, reason) for group, reason in self._unranked))
+        return (*self._held(), *((group.name, reason) for group, reason in self._unranked))
+
+    def _held(self) -> list[tuple[str, str]]:
+        """Return the groups of which some channels have to stay, and why."""
+        reasons = ((group.name, group.reason or group.stuck) for group in self._channels.groups)
+        return [(name, reason) for name, reason in reasons if reason]
 
     def _bundles_within(self, target: float, *, round_to: int) -> np.ndarray:
         """Return which bundles stay, where as few go as the limit of operations allows."""

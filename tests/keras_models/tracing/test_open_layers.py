@@ -224,8 +224,8 @@ def test_an_activation_is_judged_by_what_it_returns():
     x = keras.Input((4,))
     hidden = layers.Dense(6, centered, name="centered")(layers.Dense(6, shifted, name="shifted")(x))
     model = keras.Model(x, layers.Dense(2, name="out")(hidden))
-    network = tfprune.keras_models.channels.analyze.analyze(model)
-    free = {group.name: int(network.free(group).sum()) for group in network.groups}
+    network = tfprune.keras_models.channels.groups.analyze(model)
+    free = {group.name: int(group.free.sum()) for group in network.groups}
     assert free == {"shifted": 6, "centered": 0, "out": 0}
 
 

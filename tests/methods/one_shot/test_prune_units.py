@@ -10,7 +10,7 @@ from tiers import first
 
 import tfprune
 from tfprune import prune_units
-from tfprune.keras_models.models.branches import is_cut_off, unread
+from tfprune.solving.dependency_graph import is_cut_off, unread
 
 layers = keras.layers
 

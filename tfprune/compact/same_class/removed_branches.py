@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.copying.change_class import derive
 from tfprune.keras_models.models.layers import sublayers, walk
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+from tfprune.solving.dependency_graph import Network
 
 
 class NoClass(ValueError):  # noqa: N818

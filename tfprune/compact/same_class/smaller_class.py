@@ -8,13 +8,13 @@ import numpy as np
 from tfprune.compact.same_class.exchanged import Exchange, resize
 from tfprune.compact.same_class.removed_branches import NoClass, RemovedBranches
 from tfprune.compact.same_class.resized_by_arguments import heads_kept, numbers_kept, sizes_of
-from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.copy_variables import set_values
 from tfprune.keras_models.copying.rebuild import copy_of
-from tfprune.keras_models.models.layers import sublayers
+from tfprune.keras_models.models.layers import as_numpy, sublayers
 from tfprune.keras_models.tracing.same_outputs import same_outputs
 from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+from tfprune.solving.dependency_graph import ChanneledLayer, Network
 
 
 def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model:
@@ -67,7 +67,7 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
 
 def _part(layer: keras.layers.Layer, channels: ChanneledLayer, keep: np.ndarray) -> keras.layers.Layer:
     """Return the smaller layer, built as the layer was, with its sizes open."""
-    sizes, values = channels.counted(keep), channels.values_kept(layer, keep)
+    sizes, values = channels.counted(keep), channels.values_kept(layer, map(as_numpy, layer.variables), keep)
     part = copy_of(layer, changes=sizes)
     config = layer.get_build_config() or {}  # none of a layer without weights that another one built
     if "input_shape" in config:

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.copy_variables import set_values
 from tfprune.keras_models.copying.rebuild import copy_of, revive
 from tfprune.keras_models.models.graph import Call, retrace, trace
-from tfprune.keras_models.models.layers import is_of_keras
+from tfprune.keras_models.models.layers import as_numpy, is_of_keras
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+from tfprune.solving.dependency_graph import ChanneledLayer, Network
 
 # The operations whose arguments may count or name channels, by the name of the class.
 _SIZED = {
@@ -54,7 +54,9 @@ class SmallerGraph:
     def _set_values(self, layer: Any) -> None:
         smaller = self._smaller.get(id(layer), layer)  # none of a layer in a branch that is gone
         if smaller is not layer and layer.variables:
-            set_values(layer, smaller, values=self._network.layers[layer.name].values_kept(layer, self._keep))
+            values = map(as_numpy, layer.variables)
+            kept = self._network.layers[layer.name].values_kept(layer, values, self._keep)
+            set_values(layer, smaller, values=kept)
 
     def _leave_out_branches(self) -> None:
         """Find what leads into removed branches only, and the constants that the ends of these branches return."""

@@ -17,7 +17,7 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import LEAST_AMOUNT, BudgetLimit, check_budget_limit, check_choice, text_of
 from tfprune.compact.shrinking.shrink import shrink
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
-from tfprune.keras_models.channels.network import Network
+from tfprune.solving.dependency_graph import Network
 
 _log = logging.getLogger(__name__)
 # Where each candidate has to be measured: sparsities to choose among, parts of the model that may go some steps less,

@@ -11,11 +11,11 @@ import numpy as np
 from tfprune.base.axes import shape_along
 from tfprune.compact.reconstruction.layer_moments import Site
 from tfprune.compact.reconstruction.linear_map import NotLinear, linear_map
-from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
 from tfprune.keras_models.models.graph import Graph, trace_to_run
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 
 @dataclass(frozen=True, eq=False)

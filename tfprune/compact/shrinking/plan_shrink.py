@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,14 +17,8 @@ from tfprune.compact.shrinking.planned_copy import PlannedCopy
 from tfprune.compact.shrinking.ranking_report import RankingReport
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.criteria import CRITERIA, Criterion, Magnitude
-from tfprune.keras_models.channels.choose_groups import (
-    choose_groups,
-    first_reason,
-    kernels_by_weight,
-    why_stuck,
-)
-from tfprune.keras_models.channels.network import Group, Network
-from tfprune.keras_models.channels.ranking import as_weights, bundle_scores, finite, keep_best
+from tfprune.criteria.base import finite
+from tfprune.keras_models.channels.groups import as_weights, choose_groups, kernels_by_weight
 from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
@@ -34,6 +27,7 @@ from tfprune.masking.training.sparsity_or_budget import check_sparsity_or_budget
 from tfprune.masking.wrapping.flat_copy import flat_copy, score_kernels
 from tfprune.patterns import Unstructured
 from tfprune.report import Skipped
+from tfprune.solving.dependency_graph import Group, Network
 
 
 @renamed(**limits_as("sparsity"))
@@ -116,12 +110,10 @@ def plan_shrink(
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:
         _check_no_choice(criterion=criterion, allocation=allocation, filters=filters, round_to=round_to)
-        free = [group for group in network.groups if why_stuck(network, group) is None]
+        free = [group for group in network.groups if group.stuck is None]
         return ShrinkPlan(network, _alive(network, flat), left_alone(network, free), PlannedCopy(model, copy))
     named = kernels_by_weight(network, flat)
-    groups = choose_groups(
-        network, named, pattern=Unstructured(), filters=filters, refusal=functools.partial(why_stuck, network)
-    )
+    groups = choose_groups(network, named, pattern=Unstructured(), filters=filters, refusal=lambda group: group.stuck)
     if isinstance(criterion, Mapping):
         groups, scores = _ranked(network, groups, criterion)
     else:
@@ -129,11 +121,11 @@ def plan_shrink(
         bundles = np.concatenate([group.bundles for group in groups])
         makers = {weight: each for weight, each in named.items() if weight.making(bundles)}
         scored = score_kernels(copy, makers, criterion=criterion, gatherer=gatherer)
-        scores = bundle_scores(network, ((weight, score()) for weight, score in scored.items()))
+        scores = network.scores((weight, score()) for weight, score in scored.items())
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
-        return keep_best(network, groups, scores, split, round_to=[round_to] * len(groups))
+        return network.keep_best(groups, scores, split, round_to=[round_to] * len(groups))
 
     if isinstance(sparsity, Budget):
         keep = sparsity.meet(weights, keeping, network, model, verbose=verbose)
@@ -194,14 +186,13 @@ def left_alone(
         left_out: Says why a group is not among them that could be.
     """
     rest = [group for group in network.groups if group not in groups]
-    partly = [group for group in groups if not network.free(group).all()]
+    partly = [group for group in groups if not group.free.all()]
     return tuple(
         [
-            Skipped(group.name, reason or left_out(group), Skipped.HELD if reason else Skipped.FILTERED)
+            Skipped(group.name, group.stuck or left_out(group), Skipped.HELD if group.stuck else Skipped.FILTERED)
             for group in rest
-            for reason in [why_stuck(network, group)]
         ]
-        + [Skipped(group.name, f"in part: {first_reason(network, group)}", Skipped.PARTLY_HELD) for group in partly]
+        + [Skipped(group.name, f"in part: {group.reason}", Skipped.PARTLY_HELD) for group in partly]
         + [Skipped(name, reason, Skipped.NO_RULE) for name, reason in network.unfollowed.items()]
     )
 
@@ -213,7 +204,7 @@ def _alive(network: Network, flat: keras.Model) -> np.ndarray:
     for weight, variable in network.variables(flat):
         keep[weight.bundles_read(as_numpy(variable) != 0)] = True
     for group in network.groups:
-        if not all(keep[part].any() for part in (group.bundles, *network.parts[group.name])):
+        if not all(keep[part].any() for part in (group.bundles, *group.parts)):
             raise ValueError(
                 f"Expected at least one channel of {group.name!r} that a kernel reads. Received: none, the kernels "
                 f"that read them are all zero. Lower the sparsity, or take these layers out of the model."

@@ -15,13 +15,13 @@ from tfprune.compact.reconstruction.layer_moments import moments_of
 from tfprune.compact.reconstruction.linear_map import NotLinear
 from tfprune.compact.shrinking.channel_readers import Reader, RunningModel
 from tfprune.compact.shrinking.ranking_report import RankedGroup, RankingReport
-from tfprune.keras_models.channels.network import Group
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.report import Skipped
 from tfprune.solving.brain_surgery import DAMPING, Surgeon, removals
+from tfprune.solving.dependency_graph import Group
 
 
 @renamed(data="samples=")
@@ -92,7 +92,7 @@ def rank_channels(
 def _ranked(running: RunningModel, skipped: list[Skipped]) -> Iterator[tuple[Group, np.ndarray, list[Reader]]]:
     """Yield the groups whose readers are known, with their removable bundles and readers; append the others."""
     for group in running.network.groups:
-        part = running.network.free_part(group)
+        part = group.free_part()
         if group.kind == "channels" and part.bundles.size > 1:
             try:
                 readers = running.readers_of(part)

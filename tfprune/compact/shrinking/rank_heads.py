@@ -12,7 +12,6 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.compact.shrinking.ranking_report import RankedGroup, RankingReport
-from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
@@ -20,6 +19,7 @@ from tfprune.keras_models.models.graph import trace_to_run
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.masking.wrapping.flat_copy import flat_copy
+from tfprune.solving.dependency_graph import Network
 
 
 @renamed()

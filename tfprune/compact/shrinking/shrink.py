@@ -15,10 +15,9 @@ from tfprune.compact.same_class.resized_by_arguments import resized_by_arguments
 from tfprune.compact.same_class.smaller_class import smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
-from tfprune.keras_models.channels.network import Group
-from tfprune.keras_models.channels.ranking import bundle_scores
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+from tfprune.solving.dependency_graph import Group
 
 
 def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None, uniform: bool = False) -> keras.Model:
@@ -70,11 +69,11 @@ def _equal_counts(copy: FlatCopy, plan: ShrinkPlan) -> np.ndarray:
     network, rows = plan.network, {row.group: row for row in plan.rows}
     alike: dict[tuple[str, int, str], list[Group]] = {}
     for group in network.groups:
-        if network.free(group).any():
+        if group.free.any():
             role = re.sub(r"\d+", "*", group.name)
             alike.setdefault((group.kind, group.bundles.size, role), []).append(group)
     sizes = ((weight, np.abs(as_numpy(variable))) for weight, variable in network.variables(copy.model))
-    scores = np.nan_to_num(bundle_scores(network, sizes))
+    scores = np.nan_to_num(network.scores(sizes))
     keep = plan.keep.copy()
     for groups in alike.values():
         most = max(rows[group.name].kept for group in groups)

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from tfprune.compact.shrinking.planned_copy import PlannedCopy
-from tfprune.keras_models.channels.network import Group, Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
 from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
+from tfprune.solving.dependency_graph import Group, Network
 
 _SHOWN = 3  # members of a group that a table names
 

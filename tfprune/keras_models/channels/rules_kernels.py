@@ -11,12 +11,11 @@ import numpy as np
 from keras import layers
 
 from tfprune.base.axes import parse_equation, spell_out
-from tfprune.keras_models.channels.flow import Flow, Rule, Work, channel_axis
-from tfprune.keras_models.channels.no_rule import NoRule
+from tfprune.keras_models.channels.graph import Flow, Rule, channel_axis
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.channelwise import is_channelwise
 from tfprune.keras_models.tracing.sample_inputs import BATCH, LENGTH
-from tfprune.solving.ties import Layout
+from tfprune.solving.dependency_graph import Layout, NoRule, Work, sizes
 
 # Keras' activations that look at one entry; others are tried out on numbers.
 _ENTRYWISE = frozenset(
@@ -53,7 +52,7 @@ def dense(flow: Flow, call: Call) -> Sequence[Layout]:
     inputs = flow.along(flow.inputs(call)[0], -1)
     outputs = flow.fresh(layer.units, name=layer.name)
     kernel = (inputs, outputs)
-    work = [(flow.positions(shape, -1), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(shape, -1), sizes(layer.kernel.shape, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"units": outputs}, work=work)
     pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), -1, outputs)]
@@ -81,7 +80,7 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     tail = layout[len(layout) - len(asked) :]
     counted = tuple(size if channels is None else channels for size, channels in zip(asked, tail, strict=True))
     apart = [axis for axis, letter in enumerate(result_letters) if letter in equation.kernel]
-    work = [(flow.positions(shape, *apart), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(shape, *apart), sizes(layer.kernel.shape, kernel))]
     flow.record(layer, weights, config={"output_shape": counted}, work=work)
     for channels in layout:
         if channels is not None:
@@ -98,24 +97,13 @@ def convolution(flow: Flow, call: Call) -> Sequence[Layout]:
     rank = len(layer.kernel_size)
     kernel = (*[None] * rank, inputs, outputs)
     if layer.groups > 1:
-        by_group = outputs.reshape(layer.groups, -1)
-        flow.tie(by_group[:, :-1], by_group[:, 1:])
-        kernel, config["groups"] = (*[None] * (rank + 1), outputs), by_group[:, 0]
-        _tie_groups(flow, inputs, by_group, layer)
-    work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
+        kernel = (*[None] * (rank + 1), outputs)
+        reason = f"{layer.name}: a grouped convolution of channels that are fixed"
+        config["groups"] = flow.tie_groups(inputs, outputs, count=layer.groups, reason=reason)
+    work = [(flow.positions(shape, axis), sizes(layer.kernel.shape, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config=config, work=work)
     pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), axis, outputs)]
-
-
-def _tie_groups(flow: Flow, inputs: np.ndarray | None, by_group: np.ndarray, layer: Any) -> None:
-    """Tie the channels of each group of a convolution: those that it reads and those that it makes."""
-    if inputs is None:
-        flow.pin([by_group], f"{layer.name}: a grouped convolution of channels that are fixed")
-        return
-    inputs_by_group = inputs.reshape(layer.groups, -1)
-    flow.tie(inputs_by_group[:, :-1], inputs_by_group[:, 1:])
-    flow.tie(inputs_by_group[:, 0], by_group[:, 0])
 
 
 def transposed(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -124,7 +112,7 @@ def transposed(flow: Flow, call: Call) -> Sequence[Layout]:
     inputs = flow.along(flow.inputs(call)[0], axis)
     outputs = flow.fresh(layer.filters, name=layer.name)
     kernel = (*[None] * len(layer.kernel_size), outputs, inputs)
-    work = [(flow.positions(call.inputs[0].shape, axis), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(call.inputs[0].shape, axis), sizes(layer.kernel.shape, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"filters": outputs}, work=work)
     pin_for_activation(flow, layer, outputs=outputs)
     return [flow.placed(len(shape), axis, outputs)]
@@ -136,7 +124,7 @@ def depthwise(flow: Flow, call: Call) -> Sequence[Layout]:
     inputs = flow.along(flow.inputs(call)[0], axis)
     outputs = None if inputs is None else np.repeat(inputs, layer.depth_multiplier)
     kernel = (*[None] * len(layer.kernel_size), inputs, None)
-    work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(shape, axis), sizes(layer.kernel.shape, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, work=work)
     if outputs is not None:
         pin_for_activation(flow, layer, outputs=outputs)
@@ -154,8 +142,8 @@ def separable(flow: Flow, call: Call) -> Sequence[Layout]:
     kernels = {variable.name: variable for variable in layer.weights}
     count = flow.positions(shape, axis)
     work = [
-        (count, _sizes(kernels["depthwise_kernel"], first)),
-        (count, _sizes(kernels["pointwise_kernel"], second)),
+        (count, sizes(kernels["depthwise_kernel"].shape, first)),
+        (count, sizes(kernels["pointwise_kernel"].shape, second)),
     ]
     flow.record(layer, weights, config={"filters": outputs}, work=work)
     pin_for_activation(flow, layer, outputs=outputs)
@@ -182,13 +170,6 @@ def reversible_embedding(flow: Flow, call: Call) -> Sequence[Layout]:
     work: list[Work] = [(flow.positions(call.inputs[0].shape, -1), (layer.input_dim, size))]
     flow.record(layer, kernels, config={} if inputs is None else {"output_dim": inputs}, work=work)
     return [(None,) * len(call.outputs[0].shape)]
-
-
-def _sizes(variable: keras.Variable, layout: Layout) -> tuple[int | np.ndarray, ...]:
-    """Return the sizes of a weight, channels in place of a number where it has them."""
-    return tuple(
-        int(size) if channels is None else channels for size, channels in zip(variable.shape, layout, strict=True)
-    )
 
 
 KERNELS: dict[type, Rule] = {

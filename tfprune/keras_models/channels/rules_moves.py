@@ -10,16 +10,11 @@ import keras
 import numpy as np
 
 from tfprune.base.axes import shape_along
-from tfprune.keras_models.channels.flow import ChannelIndices, Flow, Rule
-from tfprune.keras_models.channels.no_rule import NoRule
+from tfprune.keras_models.channels.graph import Flow, Rule
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.sample_inputs import fixed_shape
 from tfprune.keras_models.tracing.trace_failure import FAILURES
-from tfprune.solving.ties import Layout
-
-
-def any_of(layout: Layout) -> bool:
-    return any(channels is not None for channels in layout)
+from tfprune.solving.dependency_graph import ChannelIndices, Layout, NoRule, differing_axes, has_channels
 
 
 def moved(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -68,19 +63,8 @@ def _axis_of(flow: Flow, call: Call, numbers: np.ndarray) -> tuple[int, np.ndarr
     if not numbers.size:
         return 0, None
     stacked = call.layer.axis % numbers.ndim if type(call.layer).__name__ == "Stack" else None
-    differing = [axis for axis in range(numbers.ndim) if np.any(numbers != numbers.take([0], axis))]
-    open_ones = [axis for axis in differing if axis != stacked]  # as many are stacked in a smaller graph
-    if not open_ones:
-        flow.pin([np.unique(numbers)], f"{call.layer.name}: it picks one of them")
-        return 0, None
-    moving_axis = open_ones[0]
-    lines = np.moveaxis(numbers, moving_axis, 0).reshape(numbers.shape[moving_axis], -1)
-    columns = np.unique(lines, axis=1).T
-    if len(differing) > 1 and sum(np.unique(line).size for line in columns.T) != np.unique(columns).size:
-        raise NoRule("it mixes channels with positions in a way that cannot be followed")
-    for column in columns[1:]:
-        flow.tie(columns[0], column)
-    return moving_axis, columns[0]
+    axes = [axis for axis in differing_axes(numbers) if axis != stacked]  # as many are stacked in a smaller graph
+    return flow.line(numbers, axes[:1], f"{call.layer.name}: it picks one of them")
 
 
 def repeat(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -103,7 +87,7 @@ Results = list[list["np.ndarray | None"]]
 
 def _shape(flow: Flow, call: Call, results: Results) -> None:
     (argument, result), shape = (_SHAPES[type(call.layer).__name__], results[0]), call.outputs[0].shape
-    if any_of(tuple(result)):
+    if has_channels(tuple(result)):
         sizes = zip(shape, result, strict=True)
         counted = tuple((-1 if size is None else size) if channels is None else channels for size, channels in sizes)
         flow.note(call.layer, {argument: counted})

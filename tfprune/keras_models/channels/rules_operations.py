@@ -11,14 +11,13 @@ import keras
 import numpy as np
 
 from tfprune.base.axes import spell_out
-from tfprune.keras_models.channels.flow import Flow, Rule
-from tfprune.keras_models.channels.no_rule import NoRule
-from tfprune.keras_models.channels.rules_moves import MOVES, any_of
+from tfprune.keras_models.channels.graph import Flow, Rule
+from tfprune.keras_models.channels.rules_moves import MOVES
 from tfprune.keras_models.channels.rules_shapes import concatenate, elementwise, merge
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.channelwise import is_channelwise
 from tfprune.keras_models.tracing.trace_failure import FAILURES
-from tfprune.solving.ties import Layout
+from tfprune.solving.dependency_graph import Layout, NoRule, has_channels
 
 _SUMMED = "it adds up channels without a kernel"
 
@@ -30,7 +29,7 @@ def alone(flow: Flow, call: Call, *, reason: str) -> Sequence[Layout]:
         NoRule: With the reason, if there is no such axis.
     """
     rank = len(call.outputs[0].shape)
-    layouts = {id(tensor): flow.layout(tensor) for tensor in call.inputs if any_of(flow.layout(tensor))}
+    layouts = {id(tensor): flow.layout(tensor) for tensor in call.inputs if has_channels(flow.layout(tensor))}
     axes = sorted(
         {axis for layout in layouts.values() for axis, channels in enumerate(layout) if channels is not None}
     )

@@ -10,11 +10,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.keras_models.channels.flow import Flow, Rule, Work
-from tfprune.keras_models.channels.no_rule import NoRule
+from tfprune.keras_models.channels.graph import Flow, Rule
 from tfprune.keras_models.channels.rules_kernels import pin_for_activation
 from tfprune.keras_models.models.graph import Call
-from tfprune.solving.ties import Layout
+from tfprune.solving.dependency_graph import Layout, NoRule, Work, has_channels, positions, sizes
 
 _GATES = {layers.SimpleRNN: 1, layers.GRU: 3, layers.LSTM: 4}
 
@@ -57,7 +56,7 @@ def bidirectional(flow: Flow, call: Call) -> Sequence[Layout]:
     flow.tie_layouts(forward[0], backward[0])  # one argument, `units`, counts both
     _tie_states(flow, call, forward[0][-1])
     both = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
-    flow.record(layer, _held(flow, both), config=both, work=_moved_work(flow, both))
+    flow.record(layer, _held(flow, both), config=_arguments(flow, both), work=_moved_work(flow, both))
     if layer.merge_mode is None:
         return [forward[0], backward[0], *forward[1:], *backward[1:]]
     merged = forward[0]
@@ -76,7 +75,7 @@ def time_distributed(flow: Flow, call: Call) -> Sequence[Layout]:
     inner = {"layer": layer.layer}
     if id(layer.layer) in flow.recorded:
         work = _moved_work(flow, inner, times=shapes[0][1] or 1)
-        flow.record(layer, _held(flow, inner), config=inner, work=work)
+        flow.record(layer, _held(flow, inner), config=_arguments(flow, inner), work=work)
     return [(result[0], None, *result[1:])]
 
 
@@ -87,6 +86,11 @@ def _held(flow: Flow, inner: dict[str, Any]) -> dict[str, Layout]:
         for layer in inner.values()
         for index, layout in flow.recorded[id(layer)].weights.items()
     }
+
+
+def _arguments(flow: Flow, inner: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of layers inside a layer that count channels, as its own."""
+    return {name: flow.recorded[id(layer)].arguments for name, layer in inner.items()}
 
 
 def _moved_work(flow: Flow, inner: dict[str, Any], *, times: int = 1) -> list[Work]:
@@ -144,8 +148,7 @@ def _check_masks(flow: Flow, masks: Sequence[Any]) -> None:
     shapes = [tuple(mask.shape) for mask in masks if hasattr(mask, "shape")]
     if any(len(shape) == 4 and shape[1] != 1 for shape in shapes):
         raise NoRule("it takes a mask of its own for each head")
-    layouts = (flow.layout(mask) for mask in masks if isinstance(mask, keras.KerasTensor))
-    if any(channels is not None for layout in layouts for channels in layout):
+    if any(has_channels(flow.layout(mask)) for mask in masks if isinstance(mask, keras.KerasTensor)):
         raise NoRule("it takes a mask that was computed from channels")
 
 
@@ -164,15 +167,13 @@ def _projected(
 def _attention_work(
     call: Call, tensors: dict[str, Any], weights: dict[str, Layout], queries: np.ndarray
 ) -> list[Work]:
-    counts = {name: Flow.positions(tensor.shape, -1) for name, tensor in tensors.items()}
+    counts = {name: positions(tensor.shape, -1) for name, tensor in tensors.items()}
     times = {**counts, "gate": counts["query"], "attention_output": counts["query"]}
     work = []
     for variable in call.layer.weights:
         name = next((name for name in weights if variable.path.endswith(name)), "")
         if name.endswith("/kernel"):
-            sizes = zip(variable.shape, weights[name], strict=True)
-            counted = tuple(int(size) if channels is None else channels for size, channels in sizes)
-            work.append((times[name.partition("/")[0]], counted))
+            work.append((times[name.partition("/")[0]], sizes(variable.shape, weights[name])))
     widths = {variable.path.split("/")[-2]: variable.shape[-1] for variable in call.layer.weights}
     return [*work, (counts["query"] * counts["key"] * (widths["key"] + widths["value"]), (queries,))]
 

@@ -11,11 +11,10 @@ import numpy as np
 from keras import layers
 
 from tfprune.base.axes import shape_along
-from tfprune.keras_models.channels.flow import Flow, Rule, channel_axis
-from tfprune.keras_models.channels.no_rule import NoRule
+from tfprune.keras_models.channels.graph import Flow, Rule, channel_axis
 from tfprune.keras_models.channels.rules_kernels import check_activation
 from tfprune.keras_models.models.graph import Call
-from tfprune.solving.ties import Layout
+from tfprune.solving.dependency_graph import Layout, NoRule, along, placed
 
 
 def elementwise(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -48,7 +47,11 @@ def prelu(flow: Flow, call: Call) -> Sequence[Layout]:
 def merge(flow: Flow, call: Call) -> Sequence[Layout]:
     """Tie the entries that an operation combines one by one, unless one entry is spread over all."""
     given, rank = _operands(flow, call), len(call.outputs[0].shape)
-    return [tuple(_merged(flow, call, given, axis - rank) for axis in range(rank))]
+    reason = f"{call.layer.name}: they meet channels that are fixed"
+    along_axes = [
+        [(shape[axis], layout[axis]) for shape, layout in given if len(layout) >= -axis] for axis in range(-rank, 0)
+    ]
+    return [tuple(flow.meet(operands, reason) for operands in along_axes)]
 
 
 def _operands(flow: Flow, call: Call) -> list[tuple[tuple[int | None, ...], Layout]]:
@@ -57,43 +60,10 @@ def _operands(flow: Flow, call: Call) -> list[tuple[tuple[int | None, ...], Layo
     return [(tuple(leaf.shape), flow.layout(leaf)) for leaf in leaves]
 
 
-def _merged(
-    flow: Flow, call: Call, given: list[tuple[tuple[int | None, ...], Layout]], axis: int
-) -> np.ndarray | None:
-    present = [(shape[axis], layout[axis]) for shape, layout in given if len(layout) >= -axis]
-    spread = [(size, channels) for size, channels in present if size != 1] or present
-    channel_arrays = [channels for _, channels in spread if channels is not None]
-    if not channel_arrays:
-        return None
-    if len(channel_arrays) < len(spread):
-        flow.pin(channel_arrays, f"{call.layer.name}: they meet channels that are fixed")
-    for channels in channel_arrays[1:]:
-        flow.tie(channel_arrays[0], channels)
-    return channel_arrays[0]
-
-
 def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
-    operands, rank = _operands(flow, call), len(call.outputs[0].shape)
-    given, axis = [layout for _, layout in operands], call.layer.axis % rank
-    for other in range(rank):
-        channel_arrays = [channels for layout in given if (channels := layout[other]) is not None]
-        if other != axis and channel_arrays:
-            flow.pin(
-                channel_arrays if len(channel_arrays) < len(given) else [],
-                f"{call.layer.name}: beside channels that are fixed",
-            )
-            for channels in channel_arrays[1:]:
-                flow.tie(channel_arrays[0], channels)
-    result = list(given[0])
-    if any(layout[axis] is not None for layout in given):
-        joined = [
-            flow.fixed(int(shape[axis]), "an input of the model or a constant")
-            if layout[axis] is None
-            else layout[axis]
-            for shape, layout in operands
-        ]
-        result[axis] = np.concatenate(joined)
-    return [tuple(result)]
+    axis = call.layer.axis % len(call.outputs[0].shape)
+    outside, beside = "an input of the model or a constant", f"{call.layer.name}: beside channels that are fixed"
+    return [flow.join(_operands(flow, call), axis, outside=outside, beside=beside)]
 
 
 def spatial(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -126,9 +96,9 @@ def _reshaped(layout: Layout, shape: Sequence[int | None], result: Sequence[int 
     tracked = [axis for axis, channels in enumerate(layout) if channels is not None]
     if not tracked:
         return (None,) * len(result)
-    channels: Any = Flow.along(layout, tracked[0])
+    channels: Any = along(layout, tracked[0])
     if tracked[0] == len(shape) - 1 and result[-1] == shape[-1]:
-        return Flow.placed(len(result), -1, channels)
+        return placed(len(result), -1, channels)
     before, after = ([size for size in sizes[1:] if size is not None] for sizes in (shape, result))
     if len(before) < len(shape) - 1 or len(after) < len(result) - 1:
         raise NoRule("it reshapes positions whose number is not known")
@@ -137,7 +107,7 @@ def _reshaped(layout: Layout, shape: Sequence[int | None], result: Sequence[int 
     for axis in range(entries.ndim):
         line = np.moveaxis(entries, axis, -1).reshape(-1, entries.shape[axis])
         if np.all(line == line[0]):
-            return Flow.placed(len(result), axis + 1, line[0])
+            return placed(len(result), axis + 1, line[0])
     raise NoRule("it mixes channels with positions in a way that cannot be followed")
 
 

@@ -35,6 +35,16 @@ class Call:
     kwargs: dict[str, Any]
     outputs: list[keras.KerasTensor]
 
+    @property
+    def name(self) -> str:
+        """The name of the layer or operation."""
+        return self.layer.name
+
+    @property
+    def holder(self) -> int:
+        """What all calls of the layer have in common."""
+        return id(self.layer)
+
     @cached_property
     def inputs(self) -> list[keras.KerasTensor]:
         """The tensors among its arguments, in order."""
@@ -51,7 +61,18 @@ class Graph:
         for call in calls:
             for tensor in call.inputs:
                 self._consumers.setdefault(id(tensor), []).append(call)
+        self.outputs: list[keras.KerasTensor] = model.outputs
         self._outputs = {id(tensor) for tensor in model.outputs}
+
+    @staticmethod
+    def shape(tensor: Any) -> tuple[int | None, ...]:
+        """Return the shape of a tensor or an array; None for a size that is open."""
+        return tuple(tensor.shape)
+
+    @staticmethod
+    def is_constant(tensor: Any) -> bool:
+        """Tell whether a value is an array, not a tensor of the graph."""
+        return not isinstance(tensor, keras.KerasTensor)
 
     def producer(self, tensor: keras.KerasTensor) -> Call | None:
         """Return the call that a tensor comes from, None for an input of the model."""
@@ -60,6 +81,22 @@ class Graph:
     def consumers(self, call: Call) -> list[Call]:
         """Return the calls that take an output of a call."""
         return [taker for tensor in call.outputs for taker in self._consumers.get(id(tensor), ())]
+
+    def takers(self) -> dict[str, frozenset[str]]:
+        """Return what takes the outputs of each input, layer and operation, by name.
+
+        The outputs of the model are taken by "".
+        """
+        names = {id(tensor): tensor.name for tensor in self.model.inputs}
+        takers: dict[str, set[str]] = {name: set() for name in names.values()}
+        for call in self.calls:
+            for tensor in call.inputs:
+                takers[names[id(tensor)]].add(call.name)
+            takers.setdefault(call.name, set())
+            names |= {id(tensor): call.name for tensor in call.outputs}
+        for tensor in self.outputs:
+            takers[names[id(tensor)]].add("")
+        return {name: frozenset(some) for name, some in takers.items()}
 
     def is_output(self, call: Call) -> bool:
         """Tell whether the model returns an output of a call."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfprune.base.axes import shape_along
-from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 
 def cells_of(network: Network, group: Group) -> Iterator[np.ndarray]:
@@ -20,7 +20,7 @@ def cells_of(network: Network, group: Group) -> Iterator[np.ndarray]:
         network: The channels.
         group: The group, of which bundles that have to stay do not move.
     """
-    free = network.free_part(group).bundles
+    free = group.free_part().bundles
     layers = [network.layers[name] for name in group.members]
     tensors = [along for layer in layers for weight in layer.weights for along in weight.bundles_along.values()]
     tensors += [along for layer in layers for along in layer.takes if along is not None]

@@ -11,8 +11,7 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import resolve
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.keras_models.channels.choose_groups import kernels_by_weight
-from tfprune.keras_models.channels.network import ChanneledWeight, Network
+from tfprune.keras_models.channels.groups import kernels_by_weight
 from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters, selector
@@ -29,6 +28,7 @@ from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weight
 from tfprune.patterns import NM, Pattern
 from tfprune.report import Skipped
 from tfprune.solving.column_order import column_order
+from tfprune.solving.dependency_graph import ChanneledWeight, Network
 
 _LEAST_GAIN = 1e-6  # of the scores of a kernel
 

@@ -13,14 +13,13 @@ import numpy as np
 
 from tfprune.allocation import Weight
 from tfprune.base.top_k import rank_first
-from tfprune.keras_models.channels.choose_groups import why_stuck
-from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
-from tfprune.keras_models.channels.ranking import as_weights, bundle_scores, keep_best
+from tfprune.keras_models.channels.groups import as_weights, why_stuck
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import from_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.masking.wrapping.pruned import Pruned
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 Scores = Callable[[Pruned, str], np.ndarray]  # of a wrapper's weight, in the matrix view
 
@@ -114,7 +113,7 @@ class CoupledGroups:
         """The score of each bundle."""
         bundles = np.concatenate([group.bundles for group in self.groups])
         makers = [weight for weight in self.kernels if weight.making(bundles)]
-        scores = bundle_scores(self.network, ((weight, self._scored(weight)) for weight in makers))
+        scores = self.network.scores((weight, self._scored(weight)) for weight in makers)
         return scores if self._regrow else rank_first(scores, self._shown)
 
     def _scored(self, weight: ChanneledWeight) -> np.ndarray:
@@ -139,7 +138,7 @@ class CoupledGroups:
 
     def keep(self, split: Sequence[float | None]) -> np.ndarray:
         """Return which bundles stay; in a group whose share is None, those that its masks show now."""
-        keep = keep_best(self.network, self.groups, self.scores, split, round_to=self._multiples)
+        keep = self.network.keep_best(self.groups, self.scores, split, round_to=self._multiples)
         for group, share in zip(self.groups, split, strict=True):
             if share is None:
                 keep[group.bundles] = self._shown[group.bundles]

@@ -14,8 +14,7 @@ from tfprune.allocation import Allocation, Weight, allocate
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_sparsity
 from tfprune.base.top_k import rank_first
-from tfprune.criteria.base import Evidence
-from tfprune.keras_models.channels.ranking import finite
+from tfprune.criteria.base import Evidence, finite
 from tfprune.keras_models.evidence.gatherer import Facts, Gatherer, check_needs, gather
 from tfprune.keras_models.evidence.scored_weight import Subject
 from tfprune.keras_models.models.kernels import from_matrix, to_matrix

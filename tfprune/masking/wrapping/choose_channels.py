@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import keras
 
 from tfprune.criteria import Criterion
-from tfprune.keras_models.channels.choose_groups import choose_groups, kernels_by_weight, why_stuck
-from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
+from tfprune.keras_models.channels.groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
@@ -18,6 +17,7 @@ from tfprune.masking.wrapping.choose_weights import Choice
 from tfprune.masking.wrapping.flat_copy import Source, flat_copy
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
 from tfprune.patterns import Channel, Pattern
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 
 def choose_channels(
@@ -101,7 +101,7 @@ def _cover(
     names: dict[str, list[str]] = {}
     making = set()
     for group in groups:
-        part = network.free_part(group)
+        part = group.free_part()
         for weight in network.weights_of(part):
             place = places[weight]
             if not holds_pruned(place.layer):

@@ -11,11 +11,8 @@ import keras
 import numpy as np
 
 from tfprune.criteria import Criterion, Evidence
-from tfprune.keras_models.channels.analyze import analyze
-from tfprune.keras_models.channels.choose_groups import NamedKernels
-from tfprune.keras_models.channels.network import ChanneledWeight, Network
-from tfprune.keras_models.channels.ranking import finite
-from tfprune.keras_models.channels.rules import known_rule
+from tfprune.criteria.base import finite
+from tfprune.keras_models.channels.groups import NamedKernels, analyze, known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.evidence.gatherer import Gatherer, gather
@@ -27,6 +24,7 @@ from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.keras_models.tracing.open_layers import TracedGraph, open_layers
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import transfer_weights
+from tfprune.solving.dependency_graph import ChanneledWeight, Network
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfprune.keras_models.channels.choose_groups import why_stuck
-from tfprune.keras_models.channels.network import Group
 from tfprune.methods.concepts.concept_rules import ConceptRules
 from tfprune.methods.concepts.layer_units import UnitsOfModel
 from tfprune.methods.rule_mining.choose_rules import ConceptLimits, Limits
 from tfprune.methods.rule_mining.parts import CHOOSING
 from tfprune.methods.rule_mining.rule import ConceptRule
+from tfprune.solving.dependency_graph import Group
 
 
 class KeptUnits:
@@ -92,7 +91,7 @@ class KeptUnits:
         """Explain why a group keeps all units; empty if some may be removed."""
         if group in self.shrunk:
             return ""
-        return why_stuck(self.network, group) or self.left_out(group)
+        return group.stuck or self.left_out(group)
 
     def left_out(self, group: Group) -> str:
         """Explain why the requirements keep all units of a group whose units could be removed."""
@@ -103,7 +102,7 @@ class KeptUnits:
     def _kept(self, min_units: int) -> np.ndarray:
         keep = self.network.all_kept()
         for group in self.shrunk:
-            free = self.network.free_part(group).bundles
+            free = group.free_part().bundles
             keep[free] = [bundle in self.needed for bundle in free.tolist()]
             missing = min(min_units, group.bundles.size) - int(np.count_nonzero(keep[group.bundles]))
             more = [bundle for bundle in self._next_best(group) if not keep[bundle]]

@@ -11,14 +11,14 @@ import numpy as np
 
 from tfprune.base.axes import output_axes
 from tfprune.criteria import FACTS, Magnitude
-from tfprune.keras_models.channels.choose_groups import kernels_by_weight, why_stuck
-from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
+from tfprune.keras_models.channels.groups import kernels_by_weight
 from tfprune.keras_models.evidence.scored_weight import FactRequest, Subject
 from tfprune.keras_models.models.graph import Call, Graph, trace
 from tfprune.keras_models.models.kernels import Kernel
 from tfprune.keras_models.models.layer_hooks import LOOPS, holders
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import FlatCopy
+from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 _MEANS_OVER_POSITIONS = FACTS["output_moments"]
 # Units are recorded behind these layers, as the layers that read the units see them.
@@ -69,7 +69,7 @@ class UnitsOfModel:
             return "its units lie along several axes"
         bundles = weight.bundles_along[weight.makes[0]]
         group = next(group for group in self.network.groups if np.isin(bundles, group.bundles).any())
-        reason = "it makes heads of attention" if group.kind == "heads" else why_stuck(self.network, group)
+        reason = "it makes heads of attention" if group.kind == "heads" else group.stuck
         if reason:
             return reason
         hooked, holder = self._held[id(kernel.variable)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfprune.base.axes import output_axes
-from tfprune.keras_models.channels.choose_groups import kernels_by_weight
+from tfprune.keras_models.channels.groups import kernels_by_weight
 from tfprune.masking.wrapping.choose_channels import location_of
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 from tfprune.methods.concepts.keep_units import KeptUnits

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from tfprune.base.axes import other_axes, shape_along
-from tfprune.keras_models.channels.network import ChanneledWeight, Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.federated.arrays import Masks
+from tfprune.solving.dependency_graph import ChanneledWeight, Network
 
 Channeled = list[tuple[int, ChanneledWeight]]
 

@@ -68,7 +68,7 @@ class HeteroFL(Spec):
         network, weights = channeled(model, variables)
         keep = network.all_kept()
         for group in network.groups:
-            free = np.sort(network.free_part(group).bundles)
+            free = np.sort(group.free_part().bundles)
             keep[free[math.ceil(self.model_rate * len(free)) :]] = False
         return masks_of_channels(keep, weights, count=len(variables))
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.keras_models.channels.register_shrinkable import register_shrinkable
+from tfprune.keras_models.channels.groups import register_shrinkable
 from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.methods.few_shot.learner import Learner, check_output
 

@@ -17,12 +17,10 @@ from tfprune.compact.reconstruction.layer_moments import IsHeld, MomentSums
 from tfprune.compact.reconstruction.linear_map import NotLinear
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
 from tfprune.compact.shrinking.channel_readers import Reader, RunningModel
-from tfprune.keras_models.channels.choose_groups import why_stuck
-from tfprune.keras_models.channels.network import Group, Network
-from tfprune.keras_models.models.branches import is_cut_off
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.one_shot.putri_report import PutriRow
 from tfprune.report import Skipped
+from tfprune.solving.dependency_graph import Group, Network, is_cut_off
 from tfprune.solving.least_squares import GramMoments
 
 Choose = Callable[["Removal", GramMoments, np.ndarray], np.ndarray]
@@ -147,10 +145,10 @@ def _removals(running: RunningModel, *, kind: str) -> tuple[list[Removal], list[
     removals: list[Removal] = []
     skipped: list[Skipped] = []
     for group in running.network.groups:
-        part = running.network.free_part(group)
+        part = group.free_part()
         if group.kind != kind:
             continue
-        reason = why_stuck(running.network, group)
+        reason = group.stuck
         if kind == "channels" and not _are_units(running.network, part):
             reason = reason or "parts of attention, not hidden units"
         try:

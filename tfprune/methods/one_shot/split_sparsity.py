@@ -9,8 +9,8 @@ import numpy as np
 
 from tfprune.base.spec import check_sparsity
 from tfprune.compact.shrinking.transformer_budget import attention_layers
-from tfprune.keras_models.channels.network import Network
 from tfprune.methods.one_shot.remove_in_order import Removal
+from tfprune.solving.dependency_graph import Network
 
 PARTS = ("units", "heads")
 _SHOWN = 3  # names in a line of text
