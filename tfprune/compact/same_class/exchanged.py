@@ -17,9 +17,9 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.removed_branches import without_branch
-from tfprune.keras_models.copying.change_class import become_part, derive, saved_with
-from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
-from tfprune.keras_models.copying.rebuild import config_of
+from tfprune.keras_models.copying.by_attributes import become_part
+from tfprune.keras_models.copying.in_place import derive, saved_with
+from tfprune.keras_models.copying.twin import build_from_class_config, class_config, config_of
 from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import sublayers, walk
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.keras_models.channels.network import Network
-from tfprune.keras_models.copying.change_class import derive
+from tfprune.keras_models.copying.in_place import derive
 from tfprune.keras_models.models.layers import sublayers, walk
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 

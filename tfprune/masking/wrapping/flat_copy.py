@@ -16,8 +16,7 @@ from tfprune.keras_models.channels.choose_groups import NamedKernels
 from tfprune.keras_models.channels.network import ChanneledWeight, Network
 from tfprune.keras_models.channels.ranking import finite
 from tfprune.keras_models.channels.rules import known_rule
-from tfprune.keras_models.copying.subclassed import layer_pairs
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside, layer_pairs
 from tfprune.keras_models.evidence.gatherer import Gatherer, gather
 from tfprune.keras_models.evidence.scored_weight import Subject
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
