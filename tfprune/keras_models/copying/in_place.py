@@ -209,19 +209,51 @@ def _replace_in_code(anatomy: Anatomy, replace: Callable[[Anatomy], keras.layers
         fill(*step)
 
 
-class _Holding:
-    """Mixed into the class of a copy: saves the layers that it holds, as its code would create others."""
+class Remade:
+    """Mixed into the class of a model that was changed: it is saved as what its class makes, and what was changed.
+
+    Derived classes, each registered under its name in files, say what was changed, and change it in a fresh model.
+    """
+
+    def tfprune_plain_config(self) -> dict[str, Any]:
+        """Return the configuration from which its class makes it."""
+        return vars(self)[ORIGIN]
+
+    def tfprune_changes(self) -> dict[str, Any]:
+        """Return the rest of the configuration."""
+        raise NotImplementedError
+
+    @staticmethod
+    def tfprune_change(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
+        """Return a model with the changes in a configuration, given what its class makes."""
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        parts = [[list(place), config_of(part)] for place, part in held_layers(self)]
-        return {**state_of(self, vars(self)[ORIGIN]), "parts": parts}
+        return {"origin": self.tfprune_plain_config(), **self.tfprune_changes()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
-        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+        model = build_from_class_config(config["origin"], reader(custom_objects))
+        return cls.tfprune_change(model, config, custom_objects)
+
+
+def reader(custom_objects: dict[str, Any] | None) -> Callable[[Any], Any]:
+    """Return the function that builds what a configuration holds."""
+    return functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+
+
+class _Holding(Remade):
+    """Saves the layers that a model holds, as its code would create others."""
+
+    def tfprune_changes(self) -> dict[str, Any]:
+        parts = [[list(place), config_of(part)] for place, part in held_layers(self)]
+        return {**state_of(self, vars(self)[ORIGIN]), "parts": parts}
+
+    @staticmethod
+    def tfprune_change(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
+        read = reader(custom_objects)
         parts = {tuple(place): read(part) for place, part in config["parts"]}
-        shell = build_from_class_config(config["origin"], read)
-        copy = fill(shell, _holding(type(shell)), parts, config)
+        copy = fill(model, _holding(type(model)), parts, config)
         lock_models(Anatomy.of(copy))
         return copy
 
@@ -234,22 +266,20 @@ def _holding(model_class: Any) -> Any:
     return model_class if issubclass(model_class, _Holding) else saved_with(_Holding, model_class)
 
 
-class _Retraced:
-    """Mixed into the class of a copy: saves the wrappers in its graph, of which its code knows nothing."""
+class _Retraced(Remade):
+    """Saves the wrappers in the graph of a model, of which its code knows nothing."""
 
-    def get_config(self) -> dict[str, Any]:
+    def tfprune_changes(self) -> dict[str, Any]:
         wrappers = [
             [index, keras.saving.get_registered_name(type(wrapper)), wrapper.settings()]
             for index, wrapper in _wrappers(Anatomy.of(self)).items()
         ]
-        return {"origin": vars(self)[ORIGIN], "states": layer_states(plain_parts(self)), "wrappers": wrappers}
+        return {"states": layer_states(plain_parts(self)), "wrappers": wrappers}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
-        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+    @staticmethod
+    def tfprune_change(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
+        read, parts = reader(custom_objects), plain_parts(model)
         find = functools.partial(keras.saving.get_registered_object, custom_objects=custom_objects)
-        model = build_from_class_config(config["origin"], read)
-        parts = plain_parts(model)
         set_layer_states(parts, config["states"])
         wrappers = {
             id(parts[index]): find(name)(parts[index], **read(settings))
