@@ -175,6 +175,6 @@ if sys.modules.get("keras"):  # None where a program blocks it
     importlib.import_module("tfprune.masking.wrapping.pruned")
     importlib.import_module("tfprune.tfmot.wrapper")
     importlib.import_module("tfprune.quantizing.quantized")
-    importlib.import_module("tfprune.keras_models.copying.functional_subclass")
+    importlib.import_module("tfprune.keras_models.copying.in_place")
     importlib.import_module("tfprune.compact.same_class.exchanged")
     importlib.import_module("tfprune.compact.fine_tuning.distilled")

@@ -101,7 +101,7 @@ def load_keras() -> Any:
         try:
             import keras
 
-            import tfprune.keras_models.copying.functional_subclass
+            import tfprune.keras_models.copying.in_place
             import tfprune.tfmot.wrapper  # noqa: F401  (Keras has to know what is saved before it loads it)
 
             keras.ops.zeros(1)

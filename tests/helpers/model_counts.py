@@ -35,24 +35,24 @@ def counted_models() -> Iterator[Counted]:
 
 @contextmanager
 def counted_copies() -> Iterator[Counted]:
-    """Count calls of `copy_model`, wherever it was imported, and instances of Keras' models."""
+    """Count calls of `twin`, wherever it was imported, and instances of Keras' models."""
     import tfprune
-    from tfprune.keras_models.copying.copy_model import copy_model
+    from tfprune.keras_models.copying.twin import twin
 
     for name in tfprune.__all__:
         getattr(tfprune, name)  # a module that is loaded later would keep the function that counts
     users = [module for name, module in list(sys.modules.items()) if name.startswith("tfprune")]
-    users = [module for module in users if vars(module).get("copy_model") is copy_model]
+    users = [module for module in users if vars(module).get("twin") is twin]
     with counted_models() as counted:
 
         def counting(*args, **kwargs):
             counted.copies += 1
-            return copy_model(*args, **kwargs)
+            return twin(*args, **kwargs)
 
         for module in users:
-            module.copy_model = counting
+            module.twin = counting
         try:
             yield counted
         finally:
             for module in users:
-                module.copy_model = copy_model
+                module.twin = twin

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 import tfprune
-import tfprune.keras_models.copying.functional_subclass
+import tfprune.keras_models.copying.in_place
 import tfprune.tfmot.wrapper  # where another test imported tfprune before Keras, Keras does not know the wrappers yet
 from tfprune import criteria, patterns, tfmot
 

@@ -181,6 +181,10 @@ class PruneLowMagnitude(Pruned):
         count = np.rint(np.float32(units) * (np.float32(1) - np.float32(sparsity)))
         return 1 - max(int(count), 1) / units
 
+    def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
+        """Return such a wrapper, with other arguments where some are given, around a layer."""
+        return super().around(layer, **{"pruning_schedule": self.pruning_schedule, **arguments})
+
     def settings(self) -> dict[str, Any]:
         schedule = keras.saving.serialize_keras_object(self.pruning_schedule)
         return {**super().settings(), "pruning_schedule": schedule}

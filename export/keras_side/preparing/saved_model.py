@@ -18,7 +18,7 @@ from typing import Any
 import keras
 
 from tfprune.export.keras_side.preparing.signature import Signature
-from tfprune.keras_models.copying.custom_objects import named_things
+from tfprune.keras_models.copying.twin import named_things
 from tfprune.keras_models.models.calls import recurrent_states
 from tfprune.keras_models.models.layers import as_numpy, walk
 

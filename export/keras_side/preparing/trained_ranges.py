@@ -8,11 +8,11 @@ from keras import ops
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import inputs_of, load_objects, operator_name, save_objects
-from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.pruned import Pruned
-from tfprune.masking.wrapping.transfer_weights import transfer_weights
+from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.quantized import Quantized
 
 
@@ -32,9 +32,14 @@ def with_known_ranges(model: keras.Model) -> keras.Model:
         ValueError: If a range has seen no data, or holds a number that is none.
     """
     anatomy = Anatomy.of(model)
-    copy = copy_model(anatomy, _replacement)
-    transfer_weights(anatomy, copy)
     trained = dict(anatomy.leaves)
+
+    def replacement(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if isinstance(layer, Quantized):
+            return layer.around(layer.layer, weights=(), levels=None, known=trained[path].known_ranges())
+        return layer.layer if isinstance(layer, Pruned) else None
+
+    copy = copy_with(anatomy, replacement)
     for path, layer in Anatomy.of(copy).leaves:
         if isinstance(layer, Quantized):
             for kernel in layer.inner_kernels.values():
@@ -44,10 +49,7 @@ def with_known_ranges(model: keras.Model) -> keras.Model:
 
 def without_ranges(plain: keras.Model) -> keras.Model:
     """Return a copy of what `with_known_ranges` returned whose activations are not rounded."""
-    anatomy = Anatomy.of(plain)
-    copy = copy_model(anatomy, lambda path, layer: layer.layer if isinstance(layer, Quantized) else None)
-    transfer_weights(anatomy, copy)
-    return copy
+    return plain_copy(Anatomy.of(plain))
 
 
 def without_rounding(data: bytes) -> bytes:
@@ -71,9 +73,3 @@ def _before_rounding(model: schema.ModelT, makers: dict[int, schema.OperatorT], 
     last = makers.get(index)
     first = None if last is None or operator_name(model, last) != "DEQUANTIZE" else makers.get(int(last.inputs[0]))
     return index if first is None or operator_name(model, first) != "QUANTIZE" else int(first.inputs[0])
-
-
-def _replacement(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    if isinstance(layer, Quantized):
-        return layer.around(layer.layer, weights=(), levels=None, known=layer.known_ranges())
-    return layer.layer if isinstance(layer, Pruned) else None

@@ -9,8 +9,6 @@ from keras import layers, ops
 from tiers import first
 
 import tfprune
-from tfprune.keras_models.copying.functional_subclass import replace_in_graph
-from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.schedules import Constant
 
 PACKAGE = "tests.around_graph"
@@ -301,8 +299,9 @@ def test_a_class_that_forgets_an_argument_comes_back_as_the_graph_that_it_is():
     with pytest.warns(UserWarning, match="plain Functional model, not of class Forgetful"):
         wrapped = tfprune.wrap(model)
     np.testing.assert_array_equal(wrapped(x), model(x))
+    inputs = keras.Input((3,))
     with pytest.raises(ValueError, match=r"same weights.*'dense' with weights of shapes \[\(3, 4\), \(4,\)\]"):
-        replace_in_graph(Anatomy.of(model), lambda path, layer: None)
+        tfprune.wrap(keras.Model(inputs, model(inputs)))  # in a graph of another model it has to be of its class
 
 
 def test_wrappers_that_its_own_code_creates_cannot_be_stripped():

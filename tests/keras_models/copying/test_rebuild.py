@@ -11,14 +11,14 @@ import tensorflow as tf
 from keras import layers
 
 import tfprune
-from tfprune.keras_models.copying.copy_variables import copy_variables
-from tfprune.keras_models.copying.rebuild import copy_of, rebuild
+from tfprune.keras_models.copying.in_place import copy_layers
+from tfprune.keras_models.copying.twin import copy_of, copy_variables, twin
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 
 
 def copy_model(model: keras.Model) -> keras.Model:
     anatomy = Anatomy.of(model)
-    copy = rebuild(anatomy, lambda path, part: None)
+    copy = twin(anatomy)
     copies = dict(Anatomy.of(copy).leaves)
     for path, layer in anatomy.leaves:
         copy_variables(layer, copies[path])
@@ -53,7 +53,7 @@ def test_a_layer_shared_between_levels_is_refused(shared):
 def test_only_replaced_layers_change():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="a"), layers.Dense(2, name="b")])
     other = layers.Dense(2, activation="relu", name="b")
-    copy = rebuild(Anatomy.of(model), lambda path, part: other if path == "b" else None)
+    copy = copy_layers(Anatomy.of(model), lambda path, layer: other if path == "b" else None)
     assert [layer.activation.__name__ for layer in copy.layers] == ["linear", "relu"]
     assert [layer.activation.__name__ for layer in model.layers] == ["linear", "linear"]
 

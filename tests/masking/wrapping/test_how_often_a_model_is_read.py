@@ -87,9 +87,9 @@ def perceptron(width: int) -> keras.Model:
         in_test_ci(
             (bert, 12, 4, 1)
         ),  # a fresh backbone; its graph with what its attributes hold, called anew, and the copy
-        (cnn, 4, 1, 1),
-        (stack, 4, 2, 2),  # Sequential, and the Functional model inside
-        (perceptron, 4, 2, 2),  # a fresh one, and the copy with wrappers in it
+        (cnn, 4, 2, 1),  # a twin, and its graph called anew
+        (stack, 4, 4, 2),  # Sequential, and the Functional model inside
+        (perceptron, 4, 3, 2),  # a fresh one, the twin, and the twin with wrappers in it
     ],
 )
 def test_a_model_is_read_once_and_few_are_built(build, size, wrapping, stripping, monkeypatch):

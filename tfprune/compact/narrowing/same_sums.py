@@ -13,7 +13,7 @@ import numpy as np
 from tfprune.compact.narrowing.norms import StreamNorm
 from tfprune.compact.narrowing.stream import Stream
 from tfprune.compact.same_class.class_arguments import build_with_arguments
-from tfprune.keras_models.copying.class_config import class_config
+from tfprune.keras_models.copying.twin import class_config
 from tfprune.keras_models.models.layer_hooks import hooked_calls
 from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.keras_models.tracing.same_outputs import ROUNDED, Tolerance, as_arrays, same_outputs

@@ -13,7 +13,7 @@ import numpy as np
 from tfprune.compact.same_class.class_arguments import build_with_arguments, check_class, dicts_in
 from tfprune.compact.same_class.exchanged import Resized
 from tfprune.compact.same_class.removed_branches import NoClass
-from tfprune.keras_models.copying.class_config import class_config
+from tfprune.keras_models.copying.twin import class_config
 from tfprune.keras_models.models.layers import walk
 
 ARGUMENT = "hidden_dim"  # by which classes of KerasHub call the width of the stream

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.linear_map import LinearMap, OfLoop, inner_maps
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.report import Skipped

@@ -139,7 +139,7 @@ def reconstruct(
     rename(plain, names)  # flattening may have changed some
     if not holds_pruned(model):
         return plain, report
-    result = copy_with(anatomy, lambda path, layer: None)
+    result = copy_with(anatomy)
     transfer_weights(Anatomy.of(plain), result)
     return result, report
 

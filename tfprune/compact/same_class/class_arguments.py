@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.removed_branches import NoClass
-from tfprune.keras_models.copying.functional_subclass import fresh_copy
+from tfprune.keras_models.copying.twin import fresh_copy
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
 from tfprune.keras_models.models.layers import quantized_already
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe

@@ -17,9 +17,9 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.removed_branches import without_branch
-from tfprune.keras_models.copying.change_class import become_part, derive, saved_with
-from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
-from tfprune.keras_models.copying.rebuild import config_of
+from tfprune.keras_models.copying.by_attributes import become_part
+from tfprune.keras_models.copying.in_place import Remade, derive, reader, saved_with
+from tfprune.keras_models.copying.twin import class_config, config_of
 from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import sublayers, walk
 
@@ -60,31 +60,33 @@ class Exchange:
         return Exchange(**{**joined, "numbers": self.numbers | numbers})
 
 
-class Resized:
-    """Mixed into the class of a model: saves what was exchanged."""
+class Resized(Remade):
+    """Saves what was exchanged in a model."""
 
-    def get_config(self) -> dict[str, Any]:
+    def tfprune_plain_config(self) -> dict[str, Any]:
+        arguments = super(Remade, self).get_config()  # type: ignore[misc]
+        return {**vars(self)[_ORIGIN], "config": arguments}
+
+    def tfprune_changes(self) -> dict[str, Any]:
         sizes: Exchange = vars(self)[_SIZES]
         layers = [layer for _, layer in walk(self)]
-        arguments = super().get_config()  # type: ignore[misc]
         parts = {str(index): _as_made(config_of(layers[index])) for index in sizes.parts}
         plain = {
             name: {str(index): value for index, value in values.items()}
             for name, values in vars(sizes).items()
             if name != "parts"
         }
-        return {"origin": {**vars(self)[_ORIGIN], "config": arguments}, "parts": parts, **plain}
+        return {"parts": parts, **plain}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
-        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+    @staticmethod
+    def tfprune_change(model: Any, config: dict[str, Any], custom_objects: dict[str, Any] | None) -> Any:
+        read = reader(custom_objects)
         exchange = Exchange(
             {int(index): read(part) for index, part in config["parts"].items()},
             {int(index): numbers for index, numbers in config["numbers"].items()},
             {int(index): count for index, count in config["heads"].items()},
             {int(index): count for index, count in config.get("branches", {}).items()},  # none in older files
         )
-        model = build_from_class_config(config["origin"], read)
         resize([layer for _, layer in walk(model)], exchange)
         return model
 

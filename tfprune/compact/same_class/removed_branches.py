@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.keras_models.copying.change_class import derive
+from tfprune.keras_models.copying.in_place import derive
 from tfprune.keras_models.models.layers import sublayers, walk
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 from tfprune.solving.dependency_graph import Network

@@ -14,7 +14,7 @@ import numpy as np
 from tfprune.compact.same_class.class_arguments import build_with_arguments, dicts_in
 from tfprune.compact.same_class.exchanged import Resized, has_cache, replace_methods
 from tfprune.compact.same_class.removed_branches import NoClass
-from tfprune.keras_models.copying.class_config import class_config
+from tfprune.keras_models.copying.twin import class_config
 from tfprune.keras_models.models.layers import as_numpy, rename, walk
 from tfprune.keras_models.tracing.same_outputs import same_outputs
 from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers

@@ -8,8 +8,7 @@ import numpy as np
 from tfprune.compact.same_class.exchanged import Exchange, resize
 from tfprune.compact.same_class.removed_branches import NoClass, RemovedBranches
 from tfprune.compact.same_class.resized_by_arguments import heads_kept, numbers_kept, sizes_of
-from tfprune.keras_models.copying.copy_variables import set_values
-from tfprune.keras_models.copying.rebuild import copy_of
+from tfprune.keras_models.copying.twin import copy_of, set_values
 from tfprune.keras_models.models.layers import as_numpy, sublayers
 from tfprune.keras_models.tracing.same_outputs import same_outputs
 from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers

@@ -9,8 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.keras_models.copying.copy_variables import set_values
-from tfprune.keras_models.copying.rebuild import copy_of, revive
+from tfprune.keras_models.copying.twin import copy_of, revive, set_values
 from tfprune.keras_models.models.graph import Call, retrace, trace
 from tfprune.keras_models.models.layers import as_numpy, is_of_keras
 from tfprune.masking.wrapping.flat_copy import FlatCopy

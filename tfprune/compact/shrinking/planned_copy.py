@@ -8,8 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import layer_states, plain_parts
-from tfprune.keras_models.copying.rebuild import config_of
+from tfprune.keras_models.copying.twin import config_of, layer_states, plain_parts
 from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.flat_copy import FlatCopy

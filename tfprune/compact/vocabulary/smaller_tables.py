@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.compact.same_class.class_arguments import build_with_arguments, check_class, dicts_in
 from tfprune.compact.same_class.removed_branches import NoClass
-from tfprune.keras_models.copying.class_config import class_config
+from tfprune.keras_models.copying.twin import class_config
 from tfprune.keras_models.models.layers import as_numpy, paired, rename, walk
 from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.keras_models.tracing.same_outputs import as_arrays

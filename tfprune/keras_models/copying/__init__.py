@@ -1,14 +1,11 @@
-"""Copy whole models with some of their layers replaced.
+"""Copy whole models and single layers, with some of their layers replaced.
 
 Why: wrappers are put in and taken out of copies, so that the model of the user's stays what it is.
-In goes the anatomy of a model, and a function from the path of a layer, and the layer, to its replacement; out comes
-a model without the weights (`copy_model`). A graph is built anew from its configuration (`rebuild`,
-`custom_objects`), and a layer that has none gets the attributes of the other one (`copy_by_attributes`). A model
-whose code creates its layers is an empty instance of its class that gets the attributes of a fresh one, other layers
-in them (`subclassed`, `held_layers`). A Functional subclass is built anew, and its graph is called once more over the
-layers that there are (`functional_subclass`). Both are instances of derived classes (`change_class`), which are saved
-with the configuration that their own code gives (`class_config`).
-Layers are replaced in the model itself by `in_place`.
+In goes the anatomy of a model or layer. A fresh plain one of the same class comes out of `twin`, without the values
+of weights; it is built from configurations, by its class, by its code, or by attributes (`by_attributes`). Layers are
+replaced in place (`in_place.replace_layers`), in the user's model or in a twin. A copy with wrappers is both, one
+after the other (`in_place.copy_layers`). Models whose class does not make the wrappers become instances of derived
+classes, which are saved with them.
 Neighbors: `models` says what a model is, `wrapping` moves the weights into the copy.
-Start at `copy_model.copy_model`.
+Start at `twin.twin`.
 """

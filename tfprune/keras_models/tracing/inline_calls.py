@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.change_class import classes_changed, derive
+from tfprune.keras_models.copying.in_place import classes_changed, derive
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 
 

@@ -103,7 +103,7 @@ def permute_channels(
     result = copy.hand_out()
     if holds_pruned(model):
         plain = result
-        result = copy_with(Anatomy.of(model), lambda path, layer: None)
+        result = copy_with(Anatomy.of(model))
         transfer_weights(Anatomy.of(plain), result)
         mask_zeros(result)
     return result, PermutationReport(rows, skipped, difference)

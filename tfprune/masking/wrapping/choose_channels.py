@@ -9,7 +9,7 @@ import keras
 
 from tfprune.criteria import Criterion
 from tfprune.keras_models.channels.groups import choose_groups, kernels_by_weight, why_stuck
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.kernels import kernels

@@ -13,8 +13,7 @@ import numpy as np
 from tfprune.criteria import Criterion, Evidence
 from tfprune.criteria.base import finite
 from tfprune.keras_models.channels.groups import NamedKernels, analyze, known_rule
-from tfprune.keras_models.copying.subclassed import layer_pairs
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside, layer_pairs
 from tfprune.keras_models.evidence.gatherer import Gatherer, gather
 from tfprune.keras_models.evidence.scored_weight import Subject
 from tfprune.keras_models.models.anatomy import Anatomy, Kind

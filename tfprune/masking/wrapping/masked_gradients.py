@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.keras_models.copying.copy_by_attributes import UNGUARDED
+from tfprune.keras_models.copying.by_attributes import UNGUARDED
 
 
 def mask_gradient(weight: Any, mask: Any) -> Any:

@@ -16,7 +16,7 @@ from keras import ops
 
 from tfprune.base.spec import check_choice
 from tfprune.base.top_k import CACHED_VALUES
-from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
+from tfprune.keras_models.copying.twin import TransparentWrapper
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.masked_gradients import guard

@@ -19,8 +19,8 @@ from keras import ops
 from tfprune import patterns
 from tfprune.base.spec import resolve
 from tfprune.criteria import CRITERIA, Criterion, UnitScores
-from tfprune.keras_models.copying.rebuild import config_of
-from tfprune.keras_models.copying.refuse_quantize import lock
+from tfprune.keras_models.copying.in_place import lock
+from tfprune.keras_models.copying.twin import config_of
 from tfprune.keras_models.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
 from tfprune.keras_models.models.kernels import Kernel, kernels
 from tfprune.keras_models.models.layers import quantized_already, rename, walk

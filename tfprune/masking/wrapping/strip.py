@@ -7,11 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import is_loadable, plain_parts
-from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
-from tfprune.keras_models.copying.copy_variables import check_copy_of
-from tfprune.keras_models.copying.rebuild import copy_of
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import check_copy_of, is_loadable, layer_inside, plain_parts, twin
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
 from tfprune.keras_models.models.layers import is_of_keras
 from tfprune.masking.wrapping.pruned import Pruned
@@ -56,10 +52,7 @@ def plain_copy(anatomy: Anatomy) -> Any:
         ValueError: As `strip` does.
     """
     _check(anatomy)
-    if isinstance(anatomy.model, keras.Model):
-        copy = copy_model(anatomy, lambda path, layer: _inside(layer), mode=CopyMode.ORIGINAL_CLASS)
-    else:
-        copy = copy_of(layer_inside(anatomy.model))
+    copy = twin(anatomy)
     transfer_weights(anatomy, copy)
     return copy
 
@@ -114,10 +107,6 @@ def _is_built_by_class(anatomy: Anatomy) -> bool:
 
 def _holds_masks(anatomy: Anatomy) -> bool:
     return any(isinstance(part, Pruned) and part.prunes for _, part in anatomy.every)
-
-
-def _inside(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    return layer.layer if isinstance(layer, Pruned) else None
 
 
 def _check(anatomy: Anatomy) -> None:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from tfprune.keras_models.copying.copy_model import copy_model
-from tfprune.keras_models.copying.copy_variables import copy_all, copy_variables
-from tfprune.keras_models.copying.held_layers import own_variables
-from tfprune.keras_models.copying.rebuild import Replace
-from tfprune.keras_models.copying.refuse_quantize import lock_models
-from tfprune.keras_models.copying.subclassed import layer_pairs
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.by_attributes import own_variables
+from tfprune.keras_models.copying.in_place import Replace, copy_layers, lock_models
+from tfprune.keras_models.copying.twin import copy_all, copy_variables, layer_inside, layer_pairs
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.masking.wrapping.pruned import Pruned
 
 
-def copy_with(anatomy: Anatomy, replace: Replace) -> keras.Model:
-    """Return an uncompiled copy of a model, weights included, in which some layers are replaced: see `copy_model`.
+def copy_with(anatomy: Anatomy, replace: Replace | None = None) -> Any:
+    """Return what `copy_layers` does, a copy with wrappers in which some layers are replaced, with the weights.
 
     Raises:
-        ValueError: If the model cannot be copied.
+        ValueError: If the model or layer cannot be copied.
     """
-    copy = copy_model(anatomy, replace)
-    transfer_weights(anatomy, copy)
-    lock_models(Anatomy.of(copy))
+    copy = copy_layers(anatomy, replace)
+    if anatomy.model.built or isinstance(anatomy.model, keras.Model):
+        transfer_weights(anatomy, copy)
+    lock_models(Anatomy.of(copy, accepts=keras.layers.Layer))
     return copy
 
 

@@ -11,10 +11,7 @@ import keras
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.keras_models.copying.copy_model import copy_model
-from tfprune.keras_models.copying.in_place import replace_layers
-from tfprune.keras_models.copying.rebuild import Replace, copy_of
-from tfprune.keras_models.copying.refuse_quantize import lock_models
+from tfprune.keras_models.copying.in_place import Replace, lock_models, replace_layers
 from tfprune.keras_models.models.anatomy import Anatomy, check_layers, check_model
 from tfprune.keras_models.models.compiled import compile_like
 from tfprune.keras_models.models.filters import Filters
@@ -24,7 +21,7 @@ from tfprune.masking.wrapping.masked_weights import LATENT
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.sparsity_report import sparsity_report
 from tfprune.masking.wrapping.strip import check_way_back, try_copies
-from tfprune.masking.wrapping.transfer_weights import transfer_weights
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.patterns import PATTERNS, Channel, Pattern
 from tfprune.report import Skipped
 
@@ -106,8 +103,11 @@ def wrap(
     anatomy = Anatomy.of(model_or_layer, accepts=keras.layers.Layer, argument="model_or_layer")
     if not isinstance(model_or_layer, keras.Model):
         _check_no_filters(model_or_layer, filters)
-        wrapper = Pruned(model_or_layer, criterion=criterion, pattern=pattern, latent=latent)
-        return _wrap_layer(anatomy, wrapper) if in_place else _wrap_copy_of_layer(anatomy, wrapper)
+
+        def around(path: str, layer: keras.layers.Layer) -> Pruned:
+            return Pruned(layer, criterion=criterion, pattern=pattern, latent=latent)
+
+        return _wrap_layer(anatomy, around("", model_or_layer)) if in_place else _wrap_copy_of_layer(anatomy, around)
     may_be_unbuilt = not in_place and not isinstance(pattern, Channel)
     check = check_layers if may_be_unbuilt and is_unbuilt(model_or_layer) else check_model
     check(anatomy)
@@ -130,10 +130,8 @@ def wrap(
 
 
 def _wrap_copy(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
-    copy = copy_model(anatomy, wrapped)
-    transfer_weights(anatomy, copy)
+    copy = copy_with(anatomy, wrapped)
     result = Anatomy.of(copy)
-    lock_models(result)
     check_way_back(result)
     if anatomy.kind.is_functional_subclass and not result.kind.is_functional_subclass:
         model = anatomy.model
@@ -163,7 +161,7 @@ def _wrap_in_place(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
         if isinstance(wrapper, Pruned):
             wrapper.choose_kernels()
     try_copies(anatomy)  # layer by layer: another copy may not fit into the memory
-    replace_layers(anatomy, lambda path, layer: wrappers.get(id(layer)))
+    replace_layers(anatomy, {key: wrapper for key, wrapper in wrappers.items() if wrapper is not None})
     lock_models(Anatomy.of(anatomy.model))
     return anatomy.model
 
@@ -190,10 +188,9 @@ def _check_no_filters(layer: keras.layers.Layer, filters: Filters) -> None:
         )
 
 
-def _wrap_copy_of_layer(anatomy: Anatomy, wrapper: Pruned) -> Pruned:
-    copy: Any = copy_of(wrapper)
+def _wrap_copy_of_layer(anatomy: Anatomy, around: Replace) -> Pruned:
+    copy: Any = copy_with(anatomy, around)
     if anatomy.model.built:
-        transfer_weights(anatomy, copy)
         check_way_back(Anatomy.of(copy, accepts=keras.layers.Layer))
     return copy
 

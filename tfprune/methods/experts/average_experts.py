@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.keras_models.copying.origins import Groups, MadeOf, Shares, mean_of_groups
-from tfprune.keras_models.copying.subclassed import layer_pairs
+from tfprune.keras_models.copying.twin import layer_pairs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import to_matrix
 from tfprune.keras_models.models.layers import as_numpy, paired, walk

@@ -9,11 +9,15 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.class_arguments import dicts_in
-from tfprune.keras_models.copying.class_config import class_config, plain_parts
-from tfprune.keras_models.copying.copy_model import copy_model
-from tfprune.keras_models.copying.functional_subclass import fresh_copy, wrap_alike
-from tfprune.keras_models.copying.rebuild import config_of, revive
-from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
+from tfprune.keras_models.copying.in_place import copy_layers, wrap_alike
+from tfprune.keras_models.copying.twin import (
+    TransparentWrapper,
+    class_config,
+    config_of,
+    fresh_copy,
+    plain_parts,
+    revive,
+)
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import walk
 from tfprune.methods.experts.moe_layers import MoeLayer
@@ -56,13 +60,14 @@ def set_expert_count(source: Anatomy, layers: Sequence[MoeLayer], *, sizes: Mapp
         )
     if source.kind is Kind.FUNCTIONAL_SUBCLASS:
         return _of_class(source, changed(class_config(root), layers))
-    with_experts = {id(layer.layer): layer for layer in layers}
+    with_experts, before = {id(layer.layer): layer for layer in layers}, dict(source.leaves)
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        held = [with_experts[id(part)] for _, part in walk(layer) if id(part) in with_experts]
-        return revive(changed(config_of(layer), held), layer) if held else None
+        own = before[path]
+        held = [with_experts[id(part)] for _, part in walk(own) if id(part) in with_experts]
+        return revive(changed(config_of(own), held), own) if held else None
 
-    return copy_model(source, replace)
+    return copy_layers(source, replace)
 
 
 def _change(config: Any, before: dict[str, int], after: dict[str, int]) -> None:

@@ -46,7 +46,7 @@ def find_blocks(model: keras.Model, pattern: str | None) -> Blocks:
             f"Build it as keras.Model(inputs, outputs)."
         )
     check_model(anatomy)
-    copy = copy_with(anatomy, lambda path, layer: None)
+    copy = copy_with(anatomy)
     reasons = []
     for flat in (_flat, _with_stacks_open):
         graph = trace_to_run(flat(copy))

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.graph import Call, Graph
 
 

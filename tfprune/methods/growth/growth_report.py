@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.keras_models.copying.origins import Origins
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.keras_models.tracing.same_outputs import LargestDifference, difference_in_words

@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
 from tfprune.keras_models.models.token_ids import check_token_ids, token_masks, without_padding

@@ -11,11 +11,15 @@ import keras
 from tfprune.compact.same_class.class_arguments import build_with_arguments, dicts_in
 from tfprune.compact.same_class.exchanged import Exchange, Resized, resize
 from tfprune.compact.same_class.removed_branches import NoClass
-from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
-from tfprune.keras_models.copying.copy_variables import copy_variables
-from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
-from tfprune.keras_models.copying.rebuild import revive
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.in_place import wrap_alike
+from tfprune.keras_models.copying.twin import (
+    build_from_class_config,
+    class_config,
+    copy_variables,
+    keep_what_is_beside,
+    layer_inside,
+    revive,
+)
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 from tfprune.keras_models.models.layers import paired, rename, walk
 from tfprune.keras_models.models.low_rank import train_alike

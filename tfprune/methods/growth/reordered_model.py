@@ -8,10 +8,8 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.copy_variables import copy_variables
 from tfprune.keras_models.copying.origins import MadeOf, Origins, read_origins
-from tfprune.keras_models.copying.rebuild import copy_of
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import copy_of, copy_variables, layer_inside
 from tfprune.keras_models.models.graph import Call, unused_name
 from tfprune.methods.growth.blocks import Blocks
 

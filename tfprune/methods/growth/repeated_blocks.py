@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import keras
 
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.methods.growth.graph_block import GraphBlock, NoBlocks, PostDominators, between, describe_call
 

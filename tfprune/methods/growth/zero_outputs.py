@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.keras_models.copying.transparent_wrapper import layer_inside
+from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.keras_models.models.layer_hooks import holders, hooked_calls
 from tfprune.keras_models.models.layers import as_numpy, join_path, walk

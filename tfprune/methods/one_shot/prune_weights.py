@@ -155,7 +155,7 @@ def prune_weights(
     rename(plain, names)
     result = plain
     if holds_pruned(model):
-        result = copy_with(anatomy, lambda path, layer: None)
+        result = copy_with(anatomy)
         transfer_weights(Anatomy.of(plain), result)
         mask_zeros(result)
     skipped += [

@@ -1,7 +1,11 @@
-"""Copy a layer that Keras cannot build from its configuration: an empty instance of its class gets its attributes.
+"""The attributes of a model or layer: the layers in them, a copy made by them, and an exchange of all of them.
 
-Layers among the attributes are copied, and its variables become others like them. Anything else, such as a number, an
+A layer that Keras cannot build from its configuration is copied by its attributes: an empty instance of its class
+gets them. Layers among them are copied, and its variables become others like them. All else, such as a number, an
 array or a function, is the same in both.
+
+A model or layer that changes inside becomes another one, as Keras lets a built layer take no other layers: it gets
+the class and the attributes of a new one, and whatever refers to it still does.
 """
 
 from __future__ import annotations
@@ -9,14 +13,182 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.held_layers import own_attributes, own_variables, replace_nested
-from tfprune.keras_models.models.anatomy import UNCONFIGURED, Kind, kind_of
-from tfprune.keras_models.models.layers import is_of_keras, sublayers, walk
+from tfprune.keras_models.models.anatomy import UNCONFIGURED, Anatomy, Kind, kind_of
+from tfprune.keras_models.models.layers import attributes, is_of_keras, sublayers, walk
+
+ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
+PARTS = "tfprune_parts"  # where it keeps the layers of that model, in an order that comes again
+
+AttributePath = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
+
+
+class RefusedMethod(functools.partial):
+    """Replaces a method that raises; not a user attribute."""
+
+
+def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[AttributePath, Any]:
+    """Call a function on every layer that a model holds; one that it holds twice gives one result."""
+    results: dict[int, Any] = {}
+    held = dict(held_layers(model))
+    missing = [layer.name for layer in model.layers if not any(layer is part for part in held.values())]
+    if missing:
+        raise ValueError(
+            f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "
+            f"{', '.join(missing)}, held elsewhere. Hold them in one of these."
+        )
+    for layer in held.values():
+        if id(layer) not in results:
+            results[id(layer)] = make(layer)
+    return {place: results[id(layer)] for place, layer in held.items()}
+
+
+def names_of_keras(layer: Any) -> frozenset[str]:
+    """Return the attributes that every compiled model of this kind has, before code of the user's adds any."""
+    if not isinstance(layer, keras.Model):
+        return _names_of_layers()
+    return _names_of_graphs() if hasattr(layer, "inputs") else _names_of_code()
+
+
+@functools.cache
+def _names_of_layers() -> frozenset[str]:
+    layer = keras.layers.Layer()
+    layer.part = keras.layers.Layer()  # a backend may note down what it tracks
+    return frozenset(vars(layer)) - {"part"}
+
+
+@functools.cache
+def _names_of_code() -> frozenset[str]:
+    return _compiled_names(keras.Model())
+
+
+@functools.cache
+def _names_of_graphs() -> frozenset[str]:
+    inputs = keras.Input((1,))
+    return _compiled_names(keras.Model(inputs, inputs))
+
+
+def _compiled_names(model: keras.Model) -> frozenset[str]:
+    model.compile("sgd", "mse", metrics=["mse"])
+    return frozenset(vars(model)) | {ORIGIN, PARTS}
+
+
+def own_attributes(model: Any) -> dict[str, Any]:
+    """Return the attributes that the user's code set on a model or layer, by name."""
+    names = names_of_keras(model)
+    if not getattr(model, "compiled", True):  # of a loop of its own
+        names -= {"loss", "optimizer"}
+    return {
+        name: value
+        for name, value in attributes(model).items()
+        if name not in names and not isinstance(value, RefusedMethod)
+    }
+
+
+def replace_nested(place: AttributePath, value: Any, *, new: Callable[[AttributePath, Any], Any]) -> Any:
+    """Return the value of an attribute with leaves replaced; unaffected lists, tuples and dicts stay as they are.
+
+    Args:
+        place: The path of the value.
+        value: The value.
+        new: Called with path and value of each leaf (not a list, tuple or dict); returns the replacement.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return new(place, value)
+    pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+    items = [replace_nested((*place, key), item, new=new) for key, item in pairs]
+    if all(item is old for item, (_, old) in zip(items, pairs, strict=True)):
+        return value
+    if isinstance(value, dict):
+        return {key: item for item, (key, _) in zip(items, pairs, strict=True)}
+    if hasattr(value, "_fields"):  # a namedtuple
+        return value._make(items)  # type: ignore[union-attr]
+    return tuple(items) if isinstance(value, tuple) else items
+
+
+def copy_scalar_attributes(model: keras.Model, copy: keras.layers.Layer) -> None:
+    """Give a copy the numbers and texts that methods have set on a model, such as which layers have LoRA."""
+    for name, value in own_attributes(model).items():
+        is_data = all(isinstance(leaf, (int, float, str)) for leaf in keras.tree.flatten(value))
+        if name not in vars(copy) and is_data:
+            setattr(copy, name, value)
+
+
+def held_layers(model: Any) -> Iterator[tuple[AttributePath, keras.layers.Layer]]:
+    """Yield the layers in a model's attributes, lists and dicts included, each with its place."""
+    yield from held_values(model, keras.layers.Layer)
+
+
+def held_values(model: Any, kind: type) -> Iterator[tuple[AttributePath, Any]]:
+    """Yield what is of a kind in a model's attributes, lists and dicts included, each with its place."""
+
+    def visit(place: AttributePath, value: Any) -> Iterator[tuple[AttributePath, Any]]:
+        if isinstance(value, kind):
+            yield place, value
+        elif isinstance(value, (dict, list, tuple)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from visit((*place, key), item)
+
+    for name, value in own_attributes(model).items():
+        yield from visit((name,), value)
+
+
+def beside_graph(anatomy: Anatomy) -> list[tuple[AttributePath, keras.layers.Layer]]:
+    """Return the layers in the attributes of a Functional subclass that are no part of the graph."""
+    inside = {id(layer) for _, layer in anatomy.every}
+    return [(place, layer) for place, layer in held_layers(anatomy.model) if id(layer) not in inside]
+
+
+def own_variables(layer: Any) -> list[keras.Variable]:
+    """Return the variables of a model or layer that are not those of its layers."""
+    held = {id(variable) for part in sublayers(layer) for variable in part.variables}
+    return [variable for variable in layer.variables if id(variable) not in held]
+
+
+def become(model: keras.Model, filled: keras.Model) -> keras.Model:
+    """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this.
+
+    The calls that graphs around it make of it stay.
+    """
+    calls = {name for name, value in vars(model).items() if isinstance(value, list) and any(map(_is_call, value))}
+    state = {name: value for name, value in vars(filled).items() if name not in calls}
+    for name in names_of_keras(model) & (vars(model).keys() - state.keys() - calls):
+        del vars(model)[name]
+    model.__class__ = type(filled)
+    # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
+    # taken over: those that the model's code made refer to the model itself.
+    vars(model).update({name: value for name, value in state.items() if not isinstance(value, types.FunctionType)})
+    return model
+
+
+def forget_calls(layers: Iterable[Any]) -> None:
+    """Let layers forget the calls of a graph that is to be called anew; that of its inputs stays."""
+    for layer in layers:
+        lists = [name for name, value in vars(layer).items() if isinstance(value, list) and any(map(_is_call, value))]
+        for name in [] if isinstance(layer, keras.layers.InputLayer) else lists:
+            vars(layer)[name] = []  # past Keras, which locks a built layer
+
+
+def _is_call(value: Any) -> bool:
+    return hasattr(value, "operation") and hasattr(value, "input_tensors")
+
+
+def become_part(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
+    """Make a layer the same as another one that was never called, its name and the calls in graphs aside."""
+    if part.trainable != layer.trainable:
+        part.trainable = layer.trainable
+    name, state = layer.name, vars(layer)
+    for key, value in vars(part).items():
+        is_of_calls = isinstance(value, list) and any(map(_is_call, state.get(key) or ()))  # the part has none
+        if not is_of_calls and not isinstance(value, types.FunctionType):  # some of which refer to the part
+            state[key] = value
+    layer.__class__ = type(part)
+    layer.name = name
+
 
 UNGUARDED = "tfprune_unguarded"  # where a weight under a mask keeps the regularizer and the constraint that it had
 
