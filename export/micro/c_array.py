@@ -8,9 +8,8 @@ from pathlib import Path
 
 from tfprune.base.spec import check_count
 from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.micro.array_report import ArrayReport
 from tfprune.export.micro.operators import missing, registrations
 from tfprune.report import printable
@@ -97,8 +96,8 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
             f"Expected a path that ends in {', '.join(ENDINGS)}, with a name that begins with a letter, is not a "
             f"word of C++, and has no quotes or newlines. Received: {str(target)!r}. Call it model.cc, for example."
         )
-    content = read_model(source)
-    names = read(content).ops
+    file = ModelFile.open(source)
+    content, names = file.content, file.graph.ops
     if lacking := missing(names):
         raise ValueError(
             f"Expected a file whose operators the interpreter for microcontrollers has. Received: "

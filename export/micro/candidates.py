@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tfprune.export.file.report import reason_of
+from tfprune.export.file.model_file import ModelFile, fitting
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_objects, numbers_operators, save_objects
+from tfprune.export.file.tflite.editor import numbers_operators, save_objects
 from tfprune.export.micro.drop_unused import drop_unused
 from tfprune.export.micro.layers import Layer, largest_live, layers_of
 from tfprune.export.micro.micro_report import MicroLayer
@@ -28,9 +27,9 @@ Plan = tuple[int, ...]  # for each layer: in how many parts it is unpacked, 0 fo
 
 @dataclass(frozen=True)
 class MicroCandidate:
-    """A way to write the file: its bytes, and how each layer is stored."""
+    """A way to write the file, and how each layer is stored."""
 
-    data: bytes
+    file: ModelFile
     rows: tuple[MicroLayer, ...]
 
 
@@ -51,14 +50,14 @@ class Candidates:
     layers: int
     caps: tuple[int, int]
 
-    def __init__(self, dense: bytes) -> None:
-        self._model = load_objects(dense)
+    def __init__(self, dense: ModelFile) -> None:
+        self._model = dense.objects()
         if numbers_operators(self._model):
             raise ValueError(
                 "Expected a file whose operators can change. Received: one whose metadata name them by number. "
                 "Convert the model again."
             )
-        with _fitting(len(dense)):
+        with fitting(dense):
             self._layers = layers_of(self._model)
             least = largest_live(self._model)
         self._dense, self.layers = dense, len(self._layers)
@@ -81,23 +80,11 @@ class Candidates:
     def write(self, plan: Plan) -> MicroCandidate:
         """Write the file that a plan describes."""
         model = _copy(self._model)
-        with _fitting(len(self._dense)):
+        with fitting(self._dense):
             layers, unpacker = layers_of(model), Unpacker(model)
             rows = tuple(_row(unpacker, layer, count) for layer, count in zip(layers, plan, strict=True))
             drop_unused(model)
-        return MicroCandidate(save_objects(model), rows)
-
-
-@contextmanager
-def _fitting(size: int) -> Iterator[None]:
-    """Turn what goes wrong with operators that do not fit their tensors into one error."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(
-            f"Expected a TFLite file whose operators fit their tensors. Received: {size:,} bytes that are "
-            f"damaged ({reason_of(error)}). Copy the file again."
-        ) from error
+        return MicroCandidate(ModelFile(save_objects(model)), rows)
 
 
 def spread(least: int, most: int, *, count: int) -> Sequence[int]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.model import Model
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import fits
 from tfprune.export.micro.candidates import Candidates, MicroCandidate, Plan, spread
 from tfprune.export.micro.interpreter import MicroRun, require_interpreter, run_files
@@ -26,12 +26,12 @@ class FittedFile:
     """A file for microcontrollers.
 
     Attributes:
-        data: The file.
+        file: The file.
         report: What it takes, and how it was checked.
         run: How it ran on the samples.
     """
 
-    data: bytes
+    file: ModelFile
     report: MicroReport
     run: MicroRun
 
@@ -47,7 +47,7 @@ class _Measured:
 
     @property
     def flash(self) -> int:
-        return len(self.candidate.data)
+        return len(self.candidate.file.content)
 
 
 def check_runnable(model: Model) -> None:
@@ -70,11 +70,11 @@ def check_runnable(model: Model) -> None:
             )
 
 
-def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, micro: Micro) -> FittedFile:
+def fit_budgets(dense: ModelFile, inputs: Sequence[np.ndarray], *, micro: Micro) -> FittedFile:
     """Write a model for microcontrollers: pruned weights without their zeros, unpacked where the arena has room.
 
     Args:
-        dense: A plain .tflite file with a batch of 1.
+        dense: A file with a batch of 1.
         inputs: Samples for each input, on which the outputs of both files have to be equal.
         micro: What it may take.
 
@@ -87,10 +87,10 @@ def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, micro: Micro) -> 
             installed.
     """
     require_interpreter()
-    check_runnable(read(dense))
+    check_runnable(dense.graph)
     candidates = Candidates(dense)
     # A file with an open batch may run only once its shapes are written into it.
-    runs = run_files([dense, candidates.write((0,) * candidates.layers).data], inputs)
+    runs = run_files([dense, candidates.write((0,) * candidates.layers).file], inputs)
     before = next((run for run in runs if not run.reason), None)
     if before is None:
         raise ValueError(
@@ -99,7 +99,7 @@ def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, micro: Micro) -> 
         )
     measured = _Search(candidates, inputs).run(micro)
     best = _best(measured, micro)
-    (run,) = run_files([best.candidate.data], inputs)
+    (run,) = run_files([best.candidate.file], inputs)
     if run.reason or not run.equals(before):
         raise ValueError(
             "Expected a file that gives the dense file's outputs bit for bit on microcontrollers. Received: "
@@ -107,17 +107,17 @@ def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, micro: Micro) -> 
         )
     report = MicroReport(
         flash=best.flash,
-        dense_flash=len(dense),
+        dense_flash=len(dense.content),
         arena=run.arena,
         dense_arena=before.arena,
         decode_buffer=max((row.buffer for row in best.candidate.rows), default=0),
         samples=len(run.raw[0]) if run.raw and run.raw[0].ndim else 1,
         rows=best.candidate.rows,
         curve=_curve(measured),
-        registrations=tuple(registrations(read(best.candidate.data).ops)),
+        registrations=tuple(registrations(best.candidate.file.graph.ops)),
         boards=fits(best.flash, run.arena),
     )
-    return FittedFile(best.candidate.data, report, run)
+    return FittedFile(best.candidate.file, report, run)
 
 
 class _Search:
@@ -140,7 +140,7 @@ class _Search:
         plans = {point: self._candidates.plan(*point) for point in points}
         fresh = [plan for plan in dict.fromkeys(plans.values()) if plan not in self._runs]
         written = [self._candidates.write(plan) for plan in fresh]
-        runs = run_files([candidate.data for candidate in written], self._inputs) if written else []
+        runs = run_files([candidate.file for candidate in written], self._inputs) if written else []
         self._runs.update(zip(fresh, zip(written, runs, strict=True), strict=True))
         results = [(point, *self._runs[plan]) for point, plan in plans.items()]
         return [_Measured(*point, candidate, run.arena) for point, candidate, run in results if not run.reason]

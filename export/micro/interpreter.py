@@ -19,7 +19,8 @@ from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.device.running.verify import Run
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.files.source import Source
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.schema import MissingPackage
 
 PACKAGE = "tflite_micro"
@@ -70,23 +71,24 @@ def runtime_name() -> str:
     return f"tflite-micro {importlib.metadata.version('tflite-micro')}"
 
 
-def run_by_name(data: bytes, inputs: Mapping[str, np.ndarray], *, timeout: float) -> Run:
-    """Run a plain file as `verify.run_in_child` does, by the names of its inputs and outputs, but here.
+def run_by_name(file: ModelFile, inputs: Mapping[str, np.ndarray], *, timeout: float) -> Run:
+    """Run a file as `verify.run_in_child` does, by the names of its inputs and outputs, but here.
 
     Raises:
         MissingPackage: If tflite-micro is not installed.
     """
-    model = read(data)
-    (run,) = run_files([data], [inputs[info.name] for info in model.inputs], timeout=timeout)
-    names = [info.name for info in model.outputs] if not run.reason else []
+    (run,) = run_files([file], [inputs[info.name] for info in file.graph.inputs], timeout=timeout)
+    names = [info.name for info in file.graph.outputs] if not run.reason else []
     return Run(dict(zip(names, run.outputs, strict=True)), runtime_name(), run.reason)
 
 
-def run_files(files: Sequence[bytes], inputs: Sequence[np.ndarray], *, timeout: float = TIMEOUT) -> list[MicroRun]:
+def run_files(
+    files: Sequence[Source | ModelFile], inputs: Sequence[np.ndarray], *, timeout: float = TIMEOUT
+) -> list[MicroRun]:
     """Run files on the same samples.
 
     Args:
-        files: Plain .tflite files, which are whole.
+        files: Paths, contents of files, or files that are open.
         inputs: An array for each input, in the order of the graph: of the input's shape, or with any number of
             samples along its first dimension if the file takes one.
         timeout: Seconds for all of them.
@@ -98,21 +100,21 @@ def run_files(files: Sequence[bytes], inputs: Sequence[np.ndarray], *, timeout: 
         MissingPackage: If tflite-micro is not installed.
     """
     require_interpreter()
-    runs: list[MicroRun] = []
-    while len(runs) < len(files):
-        runs += _run(files[len(runs) :], inputs, timeout)
+    opened, runs = [*map(ModelFile.open, files)], list[MicroRun]()
+    while len(runs) < len(opened):
+        runs += _run(opened[len(runs) :], inputs, timeout)
     return runs
 
 
-def _run(files: Sequence[bytes], inputs: Sequence[np.ndarray], timeout: float) -> list[MicroRun]:
+def _run(files: Sequence[ModelFile], inputs: Sequence[np.ndarray], timeout: float) -> list[MicroRun]:
     """Run files until one takes the process down."""
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
         arrays = {str(index): array for index, array in enumerate(inputs)}
-        counts = [len(read(data).subgraphs[0].outputs) for data in files]
+        counts = [len(file.graph.subgraphs[0].outputs) for file in files]
         write_job(folder, "job", settings={"outputs": counts}, arrays=arrays)
-        for index, data in enumerate(files):
-            (folder / f"{index}.tflite").write_bytes(data)
+        for index, file in enumerate(files):
+            (folder / f"{index}.tflite").write_bytes(file.content)
         completed = run_job(_run_job, folder, timeout=timeout)
         runs: list[MicroRun] = []
         for index in range(len(files)):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.export.device.running.inputs import random_inputs
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import yes_or_no
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import BoardFit, find_board, fits
 from tfprune.export.micro.interpreter import require_interpreter, run_files
 from tfprune.export.micro.micro_report import board_text
@@ -67,8 +66,8 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
     require_interpreter()
     if board is not None:
         find_board(board)
-    content = read_model(source)
-    model = read(content)
+    file = ModelFile.open(source)
+    model = file.graph
     lacking, reason, arena = missing(model.ops), "", None
     open_shapes = [info.name for info in model.inputs if None in info.shape[1:]]
     if lacking:
@@ -76,7 +75,7 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
     elif open_shapes:
         reason = f"memory is laid out once, and the shape of {', '.join(open_shapes)} is open"
     else:
-        (run,) = run_files([content], random_inputs(model.inputs, model.outputs, rows=1))
+        (run,) = run_files([file], random_inputs(model.inputs, model.outputs, rows=1))
         reason, arena = run.reason, None if run.reason else run.arena
     return MicroSupportReport(
         runs=not reason,
@@ -84,7 +83,7 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
         missing=tuple(lacking),
         ops=model.ops,
         registrations=tuple(registrations({*model.ops} & KNOWN_OPERATORS)),
-        flash=len(content),
+        flash=len(file.content),
         arena=arena,
-        boards=() if arena is None else fits(len(content), arena, board=board),
+        boards=() if arena is None else fits(len(file.content), arena, board=board),
     )

@@ -14,8 +14,8 @@ from typing import Any
 from tfprune.base.spec import check_choice
 from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.decode_format import OPERATOR
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.tflite.schema import MissingPackage
@@ -107,8 +107,8 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
             compiler refuses it or a name.
     """
     check_accelerator(accelerator)
-    content = read_model(source)
-    ops = read(content).ops
+    file = ModelFile.open(source)
+    content, ops = file.content, file.graph.ops
     runtime = [name for name in UNPACKED if name in ops]
     if runtime:
         raise ValueError(

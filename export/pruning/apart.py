@@ -13,6 +13,7 @@ from tfprune.export.device.processes.child_process import Work, run_job
 from tfprune.export.device.processes.child_progress import ChildBar
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, starting_at
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
@@ -36,13 +37,13 @@ class Changed(NamedTuple):
     """What a process made of a file.
 
     Attributes:
-        content: The new file.
+        file: The new file.
         settings: What is to be known of it, and the `"warnings"` about the samples.
         inputs: The samples that were held out, by name; where samples are by signature, such dicts by signature.
         outputs: The expected outputs for them, likewise.
     """
 
-    content: bytes
+    file: ModelFile
     settings: dict[str, Any]
     inputs: dict[str, Any]
     outputs: dict[str, Any]
@@ -83,8 +84,8 @@ def run_apart(work: Work, folder: str, *, content: bytes, jobs: Jobs, name: str,
         {name: read_job(folder, f"{kind}{number}")[1] for number, name in enumerate(names)}
         for kind in (HELD, OUTPUTS)
     )
-    content = Path(folder, CHANGED).read_bytes()
-    return Changed(content, read_job(folder, RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
+    file = ModelFile(Path(folder, CHANGED).read_bytes())
+    return Changed(file, read_job(folder, RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
 
 
 def _refusal(reason: str, name: str) -> str:

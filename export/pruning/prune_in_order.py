@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import put_in_order
+from tfprune.export.file.tflite.canonical_order import drop_hash, put_in_order
 from tfprune.export.file.tflite.editor import numbers_operators, save_objects
 from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import FileOutputs, Runs
@@ -80,6 +80,7 @@ class PruningInOrder:
         model, each = copy.deepcopy(self._model), iter(shares)
         rows = [row for graph in self._graphs for row in graph.prune(model, each)]
         if not numbers_operators(model):
+            drop_hash(model)
             put_in_order(model)  # without the biases that others stand for now
         return save_objects(model), rows
 

@@ -13,10 +13,9 @@ from tfprune.base.spec import check_choice
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import fraction_of_zeros
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.pruning.apart import jobs_of, numbered, run_apart
 from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer, PruneTfliteReport
 from tfprune.export.pruning.pruning_goal import checked_goal, checked_pattern
@@ -113,19 +112,18 @@ def prune_tflite(
     check_choice(optimize, "optimize", choices=OPTIMIZE)
     shape = checked_pattern(pattern)
     goal = checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
-    content = read_model(source)
-    model = read(content)
-    graphs = samples_of_graphs(samples, content)
+    file = ModelFile.open(source)
+    graphs = samples_of_graphs(samples, file)
     settings = {**goal.settings(), "optimize": "size" if optimize == "latency" else optimize, "compress": compress}
     settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}
     jobs = jobs_of(settings, graphs)
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
-        jobs |= {X: ({}, numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
+        jobs |= {X: ({}, numbered(check_samples(goal.x, file.graph))), Y: ({"form": form}, answers)}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        pruned = run_apart(JOB, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
-    forms = candidate_files(pruned.content, name="pruned", optimize=optimize)
-    check = Check(pruned.outputs, default_tolerance(model), ADVICE)
+        pruned = run_apart(JOB, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose)
+    forms = candidate_files(pruned.file, name="pruned", optimize=optimize)
+    check = Check(pruned.outputs, default_tolerance(file.graph), ADVICE)
     choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(destination, choice.packed)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])

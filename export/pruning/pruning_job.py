@@ -11,6 +11,7 @@ from tfprune.export.device.processes.job_files import read_job
 from tfprune.export.device.running.inputs import inputs_from_job
 from tfprune.export.device.running.metrics import measure
 from tfprune.export.file.files.codec import encode
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.pruning.apart import FileJob, SampleRunner
 from tfprune.export.pruning.prune_in_order import PruningInOrder
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
@@ -80,8 +81,8 @@ class _Job:
         return search(lambda percent: make(percent / 100), lambda pair: fits(pair[0]), limit=limit, toward=toward)
 
     def _bytes(self, content: bytes) -> int:
-        forms = candidate_files(content, name="pruned", optimize=self._settings["optimize"])
-        return min(len(encode(form.content, self._settings["compress"])) for form in forms)
+        forms = candidate_files(ModelFile(content), name="pruned", optimize=self._settings["optimize"])
+        return min(len(encode(form.file.content, self._settings["compress"])) for form in forms)
 
     def _allows(self, limit: Limit, content: bytes) -> bool:
         return all(row.drop <= (largest_drop(limit, row.before) or 0.0) for row in self._lost(content))

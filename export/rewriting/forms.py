@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,60 @@ import numpy as np
 from tfprune.export.device.running.verify import Run, compare_run, run_in_child
 from tfprune.export.device.running.verify_report import VerifyReport
 from tfprune.export.file.files.codec import encode
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import fraction_of_zeros
+from tfprune.export.file.xnnpack.sparse_inference_report import RUNTIME
 from tfprune.export.micro.fit_budgets import fit_budgets
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.rewriting.export_report import AccuracyDrop, Candidate, ExportReport
-from tfprune.export.rewriting.file_form import HOLDS_FOR, KERNELS, FileForm, Speed
 from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
-from tfprune.export.rewriting.sparsify import Sparsified, sparsify
+from tfprune.export.rewriting.sparsify import SparseForms, SparseRow
 from tfprune.export.rewriting.weights.sparse_eligible import INTEGER
 
 _log = logging.getLogger(__name__)
 OPTIMIZE = ("size", "latency", "dense", "sparse")
 TIMEOUT = 600.0  # seconds for the check of one form in its process
+
+
+class Speed(IntEnum):
+    """The kernels that a form reaches, the fastest last."""
+
+    DENSE = 0
+    BLOCKS = 1  # of fully connected layers whose zeros come in blocks of four
+    SPARSE = 2  # of XNNPACK, for 1x1 convolutions
+
+
+KERNELS = {Speed.DENSE: "dense kernels", Speed.BLOCKS: "kernels for blocks", Speed.SPARSE: "sparse kernels"}
+HOLDS_FOR = {Speed.BLOCKS: "TFLite's own kernels in ai-edge-litert 2.3, on any processor", Speed.SPARSE: RUNTIME}
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """One way to write a file.
+
+    Attributes:
+        name: What distinguishes it from the others.
+        file: The file.
+        bitwise_reference: A file whose outputs it has to give bit for bit; None where it may round in another way.
+    """
+
+    name: str
+    file: ModelFile
+    bitwise_reference: ModelFile | None = None
+
+    @property
+    def speed(self) -> Speed:
+        """The fastest kernels that it reaches."""
+        if self.file.inference.active:
+            return Speed.SPARSE
+        has_blocks = any(
+            operator.name == "FULLY_CONNECTED" and subgraph.tensors[operator.inputs[1]].sparse
+            for subgraph in self.file.graph.subgraphs
+            for operator in subgraph.operators
+        )
+        return Speed.BLOCKS if has_blocks else Speed.DENSE
 
 
 @dataclass(frozen=True)
@@ -47,13 +88,13 @@ class Choice:
     micro: MicroReport | None = None
 
 
-def candidate_files(dense: bytes, *, name: str, optimize: str) -> list[FileForm]:
+def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileForm]:
     """Return the forms of a converted file: dense, sparse, and sparse where fully connected layers are rewritten.
 
     Kernels may take these in blocks, and 8-bit ones as 1x1 convolutions.
 
     Args:
-        dense: The plain file as the converter wrote it.
+        dense: The file as the converter wrote it.
         name: What to call it.
         optimize: "size" and "latency" give all, "dense" the dense one, "sparse" all but the dense one. For "latency"
             the sparse ones get the padding that sparse kernels can read.
@@ -64,21 +105,23 @@ def candidate_files(dense: bytes, *, name: str, optimize: str) -> list[FileForm]
     Raises:
         ValueError: With "sparse", if no weight gets smaller.
     """
-    files = [FileForm(name, dense)]
+    forms = [FileForm(name, dense)]
     if optimize != "dense":
-        padded = spell_out_padding(dense) if optimize == "latency" else dense
-        single = sparsify(padded, forms=("csr",))
-        variants: list[tuple[str, Sparsified, bytes | None]] = [("sparse", single, None)]
-        variants += [("sparse in blocks", sparsify(padded, forms=("csr", "block")), None)]
-        if any(row.reason == INTEGER for row in single.rows):
-            result = sparsify(padded, forms=("csr", "pointwise"))
-            variants.append(("sparse as 1x1 convolutions", result, single.data))
-        variants = [entry for entry in variants if any(row.form != "dense" for row in entry[1].rows)]
-        files += [FileForm(f"{name}, {text}", result.data, reference) for text, result, reference in variants]
+        sparse = SparseForms(dense.after(spell_out_padding) if optimize == "latency" else dense)
+        single, rows = sparse.form(("csr",))
+        variants: list[tuple[str, ModelFile, tuple[SparseRow, ...], ModelFile | None]]
+        variants = [("sparse", single, rows, None), ("sparse in blocks", *sparse.form(("csr", "block")), None)]
+        if any(row.reason == INTEGER for row in rows):
+            variants.append(("sparse as 1x1 convolutions", *sparse.form(("csr", "pointwise")), single))
+        forms += [
+            FileForm(f"{name}, {text}", file, reference)
+            for text, file, rows, reference in variants
+            if any(row.form != "dense" for row in rows)
+        ]
     unique: dict[bytes, FileForm] = {}
-    for form in files:
-        unique.setdefault(form.content, form)
-    offered = [form for form in unique.values() if optimize != "sparse" or form.content != dense]
+    for form in forms:
+        unique.setdefault(form.file.content, form)
+    offered = [form for form in unique.values() if optimize != "sparse" or form.file.content != dense.content]
     if not offered:
         raise ValueError(
             "Expected weights with zeros enough that a sparse form is smaller, because optimize='sparse'. Received: "
@@ -120,32 +163,32 @@ class _Checks:
 
     def __init__(self, inputs: Any, check: Check) -> None:
         self._inputs, self._expected, self._tolerance = inputs, check.expected, check.tolerance
-        self._runs: dict[bytes, Run] = {}
+        self._runs: dict[ModelFile, Run] = {}
 
     def check(self, form: FileForm) -> VerifyReport:
         """Say whether a form gave what it should."""
         report = self._check(form)
-        _log.info("checked %s, %s bytes: %s", form.name, f"{len(form.content):,}", report.reason or "passed")
+        _log.info("checked %s, %s bytes: %s", form.name, f"{len(form.file.content):,}", report.reason or "passed")
         return report
 
     def _check(self, form: FileForm) -> VerifyReport:
         """Run a form, unless it is known to go wrong on processors other than this one."""
-        is_sparse = any(weight.sparse for weight in form.graph.weights)
-        hazards = form.inference.hazards if is_sparse else ()
+        is_sparse = any(weight.sparse for weight in form.file.graph.weights)
+        hazards = form.file.inference.hazards if is_sparse else ()
         if hazards:
             reason = f"wrong outputs on ARM: {hazards[0]}"
             return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=self._tolerance, runtime="")
-        report = compare_run(self._run(form.content), self._expected, tolerance=self._tolerance)
+        report = compare_run(self._run(form.file), self._expected, tolerance=self._tolerance)
         if form.bitwise_reference is None or not report.passed:
             return report
-        exact = compare_run(self._run(form.content), self._run(form.bitwise_reference).outputs, tolerance=0)
-        reason = "" if exact.passed else f"it should give the same as fully connected layers: {exact.reason}"
-        return replace(report, passed=exact.passed, reason=reason)
+        same = compare_run(self._run(form.file), self._run(form.bitwise_reference).outputs, tolerance=0)
+        reason = "" if same.passed else f"it should give the same as fully connected layers: {same.reason}"
+        return replace(report, passed=same.passed, reason=reason)
 
-    def _run(self, content: bytes) -> Run:
-        if content not in self._runs:
-            self._runs[content] = run_in_child(content, self._inputs, timeout=TIMEOUT)
-        return self._runs[content]
+    def _run(self, file: ModelFile) -> Run:
+        if file not in self._runs:
+            self._runs[file] = run_in_child(file, self._inputs, timeout=TIMEOUT)
+        return self._runs[file]
 
 
 def choose(
@@ -176,7 +219,7 @@ def choose(
     for form in forms:
         checked.append(checks.check(form))
         each_form()
-    packed = [encode(form.content, compress) for form in forms]
+    packed = [encode(form.file.content, compress) for form in forms]
     passed = [index for index, report in enumerate(checked) if report.passed]
     if not passed:
         raise ValueError(check.refusal(checked[0].reason))
@@ -187,11 +230,12 @@ def choose(
         reason = checked[index].reason
         if checked[index].passed and index != best:
             reason = _loss(speeds[index], speeds[best], more=len(packed[index]) - len(packed[best]))
-        rows.append(Candidate(form.name, len(form.content), len(packed[index]), checked[index].passed, reason))
+        rows.append(Candidate(form.name, len(form.file.content), len(packed[index]), checked[index].passed, reason))
+    forms[best].file.checked()
     return Choice(forms[best], packed[best], checked[best], tuple(rows))
 
 
-def choose_micro(dense: bytes, *, inputs: Sequence[np.ndarray], check: Check, micro: Micro) -> Choice:
+def choose_micro(dense: ModelFile, *, inputs: Sequence[np.ndarray], check: Check, micro: Micro) -> Choice:
     """Take the form for microcontrollers that keeps to the budgets.
 
     Args:
@@ -210,9 +254,10 @@ def choose_micro(dense: bytes, *, inputs: Sequence[np.ndarray], check: Check, mi
     verified = compare_run(run, expected, tolerance=check.tolerance)
     if not verified.passed:
         raise ValueError(check.refusal(verified.reason))
-    form = FileForm("for microcontrollers", fitted.data, dense)
-    row = Candidate(form.name, len(form.content), len(form.content), verified=True)
-    return Choice(form, fitted.data, verified, (row,), fitted.report)
+    form = FileForm("for microcontrollers", fitted.file.checked(), dense)
+    content = form.file.content
+    row = Candidate(form.name, len(content), len(content), verified=True)
+    return Choice(form, content, verified, (row,), fitted.report)
 
 
 def _loss(mine: Speed, best: Speed, *, more: int) -> str:
@@ -228,17 +273,17 @@ def export_report(
     return ExportReport(
         path=path,
         bytes=len(choice.packed),
-        tflite_bytes=len(choice.form.content),
+        tflite_bytes=len(choice.form.file.content),
         nnz=nnz,
         size=size,
         sparsity=fraction_of_zeros(nnz, size),
         max_abs_diff=choice.verified.max_abs_diff,
         tolerance=choice.verified.tolerance,
         scale=choice.verified.scale,
-        ops=choice.form.graph.ops,
+        ops=choice.form.file.graph.ops,
         candidates=choice.candidates,
         runtime=choice.verified.runtime,
-        sparse_inference=choice.form.inference,
+        sparse_inference=choice.form.file.inference,
         lost=lost,
         micro=choice.micro,
         source=source,

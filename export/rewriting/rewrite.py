@@ -12,18 +12,14 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
-from tfprune.export.device.generating.signatures import signature_names
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
-from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.metadata import REDUCED_PRECISION
 from tfprune.export.file.files.source import Source, source_name
-from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, starting_at
-from tfprune.export.file.tflite.editor import load_objects
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.model import Model
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.micro import MICRO_BUDGETS, Micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
@@ -110,51 +106,51 @@ def rewrite(
     check_verbose(verbose)
     wanted = read_target(target, optimize=optimize, compress=compress, batch=batch)
     check_suffix(destination, compress)
-    content = read_model(source)
-    model = read(content)
+    file = ModelFile.open(source)
+    model = file.graph
     allowed = default_tolerance(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
     inputs = random_inputs(model.inputs, model.outputs, rows=RANDOM_SAMPLES) if check_on is None else check_on
-    fixed = _with_batch(content, wanted)
+    fixed = _with_batch(file, wanted)
     if wanted.micro is not None:
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
         choice = choose_micro(fixed, inputs=samples, check=Check(None, allowed, ADVICE), micro=wanted.micro)
     else:
-        name = "as it was" if fixed == content else f"batch of {wanted.fixed_batch}"
-        files = candidate_files(fixed, name=name, optimize=wanted.optimize)
-        files = wanted.forms(files, source=source_name(source))
-        if check_on is None and len(signature_names(content)) > 1:
-            inputs = None if fixed == content else _drawn(content, wanted.fixed_batch or 1)
-        with Progress(1 + len(files), verbose=verbose, unit="form") as progress:
-            check = Check(_outputs(content, inputs), allowed, ADVICE)
+        name = "as it was" if fixed == file else f"batch of {wanted.fixed_batch}"
+        forms = candidate_files(fixed, name=name, optimize=wanted.optimize)
+        forms = wanted.forms(forms, source=source_name(source))
+        if check_on is None and len(file.signatures) > 1:
+            inputs = None if fixed == file else _drawn(file, wanted.fixed_batch or 1)
+        with Progress(1 + len(forms), verbose=verbose, unit="form") as progress:
+            check = Check(_outputs(file, inputs), allowed, ADVICE)
             progress.add()
             choice = choose(
-                files, inputs=inputs, check=check, optimize=wanted.optimize, compress=compress, each_form=progress.add
+                forms, inputs=inputs, check=check, optimize=wanted.optimize, compress=compress, each_form=progress.add
             )
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
     report = export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
-    dropped = {REDUCED_PRECISION} & (read_metadata(content).keys() - read_metadata(choice.form.content).keys())
+    dropped = {REDUCED_PRECISION} & (file.metadata.keys() - choice.form.file.metadata.keys())
     return replace(report, left_out=tuple(dropped)) if wanted.micro is None else report
 
 
-def _with_batch(content: bytes, wanted: Target) -> bytes:
+def _with_batch(file: ModelFile, wanted: Target) -> ModelFile:
     if wanted.batch is not None:
-        check_batch(content, wanted.batch)
-    return content if wanted.fixed_batch is None else fix_batch(content, wanted.fixed_batch)
+        check_batch(file, wanted.batch)
+    return file if wanted.fixed_batch is None else fix_batch(file, wanted.fixed_batch)
 
 
-def _drawn(content: bytes, rows: int) -> dict[str, dict[str, np.ndarray]]:
+def _drawn(file: ModelFile, rows: int) -> dict[str, dict[str, np.ndarray]]:
     """Draw random inputs for all signatures."""
     inputs = {}
-    for signature, number in graphs_of_signatures(load_objects(content)).items():
-        model = read(starting_at(content, signature if number else ""))
+    for signature, number in file.signatures.items():
+        model = file.starting_at(signature if number else "").graph
         arrays = random_inputs(model.inputs, model.outputs, rows=rows)
         inputs[signature] = {info.name: array for info, array in zip(model.inputs, arrays, strict=True)}
     return inputs
 
 
-def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:
-    run = run_in_child(content, inputs, timeout=TIMEOUT)
+def _outputs(file: ModelFile, inputs: Any) -> dict[str, np.ndarray]:
+    run = run_in_child(file, inputs, timeout=TIMEOUT)
     if run.reason:
         raise ValueError(
             f"Expected a file that runs. Received: one that does not: {run.reason}. Nothing was written. "

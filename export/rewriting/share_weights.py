@@ -8,10 +8,9 @@ import numpy as np
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_objects, save_objects
 
 MAX_LEVELS = 256  # distinct int8 values
 DEFAULT_LEVELS = 32
@@ -47,7 +46,17 @@ def share_weights(source: Source, *, levels: int = DEFAULT_LEVELS) -> bytes:
         True
     """
     check_levels(levels)
-    model = load_objects(read_model(source))
+    with ModelFile.open(source).edit() as edit:
+        share_values(edit.model, levels=levels)
+    return edit.file.content
+
+
+def share_values(model: schema.ModelT, *, levels: int) -> bool:
+    """Share the values of the 8-bit weights of an open file, as `share_weights` does; return True.
+
+    Raises:
+        ValueError: If it has no weights of 8 bits.
+    """
     indices = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or () if _is_weight(tensor)}
     buffers = [model.buffers[index] for index in sorted(indices)]
     filled = [buffer for buffer in buffers if buffer.data is not None and len(buffer.data)]
@@ -57,7 +66,7 @@ def share_weights(source: Source, *, levels: int = DEFAULT_LEVELS) -> bytes:
         )
     for buffer in filled:
         buffer.data = share(buffer.data.view(np.int8), levels).view(np.uint8)
-    return save_objects(model)
+    return True
 
 
 def check_levels(levels: Any) -> None:

@@ -22,14 +22,12 @@ import numpy as np
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.file.files.metadata import REDUCED_PRECISION
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
-from tfprune.export.file.report import fraction_of_zeros, reason_of, shape_text
+from tfprune.export.file.model_file import ModelFile, fitting
+from tfprune.export.file.report import fraction_of_zeros, shape_text
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import put_in_order
-from tfprune.export.file.tflite.editor import load_with_graph, numbers_operators, save_objects
+from tfprune.export.file.tflite.editor import numbers_operators
 from tfprune.export.file.tflite.reader import Subgraph, Tensor
-from tfprune.export.file.xnnpack.groups import analyze
 from tfprune.export.rewriting.shapes.pointwise import make_pointwise, pointwise_refusal
 from tfprune.export.rewriting.weights.merge_constants import merge_constants
 from tfprune.export.rewriting.weights.sparse_eligible import INTEGER, WeightUse, weight_uses
@@ -134,43 +132,58 @@ def sparsify(source: Source, *, forms: Collection[str] = FORMS, min_sparsity: fl
         file ...
     """
     _check(forms, min_sparsity)
-    data = read_model(source)
-    try:
-        return _without_hazards(data, forms, min_sparsity)
-    except (LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(
-            f"Expected a TFLite file whose operators fit their tensors. Received: {len(data):,} bytes that are "
-            f"damaged ({reason_of(error)}). Copy the file again."
-        ) from error
+    file = ModelFile.open(source)
+    result, rows = SparseForms(file).form(forms, min_sparsity=min_sparsity)
+    sizes = len(file.content), len(result.content)
+    return Sparsified(data=result.content, bytes_before=sizes[0], bytes=sizes[1], rows=rows)
 
 
-def _without_hazards(data: bytes, forms: Collection[str], min_sparsity: float) -> Sparsified:
-    result = _sparsify(data, forms, min_sparsity, KERNELLESS)
-    written = any(row.form in ("csr", "pointwise") for row in result.rows)
-    hazards = [text for analysis in analyze(result.data) for text in analysis.hazards] if written else []
-    if hazards:
-        rest = [form for form in forms if form == "block"]
-        result = _sparsify(data, rest, min_sparsity, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")
-    return result
+class SparseForms:
+    """The sparse forms of one file: forms that turn out to be the same file are opened once.
 
+    Args:
+        file: The file.
+    """
 
-def _sparsify(data: bytes, forms: Collection[str], min_sparsity: float, otherwise: str) -> Sparsified:
-    graph, model = load_with_graph(data)
-    groups = _groups(graph.subgraphs)
-    if "pointwise" in forms and any(group.pointwise for group in groups):
-        graph, model = load_with_graph(merge_constants(data))
-        groups = _groups(graph.subgraphs)
-    for group in groups:
-        _choose(group, model, forms, min_sparsity)
-        group.reason = group.reason or ("" if group.encoded else otherwise)
-    result = data
-    if any(group.encoded for group in groups):
-        _rewrite(model, groups)
-        result = save_objects(model)
-    if len(result) >= len(data):
-        result, groups = data, [replace(group, reason=group.reason or GAINLESS) for group in groups]
-    rows = tuple(group.row() for group in groups)
-    return Sparsified(data=bytes(result), bytes_before=len(data), bytes=len(result), rows=rows)
+    def __init__(self, file: ModelFile) -> None:
+        self._file = file
+        self._known = {file.content: file}
+
+    def form(self, forms: Collection[str], *, min_sparsity: float = 0.0) -> tuple[ModelFile, tuple[SparseRow, ...]]:
+        """Return the file with sparse weights, and what became of each weight, as `sparsify` describes both.
+
+        Raises:
+            ValueError: If operators do not fit their tensors.
+        """
+        with fitting(self._file):
+            result, rows = self._sparse(forms, min_sparsity, KERNELLESS)
+            if any(row.form in ("csr", "pointwise") for row in rows) and result.hazards:
+                rest = [form for form in forms if form == "block"]
+                reason = f"with sparse weights XNNPACK fails on ARM, at {result.hazards[0]}"
+                return self._sparse(rest, min_sparsity, reason)
+            return result, rows
+
+    def _sparse(
+        self, forms: Collection[str], min_sparsity: float, otherwise: str
+    ) -> tuple[ModelFile, tuple[SparseRow, ...]]:
+        file, result = self._file, self._file
+        groups = _groups(file.graph.subgraphs)
+        if "pointwise" in forms and any(group.pointwise for group in groups):
+            file = self._once(file.after(merge_constants))
+            groups = _groups(file.graph.subgraphs)
+        model = file.objects()
+        for group in groups:
+            _choose(group, model, forms, min_sparsity)
+            group.reason = group.reason or ("" if group.encoded else otherwise)
+        if any(group.encoded for group in groups):
+            _rewrite(model, groups)
+            result = self._once(file.saved(model))
+        if len(result.content) >= len(self._file.content):
+            result, groups = self._file, [replace(group, reason=group.reason or GAINLESS) for group in groups]
+        return result, tuple(group.row() for group in groups)
+
+    def _once(self, file: ModelFile) -> ModelFile:
+        return self._known.setdefault(file.content, file)
 
 
 @dataclass
@@ -294,5 +307,3 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
     # With it, LiteRT 2.2 and 2.3 run the zeros as if they were dense on ARMv8.2, and 2.1 gives NaN.
     model.metadata = [entry for entry in model.metadata or () if entry.name != REDUCED_PRECISION.encode()]
     lower_versions(model)
-    if pointwise:
-        put_in_order(model)

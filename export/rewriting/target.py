@@ -8,8 +8,7 @@ from typing import Any
 
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.micro.micro import Micro, read_micro
-from tfprune.export.rewriting.file_form import FileForm
-from tfprune.export.rewriting.forms import OPTIMIZE
+from tfprune.export.rewriting.forms import OPTIMIZE, FileForm
 from tfprune.export.rewriting.weights.sparse_eligible import has_hybrid_layers
 
 WEB = "web"
@@ -37,17 +36,17 @@ class Target:
         """The batch where the model leaves it open; None leaves it open in the file, too."""
         return 1 if self.batch is None and (self.is_web or self.micro) else self.batch
 
-    def forms(self, files: Sequence[FileForm], *, source: str) -> list[FileForm]:
+    def forms(self, forms: Sequence[FileForm], *, source: str) -> list[FileForm]:
         """Return the forms that the runtime is fast with.
 
         Args:
-            files: The forms of the file.
+            forms: The forms of the file.
             source: What the file is made from, for the message.
 
         Raises:
             ValueError: If there is none.
         """
-        suitable = [file for file in files if not (self.is_web and has_hybrid_layers(file.graph))]
+        suitable = [form for form in forms if not (self.is_web and has_hybrid_layers(form.file.graph))]
         if not suitable:
             raise ValueError(
                 f"Expected weights with zeros enough for a sparse form. Received: target='web' and {source}, whose "

@@ -66,7 +66,7 @@ def measure() -> list[Row]:
     files = {}
     for name in MODELS:
         model = network(name)
-        exact = convert_prepared(model.model, signature(model.model), unroll=True)
+        exact = convert_prepared(model.model, signature(model.model), unroll=True).content
         files[name] = exact, convert(model.model, quantize="int8", calibration=[model.samples]), model.samples
     faults = [explain_rounding(exact, content, inputs=data).fault for exact, content, data in files.values()]
     passed = faults.count("")

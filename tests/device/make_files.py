@@ -16,6 +16,7 @@ from models import Network, network
 
 from tfprune.export.device.processes.child_process import Completed
 from tfprune.export.file.files.codec import encode
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.converting import convert as conversion
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.convert_job import convert_job
@@ -55,7 +56,9 @@ def make(name: str, folder: Path) -> list[dict]:
             rows.append(row)
     if name == READY:
         path = folder / f"{name}_ready.sparse.tflite"
-        path.write_bytes(sparsify(spell_out_padding(convert(make_sparse_ready(net.model)))).data)
+        path.write_bytes(
+            sparsify(ModelFile.open(convert(make_sparse_ready(net.model))).after(spell_out_padding).content).data
+        )
         rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": TOLERANCES[None], "apart": True})
     return rows
 

@@ -150,10 +150,10 @@ def targets() -> dict:
 
 def unpack_in_parts(data: bytes) -> None:
     """Write a file for microcontrollers, as far as that goes without its interpreter."""
-    from tfprune.export.file.files.model_file import read_model
+    from tfprune.export.file.model_file import ModelFile
     from tfprune.export.micro.candidates import Candidates
 
-    candidates = Candidates(read_model(data))
+    candidates = Candidates(ModelFile.open(data))
     candidates.write(candidates.plan(2**40, 0))
     candidates.write(candidates.plan(candidates.caps[0] + 64, 0))
 

@@ -21,10 +21,10 @@ def _inspect(options: argparse.Namespace) -> Any:
     from tfprune.export.file.files.destination import write_atomically
     from tfprune.export.file.inspecting.inspect import inspect
     from tfprune.export.file.inspecting.page import page
-    from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
+    from tfprune.export.file.model_file import ModelFile
 
     if options.html:
         check_not_read(options.html, options.model)
-        content = page(options.model, inference=inference_of_file(options.model))
+        content = page(options.model, inference=ModelFile.open(options.model).inference)
         write_atomically(options.html, content.encode())
     return inspect(options.model)

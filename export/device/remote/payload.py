@@ -29,12 +29,16 @@ OF_EXPORT = (
     "__init__",
     "file/__init__",
     "file/report",
+    "file/model_file",
     "file/trailing_archive",
     "device/__init__",
     "device/board",
     "device/interpreter",
 )
-ROOMS = ("file/tflite", "file/files", "device/processes", "device/generating", "device/running", "device/remote")
+ROOMS = (
+    *("file/tflite", "file/files", "file/xnnpack"),
+    *("device/processes", "device/generating", "device/running", "device/remote"),
+)
 
 # Runs on the device: takes the archive from its input into a folder of its own, and removes it whatever happens.
 START = """\

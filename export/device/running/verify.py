@@ -29,10 +29,9 @@ from tfprune.export.device.running.inputs import (
 from tfprune.export.device.running.metrics import check_labels, classification_accuracy
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify_report import VerifyReport
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import open_batch
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.tflite.schema import MissingPackage
 
 MODEL = "model.tflite"
@@ -102,21 +101,22 @@ def verify(
     if tolerance is not None:
         check_number(tolerance, "tolerance", least=0)
     check_verbose(verbose)
+    file = ModelFile.open(source)
     with Progress(int(timeout), verbose=verbose, unit="second") as progress:
-        run = run_in_child(source, samples, timeout=timeout, on=on, each_second=progress.add)
+        run = run_in_child(file, samples, timeout=timeout, on=on, each_second=progress.add)
     if tolerance is None:
         is_compared = expected is not None and not run.reason
-        tolerance = format_tolerance(read(read_model(source))) if is_compared else TOLERANCES[None]
+        tolerance = format_tolerance(file.graph) if is_compared else TOLERANCES[None]
     report = compare_run(run, expected, tolerance=tolerance)
     if run.reason:
         return report
     accuracy = None if classes is None else classification_accuracy(run.outputs, classes)
-    return replace(report, accuracy=accuracy, open_batch=_open_batch(source))
+    return replace(report, accuracy=accuracy, open_batch=_open_batch(file))
 
 
-def _open_batch(source: Source) -> tuple[str, ...]:
+def _open_batch(file: ModelFile) -> tuple[str, ...]:
     try:
-        return open_batch(read(read_model(source)).inputs)
+        return open_batch(file.graph.inputs)
     except MissingPackage:  # tflite-runtime comes without the schema, and does not care
         return ()
 
@@ -145,7 +145,7 @@ class Run(NamedTuple):
 
 
 def run_in_child(
-    source: Source,
+    source: Source | ModelFile,
     inputs: Any,
     *,
     timeout: float,
@@ -155,7 +155,7 @@ def run_in_child(
     """Run a file in a process of its own; a crash there is a reason here.
 
     Args:
-        source: A path, or the content of such a file.
+        source: A path, or the content of such a file; or a file that is open.
         inputs: What `Runner.predict` takes, for the first graph; a dict of dicts by signature and name, or None, for
             all signatures. Random numbers, the same each time, take the place of those left out. The outputs of
             several signatures are named `signature/name`.
@@ -164,17 +164,18 @@ def run_in_child(
         each_second: Called once in each second that it runs on this machine, to move a bar.
     """
     run_there = runner_on(on, package=interpreter_module(), each_second=each_second)
-    data = read_model(source)
+    file = ModelFile.open(source)
     form, arrays = inputs_to_job(inputs)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
-        Path(folder, MODEL).write_bytes(data)
+        Path(folder, MODEL).write_bytes(file.content)
         completed = run_there(_run_job, folder, timeout=timeout)
         runtime = ""
         if Path(folder, "loaded.json").exists():
             runtime = read_fields(_Loaded, read_job(folder, "loaded")[0]).runtime
         if not completed.ok:
-            return Run({}, runtime, completed.reason.replace(source_name(data), source_name(source)))
+            reason = completed.reason.replace(source_name(file.content), file.name or source_name(file.content))
+            return Run({}, runtime, reason)
         return Run(_read_outputs(folder), runtime)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.check_structure import check_structure
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import DAMAGE_ERRORS
 
@@ -45,7 +44,7 @@ def put_metadata(model: schema.ModelT, entries: Mapping[str, bytes]) -> None:
 
 
 def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:
-    """Return the metadata of a plain .tflite file by name.
+    """Return the metadata by name of a plain .tflite file that was checked when it was opened.
 
     Raises:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
@@ -53,7 +52,6 @@ def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:
     """
     schema.require_schema()
     try:
-        check_structure(data)
         model = schema.Model.GetRootAs(data, 0)
         entries = [model.Metadata(index) for index in range(model.MetadataLength())]
         contents = {entry.Name() or b"": model.Buffers(entry.Buffer()).DataAsNumpy() for entry in entries}

@@ -43,7 +43,7 @@ def read_model(source: Source) -> bytes:
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "
             f"Received: {name}, whose content begins with {data[:8]!r}.{_advice(raw, name)}"
         )
-    _check(data, name)
+    check_model(data, name=name)
     return data
 
 
@@ -75,7 +75,7 @@ def map_model(path: str | os.PathLike[str]) -> memoryview:
             f"Expected a plain TFLite file (bytes 4 to 8 are {IDENTIFIER!r}). Received: {name}, whose content begins "
             f"with {bytes(data[:8])!r}."
         )
-    _check(data, name)
+    check_model(data, name=name)
     return data
 
 
@@ -84,7 +84,16 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
     return _head(path).startswith((GZIP, XZ, MAGIC, LITERTLM))
 
 
-def _check(data: bytes | memoryview, name: str) -> None:
+def check_model(data: bytes | memoryview, *, name: str) -> None:
+    """Refuse a plain file that interpreters cannot be trusted with.
+
+    Args:
+        data: The plain file.
+        name: How errors call it.
+
+    Raises:
+        ValueError: If its structure is damaged, a sparse tensor is, or an operator does not fit its tensors.
+    """
     try:
         check_structure(data)
         check_sparse(data)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
+from tfprune.export.file.files.metadata import REDUCED_PRECISION
 from tfprune.export.file.files.metadata_format import AXIS_LABELS, ENTRY, MetadataTable, read_model_metadata
-from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.files.source import Source, read_source, source_name
+from tfprune.export.file.files.source import Source, read_source
 from tfprune.export.file.inspecting.codings import codings, total
 from tfprune.export.file.inspecting.model_report import ModelReport, TensorRow
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import TensorInfo, fraction_of_zeros, reason_of
 from tfprune.export.file.tflite.decode_format import OPERATOR
 from tfprune.export.file.tflite.model import Model, Tensor
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.trailing_archive import read_archive, trailing_archive
 
 
@@ -50,20 +49,32 @@ def inspect(source: Source) -> ModelReport:
         S. Han et al., "EIE: Efficient Inference Engine on Compressed Deep Neural Network", 2016, arXiv:1602.01528
         (offsets of a few bits, with zeros stored where they do not suffice).
     """
-    data = read_model(source)
+    return report_of(ModelFile.open(source), file_bytes=len(read_source(source)))
+
+
+def report_of(file: ModelFile, *, file_bytes: int) -> ModelReport:
+    """Report on an open file as `inspect` does.
+
+    Args:
+        file: The file.
+        file_bytes: What it takes as it is stored, packed or not.
+
+    Raises:
+        ValueError: If it is damaged; or (also an ImportError) if ai-edge-litert is not installed.
+    """
     try:
-        model, metadata = read(data), read_metadata(data)
+        model, metadata = file.graph, file.metadata
         rows = tuple(_row(weight) for weight in model.weights)
     except ImportError:
         raise
     except ValueError as error:
-        raise ValueError(f"Cannot inspect {source_name(source)}. {reason_of(error)}.") from error
+        raise ValueError(f"Cannot inspect {file.name}. {reason_of(error)}.") from error
     nnz, size = sum(row.nnz for row in rows), sum(row.size for row in rows)
     weight_bytes, constant_bytes = sum(row.bytes for row in rows), _constant_bytes(model)
-    described = _described(metadata.get(ENTRY), model, data)
+    described = _described(metadata.get(ENTRY), model, file.content)
     return ModelReport(
-        file_bytes=len(read_source(source)),
-        unpacked_bytes=len(data),
+        file_bytes=file_bytes,
+        unpacked_bytes=len(file.content),
         inputs=model.inputs,
         outputs=model.outputs,
         ops=model.ops,
@@ -74,7 +85,7 @@ def inspect(source: Source) -> ModelReport:
         weight_bytes=weight_bytes,
         constant_bytes=constant_bytes,
         # Parts of a file may overlap, which nothing forbids; then there is no rest.
-        other_bytes=max(0, len(data) - weight_bytes - constant_bytes),
+        other_bytes=max(0, len(file.content) - weight_bytes - constant_bytes),
         codings=total([row.codings for row in rows]),
         reduced_precision=metadata.get(REDUCED_PRECISION, b"").decode("utf-8", "replace").strip("\0"),
         labels=described.labels,

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfprune.base.html import bar, document, facts, image, key, name_text, rows_table, section, swatch, text
-from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.files.source import Source
+from tfprune.export.file.files.source import Source, read_source
 from tfprune.export.file.inspecting.codings import TITLES, Coding
 from tfprune.export.file.inspecting.heatmap import density, matrix_shape, png
-from tfprune.export.file.inspecting.inspect import inspect
+from tfprune.export.file.inspecting.inspect import report_of
 from tfprune.export.file.inspecting.model_report import ModelReport, TensorRow
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import shape_text
 from tfprune.export.file.tflite.model import Tensor
-from tfprune.export.file.tflite.reader import read
 
 if TYPE_CHECKING:
     from tfprune.export.file.xnnpack.sparse_inference_report import OperatorRow, SparseInferenceReport
@@ -63,8 +62,9 @@ def page(source: Source, *, inference: SparseInferenceReport | None = None) -> s
         >>> content[:15]
         '<!doctype html>'
     """
-    report = inspect(source)
-    weights = read(read_model(source)).weights
+    file = ModelFile.open(source)
+    report = report_of(file, file_bytes=len(read_source(source)))
+    weights = file.graph.weights
     title = Path(source).name if isinstance(source, (str, os.PathLike)) else "model.tflite"
     parts = [
         _facts(report),

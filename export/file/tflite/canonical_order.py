@@ -18,16 +18,21 @@ def put_in_order(model: schema.ModelT) -> None:
     """Order the parts of a model by where they are first used, and leave out unused parts.
 
     First the operators that quantize inputs, as the inputs stand, then the others as they are; first the tensors that
-    no operator makes, then the others as they are made. The converter's hash goes, which depends on the old order.
+    no operator makes, then the others as they are made.
     """
     for graph in model.subgraphs:
         graph.operators = graph.operators or []
         _order_operators(model, graph)
         _order_tensors(model, graph)
     model.metadataBuffer = None  # deprecated, and its numbers would be wrong
-    model.metadata = [entry for entry in model.metadata or () if entry.name != HASHED]
+    model.metadata = model.metadata or []
     _order_codes(model)
     _order_buffers(model)
+
+
+def drop_hash(model: schema.ModelT) -> None:
+    """Leave out the converter's hash of its file, which depends on the order that the converter chose."""
+    model.metadata = [entry for entry in model.metadata or () if entry.name != HASHED]
 
 
 def graphs_of_signatures(model: schema.ModelT) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,23 +44,58 @@ def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
     Raises:
         ValueError: As `load_objects` does.
     """
-    graph, model = _unpacked(data)
+    graph = _read_whole(data)
+    return graph, unpack_objects(data)
+
+
+def unpack_objects(data: bytes) -> schema.ModelT:
+    """Unpack a plain file that was read and checked as `load_objects` does.
+
+    Raises:
+        ValueError: If parts together are longer than the file, or it keeps values outside of the flatbuffer.
+    """
+    model = _unpacked(data)
     if _keeps_values_outside(model):
         raise ValueError(
             "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
             "other files. Leave it as it is."
         )
     model.archive = trailing_archive(data)
-    return graph, model
+    return model
 
 
-def _unpacked(data: bytes) -> tuple[Model, schema.ModelT]:
+def signatures_of(data: bytes) -> dict[str, int]:
+    """Return the number of the graph that each signature of a plain file starts at, by its name.
+
+    Raises:
+        ValueError: If the file is damaged; or (also an ImportError) if ai-edge-litert is not installed.
+    """
+    schema.require_schema()
+    with _whole(data):
+        model = schema.Model.GetRootAs(data, 0)
+        signatures = [model.SignatureDefs(index) for index in range(model.SignatureDefsLength())]
+        return {(each.SignatureKey() or b"").decode(errors="replace"): each.SubgraphIndex() for each in signatures}
+
+
+def _read_whole(data: bytes) -> Model:
     graph = read(data)
-    try:
+    with _whole(data):
         check_structure(data)
+    return graph
+
+
+def _unpacked(data: bytes) -> schema.ModelT:
+    with _whole(data):
         packed = schema.Model.GetRootAs(data, 0)
         _check_parts(packed, MAX_READS_PER_BYTE * len(data))
-        return graph, schema.ModelT.InitFromObj(packed)
+        return schema.ModelT.InitFromObj(packed)
+
+
+@contextmanager
+def _whole(data: bytes) -> Iterator[None]:
+    """Turn what reading nonsense raises into one error."""
+    try:
+        yield
     except DAMAGE_ERRORS as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
@@ -73,7 +109,8 @@ def with_values_inside(data: bytes) -> bytes:
     Raises:
         ValueError: As `load_objects` does, or if the new file does not fit into 2 GB.
     """
-    _, model = _unpacked(data)
+    _read_whole(data)
+    model = _unpacked(data)
     outside = [buffer for buffer in model.buffers or () if buffer.offset > 1]
     for buffer in outside:
         buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)

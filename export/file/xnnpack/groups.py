@@ -15,8 +15,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from tfprune.export.file.report import fraction_of_zeros
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.xnnpack.roles import READY, Role, averages, pointwise, role
-from tfprune.export.file.xnnpack.steps import Step, Steps, read_steps
+from tfprune.export.file.xnnpack.steps import Step, Steps, steps_of
 
 CHANNELS_LAST_REASON = "it works with channels last"
 KEEPDIMS_REASON = (
@@ -109,21 +111,18 @@ class Analysis:
         return step.kind in ("MUL", "ADD") and len(shapes) > 1 and self.graph.is_batched(step.outputs[0])
 
 
-def analyze(data: bytes) -> tuple[Analysis, ...]:
-    """Find the groups of operators that XNNPACK runs sparse, or would.
+def analyze(whole: Model, model: schema.ModelT) -> tuple[Analysis, ...]:
+    """Find the groups of operators that XNNPACK runs sparse, or would (`ModelFile.analyses`).
 
     Args:
-        data: A plain .tflite file.
+        whole: The file as it was read.
+        model: Its objects, which are only read.
 
     Returns:
         For each of its graphs the operators, what each can do, and the groups. The main graph comes first; others
         are where further signatures start, or bodies of loops.
-
-    Raises:
-        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is
-            not installed.
     """
-    return tuple(_analysis(graph) for graph in read_steps(data))
+    return tuple(_analysis(graph) for graph in steps_of(whole, model))
 
 
 def _analysis(graph: Steps) -> Analysis:

@@ -6,11 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
-from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.files.source import Source, source_name
-from tfprune.export.file.report import reason_of, yes_or_no
-from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD, Analysis, Group, analyze
+from tfprune.export.file.files.metadata import REDUCED_PRECISION
+from tfprune.export.file.report import yes_or_no
+from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD, Analysis, Group
 from tfprune.export.file.xnnpack.steps import Step
 from tfprune.report import Report, table
 
@@ -99,36 +97,14 @@ class SparseInferenceReport(Report):
         return table(["can run sparse", yes_or_no(self.eligible)], facts, left=2) + "\n\n" + operators
 
 
-def inference_of_file(source: Source) -> SparseInferenceReport:
-    """Say how XNNPACK runs a file as it stands.
-
-    Raises:
-        TypeError: If `source` is neither a path nor bytes.
-        ValueError: If it is not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
-            installed.
-    """
-    return inference_of(read_model(source), name=source_name(source))
-
-
-def inference_of(data: bytes, *, name: str | None = None) -> SparseInferenceReport:
-    """Describe how XNNPACK runs a plain file that is known to be whole.
+def inference_of(analyses: Sequence[Analysis], *, half: bool) -> SparseInferenceReport:
+    """Describe how XNNPACK runs a file (`ModelFile.inference`).
 
     Args:
-        data: The plain file.
-        name: How errors call it; None names the number of its bytes.
-
-    Raises:
-        ValueError: If the analysis fails; or (also an ImportError) if ai-edge-litert is not installed.
+        analyses: What XNNPACK makes of its graphs.
+        half: Whether its metadata ask for half precision.
     """
-    try:
-        analyses = analyze(data)
-    except ImportError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"Cannot tell how {name or source_name(data)} runs. {reason_of(error)}.") from error
-    missing = (
-        [DENSE_FILE] if not analyses[0].sparse else [HALF_PRECISION] * (REDUCED_PRECISION in read_metadata(data))
-    )
+    missing = [DENSE_FILE] if not analyses[0].sparse else [HALF_PRECISION] * half
     return describe(analyses, layers=({}, {}), missing=tuple(missing))
 
 

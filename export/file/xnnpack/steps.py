@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_with_graph
-from tfprune.export.file.tflite.reader import Operator, Subgraph, Tensor
+from tfprune.export.file.tflite.model import Model, Operator, Subgraph, Tensor
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
 UNPACKERS = ("DENSIFY", "DEQUANTIZE")
@@ -80,14 +79,8 @@ class Steps:
         return _integers(self._model, self.tensors, index)
 
 
-def read_steps(data: bytes) -> tuple[Steps, ...]:
-    """Read the graphs of a plain .tflite file, the main one first.
-
-    Raises:
-        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is
-            not installed.
-    """
-    whole, model = load_with_graph(data)
+def steps_of(whole: Model, model: schema.ModelT) -> tuple[Steps, ...]:
+    """Return the steps of the graphs of a file, the main one first; the file as it was read, and its objects."""
     return tuple(_steps(graph, model, number) for number, graph in enumerate(whole.subgraphs))
 
 

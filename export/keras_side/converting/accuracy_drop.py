@@ -13,7 +13,8 @@ from tfprune.export.device.running.evaluate import DATA, TIMEOUT, labeled_limit,
 from tfprune.export.device.running.inputs import arrays_of
 from tfprune.export.device.running.metrics import measure
 from tfprune.export.device.running.verify import Run, run_in_child
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.files.source import Source
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.converting.calibration_data import read_check_on
 from tfprune.export.keras_side.preparing.signature import Signature
 from tfprune.export.micro.interpreter import run_by_name
@@ -45,7 +46,7 @@ def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
 
 
 def accuracy_drop(
-    content: bytes,
+    file: ModelFile,
     data: LabeledSamples | None,
     *,
     expected: Sequence[np.ndarray],
@@ -54,7 +55,7 @@ def accuracy_drop(
     """Measure a file and the model it was made from, and refuse it if it lost too much.
 
     Args:
-        content: The plain file.
+        file: The file.
         data: What `read_max_drop` returned; None measures nothing.
         expected: The model's outputs for them, in the order of the file's.
         micro: The microcontroller that the file is for; None for a file that any interpreter runs.
@@ -68,7 +69,7 @@ def accuracy_drop(
     """
     if data is None:
         return ()
-    run = _run_file(micro)(content, data.x, timeout=TIMEOUT)
+    run = _run_file(micro)(file, data.x, timeout=TIMEOUT)
     if run.reason:
         raise ValueError(
             f"Expected a file that runs on the data of `max_drop`. Received: {run.reason}. Nothing was written."
@@ -105,11 +106,11 @@ def _check_groups(outputs: dict[str, np.ndarray], of_file: dict[str, np.ndarray]
         )
 
 
-def file_outputs(content: bytes, x: Any, *, micro: Micro | None = None) -> dict[str, np.ndarray]:
+def file_outputs(source: Source | ModelFile, x: Any, *, micro: Micro | None = None) -> dict[str, np.ndarray]:
     """Run a file on samples, where it is meant to run.
 
     Args:
-        content: The plain file.
+        source: A path, the content of a file, or a file that is open.
         x: The samples, as `evaluate` takes them.
         micro: The microcontroller that the file is for; None for a file that any interpreter runs.
 
@@ -119,8 +120,9 @@ def file_outputs(content: bytes, x: Any, *, micro: Micro | None = None) -> dict[
     Raises:
         ValueError: If the file does not run on the samples.
     """
-    names = [info.name for info in read(content).inputs]
-    run = _run_file(micro)(content, dict(zip(names, arrays_of(x, names=names), strict=True)), timeout=TIMEOUT)
+    file = ModelFile.open(source)
+    names = [info.name for info in file.graph.inputs]
+    run = _run_file(micro)(file, dict(zip(names, arrays_of(x, names=names), strict=True)), timeout=TIMEOUT)
     if run.reason:
         raise ValueError(f"Expected a file that runs on the samples. Received: one that does not: {run.reason}.")
     return run.outputs

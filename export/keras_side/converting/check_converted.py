@@ -13,6 +13,7 @@ import numpy as np
 import tfprune
 from tfprune.export.device.running.rounding import explain_rounding
 from tfprune.export.device.running.verify import Run, compare_run, run_in_child
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.tensor_values import WEIGHTS
 from tfprune.export.keras_side.converting.calibration_data import predict
@@ -89,7 +90,7 @@ def check_converted(
 
 
 def check_rounding(
-    content: bytes,
+    file: ModelFile,
     plain: keras.Model,
     *,
     inputs: Signature,
@@ -104,7 +105,7 @@ def check_rounding(
     compared with those of the float file, in steps of the int8 file's own scales (`explain_rounding`).
 
     Args:
-        content: The int8 file.
+        file: The int8 file.
         plain: The model that it was made from.
         inputs: The inputs of the model.
         batch: The batch that the file takes; None leaves it open where the model does.
@@ -119,15 +120,15 @@ def check_rounding(
     Raises:
         ValueError: Naming the constant or operator.
     """
-    exact = convert_prepared(plain, inputs, batch=batch, unroll=True)
-    whole, expected, has_ranges = exact, check.expected, holds_ranges(plain)
+    reference = convert_prepared(plain, inputs, batch=batch, unroll=True)
+    unrounded, expected, has_ranges = reference, check.expected, holds_ranges(plain)
     if has_ranges:  # where numbers are rounded the other way somewhere, such files differ as much as int8 ones
-        whole = without_rounding(exact)
+        unrounded = reference.after(without_rounding)
         expected = predict(without_ranges(plain), data, inputs=inputs, argument="check_on")
-    report = compare_run(run_in_child(whole, data, timeout=TIMEOUT), expected, tolerance=precision)
+    report = compare_run(run_in_child(unrounded, data, timeout=TIMEOUT), expected, tolerance=precision)
     if not (report.passed or has_ranges):
         raise ValueError(check.refusal(f"a float file that does not: {report.reason}"))
-    rounding = explain_rounding(exact, content, inputs=data)
+    rounding = explain_rounding(reference.content, file.content, inputs=data)
     if rounding.fault:
         raise ValueError(check.refusal(rounding.fault))
     if not (report.passed and rounding.is_whole):

@@ -18,6 +18,7 @@ import numpy as np
 
 from tfprune.export.device.processes.child_process import OUTPUT, run_job
 from tfprune.export.device.processes.job_files import write_job
+from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.check_operators import check_operators
@@ -29,7 +30,7 @@ from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantiza
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges
 from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer, edge_quantized
 from tfprune.export.rewriting.weights.four_bit_weights import four_bit_weights
-from tfprune.export.rewriting.weights.merge_constants import own_biases
+from tfprune.export.rewriting.weights.merge_constants import merge_constants, own_biases
 
 if TYPE_CHECKING:
     import keras
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 FLOATS = Quantization(None)
+# What becomes of a file of the converter, by the number format.
+PASSES: dict[str | None, tuple[Pass, ...]] = {
+    "int8": (join_islands,),
+    "int16x8": (join_islands, own_biases),
+    "int4": (join_islands, merge_constants, four_bit_weights),
+}
 TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
 CHILD = "tfprune.export.keras_side.converting.convert_job:_in_child"
 # The GPU is the parent's: JAX takes most of its memory, and the child needs none.
@@ -86,7 +93,7 @@ def convert(
     check_calibration(calibration, quantize=quantize, has_ranges=holds_ranges(model))
     inputs = signature(model)
     batches = [] if calibration is None else read_calibration(calibration, inputs)
-    return convert_prepared(model, inputs, form=form, batches=batches, batch=batch)
+    return convert_prepared(model, inputs, form=form, batches=batches, batch=batch).content
 
 
 def convert_prepared(
@@ -97,7 +104,7 @@ def convert_prepared(
     batches: Sequence[Mapping[str, np.ndarray]] = (),
     batch: int | None = None,
     unroll: bool = False,
-) -> bytes:
+) -> ModelFile:
     """Convert a model whose inputs and calibration data have been read, with options that have been checked.
 
     Args:
@@ -114,8 +121,8 @@ def convert_prepared(
     from tfprune.export.keras_side.converting.calibration_data import split
 
     if isinstance(form, EdgeQuantizer):
-        data = convert_prepared(model, inputs, batch=batch, unroll=unroll)
-        return edge_quantized(form, data, samples=split(batches, rows=batch or inputs.batch or 1))
+        file = convert_prepared(model, inputs, batch=batch, unroll=unroll)
+        return edge_quantized(form, file, samples=split(batches, rows=batch or inputs.batch or 1))
     quantize, skip = form.scheme, form.skip or ()
     _check_inputs(inputs, quantize)
     if batch is not None:
@@ -129,14 +136,12 @@ def convert_prepared(
         settings = {"quantize": quantize, "io_dtype": form.io_dtype, "things": things, **dataclasses.asdict(inputs)}
         settings |= {"unroll": unroll, "skip": [*skip]}
         _write_job(folder, settings, samples)
-        data = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
-        if quantize in INTEGERS:
-            _check_scales(data, model)
-        data = join_islands(data) if quantize in INTEGERS else data
-        data = own_biases(data) if quantize == "int16x8" else data
-        data = four_bit_weights(data) if quantize == "int4" else data
-    _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(data):,}")
-    return data
+        content = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
+    if quantize in INTEGERS:
+        _check_scales(content, model)
+    file = ModelFile.open(content).after(*PASSES.get(quantize, ()))
+    _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
+    return file
 
 
 def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> bytes:

@@ -13,43 +13,31 @@ from collections import defaultdict
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import QUANTIZED, indices_of, put_in_order
-from tfprune.export.file.tflite.editor import (
-    add_tensor,
-    load_objects,
-    numbers_operators,
-    operator_name,
-    save_objects,
-)
+from tfprune.export.file.tflite.canonical_order import QUANTIZED, drop_hash, indices_of
+from tfprune.export.file.tflite.editor import add_tensor, operator_name
 
 INTEGERS_SINCE = 2  # the version of each of `MOVES` that takes 8-bit values
 MOVES = {"SPLIT": 1, "SPLIT_V": 0, "UNPACK": 0}  # operators with several results, and the index of their input
 
 
-def join_islands(data: bytes) -> bytes:
+def join_islands(model: schema.ModelT) -> bool:
     """Let operators that move 8-bit values as float32 move them as integers.
 
     That is DEQUANTIZE, or an input of the model, then one of `MOVES`, and QUANTIZE with one scale on all results that
-    are taken. Files that differ by such islands become the same bytes (`put_in_order`).
+    are taken.
 
     Args:
-        data: A plain .tflite file, fresh from the converter.
+        model: An open file of the converter.
 
     Returns:
-        The file, written anew; the same bytes if it refers to operators by number, as these would change.
-
-    Raises:
-        ValueError: If the bytes are damaged or not a TFLite file; or (also an ImportError) if ai-edge-litert is
-            not installed.
+        True, also without islands: in canonical order, and without the converter's hash, files that differ by such
+        islands become the same bytes.
     """
-    model = load_objects(data)
-    if numbers_operators(model):
-        return data
     for graph in model.subgraphs:
         if graph.operators:
             _Joining(model, graph).apply()
-    put_in_order(model)
-    return save_objects(model)
+    drop_hash(model)
+    return True
 
 
 class _Joining:

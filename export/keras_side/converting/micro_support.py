@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from tfprune.export.file.files.source import Source
-from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.tflite import schema
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.keras_side.preparing.signature import signature
@@ -57,7 +58,8 @@ def dense_int8(model: keras.Model) -> bytes:
     _randomize_constant_weights(plain)
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(RANDOM_SAMPLES, model=plain))]
-    return _widen_ranges(convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1))
+    content = convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
+    return ModelFile.open(content).after(_widen_ranges).content
 
 
 def _randomize_constant_weights(model: keras.Model) -> None:
@@ -70,11 +72,10 @@ def _randomize_constant_weights(model: keras.Model) -> None:
                 weight.assign(values + draw.uniform(*RANDOM_OFFSETS, values.shape).astype(values.dtype))
 
 
-def _widen_ranges(content: bytes) -> bytes:
+def _widen_ranges(model: schema.ModelT) -> bool:
     """Widen near-zero ranges of activations, as untrained models have them."""
-    model = load_objects(content)
     for tensor in model.subgraphs[0].tensors:
         scale = getattr(tensor.quantization, "scale", None)  # None for floats
         if scale is not None and np.size(scale) == 1 and model.buffers[tensor.buffer].data is None:
             tensor.quantization.scale = np.maximum(scale, MIN_ACTIVATION_SCALE).astype(np.float32)
-    return save_objects(model)
+    return True

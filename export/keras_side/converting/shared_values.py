@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import keras
 import numpy as np
 
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import put_in_order
 from tfprune.export.file.tflite.editor import (
     add_values,
     builtin_code,
     inputs_of,
-    load_objects,
-    numbers_operators,
-    save_objects,
 )
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
@@ -35,28 +33,28 @@ MAX_ROUNDING = 0.501  # of an integer: what rounding may leave
 SCALE_TOLERANCE = 1e-6  # relative: what float32 may make of one scale
 
 
-def share_grids(data: bytes, plain: keras.Model, *, of: keras.Model | None) -> bytes:
+def share_grids(file: ModelFile, plain: keras.Model, *, of: keras.Model | None) -> ModelFile:
     """Give the weights that share values integers that do.
 
     Args:
-        data: The file of `plain`.
+        file: The file of `plain`.
         plain: The copy whose weights lie on their grids.
         of: The model that was trained, which knows which weights share values; None if there is no such model.
 
     Returns:
-        The file; the bytes given where no weight shares values. Products of integers and scales stay what they were;
-        biases are rounded anew, far below a step of the output.
+        The next file; the one given where no weight shares values. Products of integers and scales stay what they
+        were; biases are rounded anew, far below a step of the output.
     """
     paths = {path for path, layer in Anatomy.of(of).leaves if shares_values(layer)} if of is not None else set()
     layers = [layer for path, layer in Anatomy.of(plain).leaves if path in paths]
     kernels = [_integers(kernel) for layer in layers for kernel in layer.inner_kernels.values()]
-    model = load_objects(data) if kernels else None
-    if model is None or numbers_operators(model):
-        return data
+    return file.after(partial(_share_grids, kernels=kernels)) if kernels else file
+
+
+def _share_grids(model: schema.ModelT, *, kernels: Sequence[np.ndarray]) -> bool:
     for graph in model.subgraphs:
         _Sharing(model, graph, kernels).apply()
-    put_in_order(model)  # without the values that nothing refers to any more
-    return save_objects(model)
+    return True
 
 
 def _integers(kernel: Kernel) -> np.ndarray:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tfprune.export.file.files.source import Source
-from tfprune.export.file.xnnpack.groups import analyze
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.xnnpack.sparse_inference_report import (
     Layers,
     SparseInferenceReport,
     describe,
-    inference_of_file,
 )
 from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
@@ -53,7 +52,7 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
         E. Elsen, M. Dukhan, T. Gale, K. Simonyan, "Fast Sparse ConvNets", CVPR 2020.
     """
     if is_file(model_or_source):
-        return inference_of_file(model_or_source)
+        return ModelFile.open(model_or_source).inference
     return _of_model(model_or_source)
 
 
@@ -62,7 +61,8 @@ def _of_model(model: keras.Model) -> SparseInferenceReport:
     from tfprune.masking.wrapping.strip import plain_copy
 
     plain = plain_copy(Anatomy.of(model))
-    return describe(analyze(spell_out_padding(convert(plain))), layers=_layers(plain))
+    file = ModelFile.open(convert(plain)).after(spell_out_padding)
+    return describe(file.analyses, layers=_layers(plain))
 
 
 def _layers(model: keras.Model) -> Layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from tfprune.export.device.running.evaluate import DATA
 from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD
 from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_max_drop
 from tfprune.export.keras_side.converting.calibration_data import choose_check_on, predict, read_calibration
@@ -37,15 +38,16 @@ from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, wit
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
 from tfprune.export.micro.micro import MICRO_BUDGETS, Micro
 from tfprune.export.rewriting.export_report import ExportReport
-from tfprune.export.rewriting.file_form import FileForm, Speed
 from tfprune.export.rewriting.forms import (
     Check,
+    FileForm,
+    Speed,
     candidate_files,
     choose,
     choose_micro,
     export_report,
 )
-from tfprune.export.rewriting.share_weights import share_weights
+from tfprune.export.rewriting.share_weights import share_values
 from tfprune.export.rewriting.target import Target, read_target
 from tfprune.export.rewriting.weights.edge_quantizer import EdgeQuantizer
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
@@ -193,37 +195,38 @@ def to_tflite(
         kernels = kernels_read(plain, first)
         progress.add()
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
-        content = share_grids(converted, plain, of=trained)
-        check = Check(expected, _default(form.scheme, plain, content) if allowed is None else allowed, ADVICE)
+        file = share_grids(converted, plain, of=trained)
+        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, ADVICE)
         if form.scheme == "int8" and allowed is None:
             precision = max(FLOAT_BESIDE_INT8, _default(None, plain))
             check = check_rounding(
-                content, plain, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
+                file, plain, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
             )
-        content = _shared(content, form)
-        graph, called_on = read(content), (plain, first)
-        check_converted(graph, kernels, called_on=called_on, trained=trained, allow_float=form.allow_float)
+        file = file.after(*_passes(form))
+        called_on = plain, first
+        check_converted(file.graph, kernels, called_on=called_on, trained=trained, allow_float=form.allow_float)
         progress.add()
         if wanted.micro is not None:
             samples = [data[name] for name in inputs.names]
-            choice = choose_micro(content, inputs=samples, micro=wanted.micro, check=check)
+            choice = choose_micro(file, inputs=samples, micro=wanted.micro, check=check)
         else:
-            files = candidate_files(content, name=_name(form), optimize=wanted.optimize)
+            forms = candidate_files(file, name=_name(form), optimize=wanted.optimize)
             if tries_latency and plain is not model and _may_run_sparse(kernels, form.scheme):
-                files += _sparse_ready(plain, inputs, form, fixed)
-            files = wanted.forms(files, source=f"{model.name!r} with quantize={form.scheme!r}")
+                forms += _sparse_ready(plain, inputs, form, fixed)
+            forms = wanted.forms(forms, source=f"{model.name!r} with quantize={form.scheme!r}")
             progress.add()
-            choice = choose(files, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
-        lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=wanted.micro)
+            choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
+        lost = accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     report = export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
     return replace(report, uses_calibration=check_on is None and bool(batches))
 
 
-def _default(scheme: str | None, plain: keras.Model, content: bytes = b"") -> float:
+def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:
     """Return the difference allowed: by the number format, or that of the weights in a file of a recipe."""
-    of_format = format_tolerance(read(content)) if scheme == EdgeQuantizer.scheme else TOLERANCES[scheme]
+    is_recipe = file is not None and scheme == EdgeQuantizer.scheme
+    of_format = format_tolerance(file.graph) if is_recipe else TOLERANCES[scheme]
     return max([of_format, *(HALF_TOLERANCES[half] for half in half_types(plain))])
 
 
@@ -240,8 +243,9 @@ def _check_form(form: Quantization | EdgeQuantizer, *, trained: keras.Model | No
         )
 
 
-def _shared(content: bytes, form: Quantization | EdgeQuantizer) -> bytes:
-    return content if form.levels is None else share_weights(content, levels=form.levels)
+def _passes(form: Quantization | EdgeQuantizer) -> list[Pass]:
+    """Return what becomes of a file whose rounding was checked."""
+    return [] if form.levels is None else [partial(share_values, levels=form.levels)]
 
 
 def _name(form: Quantization | EdgeQuantizer) -> str:
@@ -272,7 +276,6 @@ def _sparse_ready(
     except ValueError as error:  # which `sparse_inference` of the file says as well
         _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
-    content = _shared(convert_prepared(ready, inputs, form=Quantization(form.scheme), batch=batch), form)
-    name = f"{form.scheme or 'float32'}, sparse-ready"
-    files = candidate_files(content, name=name, optimize="latency")
-    return [file for file in files if file.speed is Speed.SPARSE]
+    file = convert_prepared(ready, inputs, form=Quantization(form.scheme), batch=batch).after(*_passes(form))
+    forms = candidate_files(file, name=f"{form.scheme or 'float32'}, sparse-ready", optimize="latency")
+    return [candidate for candidate in forms if candidate.speed is Speed.SPARSE]

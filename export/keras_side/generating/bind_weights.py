@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import put_in_order
+from tfprune.export.file.tflite.canonical_order import drop_hash, put_in_order
 from tfprune.export.file.tflite.editor import add_tensor, inputs_of, operator_code, operator_name
 from tfprune.export.keras_side.generating.fuse_biases import MISSING, fuse_biases
 
@@ -88,6 +88,7 @@ def bind_weights(model: schema.ModelT, weights: Mapping[str, np.ndarray]) -> Non
         graph.inputs = np.array([index for index in graph.inputs if index not in bound], np.int32)
         _Graph(model, graph, bound).bind(buffers)
         fuse_biases(model, graph)
+    drop_hash(model)
     put_in_order(model)
 
 

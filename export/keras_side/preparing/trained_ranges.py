@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import inputs_of, load_objects, operator_name, save_objects
+from tfprune.export.file.tflite.editor import inputs_of, operator_name
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.pruned import Pruned
@@ -52,9 +52,8 @@ def without_ranges(plain: keras.Model) -> keras.Model:
     return plain_copy(Anatomy.of(plain))
 
 
-def without_rounding(data: bytes) -> bytes:
-    """Return the float file of such a model without the operators that round to its ranges."""
-    model = load_objects(data)
+def without_rounding(model: schema.ModelT) -> bool:
+    """Take the operators that round to its ranges out of the open float file of such a model."""
     for graph in model.subgraphs:
         makers = {int(index): operator for operator in graph.operators for index in operator.outputs}
         for operator in graph.operators:
@@ -65,7 +64,7 @@ def without_rounding(data: bytes) -> bytes:
             for entry in signature.outputs:
                 entry.tensorIndex = _before_rounding(model, makers, entry.tensorIndex)
         graph.outputs = np.array([_before_rounding(model, makers, int(index)) for index in graph.outputs], np.int32)
-    return save_objects(model)
+    return True
 
 
 def _before_rounding(model: schema.ModelT, makers: dict[int, schema.OperatorT], index: int) -> int:

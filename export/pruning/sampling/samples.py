@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import TensorInfo, shape_text
-from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, starting_at
-from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.model import Model
-from tfprune.export.file.tflite.reader import read
 
 RANDOM, RANDOM_ROWS = "random", 64
 LEAST_SAMPLES, MAX_HELD = 3, 64  # two to prune on, which differ, and one to hold out
@@ -46,21 +44,21 @@ class GraphSamples(NamedTuple):
         return min(len(array) for array in self.arrays if array.ndim) - self.held
 
 
-def samples_of_graphs(samples: Any, content: bytes) -> list[GraphSamples]:
+def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
     """Return the samples of the first graph of a file, or those of some of its signatures.
 
     Args:
         samples: What `prune_tflite` takes.
-        content: The plain file.
+        file: The file.
 
     Raises:
         TypeError: If there are none.
         ValueError: If they do not fit the inputs, or name a signature that the file does not have.
     """
     graphs = []
-    for name, own in _by_signature(samples, content).items():
+    for name, own in _by_signature(samples, file).items():
         try:
-            graphs.append(first_graph(own, read(starting_at(content, name)))._replace(signature=name))
+            graphs.append(first_graph(own, file.starting_at(name).graph)._replace(signature=name))
         except (TypeError, ValueError) as error:
             if not name:
                 raise
@@ -83,12 +81,12 @@ def first_graph(samples: Any, model: Model) -> GraphSamples:
     return GraphSamples("", arrays, held_out(arrays, model), isinstance(samples, str))
 
 
-def _by_signature(samples: Any, content: bytes) -> Mapping[str, Any]:
+def _by_signature(samples: Any, file: ModelFile) -> Mapping[str, Any]:
     """Return samples by signature; those of the first graph have an empty name."""
-    names = [info.name for info in read(content).inputs]
+    names = [info.name for info in file.graph.inputs]
     if not isinstance(samples, Mapping) or {*samples} == {*names}:
         return {"": samples}
-    graphs = graphs_of_signatures(load_objects(content))
+    graphs = file.signatures
     unknown = [name for name in samples if name not in graphs]
     if not samples or (unknown and len(graphs) < 2):
         return {"": samples}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
+from tfprune.export.file.tflite.canonical_order import drop_hash, indices_of, put_in_order
 from tfprune.export.file.tflite.editor import add_tensor, add_values, inputs_of, numbers_operators
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.layers.stored_weight import type_name
@@ -153,6 +153,7 @@ def _quantization(
 
 def _leave_out_unused(model: schema.ModelT) -> None:
     if not numbers_operators(model):
+        drop_hash(model)
         put_in_order(model)
         return
     for graph in model.subgraphs:

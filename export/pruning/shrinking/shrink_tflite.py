@@ -10,9 +10,8 @@ from tfprune.base.progress import check_verbose
 from tfprune.base.spec import BudgetLimit, check_budget_limit, check_count, check_number
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.pruning.apart import jobs_of, run_apart
 from tfprune.export.pruning.prune_tflite_report import OutputError
 from tfprune.export.pruning.sampling.samples import first_graph, warnings_of
@@ -95,22 +94,22 @@ def shrink_tflite(
     check_suffix(destination, compress)
     limits = _checked_limits(flops=flops, max_bytes=max_bytes, max_error=max_error)
     round_to = check_count(round_to, "round_to", least=1)
-    content = read_model(source)
-    model = read(content)
-    graph = first_graph(samples, model)
+    file = ModelFile.open(source)
+    graph = first_graph(samples, file.graph)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        small = run_apart(JOB, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
-    forms = candidate_files(small.content, name="shrunk", optimize="dense")
-    check = Check(small.outputs, default_tolerance(model), ADVICE)
+        small = run_apart(JOB, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose)
+    forms = candidate_files(small.file, name="shrunk", optimize="dense")
+    check = Check(small.outputs, default_tolerance(file.graph), ADVICE)
     choice = choose(forms, inputs=small.inputs, check=check, optimize="dense", compress=compress)
     write_atomically(destination, choice.packed)
-    size, nnz = (sum(getattr(weight, count) for weight in choice.form.graph.weights) for count in ("size", "nnz"))
+    weights = choice.form.file.graph.weights
+    size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
     return ShrinkTfliteReport(
         groups=tuple(ShrunkGroup(**row) for row in small.settings["groups"]),
         flops=small.settings["flops"],
         flops_kept=small.settings["flops_kept"],
-        bytes_before=len(content),
+        bytes_before=len(file.content),
         errors=tuple(OutputError(**row) for row in small.settings["errors"]),
         skipped=tuple(Skipped(group, reason, Skipped.HELD) for group, reason in small.settings["skipped"]),
         samples=graph.fitted,

@@ -13,38 +13,26 @@ from tfprune.export.file.tflite.editor import (
     add_constant,
     add_operator,
     add_tensor,
-    load_objects,
-    numbers_operators,
-    save_objects,
 )
 
 
-def spell_out_padding(data: bytes) -> bytes:
+def spell_out_padding(model: schema.ModelT) -> bool:
     """Give strided float32 convolutions that pad evenly a PAD operator and no padding of their own.
 
     The outputs stay the same, bit for bit. XNNPACK joins the two again, so it costs no time there.
 
     Args:
-        data: A plain .tflite file.
+        model: An open file.
 
     Returns:
-        The file; the bytes given where there is nothing to change.
-
-    Raises:
-        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
-            installed.
+        Whether there was something to change.
     """
-    model = load_objects(data)
-    if numbers_operators(model):
-        return data
     graph = model.subgraphs[0]
     amounts = [(operator, _even_padding(graph, operator)) for operator in graph.operators or ()]
-    if not any(amount for _, amount in amounts):
-        return data
     for operator, amount in amounts:
         if amount:
             _pad(model, graph, operator, amount)
-    return save_objects(model)
+    return any(amount for _, amount in amounts)
 
 
 def _even_padding(graph: schema.SubGraphT, operator: schema.OperatorT) -> int:

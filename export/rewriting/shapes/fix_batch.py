@@ -17,11 +17,11 @@ from tfprune.export.device.interpreter import interpreter_module
 from tfprune.export.device.processes.child_process import run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.quantization_error import plain_interpreter
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import TensorInfo, open_batch, shape_text
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, indices_of, put_in_order, starting_at
-from tfprune.export.file.tflite.editor import add_values, load_objects, numbers_operators, operator_name, save_objects
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.tflite.canonical_order import indices_of
+from tfprune.export.file.tflite.editor import add_values, numbers_operators, operator_name
 from tfprune.export.rewriting.shapes.one_pixel import lengths_of, shape_of
 
 MODEL, FIXED = "model.tflite", "fixed.tflite"
@@ -42,13 +42,13 @@ ADVICE = "Convert the model again with this batch."
 Tensors = dict[tuple[int, int], np.ndarray]  # by the number of the graph, and where in it
 
 
-def check_batch(content: bytes, batch: int) -> None:
+def check_batch(file: ModelFile, batch: int) -> None:
     """Refuse a file that takes another number of samples at once.
 
     Raises:
         ValueError: Naming the inputs.
     """
-    for _, infos in _starts(content):
+    for _, infos in _starts(file):
         wrong = [info for info in infos if info.shape and info.shape[0] != batch]
         if wrong and not open_batch(infos):
             named = ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in wrong)
@@ -58,26 +58,26 @@ def check_batch(content: bytes, batch: int) -> None:
             )
 
 
-def fix_batch(content: bytes, batch: int) -> bytes:
+def fix_batch(file: ModelFile, batch: int) -> ModelFile:
     """Fix the batch of all signatures that leave it open.
 
     The file runs twice on inputs of this batch, in a process of its own. Every tensor gets the shape that it has
     there, and numbers that depend on shapes only become constants.
 
     Args:
-        content: The plain file.
+        file: The file.
         batch: The number of samples that the new file takes at once.
 
     Returns:
-        The file; the bytes of `content` where no batch is open.
+        The next file; the one given where no batch is open.
 
     Raises:
         ValueError: If another dimension is open, the file does not run with this batch, or a shape depends on the
             values of the inputs.
     """
-    infos = [info for _, each in _starts(content) for info in each]
+    infos = [info for _, each in _starts(file) for info in each]
     if not open_batch(infos):
-        return content
+        return file
     others = [info for info in infos if None in info.shape[1:]]
     if others:
         named = ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in others)
@@ -86,7 +86,7 @@ def fix_batch(content: bytes, batch: int) -> bytes:
             "again with fixed lengths."
         )
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        Path(folder, MODEL).write_bytes(content)
+        Path(folder, MODEL).write_bytes(file.content)
         write_job(folder, "job", settings={"batch": batch})
         completed = run_job(_run_job, folder, timeout=TIMEOUT, package=interpreter_module())
         if not completed.ok:
@@ -94,49 +94,48 @@ def fix_batch(content: bytes, batch: int) -> bytes:
                 f"Expected a file whose batch can be fixed. Received: batch={batch}, with which this happens: "
                 f"{completed.reason}. {ADVICE}"
             )
-        return Path(folder, FIXED).read_bytes()
+        return ModelFile(Path(folder, FIXED).read_bytes())
 
 
-def _starts(content: bytes) -> Iterator[tuple[int, tuple[TensorInfo, ...]]]:
+def _starts(file: ModelFile) -> Iterator[tuple[int, tuple[TensorInfo, ...]]]:
     """Yield the graphs that the file or a signature starts at, and their inputs."""
-    yield 0, read(content).inputs
-    for signature, number in graphs_of_signatures(load_objects(content)).items():
+    yield 0, file.graph.inputs
+    for signature, number in file.signatures.items():
         if number:
-            yield number, read(starting_at(content, signature)).inputs
+            yield number, file.starting_at(signature).graph.inputs
 
 
-def _with_batch(content: bytes, batch: int) -> bytes:
-    model = load_objects(content)
+def _with_batch(file: ModelFile, batch: int) -> ModelFile:
+    model = file.objects()
     if numbers_operators(model):
         raise ValueError("its metadata name operators by number, which would change.")
-    tensors_of_runs = _tensors_of_runs(content, batch)
+    tensors_of_runs = _tensors_of_runs(file, batch)
     for number, graph in enumerate(model.subgraphs):
         tensors = {index: array for (which, index), array in tensors_of_runs.items() if which == number}
         _fold(model, graph, tensors)
         _fix_shapes(model, graph, tensors)
-    put_in_order(model)
-    return save_objects(model)
+    return file.saved(model)
 
 
-def _tensors_of_runs(content: bytes, batch: int) -> Tensors:
+def _tensors_of_runs(file: ModelFile, batch: int) -> Tensors:
     """Return the tensors of two runs of each signature, of zeros and of random numbers, whose shapes are alike."""
-    numbers = {number: signature for signature, number in graphs_of_signatures(load_objects(content)).items()}
+    numbers = {number: signature for signature, number in file.signatures.items()}
     tensors: Tensors = {}
     for first in sorted({0, *numbers}):
-        start = starting_at(content, numbers[first]) if first else content
+        start = file.starting_at(numbers[first]) if first else file
         of_zeros, of_random = (_run(start, batch, draw=draw) for draw in (np.zeros, _random))
         for number, index in sorted(of_zeros.keys() | of_random.keys()):
             before, array = (run.get((number, index)) for run in (of_zeros, of_random))
             if before is None or array is None or before.shape != array.shape:
-                name = read(start).subgraphs[number].tensors[index].name
+                name = start.graph.subgraphs[number].tensors[index].name
                 raise ValueError(f"the shape of {name!r} depends on the values of the inputs.")
             tensors[number or first, index] = array
     return tensors
 
 
-def _run(content: bytes, batch: int, *, draw: Callable[[Any, Any], np.ndarray]) -> Tensors:
-    """Run a plain file from its first graph on; return its tensors, large ones as views of one number."""
-    interpreter = plain_interpreter(content, experimental_preserve_all_tensors=True)
+def _run(file: ModelFile, batch: int, *, draw: Callable[[Any, Any], np.ndarray]) -> Tensors:
+    """Run a file from its first graph on; return its tensors, large ones as views of one number."""
+    interpreter = plain_interpreter(file.content, experimental_preserve_all_tensors=True)
     for detail in interpreter.get_input_details():
         lengths = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
         shape = [batch if length < 0 else int(length) for length in lengths]
@@ -146,7 +145,7 @@ def _run(content: bytes, batch: int, *, draw: Callable[[Any, Any], np.ndarray]) 
         interpreter.set_tensor(detail["index"], draw(detail["shape"], detail["dtype"]))
     interpreter.invoke()
     tensors: Tensors = {}
-    for number, graph in enumerate(read(content).subgraphs):
+    for number, graph in enumerate(file.graph.subgraphs):
         for index, tensor in enumerate(graph.tensors):
             array = None if tensor.constant else _tensor(interpreter, index, number)
             if array is not None:
@@ -203,10 +202,10 @@ def _is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
     return data is not None and len(data) > 0 and not tensor.isVariable
 
 
-def _check_outputs(content: bytes) -> None:
+def _check_outputs(file: ModelFile) -> None:
     """Refuse an output whose shape is not known before the file runs."""
-    for signature, number in ({"": 0} | graphs_of_signatures(load_objects(content))).items():
-        interpreter = plain_interpreter(starting_at(content, signature if number else ""))
+    for signature, number in ({"": 0} | file.signatures).items():
+        interpreter = plain_interpreter(file.starting_at(signature if number else "").content)
         interpreter.allocate_tensors()
         for detail in interpreter.get_output_details():
             if _tensor(interpreter, detail["index"], 0) is None:
@@ -214,6 +213,6 @@ def _check_outputs(content: bytes) -> None:
 
 
 def _run_job(folder: Path) -> None:
-    content = _with_batch((folder / MODEL).read_bytes(), read_job(folder, "job")[0]["batch"])
-    _check_outputs(content)
-    (folder / FIXED).write_bytes(content)
+    file = _with_batch(ModelFile.open(folder / MODEL), read_job(folder, "job")[0]["batch"])
+    _check_outputs(file)
+    (folder / FIXED).write_bytes(file.content)

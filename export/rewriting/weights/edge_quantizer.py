@@ -16,11 +16,10 @@ import numpy as np
 from tfprune.base.renamed import renamed
 from tfprune.export.device.processes.child_process import run_program
 from tfprune.export.device.processes.job_files import write_job
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, put_in_order
-from tfprune.export.file.tflite.editor import load_objects, save_objects, with_values_inside
+from tfprune.export.file.tflite.editor import with_values_inside
 from tfprune.export.file.tflite.model import Model, Tensor
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.weights import edge_quantizer_child as child
 
 TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
@@ -91,12 +90,12 @@ class EdgeQuantizer:
         return self.recipe if isinstance(self.recipe, str) else self.scheme
 
 
-def edge_quantized(form: EdgeQuantizer, content: bytes, *, samples: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Mapping[str, np.ndarray]]) -> ModelFile:
     """Quantize a float file.
 
     Args:
         form: The recipe, and the Python that has the package.
-        content: The plain file.
+        file: The file.
         samples: Calibration data, a dict of arrays by input for each run; empty for a recipe without need of it.
 
     Returns:
@@ -106,16 +105,16 @@ def edge_quantized(form: EdgeQuantizer, content: bytes, *, samples: Sequence[Map
         ValueError: If the Python or the package is missing, the recipe is refused or changes no weight, or zeros
             are lost.
     """
-    signature = next(iter(graphs_of_signatures(load_objects(content))), "")
+    signature = next(iter(file.signatures), "")
     settings = {"recipe": form.recipe, "samples": len(samples), "signature": signature}
     arrays = {f"{row}/{name}": array for row, sample in enumerate(samples) for name, array in sample.items()}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        Path(folder, child.FLOAT).write_bytes(content)
+        Path(folder, child.FLOAT).write_bytes(file.content)
         write_job(folder, child.JOB, settings=settings, arrays=arrays)
         result = _run_recipe(form, Path(folder))
-    data = _with_positive_scales(with_values_inside(result))
-    _check(form, read(content), read(data))
-    return data
+    quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive)
+    _check(form, file.graph, quantized.graph)
+    return quantized
 
 
 def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
@@ -187,12 +186,11 @@ def _marks(weight: Tensor) -> np.ndarray:
     return marks
 
 
-def _with_positive_scales(data: bytes) -> bytes:
-    """Return a file whose blocks of zeros have the scale 1: the package gives them 0, which XNNPACK does not take.
+def _make_scales_positive(model: schema.ModelT) -> bool:
+    """Give blocks of zeros the scale 1: the package gives them 0, which XNNPACK does not take.
 
     Their integers become 0; the package has divided by the scale.
     """
-    model = load_objects(data)
     kind = schema.QuantizationDetails.BlockwiseQuantization
     widths = {getattr(schema.TensorType, name, None): bits for name, bits in BITS.items()}
     for graph in model.subgraphs:
@@ -206,5 +204,4 @@ def _with_positive_scales(data: bytes) -> bytes:
             integers = np.asarray(buffer.data).reshape(-1, details.blockSize * widths[tensor.type] // 8).copy()
             integers[empty], values[empty] = 0, 1
             buffer.data, scales.data = integers.ravel(), values.view(np.uint8)
-    put_in_order(model)
-    return save_objects(model)
+    return True

@@ -12,17 +12,13 @@ from collections import defaultdict
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import put_in_order
 from tfprune.export.file.tflite.editor import (
     add_tensor,
     add_values,
     builtin_code,
     inputs_of,
-    load_objects,
-    save_objects,
 )
 from tfprune.export.rewriting.shapes.pointwise import make_pointwise, pointwise_refusal
-from tfprune.export.rewriting.weights.merge_constants import merge_constants
 
 LARGEST_INTEGER = 7  # the integers go from -7 to 7, so that each channel needs a scale only
 SCALE_FACTORS = np.linspace(
@@ -33,23 +29,21 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 WEIGHT, BIAS = 1, 2  # the places among the inputs of both convolutions, and of FULLY_CONNECTED
 
 
-def four_bit_weights(data: bytes) -> bytes:
+def four_bit_weights(model: schema.ModelT) -> bool:
     """Round the weights of 8-bit convolutions and fully connected layers to 4 bits; zeros stay zeros.
 
     Each output channel gets the scale that leaves the least squared error. Other weights keep their 8 bits: those of
     transposed convolutions and of embeddings, for example, which no runtime takes in 4.
 
     Args:
-        data: A plain .tflite file with 8-bit weights and activations.
+        model: An open file with 8-bit weights and activations, whose equal constants were merged.
 
     Returns:
-        The changed file.
+        True: the file changed.
 
     Raises:
-        ValueError: If no weight of it can have 4 bits, or the bytes are not a whole TFLite file; or (also an
-            ImportError) if ai-edge-litert is not installed.
+        ValueError: If no weight of it can have 4 bits.
     """
-    model = load_objects(merge_constants(data))
     changed = 0
     for graph in model.subgraphs:
         _make_convolutions(model, graph)
@@ -61,8 +55,7 @@ def four_bit_weights(data: bytes) -> bytes:
             "Expected 8-bit convolutions or fully connected layers with constant weights, which may have 4 bits. "
             "Received: a file without. Export it with quantize='int8'."
         )
-    put_in_order(model)
-    return save_objects(model)
+    return True
 
 
 def _make_convolutions(model: schema.ModelT, graph: schema.SubGraphT) -> None:

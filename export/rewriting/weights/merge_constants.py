@@ -12,60 +12,43 @@ from collections.abc import Hashable
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
+from tfprune.export.file.tflite.canonical_order import indices_of
 from tfprune.export.file.tflite.editor import (
     add_tensor,
     add_values,
     builtin_code,
-    load_objects,
-    numbers_operators,
-    save_objects,
 )
 from tfprune.export.rewriting.shapes.one_pixel import scales_of
 
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with a bias as their third input
 
 
-def merge_constants(data: bytes) -> bytes:
+def merge_constants(model: schema.ModelT) -> bool:
     """Merge constants of one graph that share their values and have the same shape, type and scales.
 
     Args:
-        data: A plain .tflite file.
+        model: An open file.
 
     Returns:
-        The file; the bytes given where there is nothing to merge.
-
-    Raises:
-        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
-            installed.
+        Whether there was something to merge.
     """
-    model = load_objects(data)
-    if numbers_operators(model) or not sum(_merge(model, graph) for graph in model.subgraphs):
-        return data
-    put_in_order(model)
-    return save_objects(model)
+    return sum(_merge(model, graph) for graph in model.subgraphs) > 0
 
 
-def own_biases(data: bytes) -> bytes:
+def own_biases(model: schema.ModelT) -> bool:
     """Give each 16-bit layer a bias in units of its own: the scale of its input times those of its weight.
 
     Steps of an unrolled network share a bias, but not the scale of their inputs; the converter writes one bias for
     all of them, in the units of the first.
 
     Args:
-        data: A plain .tflite file, fresh from the converter.
+        model: An open file of the converter.
 
     Returns:
-        The file; the bytes given where nothing has to change.
-
-    Raises:
-        ValueError: As `merge_constants` does.
+        Whether a bias had to change.
     """
-    model = load_objects(data)
-    if numbers_operators(model):
-        return data
-    changed = [_own_bias(model, graph, operator) for graph in model.subgraphs for operator in graph.operators or ()]
-    return save_objects(model) if any(changed) else data
+    operators = [(graph, operator) for graph in model.subgraphs for operator in graph.operators or ()]
+    return sum(_own_bias(model, graph, operator) for graph, operator in operators) > 0
 
 
 def _own_bias(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:

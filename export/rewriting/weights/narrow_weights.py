@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import put_in_order
+from tfprune.export.file.tflite.canonical_order import drop_hash, put_in_order
 from tfprune.export.file.tflite.editor import (
     add_constant,
     add_operator,
@@ -61,6 +61,7 @@ def narrow_weights(model: schema.ModelT, *, bits: int) -> None:
     for code in model.operatorCodes:
         name = next((name for name in VERSIONS if code.builtinCode == getattr(schema.BuiltinOperator, name)), None)
         code.version = max(code.version, VERSIONS.get(name or "", 1))
+    drop_hash(model)
     put_in_order(model)
 
 

@@ -11,8 +11,8 @@ from tfprune.export import c_array, micro_support, rewrite
 from tfprune.export.command_line.cli import main
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.inspecting.inspect import inspect
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
 from tfprune.export.rewriting.sparsify import sparsify
 
 MAIN = """\
@@ -40,7 +40,7 @@ int main() {
 def micro_file(network) -> bytes:
     from tfprune.export.micro.candidates import Candidates
 
-    return Candidates(network.files["int8"]).write((1, 0, 2, 1)).data
+    return Candidates(ModelFile(network.files["int8"])).write((1, 0, 2, 1)).file.content
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
@@ -102,7 +102,7 @@ def test_support_of_a_file(network, sparse):
 def test_every_report_of_every_kind_of_file_turns_into_json(cases, sparse, network, micro_file, tmp_path):
     files = [*(case.data for case in cases.values()), *network.files.values(), sparse, micro_file]
     files += [encode(data, "packed") for data in (sparse, micro_file)]
-    reports = [report(data) for data in files for report in (inspect, inference_of_file)]
+    reports = [report for data in files for report in (inspect(data), ModelFile.open(data).inference)]
     reports += [sparsify(data) for data in files[:-2]]
     reports += [micro_support(sparse), micro_support(micro_file), c_array(micro_file, tmp_path / "model.cc")]
     reports += [rewrite(data, tmp_path / "model.tflite", target="micro") for data in network.files.values()]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tfprune.export import Micro, inspect, rewrite
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import find_board, fits
 from tfprune.export.micro.candidates import Candidates
 from tfprune.export.micro.interpreter import run_files
@@ -15,15 +15,15 @@ from tfprune.export.micro.layers import aligned
 @pytest.mark.parametrize("kind", ["int8", "float32"])
 def test_each_form_gives_the_dense_outputs(network, kind):
     dense = network.files[kind]
-    candidates = Candidates(dense)
+    candidates = Candidates(ModelFile(dense))
     plans = [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 3, 1), (5, 1, 20, 2), (24, 7, 13, 4)]
     written = [candidates.write(plan) for plan in plans]
-    expected, *runs = run_files([dense, *(one.data for one in written)], [network.samples])
+    expected, *runs = run_files([dense, *(one.file for one in written)], [network.samples])
     assert [run.reason for run in runs] == [""] * len(plans)
     assert all(run.equals(expected) for run in runs)
     kernels = [np.count_nonzero(weight) for weight in network.model.get_weights() if weight.ndim > 1]
-    assert sum(row.nnz for row in inspect(written[1].data).rows) == sum(kernels)
-    ops = read(written[3].data).ops
+    assert sum(row.nnz for row in inspect(written[1].file.content).rows) == sum(kernels)
+    ops = written[3].file.graph.ops
     # Parts: 5 + 1 + 20 + 2; the 20 are joined in tens, and these once more.
     assert (ops["TFLM_DECODE"], ops["CONCATENATION"]) == (28, 1 + 3 + 1)
 
@@ -46,9 +46,9 @@ def test_a_depthwise_layer_is_cut_by_the_channels_of_its_input(network):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([row[None]] for row in samples)
         dense = converter.convert()
-        candidates = Candidates(dense)
+        candidates = Candidates(ModelFile(dense))
         written = [candidates.write((pieces,)) for pieces in (1, 2, 4, 5)]
-        expected, *runs = run_files([dense, *(one.data for one in written)], [samples])
+        expected, *runs = run_files([dense, *(one.file for one in written)], [samples])
         assert [run.reason for run in runs] == [""] * 4
         assert all(run.equals(expected) for run in runs)
         widths = [kernel[..., :channels, :].size * (1 if integers else 4) for channels in (48, 24, 12, 10)]
@@ -60,9 +60,9 @@ def test_values_that_are_few_become_tables(network):
     from tfprune.export.rewriting.share_weights import share_weights
 
     dense = share_weights(dense_int8(network), levels=4)
-    candidate = Candidates(dense).write((1, 0, 1, 0))
+    candidate = Candidates(ModelFile(dense)).write((1, 0, 1, 0))
     assert {row.stored for row in candidate.rows} == {"table", "dense"}
-    expected, run = run_files([dense, candidate.data], [network.samples])
+    expected, run = run_files([dense, candidate.file], [network.samples])
     assert run.equals(expected)
 
 
@@ -150,9 +150,9 @@ def test_a_weight_of_another_graph_stays_dense(network):
     weight = next(tensor for tensor in model.subgraphs[0].tensors if list(tensor.shape) == [24, 3, 3, 3])
     other = type(model.subgraphs[0])(tensors=[weight], inputs=[], outputs=[], operators=[])
     model.subgraphs.append(other)
-    candidate = Candidates(save_objects(model)).write((0, 1, 1, 1))
+    candidate = Candidates(ModelFile(save_objects(model))).write((0, 1, 1, 1))
     assert candidate.rows[0].reason == "another graph reads it, too"
-    assert Candidates(save_objects(model)).plan(10**9, 0)[0] == 0
+    assert Candidates(ModelFile(save_objects(model))).plan(10**9, 0)[0] == 0
 
 
 def test_boards():

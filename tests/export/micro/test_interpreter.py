@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.tflite.schema import MissingPackage
-from tfprune.export.micro import interpreter
 from tfprune.export.micro.candidates import Candidates
 from tfprune.export.micro.interpreter import run_files
 from tfprune.export.micro.operators import KNOWN_OPERATORS, missing, registrations
@@ -39,8 +38,9 @@ def test_a_refusal_and_a_crash_are_reasons_and_the_others_run(network, sparse):
 
 def test_damaged_constants_of_decode_are_reasons_too(network, monkeypatch):
     """The reader refuses most of these files, and is bypassed here: the interpreter gets them all."""
-    candidates = Candidates(network.files["int8"])
-    whole = candidates.write((1,) * candidates.layers).data
+    candidates = Candidates(ModelFile(network.files["int8"]))
+    file = candidates.write((1,) * candidates.layers).file
+    whole, graph = file.content, file.graph
     random, files = np.random.default_rng(0), []
     places = [
         tensor.buffer for tensor in load_objects(whole).subgraphs[0].tensors if tensor.type == schema.TensorType.UINT8
@@ -50,7 +50,7 @@ def test_damaged_constants_of_decode_are_reasons_too(network, monkeypatch):
             model = load_objects(whole)
             model.buffers[place].data = damage(np.array(model.buffers[place].data), random)
             files.append(save_objects(model))
-    monkeypatch.setattr(interpreter, "read", lambda data: read(whole))
+    monkeypatch.setattr(ModelFile, "graph", property(lambda _: graph))
     *runs, right, expected = run_files([*files, whole, network.files["int8"]], [network.samples])
     assert len(runs) == len(DAMAGES) * len(places) >= 20
     assert all(bool(run.reason) != bool(run.raw) for run in runs)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tfprune
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.forms import (
@@ -65,34 +66,34 @@ def take(candidates, inputs, expected, *, tolerance=1e-4, optimize="size", compr
 
 @pytest.mark.programs
 def test_a_form_that_crashes_is_listed_with_the_reason_and_another_is_taken(dense, crashing, inputs, expected):
-    choice = take([FileForm("stock", crashing), FileForm("dense", dense)], inputs, expected)
+    choice = take([FileForm("stock", ModelFile(crashing)), FileForm("dense", ModelFile(dense))], inputs, expected)
     stock, taken = choice.candidates
     assert not stock.verified
     # Its kernel reads beyond the weights: most often a crash, and other numbers where that memory is readable.
     assert re.match(r"killed by SIGSEGV|output .* differs by up to", stock.reason)
     assert (taken.verified, taken.reason) == (True, "")
-    assert choice.packed == choice.form.content == dense
+    assert choice.packed == choice.form.file.content == dense
     assert len(crashing) < len(dense)  # size alone would have taken it
 
 
 def test_only_wrong_forms_are_refused_with_the_reason_and_what_to_try(dense, inputs, expected):
     with pytest.raises(ValueError, match=r"differs by up to .*Nothing was written\. Try this\."):
-        take([FileForm("dense", dense)], inputs, expected + 1)
+        take([FileForm("dense", ModelFile(dense))], inputs, expected + 1)
 
 
 @pytest.mark.programs
 def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
-    candidates = candidate_files(dense, name="float32", optimize="size")
+    candidates = candidate_files(ModelFile(dense), name="float32", optimize="size")
     for compress in (None, "gzip"):
         choice = take(candidates, inputs, expected, compress=compress)
-        sizes = {form.name: len(encode(form.content, compress)) for form in candidates}
+        sizes = {form.name: len(encode(form.file.content, compress)) for form in candidates}
         assert len(choice.packed) == min(sizes.values())
         assert {row.name: row.packed_bytes for row in choice.candidates} == sizes
         assert sorted(row.reason == "" for row in choice.candidates) == [False] * (len(sizes) - 1) + [True]
 
 
 def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs, expected):
-    candidates = candidate_files(dense, name="float32", optimize="size")
+    candidates = candidate_files(ModelFile(dense), name="float32", optimize="size")
     choice = take(candidates, inputs, expected, optimize="latency")
     assert choice.form.name == "float32, sparse in blocks"
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
@@ -103,20 +104,20 @@ def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs
 
 
 def test_forms_differ_and_are_the_same_each_time(dense):
-    files = candidate_files(dense, name="float32", optimize="size")
+    files = candidate_files(ModelFile(dense), name="float32", optimize="size")
     assert [form.name for form in files] == ["float32", "float32, sparse", "float32, sparse in blocks"]
-    assert len({form.content for form in files}) == 3
-    assert files == candidate_files(dense, name="float32", optimize="size")
-    assert candidate_files(dense, name="float32", optimize="dense") == files[:1]
-    assert candidate_files(dense, name="float32", optimize="sparse") == files[1:]
+    assert len({form.file.content for form in files}) == 3
+    assert files == candidate_files(ModelFile(dense), name="float32", optimize="size")
+    assert candidate_files(ModelFile(dense), name="float32", optimize="dense") == files[:1]
+    assert candidate_files(ModelFile(dense), name="float32", optimize="sparse") == files[1:]
 
 
 def test_a_file_without_zeros_has_no_sparse_form():
     keras.utils.set_random_seed(0)
     content = convert(keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)]))
-    assert [form.name for form in candidate_files(content, name="float32", optimize="size")] == ["float32"]
+    assert [form.name for form in candidate_files(ModelFile(content), name="float32", optimize="size")] == ["float32"]
     with pytest.raises(ValueError, match=r"optimize='sparse'. Received: none\. Prune the model first"):
-        candidate_files(content, name="float32", optimize="sparse")
+        candidate_files(ModelFile(content), name="float32", optimize="sparse")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def integers():
 def test_eight_bit_layers_become_sparse_as_convolutions_that_give_the_same(integers):
     content, samples = integers
     for optimize in ("size", "sparse"):
-        files = candidate_files(content, name="int8", optimize=optimize)
+        files = candidate_files(ModelFile(content), name="int8", optimize=optimize)
         choice = take(files, samples, Runner(content).predict(samples), tolerance=0)
         assert choice.form.name == "int8, sparse as 1x1 convolutions"
         assert len(choice.packed) < 0.5 * len(content)
@@ -149,7 +150,7 @@ def test_a_form_that_is_nearly_its_twin_is_not_taken(integers):
     model = load_objects(content)
     (bias,) = (tensor for tensor in model.subgraphs[0].tensors if tensor.type == 2 and tensor.shape.tolist() == [96])
     model.buffers[bias.buffer].data = (model.buffers[bias.buffer].data.view("<i4") + 200).view(np.uint8)
-    other = FileForm("moved", save_objects(model), bitwise_reference=content)
-    choice = take([other, FileForm("int8", content)], samples, expected, tolerance=0.5)
+    other = FileForm("moved", ModelFile(save_objects(model)), bitwise_reference=ModelFile(content))
+    choice = take([other, FileForm("int8", ModelFile(content))], samples, expected, tolerance=0.5)
     assert choice.form.name == "int8"
     assert re.match("it should give the same as fully connected layers: .* differs", choice.candidates[0].reason)

@@ -13,10 +13,11 @@ from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.metadata import read_metadata, with_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.inspecting.inspect import inspect
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting import rewrite as rewrite_module
-from tfprune.export.rewriting.file_form import FileForm
+from tfprune.export.rewriting.forms import FileForm
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.rewriting.sparsify import sparsify
 
@@ -143,7 +144,7 @@ def test_a_form_that_changes_another_signature_is_not_written(cases, joined, tmp
     for buffer in other.buffers:
         if buffer.data is not None and len(buffer.data) >= 256:
             buffer.data = (-buffer.data.view(np.float32)).view(np.uint8)
-    changed = FileForm("changed", joined(cases["dense"].data, save_objects(other)))
+    changed = FileForm("changed", ModelFile(joined(cases["dense"].data, save_objects(other))))
     monkeypatch.setattr(rewrite_module, "candidate_files", lambda *_, **__: [changed])
     with pytest.raises(ValueError, match="'second/.*differs"):
         rewrite(content, tmp_path / "rewritten.tflite")

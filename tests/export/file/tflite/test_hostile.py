@@ -12,12 +12,20 @@ from tfprune.export.file.files.codec import XZ, XZ_MEMORY_LIMIT, encode
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.inspecting.inspect import inspect
 from tfprune.export.file.inspecting.page import page
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.check_structure import check_structure
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.sparse_inference import sparse_inference
 from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.share_weights import share_weights
 from tfprune.export.rewriting.sparsify import sparsify
+
+
+def opened(data):
+    file = ModelFile.open(data)
+    return file.metadata, file.signatures, file.graph, file.objects(), file.after(spell_out_padding).content
+
 
 READERS = [
     check_structure,
@@ -27,7 +35,8 @@ READERS = [
     inspect,
     page,
     sparse_inference,
-    spell_out_padding,
+    opened,
+    share_weights,
     sparsify,
 ]
 MEMORY = 2**25  # bytes at once; the files have a few thousand

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from after import after
 from tiers import in_test_ci
 
 from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata, with_metadata
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.editor import add_values, builtin_code, load_objects, operator_code, save_objects
-from tfprune.export.file.xnnpack.groups import Analysis, analyze
-from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
+from tfprune.export.file.xnnpack.groups import Analysis
 from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
 
@@ -286,7 +287,7 @@ def files() -> Callable[[str], Files]:
 
 
 def of_main(data: bytes) -> Analysis:
-    return analyze(data)[0]
+    return ModelFile(data).analyses[0]
 
 
 def verdict(data: bytes) -> str:
@@ -342,10 +343,10 @@ def test_a_group_with_few_zeros_is_no_hazard(files):
 
 def test_every_graph_is_looked_at_and_its_hazards_are_the_file_s(files, joined):
     first, second = files("mobilenet").dense, files("max_pool").dense
-    graphs = analyze(joined(first, second))
+    graphs = ModelFile(joined(first, second)).analyses
     assert [graph.hazards for graph in graphs] == [of_main(first).hazards, of_main(second).hazards]
-    assert inference_of_file(joined(first, second)).hazards == of_main(second).hazards
-    forward, backward = (inference_of_file(joined(*pair)) for pair in [(first, second), (second, first)])
+    assert ModelFile(joined(first, second)).inference.hazards == of_main(second).hazards
+    forward, backward = (ModelFile(joined(*pair)).inference for pair in [(first, second), (second, first)])
     assert (forward.eligible, backward.eligible) == (True, False)  # what `Runner` runs decides
     # Zeros of the first graph alone would be harmless.
     assert {row.form for row in sparsify(first, forms=("csr",)).rows} > {"csr"}
@@ -359,7 +360,7 @@ def test_a_batch_is_read_from_the_graph_it_belongs_to(files, joined):
     for tensor in gate.subgraphs[0].tensors:
         if len(tensor.shape) == 4:
             tensor.shapeSignature = [-1, *(int(length) for length in tensor.shape[1:])]
-    first, second = analyze(joined(files("gate").dense, save_objects(gate)))
+    first, second = ModelFile(joined(files("gate").dense, save_objects(gate))).analyses
     assert first.hazards == ()
     assert "first row only" in second.hazards[0]
 
@@ -464,7 +465,7 @@ PROCESSORS = {"cortex-a72": "sparse", "cortex-a76": "dense"}
 
 
 def spelled_out(made: Files) -> Files:
-    return replace(made, sparse=spell_out_padding(made.sparse), probe=spell_out_padding(made.probe))
+    return replace(made, sparse=after(made.sparse, spell_out_padding), probe=after(made.probe, spell_out_padding))
 
 
 def asking_for_half_precision(made: Files) -> Files:
@@ -509,13 +510,13 @@ def test_an_arm_processor_agrees(processor, files, tmp_path):
 
 def test_a_file_that_asks_for_half_precision_runs_dense_until_it_is_made_sparse_here(files):
     half = asking_for_half_precision(files("mobilenet")).sparse
-    report = inference_of_file(half)
+    report = ModelFile(half).inference
     assert report.eligible
     assert not report.active
     assert any(REDUCED_PRECISION in reason for reason in report.reasons)
     again = sparsified(files("mobilenet")).sparse
     assert REDUCED_PRECISION not in read_metadata(again)
-    assert inference_of_file(again).active
+    assert ModelFile(again).inference.active
 
 
 def measured(result: dict[str, Any]) -> str:

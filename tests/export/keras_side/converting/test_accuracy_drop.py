@@ -7,7 +7,6 @@ import pytest
 import tfprune
 from tfprune import Limit
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 
 CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert_prepared"
@@ -39,12 +38,13 @@ def moves(monkeypatch, model):
     from tfprune.export.keras_side.converting.convert import convert_prepared
 
     def moved(*args, **kwargs):
-        file = load_objects(convert_prepared(*args, **kwargs))
+        before = convert_prepared(*args, **kwargs)
+        file = before.objects()
         graph = file.subgraphs[0]
         (bias,) = (index for index in graph.operators[0].inputs[2:] if index >= 0)
         values = file.buffers[graph.tensors[bias].buffer].data.view("<f4")
         file.buffers[graph.tensors[bias].buffer].data = (values + np.float32([1, 0, 0])).view(np.uint8)
-        return save_objects(file)
+        return before.saved(file)
 
     monkeypatch.setattr(CONVERT, moved)
 

@@ -7,6 +7,7 @@ from tiers import first
 
 import tfprune
 from tfprune.export import Runner, to_tflite
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_values, load_objects, operator_name, save_objects
 from tfprune.export.keras_side.converting.convert import convert_prepared
@@ -43,7 +44,7 @@ def content(model, tmp_path_factory, converting_here):
 
 def export(model, path, monkeypatch, file, **options):
     """Export a model whose converter gives a file that is wrong."""
-    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: save_objects(file))
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: ModelFile(save_objects(file)))
     return to_tflite(model, path, quantize="int8", calibration=X, optimize="dense", **options)
 
 
@@ -121,7 +122,7 @@ def test_small_outputs_beside_large_ones_are_judged_by_their_own_column(tmp_path
     (kernel,) = kernels(file)
     values = file.buffers[kernel.buffer].data.view(np.int8).reshape(2, 8)
     kernel.buffer = add_values(file, values * np.int8([[1], [-1]]))
-    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: save_objects(file))
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: ModelFile(save_objects(file)))
     to_tflite(model, tmp_path / "n.tflite", **options, tolerance=0.35)
     with pytest.raises(ValueError, match="in column 1; rounding"):
         to_tflite(model, tmp_path / "n.tflite", **options)
@@ -156,7 +157,7 @@ def test_a_model_that_was_trained_to_round_is_compared_as_well(model, tmp_path, 
     to_tflite(trained, tmp_path / "m.tflite", **options)
     file = load_objects((tmp_path / "m.tflite").read_bytes())
     negated(file, kernels(file)[-1])
-    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: save_objects(file))
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: ModelFile(save_objects(file)))
     with pytest.raises(ValueError, match=STEPS):
         to_tflite(trained, tmp_path / "n.tflite", **options)
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from after import after as file_after
 from ai_edge_litert import schema_py_generated as schema
 
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.float_islands import join_islands
+from tfprune.export.keras_side.converting import float_islands
 
 KINDS, TYPES = schema.BuiltinOperator, schema.TensorType
 SCALE = 0.25
 VALUES = np.arange(-40, 40, dtype=np.int8).reshape(2, 40)[:, :8]
+
+
+def join_islands(data):
+    return file_after(data, float_islands.join_islands)
 
 
 class Model:

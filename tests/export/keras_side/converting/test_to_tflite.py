@@ -13,6 +13,7 @@ from styles import COPIED, Neither
 import tfprune
 from tfprune.export.device.running.format_tolerance import TOLERANCES
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
@@ -67,7 +68,7 @@ def content(packed):
 @pytest.fixture
 def delivers(monkeypatch, content):
     """Let the converter give the file of the pruned network whatever it is asked for."""
-    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: content)
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: ModelFile(content))
 
 
 def constants(content):

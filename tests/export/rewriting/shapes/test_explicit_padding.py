@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from after import after as file_after
 
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.file.xnnpack.groups import analyze
-from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.shapes import explicit_padding
+
+
+def spell_out_padding(data):
+    return file_after(data, explicit_padding.spell_out_padding)
 
 
 def network(size, batch=None, kernel=3):
@@ -56,8 +61,8 @@ def test_outputs_stay_the_same_for_any_batch(odd):
 
 
 def test_a_network_on_odd_maps_becomes_one_that_can_run_sparse(odd):
-    assert not any(group.whole for group in analyze(odd)[0].groups)
-    groups = analyze(spell_out_padding(odd))[0].groups
+    assert not any(group.whole for group in ModelFile(odd).analyses[0].groups)
+    groups = ModelFile(spell_out_padding(odd)).analyses[0].groups
     assert [group.whole and group.taken for group in groups] == [True]
 
 

@@ -15,17 +15,22 @@ from hypothesis import strategies as st
 from pytest import param
 
 from tfprune.export.device.web.web import LITERT_JS
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import open_batch
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.convert import convert as convert_model
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.rewriting.shapes import fix_batch as module
-from tfprune.export.rewriting.shapes.fix_batch import check_batch, fix_batch
+from tfprune.export.rewriting.shapes.fix_batch import check_batch
 
 layers = keras.layers
 KERNELS = Path(__file__).parents[3] / "bench" / "kernels.mjs"
 PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+
+
+def fix_batch(content, batch):
+    return module.fix_batch(ModelFile(content), batch).content
 
 
 def resized(content, *arrays, resolver=OpResolverType.AUTO):
@@ -118,7 +123,7 @@ def test_small_networks_give_what_the_resized_file_gives(name):
     content = built(*make(), shape=shape)
     for batch in (1, 4):
         fixed = fix_batch(content, batch)
-        check_batch(fixed, batch)
+        check_batch(ModelFile(fixed), batch)
         assert fix_batch(fixed, batch) == fixed
         assert "SHAPE" not in read(fixed).ops
         assert all(tensor.shapeSignature is None for tensor in load_objects(fixed).subgraphs[0].tensors)
@@ -262,5 +267,5 @@ def test_a_damaged_file_is_refused(small):
 def test_what_the_run_has_not_shown_is_refused(small, monkeypatch):
     monkeypatch.setattr(module, "_tensors_of_runs", lambda *_: {})
     with pytest.raises(ValueError, match="no run shows the shape of"):
-        module._with_batch(small, 1)
+        module._with_batch(ModelFile(small), 1)
     assert open_batch(read(small).inputs)

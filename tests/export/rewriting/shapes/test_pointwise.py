@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from after import after
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -231,9 +232,9 @@ def test_the_steps_of_an_unrolled_network_take_one_weight():
         copy = add_tensor(net.graph, tensor, name=b"copy%d" % len(net.graph.tensors))
         layer = net.dense(layer, copy, (64,), bias=False)
     data = net.save(layer)
-    merged = merge_constants(data)
+    merged = after(data, merge_constants)
     assert len([tensor for tensor in read(merged).subgraphs[0].tensors if tensor.weight]) == 1
-    assert merge_constants(merged) == merged
+    assert after(merged, merge_constants) == merged
     result, ops = rewritten(data)
     assert ops == {"CONV_2D": 6, "DENSIFY": 1, "RESHAPE": 2}
     assert result.bytes < len(merged)
@@ -248,7 +249,7 @@ def test_weights_with_other_scales_are_not_merged():
         scale=quantization.scale * np.float32(2), zeroPoint=quantization.zeroPoint
     )
     data = net.save(net.dense(net.dense(net.input, first, (64,)), second, (64,)))
-    assert merge_constants(data) == data
+    assert after(data, merge_constants) == data
     rewritten(data)
 
 

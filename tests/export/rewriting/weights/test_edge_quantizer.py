@@ -15,6 +15,7 @@ import pytest
 from file_graphs import FileGraph
 
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
@@ -70,6 +71,10 @@ def stand_in(tmp_path):
     return program
 
 
+def quantized(form, content, *, samples):
+    return edge_quantized(form, ModelFile(content), samples=samples).content
+
+
 def returns(stand_in, tmp_path, model):
     (tmp_path / "made.tflite").write_bytes(save_objects(model))
     return EdgeQuantizer("made", python=stand_in(f"cp {tmp_path}/made.tflite $3/quantized.tflite"))
@@ -84,7 +89,7 @@ def largest(model):
 
 def test_the_file_of_the_package_is_taken_as_it_computes(pruned, narrowed, stand_in, tmp_path):
     for bits in (8, 4):
-        data = edge_quantized(returns(stand_in, tmp_path, narrowed(bits)), pruned, samples=[])
+        data = quantized(returns(stand_in, tmp_path, narrowed(bits)), pruned, samples=[])
         assert {f"int{bits}"} == {tensor.dtype for tensor in read(data).weights} - {"float16"}
         expected = Runner(save_objects(narrowed(bits))).predict(SAMPLES)
         np.testing.assert_array_equal(Runner(data).predict(SAMPLES), expected)
@@ -103,7 +108,7 @@ def test_a_block_of_zeros_gets_a_scale_that_runtimes_take(pruned, narrowed, stan
             assert zeros.any()
             scales.data = np.where(zeros, np.float16(0), scales.data.view("<f2")).astype("<f2").view(np.uint8)
             integers.data = np.where(zeros[:, None], 0x88, integers.data.reshape(-1, 16)).astype(np.uint8).ravel()
-    data = edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
+    data = quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
     np.testing.assert_array_equal(Runner(data).predict(SAMPLES), expected)
 
 
@@ -115,17 +120,17 @@ def test_a_file_that_lost_a_zero_is_refused(pruned, narrowed, stand_in, tmp_path
     buffer.data = values
     name = tensor.name.decode()
     with pytest.raises(ValueError, match=rf"keeps the zeros .* weight '{name}' has 1,\d+ zeros, of which 1 are lost"):
-        edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
+        quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
     tensor.name = b"another"
     with pytest.raises(ValueError, match=rf"weight '{name}' with 1,\d+ zeros is not there"):
-        edge_quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
+        quantized(returns(stand_in, tmp_path, model), pruned, samples=[])
     assert lost_zeros(read(pruned), read(pruned)) == []
 
 
 def test_a_recipe_without_effect_is_refused(pruned, stand_in):
     copied = EdgeQuantizer("copied", python=stand_in("cp $3/float.tflite $3/quantized.tflite"))
     with pytest.raises(ValueError, match=r"quantizes a weight .*'copied', which leaves all in floats"):
-        edge_quantized(copied, pruned, samples=[])
+        quantized(copied, pruned, samples=[])
 
 
 def test_what_goes_wrong_there_is_named(pruned, stand_in, tmp_path):
@@ -138,9 +143,9 @@ def test_what_goes_wrong_there_is_named(pruned, stand_in, tmp_path):
         "kill -SEGV $$": "killed by SIGSEGV",
     }.items():
         with pytest.raises(ValueError, match=message):
-            edge_quantized(EdgeQuantizer("any", python=stand_in(text)), pruned, samples=[])
+            quantized(EdgeQuantizer("any", python=stand_in(text)), pruned, samples=[])
     with pytest.raises(ValueError, match=r"Expected a Python that .*No such file or directory. Make an environment"):
-        edge_quantized(EdgeQuantizer("any", python=str(tmp_path / "nowhere")), pruned, samples=[])
+        quantized(EdgeQuantizer("any", python=str(tmp_path / "nowhere")), pruned, samples=[])
 
 
 @pytest.mark.parametrize(
@@ -170,9 +175,9 @@ def recipe(algorithm, granularity):
 @pytest.mark.parametrize("of", ["dynamic_wi4b32_afp32", "dynamic_wi8_afp32", recipe("OSCAR", "BLOCKWISE_32")])
 def test_recipes_of_the_package_keep_the_zeros(pruned, of):
     samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
-    content = edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
+    content = quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
     assert not lost_zeros(read(pruned), read(content))
-    assert content == edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
+    assert content == quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=samples)
     outputs, expected = (Runner(data).predict(SAMPLES) for data in (content, pruned))
     assert 0 < np.abs(outputs - expected).max() < 0.2 * np.abs(expected).max()
 
@@ -194,7 +199,7 @@ def test_single_layers_get_activations_of_16_bits(pruned):
     last = graph.tensors[graph.operators[-1].outputs[0]].name
     rules = {bits: [activations(".*", 8), activations(f"^{last};$", bits)] for bits in (8, 16)}
     forms = {bits: EdgeQuantizer(recipe, python=PYTHON) for bits, recipe in rules.items()}
-    files = {bits: edge_quantized(form, pruned, samples=samples) for bits, form in forms.items()}
+    files = {bits: quantized(form, pruned, samples=samples) for bits, form in forms.items()}
     kinds = {bits: {tensor.dtype for tensor in read(data).subgraphs[0].tensors} for bits, data in files.items()}
     assert {"int8", "int16"} <= kinds[16] and "int16" not in kinds[8]
     assert not lost_zeros(read(pruned), read(files[16]))
@@ -231,7 +236,7 @@ def test_ranges_hold_the_largest_values_of_the_samples(pruned):
     inputs = SAMPLES * scales
     samples = [{"end_0": inputs[row : row + 1]} for row in range(len(inputs))]
     wide = EdgeQuantizer([activations(".*", 16)], python=PYTHON)
-    outputs = Runner(edge_quantized(wide, pruned, samples=samples)).predict(inputs)
+    outputs = Runner(quantized(wide, pruned, samples=samples)).predict(inputs)
     expected = Runner(pruned).predict(inputs)
     np.testing.assert_allclose(outputs, expected, atol=0.02 * np.abs(expected).max())
 
@@ -246,10 +251,10 @@ def test_other_recipes_of_the_package_are_refused(pruned):
         "dynamic_wi8b32_afp32": "which leaves all in floats",
     }.items():
         with pytest.raises(ValueError, match=message):
-            edge_quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=[])
+            quantized(EdgeQuantizer(of, python=PYTHON), pruned, samples=[])
     samples = [{"end_0": SAMPLES[row : row + 1]} for row in range(len(SAMPLES))]
     with pytest.raises(ValueError, match="of which .* are lost"):  # where it spreads what rounding loses
-        edge_quantized(EdgeQuantizer(recipe("GPTQ", "BLOCKWISE_32"), python=PYTHON), pruned, samples=samples)
+        quantized(EdgeQuantizer(recipe("GPTQ", "BLOCKWISE_32"), python=PYTHON), pruned, samples=samples)
 
 
 @needs_package

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from after import after
 from keras import layers
 
 from tfprune.export import Runner, inspect, pack, unpack
@@ -12,6 +13,7 @@ from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.weights.four_bit_weights import four_bit_weights, packed, to_four_bits
+from tfprune.export.rewriting.weights.merge_constants import merge_constants
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, size=(32, 8, 8, 2)).astype("float32")
@@ -49,7 +51,7 @@ def network() -> tuple[keras.Model, bytes, bytes]:
         )
         weight.assign(values if "bias" not in weight.path else RNG.normal(size=weight.shape) / 4)
     content = convert(model, quantize="int8", calibration=[IMAGES])
-    return model, content, four_bit_weights(content)
+    return model, content, after(content, merge_constants, four_bit_weights)
 
 
 def test_the_file_computes_what_keras_computes_with_these_weights(network):
@@ -87,4 +89,4 @@ def test_a_scale_leaves_the_least_error():
 
 def test_a_file_without_such_weights_is_refused(cases):
     with pytest.raises(ValueError, match="Received: a file without. Export it with quantize='int8'"):
-        four_bit_weights(cases["dense"].data)
+        after(cases["dense"].data, four_bit_weights)
