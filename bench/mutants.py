@@ -9,8 +9,9 @@
 A mutant is a changed operator, constant or condition in a function. `--seed` draws `--count` of them by the name of
 the function and the text of the statement, without leading underscores, so that the same ones are drawn after modules
 were merged or renamed. Everything happens in a copy of the working tree in `--folder`: the first run finds out there
-which test runs which line (`--fresh` does it again for the tree as it is now), later runs add to `results.jsonl`. A
-mutant dies if a test fails or takes too long; before one survives, all tests of the files in question have run.
+which test runs which line (`--fresh` does it again for the tree as it is now, `--add` runs more tests), later runs add
+to `results.jsonl`. A mutant dies if a test fails or takes too long; before one survives, all tests of the files in
+question have run.
 
 `--own` prints the lines of the library that no test runs except those of the files, folders or ids that follow.
 """
@@ -210,6 +211,7 @@ class Recorder:
 
         include = [f"{folder}/{name}/*" for name in ("tfprune", "export")]
         self.coverage = Coverage(data_file=str(data), include=include, config_file=False)
+        self.coverage.load()
         self.seconds: dict[str, float] = {}
         self.failed: set[str] = set()
         self.coverage.start()
@@ -228,8 +230,9 @@ class Recorder:
     def save(self, path: Path) -> None:
         self.coverage.stop()
         self.coverage.save()
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         passed = {name: seconds for name, seconds in self.seconds.items() if name not in self.failed}
-        path.write_text(json.dumps(passed), encoding="utf-8")
+        path.write_text(json.dumps(before | passed), encoding="utf-8")
 
 
 class FirstFailure:
@@ -250,20 +253,21 @@ class Tree:
         folder: Where it is, or is made.
         tests: Options of pytest for the first run.
         is_fresh: If True, copy again.
+        adds: If True, run `tests` also if others ran before.
     """
 
-    def __init__(self, folder: Path, tests: list[str], *, is_fresh: bool) -> None:
+    def __init__(self, folder: Path, tests: list[str], *, is_fresh: bool, adds: bool) -> None:
         self.folder, self.root = folder, folder / "tree"
         self.data, self._passed = folder / "coverage", folder / "passed.json"
         if is_fresh:
             for path in (self.root, self.data, self._passed, folder / "results.jsonl"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if not self._passed.exists():
-            self._copy()
-            print(f"running {' '.join(tests)} once", flush=True)
-            code = self.forked(lambda: self._record(tests), timeout=6 * 3600)
-            if not self._passed.exists():
-                sys.exit(f"The tests did not run: pytest ended with {code}. See {folder / 'printed.txt'}.")
+            if not self.root.exists():
+                self._copy()
+            self.record(tests)
+        elif adds:
+            self.record(tests)
         self.seconds: dict[str, float] = json.loads(self._passed.read_text(encoding="utf-8"))
         self._by_file: dict[str, list[str]] = defaultdict(list)
         for test in self.seconds:
@@ -279,9 +283,16 @@ class Tree:
                 shutil.copy2(ROOT / name, self.root / name)
         (self.root / "tfprune/export").symlink_to("../export")  # before the one that an editable installation finds
 
+    def record(self, tests: list[str]) -> None:
+        """Find out which lines some tests run, besides those that ran before."""
+        print(f"running {' '.join(tests)} once", flush=True)
+        code = self.forked(lambda: self._record(tests), timeout=6 * 3600)
+        if not self._passed.exists():
+            sys.exit(f"The tests did not run: pytest ended with {code}. See {self.folder / 'printed.txt'}.")
+
     def _record(self, tests: list[str]) -> int:
         recorder = Recorder(self.data, self.root)
-        code = self._pytest([*tests, "-m", "not programs and not slow"], recorder)
+        code = self._pytest(tests, recorder)
         recorder.save(self._passed)
         return code
 
@@ -431,11 +442,13 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rooms", nargs="*", help="folders or modules, such as tfprune/solving")
     parser.add_argument("--tests", nargs="+", help="what is run to find out which test runs which line")
+    parser.add_argument("--marks", default="not programs and not slow", help="which of those, as pytest -m")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--range", default=":", help="which of them, such as 100:200")
     parser.add_argument("--folder", type=Path, default=ROOT / "build/mutants")
     parser.add_argument("--fresh", action="store_true", help="begin again with the tree as it is now")
+    parser.add_argument("--add", action="store_true", help="run --tests besides those that ran before")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"))
     parser.add_argument("--own", nargs="+", metavar="TESTS", help="print the lines that only these tests run")
     return parser.parse_args()
@@ -450,7 +463,7 @@ def main() -> int:
     import pytest  # noqa: F401
 
     tests = options.tests or sorted({tests_of(room) for room in options.rooms})
-    tree = Tree(options.folder.resolve(), tests, is_fresh=options.fresh)
+    tree = Tree(options.folder.resolve(), [*tests, "-m", options.marks], is_fresh=options.fresh, adds=options.add)
     modules = modules_of(tree.root, options.rooms)
     if options.own:
         return print_own(tree, modules, options.own)
