@@ -65,7 +65,7 @@ release-check: .venv/dev
 # Every bar, or some of them: make bench, or make bench copies steps.
 BENCHES := $(filter-out bench,$(MAKECMDGOALS))
 bench: .venv/dev
-	$(BIN)/python tests/bench/run.py $(BENCHES)
+	$(BIN)/python bench/run.py $(BENCHES)
 
 ifeq (bench,$(firstword $(MAKECMDGOALS)))
 .PHONY: $(BENCHES)

@@ -12,9 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from once import filled_once
-
 from tfprune.export.device.processes.fork_server import CAN_FORK, ForkServer
 
 ROOT = Path(__file__).parents[2]
@@ -86,17 +83,6 @@ def printed_by(*arguments: str | Path, folder: Path, run: Callable[..., Ended] =
     ended = run(*arguments, folder=folder, **environment)
     assert ended.code == 0, ended.stderr[-2000:]
     return ended.stdout
-
-
-def output_once(temporary: pytest.TempPathFactory, name: str, *arguments: str | Path) -> tuple[Path, str]:
-    """Run a sample app once for all workers; return the folder of its `--output` and what it printed."""
-
-    def run(folder: Path) -> None:
-        printed = printed_by(*arguments, "--smoke", "--output", folder, folder=ROOT)
-        folder.with_name(f"{name}.txt").write_text(printed, encoding="utf-8")
-
-    folder = filled_once(temporary, name, run)
-    return folder, folder.with_name(f"{name}.txt").read_text(encoding="utf-8")
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:

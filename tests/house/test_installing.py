@@ -66,7 +66,7 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
     assert not [
         extra for extra in defined if "_" in extra
     ]  # the metadata has -, which pip 23.2 takes for another name
-    folders = ("docs", "sample_apps", "tfprune", "export", "tests")
+    folders = ("docs", "sample_apps", "tfprune", "export", "bench", "tests")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py")]
     named = {
         (path.name, extra.strip())

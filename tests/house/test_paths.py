@@ -15,7 +15,7 @@ PAGES += sorted((ROOT / "docs").rglob("*.md"))
 PLACES = [ROOT, ROOT / "tfprune", ROOT / "sample_apps"]  # where a path that a page names may begin
 # Folders of tests that belong to no room: of the whole, of both halves, or of what is around the library.
 WINGS = {"compressing", "device", "file", "command_line", "pruning", "rewriting"}  # with modules in no room
-OTHERS = {"backends", "bench", "device", "export", "fuzz", "helpers", "house", "hub", "readers", "saved", "zoo"}
+OTHERS = {"backends", "device", "export", "fuzz", "helpers", "house", "hub", "readers", "saved", "zoo"}
 
 
 def rooms(package: Path) -> set[str]:

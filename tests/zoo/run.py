@@ -38,7 +38,7 @@ MLPERF_TINY = (
     "MobileNet 0.25",
     "ResNet-8",
     "autoencoder",
-)  # for `support`; tests/bench/micro.py builds them
+)  # for `support`; bench/micro.py builds them
 # What each program notes, in the order in which it is shown.
 PROGRAMS = {
     "family": [

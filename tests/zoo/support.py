@@ -77,7 +77,7 @@ def expect(what: str, said: object, found: object) -> None:
 
 
 def of_mlperf_tiny(name: str) -> tuple[keras.Model, np.ndarray]:
-    sys.path.append(str(Path(__file__).parents[1] / "bench"))
+    sys.path.append(str(Path(__file__).parents[2] / "bench"))
     import micro
 
     model = micro.NETWORKS[name]()

@@ -16,7 +16,7 @@ from tfprune.export import Runner, to_tflite
 from tfprune.report import Skipped
 
 layers = keras.layers
-SEEDS = first(*range(9), count=3)  # of each kind; tests/bench/shrinking.py takes 70
+SEEDS = first(*range(9), count=3)  # of each kind; bench/shrinking.py takes 70
 
 
 def data_for(model, rows=3):

@@ -1,4 +1,4 @@
-"""The bars of `tests/bench/damage.py`, with fewer seeds and samples: what is planted is found, and nothing else."""
+"""The bars of `bench/damage.py`, with fewer seeds and samples: what is planted is found, and nothing else."""
 
 import importlib.util
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from tfprune import Limit
 
-BENCH = Path(__file__).parents[2] / "bench"
+BENCH = Path(__file__).parents[3] / "bench"
 
 
 @pytest.fixture(scope="module")

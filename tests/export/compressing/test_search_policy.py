@@ -226,8 +226,8 @@ def test_each_recipe_goes_on_from_an_earlier_one_and_the_same_trials_give_the_sa
 
 
 def test_it_finds_better_files_than_the_policy_before_it():
-    """On 20 landscapes, by the record of `tests/bench/policies.py`, which compares them on 200 searches."""
-    record = json.loads((Path(__file__).parents[2] / "bench" / "policy_before.json").read_text(encoding="utf-8"))
+    """On 20 landscapes, by the record of `bench/policies.py`, which compares them on 200 searches."""
+    record = json.loads((Path(__file__).parents[3] / "bench" / "policy_before.json").read_text(encoding="utf-8"))
     before = [landscape[0][0] for landscape in record["smallest, 1 at once"][:20]]
 
     def policy(trials, running, first, may_be_long):

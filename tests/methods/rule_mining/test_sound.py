@@ -1,4 +1,4 @@
-"""Claims about concepts hold on fresh samples: small versions of tests/bench/concepts.py, without a model."""
+"""Claims about concepts hold on fresh samples: small versions of bench/concepts.py, without a model."""
 
 import numpy as np
 import pytest

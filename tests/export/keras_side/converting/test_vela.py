@@ -1,4 +1,4 @@
-"""What a Keras model costs on an NPU, as a measure for budgets; tests/bench/vela.py meets some."""
+"""What a Keras model costs on an NPU, as a measure for budgets; bench/vela.py meets some."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_the_engine_writes_what_the_generator_writes(kind, writer, tmp_path):
 def test_other_classes_dense_and_pruned(family, tmp_path, monkeypatch):
     import hub_writers
 
-    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "bench")
+    monkeypatch.syspath_prepend(Path(__file__).parents[4] / "bench")
     from generate import pruned
 
     dense = hub_writers.with_tokenizer(family)

@@ -25,7 +25,7 @@ from tfprune.export.rewriting.shapes import fix_batch as module
 from tfprune.export.rewriting.shapes.fix_batch import check_batch
 
 layers = keras.layers
-KERNELS = Path(__file__).parents[3] / "bench" / "kernels.mjs"
+KERNELS = Path(__file__).parents[4] / "bench" / "kernels.mjs"
 PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 

@@ -1,0 +1,147 @@
+"""Whether the newest runtimes still have XNNPACK's sparse kernels: a sparse file against its dense one.
+
+The files are a MobileNet of 128 pixels whose 1x1 kernels have 90 % zeros. They run in Node, by the newest
+@litertjs/core (WebAssembly on this processor), and on emulated ARM processors, by the newest ai-edge-litert and the
+newest nightly build of it. Times of an emulator count as ratios only. What cannot be downloaded is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import Row, at_least, at_most
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build/kernels"
+SIZE, PAIRS_IN_NODE, PAIRS_EMULATED = 128, 25, 5
+LEAST = 2.0  # times faster: without sparse kernels it is 1
+CLOSE = 1e-4  # a runtime was seen to have kernels that return NaN
+WHEELS = ("ai-edge-litert", "ai-edge-litert-nightly")
+PROCESSORS = {"cortex-a72": "Pi 4", "cortex-a76": "Pi 5"}
+sys.path.append(str(ROOT / "tests/device"))
+
+
+def measure() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        _write_files(Path(folder))
+        return [*_in_node(Path(folder)), *_emulated(Path(folder))]
+
+
+def _write_files(folder: Path) -> None:
+    import keras
+    from device import write_files
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((SIZE, SIZE, 3), batch_size=1)
+    write_files(keras.applications.MobileNet(input_tensor=image, alpha=0.5, weights=None), folder)
+    np.load(folder / "image.npz")["x"].tofile(folder / "image.bin")
+
+
+def _in_node(folder: Path) -> list[Row]:
+    if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
+        return _skipped(f"LiteRT.js: {' and '.join(missing)} not found")
+    home = BUILD / "node"
+    home.mkdir(parents=True, exist_ok=True)
+    npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), "@litertjs/core@latest"]
+    if reason := _failure(npm):
+        return _skipped(f"LiteRT.js: {reason}")
+    names = [str(folder / name) for name in ("dense.tflite", "sparse.tflite", "image.bin")]
+    command = ["node", str(Path(__file__).with_suffix(".mjs")), str(home), *names, str(PAIRS_IN_NODE)]
+    return _rows("@litertjs/core", "WebAssembly in Node", command, dict(os.environ))
+
+
+def _emulated(folder: Path) -> list[Row]:
+    import root
+
+    if root.obstacle():
+        return _skipped(f"emulated ARM: {root.obstacle()}")
+    try:
+        python = root.build(ROOT / "build/aarch64")
+    except SystemExit as error:  # no network
+        return _skipped(f"emulated ARM: {error}")
+    rows = []
+    for wheel in WHEELS:
+        site = BUILD / wheel
+        platforms = [f"--platform={tag}" for tag in root.TAGS]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--pre", "--upgrade"]
+        pip += ["--only-binary=:all:", "--python-version=3.13", *platforms, f"--target={site}", wheel]
+        if reason := _failure(pip):
+            rows += _skipped(f"{wheel}: {reason}")
+            continue
+        paths = os.pathsep.join([str(site), str(Path(__file__).parent)])
+        for processor, board in PROCESSORS.items():
+            environment = {**os.environ, "PYTHONPATH": paths, "QEMU_CPU": processor}
+            command = [str(python), __file__, "--paired", str(folder)]
+            rows += _rows(wheel, f"emulated {processor} ({board})", command, environment)
+    return rows
+
+
+def _rows(package: str, where: str, command: list[str], environment: dict[str, str]) -> list[Row]:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:  # it is there and does not run: more than a bar is missed
+        sys.stderr.write(done.stderr[-2000:])
+        return [Row(f"{package}, {where}", f"exit code {done.returncode}", "runs", holds=False)]
+    result = json.loads(done.stdout.splitlines()[-1])
+    what = f"{package} {result['version']}, {where}: dense / sparse"
+    difference = float("inf") if result["difference"] is None else result["difference"]  # NaN in JSON of JavaScript
+    return [
+        at_least(what, result["ratio"], LEAST),
+        at_most("  outputs of the sparse file from the dense one's, relative", difference, CLOSE, unit="", digits=7),
+    ]
+
+
+def _failure(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stderr.strip().splitlines() or ["failed"])[-1] if done.returncode else ""
+
+
+def _skipped(reason: str) -> list[Row]:
+    sys.stderr.write(f"skipped: {reason}\n")
+    return []
+
+
+def paired(folder: Path) -> dict[str, Any]:
+    """Time both files in turn, on the processor that this runs on."""
+    from importlib.metadata import distributions
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    image = np.fromfile(folder / "image.bin", np.float32).reshape(1, SIZE, SIZE, 3)
+    runs = []
+    for name in ("dense", "sparse"):
+        interpreter = Interpreter(str(folder / f"{name}.tflite"), num_threads=1)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+        runs.append(interpreter)
+    for interpreter in runs:  # the first call may still arrange something
+        interpreter.invoke()
+    dense, sparse = (run.get_tensor(run.get_output_details()[0]["index"]) for run in runs)
+    difference = float(np.abs(dense - sparse).max() / np.abs(dense).max())
+    ratio = statistics.median(_seconds(runs[0]) / _seconds(runs[1]) for _ in range(PAIRS_EMULATED))
+    site = os.environ["PYTHONPATH"].partition(os.pathsep)[0]
+    version = next(each.version for each in distributions(path=[site]))
+    return {"version": version, "ratio": ratio, "difference": difference}
+
+
+def _seconds(interpreter: Any) -> float:
+    start = time.process_time()
+    interpreter.invoke()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--paired"]:
+        print(json.dumps(paired(Path(sys.argv[2]))))
+    else:
+        for row in measure():
+            print("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]))
