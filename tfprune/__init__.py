@@ -100,7 +100,6 @@ if TYPE_CHECKING:
     from tfprune.methods.moments.moment_cosines import moment_cosines as moment_cosines
     from tfprune.methods.one_shot.plan_transformer import plan_transformer as plan_transformer
     from tfprune.methods.one_shot.prune_units import prune_units as prune_units
-    from tfprune.methods.one_shot.prune_units import putri as putri
     from tfprune.methods.one_shot.prune_weights import prune_weights as prune_weights
     from tfprune.methods.one_shot.putri_report import PutriReport as PutriReport
     from tfprune.quantizing.equalize import equalize as equalize
@@ -156,16 +155,13 @@ _ROOMS = {
         *("TrainingCost", "scale_initial_weights", "sensitivity", "update_masks"),
     ],
 }
-_ALIASES = {"methods.one_shot.prune_units": ["putri"]}
 _MODULES = ("allocation", "criteria", "export", "federated", "patterns", "report", "schedules", "tfmot")
 
-_NAMES = [name for table in (_ROOMS, _ALIASES) for names in table.values() for name in names]
+_NAMES = [name for names in _ROOMS.values() for name in names]
 __all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(
-        __name__, _ROOMS, elsewhere=_ALIASES, modules=_MODULES, beside=["export", "tfmot"]
-    )
+    __getattr__, __dir__ = lazy_names(__name__, _ROOMS, modules=_MODULES, beside=["export", "tfmot"])
 
 # Keras finds what was saved by its class, so it has to know it before `load_model` runs.
 if sys.modules.get("keras"):  # None where a program blocks it

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.generating.signatures import signature_names
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
@@ -24,7 +23,7 @@ from tfprune.export.file.tflite.canonical_order import graphs_of_signatures, sta
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.micro.micro import MICRO_BUDGETS, Micro
+from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     TIMEOUT,
@@ -43,7 +42,6 @@ ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its
 ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
-@renamed(sparse="optimize='dense' or optimize='sparse'", **MICRO_BUDGETS)
 def rewrite(
     source: Source,
     path: str | os.PathLike[str],

@@ -31,8 +31,7 @@ WINGS = {
 # The same of the rooms and modules in a wing.
 ROOMS = {
     "tfprune.base": (
-        "renamed warn_user spec classes groups limit axes top_k lazy streams coders untrusted run_folder html "
-        "progress"
+        "warn_user spec classes groups limit axes top_k lazy streams coders untrusted run_folder html progress"
     ),
     "tfprune.keras_models": "models · tasks · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training | permuting",
@@ -58,7 +57,7 @@ ROOMS = {
 }
 # What the device half uses of the other half.
 OF_BASE = (
-    *("renamed", "spec", "classes", "groups", "limit", "lazy", "html", "streams", "coders", "untrusted"),
+    *("spec", "classes", "groups", "limit", "lazy", "html", "streams", "coders", "untrusted"),
     "progress",
 )
 OF_SOLVING = (
@@ -337,9 +336,6 @@ def test_the_device_half_reaches_neither_keras_nor_tensorflow():
     assert wrong == []
 
 
-ALIASES = {"tfprune.putri": "prune_units"}
-
-
 @pytest.mark.parametrize("package", ["tfprune", "tfprune.export"])
 def test_a_public_name_lives_in_the_module_of_its_name(package):
     from tfprune.base.lazy import module_of
@@ -347,9 +343,7 @@ def test_a_public_name_lives_in_the_module_of_its_name(package):
     home = importlib.import_module(package)
     for name in home.__all__:
         thing = getattr(home, name)
-        if f"{package}.{name}" in ALIASES:
-            assert thing is getattr(home, ALIASES[f"{package}.{name}"])
-        elif inspect.isfunction(thing) or inspect.isclass(thing):
+        if inspect.isfunction(thing) or inspect.isclass(thing):
             assert thing.__module__.rpartition(".")[2] == module_of(name), f"{name} lives in {thing.__module__}"
             assert thing.__name__ == name
 

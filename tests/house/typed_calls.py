@@ -115,7 +115,7 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.shrink(model, 0.5)  # error: arg-type
     tfprune.prune_to(model, 0.5, (x, x))  # error: arg-type
     tfprune.prune_to(model, (4, 96), (x, x))  # error: arg-type
-    tfprune.reconstruct(model, small, x, reconstruction="parallel", solver="sweep")
+    tfprune.reconstruct(model, small, x, reconstruction="parallel", ridge=0.001)
     tfprune.reconstruct(model, small, x, ridge="small")  # error: arg-type
     plan.draw("plan.png")  # error: attr-defined
 
@@ -124,7 +124,9 @@ def pruning_on_text(model: keras.Model, x: np.ndarray) -> None:
     masked, report = tfprune.prune_units(model, x, {"units": 0.5}, criterion="wanda", folder=Path("run"))
     assert_type(report.plan, tfprune.ShrinkPlan)
     assert_type(report, tfprune.PutriReport)
-    assert_type(tfprune.putri(model, x, reconstruction={"units": "parallel", "heads": None})[1], tfprune.PutriReport)
+    assert_type(
+        tfprune.prune_units(model, x, reconstruction={"units": "parallel", "heads": None})[1], tfprune.PutriReport
+    )
     assert_type(tfprune.prune_weights(model, x, pattern=patterns.NM(2, 4))[1], tfprune.ReconstructionReport)
     assert_type(tfprune.permute_channels(model, patterns.NM(2, 4))[1], tfprune.PermutationReport)
     tfprune.permute_channels(model)  # error: call-arg

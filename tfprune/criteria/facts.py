@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice
 
 INPUTS, OUTPUTS, GRADIENTS, MODEL = "inputs", "outputs", "gradients", "model"
@@ -48,7 +47,6 @@ class UnknownFact:
     reason: str
 
 
-@renamed(source="recorded=", measure="reduce=")
 @dataclass(frozen=True)
 class Fact:
     """Describe a fact: where it is recorded, how a batch is reduced, and how batches and passes are combined.

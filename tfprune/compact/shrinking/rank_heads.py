@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.compact.shrinking.ranking_report import RankedGroup, RankingReport
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -22,7 +21,6 @@ from tfprune.keras_models.models.token_ids import check_token_ids
 from tfprune.masking.wrapping.flat_copy import flat_copy
 
 
-@renamed()
 def rank_heads(
     model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 32, verbose: int | str = "auto"
 ) -> RankingReport:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_sparsity
 
 _ALPHA = 1.5  # as in the paper: less attention is removed than its share of the parameters
 
 
-@renamed(blocks="block_count=")
 def transformer_budget(
     sparsity: float, *, block_count: int, attention: int, feed_forward: int, width: int
 ) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.criteria import UnitScores
 from tfprune.methods.concepts.observe import observe
 from tfprune.methods.concepts.trace_contents import ConceptEvidence, TraceContents
@@ -50,7 +49,6 @@ class ConceptTrace(TraceContents):
 
     JSON_NAMES = ("requirements", "min_precision", "min_recall", "confidence", "rules", "evidence", "layers", "units")
 
-    @renamed(unit="index=")
     def why(self, layer: str, index: int) -> str:
         """Explain why a unit is kept.
 
@@ -80,7 +78,6 @@ class ConceptTrace(TraceContents):
             return f"{concept!r} is required"
         return f"{', '.join(names)} {'needs' if len(names) == 1 else 'need'} {concept!r}"
 
-    @renamed(data="samples=")
     def evaluate(
         self, model: keras.Model, samples: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
     ) -> ConceptTrace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.compact.shrinking.plan_shrink import left_alone
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
@@ -21,7 +20,6 @@ from tfprune.methods.rule_mining.choose_rules import Limits
 from tfprune.methods.rule_mining.parts import REPORTING
 
 
-@renamed(keep_at_least="min_units=")
 def plan_concepts(
     model: keras.Model,
     rules: ConceptRules,

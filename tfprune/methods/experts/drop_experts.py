@@ -7,13 +7,11 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_numbers
 from tfprune.methods.experts.experts_report import ExpertsReport
 from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, rebuild_experts
 
 
-@renamed(data="samples=")
 def drop_experts(
     model_or_layer: keras.layers.Layer,
     drop: Iterable[int] | Mapping[str, Iterable[int]],

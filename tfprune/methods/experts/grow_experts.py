@@ -8,14 +8,12 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.methods.experts.experts_report import ExpertsReport
 from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import read_experts, rebuild_experts
 
 
-@renamed(data="samples=")
 def grow_experts(
     model_or_layer: keras.layers.Layer,
     factor: int = 2,

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.experts.expert_ranking import ExpertRanking
@@ -17,7 +16,6 @@ from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, rebuild_experts
 
 
-@renamed(data="samples=", groups="merge=")
 def merge_experts(
     model_or_layer: keras.layers.Layer,
     merge: int | Iterable[Iterable[int]],

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.methods.experts.moe_layers import REGISTERED, ExpertRule
 
 
-@renamed(weights="axes=", count="count_argument=", top_k="top_k_argument=")
 def register_experts(
     layer_class: type[keras.layers.Layer],
     axes: Mapping[str, int],

@@ -8,13 +8,11 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_number
 from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.methods.few_shot.learner import Learner, check_output
 
 
-@renamed(rate="learning_rate=")
 @dataclass(frozen=True)
 class MAML(Learner):
     """Learn a task by a few steps of gradient descent on its support set, from weights trained for that.

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import resolve
 from tfprune.compact.fine_tuning.fine_tuning import check_callbacks
@@ -32,7 +31,6 @@ from tfprune.methods.few_shot.stages import Stages
 LEARNERS: dict[str, type[Learner]] = {"prototypes": Prototypes, "maml": MAML}
 
 
-@renamed(validation="validation_data=")
 def prune_few_shot(
     model: keras.Model,
     tasks: Episodes,

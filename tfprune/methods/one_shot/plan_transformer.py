@@ -9,7 +9,6 @@ from typing import Any
 import keras
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.compact.shrinking.budget import Budget, check_budget
 from tfprune.compact.shrinking.transformer_plan import PartAlone, TransformerPlan, TransformerStep
@@ -23,7 +22,6 @@ from tfprune.methods.one_shot.unit_scores import SCORES
 from tfprune.solving.greedy_levels import Candidate, GreedyLevels, Levels
 
 
-@renamed()
 def plan_transformer(
     model: keras.Model,
     samples: Any,
