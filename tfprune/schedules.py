@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 
-__all__ = ["Alternating", "Constant", "Polynomial", "Schedule"]
+__all__ = ["Constant", "Polynomial", "Schedule"]
 
 Step = int | float  # an int counts optimizer updates, a float is a fraction of the training run
 

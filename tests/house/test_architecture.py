@@ -13,6 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from public_names import DOORS
 
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -114,7 +115,7 @@ def module_names() -> dict[str, Path]:
 
 
 MODULES = module_names()
-FACADES = {"tfprune", "tfprune.export", "tfprune.federated"}  # names of what stands elsewhere
+FACADES = {"tfprune", "tfprune.export", *(f"tfprune.{door}" for door in DOORS)}  # names of what stands elsewhere
 OFFERING = {"tfprune.criteria", "tfprune.tfmot"}  # folders whose names are public
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
@@ -348,7 +349,7 @@ def test_a_public_name_lives_in_the_module_of_its_name(package):
             assert thing.__name__ == name
 
 
-@pytest.mark.parametrize("package", ["tfprune", "tfprune.export", "tfprune.federated", "tfprune.tfmot"])
+@pytest.mark.parametrize("package", [*sorted(FACADES), "tfprune.tfmot"])
 def test_type_checkers_see_the_names_that_are_offered(package):
     (block,) = [node for node in TREES[package].body if isinstance(node, ast.If) and _is_for_types(node)]
     seen = {alias.asname for node in block.body for alias in getattr(node, "names", ())}

@@ -153,7 +153,9 @@ META = "tfprune_meta_gradients"  # where a weight keeps the norms that `MetaGrad
 def _meta_norms(surroundings: Any, ops: Any) -> Any:
     norms = getattr(surroundings.variable, META, None)
     if norms is None:
-        return UnknownFact("no outer step was recorded: add() the gradients of each to a tfprune.MetaGradients")
+        return UnknownFact(
+            "no outer step was recorded: add() the gradients of each to a tfprune.few_shot.MetaGradients"
+        )
     return ops.convert_to_tensor(norms)
 
 

@@ -25,8 +25,8 @@ def transformer_budget(
 
     Returns:
         Two counts: the number of attention layers whose heads are removed, and the number of hidden units that each
-        block keeps. This is not a `tfprune.Budget`. If the hidden layers are called "hidden", the plan is
-        `plan_shrink(model, sparsity, allocation=split)` with
+        block keeps. These are not what `tfprune.budget` returns. If the hidden layers are called "hidden", the plan
+        is `plan_shrink(model, sparsity, allocation=split)` with
         `split = {"heads": removed / block_count, "hidden": 1 - kept / width, "": None}`.
 
     Raises:

@@ -13,7 +13,7 @@ from tfprune.base.spec import check_sparsity
 
 @runtime_checkable
 class MeetsBudget(Protocol):
-    """An object that replaces a sparsity and finds the sparsities itself: a `tfprune.Budget`."""
+    """An object that replaces a sparsity and finds the sparsities itself: the result of `tfprune.budget`."""
 
     @property
     def measure(self) -> Callable[..., float] | None:

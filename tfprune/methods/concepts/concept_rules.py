@@ -42,7 +42,7 @@ class ConceptRules(Report):
         >>> import tfprune
         >>> x = np.random.default_rng(0).normal(size=(400, 4)).astype("float32")
         >>> layers = [keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)]
-        >>> rules = tfprune.concept_rules(keras.Sequential(layers), x, {"right": x[:, 0] > 0})
+        >>> rules = tfprune.concepts.concept_rules(keras.Sequential(layers), x, {"right": x[:, 0] > 0})
         >>> rules.concepts, rules.layers
         (('right',), {'hidden': 8})
         >>> rules.best("not right").layer

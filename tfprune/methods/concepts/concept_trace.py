@@ -39,8 +39,8 @@ class ConceptTrace(TraceContents):
         >>> x = numpy.random.default_rng(0).normal(size=(1000, 2)).astype("float32")
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
         >>> model.layers[0].set_weights([numpy.eye(2, 4), numpy.zeros(4)])
-        >>> rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
-        >>> plan, trace = tfprune.plan_concepts(model, rules, require=["right"])
+        >>> rules = tfprune.concepts.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
+        >>> plan, trace = tfprune.concepts.plan_concepts(model, rules, require=["right"])
         >>> [(each.layer, each.unit) for each in trace.units]
         [('hidden', 0)]
         >>> trace.why("hidden", 0).partition(" > ")[0]

@@ -53,7 +53,7 @@ class MAML(Learner):
         if keras.config.backend() != "tensorflow":
             raise ValueError(
                 f"Expected Keras' TensorFlow backend for MAML. Received: {keras.config.backend()!r}. Set "
-                f"KERAS_BACKEND=tensorflow, or use tfprune.Prototypes()."
+                f"KERAS_BACKEND=tensorflow, or use tfprune.few_shot.Prototypes()."
             )
         check_output(model, size=tasks.ways, advice="End it in a Dense layer with a logit for each way.")
         return keras.Model(model.inputs[0], model.outputs[0])

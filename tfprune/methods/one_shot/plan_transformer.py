@@ -38,7 +38,7 @@ def plan_transformer(
     """Plan which blocks, heads, hidden units, experts and tokens of a transformer to remove, to meet one budget.
 
     Use it when the size is given, and not what to remove. Again and again, it tries the next step of each kind,
-    builds that model without training (`drop_blocks`, `drop_experts`, `prune_units`, `trim_vocabulary`, `narrow`),
+    builds that model without training (`drop_blocks`, `experts.drop`, `prune_units`, `trim_vocabulary`, `narrow`),
     and takes the step whose outputs get worse least for what it saves. Print the plan, then call `plan.build()`.
 
     If one kind alone meets the budget with a smaller loss on `samples` than the steps, the plan has that kind alone.
