@@ -2,7 +2,7 @@
 
 Heads by the loss without them are from "Prune, Update and Trim" (arXiv:2605.18331), as is the split of
 `transformer_budget`; blocks by their influence are from "ShortGPT" (arXiv:2403.03853). `tfprune.plan_transformer`
-uses all of them under one budget, and `tfprune.prune_units` removes hidden units.
+removes parts of all kinds under one budget, and `tfprune.prune_units` removes hidden units.
 
 Example:
     >>> import keras, tfprune
