@@ -58,7 +58,7 @@ def coin_flips(model: keras.Model) -> Iterator[Row]:
         random = np.random.default_rng(seed)
         x = normal(random, SAMPLES // 3)
         coins = {str(base): random.random(len(x)) < base for base in (0.5, 0.1)}
-        rules = tfprune.concept_rules(model, x, coins, layers="hidden", seed=seed, trees=3, verbose=0)
+        rules = tfprune.concepts.concept_rules(model, x, coins, layers="hidden", seed=seed, trees=3, verbose=0)
         for base, precision in accepted:
             recall = 0.8 if precision == 0.9 else 0.01
             accepted[base, precision] += is_accepted(model, rules, str(base), precision, recall) is not None
@@ -68,10 +68,12 @@ def coin_flips(model: keras.Model) -> Iterator[Row]:
 
 
 def is_accepted(
-    model: keras.Model, rules: tfprune.ConceptRules, concept: str, precision: float, recall: float
-) -> tfprune.ConceptTrace | None:
+    model: keras.Model, rules: tfprune.concepts.ConceptRules, concept: str, precision: float, recall: float
+) -> tfprune.concepts.ConceptTrace | None:
     try:
-        return tfprune.plan_concepts(model, rules, require=[concept], min_precision=precision, min_recall=recall)[1]
+        return tfprune.concepts.plan_concepts(
+            model, rules, require=[concept], min_precision=precision, min_recall=recall
+        )[1]
     except ValueError:
         return None
 
@@ -87,7 +89,7 @@ def claims(model: keras.Model) -> Iterator[Row]:
         x = normal(own, SAMPLES)
         labels = {noise: noisy(planted(x), noise, own) for noise in NOISE}
         named = {f"{name} {noise}": values for noise, each in labels.items() for name, values in each.items()}
-        rules = tfprune.concept_rules(model, x, named, layers="hidden", seed=seed, verbose=0)
+        rules = tfprune.concepts.concept_rules(model, x, named, layers="hidden", seed=seed, verbose=0)
         for noise in NOISE:
             for name in CONCEPTS:
                 concept = f"{name} {noise}"
@@ -134,7 +136,7 @@ def ends(model: keras.Model) -> Iterator[Row]:
         kept, accepted, precision, recall = [], 0, 0.85 if "2" in name else 0.75, 0.5
         for seed in range(10):
             x = normal(np.random.default_rng(seed), SAMPLES)
-            rules = tfprune.concept_rules(model, x, {name: of(x)}, layers="hidden", seed=seed, verbose=0)
+            rules = tfprune.concepts.concept_rules(model, x, {name: of(x)}, layers="hidden", seed=seed, verbose=0)
             trace = is_accepted(model, rules, name, precision, recall)
             accepted += trace is not None
             kept += [len(trace.units)] if trace else []
@@ -155,9 +157,9 @@ def large_layer() -> Row:
     np.fill_diagonal(kernel, 1)
     model.get_layer("hidden").set_weights([kernel, np.zeros(4096)])
     start = time.perf_counter()
-    rules = tfprune.concept_rules(model, x, {"planted": there}, layers="hidden", batch_size=1024, verbose=0)
+    rules = tfprune.concepts.concept_rules(model, x, {"planted": there}, layers="hidden", batch_size=1024, verbose=0)
     seconds = time.perf_counter() - start
-    _, trace = tfprune.plan_concepts(model, rules, require=["planted"])
+    _, trace = tfprune.concepts.plan_concepts(model, rules, require=["planted"])
     units = {each.unit for each in trace.units}
     what = f"concept_rules, 4,096 units x 26,000 samples, 5 % noise, units kept: {sorted(units)}"
     return at_most(what, seconds, 300, unit=" s", digits=0)

@@ -64,16 +64,16 @@ def main() -> None:
     rows = []
     for seed in seeds:
         model, random = trained(seed, training, steps), np.random.default_rng(seed)
-        reap = tfprune.rank_experts(model, inputs(calibration))
+        reap = tfprune.experts.rank(model, inputs(calibration))
         half = EXPERTS // 2
         choices = {
             "REAP": reap.lowest(half),
-            "frequency": tfprune.rank_experts(model, inputs(calibration), criterion="frequency").lowest(half),
+            "frequency": tfprune.experts.rank(model, inputs(calibration), criterion="frequency").lowest(half),
             "random": {layer: random.permutation(EXPERTS)[:half].tolist() for layer in reap.lowest(half)},
             "the last ones everywhere": range(half, EXPERTS),
         }
-        cut = {name: loss(tfprune.drop_experts(model, drop)[0], held_out) for name, drop in choices.items()}
-        cut["merged by REAP"] = loss(tfprune.merge_experts(model, half, ranking=reap)[0], held_out)
+        cut = {name: loss(tfprune.experts.drop(model, drop)[0], held_out) for name, drop in choices.items()}
+        cut["merged by REAP"] = loss(tfprune.experts.merge(model, half, ranking=reap)[0], held_out)
         rows.append([seed, loss(model, held_out), *cut.values()])
         print(rows[-1], flush=True)
     print(table(["seed", "all experts", *cut], [[row[0], *(f"{value:.3f}" for value in row[1:])] for row in rows]))

@@ -35,7 +35,7 @@ def accuracies(seed: int) -> dict[tuple[float, str], float]:
     model.fit(*data, batch_size=64, epochs=3, verbose=0)
     values = {}
     for sparsity in SPARSITIES:
-        learned = tfprune.learn_allocation(model, sparsity, data, epochs=2, batch_size=64)
+        learned = tfprune.research.learn_allocation(model, sparsity, data, epochs=2, batch_size=64)
         for name, allocation in [*((name, name) for name in FORMULAS), ("learned", learned)]:
             pruned = tfprune.wrap(model)
             tfprune.update_masks(pruned, sparsity, allocation=allocation)

@@ -3,10 +3,10 @@
 python bench/narrowing.py build/joint_rounding --seeds 1   # trains the models of joint_rounding.py if not there
 
 A quarter of the hidden dimensions goes: those that are smallest in the outputs of the norms on 128 windows
-(`tfprune.narrow`), the last ones, or random ones (three draws). "Scales unchanged" leaves the scales of the norms as
-they are, as in Minitron. With --steps, the first model is trained on for some steps, on the text alone or with the
-whole model as its teacher, at several rates. The perplexity is that of a byte of Luke; "chosen by" is that of other
-books that were not trained on.
+(`tfprune.transformers.narrow`), the last ones, or random ones (three draws). "Scales unchanged" leaves the scales of
+the norms as they are, as in Minitron. With --steps, the first model is trained on for some steps, on the text alone
+or with the whole model as its teacher, at several rates. The perplexity is that of a byte of Luke; "chosen by" is
+that of other books that were not trained on.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def measure(folder: Path, seeds: int, steps: int) -> None:
         samples = windows(text.calibration, CALIBRATED, 1000 + seed)[:, :-1]
         show(seed, "dense", f"{perplexity(model, test):.3f}")
         width = round(KEPT * model.hidden_dim)
-        smaller, report = tfprune.narrow(model, inputs(samples), hidden_dim=width, batch_size=BATCH)
+        smaller, report = tfprune.transformers.narrow(model, inputs(samples), hidden_dim=width, batch_size=BATCH)
         narrowing, draws = NarrowModels(model, samples), np.random.default_rng(seed)
         show(report)
         show(seed, "important", f"{perplexity(smaller, test):.3f}")

@@ -121,7 +121,7 @@ def choose_masks(model: keras.Model, job: Job, data: tuple) -> None:
     if job.way in SCALED:  # the masks that the callback would draw
         start = tfprune.Grow("random", fraction=1.0, seed=job.seed)
         tfprune.update_masks(model, job.sparsity, allocation="erk", grow=start)
-        tfprune.scale_initial_weights(model)
+        tfprune.research.scale_initial_weights(model)
         return
     settings = {"allocation": "global", "regrow": False}
     if job.way == SYNFLOW:

@@ -64,7 +64,9 @@ def main() -> None:
     passages = [text for name in CORPORA for text in sections(name)]
     files = {"dense": dense}
     for characters in ("all", "seen"):
-        small, report = tfprune.trim_vocabulary(dense, passages, characters=characters, check_on=sections(OTHER))
+        small, report = tfprune.transformers.trim_vocabulary(
+            dense, passages, characters=characters, check_on=sections(OTHER)
+        )
         gone = (report.tokens[0] - report.tokens[1]) * dense.backbone.hidden_dim * 4
         windows = np.concatenate([subject.evaluation[name][:2, :SCORED] for name in CORPORA])
         scores = apart(dense, small, report, windows)

@@ -90,7 +90,7 @@ def penalized_channels(model: keras.Model, flops: float, data: Data) -> keras.Mo
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     plan = tfprune.plan_shrink(copy, tfprune.budget(flops=flops), verbose=0)
-    trained(copy, data, tfprune.GrowingPenalty(plan), epochs=EPOCHS // 2)
+    trained(copy, data, tfprune.research.GrowingPenalty(plan), epochs=EPOCHS // 2)
     return trained(tfprune.shrink(copy, plan), data, epochs=EPOCHS - EPOCHS // 2)
 
 

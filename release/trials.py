@@ -56,18 +56,6 @@ def train() -> None:
     )
 
 
-def concepts() -> None:
-    import keras
-    import numpy as np
-
-    import tfprune
-
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
-    x = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
-    rules = tfprune.concept_rules(model, x, {"positive": (x[:, 0] > 0).astype(int)})
-    assert "positive" in str(rules)
-
-
 def federated() -> None:
     import keras
     from flwr.serverapp.strategy import FedAvg

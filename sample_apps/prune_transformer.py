@@ -108,7 +108,7 @@ def budget(model: keras.Model, sparsity: float) -> tuple[int, int]:
     """Return how many layers' worth of heads to remove, and how many hidden units of each block to keep."""
     attention = model.get_layer("attention_0").count_params()
     feed_forward = model.get_layer("hidden_0").count_params() + model.get_layer("back_0").count_params()
-    return tfprune.transformer_budget(
+    return tfprune.transformers.transformer_budget(
         sparsity, block_count=BLOCKS, attention=attention, feed_forward=feed_forward, width=HIDDEN
     )
 
@@ -117,7 +117,7 @@ def plan_for(what: str, model: keras.Model, data: Data, sparsity: float) -> tfpr
     """Plan to remove the heads with the least effect on the loss, or the units that the others replace best."""
     x, y = data[0][:256], data[1][:256]
     if what == "heads":
-        scores = tfprune.rank_heads(model, (x, y), loss=LOSS)
+        scores = tfprune.transformers.rank_heads(model, (x, y), loss=LOSS)
         return tfprune.plan_shrink(model, sparsity, criterion=scores, allocation="global")
     return tfprune.plan_shrink(model, sparsity, criterion=tfprune.rank_channels(model, x), filters="hidden")
 

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number, check_regex, check_sparsity
 from tfprune.base.top_k import keep_largest
 
@@ -159,7 +158,6 @@ def lamp(weights: Sequence[Weight], sparsity: float) -> list[float]:
     return _select_over_all(weights, [_lamp_scores(weight.scores()) for weight in weights], sparsity)
 
 
-@renamed(base="threshold=", least="min_units=")
 @dataclass(frozen=True)
 class LayerThreshold:
     """Drop the scores that lie furthest below a threshold that grows with the depth of the layer.
@@ -203,7 +201,6 @@ class LayerThreshold:
         check_number(self.complexity, "complexity", least=0, most=2)
         check_count(self.min_units, "min_units", least=1)
 
-    @renamed(layers="layer_count=")
     def thresholds(self, layer_count: int) -> np.ndarray:
         """Return the threshold of each layer, (layers,)."""
         growth = 1 + self.depth * np.arange(1, layer_count + 1) / layer_count

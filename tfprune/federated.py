@@ -1,4 +1,14 @@
-"""Federated pruning: the public names of its three rooms, loaded when they are first used."""
+"""Federated pruning: masked models and clients, averages over the owners of each entry, and ways to choose masks.
+
+The ways are those of LotteryFL (arXiv:2008.03371), FedMask, PruneFL (arXiv:1909.12326) and HeteroFL
+(arXiv:2010.01264). Averages and packing need NumPy alone; `MaskedFedAvg` and the clients need Flower.
+
+Example:
+    >>> import numpy as np, tfprune
+    >>> updates, masks = [[np.array([2.0, 4.0])], [np.array([4.0, 8.0])]], [[np.array([1, 1])], [np.array([1, 0])]]
+    >>> tfprune.federated.masked_average(updates, masks, client_weights=[1, 1], server=[np.zeros(2)])
+    [array([3., 4.])]
+"""
 
 from __future__ import annotations
 

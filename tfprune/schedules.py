@@ -14,10 +14,9 @@ import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 
-__all__ = ["Alternating", "Constant", "Polynomial", "Schedule"]
+__all__ = ["Constant", "Polynomial", "Schedule"]
 
 Step = int | float  # an int counts optimizer updates, a float is a fraction of the training run
 
@@ -151,7 +150,6 @@ def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:
     return begin, end
 
 
-@renamed()
 @dataclass(frozen=True)
 class Polynomial(Schedule):
     """Raise the sparsity fast at first, then ever more slowly until `final` is reached.
@@ -202,7 +200,6 @@ class Polynomial(Schedule):
         return self.final + (self.initial - self.final) * remaining**self.power
 
 
-@renamed()
 @dataclass(frozen=True)
 class Constant(Schedule):
     """Hold one sparsity from `begin` on, and 0 before.

@@ -11,6 +11,7 @@ from sphinx import addnodes
 import tfprune
 import tfprune.export
 
+DOORS = ("concepts", "experts", "federated", "few_shot", "growth", "research", "transformers")
 CALL = re.compile(r"([A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)
 
 
@@ -26,6 +27,13 @@ def public_names() -> dict[str, str]:
     for module in ("allocation", "criteria", "patterns", "report", "schedules"):
         for name in getattr(tfprune, module).__all__:
             names[f"{module}.{name}"] = f"tfprune.{module}.{name}"
+    for door in DOORS:
+        targets = {name: f"tfprune.{door}.{name}" for name in getattr(tfprune, door).__all__}
+        names |= {f"{door}.{name}": target for name, target in targets.items()}
+        if door not in ("experts", "federated"):  # whose names alone are words for other things, too
+            names |= targets
+    for module, reports in tfprune._REPORTS.items():
+        names |= {name: f"tfprune.{module}.{name}" for name in reports}
     full = {f"tfprune.{name}": target for name, target in names.items() if target == f"tfprune.{name}"}
     return names | full | {f"tfprune.export.{name}": f"tfprune.export.{name}" for name in tfprune.export.__all__}
 

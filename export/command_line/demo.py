@@ -25,6 +25,7 @@ from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.benchmark import benchmark
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.rewriting.rewrite import rewrite
+from tfprune.masking.wrapping.sparsity_report import SparsityReport
 from tfprune.report import Report, table
 
 matplotlib.use("Agg")
@@ -239,7 +240,12 @@ def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tupl
     return result["accuracies"], result["runtime"]
 
 
-def _draw(path: Path, history: History, dense_accuracy: float, report: tfprune.SparsityReport) -> None:
+def _draw(
+    path: Path,
+    history: History,
+    dense_accuracy: float,
+    report: SparsityReport,
+) -> None:
     """Draw accuracy and sparsity over steps, and the zeros of each layer."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2), layout="constrained")
     left.plot(history.steps, history.sparsity, color="tab:orange", label="sparsity")

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfprune.base.groups import read_groups
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_drop, check_number
 from tfprune.export.comparing.compare_classes import compare_classes
 from tfprune.export.comparing.compare_numbers import compare_numbers
@@ -25,7 +24,6 @@ from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers
 PICTURED_SAMPLES = 24  # kept for the page
 
 
-@renamed()
 def damage(
     before: Any,
     after: Any,

@@ -14,7 +14,6 @@ import keras
 
 from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_number
 from tfprune.compact.fine_tuning.distilled import distilled
@@ -36,7 +35,7 @@ from tfprune.export.device.remote.device_pool import check_devices
 from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.keras_side.converting.vela import Vela
-from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
+from tfprune.export.micro.micro import Micro, read_micro
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.layers import weight_values
@@ -47,15 +46,6 @@ TARGETS = "or a Micro, or an NPU of tfprune.export.vela"
 MEASURES = {"size": "bytes", "latency": "latency_ms"}
 
 
-@renamed(
-    train_data="data=",
-    metric="max_drop=tfprune.Limit(max_drop, metric=...)",
-    **MICRO_BUDGETS,
-    trials="search=Search(trials=...)",
-    jobs="search=Search(jobs=...)",
-    batch_size="search=Search(batch_size=...)",
-    seed="search=Search(seed=...)",
-)
 def compress(
     model: keras.Model,
     data: Any,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.compact.fine_tuning.distillation import Distillation, check_distillation
 from tfprune.export.compressing.trials.recipe import PATTERNS
@@ -17,7 +16,6 @@ from tfprune.keras_models.tasks.task_pool import check_executor
 DEFAULT_FORMATS = ("float32", "int8")
 
 
-@renamed()
 @dataclass(frozen=True)
 class Search:
     """How `compress` searches: the number of trials, how many run at once, and how they train.

@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.micro.interpreter import require_interpreter
 
-MICRO_BUDGETS = {name: f"target=Micro({name}=...)" for name in ("arena", "flash")}  # what to write instead
 
-
-@renamed()
 @dataclass(frozen=True)
 class Micro:
     """A microcontroller as the target of a file, with the flash and RAM that the file may use there.

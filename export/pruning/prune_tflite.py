@@ -8,7 +8,6 @@ from typing import Any
 
 from tfprune.base.limit import Limit
 from tfprune.base.progress import check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.file.files.codec import check_method, check_suffix
@@ -31,7 +30,6 @@ JOB = "tfprune.export.pruning.pruning_job:_run_job"
 ADVICE = "Check that the file itself runs (`tfprune verify`)."
 
 
-@renamed(sparse="optimize='dense' or optimize='sparse'")
 def prune_tflite(
     source: Source,
     path: str | os.PathLike[str],

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
@@ -20,7 +19,7 @@ from tfprune.export.file.files.metadata import REDUCED_PRECISION
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.tflite.model import Model
-from tfprune.export.micro.micro import MICRO_BUDGETS, Micro
+from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     TIMEOUT,
@@ -39,7 +38,6 @@ ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its
 ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
-@renamed(sparse="optimize='dense' or optimize='sparse'", **MICRO_BUDGETS)
 def rewrite(
     source: Source,
     path: str | os.PathLike[str],

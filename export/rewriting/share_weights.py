@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.export.file.files.source import Source
 from tfprune.export.file.model_file import ModelFile
@@ -16,7 +15,6 @@ MAX_LEVELS = 256  # distinct int8 values
 DEFAULT_LEVELS = 32
 
 
-@renamed(data="source=")
 def share_weights(source: Source, *, levels: int = DEFAULT_LEVELS) -> bytes:
     """Reduce the values of each 8-bit weight to a few, chosen for the least squared error.
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.file.files.metadata import REDUCED_PRECISION
 from tfprune.export.file.files.source import Source
@@ -98,7 +97,6 @@ class Sparsified(Report):
         return table(header, [*lines, total], left=4)
 
 
-@renamed(data="source=", least="min_sparsity=")
 def sparsify(source: Source, *, forms: Collection[str] = FORMS, min_sparsity: float = 0.0) -> Sparsified:
     """Store the weights of a .tflite file sparse wherever that makes the file smaller.
 

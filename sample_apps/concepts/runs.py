@@ -28,7 +28,7 @@ def one_seed(seed: int, data: Data, options: argparse.Namespace) -> Iterator[Lin
     dense = measured(model, data, options.output / "dense.tflite")
     yield {"seed": seed, "way": "dense", **dense}
 
-    rules = tfprune.concept_rules(model, fresh, concepts(fresh, fresh_y), layers=["dense_1", "dense_2"])
+    rules = tfprune.concepts.concept_rules(model, fresh, concepts(fresh, fresh_y), layers=["dense_1", "dense_2"])
     limits = {"min_precision": options.precision, "min_recall": options.recall}
     footwear = np.isin(data[3], REQUIRED)
     judged = {"validation_data": (data[2][footwear], data[3][footwear]), "verbose": 0}
@@ -46,7 +46,7 @@ def one_seed(seed: int, data: Data, options: argparse.Namespace) -> Iterator[Lin
 
     dense["fresh"] = accuracies(Runner(options.output / "dense.tflite").predict(fresh), fresh_y)
     for keep in options.keep:  # until the file meets the requirements, judged by images that no weight was trained on
-        plan, trace = tfprune.plan_concepts(model, rules, require=REQUIREMENTS, min_units=keep, **limits)
+        plan, trace = tfprune.concepts.plan_concepts(model, rules, require=REQUIREMENTS, min_units=keep, **limits)
         line = made("concepts", plan)
         broken = [*unmet(line, dense)]
         print(

@@ -46,13 +46,15 @@ class Learner:
 
 
 EQUAL = ("DACIS, equal widths", "magnitude", "random")
-PROTOTYPES = Learner("ProtoNet", tfprune.Prototypes(), 1e-3, (DENSE, "DACIS", *EQUAL, BY_TASK, SMALL))
-MAML = Learner("MAML", tfprune.MAML(learning_rate=0.1, steps=3, test_steps=5), 2e-3, (DENSE, "DACIS", *EQUAL[1:]))
+PROTOTYPES = Learner("ProtoNet", tfprune.few_shot.Prototypes(), 1e-3, (DENSE, "DACIS", *EQUAL, BY_TASK, SMALL))
+MAML = Learner(
+    "MAML", tfprune.few_shot.MAML(learning_rate=0.1, steps=3, test_steps=5), 2e-3, (DENSE, "DACIS", *EQUAL[1:])
+)
 
 
 def run(learner: Learner, plan: Plan, data: Any, *, seed: int, methods: list[str]) -> Iterator[Record]:
     """Yield the results of some methods, which start from one network that is trained for a while."""
-    first = tfprune.FewShotStage(None, plan.episodes[0], learner.rate)
+    first = tfprune.few_shot.FewShotStage(None, plan.episodes[0], learner.rate)
     start, began = trained(learner, plan, data, network(learner, plan.width, seed), [first], seed=seed)
     for method in methods:
         started = time.perf_counter()
@@ -71,7 +73,7 @@ def run(learner: Learner, plan: Plan, data: Any, *, seed: int, methods: list[str
 
 def method_of(
     learner: Learner, plan: Plan, data: Any, *, start: keras.Model, seed: int, method: str
-) -> tuple[keras.Model, tfprune.FewShotReport]:
+) -> tuple[keras.Model, tfprune.few_shot.FewShotReport]:
     """Prune to each size in turn and train after it; dense networks only train."""
     targets: list[Any] = [None, None]
     if method == BY_TASK:
@@ -80,10 +82,10 @@ def method_of(
         base = LayerThreshold() if method == "DACIS" else "uniform"
         targets = [tfprune.budget(parameters=keep, allocation=base) for keep in KEEP]
     rates = (learner.rate, FINE_TUNING * learner.rate)
-    stages = [tfprune.FewShotStage(*each) for each in zip(targets, plan.episodes[1:], rates, strict=True)]
+    stages = [tfprune.few_shot.FewShotStage(*each) for each in zip(targets, plan.episodes[1:], rates, strict=True)]
     if method == SMALL:
         start = network(learner, small_width(start), seed)
-        stages = [tfprune.FewShotStage(None, plan.episodes[0], learner.rate), *stages]
+        stages = [tfprune.few_shot.FewShotStage(None, plan.episodes[0], learner.rate), *stages]
     criterion: Any = {"magnitude": "magnitude", "random": Random(seed)}.get(method, DACIS(meta=0.1))
     return trained(learner, plan, data, start, stages, seed=seed, criterion=criterion)
 
@@ -93,17 +95,17 @@ def trained(
     plan: Plan,
     data: Any,
     model: keras.Model,
-    stages: list[tfprune.FewShotStage],
+    stages: list[tfprune.few_shot.FewShotStage],
     *,
     seed: int,
     **how: Any,
-) -> tuple[keras.Model, tfprune.FewShotReport]:
+) -> tuple[keras.Model, tfprune.few_shot.FewShotReport]:
     """Carry out stages on the training characters, judged on the others."""
     shape = {"ways": WAYS, "shots": SHOTS}
-    tasks = tfprune.Episodes(data[0].x, data[0].y, **shape, queries=10, episodes=EVIDENCE, seed=seed)
+    tasks = tfprune.few_shot.Episodes(data[0].x, data[0].y, **shape, queries=10, episodes=EVIDENCE, seed=seed)
     episodes = min(plan.tests, STAGE_TESTS)
-    tests = tfprune.Episodes(data[1].x, data[1].y, **shape, queries=QUERIES, episodes=episodes, seed=SEED)
-    return tfprune.prune_few_shot(
+    tests = tfprune.few_shot.Episodes(data[1].x, data[1].y, **shape, queries=QUERIES, episodes=episodes, seed=SEED)
+    return tfprune.few_shot.prune_few_shot(
         model, tasks, stages=stages, learner=learner.how, validation_data=tests, verbose=0, **how
     )
 
@@ -124,7 +126,13 @@ def embedding_parameters(learner: Learner, model: keras.Model) -> int:
 
 
 def judged(
-    learner: Learner, model: keras.Model, report: tfprune.FewShotReport, glyphs: Any, plan: Plan, *, name: str
+    learner: Learner,
+    model: keras.Model,
+    report: tfprune.few_shot.FewShotReport,
+    glyphs: Any,
+    plan: Plan,
+    *,
+    name: str,
 ) -> Record:
     """Return accuracies; those of ProtoNet are of the exported file, because the file is what ships."""
     if learner.name == "MAML":

@@ -65,7 +65,7 @@ class Mixture(layers.Layer):
         return {**super().get_config(), **own}
 
 
-tfprune.register_experts(Mixture, {"router/kernel": 1, "up_kernel": 0, "down_kernel": 0})
+tfprune.experts.register(Mixture, {"router/kernel": 1, "up_kernel": 0, "down_kernel": 0})
 
 
 def small() -> keras.initializers.Initializer:

@@ -93,8 +93,8 @@ def start(way: str, plan: Plan, books: Books, *, seed: int) -> tuple[keras.Model
 
 def grown(base: keras.Model, *, order: str, seed: int) -> keras.Model:
     """Return a model with twice the experts, twice as many of them selected, and twice the blocks."""
-    wider, _ = tfprune.grow_experts(base, TIMES, seed=seed)
-    return tfprune.grow_depth(wider, TIMES, order=order, blocks=networks.BLOCKS)[0]
+    wider, _ = tfprune.experts.grow(base, TIMES, seed=seed)
+    return tfprune.growth.grow_depth(wider, TIMES, order=order, blocks=networks.BLOCKS)[0]
 
 
 def pruned_back(model: keras.Model, size: networks.Size, books: Books) -> keras.Model:
@@ -102,7 +102,9 @@ def pruned_back(model: keras.Model, size: networks.Size, books: Books) -> keras.
     drawn = shuffled(books.train, 64, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for _ in range(size.blocks * (TIMES - 1)):
-        ranking = tfprune.rank_blocks(model, (drawn[:, :-1], drawn[:, 1:]), loss=loss, blocks=networks.BLOCKS)
-        model, _ = tfprune.drop_blocks(model, ranking.order[:1], blocks=networks.BLOCKS)
+        ranking = tfprune.transformers.rank_blocks(
+            model, (drawn[:, :-1], drawn[:, 1:]), loss=loss, blocks=networks.BLOCKS
+        )
+        model, _ = tfprune.transformers.drop_blocks(model, ranking.order[:1], blocks=networks.BLOCKS)
     copies = [[expert + size.experts * copy for copy in range(TIMES)] for expert in range(size.experts)]
-    return tfprune.merge_experts(model, copies, top_k=size.top_k)[0]
+    return tfprune.experts.merge(model, copies, top_k=size.top_k)[0]

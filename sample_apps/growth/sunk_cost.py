@@ -3,9 +3,10 @@
     python -m sample_apps.growth.sunk_cost --seeds 3 --resume    # some ten minutes of a core a seed, restartable
     python -m sample_apps.growth.sunk_cost --smoke               # a minute, on made-up text
 
-A base trains for 1/4, 1/2, 1, 2 and 4 times the compute F_c of `tfprune.growth_compute`. Each stage is then grown to
-twice the blocks, interposed or stacked, or trained on as it is, for as much extra compute; and a model of the larger
-size trains from scratch for that compute. Each run is one line of JSON. docs/papers/growth.md reports the results.
+A base trains for 1/4, 1/2, 1, 2 and 4 times the compute F_c of `tfprune.growth.growth_compute`. Each stage is then
+grown to twice the blocks, interposed or stacked, or trained on as it is, for as much extra compute; and a model of
+the larger size trains from scratch for that compute. Each run is one line of JSON. docs/papers/growth.md reports the
+results.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ Start = tuple[keras.Model, keras.optimizers.Optimizer | None]  # a model, and th
 
 
 def deeper(base: keras.Model, seed: int, *, order: str) -> Start:
-    return tfprune.grow_depth(base, 2, order=order, blocks=networks.BLOCKS)[0], None
+    return tfprune.growth.grow_depth(base, 2, order=order, blocks=networks.BLOCKS)[0], None
 
 
 def deeper_with_moments(base: keras.Model, seed: int) -> Start:
-    grown, report = tfprune.grow_depth(base, 2, blocks=networks.BLOCKS)
-    return grown, tfprune.carry_optimizer(base, grown, origins=report.origins)
+    grown, report = tfprune.growth.grow_depth(base, 2, blocks=networks.BLOCKS)
+    return grown, tfprune.growth.carry_optimizer(base, grown, origins=report.origins)
 
 
 def wider(base: keras.Model, seed: int, *, noise: float = 0.01, random: str | None = None) -> Start:
-    return tfprune.grow_experts(base, 2, noise=noise, random=random, seed=seed)[0], None
+    return tfprune.experts.grow(base, 2, noise=noise, random=random, seed=seed)[0], None
 
 
 def as_it_is(base: keras.Model, seed: int) -> Start:
@@ -134,7 +135,7 @@ def run(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> 
         "extra": plan.extra,
         "parameters": model.count_params(),
         "flops_of_a_piece": compute.training_flops(model),
-        "norms": [row.norm for row in tfprune.norm_profile(model, blocks=networks.BLOCKS).rows],
+        "norms": [row.norm for row in tfprune.growth.norm_profile(model, blocks=networks.BLOCKS).rows],
         "seconds": time.perf_counter() - started,
         "machine": machine(),
     }
@@ -156,18 +157,18 @@ def cosines(stage: float, plan: Plan, text: books.Books, *, seed: int) -> Record
     another order.
     """
     base = keras.models.load_model(plan.path(stage, seed))
-    depth, depth_report = tfprune.grow_depth(base, 2, blocks=networks.BLOCKS)
+    depth, depth_report = tfprune.growth.grow_depth(base, 2, blocks=networks.BLOCKS)
     flops, rate = plan.extra * plan.unit / 8, plan.rates[1]
     training.train(depth, text, flops=flops, rate=rate, seed=1000 * seed + 500)
     pairs = {}
     for order, words in ((501, ", other data"), (500, "")):
-        width, width_report = tfprune.grow_experts(base, 2, seed=seed)
+        width, width_report = tfprune.experts.grow(base, 2, seed=seed)
         training.train(width, text, flops=flops, rate=rate, seed=1000 * seed + order)
         trained = {
             "depth": (training.last_trained_like(depth), depth_report.origins),
             "width": (training.last_trained_like(width), width_report.origins),
         }
-        rows = tfprune.moment_cosines(base, trained).rows
+        rows = tfprune.growth.moment_cosines(base, trained).rows
         pairs |= {f"{row.first} and {row.second}{words if row.first == 'depth' else ''}": row.cosine for row in rows}
     return {"way": COSINES, "base": stage, "seed": seed, "cosines": pairs, "machine": machine()}
 
@@ -206,7 +207,7 @@ def prepared(options: argparse.Namespace) -> tuple[books.Books, Plan]:
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
     text = books.read(sections, pieces=PIECES)
-    unit = tfprune.growth_compute(networks.build(SMALL, text.pieces, seed=0)).operations
+    unit = tfprune.growth.growth_compute(networks.build(SMALL, text.pieces, seed=0)).operations
     return text, Plan(SMALL, unit, options.extra, STAGES, tuple(options.rates), options.output)
 
 

@@ -115,9 +115,9 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
 
 def without_blocks(dense: keras.Model, texts: dict[str, np.ndarray], removed: float) -> keras.Model:
     """Drop the blocks whose outputs are most like their inputs, as many as come nearest to a part of them all."""
-    ranking = tfprune.rank_blocks(dense, texts, criterion="similarity", verbose=0)
+    ranking = tfprune.transformers.rank_blocks(dense, texts, criterion="similarity", verbose=0)
     count = min(round(removed * len(ranking.order)), len(ranking.order) - 1)
-    return tfprune.drop_blocks(dense, ranking.order[:count])[0]
+    return tfprune.transformers.drop_blocks(dense, ranking.order[:count])[0]
 
 
 def trained(smaller: keras.Model, dense: keras.Model, texts: dict[str, np.ndarray]) -> keras.Model:

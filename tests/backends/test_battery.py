@@ -145,7 +145,7 @@ def test_fit_follows_the_schedule_and_ends_exactly():
 
 
 def test_the_hessian_times_the_gradient_is_a_difference_of_gradients():
-    class Look(tfprune.criteria.GraSP):
+    class Look(tfprune.research.GraSP):
         needs = ("gradient", "hessian_gradient")
 
         def __call__(self, evidence):

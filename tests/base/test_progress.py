@@ -157,7 +157,7 @@ def scan(**verbose):
 
 
 def heads(**verbose):
-    tfprune.rank_heads(attention(), (X.reshape(4, 4, 8), np.ones((4, 4, 2))), loss="mse", **verbose)
+    tfprune.transformers.rank_heads(attention(), (X.reshape(4, 4, 8), np.ones((4, 4, 2))), loss="mse", **verbose)
 
 
 def channels(**verbose):
@@ -191,11 +191,13 @@ def units(**verbose):
 
 def blocks(**verbose):
     layers = [keras.layers.Dense(8, name=f"block_{index}") for index in range(3)]
-    tfprune.rank_blocks(keras.Sequential([keras.Input((8,)), *layers]), (X, X), loss="mse", **verbose)
+    tfprune.transformers.rank_blocks(keras.Sequential([keras.Input((8,)), *layers]), (X, X), loss="mse", **verbose)
 
 
 def concepts(**verbose):
-    tfprune.concept_rules(dense(4, 3, 2), X, {"right": X[:, 0] > 0, "up": X[:, 1] > 0}, layers="dense_4", **verbose)
+    tfprune.concepts.concept_rules(
+        dense(4, 3, 2), X, {"right": X[:, 0] > 0, "up": X[:, 1] > 0}, layers="dense_4", **verbose
+    )
 
 
 CALLS = pytest.mark.parametrize(

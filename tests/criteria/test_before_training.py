@@ -72,7 +72,7 @@ def test_snip_is_weight_times_gradient_of_all_data():
 def test_grasp_is_weight_times_the_hessian_times_the_gradient_of_all_data(data):
     facts = {}
 
-    class Look(tfprune.criteria.GraSP):
+    class Look(tfprune.research.GraSP):
         def __call__(self, evidence):
             facts[evidence.path] = super().__call__(evidence)
             return facts[evidence.path]
@@ -105,7 +105,7 @@ def test_grasp_in_embeddings_convolutions_and_loops_agrees_with_differences_of_g
     x, y = RNG.integers(0, 7, (4, 5)), RNG.normal(size=(4, 2)).astype("float32")
     facts = {}
 
-    class Look(tfprune.criteria.GraSP):
+    class Look(tfprune.research.GraSP):
         needs = ("gradient", "hessian_gradient")
 
         def __call__(self, evidence):
@@ -152,7 +152,7 @@ def test_fisher_squares_the_gradient_of_each_batch():
 def test_the_synaptic_flow_is_the_sum_over_paths_and_equal_in_all_layers():
     facts = {}
 
-    class Look(tfprune.criteria.SynFlow):
+    class Look(tfprune.research.SynFlow):
         def __call__(self, evidence):
             facts[evidence.path] = super().__call__(evidence)
             return facts[evidence.path]

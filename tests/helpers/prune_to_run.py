@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import tfprune
+from tfprune.compact.fine_tuning.prune_report import PruneReport
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 12)).astype("float32")
@@ -26,7 +27,7 @@ def make() -> keras.Model:
     return model
 
 
-def run(folder: str | None, **changes) -> tuple[keras.Model, tfprune.PruneReport]:
+def run(folder: str | None, **changes) -> tuple[keras.Model, PruneReport]:
     model = make()
     keras.utils.set_random_seed(7)
     tuning = {"max_samples": 128, "distillation": tfprune.Distillation()}

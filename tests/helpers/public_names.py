@@ -1,7 +1,8 @@
-"""All public names: those of the two packages, and those of the modules that they offer."""
+"""All public names: those of the two packages, those of the modules that they offer, and the reports."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +11,8 @@ import tfprune
 import tfprune.export
 
 ON_FLOWER = ("MaskedFedAvg", "MaskedClient")  # which need the extra `federated`
-OFFERED = ("allocation", "criteria", "federated", "patterns", "report", "schedules", "tfmot")
+DOORS = ("concepts", "experts", "federated", "few_shot", "growth", "research", "transformers")
+OFFERED = ("allocation", "criteria", "patterns", "report", "schedules", "tfmot", *DOORS)
 MODULES = [getattr(tfprune, name) for name in OFFERED]
 
 
@@ -19,6 +21,9 @@ def public_names() -> dict[str, Any]:
     found = {}
     for home in (tfprune, tfprune.export, *MODULES):
         names = [name for name in home.__all__ if name not in ON_FLOWER or find_spec("flwr")]
+        found |= {f"{home.__name__}.{name}": getattr(home, name) for name in names}
+    for module, names in tfprune._REPORTS.items():
+        home = importlib.import_module(f"tfprune.{module}")
         found |= {f"{home.__name__}.{name}": getattr(home, name) for name in names}
     return {name: thing for name, thing in found.items() if not inspect.ismodule(thing)}
 

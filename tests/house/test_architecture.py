@@ -13,6 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from public_names import DOORS
 
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -31,8 +32,7 @@ WINGS = {
 # The same of the rooms and modules in a wing.
 ROOMS = {
     "tfprune.base": (
-        "renamed warn_user spec classes groups limit axes top_k lazy streams coders untrusted run_folder html "
-        "progress"
+        "warn_user spec classes groups limit axes top_k lazy streams coders untrusted run_folder html progress"
     ),
     "tfprune.keras_models": "models · tasks · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training | permuting",
@@ -58,7 +58,7 @@ ROOMS = {
 }
 # What the device half uses of the other half.
 OF_BASE = (
-    *("renamed", "spec", "classes", "groups", "limit", "lazy", "html", "streams", "coders", "untrusted"),
+    *("spec", "classes", "groups", "limit", "lazy", "html", "streams", "coders", "untrusted"),
     "progress",
 )
 OF_SOLVING = (
@@ -124,7 +124,7 @@ def module_names() -> dict[str, Path]:
 
 
 MODULES = module_names()
-FACADES = {"tfprune", "tfprune.export", "tfprune.federated"}  # names of what stands elsewhere
+FACADES = {"tfprune", "tfprune.export", *(f"tfprune.{door}" for door in DOORS)}  # names of what stands elsewhere
 OFFERING = {"tfprune.criteria", "tfprune.tfmot"}  # folders whose names are public
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
@@ -346,9 +346,6 @@ def test_the_device_half_reaches_neither_keras_nor_tensorflow():
     assert wrong == []
 
 
-ALIASES = {"tfprune.putri": "prune_units"}
-
-
 @pytest.mark.parametrize("package", ["tfprune", "tfprune.export"])
 def test_a_public_name_lives_in_the_module_of_its_name(package):
     from tfprune.base.lazy import module_of
@@ -356,14 +353,12 @@ def test_a_public_name_lives_in_the_module_of_its_name(package):
     home = importlib.import_module(package)
     for name in home.__all__:
         thing = getattr(home, name)
-        if f"{package}.{name}" in ALIASES:
-            assert thing is getattr(home, ALIASES[f"{package}.{name}"])
-        elif inspect.isfunction(thing) or inspect.isclass(thing):
+        if inspect.isfunction(thing) or inspect.isclass(thing):
             assert thing.__module__.rpartition(".")[2] == module_of(name), f"{name} lives in {thing.__module__}"
             assert thing.__name__ == name
 
 
-@pytest.mark.parametrize("package", ["tfprune", "tfprune.export", "tfprune.federated", "tfprune.tfmot"])
+@pytest.mark.parametrize("package", [*sorted(FACADES), "tfprune.tfmot"])
 def test_type_checkers_see_the_names_that_are_offered(package):
     (block,) = [node for node in TREES[package].body if isinstance(node, ast.If) and _is_for_types(node)]
     seen = {alias.asname for node in block.body for alias in getattr(node, "names", ())}

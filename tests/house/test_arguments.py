@@ -101,15 +101,3 @@ def test_the_page_lists_no_word_and_no_type_that_nothing_has():
         for each in parameters(thing):
             used.setdefault(each.name, set()).update(types_of(each.annotation))
     assert {word: set(types) for word, types in words().items()} == used
-
-
-def test_old_names_are_refused_with_the_new_ones():
-    renamed = {}
-    for name, thing in callables().items():
-        function = thing.__init__ if inspect.isclass(thing) else thing
-        renamed |= {(name, old): (function, new) for old, new in getattr(function, "old_names", {}).items()}
-    assert len(renamed) > 50
-    for (name, old), (function, new) in renamed.items():
-        assert old not in [each.name for each in parameters(function)], name
-        with pytest.raises(TypeError, match=re.escape(new)):
-            function(**{old: 0})

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from public_names import DOORS
 
 HEAVY = ["keras", "tensorflow", "torch", "jax", "ai_edge_litert", "matplotlib", "sklearn", "scipy"]
 PURE = ["schedules", "patterns", "criteria", "allocation", "report", "base.spec"]
@@ -48,10 +49,20 @@ def loaded(code: str) -> list[str]:
         "import tfprune; tfprune.schedules.Constant(0.5), tfprune.patterns.NM(2, 4), tfprune.criteria.Random()",
         "import tfprune; tfprune.allocation.allocate([], 0.5, 'uniform'); tfprune.report.table([], [])",
         "import tfprune; dir(tfprune.federated), tfprune.federated.masked_average, tfprune.federated.Update",
+        "import tfprune; " + ", ".join(f"dir(tfprune.{door}), hasattr(tfprune.{door}, 'other')" for door in DOORS),
         "import tfprune.export; dir(tfprune.export)",
         "import " + ", ".join(f"tfprune.export.{module}" for module in device_half()),
     ],
-    ids=["tfprune", "pure modules", "specs", "allocation and report", "federated", "tfprune.export", "device half"],
+    ids=[
+        "tfprune",
+        "pure modules",
+        "specs",
+        "allocation and report",
+        "federated",
+        "doors",
+        "tfprune.export",
+        "device half",
+    ],
 )
 def test_light_imports(code):
     assert loaded(code) == []
@@ -64,7 +75,8 @@ def test_an_import_configures_no_logging_but_keeps_the_logger_of_the_package_qui
 
 
 def test_advice_on_an_unknown_name_loads_no_keras():
-    assert loaded("import tfprune; hasattr(tfprune, 'prune'), hasattr(tfprune, 'to_tflite')") == []
+    names = "prune", "to_tflite", "grow_depth", "SparsityReport"
+    assert loaded(f"import tfprune; [hasattr(tfprune, name) for name in {names}]") == []
 
 
 def test_names_of_the_export_half_are_there_after_importing_tfprune_alone():

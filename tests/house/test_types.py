@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 from once import filled_once
+from public_names import DOORS
 
 import tfprune
 import tfprune.export
-import tfprune.federated
 import tfprune.tfmot
 
 pytest.importorskip("mypy")
 pytestmark = pytest.mark.programs
 ROOT = Path(__file__).parents[2]
 CALLS = Path(__file__).with_name("typed_calls.py")
-HOMES = (tfprune, tfprune.export, tfprune.federated, tfprune.tfmot)
+HOMES = (tfprune, tfprune.export, tfprune.tfmot, *(getattr(tfprune, door) for door in DOORS))
 NAMES = [f"{home.__name__}.{name}" for home in HOMES for name in home.__all__]
 
 # Keras ships no types, so its objects are `Any`; and data may be arrays, batches or datasets, in any structure.
@@ -62,7 +62,7 @@ LOOSE = {
 RETURN_A_KERAS_OBJECT = {
     *("tfprune.strip", "tfprune.wrap", "tfprune.shrink", "tfprune.zero_channels", "tfprune.export.make_sparse_ready"),
     *("tfprune.tfmot.prune_low_magnitude", "tfprune.tfmot.strip_pruning", "tfprune.quantize_aware"),
-    *("tfprune.equalize", "tfprune.distilled", "tfprune.carry_optimizer"),
+    *("tfprune.equalize", "tfprune.distilled", "tfprune.growth.carry_optimizer"),
     *(f"tfprune.tfmot.quantize_{what}" for what in ("annotate_layer", "annotate_model", "model", "apply")),
     *("tfprune.tfmot.cluster_weights", "tfprune.tfmot.strip_clustering", "tfprune.tfmot.strip_clustering_cqat"),
 }
@@ -83,7 +83,7 @@ def ask(folder):
     (folder / "tfprune").mkdir()
     for path in [*(ROOT / "tfprune").iterdir(), ROOT / "export"]:  # as installed: export/ is tfprune.export
         (folder / "tfprune" / path.name).symlink_to(path)
-    imports = "import tfprune, tfprune.export, tfprune.federated, tfprune.tfmot\n"
+    imports = f"import {', '.join(home.__name__ for home in HOMES)}\n"
     revealed = folder / "revealed.py"
     revealed.write_text(imports + "\n".join(f"reveal_type({name})" for name in NAMES), encoding="utf-8")
     cache = ROOT / "build" / "mypy"  # of `make lint`; mypy compares the contents of files

@@ -15,7 +15,15 @@ import numpy as np
 import tfprune
 import tfprune.export
 from tfprune import criteria, federated, patterns, schedules, tfmot
+from tfprune.compact.fine_tuning.prune_report import PruneReport
+from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport
+from tfprune.compact.shrinking.budget import Budget
+from tfprune.compact.shrinking.ranking_report import RankingReport
 from tfprune.export import Runner, to_tflite
+from tfprune.masking.permuting.permutation_report import PermutationReport
+from tfprune.masking.training.sensitivity_report import SensitivityReport
+from tfprune.masking.wrapping.sparsity_report import SparsityReport
+from tfprune.methods.one_shot.putri_report import PutriReport
 
 # Keras ships no types, so to mypy each of its models and layers is `Any`.
 
@@ -50,10 +58,10 @@ def training(model: keras.Model, x: np.ndarray) -> None:
     tfprune.PruningCallback(schedule, every=20, allocation={"conv/": 0.5, "head": schedules.Constant(0.8)})
     tfprune.PruningCallback(schedule, budget=tfprune.budget(flops=0.5), data=(x, x), loss="mse")
     tfprune.PruningCallback(schedule, allocation=half_each)
-    assert_type(tfprune.update_masks(model, 0.5), tfprune.SparsityReport)
+    assert_type(tfprune.update_masks(model, 0.5), SparsityReport)
     tfprune.PruningSummaries(Path("logs"), update_freq=10)
     scan = tfprune.sensitivity(model, (x, x), (0.5, 0.9), metric="accuracy", verbose=0)
-    assert_type(scan, tfprune.SensitivityReport)
+    assert_type(scan, SensitivityReport)
     tfprune.update_masks(model, 0.5, allocation=scan.suggest(max_drop=0.01))
     tfprune.PruningCallback(0.9)  # error: arg-type
     tfprune.PruningCallback(schedule, 20)  # error: call-arg
@@ -71,7 +79,7 @@ def training(model: keras.Model, x: np.ndarray) -> None:
 
 def shrinking(model: keras.Model, x: np.ndarray) -> None:
     half = tfprune.budget(flops=0.5)
-    assert_type(half, tfprune.Budget)
+    assert_type(half, Budget)
     plan = tfprune.plan_shrink(model, 0.5, criterion="wanda", data=x, round_to=8)
     assert_type(plan, tfprune.ShrinkPlan)
     tfprune.shrink(model, plan)
@@ -85,25 +93,25 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.distilled(model, model, 4.0)  # error: arg-type
     tfprune.prune_to(model, half, (x, x), rounds=2)  # error: call-arg
     tfprune.FineTuning(distillation=4.0)  # error: arg-type
-    assert_type(report, tfprune.PruneReport)
+    assert_type(report, PruneReport)
     solved, errors = tfprune.reconstruct(model, small, x)
-    assert_type(errors, tfprune.ReconstructionReport)
-    assert_type(tfprune.rank_channels(model, x), tfprune.RankingReport)
+    assert_type(errors, ReconstructionReport)
+    assert_type(tfprune.rank_channels(model, x), RankingReport)
     assert_type(tfprune.rank_channels(model, x).scores["block/units"], np.ndarray)
-    tfprune.plan_shrink(model, criterion=tfprune.rank_heads(model, (x, x)))
-    split = tfprune.transformer_budget(0.5, block_count=4, attention=9, feed_forward=18, width=48)
+    tfprune.plan_shrink(model, criterion=tfprune.transformers.rank_heads(model, (x, x)))
+    split = tfprune.transformers.transformer_budget(0.5, block_count=4, attention=9, feed_forward=18, width=48)
     assert_type(split, tuple[int, int])
-    grown, growth = tfprune.grow_depth(model, 2, order="stack", zero_output=True, samples=x)
-    assert_type(growth, tfprune.GrowthReport)
+    grown, growth = tfprune.growth.grow_depth(model, 2, order="stack", zero_output=True, samples=x)
+    assert_type(growth, tfprune.growth.GrowthReport)
     assert_type(growth.copies, tuple[int, ...])
-    assert_type(tfprune.rank_blocks(model, x, criterion="similarity"), tfprune.BlockRanking)
-    tfprune.drop_blocks(model, growth.copies)[1].as_dict()
-    tfprune.drop_blocks(model, 3)  # error: arg-type
-    assert_type(tfprune.grow_experts(model, 2, noise=0.0)[1], tfprune.ExpertsReport)
-    tfprune.merge_experts(model, [[0, 1], [2, 3]], top_k=1)[1].as_dict()
-    tfprune.drop_experts(model, 3)  # error: arg-type
-    tfprune.register_experts(keras.layers.Dense, {"kernel": "last"})  # error: dict-item
-    tfprune.grow_depth(model, "twice")  # error: arg-type
+    assert_type(tfprune.transformers.rank_blocks(model, x, criterion="similarity"), tfprune.transformers.BlockRanking)
+    tfprune.transformers.drop_blocks(model, growth.copies)[1].as_dict()
+    tfprune.transformers.drop_blocks(model, 3)  # error: arg-type
+    assert_type(tfprune.experts.grow(model, 2, noise=0.0)[1], tfprune.experts.ExpertsReport)
+    tfprune.experts.merge(model, [[0, 1], [2, 3]], top_k=1)[1].as_dict()
+    tfprune.experts.drop(model, 3)  # error: arg-type
+    tfprune.experts.register(keras.layers.Dense, {"kernel": "last"})  # error: dict-item
+    tfprune.growth.grow_depth(model, "twice")  # error: arg-type
     tfprune.budget(0.5)  # error: call-arg
     tfprune.budget(flops="half")  # error: arg-type
     tfprune.plan_shrink(model, half)
@@ -115,7 +123,7 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.shrink(model, 0.5)  # error: arg-type
     tfprune.prune_to(model, 0.5, (x, x))  # error: arg-type
     tfprune.prune_to(model, (4, 96), (x, x))  # error: arg-type
-    tfprune.reconstruct(model, small, x, reconstruction="parallel", solver="sweep")
+    tfprune.reconstruct(model, small, x, reconstruction="parallel", ridge=0.001)
     tfprune.reconstruct(model, small, x, ridge="small")  # error: arg-type
     plan.draw("plan.png")  # error: attr-defined
 
@@ -123,10 +131,19 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
 def pruning_on_text(model: keras.Model, x: np.ndarray) -> None:
     masked, report = tfprune.prune_units(model, x, {"units": 0.5}, criterion="wanda", folder=Path("run"))
     assert_type(report.plan, tfprune.ShrinkPlan)
-    assert_type(report, tfprune.PutriReport)
-    assert_type(tfprune.putri(model, x, reconstruction={"units": "parallel", "heads": None})[1], tfprune.PutriReport)
-    assert_type(tfprune.prune_weights(model, x, pattern=patterns.NM(2, 4))[1], tfprune.ReconstructionReport)
-    assert_type(tfprune.permute_channels(model, patterns.NM(2, 4))[1], tfprune.PermutationReport)
+    assert_type(report, PutriReport)
+    assert_type(
+        tfprune.prune_units(model, x, reconstruction={"units": "parallel", "heads": None})[1],
+        PutriReport,
+    )
+    assert_type(
+        tfprune.prune_weights(model, x, pattern=patterns.NM(2, 4))[1],
+        ReconstructionReport,
+    )
+    assert_type(
+        tfprune.permute_channels(model, patterns.NM(2, 4))[1],
+        PermutationReport,
+    )
     tfprune.permute_channels(model)  # error: call-arg
     tfprune.prune_weights(model, x, criterion="sparsegpt", rounding=tfprune.Rounding(4, block=32))
     tfprune.prune_weights(model, x, rounding=4)  # error: arg-type
@@ -142,19 +159,19 @@ def federated_masks(model: keras.Model) -> None:
 
 
 def concepts(model: keras.Model, x: np.ndarray) -> None:
-    rules = tfprune.concept_rules(model, x, {"dark": x[:, 0] < 0.5}, layers=["hidden"], validation_split=0.5)
+    rules = tfprune.concepts.concept_rules(model, x, {"dark": x[:, 0] < 0.5}, layers=["hidden"], validation_split=0.5)
     assert_type(rules.best("dark").precision, float)
-    plan, trace = tfprune.plan_concepts(model, rules, require={"R1": ["dark"]}, min_recall=0.8)
+    plan, trace = tfprune.concepts.plan_concepts(model, rules, require={"R1": ["dark"]}, min_recall=0.8)
     assert_type(plan, tfprune.ShrinkPlan)
-    assert_type(trace, tfprune.ConceptTrace)
+    assert_type(trace, tfprune.concepts.ConceptTrace)
     assert_type(trace.why("hidden", 3), str)
-    assert_type(trace.evaluate(model, x, {"dark": x[:, 0] < 0.5}), tfprune.ConceptTrace)
+    assert_type(trace.evaluate(model, x, {"dark": x[:, 0] < 0.5}), tfprune.concepts.ConceptTrace)
     trace.html(Path("trace.html"))
     tfprune.wrap(model, criterion=trace.criterion(), pattern="channel")
     tfprune.prune_to(model, plan, (x, x), epochs=2)
-    tfprune.concept_rules(model, x, [x[:, 0] < 0.5])  # error: arg-type
-    tfprune.plan_concepts(model, rules)  # error: call-arg
-    tfprune.plan_concepts(model, {}, require=["dark"])  # error: arg-type
+    tfprune.concepts.concept_rules(model, x, [x[:, 0] < 0.5])  # error: arg-type
+    tfprune.concepts.plan_concepts(model, rules)  # error: call-arg
+    tfprune.concepts.plan_concepts(model, {}, require=["dark"])  # error: arg-type
     trace.save("trace.html")  # error: attr-defined
 
 

@@ -57,15 +57,17 @@ def perplexity(model, x):
 
 
 def rank_blocks(model, x):
-    return [np.array([row.similarity for row in tfprune.rank_blocks(model, x, criterion="similarity").rows])]
+    return [
+        np.array([row.similarity for row in tfprune.transformers.rank_blocks(model, x, criterion="similarity").rows])
+    ]
 
 
 def rank_experts(model, x):
-    return [np.array([[row.reap, row.frequency] for row in tfprune.rank_experts(model, x).rows])]
+    return [np.array([[row.reap, row.frequency] for row in tfprune.experts.rank(model, x).rows])]
 
 
 def narrow(model, x):
-    return tfprune.narrow(model, x, hidden_dim=8, verbose=0)[0].get_weights()
+    return tfprune.transformers.narrow(model, x, hidden_dim=8, verbose=0)[0].get_weights()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Least squares on moments, against NumPy's own solver, exhaustive search and a slow sweep."""
+"""Least squares on moments, against NumPy's own solver and exhaustive search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfprune.solving.brain_surgery import greedy_obs
-from tfprune.solving.least_squares import GramMoments, solve, sweep
+from tfprune.solving.least_squares import GramMoments, solve
 
 
 def correlated(seed: int, *, inputs: int = 10, outputs: int = 4, rows: int = 200):
@@ -103,35 +103,6 @@ def test_a_bias_takes_the_mean_of_what_goes():
     np.testing.assert_allclose(solution[:, -1], weights[:, -1] + 2.5 * weights[:, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("part", [0.3, 0.5, 0.8])
-def test_exact_least_squares_beat_the_sweep_which_beats_no_update(seed, part):
-    x, weights = correlated(seed)
-    free = np.random.default_rng(seed).random(weights.shape) < part
-    moments = moments_of(x, x @ weights.T)
-    masked = weights * free
-    none, swept, exact = (
-        moments.errors(solution).sum()
-        for solution in (masked, sweep(moments, weights, free=free), solve(moments, masked, free=free))
-    )
-    assert exact <= swept * (1 + 1e-9) <= none
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_sweep_removes_entry_by_entry_with_the_inverse_of_what_is_ahead(seed):
-    x, weights = correlated(seed)
-    free = np.random.default_rng(seed).random(weights.shape) < 0.5
-    H, expected = x.T @ x, weights.copy()
-    for row, keep in zip(expected, free, strict=True):
-        for place in np.flatnonzero(~keep):
-            ahead = np.linalg.inv(H[place:, place:])
-            row[place:] -= row[place] / ahead[0, 0] * ahead[0]
-    errors = [np.sum((x @ (candidate - weights).T) ** 2, axis=0) for candidate in (expected, weights * free)]
-    expected = np.where((errors[0] < errors[1])[:, np.newaxis], expected, weights * free)
-    solution = sweep(moments_of(x, x @ weights.T), weights, free=free, ridge=0)
-    np.testing.assert_allclose(solution, expected, atol=1e-9)
-
-
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), inputs=st.integers(2, 14), rows=st.integers(1, 30), dead=st.integers(0, 2))
 def test_no_output_gets_worse_whatever_the_rank(seed, inputs, rows, dead):
@@ -146,7 +117,6 @@ def test_no_output_gets_worse_whatever_the_rank(seed, inputs, rows, dead):
     assert np.isfinite(solution).all() and not solution[~free].any()
     before, after = (np.sum((x @ candidate.T - y) ** 2, axis=0) for candidate in (masked, solution))
     assert (after <= before + 1e-10 * np.sum(y**2, axis=0)).all()
-    assert np.isfinite(sweep(moments, weights, free=free)).all()
 
 
 def test_directions_without_data_stay_as_they_are():

@@ -16,6 +16,7 @@ def lazy_names(
     elsewhere: Mapping[str, Iterable[str]] | None = None,
     modules: Iterable[str] = (),
     beside: Iterable[str] = (),
+    moved: Mapping[str, str] | None = None,
     package: str | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a module whose public names live in other modules.
@@ -24,9 +25,11 @@ def lazy_names(
         facade: The name of the module that offers the names.
         rooms: Names by the sub-package that holds their modules, which have the same names: `Pruned` is in
             `pruned.py` there, and so on.
-        elsewhere: Names by their module, which has another name.
+        elsewhere: Names by their module, which has another name. `"rank_experts as rank"` offers a name of the module
+            under another one.
         modules: Public modules of the package.
         beside: Those of the modules with lazy names, where a user may look for a name that is not here.
+        moved: The full new names of what users may look for here, by the old ones.
         package: The package that the rooms and modules are in. None (the default) is the facade itself.
 
     Example:
@@ -35,22 +38,33 @@ def lazy_names(
         ['Pruned', 'schedules', 'wrap']
     """
     package = package or facade
-    homes = {name: f"{package}.{room}.{module_of(name)}" for room, names in rooms.items() for name in names}
-    homes |= {name: f"{package}.{module}" for module, names in (elsewhere or {}).items() for name in names}
-    offered = set(modules)
+    homes = {name: (f"{room}.{module_of(name)}", name) for room, names in rooms.items() for name in names}
+    for module, entries in (elsewhere or {}).items():
+        homes |= {_public(entry): (module, entry.partition(" as ")[0]) for entry in entries}
+    submodules = set(modules)
 
     def getattribute(name: str) -> Any:
-        if name in offered:
+        if name in submodules:
             return importlib.import_module(f"{package}.{name}")
         if name in homes:
-            return getattr(importlib.import_module(homes[name]), name)
-        advice = "" if name.startswith("_") else _advice(name, names(), [f"{package}.{module}" for module in beside])
+            module, own_name = homes[name]
+            return getattr(importlib.import_module(f"{package}.{module}"), own_name)
+        if moved and name in moved:
+            advice = f". Use {moved[name]}."
+        else:
+            others = [f"{package}.{module}" for module in beside]
+            advice = "" if name.startswith("_") else _advice(name, names(), others)
         raise AttributeError(f"module {facade!r} has no attribute {name!r}{advice}")
 
     def names() -> list[str]:
-        return sorted({*homes, *offered})
+        return sorted({*homes, *submodules})
 
     return getattribute, names
+
+
+def _public(entry: str) -> str:
+    """Return the public name of an entry of a table: `rank` of `experts.rank as rank`."""
+    return entry.rpartition(" as ")[2]
 
 
 def _advice(name: str, names: Sequence[str], modules: Iterable[str]) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 from tfprune.base.classes import are_probabilities, class_numbers, predicted_classes, within_classes
 from tfprune.base.groups import class_groups, paired_interval, read_groups
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_drop, check_number
 from tfprune.report import Report
 
@@ -21,7 +20,6 @@ SIZES = ("max_bytes", "max_latency_ms", "max_cycles")  # of files
 LEVEL = 0.95  # the coverage of the intervals of what a group lost
 
 
-@renamed()
 @dataclass(frozen=True)
 class Limit:
     """How much worse than the model given a smaller model or file may be, and how large.

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
-
 _CONSTANT = 1e-12  # of a unit's mean: a smaller standard deviation is a rounding error
 
 
@@ -74,7 +72,6 @@ class ClassMoments:
         self.squares[rows] += squares + np.square(apart) * before * counts / total
         self.counts[rows] = total[:, 0]
 
-    @renamed(groups="kinds=")
     def grouped(self, kinds: Mapping[int, Any]) -> ClassMoments:
         """Return the moments of groups of classes, without another pass over the data.
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice
 
 INPUTS, OUTPUTS, GRADIENTS, MODEL = "inputs", "outputs", "gradients", "model"
@@ -48,7 +47,6 @@ class UnknownFact:
     reason: str
 
 
-@renamed(source="recorded=", measure="reduce=")
 @dataclass(frozen=True)
 class Fact:
     """Describe a fact: where it is recorded, how a batch is reduced, and how batches and passes are combined.
@@ -155,7 +153,9 @@ META = "tfprune_meta_gradients"  # where a weight keeps the norms that `MetaGrad
 def _meta_norms(surroundings: Any, ops: Any) -> Any:
     norms = getattr(surroundings.variable, META, None)
     if norms is None:
-        return UnknownFact("no outer step was recorded: add() the gradients of each to a tfprune.MetaGradients")
+        return UnknownFact(
+            "no outer step was recorded: add() the gradients of each to a tfprune.few_shot.MetaGradients"
+        )
     return ops.convert_to_tensor(norms)
 
 

@@ -71,8 +71,8 @@ class DACIS(Criterion):
         score_o = gradient * G_o + variance * V_o + discrimination * D_o
 
     With `meta`, the score is multiplied by 1 + meta * M_o, where M is the norm of the channel's gradient in the outer
-    steps of meta-training (`tfprune.MetaGradients`), also from 0 to 1. In the paper M is the norm itself, so that its
-    effect depends on the scale of the loss.
+    steps of meta-training (`tfprune.few_shot.MetaGradients`), also from 0 to 1. In the paper M is the norm itself, so
+    that its effect depends on the scale of the loss.
 
     G is the mean over batches of the norm of the channel's gradient. V is the variance over samples of its activation
     (the mean over positions). D is the activation's squared deviations between classes divided by those within

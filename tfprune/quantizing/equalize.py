@@ -9,16 +9,13 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.base.spec import check_choice
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.graph import Call, Graph, check_graph, flatten, trace
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.strip import plain_copy
-from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.rules import KERNELS, activation_of
 
 _log = logging.getLogger(__name__)
-RELU6 = ("keep", "replace")
 SCALES = ("linear", "relu", "leaky_relu")  # f(s x) = s f(x) for s > 0
 PASSES = (  # the same for each channel, whatever its size
     *(layers.MaxPooling1D, layers.MaxPooling2D, layers.AveragePooling1D, layers.AveragePooling2D),
@@ -31,7 +28,7 @@ SWEEPS, CLOSE = 100, 1e-3  # until no channel moves by more than this factor
 DEAD = 1e-6  # of the largest channel's weights: such a channel has no size to go by
 
 
-def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
+def equalize(model: keras.Model) -> keras.Model:
     """Scale channels so that their weights have the same range in both layers around them, with the same outputs.
 
     Use it before int8 quantization if `tfprune.export.quantization_error` shows channels of very different ranges; it
@@ -42,17 +39,15 @@ def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
     division. Zeros stay zeros, and layers keep their names.
 
     Args:
-        model: A built Sequential or Functional model, wrapped or plain. It is left unchanged.
-        relu6: `"keep"` (the default) skips layers before a ReLU6, which clips all channels at the same value.
-            `"replace"` is for comparison with the paper: it replaces each ReLU6 with a ReLU, which changes the
-            outputs.
+        model: A built Sequential or Functional model, wrapped or plain. It is left unchanged. Layers before a ReLU6
+            are skipped: it clips all channels at the same value.
 
     Returns:
         An uncompiled plain copy. Skipped layers and the reasons are logged.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If `model` is not a graph, no two layers can be equalized, or `relu6` is another value.
+        ValueError: If `model` is not a graph, or no two layers can be equalized.
 
     Reference:
         Nagel, M., van Baalen, M., Blankevoort, T. and Welling, M. Data-Free Quantization Through Weight Equalization
@@ -66,9 +61,7 @@ def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
         True
     """
     check_graph(model)
-    check_choice(relu6, "relu6", choices=RELU6)
     copy = plain_copy(Anatomy.of(model))
-    copy = copy_with(Anatomy.of(copy), _with_relu) if relu6 == "replace" else copy
     pairs, reasons = _pairs(trace(flatten(copy)))
     for name, reason in reasons.items():
         _log.info("%s is not equalized: %s", name, reason)
@@ -80,13 +73,6 @@ def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
     _equalize(pairs)
     _log.info("equalized the channels between %s pairs of layers in %r", len(pairs), model.name)
     return copy
-
-
-def _with_relu(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    if activation_of(layer) != "relu6":
-        return None
-    key = "max_value" if isinstance(layer, layers.ReLU) else "activation"
-    return type(layer).from_config({**layer.get_config(), key: None if key == "max_value" else "relu"})
 
 
 @dataclass

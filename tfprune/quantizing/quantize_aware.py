@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_regex
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model, kind_of
 from tfprune.keras_models.models.filters import Filters, selector
@@ -21,7 +20,6 @@ from tfprune.quantizing.plan import QuantizationPlan, plan_quantization
 from tfprune.quantizing.quantized import Quantized
 
 
-@renamed()
 def quantize_aware(
     model: keras.Model,
     *,

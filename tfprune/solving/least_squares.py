@@ -194,37 +194,3 @@ def inverse_of_lower(factor: np.ndarray) -> np.ndarray:
     inverse[half:, half:] = inverse_of_lower(factor[half:, half:])
     inverse[half:, :half] = -inverse[half:, half:] @ (factor[half:, :half] @ inverse[:half, :half])
     return inverse
-
-
-def sweep(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
-    """Return weights that are zero wherever they are not free, by one sweep over the inputs.
-
-    The effect of each removed entry is spread over the inputs after it, so that one factorization serves all outputs;
-    `solve` finds the least error, but needs one for each distinct row of `free`. An output
-    only loses its entries where spreading them would not lower its error.
-
-    Args:
-        moments: The moments of the inputs and the wanted outputs.
-        weights: The weights before anything was removed, of shape (outputs, inputs).
-        free: Which entries stay: booleans of the shape of `weights`.
-        ridge: The number added to the diagonal, as a fraction of its mean.
-
-    Returns:
-        The weights, in double precision.
-
-    Example:
-        >>> moments = GramMoments(2, 1)
-        >>> moments.add(np.array([[1.0, 1.0], [2.0, 2.0]]), np.array([[3.0], [6.0]]))
-        >>> sweep(moments, np.array([[2.0, 1.0]]), free=np.array([[False, True]])).round(3)
-        array([[0., 3.]])
-
-    Reference:
-        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, algorithm 1 with a given mask.
-    """
-    solution = solve(moments, weights, free=np.ones_like(free), ridge=ridge)
-    # Row j of the factor is, up to its scale, the first one of the inverse of the moments of the inputs from j on.
-    factor = inverse_of_lower(damped_factor(moments.gram[::-1, ::-1], ridge))[::-1, ::-1]
-    for column, row in enumerate(factor):
-        error = np.where(free[:, column], 0, solution[:, column]) / row[column]
-        solution[:, column:] -= np.outer(error, row[column:])
-    return moments.better(weights * free, np.where(free, solution, 0))

@@ -61,8 +61,8 @@ def block_order_of(model: keras.Model, data: tuple[Any, Any]) -> BlockOrder | No
         return None
     first = keras.tree.map_structure(lambda array: array[:RANKED_SAMPLES], data)
     try:
-        order = tfprune.rank_blocks(model, first, criterion="similarity", verbose=0).order
-        shallower, _ = tfprune.drop_blocks(model, order[:1], verbose=0)
+        order = tfprune.transformers.rank_blocks(model, first, criterion="similarity", verbose=0).order
+        shallower, _ = tfprune.transformers.drop_blocks(model, order[:1], verbose=0)
         share = 1 - _flops(shallower) / _flops(model)
     except ValueError as error:
         _log.info("no blocks are dropped: %s", error)

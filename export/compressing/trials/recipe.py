@@ -243,7 +243,7 @@ def _lines(recipe: Recipe) -> list[str]:
         model = "model"
         lines = ["", "model = tfprune.strip(model)", *lines]
     if recipe.drop:
-        lines.append(f"model, _ = tfprune.drop_blocks({model}, {recipe.drop})")
+        lines.append(f"model, _ = tfprune.transformers.drop_blocks({model}, {recipe.drop})")
         model = "model"
     if recipe.cut < 1:
         lines.append(f"plan = tfprune.plan_shrink({model}, tfprune.budget(flops={recipe.cut!r}))")

@@ -225,7 +225,7 @@ class TrialRunner:
         smaller = self.model if start is None else _loaded(start)
         keras.utils.set_random_seed(recipe.seed)
         if recipe.drop:
-            smaller, _ = tfprune.drop_blocks(smaller, recipe.drop, verbose=0)
+            smaller, _ = tfprune.transformers.drop_blocks(smaller, recipe.drop, verbose=0)
         if recipe.cut < 1:
             plan = tfprune.plan_shrink(smaller, tfprune.budget(flops=recipe.cut), verbose=0)
             smaller = tfprune.shrink(smaller, plan)

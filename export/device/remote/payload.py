@@ -22,7 +22,6 @@ OF_BASE = (
     "coders",
     "untrusted",
     "progress",
-    "renamed",
 )
 OF_BOTH = ("__init__", "report", *(f"base/{name}" for name in OF_BASE))
 OF_EXPORT = (

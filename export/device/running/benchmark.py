@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_number
 from tfprune.base.untrusted import read_fields
 from tfprune.export.device import board
@@ -46,7 +45,6 @@ class _Measured:
     prefill_speed: float | None = None
 
 
-@renamed(inputs="samples=", batch="batch_size=", repeats="processes=")
 def benchmark(
     source: Source,
     samples: Any = None,

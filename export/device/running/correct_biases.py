@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.device.running.quantization_error import FILES, Pair, names_of, run_both
@@ -24,7 +23,6 @@ LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 CORRECTED = "corrected.tflite"
 
 
-@renamed(inputs="samples=")
 def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
     """Move the biases of an 8-bit file, so that each channel has the mean that it has in the float file.
 

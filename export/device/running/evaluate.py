@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.limit import Limit, refuse_limit_of_size
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_drop, check_number
 from tfprune.export.device.running.evaluate_report import EvaluateReport
 from tfprune.export.device.running.metrics import check_metrics, measure, metric_mode
@@ -20,7 +19,6 @@ DEFAULT_METRIC = "accuracy"
 DATA = "max_drop.data"  # the name of the data of a limit in messages
 
 
-@renamed()
 def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: float = TIMEOUT) -> EvaluateReport:
     """Run a file in a process of its own, and measure how good its outputs are.
 

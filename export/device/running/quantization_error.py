@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.export.device.interpreter import find_interpreter, interpreter_module
 from tfprune.export.device.processes.child_process import Work, run_job
 from tfprune.export.device.processes.job_files import read_job, write_job
@@ -35,7 +34,6 @@ FLOAT_BYTES = 4  # of a number that takes one in 8 bits
 MOVES = {"RESHAPE", "SPLIT", "SPLIT_V", "UNPACK", "PACK", "TRANSPOSE", "SQUEEZE", "STRIDED_SLICE", "DENSIFY", "SHAPE"}
 
 
-@renamed(inputs="samples=")
 def quantization_error(reference: Source, quantized: Source, samples: Any) -> QuantizationErrorReport:
     """Compare an 8-bit file with the float file of the same model, layer by layer.
 

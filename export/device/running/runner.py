@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.device.interpreter import MAX_THREADS, find_interpreter
 from tfprune.export.device.running.io_tensor import IOTensor
@@ -95,7 +94,6 @@ class Runner:
         self._check_batches(declared)
         self._shapes = declared if is_allocated else None
 
-    @renamed(inputs="samples=")
     def predict(self, samples: Any) -> Any:
         """Run the model on any number of samples.
 

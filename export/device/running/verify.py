@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.base.untrusted import read_fields
 from tfprune.export.device.interpreter import interpreter_module
@@ -38,7 +37,6 @@ MODEL = "model.tflite"
 SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared as if the largest were this
 
 
-@renamed(inputs="samples=")
 def verify(
     source: Source,
     samples: Any = None,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from tfprune.base.coders import FAR_LZMA, compress, compress_quickly, compress_whole
-from tfprune.base.renamed import renamed
 from tfprune.base.streams import FORMS, NEAR, ROWS, SCALED, SPLITS, Split, split, split_rows
 from tfprune.export.file.files.scaled_vectors import find_scaled
 from tfprune.export.file.files.source import Source, read_source
@@ -47,7 +46,6 @@ class Piece(NamedTuple):
     streams: tuple[tuple[int, bytes], ...]
 
 
-@renamed(data="source=")
 def pack(source: Source) -> bytes:
     """Pack a .tflite file without loss; pruned and quantized weights take about 1 % more than their entropy.
 

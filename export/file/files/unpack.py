@@ -19,7 +19,6 @@ import zlib
 import numpy as np
 
 from tfprune.base.coders import expand
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.base.streams import FORMS, NEAR, SCALED, join
 from tfprune.export.file.files.scaled_vectors import scaled
@@ -43,7 +42,6 @@ MAX_PIECE_BYTES = 2**20  # bytes of a piece, which bounds the memory for splitti
 MAX_STREAMS = max(form.streams for form in FORMS)
 
 
-@renamed(data="source=", limit="max_bytes=")
 def unpack(source: Source, *, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
     """Return the .tflite file that `pack` packed, bit for bit.
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice
 from tfprune.export.rewriting.share_weights import check_levels
 
@@ -17,7 +16,6 @@ EIGHT_BIT_WEIGHTS = ("dynamic", "int8", "int16x8")
 IO_DTYPES = ("float32", "int8", "int16")
 
 
-@renamed()
 @dataclass(frozen=True)
 class Quantization:
     """The number format of a file, with options that few files need.

@@ -12,7 +12,6 @@ import keras
 
 from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate import DATA
 from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
@@ -36,7 +35,7 @@ from tfprune.export.keras_side.preparing.signature import Signature, signature
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
-from tfprune.export.micro.micro import MICRO_BUDGETS, Micro
+from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     Check,
@@ -65,15 +64,6 @@ ADVICE = (
 PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
 
-@renamed(
-    levels="quantize=Quantization(scheme, levels=...)",
-    io_dtype="quantize=Quantization(scheme, io_dtype=...)",
-    allow_float="quantize=Quantization(scheme, allow_float=...)",
-    evaluate_on="max_drop=Limit(max_drop, data=...)",
-    metric="max_drop=Limit(max_drop, metric=..., data=...)",
-    sparse="optimize='dense' or optimize='sparse'",
-    **MICRO_BUDGETS,
-)
 def to_tflite(
     model: keras.Model,
     path: str | os.PathLike[str],

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.export.device.processes.child_process import run_program
 from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.model_file import ModelFile
@@ -31,7 +30,6 @@ INSTALL = (
 )
 
 
-@renamed()
 @dataclass(frozen=True)
 class EdgeQuantizer:
     """A recipe of AI Edge Quantizer, as the number format of a file.

@@ -39,7 +39,7 @@ def test_no_other_axis_has_the_size_of_the_width():
 def test_outputs_are_those_of_the_whole_model_if_the_other_dimensions_are_zero(family):
     model = spread(hub_models.BACKBONES[f"{family}Backbone"](), zeros=True)
     inputs = hub_models.inputs_for(model)
-    narrower, report = tfprune.narrow(model, inputs, hidden_dim=len(KEPT))
+    narrower, report = tfprune.transformers.narrow(model, inputs, hidden_dim=len(KEPT))
     assert type(narrower) is type(model)
     assert narrower.hidden_dim == len(KEPT)
     np.testing.assert_array_equal(report.kept, KEPT)
@@ -57,7 +57,7 @@ def test_outputs_are_those_of_the_whole_model_if_the_other_dimensions_are_zero(f
 def test_scores_are_those_of_the_whole_task_if_the_other_dimensions_are_zero(family):
     model = spread(hub_writers.with_tokenizer(family), zeros=True)
     inputs = hub_models.inputs_for(model)
-    narrower, _ = tfprune.narrow(model, inputs, hidden_dim=len(KEPT))
+    narrower, _ = tfprune.transformers.narrow(model, inputs, hidden_dim=len(KEPT))
     expected = np.asarray(model(inputs, training=False))
     found = np.asarray(narrower(inputs, training=False))
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
@@ -74,7 +74,7 @@ def test_weights_are_those_of_the_most_important_dimensions_and_norms_are_scaled
     model = spread(hub_models.BACKBONES["Qwen3Backbone"](), zeros=False)
     before = [np.asarray(weight) for weight in model.weights]
     inputs = hub_models.inputs_for(model)
-    narrower, report = tfprune.narrow(model, inputs, hidden_dim=len(KEPT))
+    narrower, report = tfprune.transformers.narrow(model, inputs, hidden_dim=len(KEPT))
     kept = report.kept
     assert sorted(np.argsort(-report.importance)[: len(KEPT)]) == [*kept]
     ours, whole = ({weight.path: np.asarray(weight) for weight in each.weights} for each in (narrower, model))
@@ -97,7 +97,7 @@ def test_importance_is_the_mean_size_of_the_outputs_of_all_norms():
     for weight in model.get_layer("decoder_block_0").weights:
         weight.assign(0 * weight)  # the block adds nothing, so that each norm reads the embeddings
     inputs = hub_models.inputs_for(model, batch=5)
-    _, report = tfprune.narrow(model, inputs, hidden_dim=4, batch_size=2)
+    _, report = tfprune.transformers.narrow(model, inputs, hidden_dim=4, batch_size=2)
     table, last = (
         np.asarray(model.get_layer(name).weights[0]) for name in ("token_embedding", "final_normalization")
     )
@@ -108,7 +108,7 @@ def test_importance_is_the_mean_size_of_the_outputs_of_all_norms():
 
 def test_a_narrow_writer_is_saved_loaded_and_writes(tmp_path):
     model = hub_writers.with_tokenizer("Gemma3")
-    narrower, _ = tfprune.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
+    narrower, _ = tfprune.transformers.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
     inputs = hub_models.inputs_for(model)
     expected = np.asarray(narrower(inputs, training=False))
     narrower.save(tmp_path / "narrow.keras")
@@ -124,7 +124,7 @@ def test_a_narrow_writer_is_saved_loaded_and_writes(tmp_path):
 @pytest.mark.slow
 def test_a_narrow_writer_is_exported(tmp_path):
     model = hub_writers.with_tokenizer("Gemma3")
-    narrower, _ = tfprune.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
+    narrower, _ = tfprune.transformers.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
     file = tmp_path / "writer.tflite"
     written = tfprune.export.to_generator(narrower, file, length=24, prefill=(8,), check_on=["the fox"], max_tokens=8)
     assert written.equal == written.written
@@ -132,7 +132,7 @@ def test_a_narrow_writer_is_exported(tmp_path):
 
 def test_weights_of_16_bits_are_narrowed():
     model = hub_models.BACKBONES["Gemma3Backbone"](dtype="bfloat16")
-    narrower, report = tfprune.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
+    narrower, report = tfprune.transformers.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
     assert {weight.dtype for weight in narrower.weights} == {"bfloat16"}
     assert report.bytes == (2 * model.count_params(), 2 * narrower.count_params())
 
@@ -143,13 +143,13 @@ def test_units_and_heads_are_removed_after_narrowing_not_before():
 
     model = spread(hub_models.BACKBONES["Qwen3Backbone"](), zeros=False)
     inputs = hub_models.inputs_for(model)
-    narrower, _ = tfprune.narrow(model, inputs, hidden_dim=12)
+    narrower, _ = tfprune.transformers.narrow(model, inputs, hidden_dim=12)
     smaller = tfprune.shrink(narrower, tfprune.plan_shrink(narrower, 0.5), into="class")
     assert smaller.hidden_dim == 12
     assert smaller.count_params() < narrower.count_params()
     uneven = tfprune.shrink(model, tfprune.plan_shrink(model, **UNEVEN), into="class")
     with pytest.raises(ValueError, match="Narrow a model before you remove channels"):
-        tfprune.narrow(uneven, inputs, hidden_dim=12)
+        tfprune.transformers.narrow(uneven, inputs, hidden_dim=12)
 
 
 gemma = hub_models.BACKBONES["GemmaBackbone"]
@@ -172,19 +172,21 @@ gemma = hub_models.BACKBONES["GemmaBackbone"]
 def test_refusals(make, hidden_dim, error, text):
     ids = np.ones((2, 6), "int32")
     with pytest.raises(error, match=text):
-        tfprune.narrow(make(), {"token_ids": ids, "padding_mask": ids}, hidden_dim=hidden_dim)
+        tfprune.transformers.narrow(make(), {"token_ids": ids, "padding_mask": ids}, hidden_dim=hidden_dim)
 
 
 @pytest.mark.programs
 def test_a_class_that_uses_the_width_elsewhere_is_refused():  # it scales embeddings of images by another number
     model = hub_models.BACKBONES["PaliGemmaBackbone"]()
     with pytest.raises(ValueError, match="uses the width in some other way"):
-        tfprune.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
+        tfprune.transformers.narrow(model, hub_models.inputs_for(model), hidden_dim=12)
 
 
 def test_samples_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="at least one sample"):
-        tfprune.narrow(gemma(), {"token_ids": np.ones((0, 6)), "padding_mask": np.ones((0, 6))}, hidden_dim=12)
+        tfprune.transformers.narrow(
+            gemma(), {"token_ids": np.ones((0, 6)), "padding_mask": np.ones((0, 6))}, hidden_dim=12
+        )
     ids = np.full((2, 6), 1000)
     with pytest.raises(ValueError, match=r"token ids from 0 to \d+ in `samples`. Received: token_ids with 1000"):
-        tfprune.narrow(gemma(), {"token_ids": ids, "padding_mask": np.ones_like(ids)}, hidden_dim=12)
+        tfprune.transformers.narrow(gemma(), {"token_ids": ids, "padding_mask": np.ones_like(ids)}, hidden_dim=12)

@@ -59,7 +59,7 @@ def test_without_a_loss_entries_shrink_as_computed_and_the_others_stay(steps):
         batch_size=8,
         epochs=2,
         verbose=0,
-        callbacks=[tfprune.GrowingPenalty(plan, remaining=0.01)],
+        callbacks=[tfprune.research.GrowingPenalty(plan, remaining=0.01)],
     )
     (row,) = [row for row in plan.rows if row.group == "hidden"]
     assert row.kept == 12
@@ -79,7 +79,7 @@ def test_the_cut_changes_nothing_and_is_better_than_a_cut_at_once(kernel):
     model, plain = trained(kernel), trained(kernel)
     plan = tfprune.plan_shrink(model, 0.7)
     falling = keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 * (1 - epoch / 10) ** 2)
-    model.fit(X, Y, epochs=10, verbose=0, callbacks=[falling, tfprune.GrowingPenalty(plan)])
+    model.fit(X, Y, epochs=10, verbose=0, callbacks=[falling, tfprune.research.GrowingPenalty(plan)])
     plain.fit(X, Y, epochs=10, verbose=0, callbacks=[falling])
     small = tfprune.shrink(model, plan)
     np.testing.assert_allclose(small.predict(X, verbose=0), model.predict(X, verbose=0), atol=0.02)
@@ -95,7 +95,7 @@ def test_a_wrapped_model_and_a_frozen_layer():
     wrapped.compile(keras.optimizers.SGD(0.0), "mse")
     plan = tfprune.plan_shrink(wrapped, 0.5)
     before = wrapped.get_layer("hidden").kernel.numpy()
-    wrapped.fit(X, np.zeros((512, 3)), epochs=2, verbose=0, callbacks=[tfprune.GrowingPenalty(plan)])
+    wrapped.fit(X, np.zeros((512, 3)), epochs=2, verbose=0, callbacks=[tfprune.research.GrowingPenalty(plan)])
     np.testing.assert_array_equal(wrapped.get_layer("hidden").kernel, before)
     assert (np.abs(wrapped.get_layer("out").layer.kernel).max(axis=1) < 1e-5).sum() == 12
 
@@ -104,13 +104,13 @@ def test_refusals():
     model = classifier()
     plan = tfprune.plan_shrink(model, 0.5)
     with pytest.raises(TypeError, match="Expected a plan"):
-        tfprune.GrowingPenalty(model)
+        tfprune.research.GrowingPenalty(model)
     with pytest.raises(ValueError, match="remaining=1"):
-        tfprune.GrowingPenalty(plan, remaining=1)
+        tfprune.research.GrowingPenalty(plan, remaining=1)
     with pytest.raises(ValueError, match="that removes channels"):
-        tfprune.GrowingPenalty(tfprune.plan_shrink(model, 0.0))
+        tfprune.research.GrowingPenalty(tfprune.plan_shrink(model, 0.0))
     with pytest.raises(ValueError, match="enough steps"):
-        model.fit(X[:32], Y[:32], verbose=0, callbacks=[tfprune.GrowingPenalty(plan, remaining=1e-300)])
+        model.fit(X[:32], Y[:32], verbose=0, callbacks=[tfprune.research.GrowingPenalty(plan, remaining=1e-300)])
     other = classifier("conv")
     with pytest.raises(ValueError, match="the model that the plan was made for"):
-        other.fit(X, Y, verbose=0, callbacks=[tfprune.GrowingPenalty(plan)])
+        other.fit(X, Y, verbose=0, callbacks=[tfprune.research.GrowingPenalty(plan)])

@@ -40,7 +40,7 @@ def test_heads_are_scored_by_the_loss_without_them():
     model, x = attentive(), normal(40, 5, 6)
     y = np.random.default_rng(1).integers(0, 3, 40)
     before = model.get_weights()
-    ranks = tfprune.rank_heads(model, (x, y), loss="sparse_categorical_crossentropy", batch_size=16)
+    ranks = tfprune.transformers.rank_heads(model, (x, y), loss="sparse_categorical_crossentropy", batch_size=16)
     assert {name: scores.size for name, scores in ranks.scores.items()} == {"one/heads": 4, "two/heads": 2}
 
     def loss(one):
@@ -60,18 +60,18 @@ def test_heads_are_scored_by_the_loss_without_them():
     assert set(np.flatnonzero(plan.keep[group.bundles])) == set(np.argsort(ranks.scores["one/heads"])[2:])
     model.compile(loss="sparse_categorical_crossentropy")
     np.testing.assert_allclose(
-        tfprune.rank_heads(model, (x, y)).scores["one/heads"], ranks.scores["one/heads"], atol=1e-6
+        tfprune.transformers.rank_heads(model, (x, y)).scores["one/heads"], ranks.scores["one/heads"], atol=1e-6
     )
 
 
 def test_heads_that_cannot_be_ranked():
     model, x = attentive(), normal(4, 5, 6)
     with pytest.raises(ValueError, match="one output and a loss"):
-        tfprune.rank_heads(model, (x, np.zeros(4)))
+        tfprune.transformers.rank_heads(model, (x, np.zeros(4)))
     with pytest.raises(ValueError, match="with targets"):
-        tfprune.rank_heads(model, x, loss="sparse_categorical_crossentropy")
+        tfprune.transformers.rank_heads(model, x, loss="sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="attention heads"):
-        tfprune.rank_heads(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), (x, x), loss="mse")
+        tfprune.transformers.rank_heads(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), (x, x), loss="mse")
 
 
 def chain():
@@ -191,7 +191,7 @@ SPARSITIES = (0.25, 0.375, 0.5, 0.7, 0.8, 0.9, 0.95)
     ids=["Llama-3.1-8B", "Qwen3-14B"],
 )
 def test_the_budget_of_transformers(transformer, expected):
-    found = [tfprune.transformer_budget(sparsity, **transformer) for sparsity in SPARSITIES]
+    found = [tfprune.transformers.transformer_budget(sparsity, **transformer) for sparsity in SPARSITIES]
     assert tuple(removed for removed, _ in found) == expected
     total = transformer["block_count"] * (transformer["attention"] + transformer["feed_forward"])
     unit = transformer["block_count"] * transformer["feed_forward"] / transformer["width"]
@@ -201,11 +201,11 @@ def test_the_budget_of_transformers(transformer, expected):
 
 
 def test_budgets_at_the_edges():
-    assert tfprune.transformer_budget(0.0, **LLAMA) == (0, 14336)
+    assert tfprune.transformers.transformer_budget(0.0, **LLAMA) == (0, 14336)
     with pytest.raises(ValueError, match="leaves a unit"):
-        tfprune.transformer_budget(0.99, block_count=12, attention=10, feed_forward=1000, width=8)
+        tfprune.transformers.transformer_budget(0.99, block_count=12, attention=10, feed_forward=1000, width=8)
     with pytest.raises(ValueError, match="block_count"):
-        tfprune.transformer_budget(0.5, **{**LLAMA, "block_count": 0})
+        tfprune.transformers.transformer_budget(0.5, **{**LLAMA, "block_count": 0})
 
 
 def test_the_counts_of_a_transformer_budget_become_a_plan_as_the_docstring_says():
@@ -217,7 +217,7 @@ def test_the_counts_of_a_transformer_budget_become_a_plan_as_the_docstring_says(
         x = layers.Add()([x, layers.Dense(8, name=f"back_{block}")(hidden)])
     model = keras.Model(series, layers.Dense(3, name="out")(x))
     attention, feed_forward = 4 * (8 * 8 + 8), 8 * 32 + 32 + 32 * 8 + 8
-    removed, kept = tfprune.transformer_budget(
+    removed, kept = tfprune.transformers.transformer_budget(
         0.5, block_count=2, attention=attention, feed_forward=feed_forward, width=32
     )
     assert (removed, kept) == (1, 16)  # round(2 x 0.5^(552 / 288 / 1.5)); the networks lose 840 - 288 of 2 x 552

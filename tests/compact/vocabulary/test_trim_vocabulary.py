@@ -27,7 +27,7 @@ def scores(model, ids) -> np.ndarray:
 def test_scores_of_the_remaining_tokens_are_equal_bit_for_bit(family):  # tables tied and not, pieces and byte pairs
     model = hub_writers.with_tokenizer(family)
     weights = [np.asarray(weight) for weight in model.weights]
-    smaller, report = tfprune.trim_vocabulary(model, [TEXT], check_on=hub_models.TEXTS)
+    smaller, report = tfprune.transformers.trim_vocabulary(model, [TEXT], check_on=hub_models.TEXTS)
     kept, count = report.kept, report.tokens[1]
     assert type(smaller) is type(model)
     assert count == len(kept) == smaller.backbone.vocabulary_size == smaller.output.shape[-1] < report.tokens[0] == 50
@@ -44,7 +44,7 @@ def test_scores_of_the_remaining_tokens_are_equal_bit_for_bit(family):  # tables
 
 def test_a_task_has_the_smaller_tokenizer_and_writes_with_it(tmp_path):
     model = hub_writers.writer_task("Gemma3CausalLM")
-    smaller, report = tfprune.trim_vocabulary(model, [TEXT], keep=["▁br", 12])
+    smaller, report = tfprune.transformers.trim_vocabulary(model, [TEXT], keep=["▁br", 12])
     tokenizer = smaller.preprocessor.tokenizer
     assert tokenizer is report.tokenizer is not model.preprocessor.tokenizer
     assert tokenizer.vocabulary_size() == report.tokens[1]
@@ -60,7 +60,7 @@ def test_a_task_has_the_smaller_tokenizer_and_writes_with_it(tmp_path):
 
 def test_an_encoder_of_word_pieces_takes_its_tokenizer():
     tokenizer, model = hub_models.bert_tokenizer(), hub_models.BACKBONES["BertBackbone"]()
-    smaller, report = tfprune.trim_vocabulary(
+    smaller, report = tfprune.transformers.trim_vocabulary(
         model, [TEXT, "a fox !"], tokenizer=tokenizer, keep=["quick"], check_on=["the brown fox"]
     )
     words = {"the", "fox", "runs", "to", "a", "dog", "quick"}
@@ -75,7 +75,7 @@ def test_a_text_longer_than_the_model_takes_is_compared_on_what_it_takes():
     tokenizer = hub_models.bert_tokenizer()
     sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12, "max_sequence_length": 10}
     model = keras_hub.models.BertBackbone(vocabulary_size=len(tokenizer.get_vocabulary()), **sizes)
-    _, report = tfprune.trim_vocabulary(model, ["the fox " * 8], tokenizer=tokenizer)
+    _, report = tfprune.transformers.trim_vocabulary(model, ["the fox " * 8], tokenizer=tokenizer)
     assert report.difference == 0
 
 
@@ -83,8 +83,8 @@ def test_token_ids_choose_as_their_text_does_and_padding_rows_go():
     model = hub_writers.with_tokenizer("GPT2")
     tokenizer, backbone = model.preprocessor.tokenizer, hub_models.BACKBONES["GPT2Backbone"](vocabulary_size=64)
     ids = np.asarray(tokenizer(TEXT)).tolist()
-    smaller, report = tfprune.trim_vocabulary(backbone, [ids], tokenizer=tokenizer)
-    _, of_text = tfprune.trim_vocabulary(backbone, [TEXT], tokenizer=tokenizer)
+    smaller, report = tfprune.transformers.trim_vocabulary(backbone, [ids], tokenizer=tokenizer)
+    _, of_text = tfprune.transformers.trim_vocabulary(backbone, [TEXT], tokenizer=tokenizer)
     assert report.rows[0].characters == 0
     np.testing.assert_array_equal(report.kept, of_text.kept)
     assert report.tokens == (64, len(report.kept))
@@ -97,7 +97,7 @@ def test_blocks_that_keep_different_numbers_are_trimmed_too():
 
     model = trained(hub_models.BACKBONES["GPT2Backbone"])
     uneven = tfprune.shrink(model, tfprune.plan_shrink(model, **UNEVEN), into="class")
-    smaller, report = tfprune.trim_vocabulary(uneven, [TEXT], tokenizer=hub_models.gpt2_tokenizer())
+    smaller, report = tfprune.transformers.trim_vocabulary(uneven, [TEXT], tokenizer=hub_models.gpt2_tokenizer())
     assert report.difference == 0
     assert smaller.count_params() == uneven.count_params() - 16 * (report.tokens[0] - report.tokens[1])
 
@@ -105,7 +105,7 @@ def test_blocks_that_keep_different_numbers_are_trimmed_too():
 @pytest.mark.programs
 def test_the_file_that_writes_has_the_smaller_tokenizer(tmp_path):
     model = hub_writers.writer_task("Gemma3CausalLM")
-    smaller, report = tfprune.trim_vocabulary(model, hub_models.TEXTS[:1])
+    smaller, report = tfprune.transformers.trim_vocabulary(model, hub_models.TEXTS[:1])
     file = tmp_path / "writer.tflite"
     written = tfprune.export.to_generator(smaller, file, length=24, prefill=(8,), check_on=[TEXT], max_tokens=8)
     assert written.equal == written.written
@@ -136,15 +136,17 @@ BERT = {"tokenizer": hub_models.bert_tokenizer()}
 def test_refusals(change, error, text):
     arguments = {"texts": ["a fox"], **BERT, **change}
     with pytest.raises(error, match=text):
-        tfprune.trim_vocabulary(hub_models.BACKBONES["BertBackbone"](), arguments.pop("texts"), **arguments)
+        tfprune.transformers.trim_vocabulary(
+            hub_models.BACKBONES["BertBackbone"](), arguments.pop("texts"), **arguments
+        )
 
 
 def test_models_without_a_vocabulary_or_with_masks_are_refused():
     layers = [keras.Input((8,)), keras.layers.Dense(2)]
     with pytest.raises(ValueError, match=r"one vocabulary_size, such as Gemma3CausalLM.*Sequential with none"):
-        tfprune.trim_vocabulary(keras.Sequential(layers), ["a fox"], **BERT)
+        tfprune.transformers.trim_vocabulary(keras.Sequential(layers), ["a fox"], **BERT)
     with pytest.raises(TypeError):
-        tfprune.trim_vocabulary("model", ["a fox"], **BERT)
+        tfprune.transformers.trim_vocabulary("model", ["a fox"], **BERT)
     wrapped = tfprune.wrap(hub_models.BACKBONES["BertBackbone"]())
     with pytest.raises(ValueError, match="which is wrapped. Strip it first"):
-        tfprune.trim_vocabulary(wrapped, ["a fox"], **BERT)
+        tfprune.transformers.trim_vocabulary(wrapped, ["a fox"], **BERT)

@@ -228,8 +228,6 @@ def test_the_folder_of_another_search_is_refused(found):
         ({"search": 3}, TypeError, "a tfprune.export.Search, or None. Received: search=3"),
         ({"optimize": "latency", "search": Search(jobs=2)}, ValueError, "jobs=1 with optimize='latency'"),
         ({"optimize": "latency", "target": Micro(flash=9000)}, ValueError, "optimize='size'.* with target='micro'"),
-        ({"seed": 1}, TypeError, r"Expected search=Search\(seed=...\) in a call of compress\(\)"),
-        ({"metric": "mae"}, TypeError, r"Expected max_drop=tfprune.Limit\(max_drop, metric=...\)"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, changes, error, words):

@@ -107,7 +107,6 @@ def test_budgets_that_no_file_keeps_are_refused_with_the_nearest(network, tmp_pa
     [
         ({"target": "mikro"}, ValueError, "target"),
         ({"target": 1000}, TypeError, "None, 'micro', 'web', or a Micro"),
-        ({"arena": 1000}, TypeError, r"Expected target=Micro\(arena=...\) in a call of rewrite"),
         ({"target": "micro", "compress": "xz"}, ValueError, "compress"),
         ({"target": "micro", "optimize": "dense"}, ValueError, "optimize"),
         ({"target": "micro", "optimize": "latency"}, ValueError, "optimize"),

@@ -19,7 +19,7 @@ X = Y[:, None] + GENERATOR.uniform(0, 0.5, (24, 2)).astype(np.float32)
 
 
 def test_an_episode_holds_support_sets_first_and_no_sample_twice():
-    for episode in tfprune.Episodes(X, Y, ways=3, shots=2, queries=4, episodes=20):
+    for episode in tfprune.few_shot.Episodes(X, Y, ways=3, shots=2, queries=4, episodes=20):
         assert episode.y.tolist() == [0, 0, 1, 1, 2, 2] + [0] * 4 + [1] * 4 + [2] * 4
         assert np.array_equal(episode.classes, np.floor(episode.x[:, 0]))  # made so above
         assert len({tuple(row) for row in episode.x}) == 18
@@ -28,9 +28,12 @@ def test_an_episode_holds_support_sets_first_and_no_sample_twice():
 
 def test_every_pass_and_every_seed():
     def passed(seed):
-        return [episode.x for episode in tfprune.Episodes(X, Y, ways=2, shots=1, queries=1, episodes=3, seed=seed)]
+        return [
+            episode.x
+            for episode in tfprune.few_shot.Episodes(X, Y, ways=2, shots=1, queries=1, episodes=3, seed=seed)
+        ]
 
-    episodes = tfprune.Episodes(X, Y, ways=2, shots=1, queries=1, episodes=3)
+    episodes = tfprune.few_shot.Episodes(X, Y, ways=2, shots=1, queries=1, episodes=3)
     assert len(episodes) == 3
     np.testing.assert_array_equal([episode.x for episode in episodes], [episode.x for episode in episodes])
     np.testing.assert_array_equal(passed(0), passed(0))
@@ -43,7 +46,7 @@ def test_every_pass_and_every_seed():
 def test_class_moments_compare_true_classes_and_the_loss_gets_those_of_the_episode():
     """NumPy on the same episodes; with the numbers of the episodes as classes, D would be close to 0."""
     model = tfprune.wrap(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="out")]), criterion=DACIS())
-    episodes = tfprune.Episodes(X, Y, ways=2, shots=3, queries=0, episodes=8)
+    episodes = tfprune.few_shot.Episodes(X, Y, ways=2, shots=3, queries=0, episodes=8)
     seen = []
 
     def loss(y, outputs):
@@ -83,4 +86,4 @@ def test_class_moments_compare_true_classes_and_the_loss_gets_those_of_the_episo
 def test_refusals(arguments, error, message):
     settings = {"x": X, "y": Y, "ways": 2, "shots": 1, "queries": 1} | arguments
     with pytest.raises(error, match=re.escape(message)):
-        tfprune.Episodes(settings.pop("x"), settings.pop("y"), **settings)
+        tfprune.few_shot.Episodes(settings.pop("x"), settings.pop("y"), **settings)

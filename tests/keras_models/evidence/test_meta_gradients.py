@@ -32,7 +32,7 @@ def gradients(model, generator):
 
 
 def recorded(model, steps=3):
-    meta, generator = tfprune.MetaGradients(model), np.random.default_rng(2)
+    meta, generator = tfprune.few_shot.MetaGradients(model), np.random.default_rng(2)
     given = [gradients(model, generator) for _ in range(steps)]
     for step in given:
         meta.add(step)
@@ -50,7 +50,7 @@ def test_norms_are_means_over_steps_of_the_norm_of_an_output(wrap):
 
 def test_a_missing_gradient_counts_as_zero():
     model = network()
-    meta = tfprune.MetaGradients(model)
+    meta = tfprune.few_shot.MetaGradients(model)
     meta.add([np.ones((3, 3, 1, 6)), None, None, None])
     meta.add([None] * 4)
     np.testing.assert_allclose(meta.norms()[0], np.full(6, 1.5))
@@ -71,7 +71,7 @@ def test_dacis_by_hand_with_meta_gradients():
 def test_another_gamma_plans_and_masks_other_channels():
     """The public code looks gradients up by names that no score has: gamma changes nothing there."""
     model = network()
-    meta = tfprune.MetaGradients(model)
+    meta = tfprune.few_shot.MetaGradients(model)
     plans = []
     meta.add([UPSIDE_DOWN, None, None, None])
     for gamma in (0.0, 1e6):
@@ -80,7 +80,7 @@ def test_another_gamma_plans_and_masks_other_channels():
         plans.append(plan.keep[plan.network.groups[0].bundles].tolist())
     assert (plans[0][1], plans[1][1]) == (True, False)
     wrapped = tfprune.wrap(network(), criterion=DACIS(gradient=0, meta=1e6), pattern="channel")
-    tfprune.MetaGradients(wrapped).add([UPSIDE_DOWN, None, None, None])
+    tfprune.few_shot.MetaGradients(wrapped).add([UPSIDE_DOWN, None, None, None])
     tfprune.update_masks(wrapped, 0.5, data=(X, Y))
     assert np.asarray(wrapped.get_layer("conv").masks["kernel"])[0, 0, 0].tolist() == plans[1]
 
@@ -92,7 +92,7 @@ def test_without_a_recorded_step_the_error_says_what_to_do():
 
 def test_gradients_of_another_model_are_refused_and_nothing_is_recorded():
     model = network()
-    meta = tfprune.MetaGradients(model)
+    meta = tfprune.few_shot.MetaGradients(model)
     for wrong in ([np.ones((3, 3, 1, 6))], [np.ones((3, 3, 1, 5)), None, None, None]):
         with pytest.raises(ValueError, match="Expected one gradient for each of the 4 trainable variables"):
             meta.add(wrong)
@@ -108,4 +108,4 @@ def test_gradients_of_another_model_are_refused_and_nothing_is_recorded():
 )
 def test_refusals(model, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        tfprune.MetaGradients(model)
+        tfprune.few_shot.MetaGradients(model)

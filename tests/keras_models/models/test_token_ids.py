@@ -10,15 +10,15 @@ LABELS = np.zeros((4, 6, 3), "float32")
 
 
 def rank_blocks(model, ids):
-    return tfprune.rank_blocks(model, ids, criterion="similarity")
+    return tfprune.transformers.rank_blocks(model, ids, criterion="similarity")
 
 
 def drop_blocks(model, ids):
-    return tfprune.drop_blocks(model, count=1, data=(ids, LABELS), loss="mse")
+    return tfprune.transformers.drop_blocks(model, count=1, data=(ids, LABELS), loss="mse")
 
 
 def rank_heads(model, ids):
-    return tfprune.rank_heads(model, (ids, LABELS), loss="mse", verbose=0)
+    return tfprune.transformers.rank_heads(model, (ids, LABELS), loss="mse", verbose=0)
 
 
 def rank_channels(model, ids):

@@ -152,7 +152,7 @@ def test_queries_of_a_grouped_layer_with_one_key_go_one_by_one():
     smaller = tfprune.shrink(model, plan)
     assert smaller.get_layer("attention").num_query_heads == 3
     np.testing.assert_allclose(smaller(data), tfprune.zero_channels(model, plan)(data), atol=1e-5)
-    scores = tfprune.rank_heads(model, (data, np.zeros((2, 5, 3))), loss="mse").scores
+    scores = tfprune.transformers.rank_heads(model, (data, np.zeros((2, 5, 3))), loss="mse").scores
     assert {name: len(values) for name, values in scores.items()} == {"attention/heads": 4}
 
 

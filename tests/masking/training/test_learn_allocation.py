@@ -46,7 +46,7 @@ def test_a_layer_without_effect_gets_more_zeros_and_the_sum_is_exact():
     model = two_branches()
     y = X @ model.get_layer("used").kernel.numpy()  # each entry counts as much as its size
     before = [variable.numpy() for variable in model.variables]
-    split = tfprune.learn_allocation(model, 0.5, (X, y), epochs=8)
+    split = tfprune.research.learn_allocation(model, 0.5, (X, y), epochs=8)
     assert set(split) == {"^used/kernel$", "^unused/kernel$"}
     assert split["^used/kernel$"] + 0.2 < split["^unused/kernel$"]
     assert sum(split.values()) * 144 == 144
@@ -61,7 +61,7 @@ def test_filters_and_datasets():
     data = keras.utils.PyDataset()
     data.__class__.__getitem__ = lambda self, index: (X[:32], X[:32])
     data.__class__.__len__ = lambda self: 2
-    split = tfprune.learn_allocation(model, 0.25, data, filters="^used/", epochs=2)
+    split = tfprune.research.learn_allocation(model, 0.25, data, filters="^used/", epochs=2)
     assert split == {"^used/kernel$": 0.25}
 
 
@@ -81,4 +81,4 @@ def test_refusals(arguments, error, message):
     if callable(arguments["model"]) and not isinstance(arguments["model"], keras.Model):
         arguments["model"] = arguments["model"]()
     with pytest.raises(error, match=message):
-        tfprune.learn_allocation(**arguments)
+        tfprune.research.learn_allocation(**arguments)

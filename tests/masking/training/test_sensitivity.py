@@ -13,7 +13,7 @@ from keras import layers
 from pickling_executor import PicklingExecutor
 
 import tfprune
-from tfprune.masking.training.sensitivity_report import SensitivityRow
+from tfprune.masking.training.sensitivity_report import SensitivityReport, SensitivityRow
 from tfprune.patterns import NM
 from tfprune.report import Skipped
 from tfprune.schedules import Constant, Polynomial
@@ -340,7 +340,7 @@ def report():
         for index in range(25)
         for level in LEVELS
     )
-    return tfprune.SensitivityReport("accuracy", 0.9, rows)
+    return SensitivityReport("accuracy", 0.9, rows)
 
 
 def test_the_plot_is_an_image_of_a_line_per_weight(report, tmp_path):

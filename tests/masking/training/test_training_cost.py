@@ -17,7 +17,7 @@ X = np.random.default_rng(0).normal(size=(40, 10)).astype("float32")
 def cost_of(pruning: tfprune.PruningCallback, epochs: int = 1, **arguments) -> list[float]:
     model = tfprune.wrap(keras.Sequential([keras.Input((10,)), layers.Dense(10, name="hidden")]))
     model.compile("sgd", "mse", **arguments)
-    callbacks = [pruning, tfprune.TrainingCost(pruning)]
+    callbacks = [pruning, tfprune.research.TrainingCost(pruning)]
     return model.fit(X, X, batch_size=4, epochs=epochs, verbose=0, callbacks=callbacks).history["training_cost"]
 
 
@@ -87,14 +87,14 @@ def test_multiply_adds_of_layers():
 
 def test_refusals():
     with pytest.raises(TypeError, match="Expected the PruningCallback"):
-        tfprune.TrainingCost(Constant(0.5))
+        tfprune.research.TrainingCost(Constant(0.5))
     inputs = keras.Input((4, 6))
     model = tfprune.wrap(keras.Model(inputs, layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)))
     model.compile("sgd", "mse")
     pruning = tfprune.PruningCallback(Constant(0.5))
     x = np.zeros((4, 4, 6))
     with pytest.raises(ValueError, match="whose multiply-adds are known. Received: attention/"):
-        model.fit(x, x, callbacks=[pruning, tfprune.TrainingCost(pruning)], verbose=0)
+        model.fit(x, x, callbacks=[pruning, tfprune.research.TrainingCost(pruning)], verbose=0)
     frames = tfprune.wrap(keras.Sequential([keras.Input((5, 8, 8, 2)), layers.ConvLSTM2D(3, 3, name="frames")]))
     with pytest.raises(ValueError, match="whose multiply-adds are known. Received: frames/"):
         _uses_by_path(frames)

@@ -34,7 +34,7 @@ def hidden(model, x):
 @pytest.fixture(scope="module")
 def mined():
     model, x = dense(), normal(1200, 6)
-    return model, x, tfprune.concept_rules(model, x, concepts_of(x), seed=3)
+    return model, x, tfprune.concepts.concept_rules(model, x, concepts_of(x), seed=3)
 
 
 def test_counts_are_those_of_samples_that_neither_mined_nor_chose(mined):
@@ -67,7 +67,7 @@ def test_a_concept_and_its_negation_share_their_trees(mined):
     leaves = [rule for rule in rules.rules if rule.is_leaf and rule.concept in ("right", "not right")]
     assert {rule.concept for rule in leaves} == {"right", "not right"}
     assert (np.sum([rule.matches(hidden(model, x)) for rule in leaves], axis=0) == 1).all()
-    own = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "not right": x[:, 1] > 0})
+    own = tfprune.concepts.concept_rules(model, x, {"right": x[:, 0] > 0, "not right": x[:, 1] > 0})
     assert own.names == ("right", "not right", "not not right")
     up = own.parts["reporting"].labels["not right"]
     drawn, _ = draw_parts(1200, validation_split=0.5, seed=0)
@@ -76,7 +76,7 @@ def test_a_concept_and_its_negation_share_their_trees(mined):
 
 def test_further_trees_offer_other_rules(mined):
     model, x, rules = mined
-    more = tfprune.concept_rules(model, x, concepts_of(x), seed=3, trees=4)
+    more = tfprune.concepts.concept_rules(model, x, concepts_of(x), seed=3, trees=4)
     assert set(more.rules) > set(rules.rules)
     assert len(set(more.rules)) == len(more.rules)
     assert str(more)
@@ -87,8 +87,8 @@ def test_copies_of_a_sample_give_the_intervals_of_the_samples():
     copies = np.repeat(x, 3, axis=0)
     groups = np.repeat(np.arange(500), 3)
     for rules in (
-        tfprune.concept_rules(model, x, {"right": x[:, 0] > 0}),
-        tfprune.concept_rules(model, copies, {"right": copies[:, 0] > 0}, groups=groups),
+        tfprune.concepts.concept_rules(model, x, {"right": x[:, 0] > 0}),
+        tfprune.concepts.concept_rules(model, copies, {"right": copies[:, 0] > 0}, groups=groups),
     ):
         assert rules.samples == 125
         assert max(rule.counts.positives for rule in rules.rules) < 125
@@ -97,10 +97,11 @@ def test_copies_of_a_sample_give_the_intervals_of_the_samples():
 def test_reruns_give_the_same_bytes_and_another_seed_others():
     model, x = dense(), normal(500, 6)
     one, other, third = (
-        json.dumps(tfprune.concept_rules(model, x, concepts_of(x), seed=seed).as_dict()) for seed in (0, 0, 1)
+        json.dumps(tfprune.concepts.concept_rules(model, x, concepts_of(x), seed=seed).as_dict())
+        for seed in (0, 0, 1)
     )
     assert one == other != third
-    assert str(tfprune.concept_rules(model, x, concepts_of(x)))
+    assert str(tfprune.concepts.concept_rules(model, x, concepts_of(x)))
 
 
 def test_a_channel_is_seen_behind_its_normalization_and_activation_by_its_mean():
@@ -111,7 +112,7 @@ def test_a_channel_is_seen_behind_its_normalization_and_activation_by_its_mean()
     x = normal(200, 6, 6, 2)
     seen = keras.Model(image, model.get_layer("relu").output).predict(x, verbose=0).mean(axis=(1, 2))
     there = seen[:, 3] > np.median(seen[:, 3])
-    rules = tfprune.concept_rules(model, (x, np.zeros(200)), {"loud": there}, layers="conv")
+    rules = tfprune.concepts.concept_rules(model, (x, np.zeros(200)), {"loud": there}, layers="conv")
     (rule,) = rules.of("loud", layer="conv")
     assert rule.units == (3,)
     np.testing.assert_array_equal(rule.matches(seen), there)
@@ -133,7 +134,7 @@ def test_layers_of_every_kind_are_looked_at_or_named(layer, shape):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input(shape), layer, layers.Flatten(), layers.Dense(4), layers.Dense(2)])
     x = normal(60, *shape)
-    rules = tfprune.concept_rules(model, x, {"c": x.reshape(60, -1)[:, 0] > 0})
+    rules = tfprune.concepts.concept_rules(model, x, {"c": x.reshape(60, -1)[:, 0] > 0})
     assert layer.name in rules.layers or layer.name in {skipped.layer for skipped in rules.skipped}
     units = {rule.layer: max(rule.units) for rule in rules.rules}
     assert all(unit < rules.layers[name] for name, unit in units.items())
@@ -142,7 +143,7 @@ def test_layers_of_every_kind_are_looked_at_or_named(layer, shape):
 def test_the_model_does_not_change():
     model, x = dense(), normal(100, 6)
     before = model.get_weights()
-    tfprune.concept_rules(model, x, concepts_of(x))
+    tfprune.concepts.concept_rules(model, x, concepts_of(x))
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert "call" not in vars(model.get_layer("hidden"))
@@ -192,28 +193,28 @@ HALF = np.arange(40) % 2
 )
 def test_wrong_concepts_are_refused(concepts, more, message):
     with pytest.raises(ValueError, match=message):
-        tfprune.concept_rules(dense(), X, concepts, **more)
+        tfprune.concepts.concept_rules(dense(), X, concepts, **more)
 
 
 def test_wrong_types_are_refused():
     for concepts in (None, [HALF], np.stack([HALF]), {1: HALF}):
         with pytest.raises(TypeError, match="Expected `concepts` to be a dict from names"):
-            tfprune.concept_rules(dense(), X, concepts)
+            tfprune.concepts.concept_rules(dense(), X, concepts)
     with pytest.raises(TypeError, match="Expected `layers` to be None or names"):
-        tfprune.concept_rules(dense(), X, {"c": HALF}, layers=3)
+        tfprune.concepts.concept_rules(dense(), X, {"c": HALF}, layers=3)
     with pytest.raises(ValueError, match="finite"):
-        tfprune.concept_rules(dense(), np.full((40, 6), np.nan), {"c": HALF})
+        tfprune.concepts.concept_rules(dense(), np.full((40, 6), np.nan), {"c": HALF})
 
 
 def test_a_bar_counts_the_trees(capsys):
-    tfprune.concept_rules(dense(), X, {"c": HALF, "d": 1 - HALF}, verbose=2)
+    tfprune.concepts.concept_rules(dense(), X, {"c": HALF, "d": 1 - HALF}, verbose=2)
     assert "2/2" in capsys.readouterr().out
 
 
 @pytest.mark.programs
 def test_rules_of_another_model_are_refused():
     x = normal(400, 6)
-    rules = tfprune.concept_rules(dense(), x, {"c": hidden(dense(), x)[:, 3] > 0.5})
+    rules = tfprune.concepts.concept_rules(dense(), x, {"c": hidden(dense(), x)[:, 3] > 0.5})
     with pytest.raises(ValueError, match="these layers differ: hidden"):
         rules.evaluate(dense(17), X, {"c": HALF})
     with pytest.raises(ValueError, match=r"for all concepts of the rules\. Received: none for \['.*c'"):

@@ -43,9 +43,9 @@ def accuracies(model, data):
 @pytest.mark.programs
 def test_a_digit_that_is_not_required_may_be_lost_but_no_other(model, data):
     x, y = (part[:TRAINED] for part in data)
-    rules = tfprune.concept_rules(model, x, concepts_of(y))
+    rules = tfprune.concepts.concept_rules(model, x, concepts_of(y))
     require = [f"is {digit}" for digit in range(10) if digit != 7]
-    plan, trace = tfprune.plan_concepts(
+    plan, trace = tfprune.concepts.plan_concepts(
         model, rules, require=require, min_precision=0.5, min_recall=0.3, min_units=32
     )
     assert plan.parameters_kept < plan.parameters / 2

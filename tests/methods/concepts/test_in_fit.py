@@ -23,8 +23,8 @@ def planned():
     model = keras.Sequential([keras.Input((8,)), inner, layers.Dense(16, "relu", name="second"), layers.Dense(2)])
     x = normal(2000, 8)
     y = (x[:, 0] > 0).astype(int)
-    rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
-    plan, trace = tfprune.plan_concepts(model, rules, require=["right"], min_precision=0.6, min_recall=0.3)
+    rules = tfprune.concepts.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
+    plan, trace = tfprune.concepts.plan_concepts(model, rules, require=["right"], min_precision=0.6, min_recall=0.3)
     return model, x, y, plan, trace
 
 

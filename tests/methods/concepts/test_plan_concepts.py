@@ -37,13 +37,13 @@ def digits_like(count=600):
 @pytest.fixture(scope="module")
 def mined():
     model, (x, concepts) = planted(), digits_like(2000)
-    return model, x, tfprune.concept_rules(model, x, concepts | {"noise": normal(2000, seed=9) > 0})
+    return model, x, tfprune.concepts.concept_rules(model, x, concepts | {"noise": normal(2000, seed=9) > 0})
 
 
 @pytest.mark.parametrize("concept", ["all three", "two of three"])
 def test_planted_units_are_kept_and_few_others(mined, concept):
     model, _, rules = mined
-    plan, trace = tfprune.plan_concepts(model, rules, require=[concept])
+    plan, trace = tfprune.concepts.plan_concepts(model, rules, require=[concept])
     kept = {each.unit for each in trace.units}
     assert kept >= {7, 100, 200}
     assert len(kept) <= 23
@@ -68,7 +68,7 @@ def covered(plan, trace):
 
 def test_the_smaller_model_is_the_masked_one(mined):
     model, x, rules = mined
-    plan, trace = tfprune.plan_concepts(model, rules, require=["all three"])
+    plan, trace = tfprune.concepts.plan_concepts(model, rules, require=["all three"])
     assert covered(plan, trace)
     small, masked = tfprune.shrink(model, plan), tfprune.zero_channels(model, plan)
     np.testing.assert_allclose(small.predict(x, verbose=0), masked.predict(x, verbose=0), atol=1e-5)
@@ -100,8 +100,8 @@ def test_tied_channels_stay_together_and_say_what_they_are_tied_to(images):
     for variable in model.weights:  # statistics that a normalization without its channel would show
         if "moving" in variable.path or "gamma" in variable.path:
             variable.assign(np.linspace(0.5, 1.5, variable.shape[0]))
-    rules = tfprune.concept_rules(model, x, concepts, layers=["stem", "inner"])
-    plan, trace = tfprune.plan_concepts(model, rules, require=["red"], **LOOSE)
+    rules = tfprune.concepts.concept_rules(model, x, concepts, layers=["stem", "inner"])
+    plan, trace = tfprune.concepts.plan_concepts(model, rules, require=["red"], **LOOSE)
     assert covered(plan, trace)
     kept = {layer: [each for each in trace.units if each.layer == layer] for layer in ("stem", "inner", "back")}
     assert [each.unit for each in kept["stem"]] == [each.unit for each in kept["back"]]
@@ -120,8 +120,8 @@ def test_a_nested_and_a_wrapped_model_are_planned(images):
     inner = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(32, 3, name="conv"), layers.ReLU()], name="inner")
     model = keras.Sequential([keras.Input((6, 6, 3)), inner, layers.Flatten(), layers.Dense(2)])
     for whole in (model, tfprune.wrap(model)):
-        rules = tfprune.concept_rules(whole, x, concepts)
-        plan, trace = tfprune.plan_concepts(whole, rules, require=["red"], **LOOSE)
+        rules = tfprune.concepts.concept_rules(whole, x, concepts)
+        plan, trace = tfprune.concepts.plan_concepts(whole, rules, require=["red"], **LOOSE)
         assert covered(plan, trace)
         small, masked = tfprune.shrink(whole, plan), tfprune.zero_channels(whole, plan)
         np.testing.assert_allclose(small.predict(x, verbose=0), masked.predict(x, verbose=0), atol=1e-5)
@@ -130,8 +130,8 @@ def test_a_nested_and_a_wrapped_model_are_planned(images):
 
 def test_recall_is_reached_and_no_more_rules_are_taken(mined):
     model, _, rules = mined
-    everything, every = tfprune.plan_concepts(model, rules, require=["two of three"], min_recall=None)
-    enough, trace = tfprune.plan_concepts(model, rules, require=["two of three"], min_recall=0.35)
+    everything, every = tfprune.concepts.plan_concepts(model, rules, require=["two of three"], min_recall=None)
+    enough, trace = tfprune.concepts.plan_concepts(model, rules, require=["two of three"], min_recall=0.35)
     assert 0 < len(trace.rules) < len(every.rules)
     assert enough.rows[0].kept < everything.rows[0].kept
     for each in (trace, every):
@@ -143,7 +143,7 @@ def test_recall_is_reached_and_no_more_rules_are_taken(mined):
 
 def test_fresh_samples_are_taken_in(mined):
     model, _, rules = mined
-    _, trace = tfprune.plan_concepts(model, rules, require=["all three", "not two of three"], min_recall=0.3)
+    _, trace = tfprune.concepts.plan_concepts(model, rules, require=["all three", "not two of three"], min_recall=0.3)
     x, concepts = digits_like(3000)
     fresh = trace.evaluate(model, x, concepts)
     assert fresh.rules == trace.rules and str(fresh) != str(trace)
@@ -164,7 +164,8 @@ def test_samples_for_reporting_decide_nothing(mined):
     coins = rules.evaluate(model, x, {name: normal(2000, seed=7) > 0 for name in rules.concepts})
     require = ["all three", "not two of three"]
     (plan, trace), (other, doubtful) = (
-        tfprune.plan_concepts(model, each, require=require, min_recall=0.3, min_units=40) for each in (rules, coins)
+        tfprune.concepts.plan_concepts(model, each, require=require, min_recall=0.3, min_units=40)
+        for each in (rules, coins)
     )
     np.testing.assert_array_equal(plan.keep, other.keep)
     assert trace.rules == doubtful.rules
@@ -173,20 +174,20 @@ def test_samples_for_reporting_decide_nothing(mined):
 
 def test_more_units_stay_where_at_least_so_many_are_asked_for(mined):
     model, _, rules = mined
-    plan, trace = tfprune.plan_concepts(model, rules, require=["all three"], min_units=40)
+    plan, trace = tfprune.concepts.plan_concepts(model, rules, require=["all three"], min_units=40)
     assert plan.rows[0].kept == 40
     assert covered(plan, trace)
     assert {each.reason for each in trace.units} == {"", "so many units stay at least"}
-    plan, _ = tfprune.plan_concepts(model, rules, require=["all three"], min_units=1000)
+    plan, _ = tfprune.concepts.plan_concepts(model, rules, require=["all three"], min_units=1000)
     assert plan.rows[0].kept == 256
 
 
 def test_a_concept_without_precise_rules_is_an_error_that_says_how_close_the_best_comes(mined):
     model, _, rules = mined
     with pytest.raises(ValueError, match="no unit tells 'noise' better than chance would"):
-        tfprune.plan_concepts(model, rules, require=["all three", "noise"])
+        tfprune.concepts.plan_concepts(model, rules, require=["all three", "noise"])
     with pytest.raises(ValueError, match=r"precision of at least 0\.995 that find 0\.8 of it, with 95%") as raised:
-        tfprune.plan_concepts(model, rules, require=["all three"], min_precision=0.995)
+        tfprune.concepts.plan_concepts(model, rules, require=["all three"], min_precision=0.995)
     counts = rules.parts["choosing"].counts("all three", rules.of("all three", layer="hidden")[-1:])
     certified = lower_bound(counts.hits, counts.matched, error=0.05)  # no set of rules is tested but this
     assert f"certify {certified:.3f} and" in str(raised.value)
@@ -197,23 +198,23 @@ def test_a_layer_in_which_a_concept_has_no_rules_keeps_all_units(images):
     x, concepts = images
     model = residual()
     model.get_layer("inner").set_weights([np.zeros((3, 3, 8, 12)), np.zeros(12)])  # blind
-    rules = tfprune.concept_rules(model, x, concepts)
-    plan, trace = tfprune.plan_concepts(model, rules, require=["red"], **LOOSE)
+    rules = tfprune.concepts.concept_rules(model, x, concepts)
+    plan, trace = tfprune.concepts.plan_concepts(model, rules, require=["red"], **LOOSE)
     kept = {row.group: (row.channels, row.kept) for row in plan.rows}
     assert kept["inner"] == (12, 12)
     assert kept["stem"][1] < 8
     reasons = {skipped.layer: skipped.reason for skipped in plan.skipped}
     assert reasons["inner"] == trace.why("inner", 3) == "no unit tells 'red' better than chance would"
     assert covered(plan, trace)
-    only = tfprune.concept_rules(model, x, concepts, layers="inner")
+    only = tfprune.concepts.concept_rules(model, x, concepts, layers="inner")
     with pytest.raises(ValueError, match="no unit tells 'red' better than chance would"):
-        tfprune.plan_concepts(model, only, require=["red"], **LOOSE)
+        tfprune.concepts.plan_concepts(model, only, require=["red"], **LOOSE)
 
 
 def test_reruns_give_the_same_bytes(mined):
     model, _, rules = mined
     require = {"R1": ["all three", "two of three"], "R2": ["two of three"]}
-    plans = [tfprune.plan_concepts(model, rules, require=require) for _ in range(2)]
+    plans = [tfprune.concepts.plan_concepts(model, rules, require=require) for _ in range(2)]
     one, other = (json.dumps([plan.as_dict(), trace.as_dict(), str(trace)]) for plan, trace in plans)
     assert one == other
     trace = plans[0][1]
@@ -252,20 +253,20 @@ def test_reruns_give_the_same_bytes(mined):
 def test_wrong_arguments_are_refused(mined, arguments, error, message):
     model, _, rules = mined
     with pytest.raises(error, match=message):
-        tfprune.plan_concepts(model, rules, **arguments)
+        tfprune.concepts.plan_concepts(model, rules, **arguments)
 
 
 def test_rules_of_another_model_and_other_things_are_refused(mined):
     _, _, rules = mined
     with pytest.raises(ValueError, match="these layers differ: hidden"):
-        tfprune.plan_concepts(planted(units=255), rules, require=["all three"])
+        tfprune.concepts.plan_concepts(planted(units=255), rules, require=["all three"])
     with pytest.raises(TypeError, match=r"Expected rules\. Received: rules="):
-        tfprune.plan_concepts(planted(), {}, require=["all three"])
+        tfprune.concepts.plan_concepts(planted(), {}, require=["all three"])
 
 
 def test_a_unit_that_goes_has_no_reason(mined):
     model, _, rules = mined
-    _, trace = tfprune.plan_concepts(model, rules, require=["all three"])
+    _, trace = tfprune.concepts.plan_concepts(model, rules, require=["all three"])
     gone = next(unit for unit in range(256) if unit not in {each.unit for each in trace.units})
     with pytest.raises(ValueError, match=f"Received: unit {gone} of 'hidden'"):
         trace.why("hidden", gone)

@@ -43,7 +43,7 @@ class Mixture(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-tfprune.register_experts(Mixture, {"router/kernel": 1, "router/bias": 0, "up_kernel": 0, "down_kernel": 0})
+tfprune.experts.register(Mixture, {"router/kernel": 1, "router/bias": 0, "up_kernel": 0, "down_kernel": 0})
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 
 
@@ -66,7 +66,7 @@ def apart(one, other):
 @pytest.mark.parametrize("factor", [2, 3])
 def test_doubled_experts_with_k_doubled_compute_the_same(gate, factor):
     model = mixture(gate)
-    grown, report = tfprune.grow_experts(model, factor, noise=0, samples=X)
+    grown, report = tfprune.experts.grow(model, factor, noise=0, samples=X)
     assert apart(grown, model) <= 1e-5
     assert report.is_function_preserving
     assert not report.warning
@@ -76,11 +76,11 @@ def test_doubled_experts_with_k_doubled_compute_the_same(gate, factor):
 
 
 def test_gates_that_are_not_normalized_and_a_fixed_k_are_flagged():
-    _, report = tfprune.grow_experts(mixture("sigmoid"), noise=0, samples=X)
+    _, report = tfprune.experts.grow(mixture("sigmoid"), noise=0, samples=X)
     assert report.is_function_preserving is False
     assert "not normalized" in report.warning
     assert report.warning in str(report)
-    _, fixed = tfprune.grow_experts(mixture(), noise=0, grow_top_k=False, samples=X)
+    _, fixed = tfprune.experts.grow(mixture(), noise=0, grow_top_k=False, samples=X)
     assert fixed.is_function_preserving is False
     assert "copies take the place of others" in fixed.warning
     assert fixed.rows[0].top_k == (2, 2)
@@ -88,7 +88,7 @@ def test_gates_that_are_not_normalized_and_a_fixed_k_are_flagged():
 
 @pytest.mark.parametrize("noise", [0, 0.01])
 def test_copies_stay_equal_without_noise_and_diverge_with_it(noise):
-    grown, _ = tfprune.grow_experts(mixture(), noise=noise)
+    grown, _ = tfprune.experts.grow(mixture(), noise=noise)
     grown.compile(keras.optimizers.SGD(0.05), "mse")
     grown.fit(X, X[:, :2], epochs=3, verbose=0)
     up = np.asarray(grown.get_layer("mixture_0").up)
@@ -98,28 +98,28 @@ def test_copies_stay_equal_without_noise_and_diverge_with_it(noise):
 
 def test_noise_is_a_hundredth_of_the_spread_and_for_copies_only():
     model = mixture()
-    grown, report = tfprune.grow_experts(model, 2, noise=0.01, seed=1)
+    grown, report = tfprune.experts.grow(model, 2, noise=0.01, seed=1)
     before, after = (np.asarray(one.get_layer("mixture_0").up) for one in (model, grown))
     np.testing.assert_array_equal(after[:4], before)
     assert (after[4:] - before).std() == pytest.approx(0.01 * before.std(), rel=0.3)
     assert report.copies == (4, 5, 6, 7)
-    again, _ = tfprune.grow_experts(model, 2, noise=0.01, seed=1)
+    again, _ = tfprune.experts.grow(model, 2, noise=0.01, seed=1)
     assert apart(again, grown) == 0
 
 
 def test_interleaved_copies_stand_after_their_experts():
     model = mixture()
-    grown, report = tfprune.grow_experts(model, 2, order="interleave", noise=0, samples=X)
+    grown, report = tfprune.experts.grow(model, 2, order="interleave", noise=0, samples=X)
     assert report.groups == ((0,), (0,), (1,), (1,), (2,), (2,), (3,), (3,))
     assert (report.copies, report.siblings[1]) == ((1, 3, 5, 7), (2, 3))
     assert apart(grown, model) <= 1e-5
     before, after = (np.asarray(each.get_layer("mixture_0").up) for each in (model, grown))
     np.testing.assert_array_equal(after, np.stack([before, before], axis=1).reshape(8, *before.shape[1:]))
-    noisy, _ = tfprune.grow_experts(model, 2, order="interleave", noise=0.1)
+    noisy, _ = tfprune.experts.grow(model, 2, order="interleave", noise=0.1)
     after = np.asarray(noisy.get_layer("mixture_0").up)
     np.testing.assert_array_equal(after[::2], before)
     assert np.abs(after[1::2] - before).max() > 0
-    back, _ = tfprune.drop_experts(noisy, report.copies, top_k=2)
+    back, _ = tfprune.experts.drop(noisy, report.copies, top_k=2)
     assert apart(back, model) == 0
 
 
@@ -127,7 +127,7 @@ def test_interleaved_copies_stand_after_their_experts():
 def test_random_baselines_draw_the_router_or_the_copies_and_nothing_else(random):
     model = tfprune.wrap(mixture())
     tfprune.update_masks(model, 0.5)
-    grown, report = tfprune.grow_experts(model, 2, noise=0, random=random, seed=3, samples=X)
+    grown, report = tfprune.experts.grow(model, 2, noise=0, random=random, seed=3, samples=X)
     assert report.is_function_preserving is False
     assert random in report.warning
     before, after = (each.get_layer("mixture_0").layer for each in (model, grown))
@@ -159,15 +159,15 @@ def test_moments_of_experts_are_repeated_and_merged():
         index = [id(variable) for variable in of.trainable_variables].index(id(weight))
         return np.asarray(of.optimizer.variables[2 + 2 * index])
 
-    grown, report = tfprune.grow_experts(model, 2, order="interleave")
-    grown.compile(tfprune.carry_optimizer(model, grown, origins=report.origins), "mse")
+    grown, report = tfprune.experts.grow(model, 2, order="interleave")
+    grown.compile(tfprune.growth.carry_optimizer(model, grown, origins=report.origins), "mse")
     old, new = (each.get_layer("mixture_1") for each in (model, grown))
     np.testing.assert_array_equal(momentum(grown, new.up), np.repeat(momentum(model, old.up), 2, axis=0))
     of_router = momentum(model, old.router.kernel)
     np.testing.assert_array_equal(momentum(grown, new.router.kernel), np.repeat(of_router, 2, axis=1))
     assert of_router.any()
-    merged, report = tfprune.merge_experts(model, [[0, 3], [1], [2]])
-    merged.compile(tfprune.carry_optimizer(model, merged, origins=report.origins), "mse")
+    merged, report = tfprune.experts.merge(model, [[0, 3], [1], [2]])
+    merged.compile(tfprune.growth.carry_optimizer(model, merged, origins=report.origins), "mse")
     old, new = (momentum(each, each.get_layer("mixture_0").down) for each in (model, merged))
     np.testing.assert_allclose(new, np.stack([(old[0] + old[3]) / 2, old[1], old[2]]), rtol=1e-6)
 
@@ -175,11 +175,11 @@ def test_moments_of_experts_are_repeated_and_merged():
 def test_active_parameters_by_hand():
     model = mixture()  # two mixtures of 4 experts, 2 of which are used, and a head of 2 outputs
     experts, router, head = 4 * (4 * 6 + 6 * 4), 4 * 4 + 4, 4 * 2 + 2
-    advice = tfprune.growth_compute(model)
+    advice = tfprune.growth.growth_compute(model)
     assert advice.parameters == 2 * (experts + router) + head
     assert advice.active_parameters == 2 * (experts // 2 + router) + head
     assert advice.operations == 6 * advice.active_parameters * 20 * advice.active_parameters
-    assert tfprune.growth_compute(tfprune.wrap(model)) == advice
+    assert tfprune.growth.growth_compute(tfprune.wrap(model)) == advice
     assert set(advice.as_dict()) == {"parameters", "active_parameters", "tokens", "operations"}
 
 
@@ -189,10 +189,10 @@ def test_grow_then_merge_or_drop_is_the_identity_bit_for_bit(wrapped):
     if wrapped:
         model = tfprune.wrap(model)
         tfprune.update_masks(model, 0.5)
-    grown, report = tfprune.grow_experts(model, 3, noise=0)
+    grown, report = tfprune.experts.grow(model, 3, noise=0)
     assert report.siblings == tuple((i, i + 4, i + 8) for i in range(4))
-    merged, _ = tfprune.merge_experts(grown, report.siblings, top_k=2)
-    dropped, last = tfprune.drop_experts(grown, report.copies, top_k=2, samples=X)
+    merged, _ = tfprune.experts.merge(grown, report.siblings, top_k=2)
+    dropped, last = tfprune.experts.drop(grown, report.copies, top_k=2, samples=X)
     for back in (merged, dropped):
         assert all(np.array_equal(*pair) for pair in zip(back.get_weights(), model.get_weights(), strict=True))
         np.testing.assert_array_equal(back(X), model(X))
@@ -203,7 +203,7 @@ def test_masks_and_latent_values_follow_and_noise_fills_no_zero():
     model = tfprune.wrap(mixture())
     tfprune.update_masks(model, 0.75)
     before = tfprune.sparsity_report(model)
-    grown, report = tfprune.grow_experts(model, 2, noise=0.5, seed=0)
+    grown, report = tfprune.experts.grow(model, 2, noise=0.5, seed=0)
     nnz = {(row.layer, row.weight): row.nnz for row in before.rows}
     for row in tfprune.sparsity_report(grown).rows:
         assert row.nnz == nnz[row.layer, row.weight] * (1 if "dense" in row.layer else 2)
@@ -217,7 +217,7 @@ def test_masks_and_latent_values_follow_and_noise_fills_no_zero():
 
 def test_a_merged_expert_is_the_mean_of_its_group():
     model = mixture()
-    merged, report = tfprune.merge_experts(model, [[0, 2], [1], [3]])
+    merged, report = tfprune.experts.merge(model, [[0, 2], [1], [3]])
     before, after = (one.get_layer("mixture_1") for one in (model, merged))
     np.testing.assert_allclose(after.up[0], (np.asarray(before.up)[0] + np.asarray(before.up)[2]) / 2, rtol=1e-6)
     np.testing.assert_array_equal(after.down[1:], np.asarray(before.down)[[1, 3]])
@@ -231,7 +231,7 @@ def test_a_merged_expert_is_the_mean_of_its_group():
 def test_merged_masks_keep_what_any_keeps_and_no_latent_value_of_it():
     model = tfprune.wrap(mixture())
     tfprune.update_masks(model, 0.5)
-    merged, _ = tfprune.merge_experts(model, [[0, 1], [2], [3]])
+    merged, _ = tfprune.experts.merge(model, [[0, 1], [2], [3]])
     before, after = (one.get_layer("mixture_0") for one in (model, merged))
     masks, latents = np.asarray(before.masks["up_kernel"]), before.latent("up_kernel")
     keep = masks[0] | masks[1]
@@ -244,7 +244,7 @@ def test_masks_of_a_pattern_that_does_not_hold_for_the_merged_expert_are_refused
     model = tfprune.wrap(mixture(), pattern=tfprune.patterns.NM(1, 4))
     tfprune.update_masks(model, 0.7)
     with pytest.raises(ValueError, match="experts that can be merged under NM"):
-        tfprune.merge_experts(model, [[0, 1], [2], [3]])
+        tfprune.experts.merge(model, [[0, 1], [2], [3]])
 
 
 def test_an_expert_that_is_never_used_is_missed_by_nobody(tmp_path):
@@ -252,7 +252,7 @@ def test_an_expert_that_is_never_used_is_missed_by_nobody(tmp_path):
     for index in range(2):
         router = model.get_layer(f"mixture_{index}").router
         router.bias.assign(np.array([0, 0, -1e3, 0]))
-    smaller, report = tfprune.drop_experts(model, [2], samples=X)
+    smaller, report = tfprune.experts.drop(model, [2], samples=X)
     assert report.is_function_preserving
     assert report.samples == 32
     smaller.save(tmp_path / "smaller.keras")
@@ -264,12 +264,12 @@ def test_layers_lose_other_numbers_of_experts(tmp_path):
     for path, experts in drop.items():
         bias = model.get_layer(path).router.bias
         bias.assign(np.where(np.isin(np.arange(4), experts), -1000, np.asarray(bias)))  # never used
-    smaller, report = tfprune.drop_experts(model, drop, samples=X)
+    smaller, report = tfprune.experts.drop(model, drop, samples=X)
     assert apart(smaller, model) <= 1e-5
     assert [(row.experts, row.top_k) for row in report.rows] == [((4, 3), (2, 2)), ((4, 1), (2, 1))]
     smaller.save(tmp_path / "smaller.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "smaller.keras")(X), smaller(X))
-    grown, again = tfprune.grow_experts(smaller, 2, noise=0, samples=X)
+    grown, again = tfprune.experts.grow(smaller, 2, noise=0, samples=X)
     assert again.is_function_preserving and [row.experts for row in again.rows] == [(3, 6), (1, 2)]
 
 
@@ -296,7 +296,7 @@ def test_merged_experts_have_the_weight_of_their_importance():
         kernel.assign(np.asarray([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])[:, list(order)] * [1, 2, 3, 4])
         model.get_layer(f"mixture_{index}").router.bias.assign(np.zeros(4))
     ranking = ranking_of([(3, 3, 1, 2), (1, 4, 0, 2)])
-    merged, report = tfprune.merge_experts(model, 2, ranking=ranking)
+    merged, report = tfprune.experts.merge(model, 2, ranking=ranking)
     assert [row.experts for row in report.rows] == [(4, 2)] * 2
     for index, groups in enumerate([{0: (0, 2), 1: (1, 3)}, {0: (0, 1), 1: (2, 3)}]):
         before, after = (np.asarray(each.get_layer(f"mixture_{index}").up) for each in (model, merged))
@@ -305,16 +305,16 @@ def test_merged_experts_have_the_weight_of_their_importance():
             total = sum(importances[expert] for expert in old)
             expected = sum(importances[expert] / total * before[expert] for expert in old)
             np.testing.assert_allclose(after[new], expected, atol=1e-6)
-    plain, _ = tfprune.merge_experts(model, [[0, 2], [1, 3]], ranking=ranking)
+    plain, _ = tfprune.experts.merge(model, [[0, 2], [1, 3]], ranking=ranking)
     np.testing.assert_allclose(plain.get_layer("mixture_0").up, merged.get_layer("mixture_0").up, atol=1e-6)
 
 
 def test_a_layer_alone():
     layer = mixture().get_layer("mixture_0")
-    grown, report = tfprune.grow_experts(layer, 2, noise=0, samples=X)
+    grown, report = tfprune.experts.grow(layer, 2, noise=0, samples=X)
     assert apart(grown, layer) <= 1e-5
     assert report.is_function_preserving
-    assert tfprune.grow_experts(layer, 2)[1].is_function_preserving is None
+    assert tfprune.experts.grow(layer, 2)[1].is_function_preserving is None
 
 
 class Other(Mixture):
@@ -325,39 +325,39 @@ class Other(Mixture):
     ("call", "kind", "text"),
     [
         (
-            lambda: tfprune.grow_experts(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])),
+            lambda: tfprune.experts.grow(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])),
             ValueError,
             "none is known",
         ),
-        (lambda: tfprune.grow_experts("model"), TypeError, "Expected a Keras model or layer"),
-        (lambda: tfprune.grow_experts(Mixture()), ValueError, "Expected a built layer"),
-        (lambda: tfprune.grow_experts(mixture(), 1), ValueError, "`factor`"),
-        (lambda: tfprune.grow_experts(mixture(), noise=-1), ValueError, "`noise`"),
-        (lambda: tfprune.grow_experts(mixture(), order="interpose"), ValueError, "'append' or 'interleave'"),
-        (lambda: tfprune.grow_experts(mixture(), random="gate"), ValueError, "`random`"),
-        (lambda: tfprune.register_experts(Mixture, {"a": 0}, router=1), TypeError, "`router`"),
+        (lambda: tfprune.experts.grow("model"), TypeError, "Expected a Keras model or layer"),
+        (lambda: tfprune.experts.grow(Mixture()), ValueError, "Expected a built layer"),
+        (lambda: tfprune.experts.grow(mixture(), 1), ValueError, "`factor`"),
+        (lambda: tfprune.experts.grow(mixture(), noise=-1), ValueError, "`noise`"),
+        (lambda: tfprune.experts.grow(mixture(), order="interpose"), ValueError, "'append' or 'interleave'"),
+        (lambda: tfprune.experts.grow(mixture(), random="gate"), ValueError, "`random`"),
+        (lambda: tfprune.experts.register(Mixture, {"a": 0}, router=1), TypeError, "`router`"),
         (
-            lambda: tfprune.drop_experts(mixture(), [4]),
+            lambda: tfprune.experts.drop(mixture(), [4]),
             ValueError,
             "among 0 to 3, and at least one to remain. Received: expert 4",
         ),
-        (lambda: tfprune.drop_experts(mixture(), range(4)), ValueError, "Received: all 4"),
-        (lambda: tfprune.drop_experts(mixture(), [0], top_k=4), ValueError, "`top_k`"),
-        (lambda: tfprune.drop_experts(mixture(), 2), TypeError, "numbers of experts"),
-        (lambda: tfprune.merge_experts(mixture(), [[0, 1], [2]]), ValueError, "each of the experts 0 to 3"),
-        (lambda: tfprune.merge_experts(mixture(), [0, 1]), TypeError, "groups of experts"),
-        (lambda: tfprune.merge_experts(mixture(), [[0, 1, 2, 3], []]), ValueError, "an expert in each"),
-        (lambda: tfprune.merge_experts(mixture(), 2), TypeError, "or with `ranking` a number of experts"),
-        (lambda: tfprune.merge_experts(mixture(), 2, ranking={}), TypeError, "what tfprune.rank_experts returns"),
-        (lambda: tfprune.merge_experts(mixture(), 4, ranking=ranking_of([range(4)] * 2)), ValueError, "`merge`"),
+        (lambda: tfprune.experts.drop(mixture(), range(4)), ValueError, "Received: all 4"),
+        (lambda: tfprune.experts.drop(mixture(), [0], top_k=4), ValueError, "`top_k`"),
+        (lambda: tfprune.experts.drop(mixture(), 2), TypeError, "numbers of experts"),
+        (lambda: tfprune.experts.merge(mixture(), [[0, 1], [2]]), ValueError, "each of the experts 0 to 3"),
+        (lambda: tfprune.experts.merge(mixture(), [0, 1]), TypeError, "groups of experts"),
+        (lambda: tfprune.experts.merge(mixture(), [[0, 1, 2, 3], []]), ValueError, "an expert in each"),
+        (lambda: tfprune.experts.merge(mixture(), 2), TypeError, "or with `ranking` a number of experts"),
+        (lambda: tfprune.experts.merge(mixture(), 2, ranking={}), TypeError, "what tfprune.experts.rank returns"),
+        (lambda: tfprune.experts.merge(mixture(), 4, ranking=ranking_of([range(4)] * 2)), ValueError, "`merge`"),
         (
-            lambda: tfprune.merge_experts(mixture(), 2, ranking=ranking_of([range(4)])),
+            lambda: tfprune.experts.merge(mixture(), 2, ranking=ranking_of([range(4)])),
             ValueError,
             "4 of 'mixture_0', 4 of 'mixture_1'. Received: 4 of 'mixture_0'. Rank the experts of",
         ),
-        (lambda: tfprune.register_experts(Mixture, {}), ValueError, "Expected `axes`"),
-        (lambda: tfprune.register_experts(Mixture, "router"), TypeError, "Expected `axes`"),
-        (lambda: tfprune.register_experts("Mixture", {"a": 0}), TypeError, "layer_class"),
+        (lambda: tfprune.experts.register(Mixture, {}), ValueError, "Expected `axes`"),
+        (lambda: tfprune.experts.register(Mixture, "router"), TypeError, "Expected `axes`"),
+        (lambda: tfprune.experts.register("Mixture", {"a": 0}), TypeError, "layer_class"),
     ],
 )
 def test_wrong_arguments_are_refused(call, kind, text):
@@ -366,12 +366,12 @@ def test_wrong_arguments_are_refused(call, kind, text):
 
 
 def test_a_router_that_is_not_known_cannot_be_drawn():
-    tfprune.register_experts(Other, {"up_kernel": 0, "down_kernel": 0})
+    tfprune.experts.register(Other, {"up_kernel": 0, "down_kernel": 0})
     model = keras.Sequential([keras.Input((4,)), Other()])
     with pytest.raises(ValueError, match="weights of the router .* none among up_kernel, down_kernel"):
-        tfprune.grow_experts(model, random="router")
+        tfprune.experts.grow(model, random="router")
     with pytest.raises(ValueError, match="known router in .* none among up_kernel, down_kernel"):
-        tfprune.rank_experts(model, X)  # which would silence its rows with the experts
+        tfprune.experts.rank(model, X)  # which would silence its rows with the experts
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_a_router_that_is_not_known_cannot_be_drawn():
     [({"gate/kernel": 1}, "without 'gate/kernel'"), ({"up_kernel": 2}, "4 experts along axis 2 of 'up_kernel'")],
 )
 def test_a_registration_that_does_not_fit_is_refused(weights, text):
-    tfprune.register_experts(Other, weights)
+    tfprune.experts.register(Other, weights)
     model = keras.Sequential([keras.Input((4,)), Other()])
     with pytest.raises(ValueError, match=text):
-        tfprune.grow_experts(model)
+        tfprune.experts.grow(model)

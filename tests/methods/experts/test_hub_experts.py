@@ -20,19 +20,19 @@ hub_models = pytest.importorskip("hub_models")
 def test_a_backbone_with_twice_the_experts_computes_the_same(name, tmp_path):
     model = trained(hub_models.BACKBONES[f"{name}Backbone"])
     x = hub_models.inputs_for(model)
-    grown, report = tfprune.grow_experts(model, 2, noise=0, samples=(x,))
+    grown, report = tfprune.experts.grow(model, 2, noise=0, samples=(x,))
     assert type(grown) is type(model)
     assert (grown.num_experts, grown.top_k, report.is_function_preserving) == (8, 4, True)
     assert_origins(model, grown, report.origins)
     sizes = {weight.path: math.prod(weight.shape) for weight in model.weights}
     of_experts = sum(size for path, size in sizes.items() if "/experts/" in path)
     assert 0 < of_experts < sum(sizes.values())
-    assert tfprune.growth_compute(model).active_parameters == sum(sizes.values()) - of_experts // 2
+    assert tfprune.growth.growth_compute(model).active_parameters == sum(sizes.values()) - of_experts // 2
     ours, theirs = arrays(grown(x)), arrays(model(x))
     assert max(np.abs(one - other).max() for one, other in zip(ours, theirs, strict=True)) <= 1e-5
     grown.save(tmp_path / "grown.keras")
     assert_equal(keras.models.load_model(tmp_path / "grown.keras"), grown, x)
-    back, _ = tfprune.drop_experts(grown, report.copies, top_k=2)
+    back, _ = tfprune.experts.drop(grown, report.copies, top_k=2)
     assert all(np.array_equal(*pair) for pair in zip(back.get_weights(), model.get_weights(), strict=True))
 
 
@@ -40,7 +40,7 @@ def test_a_wrapped_backbone_keeps_its_masks():
     model = tfprune.wrap(trained(hub_models.BACKBONES["MixtralBackbone"]))
     tfprune.update_masks(model, 0.5)
     x = hub_models.inputs_for(model)
-    grown, report = tfprune.grow_experts(model, 2, noise=0.01)
+    grown, report = tfprune.experts.grow(model, 2, noise=0.01)
     assert all(row.nnz[1] == 2 * row.nnz[0] for row in report.rows)
     rows = {(row.layer, row.weight): row.nnz for row in tfprune.sparsity_report(model).rows}
     for row in tfprune.sparsity_report(grown).rows:
@@ -54,7 +54,7 @@ def test_a_wrapped_backbone_keeps_its_masks():
 @pytest.mark.programs
 def test_a_task_keeps_its_preprocessor_and_writes():
     model = hub_models.TASKS["MixtralCausalLM"]()
-    smaller, report = tfprune.drop_experts(model, [0, 3])
+    smaller, report = tfprune.experts.drop(model, [0, 3])
     assert (type(smaller), report.rows[0].experts) == (type(model), (4, 2))
     assert smaller.generate(hub_models.TEXTS[0], max_length=12)
 
@@ -64,4 +64,4 @@ def test_a_router_that_cannot_be_found_is_named():
     block = model.transformer_layers[0]._sparse_moe_block
     block._sparse_feedforward_gate_dense.name = "other"
     with pytest.raises(ValueError, match="Expected a router and experts in .*: no router among its weights"):
-        tfprune.grow_experts(model)
+        tfprune.experts.grow(model)

@@ -40,7 +40,7 @@ def test_reap_and_frequency_are_those_of_the_formula():
 
     model, seen = mixtral(), {}
     inputs = hub_models.inputs_for(model, batch=4)
-    ranking = tfprune.rank_experts(model, inputs, batch_size=3)
+    ranking = tfprune.experts.rank(model, inputs, batch_size=3)
     layers = moe_layers(model)
     with hooked_calls([layer.layer for layer in layers], lambda layer, x, _: seen.update({id(layer): np.asarray(x)})):
         model(inputs)
@@ -54,8 +54,8 @@ def test_reap_and_frequency_are_those_of_the_formula():
 
 def test_other_experts_are_dropped_from_each_layer():
     model = mixtral()
-    first, second = tfprune.rank_experts(model, hub_models.inputs_for(model)).lowest(2)
-    smaller, report = tfprune.drop_experts(model, {first: (0, 1), second: (1, 3)})
+    first, second = tfprune.experts.rank(model, hub_models.inputs_for(model)).lowest(2)
+    smaller, report = tfprune.experts.drop(model, {first: (0, 1), second: (1, 3)})
     assert (smaller.num_experts, report.rows[0].experts) == (2, (4, 2))
     kept = {first: [2, 3], second: [0, 2]}
     for weight, whole in zip(smaller.weights, model.weights, strict=True):
@@ -66,16 +66,16 @@ def test_other_experts_are_dropped_from_each_layer():
 
 def test_experts_of_another_model_and_other_numbers_are_refused():
     model = mixtral()
-    ranking = tfprune.rank_experts(model, hub_models.inputs_for(model), criterion="frequency")
+    ranking = tfprune.experts.rank(model, hub_models.inputs_for(model), criterion="frequency")
     first, second = ranking.lowest(1)
     with pytest.raises(ValueError, match=r"drop from each of .*Received: 'other'\. Rank the experts of"):
-        tfprune.drop_experts(model, {"other": (0,)})
+        tfprune.experts.drop(model, {"other": (0,)})
     with pytest.raises(ValueError, match="the same number of experts in all layers .* Keep 3 in each"):
-        tfprune.drop_experts(model, {first: (0,), second: (0, 1)})
+        tfprune.experts.drop(model, {first: (0,), second: (0, 1)})
     with pytest.raises(ValueError, match="count"):
         ranking.lowest(4)
     with pytest.raises(ValueError, match="top_k"):
-        tfprune.drop_experts(model, ranking.lowest(2), top_k=3)
+        tfprune.experts.drop(model, ranking.lowest(2), top_k=3)
     inputs = {name: np.full_like(array, 1000) for name, array in hub_models.inputs_for(model).items()}
     with pytest.raises(ValueError, match=r"token ids from 0 to \d+ in `samples`. Received: token_ids with 1000"):
-        tfprune.rank_experts(model, inputs)
+        tfprune.experts.rank(model, inputs)

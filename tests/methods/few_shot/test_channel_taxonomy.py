@@ -32,14 +32,14 @@ def largest_f(unit, levels):
 def test_the_level_is_that_of_the_largest_f_of_scipy():
     means = np.stack([Y // 4, Y // 2 % 2, Y % 2, *GENERATOR.integers(0, 3, (30, 8))[:, Y]], axis=1)
     values = means + GENERATOR.normal(0, 0.5, means.shape)
-    found = tfprune.ChannelTaxonomy(KINDS, SYMPTOMS).levels(moments_of(values))
+    found = tfprune.few_shot.ChannelTaxonomy(KINDS, SYMPTOMS).levels(moments_of(values))
     expected = [2 - largest_f(unit, [KINDS, SYMPTOMS, {label: label for label in range(8)}]) for unit in values.T]
     assert found.tolist() == expected
     assert found[:3].tolist() == [2, 1, 0] and set(found[3:]) >= {0, 1}
 
 
 def test_a_constant_channel_is_prunable():
-    assert tfprune.ChannelTaxonomy(KINDS).levels(moments_of(np.full((48, 1), 3.0))).tolist() == [0]
+    assert tfprune.few_shot.ChannelTaxonomy(KINDS).levels(moments_of(np.full((48, 1), 3.0))).tolist() == [0]
 
 
 def test_protected_channels_and_the_better_half_of_the_partly_protected_lie_above_all_others():
@@ -59,11 +59,11 @@ def test_protected_channels_and_the_better_half_of_the_partly_protected_lie_abov
 )
 def test_levels_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        tfprune.ChannelTaxonomy(**arguments)
+        tfprune.few_shot.ChannelTaxonomy(**arguments)
 
 
 def test_a_class_without_a_group_is_named():
     with pytest.raises(ValueError, match=r"Received: none for \[7\]"):
         moments_of(np.zeros((48, 1))).grouped({label: label // 4 for label in range(7)})
     with pytest.raises(TypeError, match="a dict from classes to groups"):
-        tfprune.ChannelTaxonomy([0, 1])
+        tfprune.few_shot.ChannelTaxonomy([0, 1])

@@ -11,7 +11,7 @@ import tfprune
 
 GENERATOR = np.random.default_rng(0)
 X, Y = GENERATOR.normal(size=(12, 3)).astype("float32"), np.arange(12) % 2
-TASKS = tfprune.Episodes(X, Y, ways=2, shots=2, queries=2, episodes=1)
+TASKS = tfprune.few_shot.Episodes(X, Y, ways=2, shots=2, queries=2, episodes=1)
 TASK = next(iter(TASKS))
 RATE, STEPS = 0.5, 3
 
@@ -36,7 +36,7 @@ def outer_loss(weight):
 
 
 def test_inner_steps_are_those_of_numpy_and_the_model_stays():
-    learner, model = tfprune.MAML(learning_rate=RATE, steps=1, test_steps=STEPS), classifier()
+    learner, model = tfprune.few_shot.MAML(learning_rate=RATE, steps=1, test_steps=STEPS), classifier()
     before = model.get_weights()[0]
     logits = learner.logits(learner.headed(model, TASKS), TASKS)(TASK.x, TASK.y, False)
     np.testing.assert_allclose(logits, adapted(before.astype(float)), rtol=1e-4)
@@ -45,7 +45,7 @@ def test_inner_steps_are_those_of_numpy_and_the_model_stays():
 
 
 def test_the_outer_gradient_flows_through_the_inner_steps():
-    learner, model = tfprune.MAML(learning_rate=RATE, steps=STEPS), classifier()
+    learner, model = tfprune.few_shot.MAML(learning_rate=RATE, steps=STEPS), classifier()
     of_queries = learner.logits(learner.headed(model, TASKS), TASKS)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with tf.GradientTape() as tape:
@@ -63,13 +63,13 @@ def test_a_classifier_is_pruned_and_trained():
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((3,)), *layers])
-    stages = [tfprune.FewShotStage(tfprune.budget(parameters=0.5), episodes=2, learning_rate=0.01)]
-    learner = tfprune.MAML(learning_rate=RATE, steps=1)
-    smaller, report = tfprune.prune_few_shot(model, TASKS, stages=stages, learner=learner, verbose=0)
+    stages = [tfprune.few_shot.FewShotStage(tfprune.budget(parameters=0.5), episodes=2, learning_rate=0.01)]
+    learner = tfprune.few_shot.MAML(learning_rate=RATE, steps=1)
+    smaller, report = tfprune.few_shot.prune_few_shot(model, TASKS, stages=stages, learner=learner, verbose=0)
     assert smaller.output_shape == (None, 2) and smaller.count_params() <= model.count_params() / 2
     assert len(report.accuracies) == 1
 
 
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="`steps` to be an integer of at least 1"):
-        tfprune.MAML(steps=0)
+        tfprune.few_shot.MAML(steps=0)

@@ -20,8 +20,8 @@ from tfprune.methods.few_shot.prototypes import distances
 GENERATOR = np.random.default_rng(0)
 Y = np.arange(96) % 8
 X = (GENERATOR.normal(size=(8, 6))[Y] + GENERATOR.normal(0, 0.4, (96, 6))).astype("float32")
-TASKS = tfprune.Episodes(X, Y, ways=3, shots=2, queries=2, episodes=4)
-STAGE = tfprune.FewShotStage
+TASKS = tfprune.few_shot.Episodes(X, Y, ways=3, shots=2, queries=2, episodes=4)
+STAGE = tfprune.few_shot.FewShotStage
 
 
 def embedding():
@@ -52,9 +52,9 @@ STAGES = [
 
 
 def run(model, folder, callbacks=()):
-    taxonomy = tfprune.ChannelTaxonomy({label: label % 2 for label in range(8)})
+    taxonomy = tfprune.few_shot.ChannelTaxonomy({label: label % 2 for label in range(8)})
     how = {"taxonomy": taxonomy, "folder": folder, "callbacks": list(callbacks), "verbose": 0}
-    return tfprune.prune_few_shot(model, TASKS, stages=STAGES, later=TASKS, **how)
+    return tfprune.few_shot.prune_few_shot(model, TASKS, stages=STAGES, later=TASKS, **how)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_ends_as_it_would_have(done, tmp_path):
 
 def test_norms_are_those_of_the_gradient_that_was_applied():
     """Of one step of gradient descent, the gradient is what the weights moved, divided by the rate."""
-    learner, model = tfprune.Prototypes(), embedding()
+    learner, model = tfprune.few_shot.Prototypes(), embedding()
     headed = learner.headed(model, TASKS)
     before = [weight.copy() for weight in model.get_weights()]
     with Progress(1, verbose=0, unit="episode") as progress:
@@ -124,13 +124,13 @@ def test_norms_are_those_of_the_gradient_that_was_applied():
 
 
 def planned(model, target, **criterion):
-    planner = Planner(TASKS, DACIS(**criterion), None, tfprune.Prototypes().embedding)
+    planner = Planner(TASKS, DACIS(**criterion), None, tfprune.few_shot.Prototypes().embedding)
     return planner.plan(model, target, planner.complexity(model))[0].keep
 
 
 def test_gradients_of_meta_training_and_thresholds_change_what_goes():
     """In the authors' code, neither does."""
-    headed = tfprune.Prototypes().headed(embedding(), TASKS)
+    headed = tfprune.few_shot.Prototypes().headed(embedding(), TASKS)
     budget = tfprune.budget(parameters=0.5)
     without = planned(headed, budget, meta=100.0)  # none were recorded
     np.testing.assert_array_equal(without, planned(headed, budget))
@@ -150,20 +150,24 @@ def test_distances_by_hand():
     ("arguments", "error", "message"),
     [
         ({"stages": []}, ValueError, "at least one stage"),
-        ({"stages": [0.5]}, TypeError, "a list of tfprune.FewShotStage"),
-        ({"tasks": (X, Y)}, TypeError, "`tasks` to be tfprune.Episodes"),
+        ({"stages": [0.5]}, TypeError, "a list of tfprune.few_shot.FewShotStage"),
+        ({"tasks": (X, Y)}, TypeError, "`tasks` to be tfprune.few_shot.Episodes"),
         ({"learner": "maml"}, ValueError, r"one output of shape \(samples, 3\)"),
         ({"learner": "reptile"}, ValueError, "'prototypes', 'maml', or an instance of Learner"),
-        ({"taxonomy": tfprune.ChannelTaxonomy({0: 0, 1: 1})}, ValueError, r"none for \[2, 3, 4, 5, 6\]"),
+        ({"taxonomy": tfprune.few_shot.ChannelTaxonomy({0: 0, 1: 1})}, ValueError, r"none for \[2, 3, 4, 5, 6\]"),
         ({"callbacks": [print]}, TypeError, "a list of Keras callbacks"),
         ({"optimizer": 0.1}, TypeError, "a Keras optimizer or its name"),
-        ({"validation_data": tfprune.Episodes(X, Y, ways=2, shots=1, queries=0)}, ValueError, "with queries"),
+        (
+            {"validation_data": tfprune.few_shot.Episodes(X, Y, ways=2, shots=1, queries=0)},
+            ValueError,
+            "with queries",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, message):
     arguments = {"model": embedding(), "tasks": TASKS, "stages": STAGES, "verbose": 0} | arguments
     with pytest.raises(error, match=message):
-        tfprune.prune_few_shot(**arguments)
+        tfprune.few_shot.prune_few_shot(**arguments)
 
 
 def test_a_budget_that_is_not_a_budget_is_refused():

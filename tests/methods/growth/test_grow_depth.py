@@ -29,7 +29,7 @@ from tfprune.methods.growth.grow_depth import growth_order
 def test_the_order_of_the_blocks(settings, expected):
     assert [block + 1 for block in growth_order(3, 2, **settings)] == expected
     model = residual()
-    grown, report = tfprune.grow_depth(model, 2, **settings)
+    grown, report = tfprune.growth.grow_depth(model, 2, **settings)
     assert [block + 1 for block in report.order] == expected
     np.testing.assert_allclose(grown(X), by_hand(model, report.order, X), rtol=1e-4)
 
@@ -51,7 +51,7 @@ def test_the_tail_of_a_stack_as_in_the_code_of_the_source():
 @pytest.mark.parametrize("order", ["interpose", "stack"])
 def test_zeroed_copies_hand_on_what_they_read_and_learn(order):
     model = residual()
-    grown, report = tfprune.grow_depth(model, 2, order=order, zero_output=True, samples=X)
+    grown, report = tfprune.growth.grow_depth(model, 2, order=order, zero_output=True, samples=X)
     assert np.abs(np.asarray(grown(X)) - np.asarray(model(X))).max() <= 1e-6
     assert report.difference == 0
     assert report.is_function_preserving
@@ -78,7 +78,7 @@ def gradients_of(model, x):
 @pytest.mark.programs
 def test_zeroed_copies_of_attention_and_feed_forward_networks():
     model, x = transformer(2), texts(4)
-    grown, report = tfprune.grow_depth(model, 3, zero_output=True, samples=x)
+    grown, report = tfprune.growth.grow_depth(model, 3, zero_output=True, samples=x)
     assert np.abs(np.asarray(grown(x)) - np.asarray(model(x))).max() <= 1e-6
     assert report.copies == (1, 2, 4, 5)
     zeroed = {path.partition("/")[0].rstrip("_0123456789") for path in report.rows[1].zeroed}
@@ -92,7 +92,7 @@ def test_a_block_that_changes_what_it_reads_cannot_be_zeroed():
         added = layers.Add()([x, layers.Dense(4, name=f"block_{index}_a")(x)])
         x = layers.LayerNormalization(name=f"block_{index}_norm")(added)
     with pytest.raises(ValueError, match="block 0 of .* begins with 'block_0_a' and changes what it reads"):
-        tfprune.grow_depth(keras.Model(inputs, x), zero_output=True)
+        tfprune.growth.grow_depth(keras.Model(inputs, x), zero_output=True)
 
 
 def test_where_normalizations_follow_the_kernels_their_weights_are_zeroed():
@@ -106,7 +106,7 @@ def test_where_normalizations_follow_the_kernels_their_weights_are_zeroed():
     images = np.random.default_rng(0).normal(size=(4, 6, 6, 4)).astype("float32")
     for variable in model.weights:
         variable.assign(variable + 0.1)
-    grown, report = tfprune.grow_depth(model, blocks=BLOCK, zero_output=True, samples=images)
+    grown, report = tfprune.growth.grow_depth(model, blocks=BLOCK, zero_output=True, samples=images)
     assert np.abs(np.asarray(grown(images)) - np.asarray(model(images))).max() <= 1e-6
     assert report.rows[1].zeroed == ("block_1_norm/gamma", "block_1_norm/beta")
     assert np.abs(grown.get_layer("block_1_conv").kernel).max() > 0
@@ -116,7 +116,7 @@ def test_where_normalizations_follow_the_kernels_their_weights_are_zeroed():
 def test_masks_and_latent_values_follow_every_copy(latent):
     model = tfprune.wrap(residual(), latent=latent)
     tfprune.update_masks(model, 0.75)
-    grown, report = tfprune.grow_depth(model, 2)
+    grown, report = tfprune.growth.grow_depth(model, 2)
     for place, block in enumerate(report.order):
         for part in ("hidden", "out"):
             ours, theirs = grown.get_layer(f"block_{place}_{part}"), model.get_layer(f"block_{block}_{part}")
@@ -136,7 +136,7 @@ def blocks_of(model):
 def test_zeros_stay_zeros_while_the_grown_model_trains():
     model = tfprune.wrap(residual())
     tfprune.update_masks(model, 0.75)
-    grown, _ = tfprune.grow_depth(model, 2, zero_output=True)
+    grown, _ = tfprune.growth.grow_depth(model, 2, zero_output=True)
     hidden = {row.layer: row.nnz for row in blocks_of(grown) if "hidden" in row.layer}
     grown.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
     grown.fit(X, X[:, :2], epochs=2, verbose=0)
@@ -152,8 +152,8 @@ def test_grow_then_drop_is_the_identity_bit_for_bit(order, wrapped):
     if wrapped:
         model = tfprune.wrap(model)
         tfprune.update_masks(model, 0.5)
-    grown, report = tfprune.grow_depth(model, 2, order=order, keep_first=1)
-    back, _ = tfprune.drop_blocks(grown, report.copies, blocks=BLOCK)
+    grown, report = tfprune.growth.grow_depth(model, 2, order=order, keep_first=1)
+    back, _ = tfprune.transformers.drop_blocks(grown, report.copies, blocks=BLOCK)
     assert [layer.name for layer in back.layers if layer.weights] == [
         layer.name for layer in model.layers if layer.weights
     ]
@@ -166,8 +166,8 @@ def test_blocks_of_mixed_precision_read_what_the_input_and_other_blocks_hand_on(
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = residual()
-        grown, report = tfprune.grow_depth(model, zero_output=True, samples=X)
-        smaller, last = tfprune.drop_blocks(model, [0], samples=X)
+        grown, report = tfprune.growth.grow_depth(model, zero_output=True, samples=X)
+        smaller, last = tfprune.transformers.drop_blocks(model, [0], samples=X)
     finally:
         keras.config.set_dtype_policy(policy)
     assert (report.difference, report.into, last.order) == (0, "graph", (1, 2))
@@ -179,7 +179,7 @@ def test_the_model_is_left_as_it_was():
     model = residual()
     model.compile("sgd", "mse")
     names, weights = [layer.name for layer in model.layers], model.get_weights()
-    grown, _ = tfprune.grow_depth(model, 2, zero_output=True)
+    grown, _ = tfprune.growth.grow_depth(model, 2, zero_output=True)
     assert [layer.name for layer in model.layers] == names
     assert all(itertools.starmap(np.array_equal, zip(weights, model.get_weights(), strict=True)))
     assert not {id(variable) for variable in model.variables} & {id(variable) for variable in grown.variables}
@@ -189,7 +189,7 @@ def test_the_model_is_left_as_it_was():
 def test_a_frozen_layer_stays_frozen_in_its_copies():
     model = residual()
     model.get_layer("block_1_hidden").trainable = False
-    grown, _ = tfprune.grow_depth(model)
+    grown, _ = tfprune.growth.grow_depth(model)
     frozen = [layer.name for layer in grown.layers if not layer.trainable]
     assert frozen == ["block_2_hidden", "block_3_hidden"]
 
@@ -208,4 +208,4 @@ def test_a_frozen_layer_stays_frozen_in_its_copies():
 )
 def test_wrong_arguments_are_refused(settings, kind, text):
     with pytest.raises(kind, match=text):
-        tfprune.grow_depth(residual(), **settings)
+        tfprune.growth.grow_depth(residual(), **settings)

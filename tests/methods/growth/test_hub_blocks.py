@@ -24,7 +24,7 @@ def backbone(name, **settings):
 def test_a_backbone_grows_as_its_class_with_copies_that_hand_on_what_they_read(name, tmp_path):
     model = backbone(name)
     x = hub_models.inputs_for(model)
-    grown, report = tfprune.grow_depth(model, 2, zero_output=True, samples=(x,))
+    grown, report = tfprune.growth.grow_depth(model, 2, zero_output=True, samples=(x,))
     assert type(grown) is type(model)
     assert (report.into, report.order, grown.num_layers) == ("class", (0, 0, 1, 1), 4)
     assert (
@@ -35,14 +35,14 @@ def test_a_backbone_grows_as_its_class_with_copies_that_hand_on_what_they_read(n
     assert not any(part in words for part in ("query", "key", "value", "gate_dense"))
     grown.save(tmp_path / "grown.keras")
     assert_equal(keras.models.load_model(tmp_path / "grown.keras"), grown, x)
-    back, _ = tfprune.drop_blocks(grown, report.copies)
+    back, _ = tfprune.transformers.drop_blocks(grown, report.copies)
     assert type(back) is type(model)
     assert all(np.array_equal(*pair) for pair in zip(back.get_weights(), model.get_weights(), strict=True))
 
 
 def test_bert_normalizes_after_the_sum_and_cannot_be_zeroed():
     with pytest.raises(ValueError, match="as a normalization after the sum does"):
-        tfprune.grow_depth(backbone("Bert"), zero_output=True)
+        tfprune.growth.grow_depth(backbone("Bert"), zero_output=True)
 
 
 @pytest.mark.programs
@@ -50,7 +50,7 @@ def test_a_wrapped_backbone_keeps_its_class_masks_and_latent_values(tmp_path):
     model = tfprune.wrap(backbone("Llama"))
     tfprune.update_masks(model, 0.5)
     x = hub_models.inputs_for(model)
-    grown, report = tfprune.grow_depth(model, 2, order="stack")
+    grown, report = tfprune.growth.grow_depth(model, 2, order="stack")
     nnz = [
         sum(row.nnz for row in tfprune.sparsity_report(one).rows if "layer_" in row.layer) for one in (model, grown)
     ]
@@ -77,8 +77,8 @@ def test_masks_of_experts_follow_every_copy(name, tmp_path):
     model = tfprune.wrap(backbone(name))
     tfprune.update_masks(model, 0.5)
     x = hub_models.inputs_for(model)
-    grown, report = tfprune.grow_depth(model, 2)
-    smaller, dropped = tfprune.drop_blocks(model, [0])
+    grown, report = tfprune.growth.grow_depth(model, 2)
+    smaller, dropped = tfprune.transformers.drop_blocks(model, [0])
     for made, its_report in ((grown, report), (smaller, dropped)):
         assert_origins(model, made, its_report.origins)
         assert its_report.into == "class"
@@ -99,7 +99,7 @@ def test_masks_of_experts_follow_every_copy(name, tmp_path):
 @pytest.mark.parametrize("name", ["MixtralCausalLM", "Gemma3CausalLM"])  # the second calls its backbone by keyword
 def test_a_task_keeps_its_preprocessor_and_writes(name):
     model = hub_models.TASKS[name]()
-    smaller, report = tfprune.drop_blocks(model, [0])
+    smaller, report = tfprune.transformers.drop_blocks(model, [0])
     assert (type(smaller), report.into, smaller.backbone.num_layers) == (type(model), "class", 1)
     assert smaller.preprocessor is not None
     ours, theirs = (one.backbone.transformer_layers[at] for one, at in ((smaller, 0), (model, 1)))
@@ -112,17 +112,17 @@ def test_blocks_of_a_task_are_ranked_by_its_loss():
     model = hub_models.TASKS["MixtralCausalLM"]()
     x, y, _ = model.preprocessor(hub_models.TEXTS)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    ranking = tfprune.rank_blocks(model, (x, y), loss=loss)
+    ranking = tfprune.transformers.rank_blocks(model, (x, y), loss=loss)
     assert ranking.loss == pytest.approx(float(loss(y, model(x))), rel=1e-4)
     for row in ranking.rows:
-        smaller, _ = tfprune.drop_blocks(model, [row.block])
+        smaller, _ = tfprune.transformers.drop_blocks(model, [row.block])
         assert row.loss == pytest.approx(float(loss(y, smaller(x))), rel=1e-4)
 
 
 @pytest.mark.programs
 def test_the_window_of_a_block_goes_with_it_and_into_the_file(tmp_path):
     model = backbone("Gemma3", num_layers=7, use_sliding_window_attention=True, sliding_window_size=4)
-    smaller, report = tfprune.drop_blocks(model, [1, 4])
+    smaller, report = tfprune.transformers.drop_blocks(model, [1, 4])
     assert report.into == "class" and isinstance(smaller, type(model))
     windows = [block.use_sliding_window_attention for block in model.transformer_layers]
     assert windows == [True] * 5 + [False, True]  # of a Gemma 3, each sixth block reads the whole text
@@ -145,7 +145,7 @@ def test_factors_of_lora_go_with_their_blocks():
     model.enable_lora(2)
     for weight in model.trainable_variables:
         weight.assign(weight + 0.1)
-    smaller, report = tfprune.drop_blocks(model, [0])
+    smaller, report = tfprune.transformers.drop_blocks(model, [0])
     assert type(smaller) is type(model)
     ours, theirs = smaller.transformer_layers[0], model.transformer_layers[1]
     assert any("lora" in weight.name for weight in ours.weights)
@@ -155,7 +155,7 @@ def test_factors_of_lora_go_with_their_blocks():
 @pytest.mark.slow
 def test_windows_in_every_other_block_stay_with_their_blocks():
     model = backbone("GptOss")
-    smaller, report = tfprune.drop_blocks(model, [0])
+    smaller, report = tfprune.transformers.drop_blocks(model, [0])
     assert report.into == "class" and isinstance(smaller, type(model))
     windows, fewer = (
         [vars(block)["sliding_window"] for block in writer.transformer_layers] for writer in (model, smaller)
@@ -167,8 +167,8 @@ def test_windows_in_every_other_block_stay_with_their_blocks():
 def test_one_side_of_an_encoder_and_decoder_is_named():
     model = backbone("Bart")
     with pytest.raises(ValueError, match="several groups of blocks repeat"):
-        tfprune.drop_blocks(model, [0])
-    smaller, report = tfprune.drop_blocks(model, [0], blocks=r"decoder_layer_(\d+)")
+        tfprune.transformers.drop_blocks(model, [0])
+    smaller, report = tfprune.transformers.drop_blocks(model, [0], blocks=r"decoder_layer_(\d+)")
     assert (report.into, len(report.rows)) == ("graph", 1)
     assert report.rows[0].layer == "transformer_decoder_layer_0"
     named = [layer.name for layer in smaller.layers if "encoder_layer_" in layer.name]
@@ -178,6 +178,6 @@ def test_one_side_of_an_encoder_and_decoder_is_named():
 @pytest.mark.programs
 def test_the_blocks_inside_of_one_layer_are_found():
     model = backbone("ViT")
-    grown, report = tfprune.grow_depth(model, 2, zero_output=True)
+    grown, report = tfprune.growth.grow_depth(model, 2, zero_output=True)
     assert (type(grown), report.into, report.is_function_preserving) == (type(model), "class", True)
     assert_equal(grown, model, hub_models.inputs_for(model))

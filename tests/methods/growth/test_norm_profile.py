@@ -20,7 +20,7 @@ def scaled(factors):
 
 
 def test_norms_by_hand():
-    profile = tfprune.norm_profile(residual(2))
+    profile = tfprune.growth.norm_profile(residual(2))
     model = residual(2)
     for row in profile.rows:
         kernels = [np.asarray(model.get_layer(f"block_{row.block}_{part}").kernel) for part in ("hidden", "out")]
@@ -40,7 +40,7 @@ def test_norms_by_hand():
     ],
 )
 def test_the_trend(factors, trend):
-    profile = tfprune.norm_profile(scaled(factors), blocks=BLOCK)
+    profile = tfprune.growth.norm_profile(scaled(factors), blocks=BLOCK)
     assert profile.trend == trend
     assert f"The norms are {trend} (" in str(profile)
     assert profile.as_dict()["trend"] == trend
@@ -53,7 +53,8 @@ def test_the_trend(factors, trend):
 def test_interposed_copies_keep_the_profile_and_stacked_ones_do_not():
     model = tfprune.wrap(scaled([1.0, 1.2, 1.4]))
     trends = [
-        tfprune.norm_profile(tfprune.grow_depth(model, order=order)[0]).trend for order in ("interpose", "stack")
+        tfprune.growth.norm_profile(tfprune.growth.grow_depth(model, order=order)[0]).trend
+        for order in ("interpose", "stack")
     ]
     assert trends == ["rising", "flat"]
 
@@ -63,4 +64,4 @@ def test_blocks_without_kernels_are_refused():
     for index in range(2):
         x = keras.layers.Add()([x, keras.layers.LayerNormalization(name=f"block_{index}_norm")(x)])
     with pytest.raises(ValueError, match="block 0 of .* begins with 'block_0_norm' and has none"):
-        tfprune.norm_profile(keras.Model(inputs, x), blocks=BLOCK)
+        tfprune.growth.norm_profile(keras.Model(inputs, x), blocks=BLOCK)

@@ -14,7 +14,7 @@ Y = by_hand(residual(), [0, 1, 2], X) + 0.1
 
 def test_the_loss_without_each_block_is_that_of_the_model_without_it():
     model = residual()
-    ranking = tfprune.rank_blocks(model, (X, Y), loss="mse", batch_size=5)
+    ranking = tfprune.transformers.rank_blocks(model, (X, Y), loss="mse", batch_size=5)
     for row in ranking.rows:
         left = [block for block in range(3) if block != row.block]
         assert row.loss == pytest.approx(np.square(by_hand(model, left, X) - Y).mean(), rel=1e-4)
@@ -25,12 +25,12 @@ def test_the_loss_without_each_block_is_that_of_the_model_without_it():
 def test_the_loss_is_that_the_model_is_compiled_with():
     model = residual()
     model.compile("sgd", "mae")
-    assert tfprune.rank_blocks(model, (X, Y)).loss == pytest.approx(0.1, rel=1e-3)
+    assert tfprune.transformers.rank_blocks(model, (X, Y)).loss == pytest.approx(0.1, rel=1e-3)
 
 
 def test_the_similarity_is_the_cosine_of_what_goes_in_and_out():
     model = residual()
-    ranking = tfprune.rank_blocks(model, X, criterion="similarity")
+    ranking = tfprune.transformers.rank_blocks(model, X, criterion="similarity")
     assert ranking.loss is None
     before = X
     for row in ranking.rows:
@@ -49,10 +49,10 @@ def test_a_block_that_does_nothing_is_missed_least(by):
         for variable in model.get_layer(name).weights:
             variable.assign(np.zeros(variable.shape))
     x = texts(8)
-    ranking = tfprune.rank_blocks(model, (x, np.asarray(model(x)) + 0.1), criterion=by, loss="mse")
+    ranking = tfprune.transformers.rank_blocks(model, (x, np.asarray(model(x)) + 0.1), criterion=by, loss="mse")
     assert ranking.order[0] == 1
     assert ranking.rows[1].similarity == pytest.approx(1, abs=1e-6)
-    smaller, report = tfprune.drop_blocks(model, ranking.order[:1], samples=x)
+    smaller, report = tfprune.transformers.drop_blocks(model, ranking.order[:1], samples=x)
     assert report.is_function_preserving
     assert f"{'whole model is 0.0100' if by == 'loss' else ''}" in str(ranking)
     assert ranking.as_dict()["order"][0] == 1
@@ -60,12 +60,12 @@ def test_a_block_that_does_nothing_is_missed_least(by):
 
 def test_what_cannot_be_ranked_is_refused():
     with pytest.raises(ValueError, match="one output and a loss"):
-        tfprune.rank_blocks(residual(), (X, Y))
+        tfprune.transformers.rank_blocks(residual(), (X, Y))
     with pytest.raises(ValueError, match="with targets"):
-        tfprune.rank_blocks(residual(), X, loss="mse")
+        tfprune.transformers.rank_blocks(residual(), X, loss="mse")
     with pytest.raises(ValueError, match="Expected `criterion`"):
-        tfprune.rank_blocks(residual(), X, criterion="norm")
+        tfprune.transformers.rank_blocks(residual(), X, criterion="norm")
     with pytest.raises(TypeError, match="Expected a Keras model"):
-        tfprune.rank_blocks("model", X)
+        tfprune.transformers.rank_blocks("model", X)
     with pytest.raises(ValueError, match="NaN"):
-        tfprune.rank_blocks(residual(), X * np.nan, criterion="similarity")
+        tfprune.transformers.rank_blocks(residual(), X * np.nan, criterion="similarity")

@@ -37,8 +37,8 @@ def base():
 
 @pytest.mark.parametrize("order", ["interpose", "stack"])
 def test_moments_follow_every_copy(base, order):
-    grown, report = tfprune.grow_depth(base, order=order, keep_last=1)
-    grown.compile(tfprune.carry_optimizer(base, grown, origins=report.origins), "mse")
+    grown, report = tfprune.growth.grow_depth(base, order=order, keep_last=1)
+    grown.compile(tfprune.growth.carry_optimizer(base, grown, origins=report.origins), "mse")
     assert type(grown.optimizer) is type(base.optimizer) and grown.optimizer is not base.optimizer
     assert int(grown.optimizer.iterations) == 2
     names = [(f"block_{row.place}_{part}", f"block_{row.block}_{part}") for row in report.rows for part in PARTS]
@@ -61,8 +61,8 @@ def test_blocks_take_the_next_step_that_they_would_have_taken(name):
     if name == "sgd":
         optimizer.momentum = 0.9
     model = trained(residual(2), optimizer)
-    grown, report = tfprune.grow_depth(model, zero_output=True, samples=X)
-    grown.compile(tfprune.carry_optimizer(model, grown, origins=report.origins), "mse")
+    grown, report = tfprune.growth.grow_depth(model, zero_output=True, samples=X)
+    grown.compile(tfprune.growth.carry_optimizer(model, grown, origins=report.origins), "mse")
     for each in (model, grown):
         each.train_on_batch(X, Y)
     names = [(row.place, row.block) for row in report.rows if not row.is_copy]
@@ -79,8 +79,8 @@ def test_under_masks_moments_stay_zero_in_copies():
     model.train_on_batch(X, Y)
     tfprune.update_masks(model, 0.5)
     model.train_on_batch(X, Y)
-    grown, report = tfprune.grow_depth(model)
-    grown.compile(tfprune.carry_optimizer(model, grown, origins=report.origins), "mse")
+    grown, report = tfprune.growth.grow_depth(model)
+    grown.compile(tfprune.growth.carry_optimizer(model, grown, origins=report.origins), "mse")
     layer = grown.get_layer("block_3_hidden")
     momentum = slots(grown, layer.layer.kernel)["momentum"]
     assert momentum.any()
@@ -94,10 +94,10 @@ def test_what_was_frozen_starts_anew_and_loss_scales_come_along():
     model = residual(2)
     model.get_layer("block_0_hidden").trainable = False
     trained(model, keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=64.0))
-    grown, report = tfprune.grow_depth(model)
+    grown, report = tfprune.growth.grow_depth(model)
     for layer in grown.layers:
         layer.trainable = True
-    grown.compile(tfprune.carry_optimizer(model, grown, origins=report.origins), "mse")
+    grown.compile(tfprune.growth.carry_optimizer(model, grown, origins=report.origins), "mse")
     inner = [np.asarray(slot) for slot in grown.optimizer.inner_optimizer.variables[2:]]
     is_frozen = [not slot.any() for slot in inner]
     assert is_frozen == [place in (0, 1) and part < 4 for place in range(4) for part in range(8)] + [False] * 4
@@ -106,11 +106,13 @@ def test_what_was_frozen_starts_anew_and_loss_scales_come_along():
 
 
 def test_cosines_by_hand(base):
-    grown, report = tfprune.grow_depth(base)
-    other, dropped = tfprune.drop_blocks(base, [2])
+    grown, report = tfprune.growth.grow_depth(base)
+    other, dropped = tfprune.transformers.drop_blocks(base, [2])
     for model in (grown, other):
         trained(model)
-    printed = tfprune.moment_cosines(base, {"deep": (grown, report.origins), "short": (other, dropped.origins)})
+    printed = tfprune.growth.moment_cosines(
+        base, {"deep": (grown, report.origins), "short": (other, dropped.origins)}
+    )
     cosines = {(row.first, row.second): row.cosine for row in printed.rows}
 
     def folded(model, origins):
@@ -146,25 +148,33 @@ def test_the_way_back_is_the_transpose_of_the_way_there():
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
-        (lambda m, g, o: tfprune.carry_optimizer("model", g, origins=o), TypeError, "keras.models.load_model"),
+        (lambda m, g, o: tfprune.growth.carry_optimizer("model", g, origins=o), TypeError, "keras.models.load_model"),
         (
-            lambda m, g, o: tfprune.carry_optimizer(m, g, origins="report"),
+            lambda m, g, o: tfprune.growth.carry_optimizer(m, g, origins="report"),
             TypeError,
             r"grow_depth\(model\)\[1\].origins",
         ),
-        (lambda m, g, o: tfprune.carry_optimizer(m, g, origins=o[:-1]), ValueError, "the call that made this model"),
-        (lambda m, g, o: tfprune.carry_optimizer(m, m, origins=o), ValueError, "the call that made this model"),
         (
-            lambda m, g, o: tfprune.carry_optimizer(g, g, origins=o),
+            lambda m, g, o: tfprune.growth.carry_optimizer(m, g, origins=o[:-1]),
+            ValueError,
+            "the call that made this model",
+        ),
+        (
+            lambda m, g, o: tfprune.growth.carry_optimizer(m, m, origins=o),
+            ValueError,
+            "the call that made this model",
+        ),
+        (
+            lambda m, g, o: tfprune.growth.carry_optimizer(g, g, origins=o),
             ValueError,
             "the call that made|compiled and trained",
         ),
-        (lambda m, g, o: tfprune.moment_cosines(m, [g]), TypeError, "Expected `grown` to map names"),
-        (lambda m, g, o: tfprune.moment_cosines(m, {"a": (g, o)}), ValueError, "which has no optimizer"),
+        (lambda m, g, o: tfprune.growth.moment_cosines(m, [g]), TypeError, "Expected `grown` to map names"),
+        (lambda m, g, o: tfprune.growth.moment_cosines(m, {"a": (g, o)}), ValueError, "which has no optimizer"),
     ],
 )
 def test_wrong_arguments_are_refused(base, call, kind, text):
-    grown, report = tfprune.grow_depth(base)
+    grown, report = tfprune.growth.grow_depth(base)
     with pytest.raises(kind, match=text):
         call(base, grown, report.origins)
 
@@ -172,8 +182,8 @@ def test_wrong_arguments_are_refused(base, call, kind, text):
 @pytest.mark.programs
 def test_optimizers_with_values_of_other_shapes_or_without_a_first_moment_are_refused():
     model = trained(residual(2), "adafactor")
-    grown, report = tfprune.grow_depth(model, blocks=BLOCK)
+    grown, report = tfprune.growth.grow_depth(model, blocks=BLOCK)
     with pytest.raises(ValueError, match="Received: Adafactor, which keeps others"):
-        tfprune.carry_optimizer(model, grown, origins=report.origins)
+        tfprune.growth.carry_optimizer(model, grown, origins=report.origins)
     with pytest.raises(ValueError, match="first moments, such as Adam.* Received: Adafactor"):
-        tfprune.moment_cosines(model, {})
+        tfprune.growth.moment_cosines(model, {})

@@ -111,7 +111,7 @@ def test_a_model_with_masks_and_sample_weights_are_refused():
     model = keras.Sequential([keras.Input((4,)), *block, keras.layers.Dense(1)])
     weights = (np.arange(8) < 4).astype("float32")
     with pytest.raises(ValueError, match="without sample weights in `data`"):
-        tfprune.rank_blocks(model, (x, x[:, :1], weights), loss="mse")
+        tfprune.transformers.rank_blocks(model, (x, x[:, :1], weights), loss="mse")
     budget = tfprune.budget(parameters=0.6)
     with pytest.raises(ValueError, match="without sample weights in `samples`"):
         tfprune.plan_transformer(model, (x, x[:, :1], weights), budget=budget, judge="mse")

@@ -257,7 +257,7 @@ def test_hidden_dimensions_are_removed_as_by_narrow_and_judged_by_the_scores_of_
     settings = {"budget": tfprune.budget(parameters=0.7), "parts": ["width", "units"], "batch_size": 4}
     plan = tfprune.plan_transformer(model, x, judge="perplexity", **settings)
     (alone,) = [row for row in plan.alone if row.part == "width"]
-    expected, _ = tfprune.narrow(model, x, hidden_dim=8 - alone.levels["width"])
+    expected, _ = tfprune.transformers.narrow(model, x, hidden_dim=8 - alone.levels["width"])
     assert expected.count_params() == alone.costs["parameters"] <= 0.7 * model.count_params()
     table = np.asarray(expected.get_layer("token_embedding").embeddings)
     scores = np.asarray(expected(x))[:, :-1] @ table.T
@@ -282,10 +282,10 @@ def test_tokens_blocks_and_dimensions_are_removed_one_after_the_other():
     settings = {"texts": ["3 7"], "tokenizer": tokenizer, "criterion": "activation", "judge": "perplexity"}
     cuts = MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
     smaller = cuts.build({"vocabulary": 1, "blocks": 1, "width": 2})
-    fewer_tokens, report = tfprune.trim_vocabulary(model, ["3 7", *x["token_ids"]], tokenizer=tokenizer)
+    fewer_tokens, report = tfprune.transformers.trim_vocabulary(model, ["3 7", *x["token_ids"]], tokenizer=tokenizer)
     renumbered = {**x, "token_ids": np.searchsorted(report.kept, x["token_ids"]).astype("int32")}
-    fewer_blocks, _ = tfprune.drop_blocks(fewer_tokens, cuts.dropped(1))
-    expected, _ = tfprune.narrow(fewer_blocks, renumbered, hidden_dim=6, verbose=0)
+    fewer_blocks, _ = tfprune.transformers.drop_blocks(fewer_tokens, cuts.dropped(1))
+    expected, _ = tfprune.transformers.narrow(fewer_blocks, renumbered, hidden_dim=6, verbose=0)
     assert type(smaller) is type(model) and smaller.vocabulary_size < 40
     for weight, other in zip(smaller.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(weight, other)

@@ -63,7 +63,7 @@ def test_a_budget_is_met_within_one_unit_and_the_model_saves(tmp_path):
     gone = report.plan.parameters - report.plan.parameters_kept
     assert abs(gone - 0.4 * blocks) <= 3 * unit
     heads = [row for row in report.rows if row.kind == "heads"]
-    removed, _ = tfprune.transformer_budget(
+    removed, _ = tfprune.transformers.transformer_budget(
         0.4, block_count=3, attention=4 * head, feed_forward=HIDDEN * unit, width=HIDDEN
     )
     assert removed >= 1 and sum(row.channels - row.kept for row in heads) == 4 * removed

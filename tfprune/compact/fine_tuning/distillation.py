@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 
 
-@renamed()
 @dataclass(frozen=True)
 class Distillation:
     """Train with the loss (1 - weight) * loss on the labels + weight * (outputs + features).

@@ -6,14 +6,12 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.compact.fine_tuning.distillation import Distillation, check_distillation
 from tfprune.compact.fine_tuning.distillation_loss import DistillationLoss
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.graph import check_graph
 
 
-@renamed(**{name: f"distillation=tfprune.Distillation({name}=...)" for name in ("temperature", "weight", "features")})
 def distilled(model: keras.Model, teacher: keras.Model, distillation: Distillation | None = None) -> keras.Model:
     """Return a model over the same layers and weights, with a teacher in its training loss.
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.compact.fine_tuning.distillation import Distillation, check_distillation
 from tfprune.compact.reconstruction.reconstruct import RECONSTRUCTIONS
 
 
-@renamed()
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """How many rounds `prune_to` takes, and how it reconstructs and trains the model in each.

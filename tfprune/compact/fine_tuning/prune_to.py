@@ -9,7 +9,6 @@ import keras
 
 from tfprune.base.limit import Limit, as_limit, refuse_limit_of_size
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import resolve
 from tfprune.compact.fine_tuning.fine_tuning import FineTuning
@@ -25,20 +24,8 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.layers import weight_values
-from tfprune.masking.training.sparsity_or_budget import limits_as
 
 
-@renamed(
-    **limits_as("budget"),
-    **{
-        name: f"fine_tuning=tfprune.FineTuning({name}=...)"
-        for name in ("rounds", "every", "batch_size", "optimizer", "callbacks", "reconstruction")
-    },
-    distill="fine_tuning=tfprune.FineTuning(distillation=...)",
-    samples="fine_tuning=tfprune.FineTuning(max_samples=...)",
-    metric="max_drop=tfprune.Limit(..., metric=...)",
-    mode="max_drop=tfprune.Limit(..., mode=...)",
-)
 def prune_to(
     model: keras.Model,
     budget: Budget | ShrinkPlan,

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.compact.narrowing.narrow_report import NarrowReport
 from tfprune.compact.narrowing.norms import ObservedNorms, StreamNorm, observed, stream_norms
@@ -21,7 +20,6 @@ from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.keras_models.models.token_ids import check_token_ids, token_masks
 
 
-@renamed()
 def narrow(
     model: keras.Model, samples: Any, *, hidden_dim: int, batch_size: int = 8, verbose: int | str = "auto"
 ) -> tuple[keras.Model, NarrowReport]:

@@ -6,18 +6,14 @@ import numpy as np
 
 from tfprune.compact.reconstruction.layer_moments import Site
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
-from tfprune.solving.least_squares import GramMoments, solve, sweep
-
-SOLVERS = ("exact", "sweep")
+from tfprune.solving.least_squares import GramMoments, solve
 
 
 def improve_layer(
     site: Site,
     fit: list[GramMoments],
     *,
-    dense: np.ndarray,
     held: list[GramMoments],
-    solver: str,
     ridge: float,
     live: np.ndarray | None = None,
 ) -> ReconstructionRow:
@@ -26,9 +22,7 @@ def improve_layer(
     Args:
         site: The layer.
         fit: The moments of each of its groups, to solve with.
-        dense: Its weights in the reference.
         held: The moments of the data that are held out, of 0 rows if there are none.
-        solver: One of `SOLVERS`.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean.
         live: The outputs that are judged and get a new bias, of shape (groups, outputs); None takes those that have
             weights.
@@ -47,10 +41,7 @@ def improve_layer(
     for group, all_outputs in enumerate(fit):
         rows = live[group]
         some, masked, unmasked = all_outputs.of(rows), old[group][rows], free[group][rows]
-        if solver == "sweep":
-            solved = sweep(some, dense[group][rows], free=unmasked, ridge=ridge)
-        else:
-            solved = solve(some, masked, free=unmasked, ridge=ridge)
+        solved = solve(some, masked, free=unmasked, ridge=ridge)
         weights[group][rows] = some.better(masked, solved.astype(masked.dtype))  # judged as the model holds them
     before, after = (_error(fit, values, live) for values in (old, weights))
     held_before, held_after = (_error(held, values, live) if held[0].count else None for values in (old, weights))

@@ -7,9 +7,8 @@ from typing import Any
 import keras
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number
-from tfprune.compact.reconstruction.improve_layer import SOLVERS, differs, improve_layer, unchanged
+from tfprune.compact.reconstruction.improve_layer import differs, improve_layer, unchanged
 from tfprune.compact.reconstruction.in_order import Improve, Pair, improve_in_order
 from tfprune.compact.reconstruction.layer_moments import IsHeld, Site, every, none_held, sites_of, sums_of
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
@@ -29,7 +28,6 @@ RECONSTRUCTIONS = ("sequential", "parallel")
 TARGETS = ("dense", "own")
 
 
-@renamed(pruned="model=", mode="reconstruction=", method="solver=", data="samples=")
 def reconstruct(
     model: keras.Model,
     reference: keras.Model,
@@ -37,7 +35,6 @@ def reconstruct(
     *,
     reconstruction: str = "sequential",
     targets: str = "dense",
-    solver: str = "exact",
     ridge: float = RIDGE,
     holdout: float = 0.0,
     batch_size: int = 32,
@@ -73,9 +70,6 @@ def reconstruct(
             (the default): the outputs of the layer in `reference`, which corrects the errors of earlier layers.
             `"own"`: the outputs that its weights in `reference` give on its present inputs. That takes half the time,
             overfits less on few samples, and is better for language models.
-        solver: `"exact"` (the default), or `"sweep"`: SparseGPT's sweep, one factorization for all outputs of a
-            layer. It is faster for unstructured masks in wide layers, less exact, and here for comparison with the
-            paper.
         ridge: How strongly the new weights are pulled towards the old ones, as a fraction of the mean square of the
             inputs, at least 0. Default 1e-5; raise it for few samples, for example to 0.001.
         holdout: The fraction of the batches to hold out, in [0, 0.5], for example 0.2: a layer keeps its old weights
@@ -109,11 +103,9 @@ def reconstruct(
         True
 
     Reference:
-        Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (the update); Frantar &
-        Alistarh, 2023, "SparseGPT", arXiv:2301.00774 (the sweep).
+        Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (the update).
     """
     check_choice(reconstruction, "reconstruction", choices=RECONSTRUCTIONS)
-    check_choice(solver, "solver", choices=SOLVERS)
     check_choice(targets, "targets", choices=TARGETS)
     ridge = check_number(ridge, "ridge", least=0)
     is_held = every(check_number(holdout, "holdout", least=0, most=0.5))
@@ -130,7 +122,6 @@ def reconstruct(
         samples=samples,
         reconstruction=reconstruction,
         targets=targets,
-        solver=solver,
         ridge=ridge,
         is_held=is_held,
         batch_size=batch_size,
@@ -151,7 +142,6 @@ def reconstruct_in_place(
     samples: Any,
     reconstruction: str,
     targets: str = "dense",
-    solver: str = "exact",
     ridge: float = RIDGE,
     is_held: IsHeld = none_held,
     batch_size: int = 32,
@@ -165,7 +155,6 @@ def reconstruct_in_place(
         samples: Inputs.
         reconstruction: `"sequential"` or `"parallel"`.
         targets: `"dense"` or `"own"`.
-        solver: `"exact"` or `"sweep"`.
         ridge: How strongly the weights are pulled towards the old ones.
         is_held: Returns whether the batch of a number is held out.
         batch_size: Samples in a batch.
@@ -188,8 +177,7 @@ def reconstruct_in_place(
     progress = Progress(len(to_solve), verbose=verbose, unit="layer")
 
     def improve(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
-        dense = pair[1].map.weights()
-        rows[pair[0]] = improve_layer(pair[0], moments, dense=dense, held=held, solver=solver, ridge=ridge)
+        rows[pair[0]] = improve_layer(pair[0], moments, held=held, ridge=ridge)
         progress.add()
 
     with progress:

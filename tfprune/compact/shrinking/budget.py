@@ -13,7 +13,6 @@ import numpy as np
 
 from tfprune.allocation import ALLOCATIONS, Allocation, Weight, allocate
 from tfprune.base.progress import Progress
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import LEAST_AMOUNT, BudgetLimit, check_budget_limit, check_choice, text_of
 from tfprune.compact.shrinking.shrink import shrink
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
@@ -162,7 +161,6 @@ def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
-@renamed(base="allocation=")
 def budget(
     *,
     flops: BudgetLimit = None,

@@ -10,13 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
 from tfprune.keras_models.models.layers import as_numpy
 
 
-@renamed()
 class GrowingPenalty(keras.callbacks.Callback):
     """Pull the channels that a plan removes toward zero, with a growing L2 penalty, while `model.fit` runs.
 

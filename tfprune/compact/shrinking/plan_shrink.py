@@ -10,7 +10,6 @@ import numpy as np
 
 from tfprune.allocation import Allocation, LayerThreshold, allocate
 from tfprune.base.progress import check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_sparsity, resolve
 from tfprune.compact.shrinking.budget import Budget
 from tfprune.compact.shrinking.planned_copy import PlannedCopy
@@ -23,14 +22,13 @@ from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.layers import as_numpy
-from tfprune.masking.training.sparsity_or_budget import check_sparsity_or_budget, limits_as
+from tfprune.masking.training.sparsity_or_budget import check_sparsity_or_budget
 from tfprune.masking.wrapping.flat_copy import flat_copy, score_kernels
 from tfprune.patterns import Unstructured
 from tfprune.report import Skipped
 from tfprune.solving.dependency_graph import Group, Network
 
 
-@renamed(**limits_as("sparsity"))
 def plan_shrink(
     model: keras.Model,
     sparsity: float | Budget | LayerThreshold | None = None,

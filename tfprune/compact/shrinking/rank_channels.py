@@ -9,7 +9,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.compact.reconstruction.layer_moments import moments_of
 from tfprune.compact.reconstruction.linear_map import NotLinear
@@ -24,7 +23,6 @@ from tfprune.solving.brain_surgery import DAMPING, Surgeon, removals
 from tfprune.solving.dependency_graph import Group
 
 
-@renamed(data="samples=")
 def rank_channels(
     model: keras.Model,
     samples: Any,

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.compact.shrinking.ranking_report import RankedGroup, RankingReport
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
@@ -22,7 +21,6 @@ from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.solving.dependency_graph import Network
 
 
-@renamed()
 def rank_heads(
     model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 32, verbose: int | str = "auto"
 ) -> RankingReport:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_sparsity
 
 _ALPHA = 1.5  # as in the paper: less attention is removed than its share of the parameters
 
 
-@renamed(blocks="block_count=")
 def transformer_budget(
     sparsity: float, *, block_count: int, attention: int, feed_forward: int, width: int
 ) -> tuple[int, int]:
@@ -27,8 +25,8 @@ def transformer_budget(
 
     Returns:
         Two counts: the number of attention layers whose heads are removed, and the number of hidden units that each
-        block keeps. This is not a `tfprune.Budget`. If the hidden layers are called "hidden", the plan is
-        `plan_shrink(model, sparsity, allocation=split)` with
+        block keeps. These are not what `tfprune.budget` returns. If the hidden layers are called "hidden", the plan
+        is `plan_shrink(model, sparsity, allocation=split)` with
         `split = {"heads": removed / block_count, "hidden": 1 - kept / width, "": None}`.
 
     Raises:

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.batches import Batch, classes_of
 
 
-@renamed(count="episodes=")
 class Episodes:
     """Draw N-way K-shot episodes from labelled samples.
 
@@ -95,7 +93,6 @@ class Episodes:
     def __iter__(self) -> Iterator[Batch]:
         return self.draw(self.episodes, seed=self.seed)
 
-    @renamed(count="episodes=")
     def draw(self, episodes: int, *, seed: int | Sequence[int]) -> Iterator[Batch]:
         """Yield other episodes of the same kind.
 

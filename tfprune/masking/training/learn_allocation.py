@@ -11,7 +11,6 @@ import numpy as np
 from keras import ops
 
 from tfprune.allocation import Weight, global_
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_sparsity
 from tfprune.criteria import Magnitude
 from tfprune.keras_models.models.anatomy import Anatomy, check_model
@@ -31,7 +30,6 @@ _SPEED = 3.0  # of a threshold's logarithm, compared with a weight
 _UPDATES, _END = 50, 0.75  # how often thresholds are set to the sparsity of a step, and until which part of the fit
 
 
-@renamed()
 def learn_allocation(
     model: keras.Model,
     sparsity: float,

@@ -11,7 +11,6 @@ from typing import Any
 import keras
 
 from tfprune.allocation import Allocation
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.optimizers import check_optimizer, max_updates_per_call, optimizers_of, updates_of
 from tfprune.masking.training.check_before_training import (
@@ -24,7 +23,7 @@ from tfprune.masking.training.check_before_training import (
 from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
 from tfprune.masking.training.grow import Grow, check_grow, grow_at, uses_data
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
-from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_training_budget, limits_as
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_training_budget
 from tfprune.masking.training.start_of_fit import came_back, ended_before, schedule_slips, steps_of_fit
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
 from tfprune.masking.wrapping.pruned_layers import hidden_share, masked_sparsity, waits_for_data, wrappers
@@ -33,7 +32,6 @@ from tfprune.schedules import Schedule
 _log = logging.getLogger(__name__)
 
 
-@renamed(**limits_as("budget"))
 class PruningCallback(keras.callbacks.Callback):
     """Update the masks of a wrapped model during `fit`, on a schedule.
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.keras_models.models.kernels import from_matrix, to_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.models.optimizers import optimizers_of, updates_of
 from tfprune.masking.wrapping.pruned_layers import hidden_share, pruned_layers
 
 
-@renamed()
 def scale_initial_weights(model: keras.layers.Layer) -> None:
     """Scale the initial weights of a sparse model to the number of inputs that each unit keeps.
 

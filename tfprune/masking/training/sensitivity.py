@@ -13,7 +13,6 @@ from typing import Any
 import keras
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_sparsity
 from tfprune.keras_models.models.compiled import arguments_of, check_compiled, compile_like, measured, sign_of
 from tfprune.keras_models.models.layers import as_numpy
@@ -28,7 +27,6 @@ from tfprune.masking.wrapping.wrap import wrap
 from tfprune.report import Skipped
 
 
-@renamed()
 def sensitivity(
     model: keras.Model,
     data: Any,

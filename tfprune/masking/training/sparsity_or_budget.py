@@ -11,14 +11,9 @@ from tfprune.allocation import Weight
 from tfprune.base.spec import check_sparsity
 
 
-def limits_as(argument: str) -> dict[str, str]:
-    """Return the limits of a budget, which users pass where the budget belongs, and the code to write instead."""
-    return {name: f"{argument}=tfprune.budget({name}=...)" for name in ("flops", "parameters", "bytes", "latency")}
-
-
 @runtime_checkable
 class MeetsBudget(Protocol):
-    """An object that replaces a sparsity and finds the sparsities itself: a `tfprune.Budget`."""
+    """An object that replaces a sparsity and finds the sparsities itself: the result of `tfprune.budget`."""
 
     @property
     def measure(self) -> Callable[..., float] | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.keras_models.models.anatomy import kind_of
 from tfprune.keras_models.models.graph import functional, retrace
 from tfprune.keras_models.models.kernels import Kernel
@@ -24,7 +23,6 @@ Calls = dict[int, list[tuple[list[Shape], list[Shape]]]]  # by the id of a layer
 _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 
 
-@renamed()
 class TrainingCost(keras.callbacks.Callback):
     """Report the multiply-adds of training so far, as a fraction of those of dense training, while `model.fit` runs.
 

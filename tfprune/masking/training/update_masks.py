@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, Weight, allocate
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_sparsity
 from tfprune.base.top_k import rank_first
 from tfprune.criteria.base import Evidence, finite
@@ -22,7 +21,7 @@ from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.models.optimizers import check_optimizer, optimizers_of, slots_by_variable, updates_of
 from tfprune.masking.training.coupled_groups import CoupledGroups, Scores, coupled_groups
 from tfprune.masking.training.grow import Grow, Growth, check_grow, check_growable, criterion_of
-from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_sparsity_or_budget, limits_as
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_sparsity_or_budget
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import pruned_layers
 from tfprune.masking.wrapping.sparsity_report import SparsityReport, sparsity_report
@@ -30,7 +29,6 @@ from tfprune.masking.wrapping.sparsity_report import SparsityReport, sparsity_re
 Masked = tuple[Pruned, str, np.ndarray]  # a wrapper, the name of a weight, its mask
 
 
-@renamed(**limits_as("sparsity"))
 def update_masks(
     model: keras.layers.Layer,
     sparsity: float | MeetsBudget,

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.keras_models.copying.in_place import Replace, lock_models, replace_layers
@@ -28,7 +27,6 @@ from tfprune.report import Skipped
 _log = logging.getLogger(__name__)
 
 
-@renamed()
 def wrap(
     model_or_layer: keras.layers.Layer,
     *,

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
@@ -43,7 +42,7 @@ class ConceptRules(Report):
         >>> import tfprune
         >>> x = np.random.default_rng(0).normal(size=(400, 4)).astype("float32")
         >>> layers = [keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)]
-        >>> rules = tfprune.concept_rules(keras.Sequential(layers), x, {"right": x[:, 0] > 0})
+        >>> rules = tfprune.concepts.concept_rules(keras.Sequential(layers), x, {"right": x[:, 0] > 0})
         >>> rules.concepts, rules.layers
         (('right',), {'hidden': 8})
         >>> rules.best("not right").layer
@@ -81,7 +80,6 @@ class ConceptRules(Report):
         counts = {rule: self.parts[CHOOSING].counts(concept, [rule]) for rule in rules}
         return max(rules, key=lambda rule: lower_bound(counts[rule].hits, counts[rule].matched, error=0.05))
 
-    @renamed(data="samples=")
     def evaluate(
         self, model: keras.Model, samples: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
     ) -> ConceptRules:
@@ -124,7 +122,6 @@ def _counted(rules: Sequence[ConceptRule], part: Part) -> tuple[ConceptRule, ...
     return tuple(replace(rule, counts=part.counts(rule.concept, [rule])) for rule in rules)
 
 
-@renamed(data="samples=", validation="validation_split=")
 def concept_rules(
     model: keras.Model,
     samples: Any,

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.criteria import UnitScores
 from tfprune.methods.concepts.observe import observe
 from tfprune.methods.concepts.trace_contents import ConceptEvidence, TraceContents
@@ -40,8 +39,8 @@ class ConceptTrace(TraceContents):
         >>> x = numpy.random.default_rng(0).normal(size=(1000, 2)).astype("float32")
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
         >>> model.layers[0].set_weights([numpy.eye(2, 4), numpy.zeros(4)])
-        >>> rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
-        >>> plan, trace = tfprune.plan_concepts(model, rules, require=["right"])
+        >>> rules = tfprune.concepts.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
+        >>> plan, trace = tfprune.concepts.plan_concepts(model, rules, require=["right"])
         >>> [(each.layer, each.unit) for each in trace.units]
         [('hidden', 0)]
         >>> trace.why("hidden", 0).partition(" > ")[0]
@@ -50,7 +49,6 @@ class ConceptTrace(TraceContents):
 
     JSON_NAMES = ("requirements", "min_precision", "min_recall", "confidence", "rules", "evidence", "layers", "units")
 
-    @renamed(unit="index=")
     def why(self, layer: str, index: int) -> str:
         """Explain why a unit is kept.
 
@@ -80,7 +78,6 @@ class ConceptTrace(TraceContents):
             return f"{concept!r} is required"
         return f"{', '.join(names)} {'needs' if len(names) == 1 else 'need'} {concept!r}"
 
-    @renamed(data="samples=")
     def evaluate(
         self, model: keras.Model, samples: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
     ) -> ConceptTrace:

@@ -122,6 +122,7 @@ def check_rule_layers(units: UnitsOfModel, layers: Mapping[str, int]) -> UnitsOf
     if differing:
         raise ValueError(
             f"Expected the model that the rules were mined from. Received: {units.copy.plain.name!r}, where these "
-            f"layers differ: {', '.join(differing)}. Mine rules of this model: tfprune.concept_rules(model, ...)."
+            f"layers differ: {', '.join(differing)}. Mine rules of this model: "
+            f"tfprune.concepts.concept_rules(model, ...)."
         )
     return units

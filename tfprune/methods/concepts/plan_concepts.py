@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.compact.shrinking.plan_shrink import left_alone
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
@@ -21,7 +20,6 @@ from tfprune.methods.rule_mining.choose_rules import Limits
 from tfprune.methods.rule_mining.parts import REPORTING
 
 
-@renamed(keep_at_least="min_units=")
 def plan_concepts(
     model: keras.Model,
     rules: ConceptRules,
@@ -69,7 +67,7 @@ def plan_concepts(
         >>> x = np.random.default_rng(0).normal(size=(1000, 2)).astype("float32")
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
         >>> model.layers[0].set_weights([np.eye(2, 4), np.zeros(4)])
-        >>> rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
+        >>> rules = tfprune.concepts.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
         >>> plan, trace = plan_concepts(model, rules, require={"R1: tell left from right": ["right"]})
         >>> plan.rows[0].channels, plan.rows[0].kept
         (4, 1)
@@ -81,7 +79,7 @@ def plan_concepts(
     if not isinstance(rules, ConceptRules):
         raise TypeError(
             f"Expected rules. Received: rules={rules!r} of type {type(rules).__name__}. Mine them with "
-            f"tfprune.concept_rules(model, samples, concepts)."
+            f"tfprune.concepts.concept_rules(model, samples, concepts)."
         )
     limits = Limits(min_precision, min_recall, confidence, min_matches)
     min_units = check_count(min_units, "min_units", least=1)

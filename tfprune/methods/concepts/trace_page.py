@@ -23,7 +23,7 @@ def trace_page(trace: TraceContents) -> str:
         section("Units", "\n".join(_units(trace))),
         section("What the numbers mean", _notes(trace)),
     ]
-    return document(TITLE, parts, kicker="Concept trace", footer="Made by tfprune.ConceptTrace.")
+    return document(TITLE, parts, kicker="Concept trace", footer="Made by tfprune.concepts.ConceptTrace.")
 
 
 def _facts(trace: TraceContents) -> Iterator[tuple[str, str, str]]:

@@ -59,7 +59,7 @@ def average_experts(
                 raise ValueError(
                     f"Expected {layer.name!r} to have weights of the same shapes, those of its experts aside. "
                     f"Received: {variable.path} of shape {tuple(other.shape)} where it has {value.shape}. Name all "
-                    f"weights of the experts in tfprune.register_experts."
+                    f"weights of the experts in tfprune.experts.register."
                 )
             other.assign(value)
     for _, layer in walk(new, stop=Pruned):

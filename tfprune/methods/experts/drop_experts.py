@@ -7,13 +7,11 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_numbers
 from tfprune.methods.experts.experts_report import ExpertsReport
 from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, rebuild_experts
 
 
-@renamed(data="samples=")
 def drop_experts(
     model_or_layer: keras.layers.Layer,
     drop: Iterable[int] | Mapping[str, Iterable[int]],
@@ -28,9 +26,9 @@ def drop_experts(
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
-            `register_experts`, wrapped or not. It is not changed.
+            `experts.register`, wrapped or not. It is not changed.
         drop: The experts to drop from each layer, counted from 0; or a dict with those of each layer by its path,
-            such as `rank_experts(model, samples).lowest(4)`. The layers of a class that counts its experts with one
+            such as `experts.rank(model, samples).lowest(4)`. The layers of a class that counts its experts with one
             argument lose the same number of them.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.

@@ -1,4 +1,4 @@
-"""Report of `rank_experts`: how much each layer of a mixture needs each of its experts."""
+"""Report of `experts.rank`: how much each layer of a mixture needs each of its experts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ExpertRanking(Report):
     criterion: str
 
     def lowest(self, count: int | Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Return the least important experts of each layer: `drop_experts(model, ranking.lowest(4))`.
+        """Return the least important experts of each layer: `experts.drop(model, ranking.lowest(4))`.
 
         Args:
             count: How many of each layer, from 1 to all but one; or a dict with the number for each layer by its

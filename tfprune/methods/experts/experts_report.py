@@ -1,4 +1,4 @@
-"""Report of `grow_experts`, `merge_experts` and `drop_experts`: the number of experts, and the change of outputs."""
+"""Report of `experts.grow`, `experts.merge` and `experts.drop`: the number of experts, and the change of outputs."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class ExpertsReport(Report):
 
     @property
     def copies(self) -> tuple[int, ...]:
-        """The experts that are copies of earlier ones: `drop_experts` removes them again."""
+        """The experts that are copies of earlier ones: `experts.drop` removes them again."""
         return tuple(index for index, group in enumerate(self.groups) if group in self.groups[:index])
 
     @property
     def siblings(self) -> tuple[tuple[int, ...], ...]:
-        """The experts that are copies of the same one: `merge_experts` makes one of each group."""
+        """The experts that are copies of the same one: `experts.merge` makes one of each group."""
         places: dict[tuple[int, ...], list[int]] = {}
         for index, group in enumerate(self.groups):
             places.setdefault(group, []).append(index)

@@ -8,14 +8,12 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.methods.experts.experts_report import ExpertsReport
 from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import read_experts, rebuild_experts
 
 
-@renamed(data="samples=")
 def grow_experts(
     model_or_layer: keras.layers.Layer,
     factor: int = 2,
@@ -32,12 +30,12 @@ def grow_experts(
     Use it to start from a trained model instead of training a larger one from scratch. Each expert is copied with its
     row of the router, and `factor` times as many experts are used for each input. Without noise the wider model
     computes the same, but copies get equal gradients and stay equal; noise makes them differ. Each copy gets the
-    masks and latent values of its expert, and noise never changes a zero. `drop_experts(grown, report.copies,
+    masks and latent values of its expert, and noise never changes a zero. `experts.drop(grown, report.copies,
     top_k=...)` undoes the growth.
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
-            `register_experts`, wrapped or not. It is not changed.
+            `experts.register`, wrapped or not. It is not changed.
         factor: The number of copies of each expert afterwards, at least 2. Default 2.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
@@ -98,7 +96,7 @@ def _check_has(part: str, layers: Sequence[MoeLayer]) -> None:
         if part not in {"router" if key in layer.router else "experts" for key in layer.axes}:
             raise ValueError(
                 f"Expected weights of the {part} in {layer.path!r} for random={part!r}. Received: none among "
-                f"{', '.join(layer.rule.axes)}. Name the router in tfprune.register_experts."
+                f"{', '.join(layer.rule.axes)}. Name the router in tfprune.experts.register."
             )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.experts.expert_ranking import ExpertRanking
@@ -17,7 +16,6 @@ from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, rebuild_experts
 
 
-@renamed(data="samples=", groups="merge=")
 def merge_experts(
     model_or_layer: keras.layers.Layer,
     merge: int | Iterable[Iterable[int]],
@@ -33,14 +31,14 @@ def merge_experts(
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
-            `register_experts`, wrapped or not. It is not changed.
+            `experts.register`, wrapped or not. It is not changed.
         merge: The groups of experts that become one expert each, counted from 0, such as
             `[[0, 4], [1, 5], [2], [3]]`. Each expert belongs to one group. Or, with a ranking, the number of experts
             that remain in each layer, at least 1: the most important ones, and each other expert joins the one
             among them whose weights in the router are most similar by their cosine.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
-        ranking: What `rank_experts` returned for the model. The experts of a group then have the weight of their
+        ranking: What `experts.rank` returned for the model. The experts of a group then have the weight of their
             importance in the mean. None (the default) gives them equal weights.
         top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
             number, or uses all remaining experts if there are fewer.
@@ -70,7 +68,7 @@ def merge_experts(
     """
     if ranking is not None and not isinstance(ranking, ExpertRanking):
         raise TypeError(
-            f"Expected `ranking` to be what tfprune.rank_experts returns, or None. Received: ranking of type "
+            f"Expected `ranking` to be what tfprune.experts.rank returns, or None. Received: ranking of type "
             f"{type(ranking).__name__}."
         )
     parts = None if ranking is not None and isinstance(merge, int) else _check_groups(merge)
@@ -105,7 +103,7 @@ def _all_named(parts: list[list[int]], layer: MoeLayer, *, name: str) -> list[li
     if sorted(index for group in parts for index in group) != list(range(layer.experts)):
         raise ValueError(
             f"Expected `merge` to name each of the experts 0 to {layer.experts - 1} of {layer.path!r} in {name!r} "
-            f"once. Received: merge={parts!r}. Remove experts with tfprune.drop_experts."
+            f"once. Received: merge={parts!r}. Remove experts with tfprune.experts.drop."
         )
     return parts
 
@@ -137,7 +135,7 @@ def _groups_around(importances: np.ndarray, layer: MoeLayer, *, count: int) -> l
     if not rows:
         raise ValueError(
             f"Expected a known router in {layer.path!r} to find similar experts. Received: none among "
-            f"{', '.join(layer.rule.axes)}. Name the router in tfprune.register_experts, or pass groups as `merge`."
+            f"{', '.join(layer.rule.axes)}. Name the router in tfprune.experts.register, or pass groups as `merge`."
         )
     router = np.concatenate(rows, axis=1).astype(np.float64)
     router /= np.maximum(np.linalg.norm(router, axis=1, keepdims=True), 1e-30)

@@ -69,7 +69,7 @@ def moe_layers(root: keras.layers.Layer) -> list[MoeLayer]:
     if not layers:
         raise ValueError(
             f"Expected a model or layer with a mixture of experts. Received: {root.name!r}, in which none is known. "
-            f"Register a layer of your own: tfprune.register_experts(MyMixture, {{'router/kernel': 1, ...}})."
+            f"Register a layer of your own: tfprune.experts.register(MyMixture, {{'router/kernel': 1, ...}})."
         )
     return layers
 
@@ -134,6 +134,6 @@ def _rule_of_keras_hub(
         raise ValueError(
             f"Expected a router and experts in {path!r} ({type(layer).__name__}). Received: "
             f"{'no router' if not routers else 'no experts'} among its weights {', '.join(weights) or '(none)'}. "
-            f"Build the model, or register the layer with tfprune.register_experts."
+            f"Build the model, or register the layer with tfprune.experts.register."
         )
     return ExpertRule({**dict.fromkeys(routers, -1), **dict.fromkeys(experts, 0)}, tuple(routers))

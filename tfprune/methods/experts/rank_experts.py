@@ -24,12 +24,12 @@ NOTHING = 1e-6  # of the largest contribution: what rounding leaves of an expert
 def rank_experts(model: keras.Model, samples: Any, *, criterion: str = "reap", batch_size: int = 8) -> ExpertRanking:
     """Rank the experts of each layer of a mixture on samples.
 
-    Use it to choose the experts for `drop_experts`, without training. An expert's contribution is what its layer
+    Use it to choose the experts for `experts.drop`, without training. An expert's contribution is what its layer
     returns with this expert alone, minus what it returns with none, so an expert has to return zeros where its
     weights are zero. Each layer is run once more for each of its experts.
 
     Args:
-        model: A built model with a mixture of experts: of KerasHub, or registered with `register_experts`. It is
+        model: A built model with a mixture of experts: of KerasHub, or registered with `experts.register`. It is
             left unchanged.
         samples: Inputs that are like those of the model's use; labels are ignored. Padding is left out, as in
             `reconstruct`.
@@ -94,7 +94,7 @@ def _check_routers(layers: Sequence[MoeLayer]) -> None:
         if not layer.router:
             raise ValueError(
                 f"Expected a known router in {layer.path!r}, whose weights remain where an expert is alone. "
-                f"Received: none among {', '.join(layer.rule.axes)}. Name the router in tfprune.register_experts."
+                f"Received: none among {', '.join(layer.rule.axes)}. Name the router in tfprune.experts.register."
             )
 
 

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.methods.experts.moe_layers import REGISTERED, ExpertRule
 
 
-@renamed(weights="axes=", count="count_argument=", top_k="top_k_argument=")
 def register_experts(
     layer_class: type[keras.layers.Layer],
     axes: Mapping[str, int],
@@ -21,15 +19,15 @@ def register_experts(
 ) -> None:
     """Register the weights of a layer class that belong to its experts.
 
-    Use it for your own mixture of experts, so that `grow_experts`, `merge_experts` and `drop_experts` can change it.
+    Use it for your own mixture of experts, so that `experts.grow`, `experts.merge` and `experts.drop` can change it.
     The layers of KerasHub need no registration.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`. The rule also serves its subclasses.
         axes: For each weight of the experts and of the router, by its path below the layer, the axis along which the
             experts lie, such as `{"router/kernel": 1, "hidden": 0}`.
-        router: The prefix of the paths of the router's weights. Default `"router"`. `rank_experts`, `merge_experts`
-            with a ranking, and `grow_experts(random=...)` use it.
+        router: The prefix of the paths of the router's weights. Default `"router"`. `experts.rank`, `experts.merge`
+            with a ranking, and `experts.grow(random=...)` use it.
         count_argument: The argument with the number of experts. The layer also keeps it in an attribute of that name.
             Default `"num_experts"`.
         top_k_argument: The argument with the number of experts that are used for each input. The layer also keeps it
@@ -59,7 +57,7 @@ def register_experts(
         ...         return {**super().get_config(), "num_experts": self.num_experts, "top_k": self.top_k}
         >>> register_experts(Mixture, {"router/kernel": 1, "router/bias": 0, "experts": 0})
         >>> model = keras.Sequential([keras.Input((4,)), Mixture(4, 2)])
-        >>> grown, report = tfprune.grow_experts(model, 2, noise=0)
+        >>> grown, report = tfprune.experts.grow(model, 2, noise=0)
         >>> report.rows[0].experts, report.rows[0].top_k, report.is_function_preserving
         ((4, 8), (2, 4), True)
     """

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number, resolve
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_each, check_masks
 from tfprune.methods.federated.averages import AVERAGES, Mean
 
 
-@renamed(weights="client_weights=", rule="average=")
 def masked_average(
     updates: Sequence[Any],
     masks: Sequence[Any],
@@ -68,7 +66,6 @@ def masked_average(
     return [_average(arrays, keep, shares, old=array, average=average) for array, arrays, keep in columns]
 
 
-@renamed(norm="clip_norm=")
 def clip_updates(
     updates: Sequence[Any], masks: Sequence[Any], *, server: Sequence[Any], clip_norm: float
 ) -> list[Arrays]:

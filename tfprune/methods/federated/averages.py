@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number
 
 
@@ -38,7 +37,6 @@ class Mean(Spec):
         return np.divide(total, weight, out=np.zeros(weight.shape), where=weight > 0), weight > 0
 
 
-@renamed(least_owners="min_owners=")
 @dataclass(frozen=True)
 class TrimmedMean(Mean):
     """Average each entry without its largest and smallest values, as a defense against malicious clients.

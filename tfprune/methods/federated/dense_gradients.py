@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.keras_models.models.batches import batches, check_batch
 from tfprune.methods.federated.arrays import Arrays
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
-@renamed(batch="data=")
 def dense_gradients(model: MaskedModel, data: Any, *, loss: Any = None) -> Arrays:
     """Differentiate the loss of one batch with respect to all entries of a wrapped model.
 

@@ -7,14 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.keras_models.models.batches import batches, check_batch
 from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.methods.federated.arrays import Arrays
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
-@renamed(data="samples=")
 def measure_statistics(model: MaskedModel, samples: Any, *, batch_size: int = 32) -> int:
     """Set the statistics of each BatchNormalization to the mean over the batches of some samples.
 

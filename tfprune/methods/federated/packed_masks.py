@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.coders import compress, expand
-from tfprune.base.renamed import renamed
 from tfprune.methods.federated.arrays import Masks, check_masks
 
 MAGIC, VERSION = b"TFM", 1
@@ -48,7 +47,6 @@ def pack_masks(masks: Sequence[Any]) -> bytes:
     return HEAD.pack(MAGIC, VERSION, _hash(body), len(checked)) + body
 
 
-@renamed(data="source=")
 def unpack_masks(source: bytes, *, like: Sequence[np.ndarray] | None = None) -> Masks:
     """Return the masks that `pack_masks` packed.
 

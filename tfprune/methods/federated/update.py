@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.coders import compress, expand
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.base.streams import SPLITS, Split, join, split
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, count_unmasked, kept_entries
@@ -77,7 +76,6 @@ class Update:
         assert self.masks is not None
         return list(self.masks)
 
-    @renamed(known="known_masks=")
     def encode(self, *, known_masks: Sequence[Any] | None = None) -> bytes:
         """Pack the entries that the masks keep, without loss, and the masks themselves.
 
@@ -95,7 +93,6 @@ class Update:
         return HEAD.pack(MAGIC, VERSION, self.round, self.layout, checksum, len(masks)) + body
 
     @staticmethod
-    @renamed(data="source=", masks="known_masks=")
     def decode(source: bytes, *, like: Sequence[Any], known_masks: Sequence[Any] | None = None) -> Update:
         """Unpack an update that `encode` packed.
 

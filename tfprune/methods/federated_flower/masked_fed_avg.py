@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_number, resolve
 from tfprune.methods.federated.arrays import Arrays, Masks
 from tfprune.methods.federated.averages import AVERAGES, Mean
@@ -32,7 +31,6 @@ UPDATE, DATA, CLIENT = "update", "data", "client"  # the record of an update, an
 ROUND, DUE, SQUARES = "round", "squares-due", "squares"
 
 
-@renamed(rule="average=", clip="clip_norm=", most_examples="max_examples=")
 class MaskedFedAvg(FedAvg):
     """Average the models of clients whose masks differ, each entry over the clients that own it.
 

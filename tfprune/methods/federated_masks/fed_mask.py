@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 from tfprune.base.top_k import keep_largest, kept_count
 from tfprune.keras_models.models.batches import batches
@@ -20,7 +19,6 @@ MaskScores = list[np.ndarray | None]
 SharedMask = tuple[np.ndarray, np.ndarray] | None
 
 
-@renamed(rate="learning_rate=", at_least="votes=")
 @dataclass(frozen=True)
 class FedMask(Spec):
     """Train masks instead of weights; all clients have the same frozen weights from the start.
@@ -129,7 +127,6 @@ class FedMask(Spec):
         model.set_masks(self.masks(scores))
         model.set_weights(weights)
 
-    @renamed(weights="client_weights=")
     def average(self, masks: Sequence[Any], *, client_weights: Sequence[float]) -> list[SharedMask]:
         """Average the masks of clients, as the server does.
 

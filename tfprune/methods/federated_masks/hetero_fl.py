@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_number
 from tfprune.methods.federated.arrays import Masks
 from tfprune.methods.federated.channel_owners import channeled, masks_of_channels
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
-@renamed(rate="model_rate=")
 @dataclass(frozen=True)
 class HeteroFL(Spec):
     """Masks that keep the first channels of each layer, for clients of different strength.
@@ -73,7 +71,6 @@ class HeteroFL(Spec):
         return masks_of_channels(keep, weights, count=len(variables))
 
 
-@renamed(rate="model_rate=")
 def leading_channels(model: keras.Model, model_rate: float) -> Masks:
     """Return `HeteroFL(model_rate).masks(model)`, the same masks by an earlier name.
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_number, check_sparsity
 from tfprune.base.top_k import keep_largest, kept_count
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, masked
 
 
-@renamed(target="sparsity=", rate="prune_rate=", threshold="min_accuracy=")
 @dataclass(frozen=True)
 class LotteryFL(Spec):
     """Give each client a personal mask by magnitude, with rewinding.
@@ -53,7 +51,6 @@ class LotteryFL(Spec):
         rate = check_number(self.prune_rate, "prune_rate", above=0, most=1, meaning=meaning)
         self._hold(sparsity=check_sparsity(self.sparsity, "sparsity"), prune_rate=rate)
 
-    @renamed(initial="initial_weights=")
     def prune(
         self, weights: Sequence[Any], masks: Sequence[Any], *, initial_weights: Sequence[Any], accuracy: float
     ) -> tuple[Arrays, Masks]:

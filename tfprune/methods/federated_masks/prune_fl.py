@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number
 from tfprune.base.top_k import keep_largest
 from tfprune.keras_models.models.batches import batches
@@ -18,7 +17,6 @@ from tfprune.methods.federated.dense_gradients import dense_gradients
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
-@renamed(rate="change_rate=")
 @dataclass(frozen=True)
 class PruneFL(Spec):
     """Choose masks by squared gradient per second: a weight is kept if it is worth its time.
@@ -69,7 +67,6 @@ class PruneFL(Spec):
             every=check_count(self.every, "every", least=1),
         )
 
-    @renamed(round_="round=")
     def is_due(self, round: int) -> bool:  # noqa: A002 (as `Update.round`)
         """Return whether the masks change after a round, counted from 1."""
         return round % self.every == 0
@@ -113,7 +110,6 @@ class PruneFL(Spec):
             optimizer.apply([shown[index] for index in trained], variables)
         return total
 
-    @renamed(rounds="round=")
     def masks(
         self,
         weights: Sequence[Any],

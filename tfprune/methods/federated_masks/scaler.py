@@ -9,12 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number, check_numbers
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
-@renamed(rate="model_rate=")
 class Scaler(keras.layers.Layer):
     """Divide activations by the model rate of a HeteroFL client in training, and pass them on in inference.
 

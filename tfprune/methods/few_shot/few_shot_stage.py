@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.allocation import LayerThreshold
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number
 from tfprune.compact.shrinking.budget import Budget
 
 
-@renamed(target="budget=", rate="learning_rate=")
 @dataclass(frozen=True)
 class FewShotStage(Spec):
     """How much a stage removes, and how long it meta-trains afterwards.

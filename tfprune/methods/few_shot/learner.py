@@ -14,7 +14,7 @@ from tfprune.keras_models.evidence.episodes import Episodes
 class Learner(Spec):
     """Base of the algorithms that learn a new task from its support set."""
 
-    _EXAMPLES: ClassVar[str] = "tfprune.MAML(learning_rate=0.1, steps=3)"
+    _EXAMPLES: ClassVar[str] = "tfprune.few_shot.MAML(learning_rate=0.1, steps=3)"
 
     def headed(self, model: keras.Model, tasks: Episodes) -> keras.Model:
         """Return the model that is pruned: it shares the layers of the model given.

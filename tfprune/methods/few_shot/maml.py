@@ -8,13 +8,11 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_number
 from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.methods.few_shot.learner import Learner, check_output
 
 
-@renamed(rate="learning_rate=")
 @dataclass(frozen=True)
 class MAML(Learner):
     """Learn a task by a few steps of gradient descent on its support set, from weights trained for that.
@@ -55,7 +53,7 @@ class MAML(Learner):
         if keras.config.backend() != "tensorflow":
             raise ValueError(
                 f"Expected Keras' TensorFlow backend for MAML. Received: {keras.config.backend()!r}. Set "
-                f"KERAS_BACKEND=tensorflow, or use tfprune.Prototypes()."
+                f"KERAS_BACKEND=tensorflow, or use tfprune.few_shot.Prototypes()."
             )
         check_output(model, size=tasks.ways, advice="End it in a Dense layer with a logit for each way.")
         return keras.Model(model.inputs[0], model.outputs[0])

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import resolve
 from tfprune.compact.fine_tuning.fine_tuning import check_callbacks
@@ -32,7 +31,6 @@ from tfprune.methods.few_shot.stages import Stages
 LEARNERS: dict[str, type[Learner]] = {"prototypes": Prototypes, "maml": MAML}
 
 
-@renamed(validation="validation_data=")
 def prune_few_shot(
     model: keras.Model,
     tasks: Episodes,
@@ -74,7 +72,7 @@ def prune_few_shot(
         later: Episodes for the cross-stage generalization in the report, for example of the same classes at a later
             stage of a disease. None (the default) leaves it out.
         learner: `"prototypes"` (the default), `"maml"`, or an instance such as
-            `tfprune.MAML(learning_rate=0.1, steps=3)`.
+            `tfprune.few_shot.MAML(learning_rate=0.1, steps=3)`.
         optimizer: A Keras optimizer or its name. Each stage starts with a fresh copy at the learning rate of the
             stage.
         callbacks: Keras callbacks. Each stage is one epoch, and each episode one batch.
@@ -97,8 +95,8 @@ def prune_few_shot(
         >>> model = keras.Sequential([keras.Input((4,)), *layers])
         >>> y = np.arange(60) % 6
         >>> x = np.eye(6, 4)[y] + np.random.default_rng(0).normal(0, 0.1, (60, 4))
-        >>> tasks = tfprune.Episodes(x.astype("float32"), y, ways=3, shots=2, queries=2, episodes=4)
-        >>> stages = [tfprune.FewShotStage(tfprune.budget(parameters=0.5), episodes=5)]
+        >>> tasks = tfprune.few_shot.Episodes(x.astype("float32"), y, ways=3, shots=2, queries=2, episodes=4)
+        >>> stages = [tfprune.few_shot.FewShotStage(tfprune.budget(parameters=0.5), episodes=5)]
         >>> smaller, report = prune_few_shot(model, tasks, stages=stages, verbose=0)
         >>> smaller.count_params() <= model.count_params() / 2, len(report.stages)
         (True, 1)
@@ -147,8 +145,8 @@ def _checked(stages: Any) -> list[FewShotStage]:
     is_listed = isinstance(stages, Sequence) and all(isinstance(stage, FewShotStage) for stage in stages)
     if not is_listed:
         raise TypeError(
-            f"Expected `stages` to be a list of tfprune.FewShotStage. Received: stages={stages!r:.200}. Pass "
-            f"[tfprune.FewShotStage(tfprune.budget(parameters=0.5), episodes=100)], for example."
+            f"Expected `stages` to be a list of tfprune.few_shot.FewShotStage. Received: stages={stages!r:.200}. "
+            f"Pass [tfprune.few_shot.FewShotStage(tfprune.budget(parameters=0.5), episodes=100)], for example."
         )
     if not stages:
         raise ValueError("Expected at least one stage. Received: stages=[].")
@@ -159,8 +157,8 @@ def _check_episodes(name: str, value: Any) -> None:
     is_optional = name != "tasks"
     if not (isinstance(value, Episodes) or (is_optional and value is None)):
         raise TypeError(
-            f"Expected `{name}` to be tfprune.Episodes{' or None' if is_optional else ''}. Received: {name}="
-            f"{value!r:.100}. Pass tfprune.Episodes(x, y, ways=5, shots=5)."
+            f"Expected `{name}` to be tfprune.few_shot.Episodes{' or None' if is_optional else ''}. Received: {name}="
+            f"{value!r:.100}. Pass tfprune.few_shot.Episodes(x, y, ways=5, shots=5)."
         )
     if value is not None and not value.queries:
         raise ValueError(f"Expected `{name}` with queries, whose loss or accuracy counts. Received: queries=0.")
@@ -170,7 +168,9 @@ def _check_taxonomy(taxonomy: Any, tasks: Episodes) -> None:
     if taxonomy is None:
         return
     if not isinstance(taxonomy, ChannelTaxonomy):
-        raise TypeError(f"Expected `taxonomy` to be a tfprune.ChannelTaxonomy or None. Received: {taxonomy!r:.100}.")
+        raise TypeError(
+            f"Expected `taxonomy` to be a tfprune.few_shot.ChannelTaxonomy or None. Received: {taxonomy!r:.100}."
+        )
     missing = [label for label in tasks.labels if label not in dict(taxonomy.kinds)]
     if missing:
         raise ValueError(

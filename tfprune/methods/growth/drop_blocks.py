@@ -11,7 +11,6 @@ from typing import Any
 import keras
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_numbers
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.batches import Batches
@@ -24,7 +23,6 @@ from tfprune.methods.growth.growth_report import DroppedBlock, GrowthReport, com
 from tfprune.methods.growth.reorder import reorder
 
 
-@renamed()
 def drop_blocks(
     model: keras.Model,
     drop: Iterable[int] | None = None,

@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.methods.growth.find_blocks import find_blocks
 from tfprune.methods.growth.growth_report import GrowthReport, comparison_data, report_growth, sample_inputs
@@ -14,7 +13,6 @@ from tfprune.methods.growth.reorder import reorder
 from tfprune.methods.growth.zero_outputs import zero_outputs
 
 
-@renamed(data="samples=")
 def grow_depth(
     model: keras.Model,
     repeats: int = 2,

@@ -80,7 +80,7 @@ class GrowthReport(Report):
         >>> import keras, tfprune
         >>> block = lambda index: keras.layers.Dense(4, "relu", name=f"block_{index}")
         >>> model = keras.Sequential([keras.Input((4,)), *map(block, range(3)), keras.layers.Dense(2)])
-        >>> smaller, report = tfprune.drop_blocks(model, [1])
+        >>> smaller, report = tfprune.transformers.drop_blocks(model, [1])
         >>> report.order, report.is_function_preserving
         ((0, 2), False)
     """

@@ -113,7 +113,7 @@ def norm_profile(model: keras.Model, *, blocks: str | None = None) -> NormProfil
         >>> import keras, tfprune
         >>> block = lambda index: keras.layers.Dense(64, "relu", name=f"block_{index}")
         >>> model = keras.Sequential([keras.Input((64,)), *map(block, range(3)), keras.layers.Dense(1)])
-        >>> tfprune.norm_profile(model).trend
+        >>> tfprune.growth.norm_profile(model).trend
         'flat'
 
     Reference:

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.copying.twin import layer_inside
 from tfprune.keras_models.models.batches import Batches
@@ -22,7 +21,6 @@ from tfprune.methods.growth.blocks import Blocks
 from tfprune.methods.growth.find_blocks import find_blocks
 
 
-@renamed(by="criterion=")
 def rank_blocks(
     model: keras.Model,
     data: Any,

@@ -22,7 +22,7 @@ def carry_optimizer(model: keras.Model, new: keras.Model, *, origins: Origins) -
 
     Args:
         model: The model before, compiled and trained. It is left unchanged.
-        new: What `grow_depth`, `drop_blocks`, `grow_experts`, `merge_experts` or `drop_experts` returned for it.
+        new: What `grow_depth`, `drop_blocks`, `experts.grow`, `experts.merge` or `experts.drop` returned for it.
         origins: `report.origins` of the same call. For two calls in turn, compile the model in between with the
             optimizer that this function returns for it, and call it again.
 
@@ -42,7 +42,7 @@ def carry_optimizer(model: keras.Model, new: keras.Model, *, origins: Origins) -
         >>> model.compile("adam", "mse")
         >>> x = keras.random.normal((32, 4), seed=0)
         >>> history = model.fit(x, x[:, :1], verbose=0)
-        >>> grown, report = tfprune.grow_depth(model)
+        >>> grown, report = tfprune.growth.grow_depth(model)
         >>> grown.compile(carry_optimizer(model, grown, origins=report.origins), "mse")
         >>> int(grown.optimizer.iterations)
         1
@@ -98,8 +98,8 @@ def check_origins(origins: Any, *, model: keras.Model, new: keras.Model) -> None
     """
     if not isinstance(origins, tuple) or not all(isinstance(each, Origin | None) for each in origins):
         raise TypeError(
-            f"Expected `origins` of a report, such as tfprune.grow_depth(model)[1].origins. Received: a value of "
-            f"type {type(origins).__name__}."
+            f"Expected `origins` of a report, such as tfprune.growth.grow_depth(model)[1].origins. Received: a value "
+            f"of type {type(origins).__name__}."
         )
     weights, new_weights = model.weights, new.weights
     fits = len(origins) == len(new_weights) and all(

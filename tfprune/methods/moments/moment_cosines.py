@@ -80,8 +80,8 @@ def moment_cosines(model: keras.Model, grown: Mapping[str, tuple[keras.Model, Or
         >>> history = model.fit(x, x[:, :1], verbose=0)
         >>> grown = {}
         >>> for order in ("interpose", "stack"):
-        ...     deeper, report = tfprune.grow_depth(model, order=order)
-        ...     deeper.compile(tfprune.carry_optimizer(model, deeper, origins=report.origins), "mse")
+        ...     deeper, report = tfprune.growth.grow_depth(model, order=order)
+        ...     deeper.compile(tfprune.growth.carry_optimizer(model, deeper, origins=report.origins), "mse")
         ...     grown[order] = deeper, report.origins
         >>> row = moment_cosines(model, grown).rows[2]
         >>> row.first, row.second, round(row.cosine, 4)

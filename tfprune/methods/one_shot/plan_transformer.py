@@ -9,7 +9,6 @@ from typing import Any
 import keras
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.compact.shrinking.budget import Budget, check_budget
 from tfprune.compact.shrinking.transformer_plan import PartAlone, TransformerPlan, TransformerStep
@@ -23,7 +22,6 @@ from tfprune.methods.one_shot.unit_scores import SCORES
 from tfprune.solving.greedy_levels import Candidate, GreedyLevels, Levels
 
 
-@renamed()
 def plan_transformer(
     model: keras.Model,
     samples: Any,
@@ -40,7 +38,7 @@ def plan_transformer(
     """Plan which blocks, heads, hidden units, experts and tokens of a transformer to remove, to meet one budget.
 
     Use it when the size is given, and not what to remove. Again and again, it tries the next step of each kind,
-    builds that model without training (`drop_blocks`, `drop_experts`, `prune_units`, `trim_vocabulary`, `narrow`),
+    builds that model without training (`drop_blocks`, `experts.drop`, `prune_units`, `trim_vocabulary`, `narrow`),
     and takes the step whose outputs get worse least for what it saves. Print the plan, then call `plan.build()`.
 
     If one kind alone meets the budget with a smaller loss on `samples` than the steps, the plan has that kind alone.

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.compact.reconstruction.layer_moments import every
@@ -38,7 +37,6 @@ TARGETS = ("own", "dense")
 RIDGE = 1e-3
 
 
-@renamed(data="samples=", score="criterion=", update="reconstruction=")
 def prune_units(
     model: keras.Model,
     samples: Any,
@@ -174,9 +172,6 @@ def prune_units(
     total = PutriTotal(parts.parameters, parts.asked, dense - left, limits=limits(units + heads))
     plan = ShrinkPlan(running.network, keep, skipped)
     return copy.hand_out(), PutriReport(tuple(rows), skipped, total, plan)
-
-
-putri = prune_units  # the name of the method, which was that of the function before
 
 
 def unit_choice(criterion: str) -> Choose:

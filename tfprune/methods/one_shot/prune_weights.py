@@ -9,7 +9,6 @@ import keras
 
 from tfprune.allocation import Allocation
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity, resolve
 from tfprune.compact.reconstruction.in_order import Pair, improve_in_order
 from tfprune.compact.reconstruction.layer_moments import Site, sites_of
@@ -38,7 +37,6 @@ from tfprune.solving.zero_solver import RIDGE
 _NOT_CALLED = "it is not called for these samples"
 
 
-@renamed(data="samples=", method="criterion=")
 def prune_weights(
     model: keras.Model,
     samples: Any,

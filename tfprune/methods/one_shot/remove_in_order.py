@@ -272,6 +272,6 @@ def _remove(
     if update.order is None:
         row = unsolved(site, fit, held=held, live=live)
     else:
-        row = improve_layer(site, fit, dense=dense, held=held, solver="exact", ridge=update.ridge, live=live)
+        row = improve_layer(site, fit, held=held, ridge=update.ridge, live=live)
     count, kept = group.bundles.size, int(keep[group.bundles].sum())
     return PutriRow(group.name, group.kind, count, kept, row, row.after < row.before)

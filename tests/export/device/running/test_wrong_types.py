@@ -32,26 +32,6 @@ def test_a_path_and_bytes_give_the_same(cases, tmp_path):
     assert export.sparsify(packed).data == export.sparsify(data).data
 
 
-OLD_NAMES = [
-    (export.verify, "inputs"),
-    (export.benchmark, "batch"),
-    (export.benchmark, "repeats"),
-    (export.quantization_error, "inputs"),
-    (export.correct_biases, "inputs"),
-    (export.pack, "data"),
-    (export.unpack, "limit"),
-    (export.sparsify, "least"),
-    (export.share_weights, "data"),
-    (export.Runner.predict, "inputs"),
-]
-
-
-@pytest.mark.parametrize(("function", "name"), OLD_NAMES)
-def test_old_names_are_refused_with_the_new_ones(function, name):
-    with pytest.raises(TypeError, match=rf"^Expected \w+= in a call of {function.__name__}\(\). Received: {name}="):
-        function(**{name: None})
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_of_rewrite(cases, tmp_path, name):
     with pytest.raises(TypeError, match=rf"^Expected `{name}` to be .* Received: {name}=.* of type \w+\.$"):

@@ -114,7 +114,6 @@ def test_an_error_that_grows_is_a_loss_as_well(model, tmp_path, moves):
             TypeError,
             r"Received: max_drop=0.01. Pass max_drop=tfprune.Limit\(0.01, data=\(x, y\)\)",
         ),
-        ({"evaluate_on": X}, TypeError, r"Expected max_drop=Limit\(max_drop, data=...\) in a call of to_tflite"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_work(monkeypatch, model, tmp_path, options, error, message):

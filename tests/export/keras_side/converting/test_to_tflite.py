@@ -268,12 +268,6 @@ def test_weights_share_as_many_levels_as_asked(folder):
     assert len({*kernel.ravel().tolist()}) == 4, "0 is one of them"
 
 
-def test_old_arguments_are_refused_with_the_new_ones(folder):
-    for name, words in {"levels": "Quantization", "arena": "target=Micro", "metric": "max_drop=Limit"}.items():
-        with pytest.raises(TypeError, match=f"Expected .*{words}.* in a call of to_tflite.*Received: {name}="):
-            to_tflite(build_cnn(), folder / "refused", **{name: 4})
-
-
 def pointwise_net():
     """A strided convolution to 16 channels, a 1x1 one with 90 % zeros that reads them, a pool."""
     keras.utils.set_random_seed(0)

@@ -1,0 +1,35 @@
+"""Concepts: find rules that recognize a concept from activations, and keep the units that required concepts need.
+
+The system is that of "Engineering Resource-constrained Software Systems with DNN Components" (arXiv:2604.09988).
+`plan_concepts` returns a plan for `tfprune.shrink`, and a trace with the reason for each unit that is kept.
+
+Example:
+    >>> import keras, numpy as np, tfprune
+    >>> x = np.random.default_rng(0).normal(size=(400, 4)).astype("float32")
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)]
+    >>> rules = tfprune.concepts.concept_rules(keras.Sequential(layers), x, {"right": x[:, 0] > 0})
+    >>> rules.layers
+    {'hidden': 8}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tfprune.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tfprune.methods.concepts.concept_rules import ConceptRules as ConceptRules
+    from tfprune.methods.concepts.concept_rules import concept_rules as concept_rules
+    from tfprune.methods.concepts.concept_trace import ConceptTrace as ConceptTrace
+    from tfprune.methods.concepts.plan_concepts import plan_concepts as plan_concepts
+
+_HOMES = {
+    "methods.concepts.concept_rules": ["ConceptRules", "concept_rules"],
+    "methods.concepts.concept_trace": ["ConceptTrace"],
+    "methods.concepts.plan_concepts": ["plan_concepts"],
+}
+__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
