@@ -613,7 +613,7 @@ def _twin_by_code(anatomy: Anatomy) -> keras.Model:
     if shell is None:
         copies = {id(variable): _variable_like(variable) for variable in own_variables(model)}
         state = state_of(model, {"build_config": origin.get("build_config")})
-        return assemble(type(model), model, parts, state, variables=copies)
+        return _assemble(type(model), model, parts, state, variables=copies)
     for place, layer in held_layers(shell):
         if place in parts and not isinstance(layer, (keras.Model, type(parts[place]))):
             _check_plain(shell, [layer])
@@ -661,7 +661,7 @@ def fill(
         parts: Its layers from now on, by place.
         state: What `state_of` returned, or a configuration that holds the same.
     """
-    return become(model, assemble(model_class, model, parts, state))
+    return become(model, _assemble(model_class, model, parts, state))
 
 
 def _variable_like(variable: keras.Variable) -> keras.Variable:
@@ -669,7 +669,7 @@ def _variable_like(variable: keras.Variable) -> keras.Variable:
     return keras.Variable(value, trainable=variable.trainable, dtype=variable.dtype, name=variable.name)
 
 
-def assemble(
+def _assemble(
     model_class: Any,
     shell: keras.Model,
     parts: dict[AttributePath, keras.layers.Layer],
