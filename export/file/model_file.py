@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
 from tfprune.export.file.files.model_file import check_model, read_model
@@ -19,7 +20,7 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import Analysis, analyze
 from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport, inference_of
 
-Pass = Callable[[schema.ModelT], bool]  # changes an open model, and returns whether it changed anything
+Pass = Callable[[Any], bool]  # changes an open `schema.ModelT`, and returns whether it changed anything
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ def verify(
     if tolerance is not None:
         check_number(tolerance, "tolerance", least=0)
     check_verbose(verbose)
+    runner_on(on)  # refuses what is not a device
     file = ModelFile.open(source)
     with Progress(int(timeout), verbose=verbose, unit="second") as progress:
         run = run_in_child(file, samples, timeout=timeout, on=on, each_second=progress.add)
