@@ -9,9 +9,9 @@
 A mutant is a changed operator, constant or condition in a function. `--seed` draws `--count` of them by the name of
 the function and the text of the statement, without leading underscores, so that the same ones are drawn after modules
 were merged or renamed. Everything happens in a copy of the working tree in `--folder`: the first run finds out there
-which test runs which line (`--fresh` does it again for the present tree, `--add` runs more tests), later runs add
-to `results.jsonl`. A mutant dies if a test fails or takes too long; before one survives, all tests of the files in
-question have run.
+which test runs which line (`--fresh` does it again for the tree as it is now, `--add` runs more tests). Later runs
+add to `results.jsonl`. A mutant dies if a test fails or takes too long; before one survives, all tests of the files
+in question have run.
 
 `--own` prints the lines of the library that no test runs except those of the files, folders or ids that follow.
 """
