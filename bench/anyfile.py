@@ -17,10 +17,9 @@ import numpy as np
 from common import Row, at_most
 
 from tfprune.export import Runner, pack, prune_tflite
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.pruning.layers.linear_operators import linear_operators
-from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.layers.stored_weight import StoredWeight
+from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.pruning.layers import _linear_operators
+from tfprune.export.pruning.pieces import Pieces, StoredWeight
 
 FOLDER = Path(__file__).parents[1] / "build" / "anyfile"
 SEEDS, TRAINED, EPOCHS, BATCH = 3, 40_000, 4, 64
@@ -74,7 +73,7 @@ def file_of(seed: int, kind: str) -> Path:
 def by_magnitude(content: bytes, sparsity: float) -> bytes:
     """Return the file without the smallest weights of each layer."""
     pieces = Pieces(load_objects(content))
-    for operator in linear_operators(pieces)[0]:
+    for operator in _linear_operators(pieces)[0]:
         tensor = pieces.graph.tensors[operator.weight]
         stored, buffer = StoredWeight.of(tensor), pieces.model.buffers[tensor.buffer]
         values = stored.read(buffer)

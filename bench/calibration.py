@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from common import Row, at_most, interleaved, median_ratio, peak_during
 
-from tfprune.compact.reconstruction.layer_moments import moments_of, sites_of
-from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.graph import flatten, trace_to_run
+from tfprune.compact.linear_map import moments_of, sites_of
+from tfprune.models.graph import flatten, trace_to_run
+from tfprune.models.training import Batches
 
 layers = keras.layers
 # The proportions of Gemma 3 270M: a ninth of its 18 blocks and of its 262144 words.

@@ -18,8 +18,8 @@ from sklearn.metrics import accuracy_score, brier_score_loss
 
 from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export import DamageReport, damage, evaluate, to_tflite
-from tfprune.export.compressing.goal import Goal, pareto_front
-from tfprune.export.compressing.trials.trial import MeasuredFile
+from tfprune.export.compressing.policy import Goal, pareto_front
+from tfprune.export.compressing.trials import MeasuredFile
 
 SEEDS, RUNS, SAMPLES = 20, 200, 10_000
 CLASSES, RARE, RARE_SHARE = 10, 9, 0.02

@@ -34,8 +34,7 @@ def emulated(folder: Path, files: list[str]) -> None:
 
 def paired(dense: str, *others: str) -> None:
     """Print the ratio of each file to the dense one."""
-    from tfprune.export.device.generating.interpreted_file import InterpretedFile
-    from tfprune.export.device.generating.signatures import Signatures
+    from tfprune.export.device.writer_file import InterpretedFile, Signatures
 
     print("| file | MB | time of a token |\n|---|---|---|")
     first = Signatures(InterpretedFile(dense, threads=1))

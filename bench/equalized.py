@@ -20,7 +20,7 @@ from quantized import NETS, SHAPE, small_images
 
 import tfprune
 from tfprune.export import correct_biases, evaluate, quantization_error, to_tflite
-from tfprune.keras_models.models.graph import flatten, trace
+from tfprune.models.graph import flatten, trace
 
 SAMPLES, POINTS = 256, 1.0
 

@@ -11,8 +11,8 @@ from common import Row, at_most, interleaved, median_ratio, peak_during
 
 import tfprune
 from tfprune.criteria import DACIS, Criterion, FStatistic, Taylor, Wanda
-from tfprune.keras_models.evidence.gatherer import Gatherer
-from tfprune.masking.training.update_masks import gatherer_of, subjects_of
+from tfprune.evidence import Gatherer
+from tfprune.masking.update_masks import _subjects_of, gatherer_of
 
 SAMPLES, BAR = 4096, 1.3
 CRITERIA: list[Criterion] = [Wanda(), FStatistic(), FStatistic("output"), DACIS(gradient=0)]
@@ -56,7 +56,7 @@ def cost(name: str, model: keras.Model, criterion: Criterion, *, rounds: int) ->
     data = _data(SAMPLES)
     wrapped = tfprune.wrap(model, criterion=criterion)
     wrapped.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    gatherer, subjects = gatherer_of(wrapped, data, loss=None), subjects_of(wrapped)
+    gatherer, subjects = gatherer_of(wrapped, data, loss=None), _subjects_of(wrapped)
     runs = {
         "gather": lambda: gatherer.gather(subjects),
         "predict": lambda: model.predict(data[0], batch_size=32, verbose=0),
@@ -73,7 +73,7 @@ def cost(name: str, model: keras.Model, criterion: Criterion, *, rounds: int) ->
 def memory() -> Row:
     """Compare the resident memory that a pass adds with that of one over ten times as many samples."""
     wrapped, data = tfprune.wrap(_mobile(), criterion=DACIS(gradient=0)), _data(64)
-    gatherer, subjects, peaks = Gatherer(wrapped, [data]), subjects_of(wrapped), []
+    gatherer, subjects, peaks = Gatherer(wrapped, [data]), _subjects_of(wrapped), []
     for batches in (100, 10, 100):  # the first compiles, and lets TensorFlow take what it keeps
         gatherer.data = [data] * batches
         peaks.append(peak_during(lambda: gatherer.gather(subjects))[1] / 1e6)

@@ -20,13 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 from common import Row, at_least
 from stub_trials import StubRunner
 
-from tfprune.base.run_folder import RunFolder
-from tfprune.base.untrusted import parse_json
-from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.trials import workers
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.keras_models.tasks.run_task import DONE, Answer
+from tfprune.base.folders import RunFolder, parse_json
+from tfprune.export.compressing import evaluate
+from tfprune.export.compressing.policy import Goal, SearchLoop
+from tfprune.export.compressing.trials import Recipe
+from tfprune.models.tasks import _DONE, _Answer
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 TRIAL_SECONDS = 8.0  # real trials of a small network take 10 to 20
@@ -45,14 +43,14 @@ class SleepingExecutor(ThreadPoolExecutor):
     def submit(self, function: Any, /, *args: Any, **call: Any) -> Future:
         return super().submit(self._sleep, call)
 
-    def _sleep(self, call: dict[str, Any]) -> Answer:
+    def _sleep(self, call: dict[str, Any]) -> _Answer:
         if call["work"] is None:
-            return DONE, None
+            return _DONE, None
         recipe = Recipe.read(parse_json(call["arguments"]["recipe"].encode()))
         pace = self._paces.pop()
         time.sleep(self._seconds * pace)
         self._paces.append(pace)
-        return DONE, self._runner.run(recipe, 1e9, call["arguments"]["start"])
+        return _DONE, self._runner.run(recipe, 1e9, call["arguments"]["start"])
 
 
 def trials_per_hour(count: int, seconds: float, *, slow: int = 0, length: int = LENGTH) -> float:
@@ -60,7 +58,7 @@ def trials_per_hour(count: int, seconds: float, *, slow: int = 0, length: int = 
     with (
         tempfile.TemporaryDirectory() as folder,
         SleepingExecutor(count, seconds, slow=slow) as executor,
-        patch.object(workers, "pack_runner", lambda runner: b""),
+        patch.object(evaluate, "_pack_runner", lambda runner: b""),
         RunFolder(folder, settings={}, arrays=[]) as stored,
     ):
         search = SearchLoop(StubRunner(), stored, Goal("bytes", 0.01), 0, 1e6, jobs=count, executor=executor).run()

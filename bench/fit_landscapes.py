@@ -19,8 +19,7 @@ from scipy.optimize import least_squares
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 from landscapes import BATCH, MAX_DROP, SAMPLES, Landscape
 
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.export.compressing.trials.trial import Trial, read_trial
+from tfprune.export.compressing.trials import Recipe, Trial, read_trial
 
 RANGES = {  # of the constants of a drop: lowest, highest, first guess
     "redundancy": (0.1, 20.0, 2.0),

@@ -38,9 +38,7 @@ def made(folder: Path) -> Path:
 
 def measured(path: str, way: str) -> dict[str, float]:
     """Return seconds of a token of prompt and of text, seconds to load, and bytes of anonymous memory."""
-    from tfprune.export.device.generating.interpreted_file import InterpretedFile
-    from tfprune.export.device.generating.prepare_file import PreparedFile
-    from tfprune.export.device.generating.signatures import Signatures
+    from tfprune.export.device.writer_file import InterpretedFile, PreparedFile, Signatures
 
     start = time.process_time()
     file = InterpretedFile(path, threads=1) if way == "runner" else PreparedFile(path, threads=1).loaded

@@ -29,5 +29,5 @@ def measure(module: str, bar: float) -> list[Row]:
 
 
 if __name__ == "__main__":
-    for row in measure("tfprune", 0.3) + measure("tfprune.export.device.running.runner", 0.5):
+    for row in measure("tfprune", 0.3) + measure("tfprune.export.device.runner", 0.5):
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")

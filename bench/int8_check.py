@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from common import Row
 
-from tfprune.export.device.processes.child_process import Completed
-from tfprune.export.device.running import quantization_error, rounding
-from tfprune.export.device.running.rounding import explain_rounding
-from tfprune.export.file.tflite.editor import add_values, inputs_of, load_objects, operator_name, save_objects
-from tfprune.export.keras_side.converting import convert as conversion
-from tfprune.export.keras_side.converting.convert import convert, convert_prepared
-from tfprune.export.keras_side.preparing.signature import signature
+from tfprune.export.device import quantization_error
+from tfprune.export.device.processes import Completed
+from tfprune.export.device.quantization_error import explain_rounding
+from tfprune.export.file.document import add_values, inputs_of, load_objects, operator_name, save_objects
+from tfprune.export.keras_side import convert as conversion
+from tfprune.export.keras_side.convert import convert, convert_prepared
+from tfprune.export.keras_side.prepare import signature
 
 TRIALS, CAUGHT = 100, 95
 KERNELS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "GATHER": 0}
@@ -53,7 +53,7 @@ def _kernels(content: bytes) -> list[int]:
 
 
 def _explain_here(module: str, folder: str, *, timeout: float) -> Completed:
-    rounding._run_job(Path(folder))
+    quantization_error._round_job(Path(folder))
     return Completed(ok=True, reason="", output="")
 
 

@@ -20,9 +20,9 @@ from tflite_micro.python.tflite_micro import runtime
 
 import tfprune
 from tfprune.export import rewrite
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.file import schema
+from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.keras_side.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
 
 SAMPLES, LEVELS = 10, 16  # LEVELS: values beside 0

@@ -26,10 +26,8 @@ from joint_rounding import BATCH, CALIBRATED, MEASURED, inputs, perplexity, trai
 
 import tfprune
 from sample_apps.language_model import texts
-from tfprune.compact.narrowing.norms import observed, stream_norms
-from tfprune.compact.narrowing.same_sums import Cut, assign_all, embedding_factor
-from tfprune.compact.narrowing.stream import build_narrower
-from tfprune.keras_models.models.layers import as_numpy
+from tfprune.compact.narrow import _assign_all, _build_narrower, _Cut, _embedding_factor, _observed, _stream_norms
+from tfprune.models.anatomy import as_numpy
 
 KEPT, DRAWS, RATES = 0.75, 3, (1e-3, 3e-3)
 
@@ -39,21 +37,21 @@ class NarrowModels:
 
     def __init__(self, model: keras.Model, samples: np.ndarray) -> None:
         self.model, self.width = model, round(KEPT * model.hidden_dim)
-        _, self.stream = build_narrower(model, self.width)
-        norms = stream_norms(model, self.stream)
-        with observed(norms) as self.statistics:
+        _, self.stream = _build_narrower(model, self.width)
+        norms = _stream_norms(model, self.stream)
+        with _observed(norms) as self.statistics:
             for batch in samples.reshape(-1, BATCH, samples.shape[1]):
                 model(inputs(batch), training=False)
         self.norms = tuple(norm for layer in self.statistics.by_layer for norm in norms if id(norm.layer) == layer)
 
     def model_with(self, dimensions: np.ndarray, *, energies: float | None = None) -> keras.Model:
         """Return the model with some dimensions; with equal energies if they are given."""
-        narrower, stream = build_narrower(self.model, self.width)
+        narrower, stream = _build_narrower(self.model, self.width)
         dimensions = np.sort(dimensions)
-        factor = embedding_factor(self.model, narrower, stream=stream, norms=self.norms, dimensions=dimensions)
+        factor = _embedding_factor(self.model, narrower, stream=stream, norms=self.norms, dimensions=dimensions)
         by_norm = tuple(self.statistics.energy(norm, dimensions) for norm in self.norms)
-        cut = Cut(stream, self.norms, dimensions, by_norm if energies is None else (energies,) * len(by_norm))
-        assign_all(narrower, cut.values([as_numpy(variable) for variable in self.model.variables], factor=factor))
+        cut = _Cut(stream, self.norms, dimensions, by_norm if energies is None else (energies,) * len(by_norm))
+        _assign_all(narrower, cut.values([as_numpy(variable) for variable in self.model.variables], factor=factor))
         return narrower
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from common import Row, interleaved, median_ratio
 from keras import ops
 
-from tfprune.base.top_k import keep_largest
-from tfprune.keras_models.models.layers import as_numpy
+from tfprune.base.arrays import keep_largest
+from tfprune.models.anatomy import as_numpy
 
 
 def in_host_memory(weight: keras.Variable, count: int) -> object:

@@ -28,9 +28,9 @@ import numpy as np
 import tfprune
 from sample_apps.data.cache import CACHE
 from sample_apps.language_model import measures, subjects, texts
-from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.layers import weight_bytes
-from tfprune.methods.one_shot.mixed_cuts import MixedCuts
+from tfprune.methods.one_shot.plan_transformer import _MixedCuts
+from tfprune.models.anatomy import weight_bytes
+from tfprune.models.training import Batches
 from tfprune.report import table
 
 DOMAINS = ("documentation", "bible")
@@ -111,7 +111,7 @@ def rows(subject: Any, fraction: float, settings: dict[str, Any]) -> list[list[s
     model, tokenizer = plan.build()
     rows.append(row("the plan", plan.steps[-1].loss, model, subject.held_out_figure(model, tokenizer)))
     batches = list(Batches(subject.samples, subject.model, batch_size=8))
-    cuts = MixedCuts(subject.model, batches, criterion="activation", **settings)
+    cuts = _MixedCuts(subject.model, batches, criterion="activation", **settings)
     for each in plan.alone:
         if each.loss is None:
             rows.append([f"{each.part} alone", "cannot meet it", "", ""])

@@ -30,8 +30,8 @@ from common import processor_seconds
 import tfprune
 from sample_apps.data.cache import CACHE
 from sample_apps.language_model import measures, subjects
-from tfprune.keras_models.models.kernels import from_matrix, kernels, to_matrix
-from tfprune.solving.rounding import grid_of
+from tfprune.models.kernels import from_matrix, kernels, to_matrix
+from tfprune.solving.least_squares import grid_of
 
 MEASURED = 2  # windows of each text
 INT4 = tfprune.Rounding(4, block=32)  # the 4-bit weights of to_generator

@@ -12,7 +12,7 @@ from pathlib import Path
 from common import Row
 
 from tfprune.export import unpack
-from tfprune.export.file.files.codec import encode
+from tfprune.export.file.container import encode
 
 MADE = [Path(__file__).parents[1] / "build" / name for name in ("device", "grid")]
 ALLOWED = 64  # bytes of header

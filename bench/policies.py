@@ -21,10 +21,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 from landscapes import MAX_DROP, Landscape, Policy, search, worth
 
-from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.export.compressing.trials.trial import Trial
+from tfprune.export.compressing.policy import Goal, SearchSettings, _next_recipe
+from tfprune.export.compressing.trials import Recipe, Trial
 
 LANDSCAPES, DRAWS = 40, 5
 RECORDED = json.loads(Path(__file__).with_name("recorded_landscapes.json").read_text(encoding="utf-8"))
@@ -64,7 +62,7 @@ def product(
     settings: SearchSettings | None = None,
 ) -> Recipe:
     """Choose as `compress` does."""
-    return next_recipe(
+    return _next_recipe(
         trials,
         running,
         first=first,

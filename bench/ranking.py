@@ -8,7 +8,7 @@ import time
 import numpy as np
 from common import Row, at_most
 
-from tfprune.solving.brain_surgery import greedy_obs
+from tfprune.solving.surgery import _greedy_obs
 
 
 def ranking(units: int, outputs: int, bar: float) -> Row:
@@ -19,7 +19,7 @@ def ranking(units: int, outputs: int, bar: float) -> Row:
     gram, weights = (mixed.T @ mixed).astype("float64"), generator.normal(size=(outputs, units))
     del mixed
     start = time.process_time()
-    greedy_obs(gram, weights, keep=units // 2)
+    _greedy_obs(gram, weights, keep=units // 2)
     seconds = time.process_time() - start
     return at_most(f"greedy OBS: {units} units of {outputs} outputs to half, processor time", seconds, bar, unit=" s")
 

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests/helpers"))
 from graphs import RandomGraph
 
 import tfprune
-from tfprune.solving.brain_surgery import greedy_obs
+from tfprune.solving.surgery import _greedy_obs
 
 layers = keras.layers
 SPARSITY, CALIBRATION = 0.3, 512
@@ -41,12 +41,12 @@ def choice(problems: int) -> list[Row]:
     ratios, same = [], 0
     for seed in range(problems):
         x, weights = problem(seed)
-        mask = greedy_obs(x.T @ x, weights, keep=5)
+        mask = _greedy_obs(x.T @ x, weights, keep=5)
         y = x @ weights.T
         best = min(left(x, y, np.array(some)) for some in itertools.combinations(range(10), 5))
         ratios.append(left(x, y, np.flatnonzero(mask)) / best)
         order = np.random.default_rng(seed).permutation(10)
-        permuted = greedy_obs((x.T @ x)[np.ix_(order, order)], weights[:, order], keep=5)
+        permuted = _greedy_obs((x.T @ x)[np.ix_(order, order)], weights[:, order], keep=5)
         same += bool((permuted == mask[order]).all())
     text = (
         f"greedy OBS, 5 of 10 channels, error against the best choice, median of {problems} (worst {max(ratios):.2f})"

@@ -21,8 +21,8 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.export.compressing.trials.recipe import training_recipe
-from tfprune.export.compressing.trials.trial_runner import TrialRunner
+from tfprune.export.compressing.evaluate import TrialRunner
+from tfprune.export.compressing.trials import training_recipe
 from tfprune.report import table
 
 BATCH, RATE = 128, 1e-3

@@ -11,7 +11,7 @@ from common import Row
 
 import tfprune
 from tfprune.export import Runner, pack
-from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
 
 SPARSITY, EPOCHS, BATCH = 0.9, 8, 128

@@ -65,7 +65,7 @@ def _models():
 
 def _export(model) -> dict[str, bytes]:
     import tfprune
-    from tfprune.export.keras_side.converting.convert import convert
+    from tfprune.export.keras_side.convert import convert
 
     calibration = [np.random.default_rng(1).uniform(-1, 1, (4, 224, 224, 3)).astype(np.float32)]
     pruned = tfprune.wrap(model, filters=WEIGHTS)
@@ -80,7 +80,7 @@ def _export(model) -> dict[str, bytes]:
 
 def _sizes(what: str, files: dict[str, bytes]) -> list[Row]:
     from tfprune.export import pack, unpack
-    from tfprune.export.file.files.codec import encode
+    from tfprune.export.file.container import encode
 
     data = files["int8"]
     packed = pack(data)

@@ -19,7 +19,7 @@ from sklearn.utils import shuffle
 
 import tfprune
 from tfprune.export import CompressReport, Search, VelaReport, compress, vela
-from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
 
 ACCELERATORS = ("ethos-u55-128", "ethos-u85-256")

@@ -64,7 +64,7 @@ def check_content(wheel: Path) -> None:
     expected = {
         f"{name}/{path.relative_to(folder).as_posix()}"
         for name, folder in folders.items()
-        for path in [*folder.rglob("*.py"), *folder.glob("device/web/page/*"), *folder.glob("file/readers/*")]
+        for path in [*folder.rglob("*.py"), *folder.glob("device/page/*"), *folder.glob("file/readers/*")]
         if path.is_file()
     }
     with zipfile.ZipFile(wheel) as archive:

@@ -137,7 +137,7 @@ def generate() -> None:
 
     import sentencepiece
 
-    from tfprune.export.device.generating.text_form import TextForm, Tokenizer
+    from tfprune.export.device.writer_file import TextForm, Tokenizer
 
     model, texts = io.BytesIO(), iter(["the quick brown fox", "the lazy dog"])
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=model, vocab_size=26)
@@ -147,8 +147,8 @@ def generate() -> None:
 
 
 def litertlm() -> None:
-    from tfprune.export.device.generating.text_form import TextForm
-    from tfprune.export.keras_side.generating.litertlm_content import litertlm_content
+    from tfprune.export.device.writer_file import TextForm
+    from tfprune.export.keras_side.language_model import litertlm_content
 
     content = litertlm_content(b"", TextForm("sentencepiece", [1], [2]), tokenizer=b"", length=16)
     assert content.startswith(b"LITERTLM") and is_installed("keras_hub")
@@ -158,9 +158,9 @@ def demo() -> None:
     from tfprune.export.command_line import cli
     from tfprune.export.command_line import demo as program
 
-    program.SEARCH_SECONDS = 5.0  # in `make demo`, a minute
+    program._SEARCH_SECONDS = 5.0  # in `make demo`, a minute
     with contextlib.redirect_stdout(io.StringIO()) as told:
-        assert cli.main(["demo", "--output", "demo"]) == 0
+        assert cli._main(["demo", "--output", "demo"]) == 0
     printed = told.getvalue()
     assert all(row in printed for row in ("dense, float32", "dense, int8", "pruned, float32", "pruned, int8"))
     assert list(Path("demo").glob("*.png"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tfprune
 from tfprune.allocation import ALLOCATIONS, LayerThreshold, Weight, allocate, check_allocation
-from tfprune.base.top_k import kept_count
+from tfprune.base.arrays import kept_count
 from tfprune.patterns import Unstructured
 
 NAMES = sorted(ALLOCATIONS)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scores import SPARSITIES, by_sorting, scores_of
 
-from tfprune.base.top_k import keep_largest, kept_count
+from tfprune.base.arrays import keep_largest, kept_count
 from tfprune.patterns import NM, PATTERNS, Block, Channel, Head, Pattern, Unstructured
 
 

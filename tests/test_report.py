@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfprune.masking.wrapping.sparsity_report import SparsityReport, WeightRow
+from tfprune.masking.strip import SparsityReport, WeightRow
 from tfprune.report import Report, Skipped, skipped_table, table
 
 CONV = WeightRow("block_1/conv", "kernel", (3, 3, 2, 4), 72, 18)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
     from tfprune import allocation as allocation
@@ -32,40 +32,40 @@ if TYPE_CHECKING:
     from tfprune import tfmot as tfmot
     from tfprune import transformers as transformers
     from tfprune.base.limit import Limit as Limit
-    from tfprune.compact.fine_tuning.distillation import Distillation as Distillation
-    from tfprune.compact.fine_tuning.distilled import distilled as distilled
-    from tfprune.compact.fine_tuning.fine_tuning import FineTuning as FineTuning
-    from tfprune.compact.fine_tuning.prune_to import prune_to as prune_to
-    from tfprune.compact.reconstruction.reconstruct import reconstruct as reconstruct
-    from tfprune.compact.shrinking.budget import budget as budget
-    from tfprune.compact.shrinking.plan_shrink import plan_shrink as plan_shrink
-    from tfprune.compact.shrinking.rank_channels import rank_channels as rank_channels
-    from tfprune.compact.shrinking.shrink import shrink as shrink
-    from tfprune.compact.shrinking.shrink_plan import ShrinkPlan as ShrinkPlan
-    from tfprune.compact.shrinking.zero_channels import zero_channels as zero_channels
-    from tfprune.keras_models.channels.groups import register_shrinkable as register_shrinkable
-    from tfprune.keras_models.evidence.gatherer import Gatherer as Gatherer
-    from tfprune.keras_models.models.register_prunable import register_prunable as register_prunable
-    from tfprune.masking.permuting.permute_channels import permute_channels as permute_channels
-    from tfprune.masking.training.grow import Grow as Grow
-    from tfprune.masking.training.pruning_callback import PruningCallback as PruningCallback
-    from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
-    from tfprune.masking.training.sensitivity import sensitivity as sensitivity
-    from tfprune.masking.training.update_masks import update_masks as update_masks
-    from tfprune.masking.wrapping.pruned import Pruned as Pruned
-    from tfprune.masking.wrapping.sparsity_report import sparsity_report as sparsity_report
-    from tfprune.masking.wrapping.strip import strip as strip
-    from tfprune.masking.wrapping.wrap import wrap as wrap
+    from tfprune.channels.groups import register_shrinkable as register_shrinkable
+    from tfprune.compact.plan import budget as budget
+    from tfprune.compact.plan import plan_shrink as plan_shrink
+    from tfprune.compact.prune_to import prune_to as prune_to
+    from tfprune.compact.rank import rank_channels as rank_channels
+    from tfprune.compact.reconstruct import reconstruct as reconstruct
+    from tfprune.compact.shrink import ShrinkPlan as ShrinkPlan
+    from tfprune.compact.shrink import shrink as shrink
+    from tfprune.compact.shrink import zero_channels as zero_channels
+    from tfprune.compact.trainer import Distillation as Distillation
+    from tfprune.compact.trainer import FineTuning as FineTuning
+    from tfprune.compact.trainer import distilled as distilled
+    from tfprune.evidence import Gatherer as Gatherer
+    from tfprune.masking.callback import PruningCallback as PruningCallback
+    from tfprune.masking.grow import Grow as Grow
+    from tfprune.masking.permute_channels import permute_channels as permute_channels
+    from tfprune.masking.pruned import Pruned as Pruned
+    from tfprune.masking.sensitivity import PruningSummaries as PruningSummaries
+    from tfprune.masking.sensitivity import sensitivity as sensitivity
+    from tfprune.masking.strip import sparsity_report as sparsity_report
+    from tfprune.masking.strip import strip as strip
+    from tfprune.masking.update_masks import update_masks as update_masks
+    from tfprune.masking.wrap import wrap as wrap
     from tfprune.methods.one_shot.plan_transformer import plan_transformer as plan_transformer
     from tfprune.methods.one_shot.prune_units import prune_units as prune_units
     from tfprune.methods.one_shot.prune_weights import prune_weights as prune_weights
-    from tfprune.quantizing.equalize import equalize as equalize
-    from tfprune.quantizing.freeze_ranges import freeze_ranges as freeze_ranges
-    from tfprune.quantizing.quantization_report import quantization_report as quantization_report
+    from tfprune.models.kernels import register_prunable as register_prunable
+    from tfprune.quantizing.quantize_aware import equalize as equalize
+    from tfprune.quantizing.quantize_aware import freeze_ranges as freeze_ranges
+    from tfprune.quantizing.quantize_aware import quantization_report as quantization_report
     from tfprune.quantizing.quantize_aware import quantize_aware as quantize_aware
     from tfprune.quantizing.quantized import Quantized as Quantized
     from tfprune.solving.dependency_graph import NoRule as NoRule
-    from tfprune.solving.rounding import Rounding as Rounding
+    from tfprune.solving.least_squares import Rounding as Rounding
 
 __version__ = "0.3.0"
 
@@ -74,55 +74,63 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user choose
 if importlib.util.find_spec(f"{__name__}.export") is None:  # Python runs in a checkout: it stands beside this folder
     __path__.append(str(Path(__file__).parents[1]))
 
-# Each name lives in the module of its own name: `wrap` in masking/wrapping/wrap.py, `Pruned` in pruned.py there.
-_ROOMS = {
-    "base": ["Limit"],
-    "solving": ["Rounding"],
-    "keras_models.models": ["register_prunable"],
-    "keras_models.evidence": ["Gatherer"],
-    "masking.wrapping": ["Pruned", "sparsity_report", "strip", "wrap"],
-    "masking.permuting": ["permute_channels"],
-    "masking.training": ["Grow", "PruningCallback", "PruningSummaries", "sensitivity", "update_masks"],
-    "quantizing": ["Quantized", "equalize", "freeze_ranges", "quantization_report", "quantize_aware"],
-    "compact.reconstruction": ["reconstruct"],
-    "compact.shrinking": ["ShrinkPlan", "budget", "plan_shrink", "rank_channels", "shrink", "zero_channels"],
-    "compact.fine_tuning": ["Distillation", "FineTuning", "distilled", "prune_to"],
-    "methods.one_shot": ["plan_transformer", "prune_units", "prune_weights"],
-}
 _HOMES = {
-    "keras_models.channels.groups": ["register_shrinkable"],
+    "base.limit": ["Limit"],
+    "channels.groups": ["register_shrinkable"],
+    "compact.plan": ["budget", "plan_shrink"],
+    "compact.prune_to": ["prune_to"],
+    "compact.rank": ["rank_channels"],
+    "compact.reconstruct": ["reconstruct"],
+    "compact.shrink": ["ShrinkPlan", "shrink", "zero_channels"],
+    "compact.trainer": ["Distillation", "FineTuning", "distilled"],
+    "evidence": ["Gatherer"],
+    "masking.callback": ["PruningCallback"],
+    "masking.grow": ["Grow"],
+    "masking.permute_channels": ["permute_channels"],
+    "masking.pruned": ["Pruned"],
+    "masking.sensitivity": ["PruningSummaries", "sensitivity"],
+    "masking.strip": ["sparsity_report", "strip"],
+    "masking.update_masks": ["update_masks"],
+    "masking.wrap": ["wrap"],
+    "methods.one_shot.plan_transformer": ["plan_transformer"],
+    "methods.one_shot.prune_units": ["prune_units"],
+    "methods.one_shot.prune_weights": ["prune_weights"],
+    "models.kernels": ["register_prunable"],
+    "quantizing.quantize_aware": ["equalize", "freeze_ranges", "quantization_report", "quantize_aware"],
+    "quantizing.quantized": ["Quantized"],
     "solving.dependency_graph": ["NoRule"],
+    "solving.least_squares": ["Rounding"],
 }
 _DOORS = ("concepts", "experts", "federated", "few_shot", "growth", "research", "transformers")
 _MODULES = ("allocation", "criteria", "export", "patterns", "report", "schedules", "tfmot", *_DOORS)
 # Reports and other results are importable from the modules that make them, and not from here.
 _REPORTS = {
-    "masking.wrapping.sparsity_report": ["SparsityReport"],
-    "masking.training.sensitivity_report": ["SensitivityReport"],
-    "masking.permuting.permutation_report": ["PermutationReport"],
-    "quantizing.quantization_report": ["QuantizationReport"],
-    "compact.reconstruction.reconstruction_report": ["ReconstructionReport"],
-    "compact.shrinking.budget": ["Budget"],
-    "compact.shrinking.ranking_report": ["RankingReport"],
-    "compact.fine_tuning.prune_report": ["PruneReport"],
-    "methods.one_shot.putri_report": ["PutriReport"],
+    "compact.plan": ["Budget"],
+    "compact.prune_to": ["PruneReport"],
+    "compact.rank": ["RankingReport"],
+    "compact.reconstruct": ["ReconstructionReport"],
+    "masking.permute_channels": ["PermutationReport"],
+    "masking.sensitivity": ["SensitivityReport"],
+    "masking.strip": ["SparsityReport"],
+    "methods.one_shot.removal": ["PutriReport"],
+    "quantizing.quantize_aware": ["QuantizationReport"],
 }
 _MOVED = {f"{name}_experts": f"tfprune.experts.{name}" for name in ("drop", "grow", "merge", "rank", "register")}
 _MOVED |= {name: f"tfprune.{module}.{name}" for module, names in _REPORTS.items() for name in names}
 
-_NAMES = [name for table in (_ROOMS, _HOMES) for names in table.values() for name in names]
+_NAMES = [name for names in _HOMES.values() for name in names]
 __all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
-        __name__, _ROOMS, elsewhere=_HOMES, modules=_MODULES, beside=[*_DOORS, "export", "tfmot"], moved=_MOVED
+        __name__, _HOMES, modules=_MODULES, beside=[*_DOORS, "export", "tfmot"], moved=_MOVED
     )
 
 # Keras finds what was saved by its class, so it has to know it before `load_model` runs.
 if sys.modules.get("keras"):  # None where a program blocks it
-    importlib.import_module("tfprune.masking.wrapping.pruned")
-    importlib.import_module("tfprune.tfmot.wrapper")
+    importlib.import_module("tfprune.masking.pruned")
+    importlib.import_module("tfprune.tfmot.prune")
     importlib.import_module("tfprune.quantizing.quantized")
-    importlib.import_module("tfprune.keras_models.copying.in_place")
-    importlib.import_module("tfprune.compact.same_class.exchanged")
-    importlib.import_module("tfprune.compact.fine_tuning.distilled")
+    importlib.import_module("tfprune.models.in_place")
+    importlib.import_module("tfprune.compact.smaller_class")
+    importlib.import_module("tfprune.compact.trainer")

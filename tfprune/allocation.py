@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tfprune.base.arrays import keep_largest
 from tfprune.base.spec import check_choice, check_count, check_number, check_regex, check_sparsity
-from tfprune.base.top_k import keep_largest
 
 __all__ = ["Allocation", "LayerThreshold", "Weight", "allocate", "erk", "global_", "lamp", "uniform"]
 

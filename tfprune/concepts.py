@@ -16,20 +16,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
-    from tfprune.methods.concepts.concept_rules import ConceptRules as ConceptRules
-    from tfprune.methods.concepts.concept_rules import concept_rules as concept_rules
-    from tfprune.methods.concepts.concept_trace import ConceptTrace as ConceptTrace
-    from tfprune.methods.concepts.plan_concepts import plan_concepts as plan_concepts
+    from tfprune.methods.concepts.plan import plan_concepts as plan_concepts
+    from tfprune.methods.concepts.rules import ConceptRules as ConceptRules
+    from tfprune.methods.concepts.rules import concept_rules as concept_rules
+    from tfprune.methods.concepts.trace import ConceptTrace as ConceptTrace
 
 _HOMES = {
-    "methods.concepts.concept_rules": ["ConceptRules", "concept_rules"],
-    "methods.concepts.concept_trace": ["ConceptTrace"],
-    "methods.concepts.plan_concepts": ["plan_concepts"],
+    "methods.concepts.plan": ["plan_concepts"],
+    "methods.concepts.rules": ["ConceptRules", "concept_rules"],
+    "methods.concepts.trace": ["ConceptTrace"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, package="tfprune")

@@ -17,25 +17,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
-    from tfprune.methods.experts.drop_experts import drop_experts as drop
-    from tfprune.methods.experts.expert_ranking import ExpertRanking as ExpertRanking
-    from tfprune.methods.experts.experts_report import ExpertsReport as ExpertsReport
-    from tfprune.methods.experts.grow_experts import grow_experts as grow
-    from tfprune.methods.experts.merge_experts import merge_experts as merge
-    from tfprune.methods.experts.rank_experts import rank_experts as rank
-    from tfprune.methods.experts.register_experts import register_experts as register
+    from tfprune.methods.experts.change import ExpertRanking as ExpertRanking
+    from tfprune.methods.experts.change import drop_experts as drop
+    from tfprune.methods.experts.change import grow_experts as grow
+    from tfprune.methods.experts.change import merge_experts as merge
+    from tfprune.methods.experts.change import rank_experts as rank
+    from tfprune.methods.experts.experts import ExpertsReport as ExpertsReport
+    from tfprune.methods.experts.experts import register_experts as register
 
 _HOMES = {
-    "methods.experts.drop_experts": ["drop_experts as drop"],
-    "methods.experts.expert_ranking": ["ExpertRanking"],
-    "methods.experts.experts_report": ["ExpertsReport"],
-    "methods.experts.grow_experts": ["grow_experts as grow"],
-    "methods.experts.merge_experts": ["merge_experts as merge"],
-    "methods.experts.rank_experts": ["rank_experts as rank"],
-    "methods.experts.register_experts": ["register_experts as register"],
+    "methods.experts.change": [
+        "drop_experts as drop",
+        "ExpertRanking",
+        "grow_experts as grow",
+        "merge_experts as merge",
+        "rank_experts as rank",
+    ],
+    "methods.experts.experts": ["ExpertsReport", "register_experts as register"],
 }
 # In full, as ruff and mypy read it.
 __all__ = [
@@ -49,4 +50,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, package="tfprune")

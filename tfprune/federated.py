@@ -14,48 +14,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
-    from tfprune.methods.federated.agreement import mask_iou as mask_iou
-    from tfprune.methods.federated.agreement import merge_masks as merge_masks
-    from tfprune.methods.federated.average import clip_updates as clip_updates
-    from tfprune.methods.federated.average import masked_average as masked_average
     from tfprune.methods.federated.averages import TrimmedMean as TrimmedMean
-    from tfprune.methods.federated.dense_gradients import dense_gradients as dense_gradients
-    from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
-    from tfprune.methods.federated.measure_statistics import measure_statistics as measure_statistics
-    from tfprune.methods.federated.packed_masks import pack_masks as pack_masks
-    from tfprune.methods.federated.packed_masks import unpack_masks as unpack_masks
-    from tfprune.methods.federated.traffic import Traffic as Traffic
+    from tfprune.methods.federated.averages import clip_updates as clip_updates
+    from tfprune.methods.federated.averages import mask_iou as mask_iou
+    from tfprune.methods.federated.averages import masked_average as masked_average
+    from tfprune.methods.federated.averages import merge_masks as merge_masks
+    from tfprune.methods.federated.flower_client import FedMaskClient as FedMaskClient
+    from tfprune.methods.federated.flower_client import MaskedClient as MaskedClient
+    from tfprune.methods.federated.flower_server import MaskedFedAvg as MaskedFedAvg
+    from tfprune.methods.federated.masks import FedMask as FedMask
+    from tfprune.methods.federated.masks import HeteroFL as HeteroFL
+    from tfprune.methods.federated.masks import LotteryFL as LotteryFL
+    from tfprune.methods.federated.masks import OwnClassesLoss as OwnClassesLoss
+    from tfprune.methods.federated.masks import PruneFL as PruneFL
+    from tfprune.methods.federated.masks import Scaler as Scaler
+    from tfprune.methods.federated.masks import leading_channels as leading_channels
+    from tfprune.methods.federated.update import MaskedModel as MaskedModel
+    from tfprune.methods.federated.update import Traffic as Traffic
     from tfprune.methods.federated.update import Update as Update
-    from tfprune.methods.federated_flower.fed_mask_client import FedMaskClient as FedMaskClient
-    from tfprune.methods.federated_flower.masked_client import MaskedClient as MaskedClient
-    from tfprune.methods.federated_flower.masked_fed_avg import MaskedFedAvg as MaskedFedAvg
-    from tfprune.methods.federated_masks.fed_mask import FedMask as FedMask
-    from tfprune.methods.federated_masks.hetero_fl import HeteroFL as HeteroFL
-    from tfprune.methods.federated_masks.hetero_fl import leading_channels as leading_channels
-    from tfprune.methods.federated_masks.lottery_fl import LotteryFL as LotteryFL
-    from tfprune.methods.federated_masks.prune_fl import PruneFL as PruneFL
-    from tfprune.methods.federated_masks.scaler import OwnClassesLoss as OwnClassesLoss
-    from tfprune.methods.federated_masks.scaler import Scaler as Scaler
+    from tfprune.methods.federated.update import dense_gradients as dense_gradients
+    from tfprune.methods.federated.update import measure_statistics as measure_statistics
+    from tfprune.methods.federated.update import pack_masks as pack_masks
+    from tfprune.methods.federated.update import unpack_masks as unpack_masks
 
-_ROOMS = {
-    "methods.federated": ["MaskedModel", "Traffic", "Update"],
-    "methods.federated_masks": ["FedMask", "HeteroFL", "LotteryFL", "PruneFL", "Scaler"],
-    "methods.federated_flower": ["FedMaskClient", "MaskedClient", "MaskedFedAvg"],
+_HOMES = {
+    "methods.federated.averages": ["mask_iou", "merge_masks", "clip_updates", "masked_average", "TrimmedMean"],
+    "methods.federated.flower_client": ["FedMaskClient", "MaskedClient"],
+    "methods.federated.flower_server": ["MaskedFedAvg"],
+    "methods.federated.masks": [
+        "FedMask",
+        "HeteroFL",
+        "LotteryFL",
+        "PruneFL",
+        "Scaler",
+        "OwnClassesLoss",
+        "leading_channels",
+    ],
+    "methods.federated.update": [
+        "MaskedModel",
+        "Traffic",
+        "Update",
+        "dense_gradients",
+        "measure_statistics",
+        "pack_masks",
+        "unpack_masks",
+    ],
 }
-_FUNCTIONS = {
-    "methods.federated.agreement": ["mask_iou", "merge_masks"],
-    "methods.federated.average": ["clip_updates", "masked_average"],
-    "methods.federated.averages": ["TrimmedMean"],
-    "methods.federated.dense_gradients": ["dense_gradients"],
-    "methods.federated.measure_statistics": ["measure_statistics"],
-    "methods.federated_masks.scaler": ["OwnClassesLoss"],
-    "methods.federated_masks.hetero_fl": ["leading_channels"],
-    "methods.federated.packed_masks": ["pack_masks", "unpack_masks"],
-}
-__all__ = [name for table in (_ROOMS, _FUNCTIONS) for names in table.values() for name in names]  # noqa: PLE0604
+__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, _ROOMS, elsewhere=_FUNCTIONS, package="tfprune")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, package="tfprune")

@@ -15,29 +15,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
-    from tfprune.keras_models.evidence.episodes import Episodes as Episodes
-    from tfprune.keras_models.evidence.meta_gradients import MetaGradients as MetaGradients
-    from tfprune.methods.few_shot.channel_taxonomy import ChannelTaxonomy as ChannelTaxonomy
-    from tfprune.methods.few_shot.few_shot_report import FewShotReport as FewShotReport
-    from tfprune.methods.few_shot.few_shot_stage import FewShotStage as FewShotStage
-    from tfprune.methods.few_shot.maml import MAML as MAML
-    from tfprune.methods.few_shot.prototypes import Prototypes as Prototypes
-    from tfprune.methods.few_shot.prune_few_shot import prune_few_shot as prune_few_shot
+    from tfprune.gradients import Episodes as Episodes
+    from tfprune.gradients import MetaGradients as MetaGradients
+    from tfprune.methods.few_shot.learners import MAML as MAML
+    from tfprune.methods.few_shot.learners import Prototypes as Prototypes
+    from tfprune.methods.few_shot.prune import ChannelTaxonomy as ChannelTaxonomy
+    from tfprune.methods.few_shot.prune import FewShotReport as FewShotReport
+    from tfprune.methods.few_shot.prune import FewShotStage as FewShotStage
+    from tfprune.methods.few_shot.prune import prune_few_shot as prune_few_shot
 
 _HOMES = {
-    "keras_models.evidence.episodes": ["Episodes"],
-    "keras_models.evidence.meta_gradients": ["MetaGradients"],
-    "methods.few_shot.channel_taxonomy": ["ChannelTaxonomy"],
-    "methods.few_shot.few_shot_report": ["FewShotReport"],
-    "methods.few_shot.few_shot_stage": ["FewShotStage"],
-    "methods.few_shot.maml": ["MAML"],
-    "methods.few_shot.prototypes": ["Prototypes"],
-    "methods.few_shot.prune_few_shot": ["prune_few_shot"],
+    "gradients": ["Episodes", "MetaGradients"],
+    "methods.few_shot.learners": ["MAML", "Prototypes"],
+    "methods.few_shot.prune": ["ChannelTaxonomy", "FewShotReport", "FewShotStage", "prune_few_shot"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, package="tfprune")

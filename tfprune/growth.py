@@ -16,28 +16,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
-    from tfprune.methods.experts.growth_compute import GrowthCompute as GrowthCompute
-    from tfprune.methods.experts.growth_compute import growth_compute as growth_compute
-    from tfprune.methods.growth.grow_depth import grow_depth as grow_depth
-    from tfprune.methods.growth.growth_report import GrowthReport as GrowthReport
-    from tfprune.methods.growth.norm_profile import NormProfile as NormProfile
-    from tfprune.methods.growth.norm_profile import norm_profile as norm_profile
-    from tfprune.methods.moments.carry_optimizer import carry_optimizer as carry_optimizer
-    from tfprune.methods.moments.moment_cosines import MomentCosines as MomentCosines
-    from tfprune.methods.moments.moment_cosines import moment_cosines as moment_cosines
+    from tfprune.methods.experts.change import GrowthCompute as GrowthCompute
+    from tfprune.methods.experts.change import growth_compute as growth_compute
+    from tfprune.methods.growth.change import GrowthReport as GrowthReport
+    from tfprune.methods.growth.change import grow_depth as grow_depth
+    from tfprune.methods.growth.rank import NormProfile as NormProfile
+    from tfprune.methods.growth.rank import norm_profile as norm_profile
+    from tfprune.methods.moments import MomentCosines as MomentCosines
+    from tfprune.methods.moments import carry_optimizer as carry_optimizer
+    from tfprune.methods.moments import moment_cosines as moment_cosines
 
 _HOMES = {
-    "methods.experts.growth_compute": ["GrowthCompute", "growth_compute"],
-    "methods.growth.grow_depth": ["grow_depth"],
-    "methods.growth.growth_report": ["GrowthReport"],
-    "methods.growth.norm_profile": ["NormProfile", "norm_profile"],
-    "methods.moments.carry_optimizer": ["carry_optimizer"],
-    "methods.moments.moment_cosines": ["MomentCosines", "moment_cosines"],
+    "methods.experts.change": ["GrowthCompute", "growth_compute"],
+    "methods.growth.change": ["grow_depth", "GrowthReport"],
+    "methods.growth.rank": ["NormProfile", "norm_profile"],
+    "methods.moments": ["carry_optimizer", "MomentCosines", "moment_cosines"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, package="tfprune")

@@ -2,8 +2,8 @@
 
 A pattern is a pure function from scores and a sparsity to a 0/1 mask. Scores come in the matrix view: outputs along
 the first axis, inputs along the last, and the kernel positions of a convolution between them, so that a block or a
-group of inputs never covers two positions. Among equal scores the earlier entry, in row-major order, is kept. To add
-a pattern, derive a frozen dataclass from `Pattern` and define `__call__`.
+group of inputs never covers two positions. Among equal scores the earlier entry, in row-major order, is kept. To
+add a pattern, derive a frozen dataclass from `Pattern` and define `__call__`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from tfprune.base.arrays import keep_largest, kept_count
 from tfprune.base.spec import Spec, check_count
-from tfprune.base.top_k import keep_largest, kept_count
 
 __all__ = ["NM", "Block", "Channel", "Head", "Pattern", "Unstructured"]
 

@@ -23,27 +23,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
-    from tfprune.compact.shrinking.growing_penalty import GrowingPenalty as GrowingPenalty
-    from tfprune.criteria.data_criteria import SNIP as SNIP
-    from tfprune.criteria.data_criteria import GraSP as GraSP
-    from tfprune.criteria.data_criteria import SynFlow as SynFlow
-    from tfprune.masking.training.learn_allocation import learn_allocation as learn_allocation
-    from tfprune.masking.training.scale_initial_weights import scale_initial_weights as scale_initial_weights
-    from tfprune.masking.training.training_cost import TrainingCost as TrainingCost
+    from tfprune.compact.rank import GrowingPenalty as GrowingPenalty
+    from tfprune.criteria import SNIP as SNIP
+    from tfprune.criteria import GraSP as GraSP
+    from tfprune.criteria import SynFlow as SynFlow
+    from tfprune.masking.callback import TrainingCost as TrainingCost
+    from tfprune.masking.grow import learn_allocation as learn_allocation
+    from tfprune.masking.grow import scale_initial_weights as scale_initial_weights
     from tfprune.schedules import Alternating as Alternating
 
 _HOMES = {
-    "compact.shrinking.growing_penalty": ["GrowingPenalty"],
-    "criteria.data_criteria": ["SNIP", "GraSP", "SynFlow"],
-    "masking.training.learn_allocation": ["learn_allocation"],
-    "masking.training.scale_initial_weights": ["scale_initial_weights"],
-    "masking.training.training_cost": ["TrainingCost"],
+    "compact.rank": ["GrowingPenalty"],
+    "criteria": ["SNIP", "GraSP", "SynFlow"],
+    "masking.callback": ["TrainingCost"],
+    "masking.grow": ["learn_allocation", "scale_initial_weights"],
     "schedules": ["Alternating"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, package="tfprune")

@@ -17,33 +17,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
-    from tfprune.compact.narrowing.narrow import narrow as narrow
-    from tfprune.compact.narrowing.narrow_report import NarrowReport as NarrowReport
-    from tfprune.compact.shrinking.rank_heads import rank_heads as rank_heads
-    from tfprune.compact.shrinking.transformer_budget import transformer_budget as transformer_budget
-    from tfprune.compact.shrinking.transformer_plan import TransformerPlan as TransformerPlan
-    from tfprune.compact.vocabulary.trim_vocabulary import trim_vocabulary as trim_vocabulary
-    from tfprune.compact.vocabulary.vocabulary_report import VocabularyReport as VocabularyReport
-    from tfprune.methods.growth.block_ranking import BlockRanking as BlockRanking
-    from tfprune.methods.growth.drop_blocks import drop_blocks as drop_blocks
-    from tfprune.methods.growth.rank_blocks import rank_blocks as rank_blocks
+    from tfprune.compact.narrow import NarrowReport as NarrowReport
+    from tfprune.compact.narrow import narrow as narrow
+    from tfprune.compact.plan import TransformerPlan as TransformerPlan
+    from tfprune.compact.plan import transformer_budget as transformer_budget
+    from tfprune.compact.rank import rank_heads as rank_heads
+    from tfprune.compact.vocabulary import VocabularyReport as VocabularyReport
+    from tfprune.compact.vocabulary import trim_vocabulary as trim_vocabulary
+    from tfprune.methods.growth.change import drop_blocks as drop_blocks
+    from tfprune.methods.growth.rank import BlockRanking as BlockRanking
+    from tfprune.methods.growth.rank import rank_blocks as rank_blocks
 
 _HOMES = {
-    "compact.narrowing.narrow": ["narrow"],
-    "compact.narrowing.narrow_report": ["NarrowReport"],
-    "compact.shrinking.rank_heads": ["rank_heads"],
-    "compact.shrinking.transformer_budget": ["transformer_budget"],
-    "compact.shrinking.transformer_plan": ["TransformerPlan"],
-    "compact.vocabulary.trim_vocabulary": ["trim_vocabulary"],
-    "compact.vocabulary.vocabulary_report": ["VocabularyReport"],
-    "methods.growth.block_ranking": ["BlockRanking"],
-    "methods.growth.drop_blocks": ["drop_blocks"],
-    "methods.growth.rank_blocks": ["rank_blocks"],
+    "compact.narrow": ["narrow", "NarrowReport"],
+    "compact.plan": ["transformer_budget", "TransformerPlan"],
+    "compact.rank": ["rank_heads"],
+    "compact.vocabulary": ["trim_vocabulary", "VocabularyReport"],
+    "methods.growth.change": ["drop_blocks"],
+    "methods.growth.rank": ["BlockRanking", "rank_blocks"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES, package="tfprune")

@@ -14,27 +14,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from tfprune.export.command_line.commands.base import in_options
-from tfprune.export.command_line.commands.bench import add_bench
-from tfprune.export.command_line.commands.compare import add_compare
-from tfprune.export.command_line.commands.completion import add_completion
-from tfprune.export.command_line.commands.compress import add_compress
-from tfprune.export.command_line.commands.demo import add_demo
-from tfprune.export.command_line.commands.export import add_export
-from tfprune.export.command_line.commands.generate import add_generate
-from tfprune.export.command_line.commands.inspect import add_inspect
-from tfprune.export.command_line.commands.micro import add_micro
-from tfprune.export.command_line.commands.prune import add_prune
-from tfprune.export.command_line.commands.shrink import add_shrink
-from tfprune.export.command_line.commands.verify import add_verify
-from tfprune.export.command_line.commands.web import add_web
+from tfprune.export.command_line.commands import add_compress, add_export, add_micro, add_prune, add_shrink
+from tfprune.export.command_line.file_commands import (
+    add_bench,
+    add_compare,
+    add_demo,
+    add_generate,
+    add_inspect,
+    add_verify,
+    add_web,
+)
+from tfprune.export.command_line.options import add_completion, in_options
 from tfprune.export.file.report import reason_of
 from tfprune.report import printable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
 
 
-COMMANDS = (
+_COMMANDS = (
     add_demo,
     add_compress,
     add_prune,
@@ -48,7 +45,7 @@ COMMANDS = (
     add_micro,
     add_web,
 )
-EPILOG = """\
+_EPILOG = """\
 `tfprune COMMAND --help` explains a command, with examples.
 
 exit codes:
@@ -92,7 +89,7 @@ def _meant(word: str, choices: Sequence[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 if a check failed, or 2 if it could not be done."""
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -159,16 +156,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tfprune",
         description="Prune Keras models; export, check and measure compressed TFLite files.",
-        epilog=EPILOG,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tfprune {tfprune.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
-    for add_command in COMMANDS:
+    for add_command in _COMMANDS:
         add_command(commands)
     add_completion(commands, parser)
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

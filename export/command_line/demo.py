@@ -13,30 +13,29 @@ from pathlib import Path
 import keras
 import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfprune
 from tfprune.export.compressing.compress import compress
-from tfprune.export.compressing.results.compress_report import CompressReport
-from tfprune.export.device.demo_device import run_on_device
-from tfprune.export.device.processes.child_process import run_job
-from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.device.running.benchmark import benchmark
-from tfprune.export.keras_side.converting.to_tflite import to_tflite
+from tfprune.export.compressing.report import CompressReport
+from tfprune.export.device.benchmark import benchmark
+from tfprune.export.device.processes import read_job, run_job, write_job
+from tfprune.export.device.runner import run_on_device
+from tfprune.export.keras_side.to_tflite import to_tflite
 from tfprune.export.rewriting.rewrite import rewrite
-from tfprune.masking.wrapping.sparsity_report import SparsityReport
+from tfprune.masking.strip import SparsityReport
 from tfprune.report import Report, table
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
 
-SPARSITY = 0.9
-EPOCHS = 15
-SEARCH_SECONDS = 60.0
-BATCH_SIZE = 32
+_SPARSITY = 0.9
+_EPOCHS = 15
+_SEARCH_SECONDS = 60.0
+_BATCH_SIZE = 32
 
-Tell = Callable[[str, float], None]  # the step that runs, and the fraction of the demo that is done
+_Tell = Callable[[str, float], None]  # the step that runs, and the fraction of the demo that is done
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class DemoReport(Report):
         folder = shlex.quote(self.folder)
         opened = f"In a browser: cd {folder} && tfprune web dense-float32.tfz pruned-float32.tfz page"
         most = f"{self.search.max_drop:.0%}"
-        searched = f"What `tfprune compress` finds in {SEARCH_SECONDS:.0f} seconds, losing at most {most}:"
+        searched = f"What `tfprune compress` finds in {_SEARCH_SECONDS:.0f} seconds, losing at most {most}:"
         parts = [
             table(header, cells),
             f"{note}\nModels and picture: {self.folder}\n{opened}",
@@ -96,14 +95,14 @@ class DemoReport(Report):
         return "\n\n".join(parts)
 
 
-Rows = tuple[tuple[DemoRow, ...], str]  # and the interpreter
+_Rows = tuple[tuple[DemoRow, ...], str]  # and the interpreter
 
 
 @dataclass
-class History(keras.callbacks.Callback):
+class _History(keras.callbacks.Callback):
     """Collect sparsity per step and accuracy per epoch, and report the progress of training."""
 
-    tell: Tell
+    tell: _Tell
     what: str
     span: tuple[float, float]
     steps: list[int] = field(default_factory=list)
@@ -118,7 +117,7 @@ class History(keras.callbacks.Callback):
         self.steps.append(len(self.steps) + 1)
         self.sparsity.append((logs or {}).get("sparsity", 0.0))
         first, last = self.span
-        self.tell(self.what, first + (last - first) * len(self.steps) / (EPOCHS * self.params["steps"]))
+        self.tell(self.what, first + (last - first) * len(self.steps) / (_EPOCHS * self.params["steps"]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.epoch_ends.append(len(self.steps))
@@ -149,11 +148,11 @@ def _train(model: keras.Model, data: tuple[np.ndarray, ...], callbacks: list[ker
     x, held_x, y, held_y = data
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(
-        x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, validation_data=(held_x, held_y), verbose=0, callbacks=callbacks
+        x, y, batch_size=_BATCH_SIZE, epochs=_EPOCHS, validation_data=(held_x, held_y), verbose=0, callbacks=callbacks
     )
 
 
-def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> DemoReport:
+def run_demo(folder: str | Path, *, tell: _Tell = lambda what, done: None) -> DemoReport:
     """Train, prune, export, run without TensorFlow, draw the picture, and search for the best file.
 
     Args:
@@ -177,29 +176,29 @@ def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> Dem
     data = _data()
 
     dense = _model()
-    dense_history = History(tell, "training the dense model", (0.0, 0.1))
+    dense_history = _History(tell, "training the dense model", (0.0, 0.1))
     _train(dense, data, [dense_history])
 
     wrapped = tfprune.wrap(dense)
-    schedule = tfprune.schedules.Polynomial(SPARSITY, end=0.7)
-    history = History(tell, f"pruning it to {SPARSITY:.0%} while it trains", (0.1, 0.2))
+    schedule = tfprune.schedules.Polynomial(_SPARSITY, end=0.7)
+    history = _History(tell, f"pruning it to {_SPARSITY:.0%} while it trains", (0.1, 0.2))
     _train(wrapped, data, [tfprune.PruningCallback(schedule, every=20), history])
     pruned = tfprune.strip(wrapped)
 
     rows, runtime = _export({"dense": dense, "pruned": pruned}, data, folder, tell)
     _draw(folder / "demo.png", history, dense_history.accuracy[-1], tfprune.sparsity_report(pruned))
-    tell(f"searching for the best file, {SEARCH_SECONDS:.0f} seconds", 0.6)
+    tell(f"searching for the best file, {_SEARCH_SECONDS:.0f} seconds", 0.6)
     x, held_x, y, held_y = data
     searched = folder / "demo-search"
     shutil.rmtree(searched, ignore_errors=True)  # of an earlier demo, which trained another model
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Expected time for")  # on slow machines: the time of the demo is fixed
-        search = compress(dense, (x, y), (held_x, held_y), folder=searched, time=SEARCH_SECONDS, verbose=0)
+        search = compress(dense, (x, y), (held_x, held_y), folder=searched, time=_SEARCH_SECONDS, verbose=0)
     tell("done", 1.0)
     return DemoReport(rows, runtime, str(folder), search)
 
 
-def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder: Path, tell: Tell) -> Rows:
+def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder: Path, tell: _Tell) -> _Rows:
     x, held_x, _, held_y = data
     exports: list[tuple[str, Path, int, int, int]] = []
     for name, model in models.items():
@@ -242,7 +241,7 @@ def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tupl
 
 def _draw(
     path: Path,
-    history: History,
+    history: _History,
     dense_accuracy: float,
     report: SparsityReport,
 ) -> None:

@@ -1,21 +1,369 @@
-"""Report of a comparison: what a model lost for each class and group, and which samples flipped."""
+"""Report of a comparison: what a model lost for each class and group, its tests, and its page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tfprune.export.comparing.damage_rows import CorruptedScores, DamageRow, FlippedSample, Quality
-from tfprune.export.file.files.destination import write_atomically
+from tfprune.base.limit import SampleGroup
+from tfprune.base.output import document, facts, image, name_text, rows_table, section, text
+from tfprune.export.file.container import write_atomically
+from tfprune.export.file.inspect import png_file
 from tfprune.report import Report, new_figure, save_figure, shortened, table
 
+# Statistics of two models on the same samples, in NumPy: intervals, exact tests and their correction.
+
+_LIKELY = 12  # standard deviations around the mean that hold all of a distribution but 1e-30
+_BISECTIONS = 200  # halvings of an interval until neighboring floats are reached
+_LARGEST_QUANTILE = 1e9
+
+_log_factorial = np.frompyfunc(lambda count: math.lgamma(count + 1), 1, 1)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: whether as many samples were lost as gained.
+
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; exact by
+    the binomial distribution.
+    """
+    flips = lost + gained
+    if not flips:
+        return 1.0
+    fewer = np.arange(min(lost, gained) + 1)
+    logs = _log_choose(flips, fewer) - flips * math.log(2)
+    return min(1.0, 2 * float(np.exp(logs).sum()))
+
+
+def _benjamini_hochberg(p_values: Sequence[float]) -> np.ndarray:
+    """Return adjusted p-values: rejecting those below 0.05 keeps the expected share of false ones below 0.05.
+
+    Source: Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", 1995.
+    """
+    values = np.asarray(p_values, np.float64)
+    order = np.argsort(values, kind="stable")[::-1]  # the largest first
+    ranks = np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum.accumulate(np.minimum(1.0, values[order] * len(values) / ranks))
+    return adjusted
+
+
+def excess_loss_test(lost: int, gained: int, *, samples: int, overall: tuple[int, int, int]) -> float:
+    """Return the p-value of a group that lost more than it would if groups had nothing to do with the flips.
+
+    It is the exact permutation test: of all ways to draw as many samples as the group has, the fraction in which
+    lost minus gained is as large or larger.
+
+    Args:
+        lost: Samples of the group that only the model before gets right.
+        gained: Samples of the group that only the model after gets right.
+        samples: The samples of the group.
+        overall: The same three counts of all samples.
+    """
+    all_lost, all_gained, total = overall
+    losses = _likely_counts(all_lost, samples, total)
+    gains = _likely_counts(all_gained, samples, total)
+    others = total - all_lost - all_gained
+    flips = np.arange(gains[0] + losses[0], gains[-1] + losses[-1] + 1)
+    rest = _log_choose(others, samples - flips)
+    joint = (
+        _log_choose(all_lost, losses)[:, None]
+        + _log_choose(all_gained, gains)[None, :]
+        + rest[np.add.outer(losses, gains) - flips[0]]
+        - _log_choose(total, np.array([samples]))
+    )
+    as_much = np.subtract.outer(losses, gains) >= lost - gained
+    return min(1.0, float(np.exp(joint[as_much]).sum()))
+
+
+def excess_error_test(increase: np.ndarray, inside: np.ndarray) -> float:
+    """Return the p-value of a group whose errors grew more than those of the other samples.
+
+    It is the one-sided rank-sum test of Mann and Whitney, with corrections for ties and continuity.
+
+    Args:
+        increase: How much the error of each sample grew, (samples,).
+        inside: Whether each sample belongs to the group, (samples,).
+    """
+    total, size = len(increase), int(inside.sum())
+    rest = total - size
+    if not rest or not size:
+        return 1.0
+    _, place, counts = np.unique(increase, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    wins = float(ranks[inside].sum()) - size * (size + 1) / 2
+    ties = float((counts.astype(np.float64) ** 3 - counts).sum()) / (total * (total - 1))
+    variance = size * rest / 12 * (total + 1 - ties)
+    if variance <= 0:
+        return 1.0
+    return math.erfc((wins - size * rest / 2 - 0.5) / math.sqrt(2 * variance)) / 2
+
+
+def clustered_interval(values: np.ndarray, *, clusters: np.ndarray, level: float) -> tuple[float, float] | None:
+    """Return Student's interval of a mean whose values depend on each other within clusters; None for one cluster.
+
+    It is that of a ratio of totals: with one value in each cluster it is `mean_interval`.
+
+    Args:
+        values: The values, (values,).
+        clusters: The number of the cluster of each value, (values,).
+        level: The coverage.
+
+    Source: W. G. Cochran, "Sampling Techniques", 1977, section 6.3, the variance of a ratio.
+    """
+    mean, parts = float(values.mean()), _deviations(values, np.ones(len(values), bool), clusters)
+    if len(parts) < 2:
+        return None
+    half = _student_quantile((1 + level) / 2, len(parts) - 1) * _spread(parts)
+    return mean - half, mean + half
+
+
+def clustered_excess_test(values: np.ndarray, inside: np.ndarray, *, clusters: np.ndarray) -> float:
+    """Return the p-value of a group whose mean is above that of the other values, of values within clusters.
+
+    It is the one-sided test of Student for the difference of two ratios of totals over the same clusters.
+
+    Args:
+        values: The values, (values,).
+        inside: Whether each value belongs to the group, (values,).
+        clusters: The number of the cluster of each value, (values,).
+    """
+    if inside.all() or not inside.any():
+        return 1.0
+    parts = _deviations(values, inside, clusters) - _deviations(values, ~inside, clusters)
+    spread = _spread(parts) if len(parts) > 1 else 0.0
+    if not spread:
+        return 1.0
+    t = float(values[inside].mean() - values[~inside].mean()) / spread
+    outside = (1 - _student_inside(abs(t), len(parts) - 1)) / 2
+    return outside if t > 0 else 1 - outside
+
+
+def _deviations(values: np.ndarray, inside: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Return the part of each cluster in the deviation of the group's mean."""
+    names, place = np.unique(clusters, return_inverse=True)
+    deviations = np.where(inside, values - values[inside].mean(), 0.0)
+    return np.bincount(place, weights=deviations, minlength=len(names)) / int(inside.sum())
+
+
+def _spread(parts: np.ndarray) -> float:
+    """Return the standard error of a sum of independent parts with mean 0."""
+    return math.sqrt(len(parts) / (len(parts) - 1) * float((parts**2).sum()))
+
+
+def mean_interval(values: np.ndarray, *, level: float) -> tuple[float, float] | None:
+    """Return Student's interval of a mean; None for a single value, which says nothing about the spread."""
+    if len(values) < 2:
+        return None
+    half = _student_quantile((1 + level) / 2, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _student_quantile(probability: float, freedom: int) -> float:
+    """Invert Student's distribution by bisection."""
+    low, high = 0.0, _LARGEST_QUANTILE
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        is_below = _student_inside(middle, freedom) < 2 * probability - 1
+        low, high = (middle, high) if is_below else (low, middle)
+    return (low + high) / 2
+
+
+def _student_inside(t: float, freedom: int) -> float:
+    """Return the probability between -t and t of Student's distribution: the finite sum for whole degrees of freedom.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    odd = freedom % 2
+    steps = np.arange(1, (freedom - 1 - odd) // 2 + 1 if odd else freedom // 2, dtype=np.float64)
+    ratios = 2 * steps / (2 * steps + 1) if odd else (2 * steps - 1) / (2 * steps)
+    angle = math.atan(t / math.sqrt(freedom))
+    squares = math.cos(angle) ** 2
+    terms = 1 + float(np.cumprod(ratios * squares).sum())
+    if not odd:
+        return math.sin(angle) * terms
+    return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * terms if freedom > 1 else 0.0))
+
+
+def _likely_counts(marked: int, draws: int, total: int) -> np.ndarray:
+    """Return the counts of marked samples among the draws that have a noticeable probability."""
+    mean = draws * marked / total
+    spread = _LIKELY * math.sqrt(mean * (1 - marked / total)) + _LIKELY
+    least, most = max(0, draws - (total - marked)), min(marked, draws)
+    return np.arange(max(least, math.floor(mean - spread)), min(most, math.ceil(mean + spread)) + 1)
+
+
+def _log_choose(total: int, sizes: np.ndarray) -> np.ndarray:
+    """Return the logarithms of binomial coefficients, minus infinity where there is no such choice."""
+    possible = (sizes >= 0) & (sizes <= total)
+    safe = np.where(possible, sizes, 0)
+    parts = [_log_factorial(counts).astype(np.float64) for counts in (safe, total - safe)]
+    return np.where(possible, math.lgamma(total + 1) - parts[0] - parts[1], -np.inf)
+
+
+# What a report on damage consists of: scores, flipped samples, and rows of groups, sorted by the certain loss.
+
+
+@dataclass(frozen=True)
+class Quality(Report):
+    """How good one side is on all samples.
+
+    Attributes:
+        score: The accuracy; for numbers the mean absolute error; without labels the agreement with `before`.
+        calibration_error: The expected calibration error, in 15 bins; None for numbers and without labels.
+        brier: The Brier score, summed over the classes, 0 to 2; None for numbers and without labels.
+        confidence: The mean probability of the predicted class; None for numbers.
+    """
+
+    score: float
+    calibration_error: float | None = None
+    brier: float | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class DamageRow(Report):
+    """One class, or one value of a group.
+
+    Attributes:
+        grouping: `"class"`, or the name of the group.
+        value: The class, or the value of the group.
+        samples: The number of its samples.
+        before: Its score with `before`: accuracy, agreement, or mean absolute error.
+        after: Its score with `after`.
+        drop: How much it lost: accuracy before minus after, or error after minus before.
+        low: The lower end of the interval of `drop`; None for a single number.
+        high: The upper end; None for a single number.
+        lost: Samples that only `before` gets right; of numbers, samples whose error grew.
+        gained: Samples that only `after` gets right; of numbers, samples whose error fell.
+        p_value: Probability of a difference as large from the other samples if the group had nothing to do with the
+            losses, two-sided; 1 for a group that lost less.
+        adjusted_p: The same, corrected for the number of groups (Benjamini-Hochberg).
+        harmed: Whether it lost more than the other samples: `adjusted_p` below 1 - `level`, and `drop` above 0.
+    """
+
+    grouping: str
+    value: str
+    samples: int
+    before: float
+    after: float
+    drop: float
+    low: float | None
+    high: float | None
+    lost: int
+    gained: int
+    p_value: float
+    adjusted_p: float
+    harmed: bool
+
+    @property
+    def name(self) -> str:
+        """The grouping and the value."""
+        return f"{self.grouping} {self.value}"
+
+
+@dataclass(frozen=True)
+class FlippedSample(Report):
+    """A sample whose answer became wrong or right.
+
+    Attributes:
+        index: Its index in the data.
+        lost: Whether it was right before and is wrong after; False for the other way around.
+        label: Its class; without labels the class of `before`.
+        before: The class that `before` predicts; of numbers, its error before.
+        after: The class that `after` predicts; of numbers, its error after.
+        confidence_before: The probability of the class that `before` predicts; None for numbers.
+        confidence_after: The probability of the class that `after` predicts; None for numbers.
+    """
+
+    index: int
+    lost: bool
+    label: str
+    before: str
+    after: str
+    confidence_before: float | None
+    confidence_after: float | None
+
+
+@dataclass(frozen=True)
+class CorruptedScores(Report):
+    """How good both sides are on corrupted samples.
+
+    Attributes:
+        name: The name of the corruption.
+        before: The score of `before` on them.
+        after: The score of `after` on them.
+        drop: How much was lost: accuracy before minus after, or error after minus before.
+        low: The lower end of the interval of `drop`; None for a single number.
+        high: The upper end; None for a single number.
+    """
+
+    name: str
+    before: float
+    after: float
+    drop: float
+    low: float | None
+    high: float | None
+
+
+def damage_row(
+    group: SampleGroup,
+    *,
+    scores: tuple[Any, ...],
+    interval: tuple[float | None, float | None],
+    changes: tuple[int, int],
+    p_value: float,
+) -> DamageRow:
+    """Return the row of a group, not yet corrected for the number of groups.
+
+    Args:
+        group: The group.
+        scores: Before, after, and how much was lost.
+        interval: The ends of the interval of that.
+        changes: How many samples got worse, and how many better.
+        p_value: Of the one-sided test whether it lost more than the other samples; the row has twice that, so that a
+            group is harmed where a two-sided test would say so, as the intervals are two-sided.
+    """
+    before, after, drop = map(float, scores)
+    samples, (lost, gained) = int(group.inside.sum()), changes
+    return DamageRow(
+        group.grouping,
+        group.value,
+        samples,
+        before,
+        after,
+        drop,
+        *interval,
+        lost,
+        gained,
+        min(1.0, 2 * p_value),
+        1.0,
+        False,
+    )
+
+
+def sorted_rows(rows: list[DamageRow], level: float) -> tuple[DamageRow, ...]:
+    """Correct p-values for the number of groups, and sort rows by the loss that is certain."""
+    adjusted = _benjamini_hochberg([row.p_value for row in rows])
+    judged = [
+        replace(row, adjusted_p=float(p), harmed=bool(p < 1 - level and row.drop > 0))
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+    return tuple(sorted(judged, key=lambda row: (row.low is None, -(row.low or 0.0), -row.drop)))
+
+
+# Report of a comparison: what a model lost for each class and group, and which samples flipped.
+
 FEW_SAMPLES = 30  # below, a group is named in a note
-SHOWN_ROWS = 10
+_SHOWN_ROWS = 10
 LISTED_ERRORS = 100  # samples whose error grew most
-NAME_WIDTH = 40  # characters of a group in the table
+_NAME_WIDTH = 40  # characters of a group in the table
 
 
 @dataclass(frozen=True)
@@ -158,7 +506,7 @@ class DamageReport(Report):
         Raises:
             ValueError: If matplotlib is not installed, the file cannot be written, or there are no groups.
         """
-        rows = self.rows[:SHOWN_ROWS][::-1]  # bars are drawn from the bottom up
+        rows = self.rows[:_SHOWN_ROWS][::-1]  # bars are drawn from the bottom up
         if not rows:
             raise ValueError("Expected groups to draw. Received: a report without rows. Pass labels or `groups`.")
         figure = new_figure(8, 1.5 + 0.3 * len(rows))
@@ -169,7 +517,7 @@ class DamageReport(Report):
         colors = ["tab:red" if row.harmed else "lightgrey" for row in rows]
         axes.barh(range(len(rows)), drops, xerr=reach, color=colors, ecolor="black", capsize=2)
         axes.axvline(self.drop, color="black", linestyle=":", linewidth=1)
-        axes.set_yticks(range(len(rows)), [shortened(row.name, NAME_WIDTH) for row in rows])
+        axes.set_yticks(range(len(rows)), [shortened(row.name, _NAME_WIDTH) for row in rows])
         axes.set(xlabel=f"{self.score_name}, {self.change_name} ({self.level:.0%} interval; dotted: all samples)")
         save_figure(figure, path)
 
@@ -182,9 +530,8 @@ class DamageReport(Report):
         Raises:
             ValueError: If it cannot be written.
         """
-        from tfprune.export.comparing.damage_page import damage_page
 
-        write_atomically(path, damage_page(self).encode())
+        write_atomically(path, _damage_page(self).encode())
 
     def __str__(self) -> str:
         parts = [table([f"{self.samples:,} {self.counted}", "before", "after"], self.overall())]
@@ -201,9 +548,9 @@ class DamageReport(Report):
                 "p",
                 "harmed",
             ]
-            parts.append(table(header, [self._cells(row) for row in self.rows[:SHOWN_ROWS]]))
-        if len(self.rows) > SHOWN_ROWS:
-            parts.append(f"The {SHOWN_ROWS} worst of {len(self.rows)} groups; `rows` has all.")
+            parts.append(table(header, [self._cells(row) for row in self.rows[:_SHOWN_ROWS]]))
+        if len(self.rows) > _SHOWN_ROWS:
+            parts.append(f"The {_SHOWN_ROWS} worst of {len(self.rows)} groups; `rows` has all.")
         if self.corrupted:
             header = ["corruption", "before", "after", self.change_name, f"{self.level:.0%} interval"]
             parts.append(table(header, [self.corrupted_cells(row) for row in self.corrupted]))
@@ -220,5 +567,182 @@ class DamageReport(Report):
         scores = [self.number(value) for value in (row.before, row.after, row.drop)]
         p_value = "<0.0001" if row.adjusted_p < 1e-4 else f"{row.adjusted_p:.4f}"
         interval = self.interval(row.low, row.high)
-        name = shortened(row.name, NAME_WIDTH)
+        name = shortened(row.name, _NAME_WIDTH)
         return [name, f"{row.samples:,}", *scores, interval, p_value, "yes" if row.harmed else ""]
+
+
+# Small pictures of samples for a page: images as PNG, series as lines.
+
+_LARGEST_SIDE = 64  # pixels of an image; larger ones are thinned out
+_MOST_CHANNELS = 16  # of a series; more columns make it an image
+_SHORTEST_SERIES = 16
+_COLUMNS = 120  # of a drawn series, each from its lowest to its highest value
+_WIDTH, _HEIGHT = 160, 48  # pixels of a drawn series
+_SHOWN_SIDE = 84  # pixels at which an image is shown
+
+
+def _sample_picture(sample: np.ndarray, alt: str) -> str:
+    """Return HTML that shows a sample; empty if it has the shape of neither an image nor a series.
+
+    Args:
+        sample: Of shape (height, width), (height, width, 1), (height, width, 3), (steps,) or (steps, channels).
+        alt: Its description, as HTML.
+    """
+    if sample.dtype.kind not in "biuf" or not sample.size or not np.isfinite(sample).all():
+        return ""
+    values = sample.astype(np.float64)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    is_series = values.ndim == 2 and values.shape[1] <= _MOST_CHANNELS < values.shape[0]
+    if values.ndim == 2 and not is_series or values.ndim == 3 and values.shape[2] == 3:
+        return _image(values, alt)
+    if is_series or (values.ndim == 1 and len(values) >= _SHORTEST_SERIES and sample.dtype.kind == "f"):
+        return _series(values.reshape(len(values), -1), alt)
+    return ""
+
+
+def _image(values: np.ndarray, alt: str) -> str:
+    step = -(-max(values.shape[:2]) // _LARGEST_SIDE)
+    small = _unit(values[::step, ::step])
+    pixels = np.round(255 * small).astype(np.uint8)
+    height, width = pixels.shape[:2]
+    lines = np.insert(pixels.reshape(height, -1), 0, 0, axis=1)  # a line begins with its filter: none
+    color = 2 if pixels.ndim == 3 else 0
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IEND", b""),
+    ]
+    scale = _SHOWN_SIDE / max(height, width)
+    return image(png_file(parts), alt, size=(round(height * scale), round(width * scale)))
+
+
+def _series(values: np.ndarray, alt: str) -> str:
+    """Draw each channel over the same axes."""
+    unit = _unit(values)
+    lines = []
+    for channel in unit.T:
+        parts = np.array_split(channel, min(_COLUMNS, len(channel)))
+        heights = [end for part in parts for end in (part.min(), part.max())]
+        across = np.linspace(0, _WIDTH, len(heights))
+        points = " ".join(f"{x:.1f},{_HEIGHT * (1 - y):.1f}" for x, y in zip(across, heights, strict=True))
+        lines.append(f'<polyline points="{points}" style="fill:none;stroke:var(--values);stroke-width:1"/>')
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="{alt}">'
+        f"{''.join(lines)}</svg>"
+    )
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    return (values - low) / ((high - low) or 1.0)
+
+
+# The page about a comparison, for a browser: what was lost, by which groups, and samples that flipped.
+
+_LISTED_FLIPS = 100
+_LONGEST_NOTE = 600  # characters
+_SCROLLED = '<div style="overflow-x:auto"><div style="min-width:42rem">{}</div></div>'  # wider than a phone
+_GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:1.25rem"
+
+
+def _damage_page(report: DamageReport) -> str:
+    """Write the page, which loads nothing and runs no code."""
+    notes = [*(f"Limit exceeded: {reason}." for reason in report.broken), *report.notes]
+    parts = [
+        facts(_facts(report)),
+        f"<p>{text(report.flips_text(), _LONGEST_NOTE)}</p>",
+        "".join(f"<p>{text(note, _LONGEST_NOTE)}</p>" for note in notes),
+        section("Before and after", rows_table(["", "Before", "After"], report.overall())),
+        section("Groups, the largest certain damage first", _groups(report)) if report.rows else "",
+        section("Corrupted samples", _corrupted(report)) if report.corrupted else "",
+        *_pictures(report),
+        section(_flips_title(report), _flips(report)) if report.flips else "",
+    ]
+    return document("What did pruning break?", parts, kicker="tfprune compare", footer="Made by tfprune compare.")
+
+
+def _facts(report: DamageReport) -> Iterator[tuple[str, str, str]]:
+    yield "Before", report.number(report.before.score), report.score_name
+    yield "After", report.number(report.after.score), report.score_name
+    interval = report.interval(report.low, report.high)
+    yield report.change_name.capitalize(), report.number(report.drop), f"{report.level:.0%} interval: {interval}"
+    yield "Harmed groups", str(len(report.harmed)), f"of {len(report.rows)}: they lost more than the other samples"
+
+
+def _groups(report: DamageReport) -> str:
+    header = [
+        "Group",
+        report.counted.capitalize(),
+        "Before",
+        "After",
+        report.change_name.capitalize(),
+        f"{report.level:.0%} interval",
+        "p, corrected",
+        "Harmed",
+    ]
+    return _SCROLLED.format(rows_table(header, (_group(report, row) for row in report.rows)))
+
+
+def _group(report: DamageReport, row: DamageRow) -> list[str]:
+    scores = [report.number(value) for value in (row.before, row.after, row.drop)]
+    p_value = "&lt;0.0001" if row.adjusted_p < 1e-4 else f"{row.adjusted_p:.4f}"
+    harmed = '<span class="no">yes</span>' if row.harmed else ""
+    interval = report.interval(row.low, row.high)
+    return [name_text(row.name), f"{row.samples:,}", *scores, interval, p_value, harmed]
+
+
+def _corrupted(report: DamageReport) -> str:
+    header = ["Corruption", "Before", "After", report.change_name.capitalize(), f"{report.level:.0%} interval"]
+    rows = (report.corrupted_cells(row) for row in report.corrupted)
+    return _SCROLLED.format(rows_table(header, ([name_text(name), *cells] for name, *cells in rows)))
+
+
+def _flips_title(report: DamageReport) -> str:
+    if report.task == "language":
+        return "Texts whose loss grew most"
+    return "Samples whose error grew most" if report.is_error else "Samples that flipped"
+
+
+def _pictures(report: DamageReport) -> Iterator[str]:
+    shown = [
+        (flip, _sample_picture(report.pictured[flip.index], f"sample {flip.index}"))
+        for flip in report.flips
+        if flip.index in report.pictured
+    ]
+    figures = [
+        f"<figure>{picture}<figcaption>{_caption(flip)}</figcaption></figure>" for flip, picture in shown if picture
+    ]
+    if figures:
+        title = "The most confident losses" if not report.is_error else "The largest losses"
+        yield section(title, f'<div style="{_GRID}">{"".join(figures)}</div>')
+
+
+def _caption(flip: FlippedSample) -> str:
+    sure = ["" if value is None else f" ({value:.0%})" for value in (flip.confidence_before, flip.confidence_after)]
+    label = f"Label {text(flip.label)}. " if flip.label else ""
+    return f"Sample {flip.index}. {label}Before: {text(flip.before)}{sure[0]}; after: {text(flip.after)}{sure[1]}."
+
+
+def _flips(report: DamageReport) -> str:
+    shown = report.flips[:_LISTED_FLIPS]
+    if report.is_error:
+        return rows_table(
+            ["Text" if report.task == "language" else "Sample", f"{report.score_name.capitalize()} before", "After"],
+            ([str(f.index), f.before, f.after] for f in shown),
+        )
+    header = ["Sample", "Change", "Label", "Before", "Confidence", "After", "Confidence"]
+    rows = [
+        [
+            str(flip.index),
+            '<span class="no">lost</span>' if flip.lost else '<span class="yes">gained</span>',
+            text(flip.label),
+            text(flip.before),
+            f"{flip.confidence_before:.1%}",
+            text(flip.after),
+            f"{flip.confidence_after:.1%}",
+        ]
+        for flip in shown
+    ]
+    more = len(report.flips) - len(shown)
+    return _SCROLLED.format(rows_table(header, rows)) + (f'<p class="soft">And {more:,} more.</p>' if more else "")

@@ -1,49 +1,279 @@
-"""Search for the smallest or fastest file of a trained model that loses at most what the user allows."""
+"""Compress: search for the smallest or fastest file of a trained model within the limits of the user."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import keras
+import numpy as np
 
-from tfprune.base.limit import Limit
-from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.run_folder import RunFolder
-from tfprune.base.spec import check_choice, check_number
-from tfprune.compact.fine_tuning.distilled import distilled
-from tfprune.export.compressing.goal import pareto_front
-from tfprune.export.compressing.results.compress_report import CompressReport
-from tfprune.export.compressing.results.write_front import UNITS, write_front
-from tfprune.export.compressing.search import DEFAULT_FORMATS, Search
-from tfprune.export.compressing.search_limit import SearchLimit
-from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.search_policy import SearchSettings
-from tfprune.export.compressing.trials.file_evaluator import (
+from tfprune.base.folders import NamedArrays, RunFolder
+from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop, read_groups
+from tfprune.base.output import Progress, check_verbose
+from tfprune.base.spec import check_choice, check_count, check_drop, check_number, is_accuracy
+from tfprune.compact.trainer import Distillation, check_distillation, distilled
+from tfprune.export.compressing.evaluate import (
     FileEvaluator,
+    FileMetric,
+    TrialRunner,
+    baseline_outputs,
     calibration_of,
     devices_for,
 )
-from tfprune.export.compressing.trials.trial_runner import TrialRunner
-from tfprune.export.device.processes.device import Device
-from tfprune.export.device.remote.device_pool import check_devices
-from tfprune.export.keras_side.converting.calibration_data import count_inputs, labeled_arrays
-from tfprune.export.keras_side.converting.micro_support import micro_support
-from tfprune.export.keras_side.converting.vela import Vela
+from tfprune.export.compressing.policy import DROP_NOISE, Goal, SearchLoop, SearchSettings, pareto_front
+from tfprune.export.compressing.report import UNITS, CompressReport, write_front
+from tfprune.export.compressing.trials import FORMATS, PATTERNS
+from tfprune.export.device.processes import Device
+from tfprune.export.device.remote import check_devices
+from tfprune.export.keras_side.ask import Vela, micro_support
+from tfprune.export.keras_side.convert import count_inputs, labeled_arrays
 from tfprune.export.micro.micro import Micro, read_micro
-from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.keras_models.models.compiled import check_compiled
-from tfprune.keras_models.models.layers import weight_values
-from tfprune.keras_models.tasks.references import DataReference
-from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.export.rewriting.weights import EdgeQuantizer
+from tfprune.masking.strip import plain_copy
+from tfprune.models.anatomy import Anatomy, weight_values
+from tfprune.models.tasks import DataReference, check_executor
+from tfprune.models.training import check_compiled
 
-TARGETS = "or a Micro, or an NPU of tfprune.export.vela"
-MEASURES = {"size": "bytes", "latency": "latency_ms"}
+# Search: how `compress` searches, apart from its goal and its time.
+
+_DEFAULT_FORMATS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How `compress` searches: the number of trials, how many run at once, and how they train.
+
+    Pass it as `search=` to `compress`. The goal and the time of the search are arguments of `compress` itself.
+
+    Args:
+        pattern: The shape of the zeros: `"unstructured"` (the default), `"2:4"` for two zeros in each four inputs, or
+            blocks of four, along the inputs with `"1x4"` and along the outputs with `"4x1"`, for a runtime that is
+            fast with them.
+        distillation: How the original model teaches the smaller ones in all trials, such as
+            `tfprune.Distillation(temperature=4)`, for a classifier that is a Sequential or Functional model; without
+            features, as trials remove channels. None (the default) trains on the labels alone.
+        trials: The largest number of recipes to try, at least 1. None (the default) sets no limit.
+        jobs: The number of trials that run at once, at least 1. None (the default) is 1: trials run in this process,
+            one after the other, and the same search tries the same recipes. With more, each trial runs in a process
+            that has the data, loads the model and uses its share of the processors. Not with `optimize="latency"`,
+            except for an NPU: trials that run at once would disturb the timing.
+        batch_size: Samples in a batch of training, at least 1. Default 32.
+        seed: Seeds training and the choice of recipes, at least 0. Default 0.
+        executor: A `concurrent.futures.Executor` that runs the trials, such as that of a Dask client, for workers on
+            other machines. It needs `jobs`, as no executor tells how many workers it has. None (the default) uses
+            this machine. You start and end it. Not with `optimize="latency"`, except for an NPU.
+        formats: The number formats that each trial exports: of `"float32"`, `"float16"`, `"dynamic"`, `"int8"`,
+            `"int16x8"`, `"int4"` and `"mixed"`, and an `EdgeQuantizer`, each once. Default `("float32", "int8")`.
+            `"mixed"` needs these two: where int8 loses too much against float32, one more file keeps the operators in
+            float that `quantization_error` chooses, in at most 1.2 times the bytes. Trials that train
+            quantization-aware make int8 files only. Not for microcontrollers and NPUs, whose files are int8.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If an argument is out of range, an executor comes without `jobs`, or features with distillation.
+
+    Example:
+        >>> Search(trials=20, jobs=2)
+        Search(pattern='unstructured', distillation=None, trials=20, jobs=2, ..., formats=('float32', 'int8'))
+    """
+
+    pattern: str = "unstructured"
+    distillation: Distillation | None = None
+    trials: int | None = None
+    jobs: int | None = None
+    batch_size: int = 32
+    seed: int = 0
+    executor: Executor | None = None
+    formats: Sequence[str | EdgeQuantizer] = _DEFAULT_FORMATS
+
+    def __post_init__(self) -> None:
+        if self.trials is not None:
+            check_count(self.trials, "trials", least=1)
+        check_count(self.batch_size, "batch_size", least=1)
+        check_count(self.seed, "seed", least=0)
+        check_choice(self.pattern, "pattern", choices=PATTERNS)
+        check_executor(self.executor, jobs=self.jobs)
+        if self.distillation is not None and check_distillation(self.distillation, "distillation").pairs:
+            raise ValueError(
+                f"Expected a Distillation without features, as a layer that loses channels cannot be compared. "
+                f"Received: distillation={self.distillation!r}. Leave the features out."
+            )
+        self._check_formats()
+
+    def _check_formats(self) -> None:
+        if isinstance(self.formats, str) or not isinstance(self.formats, Sequence):
+            raise TypeError(f"Expected `formats` to be a list of names. Received: formats={self.formats!r}.")
+        for each in self.formats:
+            if not isinstance(each, EdgeQuantizer):
+                check_choice(each, "formats", choices=FORMATS, others="or an EdgeQuantizer")
+        names = [each.name if isinstance(each, EdgeQuantizer) else each for each in self.formats]
+        if not names or len({*names}) < len(names):
+            raise ValueError(
+                f"Expected `formats` to name some formats, each once. Received: formats={self.formats!r}."
+            )
+        if "mixed" in names and not {"float32", "int8"} <= {*names}:
+            raise ValueError(
+                f"Expected 'float32' and 'int8' in `formats` with 'mixed', which is made of both. Received: "
+                f"formats={self.formats!r}. Add them."
+            )
+        order = [*FORMATS, *names]
+        ordered = sorted(zip(names, self.formats, strict=True), key=lambda pair: order.index(pair[0]))
+        object.__setattr__(self, "formats", tuple(each for _, each in ordered))
+
+
+# What the files of a search may lose, as the user gave it, and what the original model has.
+
+
+@dataclass(frozen=True, eq=False)
+class _SearchLimit:
+    """A limit of a search, and its metric.
+
+    Attributes:
+        limit: The limit.
+        metric: What files are judged by.
+    """
+
+    limit: Limit
+    metric: FileMetric
+
+    @classmethod
+    def of(cls, max_drop: Any, model: keras.Model) -> _SearchLimit:
+        """Read the argument of `compress`.
+
+        Raises:
+            ValueError: If it bounds nothing, allows any drop, has data, or its metric is not known.
+        """
+        limit = as_limit(max_drop)
+        if limit.data is not None:
+            raise ValueError(
+                f"Expected a Limit without `data`: files are measured on `validation_data`. Received: "
+                f"max_drop={limit!r}. Leave `data` out."
+            )
+        if not limit.bounds_metric:
+            raise ValueError(
+                f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
+                f"max_drop={max_drop!r}. Pass 0.01, for example."
+            )
+        check_drop(limit.max_drop, "max_drop", metric="accuracy" if limit.metric is None else limit.metric)
+        return cls(limit, FileMetric.of(limit, model))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what tells this limit from another one, as values of JSON."""
+        metric = {name: value for name, value in self.metric.settings().items() if value is not None}
+        if isinstance(metric["metric"], str):
+            del metric["mode"]  # it follows from the name
+        return {**self.limit.drops, **self.limit.sizes, **metric}
+
+    def arrays(self, y: Any) -> Iterator[np.ndarray]:
+        """Yield the groups of samples, given the labels."""
+        for group in read_groups(self.limit.groups, len(keras.tree.flatten(y)[0])):
+            yield group.inside
+
+    def baseline(self, model: keras.Model, data: tuple[Any, Any]) -> NamedArrays:
+        """Return the metric of the original model, and its outputs if the loss of each class or group is limited.
+
+        Raises:
+            ValueError: If the labels do not fit, or a relative limit is one of 0.
+        """
+        x, y = data
+        self._check_classes(y)
+        outputs = baseline_outputs(model, x)
+        GroupLimits.of(self.limit, outputs, y)  # refused before anything is stored
+        score = self.metric.score(outputs, y)
+        largest_drop(self.limit, score)
+        return {"score": np.array(score), **({"outputs": [*outputs.values()][0]} if self.limit.bounds_groups else {})}
+
+    def read_baseline(self, arrays: NamedArrays, *, y: Any) -> tuple[float, GroupLimits | None]:
+        """Return the metric of the original model, and the limits of classes and groups, from what was stored."""
+        score = check_number(float(arrays["score"]), "score")
+        return score, GroupLimits.of(self.limit, arrays.get("outputs"), y)
+
+    def goal(self, by: str, baseline: float, target: Micro | Vela | None, *, samples: int) -> Goal:
+        """Return the goal of the search, given the original model's metric and the number of validation samples.
+
+        The latency of an NPU is its cycles.
+        """
+        is_share = is_accuracy(self.metric.name)
+        noise = DROP_NOISE if is_share else DROP_NOISE * abs(baseline)
+        sample = 1 / samples if is_share else 0.0
+        board = {"arena_bytes": target.arena, "bytes": target.flash} if isinstance(target, Micro) else {}
+        by = "cycles" if isinstance(target, Vela) and by == "latency_ms" else by
+        sizes = {**board, **{name.removeprefix("max_"): size for name, size in self.limit.sizes.items()}}
+        budgets = {name: size for name, size in sizes.items() if size is not None}
+        return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise, sample=sample)
+
+    def check_goes_with(self, search: Search, *, optimize: str, target: Micro | Vela | None) -> None:
+        """Refuse what does not go with timing, and limits that the target does not have.
+
+        Raises:
+            ValueError: If there is such a thing.
+        """
+        if isinstance(target, Vela):
+            self._check_npu(target, optimize=optimize)
+            return
+        if self.limit.max_cycles is not None:
+            raise ValueError(
+                f"Expected an NPU as `target` with max_cycles, whose compiler estimates them. Received: "
+                f"max_drop={self.limit!r}, target={target!r}. Pass target=vela('ethos-u55-128'), for example."
+            )
+        if target is not None and self.limit.sizes:
+            raise ValueError(
+                f"Expected the budgets of a microcontroller in its target. Received: max_drop={self.limit!r}. Pass "
+                f"target=Micro(flash=..., arena=...)."
+            )
+        timing = "optimize='latency'" if optimize == "latency" else "a Limit with max_latency_ms"
+        is_timed = optimize == "latency" or self.limit.max_latency_ms is not None
+        if is_timed and ((search.jobs or 1) > 1 or search.executor is not None):
+            raise ValueError(
+                f"Expected jobs=1 with {timing}, and no executor: files are timed on one machine, one after the "
+                f"other. Received: {search!r}. Leave `jobs` and `executor` out."
+            )
+
+    def _check_npu(self, target: Vela, *, optimize: str) -> None:
+        """Refuse limits and goals other than those of cycles: files are not timed, and their zeros are stored.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if target.counts != "cycles":
+            raise ValueError(
+                f"Expected counts='cycles' in the NPU of `target`, which a search counts. Received: "
+                f"target={target!r}. Leave `counts` out."
+            )
+        if self.limit.max_latency_ms is not None:
+            raise ValueError(
+                f"Expected a Limit without max_latency_ms with an NPU as `target`, whose files are not timed. "
+                f"Received: max_drop={self.limit!r}. Pass max_cycles."
+            )
+        if optimize != "latency" and self.limit.max_cycles is None:
+            raise ValueError(
+                f"Expected optimize='latency' with an NPU as `target`, for the fewest cycles, or a limit of cycles. "
+                f"Received: optimize={optimize!r}, max_drop={self.limit!r}. Pass optimize='latency', or "
+                f"tfprune.Limit(..., max_cycles=...)."
+            )
+
+    def _check_classes(self, y: Any) -> None:
+        """Refuse numbers other than classes for the metric that nobody named."""
+        for labels in keras.tree.flatten(y) if self.limit.metric is None else ():
+            if np.issubdtype(labels.dtype, np.floating) and np.any(labels % 1):
+                raise ValueError(
+                    "Expected classes as labels in `validation_data`, for the accuracy. Received: numbers with "
+                    "fractions. For a regression pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae')."
+                )
+
+
+# Search for the smallest or fastest file of a trained model that loses at most what the user allows.
+
+_TARGETS = "or a Micro, or an NPU of tfprune.export.vela"
+_MEASURES = {"size": "bytes", "latency": "latency_ms"}
 
 
 def compress(
@@ -135,9 +365,9 @@ def compress(
     began = monotonic()
     check_compiled(model)
     check_verbose(verbose)
-    limit = SearchLimit.of(max_drop, model)
+    limit = _SearchLimit.of(max_drop, model)
     check_number(time, "time", above=0)
-    check_choice(optimize, "optimize", choices=MEASURES)
+    check_choice(optimize, "optimize", choices=_MEASURES)
     search = _read_search(search, model)
     check_devices(on)
     target = _read_target(target, optimize=optimize, on=on)
@@ -160,7 +390,7 @@ def compress(
             partial(limit.read_baseline, y=validation_data[1]),
         )
         samples = len(keras.tree.flatten(validation_data[1])[0])
-        goal = limit.goal(MEASURES[optimize], baseline, target, samples=samples)
+        goal = limit.goal(_MEASURES[optimize], baseline, target, samples=samples)
         evaluator = FileEvaluator(
             calibration=calibration_of(data[0]),
             validation=validation_data,
@@ -219,11 +449,11 @@ def _settings_of(search: Search, target: Micro | Vela | None) -> dict[str, Any]:
     settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
     settings |= {} if search.distillation is None else {"distillation": repr(search.distillation)}
     formats = [each if isinstance(each, str) else {"recipe": each.recipe} for each in search.formats]
-    return settings | ({} if search.formats == DEFAULT_FORMATS else {"formats": formats})
+    return settings | ({} if search.formats == _DEFAULT_FORMATS else {"formats": formats})
 
 
 def _check_formats(search: Search, target: Micro | Vela | None) -> None:
-    if target is not None and search.formats != DEFAULT_FORMATS:
+    if target is not None and search.formats != _DEFAULT_FORMATS:
         raise ValueError(
             f"Expected no `formats` and no recipe for a microcontroller or an NPU, whose files are int8. Received: "
             f"formats={search.formats!r}. Leave them out."
@@ -243,7 +473,7 @@ def _read_search(search: Any, model: keras.Model) -> Search:
 
 
 def _read_target(target: Any, *, optimize: str, on: Any) -> Micro | Vela | None:
-    target_spec = target if isinstance(target, Vela) else read_micro(target, objects=TARGETS, optimize=optimize)
+    target_spec = target if isinstance(target, Vela) else read_micro(target, objects=_TARGETS, optimize=optimize)
     if target_spec is not None and on is not None:
         raise ValueError(
             f"Expected `on` without `target`, whose files are not timed. Received: on={on!r}. Leave one out."

@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tfprune.export.file.files.metadata import REDUCED_PRECISION, read_metadata
-from tfprune.export.file.files.model_file import check_model, read_model
-from tfprune.export.file.files.source import Source, source_name
+from tfprune.export.file import schema
+from tfprune.export.file.container import check_model, read_model
+from tfprune.export.file.document import (
+    numbers_operators,
+    put_in_order,
+    save_objects,
+    signatures_of,
+    starting_at,
+    unpack_objects,
+)
+from tfprune.export.file.metadata import REDUCED_PRECISION, read_metadata
+from tfprune.export.file.pack import Source, source_name
+from tfprune.export.file.reader import Model, read
 from tfprune.export.file.report import reason_of
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.canonical_order import put_in_order, starting_at
-from tfprune.export.file.tflite.editor import numbers_operators, save_objects, signatures_of, unpack_objects
-from tfprune.export.file.tflite.model import Model
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.file.xnnpack.groups import Analysis, analyze
-from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport, inference_of
+from tfprune.export.file.xnnpack import Analysis, SparseInferenceReport, analyze, inference_of
 
 Pass = Callable[[Any], bool]  # changes an open `schema.ModelT`, and returns whether it changed anything
 
@@ -108,7 +112,7 @@ class ModelFile:
         return unpack_objects(self.content)
 
     @contextmanager
-    def edit(self) -> Iterator[Edit]:
+    def edit(self) -> Iterator[_Edit]:
         """Open the file to change it. At the end of the block it is saved, in canonical order.
 
         A file that names its operators by number keeps its order.
@@ -119,7 +123,7 @@ class ModelFile:
             >>> edit.file.content != file.content
             True
         """
-        edit = Edit(self.objects(), self)
+        edit = _Edit(self.objects(), self)
         yield edit
         edit.file = self.saved(edit.model)
 
@@ -176,7 +180,7 @@ def fitting(file: ModelFile) -> Iterator[None]:
 
 
 @dataclass
-class Edit:
+class _Edit:
     """An open file.
 
     Attributes:

@@ -1,11 +1,18 @@
-"""Reports of files: what several of them share."""
+"""Reports of files, model cards, and the archive of labels behind a .tflite file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import re
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tfprune.report import Report
+from tfprune.base.folders import reading
+from tfprune.report import Report, printable
+
+# Reports of files: what several of them share.
 
 OPEN_BATCH = "any number of samples at once; for a browser, fix it: rewrite(..., batch=1)"
 
@@ -57,3 +64,165 @@ def number_text(value: float | None) -> str:
 
 def yes_or_no(value: bool) -> str:
     return "yes" if value else "NO"
+
+
+# Model cards in Markdown: what is known about a file, for the people who get it.
+
+_TAGS = ("tflite", "litert", "tfprune")
+_HUB_METRICS = ("accuracy", "mae", "mse")  # names that the Hugging Face Hub knows
+_MARKS = re.compile(r"([\\`*_{}\[\]<>#!|~&$@:^])|(?<=www)(\.)")  # what Markdown, HTML, or a link could start with
+
+
+def model_card(
+    title: str,
+    sections: Iterable[tuple[str, Sequence[Sequence[str]]]],
+    *,
+    metrics: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    code: str = "",
+) -> str:
+    """Return a model card: the front matter that the Hugging Face Hub reads, and one table in each section.
+
+    Args:
+        title: The name of the model.
+        sections: The heading of each section, and the rows of its table, the first of which is its header. Sections
+            without further rows are left out. All texts are escaped.
+        metrics: The names of the metrics; names that the Hub does not know are left out of the front matter.
+        tags: More tags for the front matter, words of the library.
+        code: A program that makes the file; empty if it is not known.
+
+    Example:
+        >>> print(model_card("a_b", [("Size", [["", ""], ["bytes", "1,200"]])]), end="")
+        ---
+        tags:
+        - tflite
+        - litert
+        - tfprune
+        ---
+        <BLANKLINE>
+        # a\\_b
+        <BLANKLINE>
+        A TFLite file, made with tfprune.
+        <BLANKLINE>
+        ## Size
+        <BLANKLINE>
+        |  |  |
+        |---|---|
+        | bytes | 1,200 |
+    """
+    hub_metrics = [metric for metric in _HUB_METRICS if metric in {*metrics}]
+    front = ["---", "tags:", *(f"- {tag}" for tag in (*_TAGS, *tags))]
+    front += ["metrics:", *(f"- {metric}" for metric in hub_metrics)] if hub_metrics else []
+    lines = [*front, "---", "", f"# {_escaped(title)}", "", "A TFLite file, made with tfprune."]
+    for heading, rows in sections:
+        if len(rows) > 1:
+            cells = [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+            lines += ["", f"## {heading}", "", cells[0], f"|{'---|' * len(rows[0])}", *cells[1:]]
+    if code:
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+        lines += ["", "## Program", "", f"{fence}python", code.rstrip(), fence]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is, in one line: names in files and models come from anywhere.
+
+    Example:
+        >>> print(_escaped("conv_1|<b> http://x"))
+        conv\\_1\\|\\<b\\> http\\://x
+    """
+    return _MARKS.sub(lambda match: "\\" + match[0], printable(text))
+
+
+# Files behind a .tflite: TFLite's metadata tools append labels and vocabularies as a zip archive.
+
+_END, _ENTRY, _LOCAL = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
+_END_RECORD_BYTES = 22  # bytes of the archive's last record, before its comment
+_MAX_COMMENT_BYTES = 2**16 - 1  # the longest comment behind it
+_MAX_FILES_BYTES = 2**26  # that labels and vocabularies take at most, unpacked: an archive may be a bomb
+_FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of a file in an archive: the same content gives the same bytes
+
+
+def trailing_archive(data: bytes) -> bytes:
+    """Return the archive that stands behind a file, with offsets from the archive's own start.
+
+    Args:
+        data: The file, whole.
+
+    Returns:
+        The archive; no bytes where there is none.
+    """
+    try:
+        start, offsets = _archive(data)
+    except (struct.error, ValueError):
+        return b""
+    return _shifted(data[start:], [position - start for position in offsets], by=-start)
+
+
+def append_archive(content: bytes, archive: bytes) -> bytes:
+    """Append to a file an archive of `trailing_archive`, whose offsets then count from the file's start."""
+    if not archive:
+        return content
+    _, offsets = _archive(archive)
+    return content + _shifted(archive, offsets, by=len(content))
+
+
+def read_archive(archive: bytes) -> dict[str, bytes]:
+    """Return the files in an archive of `trailing_archive`, by name.
+
+    Raises:
+        ValueError: If it is damaged, names a file twice, or holds more than 64 MiB.
+    """
+    if not archive:
+        return {}
+    with (
+        reading("labels", expected="a whole archive behind the model", advice="Copy the file again"),
+        zipfile.ZipFile(io.BytesIO(archive)) as files,
+    ):
+        entries = files.infolist()
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise ValueError("it names a file twice")
+        if sum(entry.file_size for entry in entries) > _MAX_FILES_BYTES:
+            raise ValueError(f"its files take more than {_MAX_FILES_BYTES:,} bytes")
+        return {entry.filename: files.read(entry) for entry in entries}
+
+
+def make_archive(files: Mapping[str, bytes]) -> bytes:
+    """Return an archive of files as they are, which readers on devices need: they map them into memory."""
+    if not files:
+        return b""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _FIRST_DAY), content)
+    return stream.getvalue()
+
+
+def _shifted(archive: bytes, positions: list[int], *, by: int) -> bytes:
+    """Move the offsets that stand at these positions of an archive."""
+    moved = bytearray(archive)
+    for position in positions:
+        (offset,) = struct.unpack_from("<I", moved, position)
+        struct.pack_into("<I", moved, position, offset + by)
+    return bytes(moved)
+
+
+def _archive(data: bytes) -> tuple[int, list[int]]:
+    """Return where the archive begins, and where it says where something is."""
+    end = data.rfind(_END, max(0, len(data) - _END_RECORD_BYTES - _MAX_COMMENT_BYTES))
+    count, size, directory = struct.unpack_from("<HII", data, end + 10)
+    if end < 0 or directory + size != end or not count:
+        raise ValueError("no archive that counts from the file's start.")
+    entries = [*_entries(data, directory, count)]
+    starts = [struct.unpack_from("<I", data, position + 42)[0] for position in entries]
+    if any(start > directory or data[start : start + 4] != _LOCAL for start in starts):
+        raise ValueError("an entry that is not where it should be.")
+    return min(starts), [position + 42 for position in entries] + [end + 16]
+
+
+def _entries(data: bytes, position: int, count: int) -> Iterator[int]:
+    for _ in range(count):
+        if data[position : position + 4] != _ENTRY:
+            raise ValueError("fewer entries than it says.")
+        yield position
+        position += 46 + sum(struct.unpack_from("<HHH", data, position + 28))

@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.untrusted import LONGEST_REASON, UNREADABLE
+from tfprune.base.folders import LONGEST_REASON, UNREADABLE
 from tfprune.report import shortened
 
 # Bytes that a model may take while it is loaded: what its configuration asks for is made before its weights are read.
-MEMORY_PER_FILE_BYTE, SPARE_MEMORY = 64, 2**30
-STATUS = Path("/proc/self/status")
+_MEMORY_PER_FILE_BYTE, _SPARE_MEMORY = 64, 2**30
+_STATUS = Path("/proc/self/status")
 
 _KNOWN_PACKAGES = ("keras", "keras_hub", "keras_cv", "keras_nlp")  # which Keras imports by itself
 # Where Keras looks for functions.
 _FUNCTIONS = ("activations", "constraints", "initializers", "losses", "metrics", "optimizers", "regularizers")
 
 
-class UnknownClassError(ValueError):
+class _UnknownClassError(ValueError):
     """A model was saved with classes that Keras does not find, or cannot build; the message says what to do."""
 
 
@@ -44,7 +44,7 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
         if file.is_dir():
             raise IsADirectoryError("a folder")
         yield
-    except UnknownClassError:
+    except _UnknownClassError:
         raise
     except _with_tensorflow(UNREADABLE, "OpError") as error:
         raise ValueError(f"Expected {expected}. Received: {path!r}: {_reason(error)}. {advice}.") from error
@@ -58,15 +58,15 @@ def _with_tensorflow(errors: tuple[type[Exception], ...], name: str) -> tuple[ty
 @contextmanager
 def _bounded_memory(path: str) -> Iterator[None]:
     """Let a file take memory in proportion to its size, on Linux: a layer of it may claim billions of units."""
-    if not STATUS.exists():
+    if not _STATUS.exists():
         yield
         return
     import resource
 
-    match = re.search(r"VmData:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
+    match = re.search(r"VmData:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
     assert match is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = 1024 * int(match[1]) + SPARE_MEMORY + MEMORY_PER_FILE_BYTE * Path(path).stat().st_size
+    allowed = 1024 * int(match[1]) + _SPARE_MEMORY + _MEMORY_PER_FILE_BYTE * Path(path).stat().st_size
     limits = [limit for limit in (soft, hard, allowed) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
@@ -100,9 +100,6 @@ def load_keras() -> Any:
             os.dup2(nowhere.fileno(), 2)
         try:
             import keras
-
-            import tfprune.keras_models.copying.in_place
-            import tfprune.tfmot.wrapper  # noqa: F401  (Keras has to know what is saved before it loads it)
 
             keras.ops.zeros(1)
         finally:
@@ -190,7 +187,7 @@ def _check_classes(path: str) -> None:
         advice = "Add " + " ".join(f"--import {module}" for module in modules)
         if not modules:
             advice = "Put them into a module, such as mine.py, and add --import mine"
-        raise UnknownClassError(
+        raise _UnknownClassError(
             f"Expected a model of classes and functions that Keras knows. Received: {path!r}, which was saved with "
             f"{', '.join(sorted(unknown))}. {advice}."
         )
@@ -218,7 +215,7 @@ def _check_arguments(path: str, error: BaseException) -> None:
     while cause.__context__ is not None:
         cause = cause.__context__
     if cause is not error:
-        raise UnknownClassError(
+        raise _UnknownClassError(
             f"Expected a model that Keras can build from its configuration. Received: {path!r}: {_reason(cause)}. "
             f"Let `__init__` take **kwargs and pass them to super().__init__(**kwargs), and return its arguments in "
             f"`get_config`; then build the model, load its weights with model.load_weights, and save it anew."

@@ -1,13 +1,17 @@
-"""Run files in the interpreter for microcontrollers, in a process of its own: it ends when in doubt."""
+"""The interpreter for microcontrollers, the operators and boards that it knows, and weights that it unpacks."""
 
 from __future__ import annotations
 
+import copy
+import difflib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +19,33 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.device.processes.child_process import run_job
-from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.device.running.io_tensor import IOTensor
-from tfprune.export.device.running.verify import Run
-from tfprune.export.file.files.source import Source
+from tfprune.export.device.processes import read_job, run_job, write_job
+from tfprune.export.device.runner import IOTensor
+from tfprune.export.device.verify import Run
+from tfprune.export.file import schema
+from tfprune.export.file.document import (
+    add_constant,
+    add_tensor,
+    add_values,
+    indices_of,
+    inputs_of,
+    operator_code,
+    operator_name,
+)
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite.schema import MissingPackage
+from tfprune.export.file.pack import Source
+from tfprune.export.file.schema import MissingPackage
+from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
+from tfprune.report import Report
 
-PACKAGE = "tflite_micro"
-MAX_ARENA_BYTES = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory
-TIMEOUT = 600.0  # seconds for all files of one call, unless it says otherwise
-ARENA_ALIGNMENT = 16  # bytes: parts of an arena begin at multiples
-TOTAL = "Arena allocation total "
-REPEATING_LINES = ("Failed to", "Node ", "Additional ")  # lines that repeat what an earlier one says
+# Run files in the interpreter for microcontrollers, in a process of its own: it ends when in doubt.
+
+_PACKAGE = "tflite_micro"
+_MAX_ARENA_BYTES = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory
+_TIMEOUT = 600.0  # seconds for all files of one call, unless it says otherwise
+_ARENA_ALIGNMENT = 16  # bytes: parts of an arena begin at multiples
+_TOTAL = "Arena allocation total "
+_REPEATING_LINES = ("Failed to", "Node ", "Additional ")  # lines that repeat what an earlier one says
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ def require_interpreter() -> None:
     Raises:
         MissingPackage: If tflite-micro is not installed.
     """
-    if importlib.util.find_spec(PACKAGE) is None:
+    if importlib.util.find_spec(_PACKAGE) is None:
         raise MissingPackage(
             "Expected tflite-micro, the interpreter that microcontrollers run. Received: it is not installed. "
             'Run pip install "tfprune[micro]".'
@@ -83,7 +100,7 @@ def run_by_name(file: ModelFile, inputs: Mapping[str, np.ndarray], *, timeout: f
 
 
 def run_files(
-    files: Sequence[Source | ModelFile], inputs: Sequence[np.ndarray], *, timeout: float = TIMEOUT
+    files: Sequence[Source | ModelFile], inputs: Sequence[np.ndarray], *, timeout: float = _TIMEOUT
 ) -> list[MicroRun]:
     """Run files on the same samples.
 
@@ -138,7 +155,7 @@ def _run_job(folder: Path) -> None:
     for index, count in enumerate(settings["outputs"]):
         data, said = (folder / f"{index}.tflite").read_bytes(), folder / f"{index}.said"
         try:
-            arena, raw, outputs = load_and_run(data, [*arrays.values()], outputs=count, said=said)
+            arena, raw, outputs = _load_and_run(data, [*arrays.values()], outputs=count, said=said)
         except (RuntimeError, ValueError) as error:
             reason = _last_words(said) or " ".join(str(error).split())
             write_job(folder, str(index), settings={"reason": reason.rstrip("."), "arena": 0})
@@ -151,7 +168,7 @@ def _run_job(folder: Path) -> None:
         write_job(folder, str(index), settings={"reason": "", "arena": arena}, arrays=both)
 
 
-def load_and_run(
+def _load_and_run(
     data: bytes, inputs: Sequence[np.ndarray], *, outputs: int, said: Path
 ) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
     """Run a file here, where it may take the process down.
@@ -170,9 +187,9 @@ def load_and_run(
         ValueError: If the inputs do not fit.
     """
     with _said_to(said):
-        interpreter = _load(data, MAX_ARENA_BYTES)
+        interpreter = _load(data, _MAX_ARENA_BYTES)
         interpreter.print_allocations()
-    total = int(said.read_text(errors="replace").rpartition(TOTAL)[2].split()[0])
+    total = int(said.read_text(errors="replace").rpartition(_TOTAL)[2].split()[0])
     with _said_to(said):
         arena = _smallest(total, lambda size: _loads(data, size))
         interpreter = _load(data, arena)
@@ -190,13 +207,13 @@ def load_and_run(
 
 def _smallest(total: int, loads: Callable[[int], bool]) -> int:
     """Return the fewest bytes that do: what was counted, or what it takes while memory is laid out."""
-    low = high = -(-total // ARENA_ALIGNMENT)
-    while not loads(high * ARENA_ALIGNMENT):
+    low = high = -(-total // _ARENA_ALIGNMENT)
+    while not loads(high * _ARENA_ALIGNMENT):
         low, high = high + 1, 2 * high
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if loads(middle * ARENA_ALIGNMENT) else (middle + 1, high)
-    return high * ARENA_ALIGNMENT
+        low, high = (low, middle) if loads(middle * _ARENA_ALIGNMENT) else (middle + 1, high)
+    return high * _ARENA_ALIGNMENT
 
 
 def _load(data: bytes, arena: int) -> Any:
@@ -253,5 +270,490 @@ def _said_to(path: Path) -> Iterator[None]:
 def _last_words(path: Path) -> str:
     """Return the first line that says what went wrong."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    telling = [line for line in lines if line.strip() and not line.startswith(("[", *REPEATING_LINES))]
+    telling = [line for line in lines if line.strip() and not line.startswith(("[", *_REPEATING_LINES))]
     return telling[0].strip().rstrip(".") if telling else ""
+
+
+# The layers of a graph whose weights can be unpacked while the model runs, and what is live beside them.
+
+# The axis of the weight along which the outputs lie; None where parts of a layer cannot be joined.
+_CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}
+_BY_CHANNEL = "DEPTHWISE_CONV_2D"  # where a part of the outputs needs a part of the input
+_TYPES: dict[int, Any] = {0: np.dtype("<f4"), 7: np.dtype("<i2"), 9: np.dtype("i1")}  # by the format's number
+_ALIGNMENT = 16  # bytes to which the interpreter rounds each tensor up
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An operator with a weight.
+
+    Attributes:
+        operator: The operator.
+        kind: Its name.
+        name: The name of its weight.
+        weight: The index of the weight.
+        buffer: Where its values lie.
+        values: The weight.
+        pieces: Into how many parts its outputs can be cut; 1 if they cannot.
+        source: Bytes of the input of which each part takes a part; 0 if each takes all of it.
+        live: Bytes of all tensors that are needed while it runs, without the weight.
+        freed: Bytes of these that nothing needs afterwards.
+        output: Bytes of what it makes.
+        reason: Why the weight has to stay as it is; empty if it has not.
+    """
+
+    operator: schema.OperatorT
+    kind: str
+    name: str
+    weight: int
+    buffer: int
+    values: np.ndarray
+    pieces: int
+    source: int
+    live: int
+    freed: int
+    output: int
+    reason: str = ""
+
+    @property
+    def axis(self) -> int:
+        """The axis of the weight along which it is cut."""
+        return _CUT[self.kind] or 0
+
+    def slice_bytes(self, pieces: int) -> int:
+        """Bytes in the arena of the largest part of the weight."""
+        return _aligned(self._part(self.values.nbytes, pieces))
+
+    def peak(self, pieces: int) -> int:
+        """Bytes that are live while the layer runs in so many parts, and while these are put together."""
+        if pieces == 1:
+            return self.live + self.slice_bytes(1)
+        running = self.live + self.slice_bytes(pieces) + _aligned(self._part(self.source, pieces))
+        return max(running, self.live - self.freed + self.output)
+
+    def _part(self, size: int, pieces: int) -> int:
+        return size // self.pieces * -(-self.pieces // pieces) if pieces > 1 else size
+
+
+def layers_of(model: schema.ModelT) -> list[Layer]:
+    """Return the layers of the first graph, in order."""
+    graph = model.subgraphs[0]
+    live, freed = _live(model, graph)
+    readers, takers = _other_readers(model), Counter(_weights_read(model, graph))
+    layers = []
+    for number, operator in enumerate(graph.operators):
+        kind, inputs = operator_name(model, operator), inputs_of(operator)
+        if kind not in _CUT or not _is_constant(model, graph, inputs[1]):
+            continue
+        tensor = graph.tensors[inputs[1]]
+        dtype = _TYPES.get(tensor.type)
+        if dtype is None or len(_shape(tensor)) < 2:
+            continue
+        values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(_shape(tensor))
+        reason = _refusal(model, tensor) or readers.get(tensor.buffer, "")
+        source = graph.tensors[inputs[0]]
+        pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
+        output = sum(_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
+        name = (tensor.name or b"").decode("utf-8", "replace")
+        layers.append(
+            Layer(
+                operator,
+                kind,
+                name,
+                inputs[1],
+                tensor.buffer,
+                values,
+                pieces,
+                _bytes(source) if kind == _BY_CHANNEL else 0,
+                live[number],
+                freed[number],
+                output,
+                reason,
+            )
+        )
+    return layers
+
+
+def largest_live(model: schema.ModelT) -> int:
+    """Return the bytes of tensors that are live at once, at most, in the first graph as it is."""
+    return max(_live(model, model.subgraphs[0])[0], default=0)
+
+
+def _aligned(size: int) -> int:
+    """Return a size as it counts in the arena."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _live(model: schema.ModelT, graph: schema.SubGraphT) -> tuple[list[int], list[int]]:
+    """Return for each operator the bytes that are live, and those of them for the last time."""
+    first = dict.fromkeys(indices_of(graph.inputs), 0)
+    last: dict[int, int] = {}
+    for number, operator in enumerate(graph.operators):
+        for index in indices_of(operator.outputs):
+            first.setdefault(index, number)
+            last[index] = number
+        last.update({index: number for index in inputs_of(operator) if index in first})
+    last.update(dict.fromkeys(indices_of(graph.outputs), len(graph.operators)))
+    sizes = {index: _bytes(graph.tensors[index]) for index in first}
+    steps = range(len(graph.operators))
+    live = [
+        sum(size for index, size in sizes.items() if first[index] <= step <= last.get(index, 0)) for step in steps
+    ]
+    outputs = [{*indices_of(operator.outputs)} for operator in graph.operators]
+    freed = [
+        sum(size for index, size in sizes.items() if last.get(index) == step and index not in outputs[step])
+        for step in steps
+    ]
+    return live, freed
+
+
+def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> bool:
+    data = model.buffers[graph.tensors[index].buffer].data if index >= 0 else None
+    return data is not None and len(data) > 0
+
+
+def _shape(tensor: schema.TensorT) -> tuple[int, ...]:
+    return () if tensor.shape is None else tuple(map(int, tensor.shape))
+
+
+def _bytes(tensor: schema.TensorT) -> int:
+    widths = {schema.TensorType.FLOAT32: 4, schema.TensorType.INT32: 4, schema.TensorType.INT16: 2}
+    widths |= {schema.TensorType.INT64: 8}
+    return _aligned(math.prod(_shape(tensor)) * widths.get(tensor.type, 1))
+
+
+def _most_pieces(kind: str, source: schema.TensorT, values: np.ndarray) -> int:
+    """Return into how many parts a layer can be cut; where each takes a part of the input, by its channels."""
+    channels = _shape(source)[-1:]
+    if kind == _BY_CHANNEL:
+        return channels[0] if channels and values.ndim == 4 and values.shape[-1] % channels[0] == 0 else 1
+    grouped = values.ndim == 4 and channels != values.shape[-1:]  # filters see a part of the channels
+    return 1 if grouped or _CUT[kind] is None else len(values)
+
+
+def _weights_read(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[int]:
+    """Yield the buffers of weights where layers read them."""
+    for operator in graph.operators:
+        if operator_name(model, operator) in _CUT:
+            yield graph.tensors[inputs_of(operator)[1]].buffer
+
+
+def _other_readers(model: schema.ModelT) -> dict[int, str]:
+    """Say of buffers what reads them that cannot take them unpacked."""
+    main, *others = model.subgraphs
+    readers = {tensor.buffer: "another graph reads it, too" for graph in others for tensor in graph.tensors}
+    for operator in main.operators:
+        kind = operator_name(model, operator)
+        for place, index in enumerate(inputs_of(operator)):
+            if index >= 0 and (kind not in _CUT or place != 1):
+                readers[main.tensors[index].buffer] = f"{kind} reads it, too"
+    return readers
+
+
+def _refusal(model: schema.ModelT, tensor: schema.TensorT) -> str:
+    if tensor.sparsity is not None:
+        return "it is sparse already"
+    quantization = tensor.quantization
+    if quantization is not None and quantization.zeroPoint is not None and np.any(quantization.zeroPoint):
+        return "its zeros are not stored as 0"
+    scales = 0 if quantization is None or quantization.scale is None else len(quantization.scale)
+    if scales > 1 and quantization.quantizedDimension not in (0, len(_shape(tensor)) - 1):
+        return "its scales lie along a dimension that DECODE does not know"
+    if any(entry.buffer == tensor.buffer for entry in model.metadata or ()):
+        return "metadata name its values"
+    return ""
+
+
+# Put DECODE in front of layers, and cut large layers into parts whose weights are unpacked one after the other.
+
+_MAX_CONCATENATED = 10  # tensors that the interpreter's CONCATENATION takes, at most
+_INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8
+
+
+def encode_smallest(values: np.ndarray) -> DecodeConstants:
+    """Return a weight in the form that takes fewer bytes."""
+    table, pruned = encode_table(values), encode_pruned(values)
+    return pruned if table is None or pruned.bytes <= table.bytes else table
+
+
+class Unpacker:
+    """Changes the layers of a model's first graph.
+
+    Args:
+        model: The model, which is changed.
+    """
+
+    def __init__(self, model: schema.ModelT) -> None:
+        self._model, self._graph = model, model.subgraphs[0]
+        self._encoded: dict[int, list[int]] = {}  # by the weight's buffer: the two constants
+
+    def unpack(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
+        """Let a layer unpack its weight, whole or in parts; return these as they are stored."""
+        if pieces > 1:
+            return self._unpack_parts(layer, pieces)
+        encoded = encode_smallest(layer.values)
+        if layer.buffer not in self._encoded:
+            self._encoded[layer.buffer] = self._constants(encoded)
+        weight = self._without_values(layer.weight)
+        place = self._place(layer.operator)
+        self._graph.operators.insert(place, self._decode(self._encoded[layer.buffer], weight))
+        inputs = inputs_of(layer.operator)
+        layer.operator.inputs = np.array([inputs[0], weight, *inputs[2:]], np.int32)
+        return [encoded]
+
+    def _unpack_parts(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
+        each = layer.values.shape[layer.axis] // layer.pieces
+        bounds = (each * np.linspace(0, layer.pieces, pieces + 1).round().astype(int)).tolist()
+        stored: list[DecodeConstants] = []
+        added: list[schema.OperatorT] = []
+        joints: list[int] = []
+        waiting: list[int] = []
+        for start, end in zip(bounds, bounds[1:], strict=False):
+            encoded = encode_smallest(layer.values.take(range(start, end), layer.axis))
+            weight = self._without_values(layer.weight, rows=slice(start, end), axis=layer.axis)
+            part = self._part(layer.operator, weight, start, end)
+            if layer.source:
+                channel_slice = self._channels(part.inputs[0], start // each, end // each)
+                part.inputs[0] = channel_slice.outputs[0]
+                added.append(channel_slice)
+            added += [self._decode(self._constants(encoded), weight), part]
+            stored.append(encoded)
+            waiting.append(int(added[-1].outputs[0]))
+            if len(waiting) == _MAX_CONCATENATED and pieces > _MAX_CONCATENATED:
+                added.append(self._joined(waiting, self._output(layer.operator, sum(map(self._width, waiting)))))
+                joints, waiting = [*joints, int(added[-1].outputs[0])], []
+        added.append(self._joined([*joints, *waiting], int(layer.operator.outputs[0])))
+        place = self._place(layer.operator)
+        self._graph.operators[place : place + 1] = added
+        return stored
+
+    def _place(self, operator: schema.OperatorT) -> int:
+        return next(index for index, other in enumerate(self._graph.operators) if other is operator)
+
+    def _constants(self, encoded: DecodeConstants) -> list[int]:
+        return [
+            add_constant(self._model, self._graph, name=b"", values=raw) for raw in (encoded.bits, encoded.ancillary)
+        ]
+
+    def _without_values(self, weight: int, rows: slice | None = None, axis: int = 0) -> int:
+        tensor = self._graph.tensors[weight]
+        changes = {} if rows is None else self._of_rows(tensor, rows, axis)
+        return add_tensor(self._graph, tensor, buffer=0, **changes)
+
+    def _of_rows(self, tensor: schema.TensorT, rows: slice, axis: int = 0) -> dict[str, object]:
+        """Return shape and scales of some indices along a dimension, along which the scales lie."""
+        shape = np.array(tensor.shape, np.int32)
+        shape[axis] = rows.stop - rows.start
+        quantization = copy.copy(tensor.quantization)
+        if quantization is not None and np.size(quantization.scale) > 1:
+            for name in ("scale", "zeroPoint", "min", "max"):
+                values = getattr(quantization, name)
+                setattr(quantization, name, values[rows] if np.size(values) > 1 else values)
+        return {"shape": shape, "quantization": quantization}
+
+    def _part(self, operator: schema.OperatorT, weight: int, start: int, end: int) -> schema.OperatorT:
+        source, _, *bias = inputs_of(operator)
+        part = copy.copy(operator)
+        part.inputs = np.array([source, weight, *(self._bias(index, start, end) for index in bias)], np.int32)
+        part.outputs = np.array([self._output(operator, end - start)], np.int32)
+        return part
+
+    def _channels(self, source: int, start: int, end: int) -> schema.OperatorT:
+        """Take some channels of an input."""
+        tensor = self._graph.tensors[source]
+        shape = np.array([*tensor.shape[:-1], end - start], np.int32)
+        bounds = [np.array([0] * (len(shape) - 1) + [start], np.int32), shape]
+        constants = [add_constant(self._model, self._graph, name=b"", values=values) for values in bounds]
+        index = operator_code(self._model, schema.BuiltinOperator.SLICE)
+        code = self._model.operatorCodes[index]
+        code.version = max(code.version, _INTEGERS_SINCE)
+        return schema.OperatorT(
+            opcodeIndex=index,
+            inputs=np.array([source, *constants], np.int32),
+            outputs=np.array([add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")], np.int32),
+            builtinOptionsType=schema.BuiltinOptions.SliceOptions,
+            builtinOptions=schema.SliceOptionsT(),
+        )
+
+    def _bias(self, bias: int, start: int, end: int) -> int:
+        if bias < 0:
+            return bias
+        tensor = self._graph.tensors[bias]
+        raw = np.asarray(self._model.buffers[tensor.buffer].data)
+        values = raw.reshape(int(tensor.shape[0]), -1)[start:end]
+        changes = self._of_rows(tensor, slice(start, end))
+        return add_tensor(self._graph, tensor, name=b"", buffer=add_values(self._model, values), **changes)
+
+    def _output(self, operator: schema.OperatorT, width: int) -> int:
+        tensor = self._graph.tensors[int(operator.outputs[0])]
+        shape = np.array([*tensor.shape[:-1], width], np.int32)
+        return add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")
+
+    def _width(self, tensor: int) -> int:
+        return int(self._graph.tensors[tensor].shape[-1])
+
+    def _joined(self, parts: Sequence[int], output: int) -> schema.OperatorT:
+        index = operator_code(self._model, schema.BuiltinOperator.CONCATENATION)
+        code = self._model.operatorCodes[index]
+        code.version = max(code.version, _INTEGERS_SINCE)
+        axis = len(self._graph.tensors[output].shape) - 1
+        return schema.OperatorT(
+            opcodeIndex=index,
+            inputs=np.array(parts, np.int32),
+            outputs=np.array([output], np.int32),
+            builtinOptionsType=schema.BuiltinOptions.ConcatenationOptions,
+            builtinOptions=schema.ConcatenationOptionsT(axis=axis),
+        )
+
+    def _decode(self, constants: Sequence[int], weight: int) -> schema.OperatorT:
+        inputs, outputs = np.array(constants, np.int32), np.array([weight], np.int32)
+        return schema.OperatorT(opcodeIndex=self._decode_code(), inputs=inputs, outputs=outputs)
+
+    def _decode_code(self) -> int:
+        codes, name = self._model.operatorCodes, OPERATOR.encode()
+        for index, code in enumerate(codes):
+            if code.customCode == name:
+                return index
+        custom = schema.BuiltinOperator.CUSTOM
+        codes.append(
+            schema.OperatorCodeT(deprecatedBuiltinCode=custom, builtinCode=custom, customCode=name, version=1)
+        )
+        return len(codes) - 1
+
+
+# The operators that the interpreter for microcontrollers has, and how an application registers each.
+
+# Of tflite-micro 0.dev20261023; tests/export/micro/test_operators.py asks the interpreter for each.
+_NAMES = """
+ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_ARGS
+BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION CONV_2D COS CUMSUM DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE DIV
+DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FILL FLOOR FLOOR_DIV FLOOR_MOD FULLY_CONNECTED
+GATHER GATHER_ND GREATER GREATER_EQUAL HARD_SWISH IF L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOG
+LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL NEG
+NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE READ_VARIABLE REDUCE_ALL REDUCE_MAX REDUCE_MIN RELU RELU6 RESHAPE
+RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 ROUND RSQRT SELECT_V2 SHAPE SIN SLICE SOFTMAX SPACE_TO_BATCH_ND
+SPACE_TO_DEPTH SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM SVDF TANH TRANSPOSE
+TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE
+"""
+_CUSTOM = {
+    OPERATOR: "AddDecode",
+    "CIRCULAR_BUFFER": "AddCircularBuffer",
+    "TFLite_Detection_PostProcess": "AddDetectionPostprocess",
+}
+# Where the name is not what the rule makes of it.
+_IRREGULAR_NAMES = {
+    "BATCH_MATMUL": "AddBatchMatMul",
+    "CUMSUM": "AddCumSum",
+    "PADV2": "AddPadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "AddUnidirectionalSequenceLSTM",
+}
+KNOWN_OPERATORS = frozenset(_NAMES.split()) | frozenset(_CUSTOM)
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Return the operators that the interpreter lacks, in order."""
+    return sorted({*names} - KNOWN_OPERATORS)
+
+
+def registrations(names: Iterable[str]) -> list[str]:
+    """Return the functions of the resolver that an application calls for operators, in order.
+
+    Example:
+        >>> registrations(["SOFTMAX", "CONV_2D"])
+        ['AddConv2D', 'AddSoftmax']
+    """
+    return sorted(_CUSTOM.get(name) or _IRREGULAR_NAMES.get(name) or _rule(name) for name in {*names})
+
+
+def _rule(name: str) -> str:
+    words = name.split("_")
+    return "Add" + "".join("2D" if word == "2D" else word.capitalize() for word in words)
+
+
+# Common boards, and whether a file and its arena fit on them.
+
+
+@dataclass(frozen=True)
+class Board(Report):
+    """A board: what its chip has for the program, the model and the arena together.
+
+    Attributes:
+        name: How it is asked for.
+        title: What it says on the box, and its chip.
+        flash: The bytes of flash memory.
+        ram: The bytes of RAM.
+    """
+
+    name: str
+    title: str
+    flash: int
+    ram: int
+
+
+_KB = 1024
+# By the makers' data sheets.
+_BOARDS = {
+    board.name: board
+    for board in (
+        Board("zero", "Arduino Zero, Nano 33 IoT (SAMD21)", 256 * _KB, 32 * _KB),
+        Board("uno-r4", "Arduino Uno R4 (RA4M1)", 256 * _KB, 32 * _KB),
+        Board("microbit", "BBC micro:bit v2 (nRF52833)", 512 * _KB, 128 * _KB),
+        Board("nano33", "Arduino Nano 33 BLE Sense (nRF52840)", 1024 * _KB, 256 * _KB),
+        Board("pico", "Raspberry Pi Pico (RP2040)", 2048 * _KB, 264 * _KB),
+        Board("pico2", "Raspberry Pi Pico 2 (RP2350)", 4096 * _KB, 520 * _KB),
+        Board("l4r5zi", "ST Nucleo-L4R5ZI, that of MLPerf Tiny (STM32L4R5)", 2048 * _KB, 640 * _KB),
+        Board("esp32", "ESP32-DevKitC (ESP32)", 4096 * _KB, 520 * _KB),
+        Board("esp32-s3", "ESP32-S3-DevKitC (ESP32-S3)", 8192 * _KB, 512 * _KB),
+    )
+}
+
+
+@dataclass(frozen=True)
+class BoardFit(Report):
+    """Whether a file and its arena fit on a board.
+
+    Attributes:
+        board: The name of the board.
+        title: Its name in full.
+        flash_left: The bytes of flash that are left for the program; negative if some are missing.
+        ram_left: The bytes of RAM that are left for it; negative if some are missing.
+    """
+
+    board: str
+    title: str
+    flash_left: int
+    ram_left: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is missing."""
+        return self.flash_left >= 0 and self.ram_left >= 0
+
+    def __str__(self) -> str:
+        kinds = {"flash": self.flash_left, "RAM": self.ram_left}
+        lacking = [f"{-left:,} bytes of {kind}" for kind, left in kinds.items() if left < 0]
+        if lacking:
+            return f"lacks {' and '.join(lacking)}"
+        return f"FITS, leaves {self.flash_left:,} bytes of flash and {self.ram_left:,} of RAM for the program"
+
+
+def find_board(name: str) -> Board:
+    """Return a board of the table.
+
+    Raises:
+        TypeError: If the name is no string.
+        ValueError: If it is not in the table.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"Expected the name of a board. Received: {name!r} of type {type(name).__name__}.")
+    if name in _BOARDS:
+        return _BOARDS[name]
+    close = difflib.get_close_matches(name, _BOARDS, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else " For another one compare its flash and RAM with the report."
+    raise ValueError(f"Expected a board of {', '.join(_BOARDS)}. Received: {name!r}.{meant}")
+
+
+def fits(flash: int, arena: int, *, board: str | None = None) -> tuple[BoardFit, ...]:
+    """Say for one board, or for all, whether a file of so many bytes and its arena fit."""
+    boards = _BOARDS.values() if board is None else [find_board(board)]
+    return tuple(BoardFit(each.name, each.title, each.flash - flash, each.ram - arena) for each in boards)

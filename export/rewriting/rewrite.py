@@ -1,41 +1,565 @@
-"""From a .tflite file that exists to a smaller or faster one: export without a Keras model."""
+"""Rewrite a .tflite file: every form of it is made, run and compared, and the best one is written."""
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.spec import check_number
-from tfprune.export.device.running.inputs import arrays_of, random_inputs
-from tfprune.export.device.running.verify import run_in_child
-from tfprune.export.file.files.codec import check_method, check_suffix
-from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.metadata import REDUCED_PRECISION
-from tfprune.export.file.files.source import Source, source_name
+from tfprune.base.output import Progress, check_verbose
+from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.export.device.benchmark import BenchmarkReport
+from tfprune.export.device.runner import arrays_of, random_inputs
+from tfprune.export.device.verify import Run, VerifyReport, compare_run, run_in_child
+from tfprune.export.file.container import check_destination, check_method, check_suffix, encode, write_atomically
+from tfprune.export.file.metadata import REDUCED_PRECISION
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite.model import Model
-from tfprune.export.micro.micro import Micro
-from tfprune.export.rewriting.export_report import ExportReport
-from tfprune.export.rewriting.forms import (
-    TIMEOUT,
-    Check,
-    candidate_files,
-    choose,
-    choose_micro,
-    export_report,
-)
-from tfprune.export.rewriting.shapes.fix_batch import check_batch, fix_batch
-from tfprune.export.rewriting.target import Target, read_target
+from tfprune.export.file.pack import Source, source_name
+from tfprune.export.file.reader import Model
+from tfprune.export.file.report import fraction_of_zeros, model_card, number_text, yes_or_no
+from tfprune.export.file.xnnpack import RUNTIME, SparseInferenceReport
+from tfprune.export.micro.interpreter import runtime_name
+from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
+from tfprune.export.micro.reports import MicroReport
+from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_padding
+from tfprune.export.rewriting.sparse_graph import INTEGER, has_hybrid_layers
+from tfprune.export.rewriting.sparsify import SparseForms, SparseRow
+from tfprune.report import Report, table
 
-RANDOM_SAMPLES = 8
-EXACT_TOLERANCE = 1e-4
-ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its sparse form may not
-ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
+# Report of an export: the file that was written, and how it was checked.
+
+_OPERATORS_PER_LINE = 8
+
+
+@dataclass(frozen=True)
+class Candidate(Report):
+    """A form of the file that was tried.
+
+    Attributes:
+        name: The name of the form, such as `sparse`.
+        bytes: The size of the plain .tflite file, in bytes.
+        packed_bytes: The size as written, in bytes.
+        verified: Whether the file ran and gave the right outputs.
+        reason: Why the form was not taken; empty for the form that was written.
+    """
+
+    name: str
+    bytes: int
+    packed_bytes: int
+    verified: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AccuracyDrop(Report):
+    """How much worse a file is than the Keras model, or the file, that it was made from.
+
+    Attributes:
+        metric: The name of the metric, behind that of the output if there are several.
+        before: Its value for the model or file that the file was made from.
+        file: Its value for the file.
+        drop: How much worse the file is; negative if it is better.
+    """
+
+    metric: str
+    before: float
+    file: float
+    drop: float
+
+
+def accuracy_drops(before: Mapping[str, float], file: Mapping[str, float], *, mode: str) -> tuple[AccuracyDrop, ...]:
+    """Compare what `measure` returned before, and for the file; `mode` is "max" if a larger value is better."""
+    sign = 1 if mode == "max" else -1
+    return tuple(AccuracyDrop(name, before[name], file[name], sign * (before[name] - file[name])) for name in before)
+
+
+@dataclass(frozen=True)
+class ExportReport(Report):
+    """What `to_tflite` wrote, and how it was checked.
+
+    Attributes:
+        path: The file that was written.
+        bytes: The size of the file, in bytes.
+        tflite_bytes: The size of the unpacked file, in bytes.
+        nnz: The number of non-zero entries in the exported Keras kernels.
+        size: The number of entries in the exported Keras kernels.
+        sparsity: The fraction of zeros, 1 - nnz / size.
+        max_abs_diff: The largest difference from the outputs of Keras.
+        tolerance: The difference that is allowed, relative to the largest output of Keras.
+        ops: The number of times that each operator occurs.
+        candidates: The forms of the file that were tried.
+        runtime: The interpreter that ran the check, and its version.
+        sparse_inference: Whether XNNPACK's sparse kernels run the file, on which machines, and why not.
+        lost: How much worse the file is than the Keras model, for each output, if samples for that were given.
+        micro: What a file for microcontrollers takes there; None for other files.
+        source: The name of the Keras model, or of the file, that it was made from; empty if it has none.
+        scale: The largest magnitude of the output that differs most; None if nothing could be compared.
+        uses_calibration: Whether the outputs were compared on calibration data, because `check_on` was not given.
+        left_out: The entries of the source's metadata that are not in the file, because its zeros would not be fast.
+
+    Example:
+        >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
+        >>> report.sparsity, report.max_abs_diff < 1e-4
+        (0.9, True)
+    """
+
+    path: str
+    bytes: int
+    tflite_bytes: int
+    nnz: int
+    size: int
+    sparsity: float
+    max_abs_diff: float | None
+    tolerance: float
+    ops: dict[str, int]
+    candidates: tuple[Candidate, ...]
+    runtime: str
+    sparse_inference: SparseInferenceReport
+    lost: tuple[AccuracyDrop, ...] = ()
+    micro: MicroReport | None = None
+    source: str = ""
+    scale: float | None = None
+    uses_calibration: bool = False
+    left_out: tuple[str, ...] = ()
+
+    def card(self, *, latency: BenchmarkReport | None = None) -> str:
+        """Return a model card in Markdown: what is known about the file, and nothing else.
+
+        Write it beside the file, or as the README.md of a repository on the Hugging Face Hub, whose front matter it
+        has. Add what only you know: the task, the data, the license, and the limits of the model.
+
+        Args:
+            latency: What `benchmark` measured of the file; None leaves the latency out.
+
+        Example:
+            >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
+            >>> card = report.card()
+            >>> "# digits.tflite" in card, "| bytes |" in card
+            (True, True)
+        """
+        form = next((item.name for item in self.candidates if not item.reason), "")
+        rows = [["base model", self.source], ["form", form], ["weights", _zeros(self.nnz, self.size, self.sparsity)]]
+        rows.append(["operators", _operators(self.ops)])
+        sizes = [["bytes", f"{self.bytes:,}"], ["unpacked bytes", f"{self.tflite_bytes:,}"]]
+        if self.micro is not None:
+            sizes.append(["arena, bytes", f"{self.micro.arena:,}"])
+        lost = [[row.metric, f"{row.before:.4f}", f"{row.file:.4f}"] for row in self.lost]
+        checks = [["largest difference of an output", self._difference], ["interpreter", self.runtime]]
+        sections = [
+            ("Model", [["", ""], *(row for row in rows if row[1])]),
+            ("Size", [["", ""], *sizes]),
+            ("Accuracy", [["metric", "base model", "this file"], *lost]),
+            ("Latency", [["", ""], *(_latency(latency) if latency else [])]),
+            ("Checks", [["", ""], *checks]),
+        ]
+        metrics = [row.metric for row in self.lost]
+        return model_card(PurePath(self.path).name, sections, metrics=metrics)
+
+    @property
+    def _difference(self) -> str:
+        """The largest difference, and the one that is allowed, in the unit of the outputs."""
+        limit = f"{self.tolerance:.3g} x the largest output"
+        if self.scale is not None:
+            limit = f"{number_text(self.tolerance * self.scale)} = {limit}"
+        return f"{number_text(self.max_abs_diff)} (limit: {limit})"
+
+    def __str__(self) -> str:
+        rows = [
+            ["bytes", f"{self.bytes:,}"],
+            ["unpacked bytes", f"{self.tflite_bytes:,}"],
+            ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
+            ["difference", self._difference],
+            *([["compared on", "calibration data only: pass other samples as check_on"]] * self.uses_calibration),
+            *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
+            *(["left out", f"metadata {name}: half precision has no sparse kernels"] for name in self.left_out),
+            ["checked on", self.runtime],
+            *_operator_rows(self.ops),
+        ]
+        text = table(["exported", self.path], rows, left=2)
+        if len(self.candidates) > 1:
+            tried = [
+                [item.name, f"{item.bytes:,}", f"{item.packed_bytes:,}", yes_or_no(item.verified), item.reason]
+                for item in self.candidates
+            ]
+            text += "\n\n" + table(["candidate", "bytes", "packed", "verified", "reason"], tried)
+        return text if self.micro is None else f"{text}\n\n{self.micro}"
+
+
+def _zeros(nnz: int, size: int, sparsity: float) -> str:
+    return f"{nnz:,} of {size:,} entries non-zero ({sparsity:.1%} zeros)"
+
+
+def _operators(ops: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in ops.items())
+
+
+def _operator_rows(ops: dict[str, int]) -> list[list[str]]:
+    """Return lines of some operators each: a transformer has dozens."""
+    items = list(ops.items())
+    lines = [
+        _operators(dict(items[index : index + _OPERATORS_PER_LINE]))
+        for index in range(0, len(items), _OPERATORS_PER_LINE)
+    ]
+    return [["operators" if number == 0 else "", line] for number, line in enumerate(lines)]
+
+
+def _latency(latency: BenchmarkReport) -> list[list[str]]:
+    return [
+        ["median", f"{latency.median_ms:.3f} ms, batch {latency.batch_size}, threads {latency.threads}"],
+        ["machine", latency.machine],
+        ["interpreter", latency.runtime],
+    ]
+
+
+# The forms in which a converted file can be written: each is run before the best one is taken.
+
+_log = logging.getLogger(__name__)
+OPTIMIZE = ("size", "latency", "dense", "sparse")
+TIMEOUT = 600.0  # seconds for the check of one form in its process
+
+
+class Speed(IntEnum):
+    """The kernels that a form reaches, the fastest last."""
+
+    DENSE = 0
+    BLOCKS = 1  # of fully connected layers whose zeros come in blocks of four
+    SPARSE = 2  # of XNNPACK, for 1x1 convolutions
+
+
+_KERNELS = {Speed.DENSE: "dense kernels", Speed.BLOCKS: "kernels for blocks", Speed.SPARSE: "sparse kernels"}
+_HOLDS_FOR = {Speed.BLOCKS: "TFLite's own kernels in ai-edge-litert 2.3, on any processor", Speed.SPARSE: RUNTIME}
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """One way to write a file.
+
+    Attributes:
+        name: What distinguishes it from the others.
+        file: The file.
+        bitwise_reference: A file whose outputs it has to give bit for bit; None where it may round in another way.
+    """
+
+    name: str
+    file: ModelFile
+    bitwise_reference: ModelFile | None = None
+
+    @property
+    def speed(self) -> Speed:
+        """The fastest kernels that it reaches."""
+        if self.file.inference.active:
+            return Speed.SPARSE
+        has_blocks = any(
+            operator.name == "FULLY_CONNECTED" and subgraph.tensors[operator.inputs[1]].sparse
+            for subgraph in self.file.graph.subgraphs
+            for operator in subgraph.operators
+        )
+        return Speed.BLOCKS if has_blocks else Speed.DENSE
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The form taken, and what became of all.
+
+    Attributes:
+        form: The one taken.
+        packed: Its bytes as they are to be written.
+        verified: How it ran.
+        candidates: One row for every form tried.
+        micro: What a form for microcontrollers takes there.
+    """
+
+    form: FileForm
+    packed: bytes
+    verified: VerifyReport
+    candidates: tuple[Candidate, ...]
+    micro: MicroReport | None = None
+
+
+def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileForm]:
+    """Return the forms of a converted file: dense, sparse, and sparse where fully connected layers are rewritten.
+
+    Kernels may take these in blocks, and 8-bit ones as 1x1 convolutions.
+
+    Args:
+        dense: The file as the converter wrote it.
+        name: What to call it.
+        optimize: "size" and "latency" give all, "dense" the dense one, "sparse" all but the dense one. For "latency"
+            the sparse ones get the padding that sparse kernels can read.
+
+    Returns:
+        Forms that differ from each other.
+
+    Raises:
+        ValueError: With "sparse", if no weight gets smaller.
+    """
+    forms = [FileForm(name, dense)]
+    if optimize != "dense":
+        sparse = SparseForms(dense.after(spell_out_padding) if optimize == "latency" else dense)
+        single, rows = sparse.form(("csr",))
+        variants: list[tuple[str, ModelFile, tuple[SparseRow, ...], ModelFile | None]]
+        variants = [("sparse", single, rows, None), ("sparse in blocks", *sparse.form(("csr", "block")), None)]
+        if any(row.reason == INTEGER for row in rows):
+            variants.append(("sparse as 1x1 convolutions", *sparse.form(("csr", "pointwise")), single))
+        forms += [
+            FileForm(f"{name}, {text}", file, reference)
+            for text, file, rows, reference in variants
+            if any(row.form != "dense" for row in rows)
+        ]
+    unique: dict[bytes, FileForm] = {}
+    for form in forms:
+        unique.setdefault(form.file.content, form)
+    offered = [form for form in unique.values() if optimize != "sparse" or form.file.content != dense.content]
+    if not offered:
+        raise ValueError(
+            "Expected weights with zeros enough that a sparse form is smaller, because optimize='sparse'. Received: "
+            "none. Prune the model first, or use optimize='size'."
+        )
+    return offered
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the outputs of a file are compared with.
+
+    Attributes:
+        expected: The outputs for the samples, as `verify` takes them; for microcontrollers None compares with the
+            dense file only.
+        tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of an output.
+        advice: What to try if no file passes.
+    """
+
+    expected: Any
+    tolerance: float
+    advice: str
+
+    def refusal(self, reason: str) -> str:
+        """Return the error text for a file that does not pass."""
+        return (
+            f"Expected a converted file that gives the model's outputs. Received: {reason}. "
+            f"Nothing was written. {self.advice}"
+        )
+
+
+class _Checks:
+    """Runs files, each in a process of its own, and compares their outputs with the expected ones.
+
+    Args:
+        inputs: What `Runner.predict` takes.
+        check: The outputs for them.
+    """
+
+    def __init__(self, inputs: Any, check: Check) -> None:
+        self._inputs, self._expected, self._tolerance = inputs, check.expected, check.tolerance
+        self._runs: dict[ModelFile, Run] = {}
+
+    def check(self, form: FileForm) -> VerifyReport:
+        """Say whether a form gave what it should."""
+        report = self._check(form)
+        _log.info("checked %s, %s bytes: %s", form.name, f"{len(form.file.content):,}", report.reason or "passed")
+        return report
+
+    def _check(self, form: FileForm) -> VerifyReport:
+        """Run a form, unless it is known to go wrong on processors other than this one."""
+        is_sparse = any(weight.sparse for weight in form.file.graph.weights)
+        hazards = form.file.inference.hazards if is_sparse else ()
+        if hazards:
+            reason = f"wrong outputs on ARM: {hazards[0]}"
+            return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=self._tolerance, runtime="")
+        report = compare_run(self._run(form.file), self._expected, tolerance=self._tolerance)
+        if form.bitwise_reference is None or not report.passed:
+            return report
+        same = compare_run(self._run(form.file), self._run(form.bitwise_reference).outputs, tolerance=0)
+        reason = "" if same.passed else f"it should give the same as fully connected layers: {same.reason}"
+        return replace(report, passed=same.passed, reason=reason)
+
+    def _run(self, file: ModelFile) -> Run:
+        if file not in self._runs:
+            self._runs[file] = run_in_child(file, self._inputs, timeout=TIMEOUT)
+        return self._runs[file]
+
+
+def choose(
+    forms: list[FileForm],
+    *,
+    inputs: Any,
+    check: Check,
+    optimize: str,
+    compress: str | None,
+    each_form: Callable[[], None] = lambda: None,
+) -> _Choice:
+    """Run every form in a process of its own and take the best of those that gave the expected outputs.
+
+    Args:
+        forms: At least one. Of equals the first is taken, so the same forms give the same choice.
+        inputs: What `Runner.predict` takes.
+        check: The outputs for them.
+        optimize: "latency" takes the fastest kernels that the form reaches, which is estimated from the file, not
+            measured, and of these the fewest bytes as written; all others take the fewest bytes.
+        compress: How the file is to be written, as `codec.encode` takes it.
+        each_form: Called when a form was checked, to move a bar.
+
+    Raises:
+        ValueError: If no form passes, with the reason of the first.
+    """
+    checks = _Checks(inputs, check)
+    checked = []
+    for form in forms:
+        checked.append(checks.check(form))
+        each_form()
+    packed = [encode(form.file.content, compress) for form in forms]
+    passed = [index for index, report in enumerate(checked) if report.passed]
+    if not passed:
+        raise ValueError(check.refusal(checked[0].reason))
+    speeds = [form.speed if optimize == "latency" else Speed.DENSE for form in forms]
+    best = min(passed, key=lambda index: (-speeds[index], len(packed[index]), index))
+    rows = []
+    for index, form in enumerate(forms):
+        reason = checked[index].reason
+        if checked[index].passed and index != best:
+            reason = _loss(speeds[index], speeds[best], more=len(packed[index]) - len(packed[best]))
+        rows.append(Candidate(form.name, len(form.file.content), len(packed[index]), checked[index].passed, reason))
+    forms[best].file.checked()
+    return _Choice(forms[best], packed[best], checked[best], tuple(rows))
+
+
+def choose_micro(dense: ModelFile, *, inputs: Sequence[np.ndarray], check: Check, micro: Micro) -> _Choice:
+    """Take the form for microcontrollers that keeps to the budgets.
+
+    Args:
+        dense: The file with every weight as it is, whose outputs in the interpreter for microcontrollers the form has
+            to give bit for bit.
+        inputs: An array of samples for each input, in order.
+        check: The outputs for them.
+        micro: Bytes of flash and of RAM.
+
+    Raises:
+        ValueError: If the file does not run there, keeps to no budget, or gives other outputs.
+    """
+    fitted = fit_budgets(dense, inputs, micro=micro)
+    run = Run({str(place): array for place, array in enumerate(fitted.run.outputs)}, runtime_name())
+    expected = fitted.run.outputs if check.expected is None else check.expected
+    verified = compare_run(run, expected, tolerance=check.tolerance)
+    if not verified.passed:
+        raise ValueError(check.refusal(verified.reason))
+    form = FileForm("for microcontrollers", fitted.file.checked(), dense)
+    content = form.file.content
+    row = Candidate(form.name, len(content), len(content), verified=True)
+    return _Choice(form, content, verified, (row,), fitted.report)
+
+
+def _loss(mine: Speed, best: Speed, *, more: int) -> str:
+    if mine < best:
+        return f"reaches {_KERNELS[mine]}; the chosen file reaches {_KERNELS[best]} ({_HOLDS_FOR[best]})"
+    return f"{more:,} bytes larger than the chosen file" if more else "equal to the chosen file"
+
+
+def export_report(
+    path: str, choice: _Choice, *, source: str, nnz: int, size: int, lost: tuple[AccuracyDrop, ...] = ()
+) -> ExportReport:
+    """Say what was written at a path, and how it was checked."""
+    return ExportReport(
+        path=path,
+        bytes=len(choice.packed),
+        tflite_bytes=len(choice.form.file.content),
+        nnz=nnz,
+        size=size,
+        sparsity=fraction_of_zeros(nnz, size),
+        max_abs_diff=choice.verified.max_abs_diff,
+        tolerance=choice.verified.tolerance,
+        scale=choice.verified.scale,
+        ops=choice.form.file.graph.ops,
+        candidates=choice.candidates,
+        runtime=choice.verified.runtime,
+        sparse_inference=choice.form.file.inference,
+        lost=lost,
+        micro=choice.micro,
+        source=source,
+    )
+
+
+# The runtime that a file is for, and the form, the batch and the kernels that go with it.
+
+_WEB = "web"
+_FASTEST = ("size", "latency")  # what `optimize` may be for the web: the default, or the same said again
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the arguments of an export ask for.
+
+    Attributes:
+        optimize: The form to take, as `choose` takes it.
+        micro: The microcontroller; None for another runtime.
+        is_web: Whether the file is for LiteRT.js.
+        batch: The batch that the file has to have; None for any.
+    """
+
+    optimize: str
+    micro: Micro | None
+    is_web: bool
+    batch: int | None
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch where the model leaves it open; None leaves it open in the file, too."""
+        return 1 if self.batch is None and (self.is_web or self.micro) else self.batch
+
+    def forms(self, forms: Sequence[FileForm], *, source: str) -> list[FileForm]:
+        """Return the forms that the runtime is fast with.
+
+        Args:
+            forms: The forms of the file.
+            source: What the file is made from, for the message.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        suitable = [form for form in forms if not (self.is_web and has_hybrid_layers(form.file.graph))]
+        if not suitable:
+            raise ValueError(
+                f"Expected weights with zeros enough for a sparse form. Received: target='web' and {source}, whose "
+                "dense form computes in float32 with 8-bit weights, at about a third of the speed of float32 in a "
+                "browser. Use quantize='float16', 'int8' or None, or prune the model first."
+            )
+        return suitable
+
+
+def read_target(target: Any, *, optimize: Any, compress: Any, batch: Any) -> Target:
+    """Read the arguments that say which file to write.
+
+    Raises:
+        TypeError: If one has another type.
+        ValueError: If one is out of range, or does not go with the others; or (also an ImportError) if the
+            interpreter for microcontrollers is needed and not installed.
+    """
+    check_choice(optimize, "optimize", choices=OPTIMIZE)
+    size = None if batch is None else check_count(batch, "batch", least=1)
+    micro = read_micro(target, others=(_WEB,), optimize=optimize, compress=compress)
+    is_web = micro is None and target is not None
+    if is_web and optimize not in _FASTEST:
+        raise ValueError(
+            "Expected optimize='size' or 'latency' with target='web', for which the form with the fastest kernels is "
+            f"written, the smallest of equally fast ones. Received: optimize={optimize!r}. For another form, leave "
+            "`target` out and give batch=1."
+        )
+    if micro is not None and size not in (None, 1):
+        raise ValueError(f"Expected batch=1 or None with target='micro'. Received: batch={size}. Leave it out.")
+    return Target("latency" if is_web else optimize, micro, is_web, size)
+
+
+# From a .tflite file that exists to a smaller or faster one: export without a Keras model.
+
+_RANDOM_SAMPLES = 8
+_EXACT_TOLERANCE = 1e-4
+_ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its sparse form may not
+_ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
 def rewrite(
@@ -107,11 +631,11 @@ def rewrite(
     file = ModelFile.open(source)
     model = file.graph
     allowed = default_tolerance(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
-    inputs = random_inputs(model.inputs, model.outputs, rows=RANDOM_SAMPLES) if check_on is None else check_on
+    inputs = random_inputs(model.inputs, model.outputs, rows=_RANDOM_SAMPLES) if check_on is None else check_on
     fixed = _with_batch(file, wanted)
     if wanted.micro is not None:
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
-        choice = choose_micro(fixed, inputs=samples, check=Check(None, allowed, ADVICE), micro=wanted.micro)
+        choice = choose_micro(fixed, inputs=samples, check=Check(None, allowed, _ADVICE), micro=wanted.micro)
     else:
         name = "as it was" if fixed == file else f"batch of {wanted.fixed_batch}"
         forms = candidate_files(fixed, name=name, optimize=wanted.optimize)
@@ -119,7 +643,7 @@ def rewrite(
         if check_on is None and len(file.signatures) > 1:
             inputs = None if fixed == file else _drawn(file, wanted.fixed_batch or 1)
         with Progress(1 + len(forms), verbose=verbose, unit="form") as progress:
-            check = Check(_outputs(file, inputs), allowed, ADVICE)
+            check = Check(_outputs(file, inputs), allowed, _ADVICE)
             progress.add()
             choice = choose(
                 forms, inputs=inputs, check=check, optimize=wanted.optimize, compress=compress, each_form=progress.add
@@ -164,4 +688,4 @@ def file_name(source: Source) -> str:
 
 def default_tolerance(model: Model) -> float:
     """Return the difference that two forms of a file may have, as a fraction of its largest output."""
-    return ROUNDED_TOLERANCE if any(weight.dtype == "int8" for weight in model.weights) else EXACT_TOLERANCE
+    return _ROUNDED_TOLERANCE if any(weight.dtype == "int8" for weight in model.weights) else _EXACT_TOLERANCE

@@ -1,21 +1,50 @@
-"""Weight sharing: fewer distinct values in each weight, so that a packed file is smaller. Zeros stay zeros."""
+"""Weight sharing: fewer distinct values in each weight, so that a packed file is smaller; and names of classes."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_count
-from tfprune.export.file.files.source import Source
+from tfprune.base.spec import check_count, check_number
+from tfprune.export.file import schema
+from tfprune.export.file.container import (
+    SUFFIXES,
+    check_destination,
+    check_suffix,
+    encode,
+    read_model,
+    write_atomically,
+)
+from tfprune.export.file.document import load_with_graph, save_objects
+from tfprune.export.file.metadata import (
+    AXIS_LABELS,
+    ENTRY,
+    FIRST,
+    GRAYSCALE,
+    LATEST,
+    RGB,
+    MetadataTable,
+    put_metadata,
+    read_metadata,
+    read_model_metadata,
+    write_model_metadata,
+)
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite import schema
+from tfprune.export.file.pack import Source
+from tfprune.export.file.reader import Model
+from tfprune.export.file.report import TensorInfo, make_archive, read_archive, shape_text
 
-MAX_LEVELS = 256  # distinct int8 values
-DEFAULT_LEVELS = 32
+# Weight sharing: fewer distinct values in each weight, so that a packed file is smaller. Zeros stay zeros.
+
+_MAX_LEVELS = 256  # distinct int8 values
+_DEFAULT_LEVELS = 32
 
 
-def share_weights(source: Source, *, levels: int = DEFAULT_LEVELS) -> bytes:
+def share_weights(source: Source, *, levels: int = _DEFAULT_LEVELS) -> bytes:
     """Reduce the values of each 8-bit weight to a few, chosen for the least squared error.
 
     Use it before `pack`: the file keeps its form and size, any runtime runs it as before, and the packed file is
@@ -63,7 +92,7 @@ def share_values(model: schema.ModelT, *, levels: int) -> bool:
             "Expected a file with 8-bit weights. Received: one without. Export it with quantize='int8' or 'dynamic'."
         )
     for buffer in filled:
-        buffer.data = share(buffer.data.view(np.int8), levels).view(np.uint8)
+        buffer.data = _share(buffer.data.view(np.int8), levels).view(np.uint8)
     return True
 
 
@@ -74,10 +103,10 @@ def check_levels(levels: Any) -> None:
         TypeError: If it is not an integer.
         ValueError: If it is not from 2 to 256.
     """
-    check_count(levels, "levels", least=2, most=MAX_LEVELS)
+    check_count(levels, "levels", least=2, most=_MAX_LEVELS)
 
 
-def share(values: np.ndarray, levels: int) -> np.ndarray:
+def _share(values: np.ndarray, levels: int) -> np.ndarray:
     """Replace each non-zero value by one of a few.
 
     Args:
@@ -88,7 +117,7 @@ def share(values: np.ndarray, levels: int) -> np.ndarray:
         int8, of the same shape.
 
     Example:
-        >>> share(np.int8([0, 10, 11, 12, -50, 0]), 3).tolist()
+        >>> _share(np.int8([0, 10, 11, 12, -50, 0]), 3).tolist()
         [0, 11, 11, 11, -50, 0]
     """
     distinct, counts = np.unique(values[values != 0], return_counts=True)
@@ -128,3 +157,246 @@ def _is_weight(tensor: Any) -> bool:
         return True  # what is not stored is 0, and its scales stand where DENSIFY unpacks it
     zeros = tensor.quantization.zeroPoint if tensor.quantization is not None else None
     return zeros is not None and not np.any(zeros)
+
+
+# Name the classes of a file, and how its input is normalized, for apps: as TFLite Metadata, and labels behind it.
+
+_ANEW = "Write the metadata anew with the program that made the file."
+_LABELS = "labels.txt"
+_DESCRIPTION = b"Names of the classes, one a line"
+_CHANNELS = (1, 3)  # of an image
+_IMAGE_TYPES = ("float32", "uint8", "int8")
+_NORMALIZED_TYPES = (*_IMAGE_TYPES, "float16", "int16")
+_PIXELS = np.array([0, 255], np.float32)  # the smallest and the largest value of a pixel
+_Numbers = float | Sequence[float]
+_PROBABILITIES = ("SOFTMAX", "LOGISTIC")  # operators whose outputs are from 0 to 1
+
+
+def add_metadata(
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    output: str | int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> None:
+    """Write a file anew with the names of its classes, and with the normalization of its input.
+
+    Use it for a file that MediaPipe Tasks or Android Studio should read: they take labels and normalization from
+    TFLite Metadata. Weights and operators stay as they are, and so do other metadata and files behind the model. An
+    input of four dimensions with 1 or 3 channels is described as an image.
+
+    Args:
+        source: A path, or the bytes of a .tflite file, plain or packed.
+        path: The file to write. It is packed where the path ends in .tfz, and compressed where it ends in .gz or
+            .xz.
+        class_names: The name of each entry along the last axis of the output, in order. They are written as
+            labels.txt and replace older labels. Default None: labels stay as they are.
+        output: The output that `class_names` are about: its name or index. Default None: the only output.
+        mean: What is subtracted from an input, such as a pixel from 0 to 255: a number, or one for each channel. Pass
+            `std`, too. Default None: the normalization stays as it is.
+        std: What the difference is divided by: a positive number, or one for each channel.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes, `path` is not a path, or a name or number has another
+            type.
+        ValueError: If the file cannot be read or written, or its metadata or the archive behind it are damaged; there
+            is nothing to write; there are more or fewer names than classes, or one is empty, has a line break or is
+            not text that UTF-8 can hold; `output` is not an output, or is missing where there are several; `mean` and
+            `std` do not fit the channels, are not finite, or `std` is not positive; or (also an ImportError) if
+            ai-edge-litert is not installed.
+
+    Example:
+        >>> add_metadata("digits.tflite", "labeled.tflite", class_names=[str(digit) for digit in range(10)])
+        >>> tfprune.export.inspect("labeled.tflite").labels["output_0"][:3]
+        ('0', '1', '2')
+
+    Reference:
+        metadata_schema.fbs, version 1.5.0, of MediaPipe Tasks (tables ModelMetadata and NormalizationOptions).
+    """
+    if class_names is None and mean is None and std is None:
+        raise ValueError("Expected `class_names`, or `mean` and `std`. Received: none of them. Pass what to write.")
+    destination = check_destination(path)
+    method = SUFFIXES.get(destination.suffix.lower())
+    check_suffix(destination, method)
+    data = read_model(source)
+    graph, model = load_with_graph(data)
+    root = _metadata_of(read_metadata(data).get(ENTRY), graph)
+    (subgraph,) = root.tables("subgraph_metadata")
+    if class_names is not None:
+        place = _output_index(graph.outputs, output)
+        labels = _label_file(class_names, graph.outputs[place])
+        position = graph.subgraphs[0].outputs.index(graph.output_tensors[place])
+        model.archive = make_archive(_replace_labels(root, position, labels, read_archive(model.archive)))
+        _add_range(subgraph.tables("output_tensor_metadata")[position], graph, position)
+    elif output is not None:
+        raise ValueError(f"Expected `class_names` with `output`. Received: output={output!r}. Leave it out.")
+    if mean is not None or std is not None:
+        _normalize(subgraph.tables("input_tensor_metadata"), graph.inputs, mean, std)
+    put_metadata(model, {ENTRY: write_model_metadata(root)})
+    write_atomically(destination, encode(save_objects(model), method))
+
+
+def _metadata_of(content: bytes | None, graph: Model) -> MetadataTable:
+    """Return the metadata that a file has, or new ones, with an entry for each input and output of the file."""
+    root = MetadataTable("ModelMetadata") if content is None else read_model_metadata(content)
+    # What the newest part of older metadata needs is not known where they do not say it.
+    root.fields.setdefault("min_parser_version", FIRST if content is None else LATEST)
+    subgraphs = root.tables("subgraph_metadata")
+    if not subgraphs:
+        subgraphs.append(MetadataTable("SubGraphMetadata"))
+    sides = {
+        "input_tensor_metadata": (graph.inputs, graph.input_tensors, graph.subgraphs[0].inputs),
+        "output_tensor_metadata": (graph.outputs, graph.output_tensors, graph.subgraphs[0].outputs),
+    }
+    for name, (infos, indices, listed) in sides.items():
+        entries = subgraphs[0].tables(name)
+        if not entries:
+            entries += [MetadataTable("TensorMetadata") for _ in listed]
+        if len(subgraphs) > 1 or len(entries) != len(listed):
+            raise ValueError(
+                f"Expected TFLite Metadata of one graph with an entry for each of its {len(listed)} tensors in "
+                f"{name}. Received: {len(subgraphs)} graphs, and {len(entries)} entries for the first. {_ANEW}"
+            )
+        for info, index in zip(infos, indices, strict=True):
+            _describe(entries[listed.index(index)], info, image=name.startswith("input") and _is_image(info))
+    return root
+
+
+def _describe(entry: MetadataTable, info: TensorInfo, *, image: bool) -> None:
+    """Name a tensor, and say what it contains, where its metadata do not."""
+    entry.fields.setdefault("name", info.name.encode())
+    properties = MetadataTable("ImageProperties" if image else "FeatureProperties")
+    if image:
+        height, width, channels = info.shape[1:]
+        properties.fields["color_space"] = RGB if channels == 3 else GRAYSCALE
+        if height and width:
+            size = MetadataTable("ImageSize", {"width": width, "height": height})
+            properties.fields["default_size"] = size
+    entry.fields.setdefault("content", MetadataTable("Content", {"content_properties": properties}))
+
+
+def _is_image(info: TensorInfo) -> bool:
+    return len(info.shape) == 4 and info.shape[-1] in _CHANNELS and info.dtype in _IMAGE_TYPES
+
+
+def _output_index(infos: Sequence[TensorInfo], output: str | int | None) -> int:
+    """Return the index of the chosen output, or of the only one."""
+    names = [info.name for info in infos]
+    if output is None and len(names) == 1:
+        return 0
+    if isinstance(output, str) and output in names:
+        return names.index(output)
+    if isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(names):
+        return output
+    raise ValueError(
+        f"Expected `output` to choose one of the outputs {names}. Received: output={output!r}. Pass a name or an "
+        "index."
+    )
+
+
+def _label_file(class_names: Any, info: TensorInfo) -> bytes:
+    """Return the names one a line, as readers split them, once they fit the output."""
+    is_list = isinstance(class_names, Sequence) and not isinstance(class_names, (str, bytes))
+    if not is_list or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"Expected `class_names` to be a list of strings. Received: class_names={class_names!r}.")
+    classes = info.shape[-1] if info.shape else None
+    if len(class_names) != classes:
+        raise ValueError(
+            f"Expected `class_names` to name the {classes or 'unknown number of'} entries along the last axis of the "
+            f"output {info.name!r} of shape {shape_text(info.shape)}. Received: {len(class_names)} names. Pass one "
+            "for each entry, in order."
+        )
+    for index, name in enumerate(class_names):
+        is_utf8 = name.encode(errors="replace").decode() == name
+        if name.splitlines() != [name] or "\0" in name or not is_utf8:
+            raise ValueError(
+                f"Expected `class_names` to be texts of one line that UTF-8 can hold. Received: {name!r} at index "
+                f"{index}. Rename the class."
+            )
+    return "".join(f"{name}\n" for name in class_names).encode()
+
+
+def _replace_labels(root: MetadataTable, position: int, labels: bytes, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Give an output labels in place of those that it has, and return the files that the archive then holds."""
+    entry = root.tables("subgraph_metadata")[0].tables("output_tensor_metadata")[position]
+    old = [each for each in entry.tables("associated_files") if each.fields.get("type") == AXIS_LABELS]
+    entry.fields["associated_files"] = [each for each in entry.tables("associated_files") if each not in old]
+    names = {_name(table) for table in root.within() if table.kind == "AssociatedFile"}
+    name = _LABELS if _LABELS not in names else f"labels_{position}.txt"
+    if name in names:
+        raise ValueError(
+            f"Expected metadata that name {name!r} for this output only. Received: they name it for something else, "
+            f"too. {_ANEW}"
+        )
+    fields = {"name": name.encode(), "description": _DESCRIPTION, "type": AXIS_LABELS}
+    entry.tables("associated_files").append(MetadataTable("AssociatedFile", fields))
+    stale = {_name(each) for each in old} - names
+    return {key: content for key, content in files.items() if key not in stale} | {name: labels}
+
+
+def _name(table: MetadataTable) -> str:
+    return table.fields.get("name", b"").decode("utf-8", "replace")
+
+
+def _add_range(entry: MetadataTable, graph: Model, position: int) -> None:
+    """Say that an output is from 0 to 1 where the operator that makes it says so."""
+    main = graph.subgraphs[0]
+    index = main.outputs[position]
+    makers = {tensor: operator for operator in main.operators for tensor in operator.outputs}
+    while index in makers and makers[index].name == "DEQUANTIZE":
+        index = makers.pop(index).inputs[0]
+    is_float = main.tensors[main.outputs[position]].dtype == "float32"
+    if is_float and index in makers and makers[index].name in _PROBABILITIES:
+        limits = {"max": np.ones(1, np.float32), "min": np.zeros(1, np.float32)}
+        entry.fields.setdefault("stats", MetadataTable("Stats", limits))
+
+
+def _normalize(
+    entries: list[MetadataTable], inputs: Sequence[TensorInfo], mean: _Numbers | None, std: _Numbers | None
+) -> None:
+    """Give the only input its normalization in place of the one that it has, and the range that follows."""
+    if len(inputs) != 1 or inputs[0].dtype not in _NORMALIZED_TYPES:
+        raise ValueError(
+            f"Expected a file with one input, of {', '.join(_NORMALIZED_TYPES)}, for `mean` and `std`. Received: the "
+            f"inputs {', '.join(map(str, inputs)) or 'none'}. Leave both out."
+        )
+    if mean is None or std is None:
+        raise ValueError(f"Expected both `mean` and `std`. Received: mean={mean!r}, std={std!r}. Pass 0 or 1.")
+    (entry,), (info,) = entries, inputs
+    channels = info.shape[-1] if info.shape else None
+    means, stds = _per_channel(mean, "mean", channels), _per_channel(std, "std", channels)
+    means, stds = (array.copy() for array in np.broadcast_arrays(means, stds))
+    units = [unit for unit in entry.tables("process_units") if _options_kind(unit) != "NormalizationOptions"]
+    options = MetadataTable("NormalizationOptions", {"mean": means, "std": stds})
+    entry.fields["process_units"] = [MetadataTable("ProcessUnit", {"options": options}), *units]
+    entry.fields.pop("stats", None)  # of the older normalization
+    if _is_image(info) and info.dtype != "int8":
+        low, high = _PIXELS[:, None] if info.dtype == "uint8" else (_PIXELS[:, None] - means) / stds
+        entry.fields["stats"] = MetadataTable(
+            "Stats", {"max": high.astype(np.float32), "min": low.astype(np.float32)}
+        )
+
+
+def _options_kind(unit: MetadataTable) -> str:
+    return unit.fields["options"].kind if "options" in unit.fields else ""
+
+
+def _per_channel(value: _Numbers, argument: str, channels: int | None) -> np.ndarray:
+    """Return one number, or one for each channel."""
+    listed = value.tolist() if isinstance(value, np.ndarray) else value
+    values = listed if isinstance(listed, Sequence) and not isinstance(listed, str) else [listed]
+    above = 0 if argument == "std" else -math.inf
+    checked = np.array([check_number(each, argument, above=above) for each in values], np.float64)
+    with np.errstate(over="ignore"):
+        numbers = checked.astype(np.float32)
+    if not np.isfinite(numbers).all() or argument == "std" and not (numbers > 0).all():
+        raise ValueError(f"Expected `{argument}` to fit into float32. Received: {argument}={value!r}.")
+    if len(numbers) not in (1, channels):
+        raise ValueError(
+            f"Expected one number in `{argument}`, or one for each of the {channels or 'unknown number of'} "
+            f"channels. Received: {argument}={value!r}. Pass one for each channel, in the order of the input's last "
+            "axis."
+        )
+    return numbers

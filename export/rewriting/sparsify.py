@@ -20,27 +20,35 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tfprune.base.spec import check_number
-from tfprune.export.file.files.metadata import REDUCED_PRECISION
-from tfprune.export.file.files.source import Source
+from tfprune.export.file import schema
+from tfprune.export.file.document import numbers_operators
+from tfprune.export.file.metadata import REDUCED_PRECISION
 from tfprune.export.file.model_file import ModelFile, fitting
+from tfprune.export.file.pack import Source
+from tfprune.export.file.reader import Subgraph, Tensor
 from tfprune.export.file.report import fraction_of_zeros, shape_text
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import numbers_operators
-from tfprune.export.file.tflite.reader import Subgraph, Tensor
-from tfprune.export.rewriting.shapes.pointwise import make_pointwise, pointwise_refusal
-from tfprune.export.rewriting.weights.merge_constants import merge_constants
-from tfprune.export.rewriting.weights.sparse_eligible import INTEGER, WeightUse, weight_uses
-from tfprune.export.rewriting.weights.sparse_encoding import BLOCK, SparseEncoding, encode_blocks, encode_rows
-from tfprune.export.rewriting.weights.sparse_graph import Rewriter, lower_versions
+from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.sparse_graph import (
+    BLOCK,
+    INTEGER,
+    Rewriter,
+    SparseEncoding,
+    WeightUse,
+    encode_blocks,
+    encode_rows,
+    lower_versions,
+    merge_constants,
+    weight_uses,
+)
 from tfprune.report import Report, table
 
-FORMS = ("csr", "block", "pointwise")
-DENSE = "dense"
-SHARED = "it shares its values with a tensor that stays dense"
-GAINLESS = "the file would not be smaller"
-OF_OTHERS = "other graphs than the first read it, and stay as they are"
-KERNELLESS = "no kernel takes its blocks"
-SPARSE_OVERHEAD_BYTES = 400  # bytes that a sparse tensor and its operators take besides values and indices, about
+_FORMS = ("csr", "block", "pointwise")
+_DENSE = "dense"
+_SHARED = "it shares its values with a tensor that stays dense"
+_GAINLESS = "the file would not be smaller"
+_OF_OTHERS = "other graphs than the first read it, and stay as they are"
+_KERNELLESS = "no kernel takes its blocks"
+_SPARSE_OVERHEAD_BYTES = 400  # bytes that a sparse tensor and its operators take besides values and indices, about
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Sparsified(Report):
         return table(header, [*lines, total], left=4)
 
 
-def sparsify(source: Source, *, forms: Collection[str] = FORMS, min_sparsity: float = 0.0) -> Sparsified:
+def sparsify(source: Source, *, forms: Collection[str] = _FORMS, min_sparsity: float = 0.0) -> Sparsified:
     """Store the weights of a .tflite file sparse wherever that makes the file smaller.
 
     The outputs stay the same, but for 8-bit weights with float32 activations: these compute in float32 afterwards,
@@ -154,7 +162,7 @@ class SparseForms:
             ValueError: If operators do not fit their tensors.
         """
         with fitting(self._file):
-            result, rows = self._sparse(forms, min_sparsity, KERNELLESS)
+            result, rows = self._sparse(forms, min_sparsity, _KERNELLESS)
             if any(row.form in ("csr", "pointwise") for row in rows) and result.hazards:
                 rest = [form for form in forms if form == "block"]
                 reason = f"with sparse weights XNNPACK fails on ARM, at {result.hazards[0]}"
@@ -177,7 +185,7 @@ class SparseForms:
             _rewrite(model, groups)
             result = self._once(file.saved(model))
         if len(result.content) >= len(self._file.content):
-            result, groups = self._file, [replace(group, reason=group.reason or GAINLESS) for group in groups]
+            result, groups = self._file, [replace(group, reason=group.reason or _GAINLESS) for group in groups]
         return result, tuple(group.row() for group in groups)
 
     def _once(self, file: ModelFile) -> ModelFile:
@@ -206,7 +214,7 @@ class _Group:
             shape=tensor.shape,
             dtype=tensor.dtype,
             sparsity=fraction_of_zeros(tensor.nnz or 0, tensor.size),
-            form=DENSE if encoded is None else "pointwise" if self.pointwise else encoded.form,
+            form=_DENSE if encoded is None else "pointwise" if self.pointwise else encoded.form,
             dense_bytes=tensor.bytes,
             bytes=tensor.bytes if encoded is None else encoded.bytes_for(len(self.members)),
             reason=self.reason,
@@ -214,10 +222,10 @@ class _Group:
 
 
 def _check(forms: Collection[str], min_sparsity: float) -> None:
-    message = f"Expected `forms` to name one or more of {list(FORMS)}. Received: forms={forms!r}"
+    message = f"Expected `forms` to name one or more of {list(_FORMS)}. Received: forms={forms!r}"
     if isinstance(forms, str) or not isinstance(forms, Collection):
         raise TypeError(f"{message} of type {type(forms).__name__}. Put the names into a list.")
-    if not forms or any(form not in FORMS for form in forms):
+    if not forms or any(form not in _FORMS for form in forms):
         raise ValueError(f"{message}.")
     check_number(min_sparsity, "min_sparsity", least=0, most=1)
 
@@ -231,11 +239,11 @@ def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:
             group.members.append((number, use))
             same = (tensor.shape, tensor.dtype) == (group.tensor.shape, group.tensor.dtype)
             alone = len(group.members) == 1
-            group.reason = group.reason or (use.reason if alone else SHARED if use.reason or not same else "")
+            group.reason = group.reason or (use.reason if alone else _SHARED if use.reason or not same else "")
     holders = Counter(tensor.buffer for graph in graphs for tensor in graph.tensors)
     for buffer, group in groups.items():
         if holders[buffer] > len(group.members):
-            group.reason = group.reason or SHARED
+            group.reason = group.reason or _SHARED
     return [*groups.values()]
 
 
@@ -258,7 +266,7 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], min_spa
     if ("pointwise" if group.pointwise else "csr") in forms:
         encodings.append(encode_rows(array))
     encoded = min(encodings, key=lambda encoded: encoded.bytes, default=None)
-    copies, overhead = len(group.members), SPARSE_OVERHEAD_BYTES * len(group.members)
+    copies, overhead = len(group.members), _SPARSE_OVERHEAD_BYTES * len(group.members)
     if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:
         group.reason = f"sparse it takes {encoded.bytes_for(copies):,} bytes, and about {overhead} for its operators"
     else:
@@ -271,10 +279,10 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
     if numbers_operators(model):
         return "the file names its operators by number"
     if any(entry.buffer == group.tensor.buffer for entry in metadata):
-        return SHARED
+        return _SHARED
     starts = {entry.subgraphIndex for entry in model.signatureDefs or ()}
     if starts - {0} and any(number for number, _ in group.members):
-        return OF_OTHERS
+        return _OF_OTHERS
     for number, use in group.members:
         quantization = model.subgraphs[number].tensors[use.tensor].quantization
         if quantization is not None and (quantization.details is not None or np.any(quantization.zeroPoint)):

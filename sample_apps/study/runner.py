@@ -15,7 +15,7 @@ from typing import Any
 from sample_apps.study import results
 from sample_apps.study.grid import Settings
 from sample_apps.study.training import train
-from tfprune.keras_models.tasks.task_pool import run_tasks
+from tfprune.models.tasks import run_tasks
 
 TRAIN = """
 import json, sys

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.base.axes import Equation, input_axes, matrix_axes, output_axes, parse_equation, spell_out
+from tfprune.base.arrays import _Equation, input_axes, matrix_axes, output_axes, parse_equation, spell_out
 
 # Letters -> outputs, positions, inputs of the matrix view, and the inputs whose channels the weight reads.
 LETTERS = {
@@ -93,7 +93,7 @@ def test_every_letter_has_the_role_it_was_drawn_for(drawn):
     }
 
 
-def _arrays(equation: Equation, dots: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+def _arrays(equation: _Equation, dots: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     rank = len(equation.inputs.replace("...", "")) + dots
     names = spell_out(equation.inputs, rank)
     sizes = {letter: 2 + index for index, letter in enumerate(dict.fromkeys([*names, *equation.kernel]))}

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from tfprune.base.coders import (
-    DEFLATE,
-    DICTIONARY_BYTES,
+from tfprune.base.arrays import (
+    _DEFLATE,
+    _DICTIONARY_BYTES,
+    _LZMA,
+    _STORED,
     FAR_LZMA,
-    LZMA,
-    STORED,
     compress,
     compress_quickly,
     compress_whole,
@@ -24,13 +24,13 @@ from tfprune.base.coders import (
 RANDOM = np.random.default_rng(3).bytes(40_000)
 SKEWED = np.random.default_rng(3).binomial(200, 0.02, 100_000).astype(np.uint8).tobytes()
 REPEATING = np.random.default_rng(3).bytes(500) * 80
-STREAMS = {STORED: RANDOM, DEFLATE: SKEWED, LZMA: REPEATING}
+STREAMS = {_STORED: RANDOM, _DEFLATE: SKEWED, _LZMA: REPEATING}
 
 
 def plainly(coder: int, packed: bytes) -> bytes:
-    if coder in (STORED, DEFLATE):
-        return packed if coder == STORED else zlib.decompress(packed, -15)
-    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": {LZMA: 2**22, FAR_LZMA: 2**26}[coder]}]
+    if coder in (_STORED, _DEFLATE):
+        return packed if coder == _STORED else zlib.decompress(packed, -15)
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": {_LZMA: 2**22, FAR_LZMA: 2**26}[coder]}]
     return lzma.decompress(packed, lzma.FORMAT_RAW, filters=filters)
 
 
@@ -46,19 +46,19 @@ def test_floats_of_few_values_are_packed_as_entries_of_four_bytes():
     random = np.random.default_rng(4)
     floats = random.normal(size=(16, 256)).astype("<f4")[random.integers(0, 16, 200)].tobytes()
     coder, packed = compress(floats)
-    assert coder == LZMA
+    assert coder == _LZMA
     assert plainly(coder, packed) == floats
     assert len(packed) < 0.95 * len(lzma.compress(floats, preset=9 | lzma.PRESET_EXTREME))
 
 
 def test_repeats_farther_apart_than_one_window_are_found_by_the_other_coder(monkeypatch):
-    monkeypatch.setitem(DICTIONARY_BYTES, LZMA, 2**16)
-    noise = np.random.default_rng(5).bytes(DICTIONARY_BYTES[LZMA])
+    monkeypatch.setitem(_DICTIONARY_BYTES, _LZMA, 2**16)
+    noise = np.random.default_rng(5).bytes(_DICTIONARY_BYTES[_LZMA])
     coder, packed = compress_whole(noise + b"between" + noise)
     assert coder == FAR_LZMA
     assert len(packed) < 1.01 * len(noise)
     assert expand(packed, coder, limit=3 * len(noise)) == plainly(coder, packed) == noise + b"between" + noise
-    assert compress_whole(noise[:1000] * 9)[0] == LZMA
+    assert compress_whole(noise[:1000] * 9)[0] == _LZMA
 
 
 @pytest.mark.parametrize("coder", STREAMS)
@@ -79,7 +79,7 @@ def test_more_than_the_limit_is_refused_and_so_are_parts(coder):
     _, packed = compress(data)
     with pytest.raises(ValueError, match="a stream holds more than its"):
         expand(packed, coder, limit=len(data) - 1)
-    if coder != STORED:
+    if coder != _STORED:
         with pytest.raises(ValueError, match="cut short"):
             expand(packed[:-1], coder, limit=len(data))
         with pytest.raises(ValueError, match="goes on after its end"):

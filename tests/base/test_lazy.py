@@ -8,7 +8,7 @@ import pytest
 from public_names import DOORS
 
 import tfprune
-from tfprune.base.lazy import lazy_names
+from tfprune.base.spec import lazy_names
 
 # What stood on top before the doors came, by its new place.
 LEFT = {

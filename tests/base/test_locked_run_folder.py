@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfprune.base import run_folder
-from tfprune.base.run_folder import RunFolder
+from tfprune.base import folders
+from tfprune.base.folders import RunFolder
 
 HOLDER = """
     import sys
-    from tfprune.base.run_folder import RunFolder
+    from tfprune.base.folders import RunFolder
 
     with RunFolder(sys.argv[1], settings={}, arrays=[]):
         print("held", flush=True)
@@ -28,7 +28,7 @@ HOLDER = """
 RACER = """
     import sys, time
     import numpy as np
-    from tfprune.base.run_folder import RunFolder
+    from tfprune.base.folders import RunFolder
 
     number, start = int(sys.argv[2]), float(sys.argv[3])
     time.sleep(max(0, start - time.time()))
@@ -120,7 +120,7 @@ def test_a_file_system_without_locks_warns(tmp_path, monkeypatch):
     def no_locks(file):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(run_folder, "_try_lock", no_locks)
+    monkeypatch.setattr(folders, "_try_lock", no_locks)
     with pytest.warns(UserWarning, match="cannot be locked: No locks available. Make sure that no other process"):
         opened(tmp_path)
 

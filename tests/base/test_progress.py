@@ -16,8 +16,8 @@ from terminal import Terminal, lines_of, terminal
 from tiers import in_test_ci
 
 import tfprune
-from tfprune.base import progress
-from tfprune.base.progress import Progress
+from tfprune.base import output
+from tfprune.base.output import Progress
 
 X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
 Y = X[:, :2]
@@ -81,7 +81,7 @@ def test_a_quick_call_draws_nothing():
 
 def test_a_bar_appears_in_the_middle_of_a_call_that_lasts(monkeypatch):
     now = iter([0.0, 1.0, 3.5, 4.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(now))
     with terminal(seconds=3.0) as shown:
         run(3)
     assert re.findall(r"\d/3", shown.getvalue()) == ["2/3", "3/3"]
@@ -137,7 +137,7 @@ def test_nothing_to_do_draws_nothing():
 )
 def test_verbose_is_checked(verbose, error):
     with pytest.raises(error, match="Expected `verbose`.*Received: verbose="):
-        progress.check_verbose(verbose)
+        output.check_verbose(verbose)
 
 
 def dense(*sizes):

@@ -11,7 +11,7 @@ from small_transformer import numpy, texts, transformer
 from tiers import first
 
 from tfprune import prune_units
-from tfprune.methods.one_shot import remove_in_order
+from tfprune.methods.one_shot import removal
 
 SETTINGS = {"sparsity": {"units": 0.5, "heads": 0.25}, "holdout": 0, "verbose": 0}
 
@@ -25,7 +25,7 @@ class Stopped(Exception):  # noqa: N818
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update):
     model, x = transformer(), texts()
     expected, report = prune_units(model, x, reconstruction=update, **SETTINGS)
-    whole, done = remove_in_order._moments, []
+    whole, done = removal._moments, []
 
     def stopped(*args, **kwargs):
         if len(done) == steps:
@@ -34,16 +34,14 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update
         return whole(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(remove_in_order, "_moments", stopped)
+        patch.setattr(removal, "_moments", stopped)
         with pytest.raises(Stopped):
             prune_units(model, x, reconstruction=update, folder=tmp_path, **SETTINGS)
     assert len(list(tmp_path.glob("channels_*.npz")) + list(tmp_path.glob("heads_*.npz"))) == steps
     assert not list(tmp_path.glob("*.partial"))
     counted = []
     with monkeypatch.context() as patch:
-        patch.setattr(
-            remove_in_order, "_moments", lambda *args, **kwargs: counted.append(1) or whole(*args, **kwargs)
-        )
+        patch.setattr(removal, "_moments", lambda *args, **kwargs: counted.append(1) or whole(*args, **kwargs))
         masked, other = prune_units(model, x, reconstruction=update, folder=tmp_path, **SETTINGS)
     assert len(counted) == len(report.rows) - steps
     for one, two in zip(expected.get_weights(), masked.get_weights(), strict=True):

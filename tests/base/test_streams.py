@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_streams import join_plainly
 
-from tfprune.base.streams import FORMS, NEAR, ROW_CLASSES, ROWS, SCALED, SPLITS, Split, join, split, split_rows
+from tfprune.base.arrays import _ROW_CLASSES, FORMS, NEAR, ROWS, SCALED, SPLITS, Split, join, split, split_rows
 
 ENTRIES = np.array([5, 0, 0, 0x1234, 0, 0x0100], "<u2").tobytes()
 BY_HAND = {
@@ -116,7 +116,7 @@ def test_streams_that_do_not_fit_are_refused():
         join(reader([bytes([9]), bytes(1)]), Split(1, "runs"), size=4, common=0)
     with pytest.raises(ValueError, match="rows of 0 entries around 0 do not exist"):
         join(reader([bytes([0])]), ROWS, size=4, common=0)
-    with pytest.raises(ValueError, match=f"class {ROW_CLASSES}, which does not exist"):
-        join(reader([bytes([0]), bytes([ROW_CLASSES, 0])]), ROWS, size=4, common=2**33)
+    with pytest.raises(ValueError, match=f"class {_ROW_CLASSES}, which does not exist"):
+        join(reader([bytes([0]), bytes([_ROW_CLASSES, 0])]), ROWS, size=4, common=2**33)
     with pytest.raises(ValueError, match="common entry 256 does not fit 1 bytes"):
         join(reader([bytes([0]), bytes(1)]), Split(1, "runs"), size=4, common=256)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scores import SPARSITIES, by_sorting, scores_of
 
-from tfprune.base.top_k import CACHED_VALUES, SMALLEST_SAMPLE, keep_largest, kept_count, rank_first
+from tfprune.base.arrays import _SMALLEST_SAMPLE, CACHED_VALUES, keep_largest, kept_count, rank_first
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ ADVERSARIAL = {
     "random": lambda index, stride: np.random.default_rng(0).standard_normal(index.size),
     "heavy tail": lambda index, stride: np.random.default_rng(1).standard_cauchy(index.size),
 }
-SIZES = [1, 2, 100, SMALLEST_SAMPLE - 1, SMALLEST_SAMPLE, 2 * SMALLEST_SAMPLE, CACHED_VALUES + 3]
+SIZES = [1, 2, 100, _SMALLEST_SAMPLE - 1, _SMALLEST_SAMPLE, 2 * _SMALLEST_SAMPLE, CACHED_VALUES + 3]
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ADVERSARIAL)
 def test_selection_equals_sorting(size, kind):
-    values = ADVERSARIAL[kind](np.arange(size), max(size // SMALLEST_SAMPLE, 1) | 1).astype(np.float32)
+    values = ADVERSARIAL[kind](np.arange(size), max(size // _SMALLEST_SAMPLE, 1) | 1).astype(np.float32)
     before = values.copy()
     fractions = (0.0, 0.001, 0.1, 0.5, 0.77, 0.9, 0.995, 1.0)
     for count in sorted({max(int(size * fraction), 1) for fraction in fractions}):
@@ -72,7 +72,7 @@ def test_selection_equals_sorting(size, kind):
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 4 * SMALLEST_SAMPLE), st.integers(1, 64), st.integers(1, 10**6), SPARSITIES)
+@given(st.integers(1, 4 * _SMALLEST_SAMPLE), st.integers(1, 64), st.integers(1, 10**6), SPARSITIES)
 def test_selection_equals_sorting_for_periodic_arrays(size, period, factor, sparsity):
     scores = (np.arange(size) * factor % 10007 % period).astype(np.float32)
     count = kept_count(size, sparsity)

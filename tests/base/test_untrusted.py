@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 from mutations import changed_archive, changed_bytes
 
-from tfprune.base import untrusted
-from tfprune.base.untrusted import MOST_ARRAYS, UNREADABLE, parse_json, read_arrays, read_fields, reading
+from tfprune.base import folders
+from tfprune.base.folders import _MOST_ARRAYS, UNREADABLE, parse_json, read_arrays, read_fields, reading
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), arrays(scalar_dtypes(), array_shapes(min_dims=0, min_side=0))))
@@ -65,7 +65,7 @@ def test_a_small_archive_of_a_large_array_is_refused(tmp_path):
 
 
 def test_too_many_entries_are_refused_before_they_are_read(tmp_path):
-    (tmp_path / "arrays.npz").write_bytes((b"PK\x01\x02" + bytes(42)) * (MOST_ARRAYS + 1))
+    (tmp_path / "arrays.npz").write_bytes((b"PK\x01\x02" + bytes(42)) * (_MOST_ARRAYS + 1))
     check_refused(tmp_path / "arrays.npz", "more than 131,072 arrays")
 
 
@@ -97,7 +97,7 @@ def test_what_is_not_json_is_refused_in_few_words(text):
 
 
 def test_json_is_bounded(monkeypatch):
-    monkeypatch.setattr(untrusted, "LARGEST_JSON", 10)
+    monkeypatch.setattr(folders, "LARGEST_JSON", 10)
     assert parse_json(b"[1, 2, 3]") == [1, 2, 3]
     with pytest.raises(ValueError, match="at most 10 bytes of JSON. Received: 12"):
         parse_json(b"[1, 2, 3, 4]")

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.criteria.class_moments import ClassMoments
+from tfprune.facts import ClassMoments
 
 SEEDS = st.integers(0, 2**32 - 1)
 

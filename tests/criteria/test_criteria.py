@@ -25,8 +25,7 @@ from tfprune.criteria import (
     Taylor,
     Wanda,
 )
-from tfprune.criteria.class_moments import ClassMoments
-from tfprune.criteria.facts import UnknownFact
+from tfprune.facts import ClassMoments, UnknownFact
 from tfprune.patterns import Unstructured
 
 SHAPE = (40, 30)

@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.criteria import FACTS, Criterion, Evidence, Fact, UnknownFact, register_fact
+from tfprune.criteria import Criterion, Evidence
+from tfprune.facts import FACTS, Fact, UnknownFact, register_fact
 
 layers = keras.layers
 LOSS = "sparse_categorical_crossentropy"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export import Runner, benchmark, inspect, verify
-from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.container import read_model
 
 LEAST_SPARSITY = 0.5  # of a file whose kernels are 90 % zeros: biases, tables and normalizations have none
 UNKNOWN = "Didn't find op"  # what an interpreter says that is older than a file's operators

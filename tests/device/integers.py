@@ -86,7 +86,7 @@ def make(folder: Path) -> list[dict[str, str]]:
 
 
 def _write(folder: Path, kind: str, form: str, model: Any, data: list[Any]) -> dict[str, str]:
-    from tfprune.export.keras_side.converting.convert import convert
+    from tfprune.export.keras_side.convert import convert
 
     row = {"kind": kind, "format": form, "file": f"{kind.replace(', ', '_')}_{form}.tflite"}
     if (folder / row["file"]).with_suffix(".npz").exists():  # from a run that was stopped
@@ -120,7 +120,7 @@ def _stored(path: Path, content: bytes, data: list[Any]) -> dict[str, str]:
     import numpy as np
 
     from tfprune.export import Runner
-    from tfprune.export.file.tflite.editor import load_objects, save_objects
+    from tfprune.export.file.document import load_objects, save_objects
 
     model = load_objects(content)
     for tensor in model.subgraphs[0].tensors:

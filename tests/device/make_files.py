@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from models import Network, network
 
-from tfprune.export.device.processes.child_process import Completed
-from tfprune.export.file.files.codec import encode
+from tfprune.export.device.processes import Completed
+from tfprune.export.file.container import encode
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.keras_side.converting import convert as conversion
-from tfprune.export.keras_side.converting.convert import convert
-from tfprune.export.keras_side.converting.convert_job import convert_job
-from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready
-from tfprune.export.rewriting.shapes.explicit_padding import spell_out_padding
+from tfprune.export.keras_side import convert as conversion
+from tfprune.export.keras_side.convert import _convert_job, convert
+from tfprune.export.keras_side.sparse_ready import make_sparse_ready
+from tfprune.export.rewriting.shapes import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
 
 NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all
@@ -65,7 +64,7 @@ def make(name: str, folder: Path) -> list[dict]:
 
 def _convert_here(module: str, folder: Path, **settings: Any) -> Completed:
     """Do what the converter's own process does, which takes longer to load TensorFlow than to convert these."""
-    convert_job(folder)
+    _convert_job(folder)
     return Completed(ok=True, reason="", output="")
 
 

@@ -10,7 +10,7 @@ from make_files import make_all, write_arrays
 from models import MODELS, Network, network
 
 from tfprune.export import to_tflite
-from tfprune.export.device.running.format_tolerance import TOLERANCES
+from tfprune.export.device.verify import TOLERANCES
 
 # What the dense column and the sparse one ask for; "auto" may still find that dense is better.
 CHOICES: dict[str, dict[str, Any]] = {"no": {"optimize": "dense"}, "yes": {"optimize": "latency"}}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tfprune.export.file.tflite.editor import save_objects
+from tfprune.export.file.document import save_objects
 
 HERE = Path(__file__).parent
 CRASHING = f"""#!{sys.executable}

@@ -14,7 +14,7 @@ import pytest
 from export_table import Export, convert, export_of, read, write
 from once import filled_once
 
-from tfprune.export.device.processes.child_process import Completed, name_of
+from tfprune.export.device.processes import Completed, name_of
 
 # Beside keras_side; test_verify and test_forms start processes, and files that crash.
 CHECKED_HERE = (
@@ -29,12 +29,12 @@ APART = ("test_convert", "test_cli", "test_scripts")  # where the converter has 
 
 @contextmanager
 def _converting_here() -> Iterator[None]:
-    from tfprune.export.keras_side.converting import convert
-    from tfprune.export.keras_side.converting.convert_job import convert_job
+    from tfprune.export.keras_side import convert
+    from tfprune.export.keras_side.convert import _convert_job
 
     def work(child: Any, folder: Path, **settings: Any) -> Completed:
-        assert name_of(child).startswith(f"{convert_job.__module__}:")
-        convert_job(folder)
+        assert name_of(child).startswith(f"{_convert_job.__module__}:")
+        _convert_job(folder)
         return Completed(ok=True, reason="", output="")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -50,15 +50,12 @@ def converting_here():
 
 @contextmanager
 def _checking_here() -> Iterator[None]:
-    from tfprune.export.device.generating import write_job
-    from tfprune.export.device.processes import device
-    from tfprune.export.device.running import quantization_error, rounding, verify
-    from tfprune.export.pruning import apart, pruning_job
-    from tfprune.export.pruning.shrinking import shrinking_job
+    from tfprune.export.device import generator, processes, quantization_error, verify
+    from tfprune.export.pruning import prune, shrink
 
-    run_apart = device.run_job
-    jobs = {name_of(each._run_job): each._run_job for each in (verify, rounding, pruning_job, shrinking_job)}
-    jobs[name_of(write_job.run_write_job)] = write_job.run_write_job
+    run_apart = processes.run_job
+    jobs = {name_of(each._run_job): each._run_job for each in (verify, quantization_error, prune, shrink)}
+    jobs[name_of(generator._run_write_job)] = generator._run_write_job
 
     def run_here(work: Any, folder: str, *, timeout: float, **settings: Any) -> Completed:
         if name_of(work) not in jobs:
@@ -70,10 +67,10 @@ def _checking_here() -> Iterator[None]:
         return Completed(ok=True, reason="", output="")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "run_job", run_here)
+        patch.setattr(processes, "run_job", run_here)
         patch.setattr(quantization_error, "run_job", run_here)
-        patch.setattr(apart, "run_job", run_here)
-        patch.setattr(write_job, "run_job", run_here)
+        patch.setattr(prune, "run_job", run_here)
+        patch.setattr(generator, "run_job", run_here)
         yield
 
 
@@ -172,7 +169,7 @@ def sparse() -> bytes:
 @pytest.fixture(scope="session")
 def joined() -> Callable[[bytes, bytes], bytes]:
     """Return a function that puts two files into one, with the signatures `first` and `second`."""
-    from tfprune.export.file.tflite.editor import load_objects, save_objects
+    from tfprune.export.file.document import load_objects, save_objects
 
     def join(first: bytes, second: bytes) -> bytes:
         model, other = load_objects(first), load_objects(second)

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export.file.files.codec import encode
-from tfprune.export.file.files.pack import pack
+from tfprune.export.file.container import encode
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.micro.candidates import Candidates
+from tfprune.export.file.pack import pack
+from tfprune.export.micro.micro import _Candidates
 from tfprune.export.rewriting.sparsify import sparsify
 
 INT8 = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     for name, data in plain_files().items():
         forms = {"plain": data, "sparse": sparsify(data).data, "packed": pack(data), "xz": encode(data, "xz")}
         if name in ("dense", "int8"):
-            candidates = Candidates(ModelFile(data))
+            candidates = _Candidates(ModelFile(data))
             forms["micro"] = candidates.write((1,) * candidates.layers).file.content
         for form, content in {**forms, "gzip": encode(data, "gzip")}.items():
             (folder / f"{name}-{form}").write_bytes(content)

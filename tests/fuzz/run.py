@@ -130,11 +130,10 @@ def targets() -> dict:
     """Import what is fuzzed."""
     from ai_edge_litert import interpreter, schema_py_generated  # noqa: F401  (loaded before memory is limited)
 
-    from tfprune.export.file.files.unpack import unpack
-    from tfprune.export.file.inspecting.inspect import inspect
-    from tfprune.export.file.inspecting.page import page
-    from tfprune.export.file.tflite.editor import load_objects
-    from tfprune.export.file.tflite.reader import read
+    from tfprune.export.file.document import load_objects
+    from tfprune.export.file.inspect import inspect, page
+    from tfprune.export.file.pack import unpack
+    from tfprune.export.file.reader import read
 
     return {
         "read": read,
@@ -151,9 +150,9 @@ def targets() -> dict:
 def unpack_in_parts(data: bytes) -> None:
     """Write a file for microcontrollers, as far as that goes without its interpreter."""
     from tfprune.export.file.model_file import ModelFile
-    from tfprune.export.micro.candidates import Candidates
+    from tfprune.export.micro.micro import _Candidates
 
-    candidates = Candidates(ModelFile.open(data))
+    candidates = _Candidates(ModelFile.open(data))
     candidates.write(candidates.plan(2**40, 0))
     candidates.write(candidates.plan(candidates.caps[0] + 64, 0))
 
@@ -166,7 +165,7 @@ def limit_memory(most: int) -> None:
 
 def run_in_child(work: Callable[[bytes], None], data: bytes) -> None:
     """Run a file in a child; a native crash ends the child alone, and its input is kept."""
-    from tfprune.export.file.files.model_file import read_model
+    from tfprune.export.file.container import read_model
 
     plain = read_model(data)  # here, so that libFuzzer sees the way through our own checks
     child = os.fork()
@@ -200,8 +199,7 @@ def run(work: Callable[[bytes], None], plain: bytes) -> int:
 
 
 def predict(plain: bytes) -> None:
-    from tfprune.export.device.running.inputs import random_inputs
-    from tfprune.export.device.running.runner import Runner
+    from tfprune.export.device.runner import Runner, random_inputs
 
     runner = Runner(plain)
     runner.predict(random_inputs(runner.inputs, runner.outputs, rows=1))
@@ -209,14 +207,14 @@ def predict(plain: bytes) -> None:
 
 def measure(plain: bytes) -> None:
     """Do what the process of the interpreter for microcontrollers does, which takes RuntimeErrors for refusals."""
-    from tfprune.export.device.running.inputs import random_inputs
-    from tfprune.export.file.tflite.reader import read
-    from tfprune.export.micro.interpreter import load_and_run
+    from tfprune.export.device.runner import random_inputs
+    from tfprune.export.file.reader import read
+    from tfprune.export.micro.interpreter import _load_and_run
 
     model = read(plain)
     inputs = random_inputs(model.inputs, model.outputs, rows=1)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(RuntimeError):
-        load_and_run(plain, inputs, outputs=len(model.outputs), said=Path(folder, "said"))
+        _load_and_run(plain, inputs, outputs=len(model.outputs), said=Path(folder, "said"))
 
 
 if __name__ == "__main__":

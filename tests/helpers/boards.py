@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.export import Remote
-from tfprune.export.device.remote.messages import MARK, Message, send
+from tfprune.export.device.remote import _MARK, _Message, _send
 
 HELLO = {"python": "3.11", "numpy": "2.0", "board": "board"}
 DONE = {"ok": True, "reason": "", "output": ""}
@@ -37,7 +37,7 @@ def board_that_says(content: bytes, folder: Path) -> Remote:
 def said(*messages: tuple[Any, dict[str, bytes]], banner: bytes = b"") -> bytes:
     """Return what a board says: a banner, the mark, and messages."""
     stream = io.BytesIO()
-    stream.write(banner + MARK)
+    stream.write(banner + _MARK)
     for header, contents in messages:
-        send(stream, Message(header, contents))
+        _send(stream, _Message(header, contents))
     return stream.getvalue()

@@ -26,8 +26,8 @@ from boards import DONE, HELLO, board_that_says
 from mutations import OTHERS, changed_archive, changed_bytes, changed_json
 
 from tfprune.export import benchmark, verify
-from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.device.remote.messages import MARK
+from tfprune.export.device.processes import read_job, write_job
+from tfprune.export.device.remote import _MARK
 
 FILE = Path(__file__).parents[1] / "saved" / "packed.tfz"
 MEMORY = 2**29  # bytes
@@ -140,7 +140,7 @@ def conversation(random: Random, files: dict[str, bytes]) -> bytes:
     sizes = [len(text) if random.random() < 0.98 else random.choice([0, 2**20, 2**63]) for text in texts]
     framed = [size.to_bytes(8, "big") + text for size, text in zip(sizes, texts, strict=True)]
     banner = random.randbytes(random.choice([10, 10**6, 2 * 10**6])) if kind == "banner" else b""
-    said = b"".join([banner, MARK, *framed, *files.values()])
+    said = b"".join([banner, _MARK, *framed, *files.values()])
     return changed_bytes(said, random) if kind == "bytes" else said
 
 

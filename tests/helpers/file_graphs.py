@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import add_constant, add_operator, save_objects
+from tfprune.export.file import schema
+from tfprune.export.file.document import add_constant, add_operator, save_objects
 
 SAME, VALID = 0, 1
 FLOAT = 0

@@ -18,8 +18,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from tfprune.export.compressing.trials.recipe import Recipe, training_recipe
-from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
+from tfprune.export.compressing.trials import MeasuredFile, Recipe, Trial, training_recipe
 
 MAX_DROP = 0.01
 SAMPLES, BATCH = 12_800, 32  # 400 steps in an epoch

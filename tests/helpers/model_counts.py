@@ -37,7 +37,7 @@ def counted_models() -> Iterator[Counted]:
 def counted_copies() -> Iterator[Counted]:
     """Count calls of `twin`, wherever it was imported, and instances of Keras' models."""
     import tfprune
-    from tfprune.keras_models.copying.twin import twin
+    from tfprune.models.twin import twin
 
     for name in tfprune.__all__:
         getattr(tfprune, name)  # a module that is loaded later would keep the function that counts

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfprune.export.device.processes.fork_server import CAN_FORK, ForkServer
+from tfprune.export.device.processes import _CAN_FORK, _ForkServer
 
 ROOT = Path(__file__).parents[2]
 HELPERS = str(Path(__file__).parent)
@@ -60,7 +60,7 @@ def forked(*arguments: str | Path, folder: Path, **environment: str) -> Ended:
 
     `forked_program` is the other side.
     """
-    if not CAN_FORK:
+    if not _CAN_FORK:
         return started(*arguments, folder=folder, **environment)
     with tempfile.TemporaryDirectory() as files:
         Path(files, "arguments.json").write_text(json.dumps([str(argument) for argument in arguments]))
@@ -89,14 +89,14 @@ def _environment(changes: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONIOENCODING": "utf-8", **changes}
 
 
-_warm: list[ForkServer] = []  # none or one
+_warm: list[_ForkServer] = []  # none or one
 
 
-def _warm_process() -> ForkServer:
+def _warm_process() -> _ForkServer:
     environment = _environment({"PYTHONPATH": HELPERS})
     if not (_warm and _warm[0].fits(environment)):
         _end()
-        _warm.append(ForkServer("warm", environment))
+        _warm.append(_ForkServer("warm", environment))
     return _warm[0]
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.compact.fine_tuning.prune_report import PruneReport
+from tfprune.compact.prune_to import PruneReport
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 12)).astype("float32")

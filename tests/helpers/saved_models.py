@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 import tfprune
-import tfprune.keras_models.copying.in_place
-import tfprune.tfmot.wrapper  # where another test imported tfprune before Keras, Keras does not know the wrappers yet
+import tfprune.models.in_place
+import tfprune.tfmot.prune
 from tfprune import criteria, patterns, tfmot
 
 

@@ -11,12 +11,9 @@ import keras
 import numpy as np
 
 import tfprune.export.compressing.compress as compressing
-from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.search_policy import SearchSettings
-from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
-from tfprune.export.compressing.trials.file_metric import FileMetric
-from tfprune.export.compressing.trials.trial_runner import TrialRunner
+from tfprune.export.compressing.compress import Search
+from tfprune.export.compressing.evaluate import FileEvaluator, FileMetric, TrialRunner
+from tfprune.export.compressing.policy import SearchLoop, SearchSettings
 
 SHORT = SearchSettings(shortest_trial_fraction=0.0, long_trial_factor=2)
 

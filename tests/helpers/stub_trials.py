@@ -24,13 +24,12 @@ import keras
 import numpy as np
 
 import tfprune.export.compressing.compress as compressing
-import tfprune.export.compressing.search_limit as search_limit
-import tfprune.export.compressing.search_loop as searching
-from tfprune.export.compressing.results.compress_report import CompressReport
-from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.trials.file_metric import FileMetric
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.export.compressing.trials.trial_runner import LateError
+import tfprune.export.compressing.compress as search_limit
+import tfprune.export.compressing.policy as searching
+from tfprune.export.compressing.compress import Search
+from tfprune.export.compressing.evaluate import FileMetric, LateError
+from tfprune.export.compressing.report import CompressReport
+from tfprune.export.compressing.trials import Recipe
 
 TRIALS = 12  # of the search that tests share
 SCORE = 0.9  # of the original model

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from unittest import mock
 
-from tfprune.base import progress
+from tfprune.base import output
 
 
 class Terminal(io.StringIO):
@@ -33,6 +33,6 @@ def terminal(*, seconds: float = 0.0) -> Iterator[Terminal]:
     """Print on a terminal, where a bar appears after some seconds."""
     with (
         contextlib.redirect_stdout(Terminal()) as shown,
-        mock.patch.object(progress, "SECONDS_BEFORE_A_BAR", seconds),
+        mock.patch.object(output, "_SECONDS_BEFORE_A_BAR", seconds),
     ):
         yield shown

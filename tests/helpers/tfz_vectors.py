@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfprune.base.streams import FORMS, split, split_rows
+from tfprune.base.arrays import FORMS, split, split_rows
 
 FOLDER, DAMAGED = (Path(__file__).parents[1] / "readers" / name for name in ("vectors", "damaged"))
 ROW = 37  # entries, so that the last row is shorter

@@ -27,10 +27,10 @@ MODULES = ["tfprune", "tfprune.export"] + [
 
 # More than a second of one processor, or KerasHub's import.
 LONG = {"tfprune.export", "tfprune.export.command_line"}
-LONG |= {"tfprune.compact.fine_tuning.prune_report", "tfprune.compact.fine_tuning.prune_to"}
-LONG |= {"tfprune.export.micro.micro_report", "tfprune.export.rewriting.export_report"}
+LONG |= {"tfprune.compact.prune_to"}
+LONG |= {"tfprune.export.micro.reports", "tfprune.export.rewriting.rewrite"}
 LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune_few_shot", "moments.moment_cosines")}
-LONG |= {name for name in MODULES if ".generating." in name or name.endswith("embedder")}
+LONG |= {name for name in MODULES if name.endswith((".generator", ".writer_file", ".to_generator"))}
 SEARCH = "tfprune.export.compressing.compress"  # half a minute; so do docs/howto/commands.md and release/trials.py
 
 
@@ -87,7 +87,7 @@ def encoder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", map(marked, MODULES))
 def test_examples(name, tmp_path, monkeypatch, request):
-    if name.startswith("tfprune.methods.federated_flower."):
+    if name.startswith("tfprune.methods.federated."):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
     if "micro" in name:
         pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")

@@ -50,7 +50,7 @@ def test_the_page_of_commands_is_one_page_with_the_head_that_assistants_read():
     assert len(lines) <= 120
     named = set(re.findall(r"[\w/]+\.md\b|llms\.txt", SKILL)) & {"llms.txt", *re.findall(r"docs/[\w/]+\.md", SKILL)}
     assert len(named) > 3 and all((ROOT / name).is_file() for name in named)
-    codes = cli.EPILOG.partition("exit codes:")[2]
+    codes = cli._EPILOG.partition("exit codes:")[2]
     assert re.findall(r"^\| (\d) \|", SKILL, re.MULTILINE) == re.findall(r"^  (\d)  ", codes, re.MULTILINE)
 
 
@@ -74,6 +74,6 @@ def test_the_commands_of_the_page_run_one_after_the_other(tmp_path, monkeypatch)
     for line in COMMANDS:
         printed, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-            code = cli.main(shlex.split(line)[1:])
+            code = cli._main(shlex.split(line)[1:])
         assert code == 0, (line, printed.getvalue(), errors.getvalue())
     assert Path("sparse.tflite.md").is_file() and list(Path("compressed").glob("*.tflite.md"))

@@ -15,8 +15,11 @@ HEAVY = ["keras", "tensorflow", "torch", "jax", "ai_edge_litert", "matplotlib", 
 PURE = ["schedules", "patterns", "criteria", "allocation", "report", "base.spec"]
 EXPORT = Path(__file__).parents[2] / "export"
 # What needs Keras when it is imported; of the command line only these, as its commands open what they need.
-BEHIND_THE_WALL = {"compressing", "keras_side/sparse_ready", "keras_side/preparing", "keras_side/converting"}
-BEHIND_THE_WALL |= {"keras_side/generating", "command_line/saved_models", "command_line/demo.py"}
+BEHIND_THE_WALL = {"compressing", "command_line/saved_models.py", "command_line/demo.py"}
+BEHIND_THE_WALL |= {f"keras_side/{path.name}" for path in (EXPORT / "keras_side").glob("*.py")} - {
+    "keras_side/loading.py"
+}
+BEHIND_THE_WALL -= {"keras_side/__init__.py"}
 
 
 def device_half() -> list[str]:

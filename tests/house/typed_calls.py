@@ -15,15 +15,15 @@ import numpy as np
 import tfprune
 import tfprune.export
 from tfprune import criteria, federated, patterns, schedules, tfmot
-from tfprune.compact.fine_tuning.prune_report import PruneReport
-from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport
-from tfprune.compact.shrinking.budget import Budget
-from tfprune.compact.shrinking.ranking_report import RankingReport
+from tfprune.compact.plan import Budget
+from tfprune.compact.prune_to import PruneReport
+from tfprune.compact.rank import RankingReport
+from tfprune.compact.reconstruct import ReconstructionReport
 from tfprune.export import Runner, to_tflite
-from tfprune.masking.permuting.permutation_report import PermutationReport
-from tfprune.masking.training.sensitivity_report import SensitivityReport
-from tfprune.masking.wrapping.sparsity_report import SparsityReport
-from tfprune.methods.one_shot.putri_report import PutriReport
+from tfprune.masking.permute_channels import PermutationReport
+from tfprune.masking.sensitivity import SensitivityReport
+from tfprune.masking.strip import SparsityReport
+from tfprune.methods.one_shot.removal import PutriReport
 
 # Keras ships no types, so to mypy each of its models and layers is `Any`.
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.graph import trace_to_run
-from tfprune.methods.one_shot.judges import OutputLoss, run
+from tfprune.methods.one_shot.removal import OutputLoss, run
+from tfprune.models.graph import trace_to_run
+from tfprune.models.training import Batches
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 hub_models = pytest.importorskip("hub_models")

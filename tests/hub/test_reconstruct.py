@@ -8,8 +8,8 @@ import pytest
 from tiers import first
 
 import tfprune
-from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.masking.wrapping.flat_copy import flat_copy
+from tfprune.masking.strip import flat_copy
+from tfprune.models.anatomy import Anatomy
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 hub_models = pytest.importorskip("hub_models")

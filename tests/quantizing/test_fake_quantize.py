@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from tfprune.quantizing.fake_quantize import fake_quantize, fake_quantize_weight, on_grid
+from tfprune.quantizing.quantized import _fake_quantize, _fake_quantize_weight, _on_grid
 
 RNG = np.random.default_rng(0)
 
@@ -16,17 +16,17 @@ RNG = np.random.default_rng(0)
 def test_a_range_by_hand():
     # 255 steps of 0.01 from -0.5: integers 0 to 255 with zero at 50
     values = np.float32([-9.0, -0.5, -0.004, 0.0, 0.006, 0.123, 2.05, 9.0])
-    rounded = ops.convert_to_numpy(fake_quantize(values, (-0.5, 2.05)))
+    rounded = ops.convert_to_numpy(_fake_quantize(values, (-0.5, 2.05)))
     np.testing.assert_allclose(rounded, [-0.5, -0.5, 0.0, 0.0, 0.01, 0.12, 2.05, 2.05], atol=1e-6)
 
 
 @given(st.floats(-50, 0, width=32), st.floats(0.0625, 50, width=32))
 def test_zero_is_on_the_grid_and_nothing_is_moved_by_more_than_half_a_step(low, high):
-    start, end = (float(bound) for bound in on_grid(low, high))
+    start, end = (float(bound) for bound in _on_grid(low, high))
     scale = (end - start) / 255
     assert start == pytest.approx(low, abs=0.51 * scale) and end == pytest.approx(high, abs=0.51 * scale)
     values = np.linspace(start, end, 97).astype("float32")
-    rounded = ops.convert_to_numpy(fake_quantize(np.append(values, np.float32(0)), (low, high)))
+    rounded = ops.convert_to_numpy(_fake_quantize(np.append(values, np.float32(0)), (low, high)))
     assert rounded[-1] == 0
     assert np.abs(rounded[:-1] - values).max() <= 0.505 * scale
     steps = rounded / scale
@@ -35,13 +35,13 @@ def test_zero_is_on_the_grid_and_nothing_is_moved_by_more_than_half_a_step(low, 
 
 def test_where_zero_lies_half_way_between_two_values_the_grid_is_moved():
     """Keras would round it up, and the interpreter down."""
-    start, end = (float(bound) for bound in on_grid(-2.0, 2.0))
+    start, end = (float(bound) for bound in _on_grid(-2.0, 2.0))
     below = -start / ((end - start) / 255)
     assert round(below) in (127, 128) and below == pytest.approx(round(below), abs=1e-4)
 
 
 def test_a_tensor_of_zeros_stays_one():
-    assert not ops.convert_to_numpy(fake_quantize(np.zeros(3, "float32"), (0.0, 0.0))).any()
+    assert not ops.convert_to_numpy(_fake_quantize(np.zeros(3, "float32"), (0.0, 0.0))).any()
 
 
 def reference(weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -62,7 +62,7 @@ def reference(weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def test_weights_are_rounded_by_the_largest_of_each_channel(shape, letters, over):
     weight = RNG.normal(size=shape).astype("float32")
     weight[weight < -0.5] = 0
-    rounded = ops.convert_to_numpy(fake_quantize_weight(weight, letters))
+    rounded = ops.convert_to_numpy(_fake_quantize_weight(weight, letters))
     np.testing.assert_allclose(rounded, reference(weight, over), atol=1e-6)
     assert (rounded[weight == 0] == 0).all()
 
@@ -70,9 +70,9 @@ def test_weights_are_rounded_by_the_largest_of_each_channel(shape, letters, over
 def test_a_channel_of_zeros_and_one_of_tiny_values():
     weight = np.zeros((4, 3), "float32")
     weight[:, 0], weight[0, 1] = 1.0, 1e-9
-    rounded = ops.convert_to_numpy(fake_quantize_weight(weight, "io"))
+    rounded = ops.convert_to_numpy(_fake_quantize_weight(weight, "io"))
     assert np.isfinite(rounded).all() and (rounded[:, 0] == 1).all() and not rounded[:, 1:].any()
-    assert not ops.convert_to_numpy(fake_quantize_weight(0 * weight, "io")).any()
+    assert not ops.convert_to_numpy(_fake_quantize_weight(0 * weight, "io")).any()
 
 
 def test_the_gradient_passes_where_nothing_is_clipped():
@@ -81,10 +81,10 @@ def test_the_gradient_passes_where_nothing_is_clipped():
     values = tf.constant([-3.0, -0.2, 0.3, 3.0])
     with tf.GradientTape() as tape:
         tape.watch(values)
-        total = ops.sum(fake_quantize(values, (-1.0, 1.0)) * [1.0, 2.0, 3.0, 4.0])
+        total = ops.sum(_fake_quantize(values, (-1.0, 1.0)) * [1.0, 2.0, 3.0, 4.0])
     assert tape.gradient(total, values).numpy().tolist() == [0, 2, 3, 0]
     weight = tf.constant(RNG.normal(size=(3, 3, 2, 4)).astype("float32"))
     with tf.GradientTape() as tape:
         tape.watch(weight)
-        total = ops.sum(fake_quantize_weight(weight, "hwio"))
+        total = ops.sum(_fake_quantize_weight(weight, "hwio"))
     assert (tape.gradient(total, weight).numpy() == 1).all()

@@ -9,16 +9,15 @@ from keras import ops
 from sklearn.cluster import KMeans
 
 import tfprune
-from tfprune.masking.wrapping.pruned_layers import mask_zeros
-from tfprune.quantizing.clustered import Clustered
-from tfprune.quantizing.levels import share, starting_centroids
+from tfprune.masking.strip import mask_zeros
+from tfprune.quantizing.quantized import Clustered, _share, _starting_centroids
 
 RNG = np.random.default_rng(0)
 
 
 def test_entries_take_the_nearest_value_and_zeros_stay():
     weight = np.float32([[0.0, 0.4, -0.9], [2.0, 1.2, 0.0]])
-    shared = ops.convert_to_numpy(share(weight, np.float32([1.0, -1.0, 0.5])))
+    shared = ops.convert_to_numpy(_share(weight, np.float32([1.0, -1.0, 0.5])))
     assert shared.tolist() == [[0, 0.5, -1], [1, 1, 0]]
 
 
@@ -28,7 +27,7 @@ def test_a_centroid_gets_the_sum_of_the_gradients_of_its_entries_and_an_entry_it
     weight, centroids = tf.constant([0.0, 0.4, -0.9, 1.2, 0.9]), tf.constant([1.0, -1.0, 0.5])
     with tf.GradientTape() as tape:
         tape.watch([weight, centroids])
-        total = ops.sum(share(weight, centroids) * [100.0, 1.0, 2.0, 4.0, 8.0])
+        total = ops.sum(_share(weight, centroids) * [100.0, 1.0, 2.0, 4.0, 8.0])
     of_weight, of_centroids = tape.gradient(total, [weight, centroids])
     assert of_centroids.numpy().tolist() == [12, 2, 1]
     assert of_weight.numpy().tolist() == [0, 1, 2, 4, 8]
@@ -44,12 +43,12 @@ def test_centroids_start_about_as_well_as_those_of_scikit_learn(count):
         return np.square(entries[:, None] - centroids).min(axis=1).sum()
 
     best = KMeans(count, n_init=2, random_state=0).fit(entries[:, None]).inertia_
-    assert error(starting_centroids(weight, count)) <= 1.1 * best
+    assert error(_starting_centroids(weight, count)) <= 1.1 * best
 
 
 def test_more_values_than_entries_and_a_weight_of_zeros():
-    assert np.isfinite(starting_centroids(np.float32([0, 1, 1]), 5)).all()
-    assert np.isfinite(starting_centroids(np.zeros(4), 3)).all()
+    assert np.isfinite(_starting_centroids(np.float32([0, 1, 1]), 5)).all()
+    assert np.isfinite(_starting_centroids(np.zeros(4), 3)).all()
 
 
 def test_a_trained_model_has_that_many_values():
@@ -73,18 +72,18 @@ def test_a_weight_of_few_values_keeps_them():
     values = np.float32([-1.7, -0.2, 0.1, 0.1001, 3.0])
     weight = RNG.permutation(np.concatenate([np.repeat(values, [1, 50, 400, 3, 20]), np.zeros(99)]))
     for count in (5, 8):
-        assert np.unique(starting_centroids(weight, count)).tolist() == sorted(values.astype(float))
+        assert np.unique(_starting_centroids(weight, count)).tolist() == sorted(values.astype(float))
 
 
 def test_where_values_may_start_instead():
     weight = RNG.permutation(np.concatenate([np.linspace(-2, 1, 600), np.linspace(1, 6, 200), np.zeros(200)]))
     entries = np.sort(weight[weight != 0])
-    np.testing.assert_allclose(starting_centroids(weight, 5, start="linear"), [-2, 0, 2, 4, 6])
-    density = starting_centroids(weight, 4, start="density")
+    np.testing.assert_allclose(_starting_centroids(weight, 5, start="linear"), [-2, 0, 2, 4, 6])
+    density = _starting_centroids(weight, 4, start="density")
     ends = [0, *np.searchsorted(entries, (density[1:] + density[:-1]) / 2), len(entries)]
     assert (np.abs(np.diff(ends)[:-2] / len(entries) - 0.25) < 0.01).all()  # of the even part
     keras.utils.set_random_seed(0)
-    centroids = starting_centroids(weight, 9, start="random")
+    centroids = _starting_centroids(weight, 9, start="random")
     assert len(set(centroids)) == 9 and centroids.min() >= -2 and centroids.max() <= 6
 
 

@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 import tfprune
-from tfprune.keras_models.models.anatomy import Anatomy
+from tfprune.models.anatomy import Anatomy
 from tfprune.quantizing.quantize_aware import quantization_plan
 from tfprune.report import Skipped
 

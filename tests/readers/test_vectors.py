@@ -11,8 +11,7 @@ import pytest
 from other_readers import OTHER_READERS, SANITIZERS, compiled, needs_cc
 from tfz_vectors import CODERS, DAMAGED, FOLDER, of_form, packed
 
-from tfprune.base.coders import expand
-from tfprune.base.streams import FORMS
+from tfprune.base.arrays import FORMS, expand
 from tfprune.export import unpack
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.tfz"))

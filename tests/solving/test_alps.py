@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from tfprune.patterns import NM, Unstructured
-from tfprune.solving import alps as module
-from tfprune.solving.alps import alps
+from tfprune.solving import zeros as module
 from tfprune.solving.least_squares import GramMoments, solve
-from tfprune.solving.weight_masks import sparse_gpt
+from tfprune.solving.zeros import _alps, _sparse_gpt
 
 
 def problem(seed, inputs=24, outputs=8, rows=300, bias=False):
@@ -56,16 +55,16 @@ def slow_mask(gram, weights, *, count, ridge):
 @pytest.mark.parametrize("sparsity", [0.5, 0.75])
 def test_the_mask_is_that_of_the_slow_version(seed, sparsity):
     moments, weights = problem(seed)
-    mask, _ = alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=sparsity, ridge=0.01)
+    mask, _ = _alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=sparsity, ridge=0.01)
     count = weights.size - round(sparsity * weights.size)
     np.testing.assert_array_equal(mask, slow_mask(moments.gram, weights, count=count, ridge=0.01))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_values_are_those_of_least_squares_on_the_mask(seed, monkeypatch):
-    monkeypatch.setattr(module, "GRADIENT_STEPS", 60)
+    monkeypatch.setattr(module, "_GRADIENT_STEPS", 60)
     moments, weights = problem(seed)
-    mask, updated = alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=0.6, ridge=0.01)
+    mask, updated = _alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=0.6, ridge=0.01)
     damped = moments.gram + 0.01 * np.trace(moments.gram) / 24 * np.eye(24)
     for row, own, values in zip(mask, weights, updated, strict=True):
         expected = np.linalg.solve(damped[np.ix_(row, row)], (damped @ own)[row])
@@ -77,8 +76,8 @@ def test_values_are_those_of_least_squares_on_the_mask(seed, monkeypatch):
 def test_outputs_change_less_than_by_columns_and_little_more_than_least_squares_allows(sparsity):
     moments, weights = problem(5, inputs=48)
     settings = {"inputs": 48, "pattern": Unstructured(), "sparsity": sparsity, "ridge": 1e-4}
-    mask, updated = alps(moments, weights, **settings)
-    by_columns = sparse_gpt(moments, weights, **settings)[1]
+    mask, updated = _alps(moments, weights, **settings)
+    by_columns = _sparse_gpt(moments, weights, **settings)[1]
     exact = solve(moments, weights * mask, free=mask, ridge=1e-4)
     errors = [moments.errors(values).sum() for values in (exact, updated, by_columns)]
     assert errors[0] <= errors[1] < 1.5 * errors[0] and errors[1] < 0.6 * errors[2]
@@ -86,7 +85,7 @@ def test_outputs_change_less_than_by_columns_and_little_more_than_least_squares_
 
 def test_biases_stay_and_groups_of_inputs_have_their_zeros():
     moments, weights = problem(1, bias=True)
-    mask, updated = alps(moments, weights, inputs=24, pattern=NM(2, 4), sparsity=0.5, ridge=0.01, positions=2)
+    mask, updated = _alps(moments, weights, inputs=24, pattern=NM(2, 4), sparsity=0.5, ridge=0.01, positions=2)
     assert mask[:, 24].all() and (updated[:, 24] != 0).all()
     assert (mask[:, :24].reshape(8, 6, 4).sum(axis=2) == 2).all()
 
@@ -94,16 +93,16 @@ def test_biases_stay_and_groups_of_inputs_have_their_zeros():
 def test_single_precision_is_as_good(monkeypatch):
     moments, weights = problem(2, inputs=60, outputs=40)
     settings = {"inputs": 60, "pattern": Unstructured(), "sparsity": 0.7, "ridge": 0.01}
-    double = moments.errors(alps(moments, weights, **settings)[1]).sum()
+    double = moments.errors(_alps(moments, weights, **settings)[1]).sum()
     monkeypatch.setattr(module, "_EXACT", 0)
-    assert moments.errors(alps(moments, weights, **settings)[1]).sum() == pytest.approx(double, rel=0.03)
+    assert moments.errors(_alps(moments, weights, **settings)[1]).sum() == pytest.approx(double, rel=0.03)
 
 
 def test_dead_inputs_lose_their_weights_and_no_ridge_is_needed():
     moments, weights = problem(3)
     for array in (moments.gram, moments.gram.T, moments.cross.T):
         array[[2, 9]] = 0
-    mask, updated = alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=0.5, ridge=0)
+    mask, updated = _alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=0.5, ridge=0)
     assert np.isfinite(updated).all() and not mask[:, [2, 9]].any()
 
 
@@ -111,7 +110,7 @@ def test_moments_that_are_not_finite():
     moments, weights = problem(0)
     moments.gram[0, 0] = np.nan
     with pytest.raises(ValueError, match="finite moments"):
-        alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=0.5, ridge=0.1)
+        _alps(moments, weights, inputs=24, pattern=Unstructured(), sparsity=0.5, ridge=0.1)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.08, 0.7])
@@ -120,6 +119,6 @@ def test_nothing_is_lost_where_the_weights_have_the_zeros_already(sparsity):
     zeros = np.random.default_rng(0).permutation(weights.size)[: round(sparsity * weights.size)]
     np.put(weights, zeros, 0)
     moments = moments.aimed_at(weights)
-    mask, updated = alps(moments, weights, inputs=520, pattern=Unstructured(), sparsity=sparsity, ridge=0.1)
+    mask, updated = _alps(moments, weights, inputs=520, pattern=Unstructured(), sparsity=sparsity, ridge=0.1)
     assert np.count_nonzero(~mask) == len(zeros)
     assert moments.errors(updated).sum() < 1e-5 * moments.energy.sum() / moments.count

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.solving import brain_surgery, lazy_symmetric
-from tfprune.solving.brain_surgery import Surgeon, greedy_obs, removals
+from tfprune.solving import least_squares, surgery
+from tfprune.solving.surgery import Surgeon, _greedy_obs, removals
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Make every part of the algorithm happen with few inputs."""
-    monkeypatch.setattr(brain_surgery, "_PENDING", 3)
-    monkeypatch.setattr(brain_surgery, "_LARGE", 4)
-    monkeypatch.setattr(lazy_symmetric, "_TILE", 5)
+    monkeypatch.setattr(surgery, "_PENDING", 3)
+    monkeypatch.setattr(surgery, "_LARGE", 4)
+    monkeypatch.setattr(least_squares, "_TILE", 5)
 
 
 def moments(seed, inputs, rows=120):
@@ -94,7 +94,7 @@ def test_many_inputs_go_in_the_order_of_removing_them_one_by_one():
     surgeon = Surgeon(gram, weights, channels=np.arange(inputs)[:, np.newaxis], ridge=0)
     pairs = [channel for channel, _ in zip(removals([surgeon], inputs), range(inputs - keep), strict=False)]
     assert [channel for channel, _ in pairs] == order
-    np.testing.assert_array_equal(greedy_obs(gram, weights, keep=keep, ridge=0), alive)
+    np.testing.assert_array_equal(_greedy_obs(gram, weights, keep=keep, ridge=0), alive)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -103,10 +103,10 @@ def test_permuted_and_repeated_inputs():
     gram = moments(1, 8)
     twice = np.tile(gram, (2, 2))
     weights = np.random.default_rng(2).normal(size=(3, 16))
-    kept = greedy_obs(twice, weights, keep=8)
+    kept = _greedy_obs(twice, weights, keep=8)
     assert (kept[:8] ^ kept[8:]).all()
     order = np.random.default_rng(3).permutation(16)
-    permuted = greedy_obs(twice[np.ix_(order, order)], weights[:, order], keep=8)
+    permuted = _greedy_obs(twice[np.ix_(order, order)], weights[:, order], keep=8)
     np.testing.assert_array_equal(permuted, kept[order])
 
 
@@ -118,7 +118,7 @@ def test_fewer_rows_than_inputs(seed, rank, dead, keep):
     x = generator.normal(size=(rank, 20))
     x[:, :dead] = 0
     weights = generator.normal(size=(2, 20))
-    kept = greedy_obs(x.T @ x, weights, keep=keep)
+    kept = _greedy_obs(x.T @ x, weights, keep=keep)
     assert kept.sum() == keep
     if keep <= 20 - dead:
         assert not kept[:dead].any()

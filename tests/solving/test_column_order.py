@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tfprune.solving.column_order import column_order
+from tfprune.solving.surgery import column_order
 
 
 def kept(scores, groups, n):

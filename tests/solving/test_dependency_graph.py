@@ -12,18 +12,18 @@ from scipy.sparse.csgraph import connected_components
 
 from tfprune.solving.dependency_graph import (
     ChannelFlow,
-    Channels,
-    ChannelSource,
     DependencyGraph,
     Group,
     NoRule,
     Recorded,
+    _Channels,
+    _ChannelSource,
+    _joined,
     along,
     channels_in,
     counted,
     flops,
     form_groups,
-    joined,
     placed,
 )
 
@@ -42,7 +42,7 @@ def same_partition(labels, expected):
 @given(st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
 def test_tied_channels_are_connected_components(graph):
     count, pairs = graph
-    channels = Channels()
+    channels = _Channels()
     numbers = channels.fresh(count, name="layer")
     for first, second in pairs:
         channels.tie(numbers[[first]], numbers[[second]])
@@ -56,9 +56,9 @@ def test_tied_channels_are_connected_components(graph):
 @given(st.lists(st.sets(st.integers(0, 8), min_size=1), min_size=1, max_size=8))
 def test_sources_that_share_a_bundle_are_one_group(sets):
     sources = [
-        ChannelSource(f"layer_{index}", "channels", np.array(sorted(bundles))) for index, bundles in enumerate(sets)
+        _ChannelSource(f"layer_{index}", "channels", np.array(sorted(bundles))) for index, bundles in enumerate(sets)
     ]
-    groups = [[sources.index(source) for source in group] for group in joined(sources, np.arange(9))]
+    groups = [[sources.index(source) for source in group] for group in _joined(sources, np.arange(9))]
     labels = np.empty(len(sets), int)
     for number, indices in enumerate(groups):
         labels[indices] = number
@@ -68,7 +68,7 @@ def test_sources_that_share_a_bundle_are_one_group(sets):
 
 
 def test_the_first_reason_of_a_bundle_counts():
-    channels = Channels()
+    channels = _Channels()
     first, second = channels.fresh(3, name="one"), channels.fresh(3, name="other")
     channels.tie(first, second)
     channels.pin([second[1:2]], "first")
@@ -77,7 +77,7 @@ def test_the_first_reason_of_a_bundle_counts():
 
 
 def test_channels_that_only_go_together_are_one_bundle():
-    channels = Channels()
+    channels = _Channels()
     numbers = channels.fresh(4, name="grouped")
     channels.tie(numbers[:-1], numbers[1:])
     assert channels.bundles().tolist() == [0, 0, 0, 0]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.solving.brain_surgery import greedy_obs
 from tfprune.solving.least_squares import GramMoments, solve
+from tfprune.solving.surgery import _greedy_obs
 
 
 def correlated(seed: int, *, inputs: int = 10, outputs: int = 4, rows: int = 200):
@@ -92,7 +92,7 @@ def test_of_two_equal_channels_one_is_enough():
     solution = solve(moments_of(x, y), weights * kept, free=only(kept, 4))
     np.testing.assert_allclose(x @ solution.T, y, atol=1e-6)
     np.testing.assert_allclose(solution[:, 5], weights[:, 3] + weights[:, 5], atol=1e-6)
-    assert not greedy_obs(x.T @ x, weights, keep=9)[[3, 5]].all()
+    assert not _greedy_obs(x.T @ x, weights, keep=9)[[3, 5]].all()
 
 
 def test_a_bias_takes_the_mean_of_what_goes():
@@ -130,12 +130,12 @@ def test_directions_without_data_stay_as_they_are():
 def test_dead_channels_go_first():
     x, weights = correlated(5)
     x[:, [1, 6]] = 0
-    assert np.flatnonzero(~greedy_obs(x.T @ x, weights, keep=8)).tolist() == [1, 6]
+    assert np.flatnonzero(~_greedy_obs(x.T @ x, weights, keep=8)).tolist() == [1, 6]
 
 
 def test_more_channels_than_rows():
     x, weights = correlated(6, inputs=40, rows=12)
-    kept = greedy_obs(x.T @ x, weights, keep=20)
+    kept = _greedy_obs(x.T @ x, weights, keep=20)
     y = x @ weights.T
     assert kept.sum() == 20 and best_error(x, y, kept) < 1e-6 * np.sum(y**2)  # 12 rows need 12 channels
 
@@ -146,7 +146,7 @@ def test_greedy_is_close_to_the_best_of_all_choices():
         x, weights = correlated(seed)
         y = x @ weights.T
         best = min(best_error(x, y, kept) for kept in itertools.combinations(range(10), 5))
-        ratios.append(best_error(x, y, greedy_obs(x.T @ x, weights, keep=5)) / best)
+        ratios.append(best_error(x, y, _greedy_obs(x.T @ x, weights, keep=5)) / best)
     assert min(ratios) >= 1 - 1e-9
     assert np.median(ratios) <= 1.05
 
@@ -157,8 +157,8 @@ def test_the_order_of_the_channels_does_not_matter(seed, keep, data):
     x, weights = correlated(seed)
     H = x.T @ x
     order = data.draw(st.permutations(range(10)))
-    kept = greedy_obs(H, weights, keep=keep)
-    permuted = greedy_obs(H[np.ix_(order, order)], weights[:, order], keep=keep)
+    kept = _greedy_obs(H, weights, keep=keep)
+    permuted = _greedy_obs(H[np.ix_(order, order)], weights[:, order], keep=keep)
     np.testing.assert_array_equal(permuted, kept[order])
 
 
@@ -167,12 +167,12 @@ def test_the_order_of_the_channels_does_not_matter(seed, keep, data):
 def test_nor_does_it_among_channels_that_cost_the_same(order, keep):
     """Inputs without correlation, each of which costs 4."""
     H, weights = np.diag([1.0, 4.0, 16.0, 64.0, 0.25, 1 / 16]), np.array([[2.0, 1.0, 0.5, 0.25, 4.0, 8.0]])
-    kept = greedy_obs(H, weights, keep=keep, ridge=0)
+    kept = _greedy_obs(H, weights, keep=keep, ridge=0)
     np.testing.assert_array_equal(
-        greedy_obs(H[np.ix_(order, order)], weights[:, order], keep=keep, ridge=0), kept[order]
+        _greedy_obs(H[np.ix_(order, order)], weights[:, order], keep=keep, ridge=0), kept[order]
     )
 
 
 def test_moments_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite moments"):
-        greedy_obs(np.full((2, 2), np.nan), np.ones((1, 2)), keep=1)
+        _greedy_obs(np.full((2, 2), np.nan), np.ones((1, 2)), keep=1)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tfprune.solving.split_by_block import (
-    OUTLIER,
-    WIDEST_DENSITIES,
+from tfprune.solving.surgery import (
+    _OUTLIER,
+    _WIDEST_DENSITIES,
     outlier_ratio,
     split_by_outliers,
     split_by_tails,
@@ -17,12 +17,12 @@ def test_outliers_are_counted_in_all_scores_of_a_block_together():
     random = np.random.default_rng(0)
     scores = [random.exponential(size=(20, 30)), 3 * random.exponential(size=(5, 40))]
     joined = np.concatenate([each.ravel() for each in scores])
-    assert outlier_ratio(scores) == np.mean(joined > OUTLIER * joined.mean())
+    assert outlier_ratio(scores) == np.mean(joined > _OUTLIER * joined.mean())
 
 
 def test_blocks_of_one_size_have_the_densities_of_owl():
     ratios = np.array([0.01, 0.05, 0.03, 0.09])
-    scaled = (ratios - ratios.min()) / (ratios.max() - ratios.min()) * 2 * WIDEST_DENSITIES
+    scaled = (ratios - ratios.min()) / (ratios.max() - ratios.min()) * 2 * _WIDEST_DENSITIES
     expected = 1 - (scaled - scaled.mean() + (1 - 0.7))
     np.testing.assert_allclose(split_by_outliers(ratios, sizes=[7] * 4, sparsity=0.7), expected)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tfprune.solving.split_by_error import LEVELS, ErrorCurve, split_by_error
+from tfprune.solving.surgery import LEVELS, ErrorCurve, split_by_error
 
 
 def curves(seed, count=3):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from tfprune.patterns import NM, Unstructured
-from tfprune.solving.least_squares import GramMoments
-from tfprune.solving.rounding import Grid
-from tfprune.solving.weight_masks import elimination_factor, ria_mask, sparse_gpt, wanda_mask
+from tfprune.solving.least_squares import GramMoments, Grid
+from tfprune.solving.zeros import _elimination_factor, _sparse_gpt, ria_mask, wanda_mask
 
 
 @pytest.fixture(params=range(3))
@@ -23,10 +22,10 @@ def test_kept_weights_lie_on_the_grid_and_rounding_costs_less_than_afterwards(pr
     moments, weights = problem
     steps = np.linspace(0.2, 0.5, 8)
     settings = {"inputs": 24, "pattern": Unstructured(), "sparsity": 0.5, "ridge": 0.01}
-    mask, on_grid = sparse_gpt(moments, weights, grid=Grid(steps[:, None]), **settings)
+    mask, on_grid = _sparse_gpt(moments, weights, grid=Grid(steps[:, None]), **settings)
     np.testing.assert_allclose(on_grid / steps[:, None], np.rint(on_grid / steps[:, None]), atol=1e-9)
     assert mask.mean() == 0.5
-    _, real = sparse_gpt(moments, weights, **settings)
+    _, real = _sparse_gpt(moments, weights, **settings)
     rounded = np.rint(real / steps[:, None]) * steps[:, None]
     assert moments.errors(on_grid).sum() < moments.errors(rounded).sum()
 
@@ -34,9 +33,11 @@ def test_kept_weights_lie_on_the_grid_and_rounding_costs_less_than_afterwards(pr
 def test_a_given_factor_changes_nothing(problem):
     moments, weights = problem
     settings = {"inputs": 24, "pattern": Unstructured(), "sparsity": 0.7, "ridge": 0.1}
-    factor = elimination_factor(moments, 0.1)
+    factor = _elimination_factor(moments, 0.1)
     for one_by_one, given in zip(
-        sparse_gpt(moments, weights, **settings), sparse_gpt(moments, weights, factor=factor, **settings), strict=True
+        _sparse_gpt(moments, weights, **settings),
+        _sparse_gpt(moments, weights, factor=factor, **settings),
+        strict=True,
     ):
         np.testing.assert_array_equal(one_by_one, given)
 
@@ -72,7 +73,7 @@ def wide(request):
 @pytest.mark.parametrize("sparsity", [0.5, 0.7])
 def test_sparse_gpt_is_algorithm_1_of_its_paper(wide, sparsity):
     moments, weights, _ = wide
-    mask, updated = sparse_gpt(moments, weights, inputs=160, pattern=Unstructured(), sparsity=sparsity, ridge=0.01)
+    mask, updated = _sparse_gpt(moments, weights, inputs=160, pattern=Unstructured(), sparsity=sparsity, ridge=0.01)
     expected_mask, expected = algorithm_1(moments.gram, weights, sparsity=sparsity, ridge=0.01)
     np.testing.assert_array_equal(mask, expected_mask)
     np.testing.assert_allclose(updated, expected, atol=1e-8)

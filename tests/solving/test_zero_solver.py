@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from tfprune.patterns import NM, Block, Unstructured
-from tfprune.solving import zero_solver
+from tfprune.solving import zeros
 from tfprune.solving.least_squares import GramMoments, solve
-from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS, ErrorCurve, output_error
-from tfprune.solving.weight_masks import sparse_gpt
-from tfprune.solving.zero_solver import ZeroSolver, relative_error
+from tfprune.solving.surgery import LEVEL_FELT, LEVELS, ErrorCurve, output_error
+from tfprune.solving.zeros import ZeroSolver, _sparse_gpt, relative_error
 
 
 def groups(seed, rows=400):
@@ -33,7 +32,7 @@ def test_each_group_gets_the_step_on_its_refit(pattern):
     solutions = solver.masking(moments, solver.refit(moments), pattern=pattern)(0.5)
     for sums, own, values in zip(moments, solver.weights, solutions, strict=True):
         start = solve(sums, own, free=np.ones(own.shape, bool), ridge=0.1)
-        mask, updated = sparse_gpt(sums, start, inputs=12, pattern=pattern, sparsity=0.5, ridge=0.1)
+        mask, updated = _sparse_gpt(sums, start, inputs=12, pattern=pattern, sparsity=0.5, ridge=0.1)
         np.testing.assert_allclose(values, sums.better(np.where(mask, own, 0), updated), atol=1e-10)
         assert np.mean(values[:, :12] == 0) == 0.5 and (values[:, 12] != 0).all()
 
@@ -66,7 +65,7 @@ def test_a_curve_of_many_outputs_has_the_height_of_all_and_the_shape_of_some(pat
     solver = ZeroSolver(weights, inputs=24)
     weights_at_level, errors = solver.at_levels(moments, pattern=pattern)
     assert errors[LEVEL_FELT] == pytest.approx(relative_error(moments, weights_at_level))
-    monkeypatch.setattr(zero_solver, "OUTPUTS_OF_SHAPE", 400)
+    monkeypatch.setattr(zeros, "_OUTPUTS_OF_SHAPE", 400)
     of_all = solver.at_levels(moments, pattern=pattern)[1]
     np.testing.assert_allclose(errors[LEVELS < 0.98], of_all[LEVELS < 0.98], rtol=0.1)
 

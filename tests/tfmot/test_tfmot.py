@@ -15,7 +15,7 @@ from tiers import first
 
 import tfprune
 from tfprune import patterns, tfmot
-from tfprune.tfmot.wrapper import MaxBlock, PruneLowMagnitude
+from tfprune.tfmot.prune import MaxBlock, PruneLowMagnitude
 
 sparsity = tfmot.sparsity.keras
 X = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")

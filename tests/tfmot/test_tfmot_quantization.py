@@ -12,8 +12,8 @@ from keras import layers
 import tfprune
 import tfprune.export
 from tfprune import tfmot
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.check_converted import float_operators
+from tfprune.export.file.reader import read
+from tfprune.export.keras_side.to_tflite import _float_operators
 
 pytestmark = pytest.mark.programs  # tests of the parts that it calls stay in `make test`
 
@@ -62,7 +62,7 @@ def kernels_of_file(model: keras.Model, path: Path) -> dict[str, np.ndarray]:
     """Write the int8 file, and return the integers of its kernels, the output channels first."""
     tfprune.export.to_tflite(model, path, quantize="int8", optimize="dense")
     graph = read(path.read_bytes())
-    assert not float_operators(graph)
+    assert not _float_operators(graph)
     raw = [np.asarray(weight.values.raw).view("int8") for weight in graph.weights if weight.dtype == "int8"]
     by_size = {integers.size: integers for integers in raw}
     return {

@@ -11,7 +11,7 @@ from keras import layers
 
 import tfprune
 from tfprune import tfmot
-from tfprune.tfmot.wrapper import PruneLowMagnitude
+from tfprune.tfmot.prune import PruneLowMagnitude
 
 pytestmark = pytest.mark.programs
 

@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 from tfprune import tfmot
+from tfprune.tfmot.prune import PruneLowMagnitude
 from tfprune.tfmot.sparsity.keras import UpdatePruningStep, prune_low_magnitude
-from tfprune.tfmot.wrapper import PruneLowMagnitude
 
 X = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
 

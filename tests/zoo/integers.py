@@ -13,8 +13,8 @@ from layerwise import STEPS, compare
 
 import tfprune
 from tfprune.export import ExportReport, Quantization, to_tflite
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.check_converted import float_operators
+from tfprune.export.file.reader import read
+from tfprune.export.keras_side.to_tflite import _float_operators
 
 ALIKE = 0.99  # of the outputs of each layer, within STEPS
 
@@ -34,7 +34,7 @@ def walk_through(model: keras.Model, images: np.ndarray) -> None:
         written, seconds = timed(lambda: export(quantized, path, images))
         note("to_tflite, s", f"{seconds:.0f}")
         note("bytes", f"{written.bytes:,}")
-        floats = float_operators(read(path.read_bytes()))
+        floats = _float_operators(read(path.read_bytes()))
         note("in float", ", ".join(f"{count} {name}" for name, count in floats.items()) or "-")
         agree(quantized, path, images)
 

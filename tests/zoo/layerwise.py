@@ -15,11 +15,9 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from tfprune.export.file.tflite.model import Operator
-from tfprune.export.file.tflite.reader import read
-from tfprune.keras_models.models.graph import Call, Graph, flatten, trace_to_run
-from tfprune.quantizing.quantized import Quantized
-from tfprune.quantizing.rules import KEEPS, rule_of
+from tfprune.export.file.reader import Operator, read
+from tfprune.models.graph import Call, Graph, flatten, trace_to_run
+from tfprune.quantizing.quantized import KEEPS, Quantized, rule_of
 
 STEPS, SAME = 2, 1e-6  # steps of the output's scale; how much scales of one range differ, relatively
 

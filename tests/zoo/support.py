@@ -20,7 +20,7 @@ from tflite_micro.python.tflite_micro import runtime
 
 import tfprune.export
 from tfprune.export import MicroSupportReport
-from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.convert import convert
 
 STEP, ROOM = 16, 2**28  # bytes
 

@@ -1,23 +1,163 @@
-"""Limit: how much of a metric a smaller model or file may lose, in all and by class and group, and its size."""
+"""Limit: how much of a metric a smaller model or file may lose, in total and for each class and group of samples."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfprune.base.classes import are_probabilities, class_numbers, predicted_classes, within_classes
-from tfprune.base.groups import class_groups, paired_interval, read_groups
 from tfprune.base.spec import check_choice, check_count, check_drop, check_number
 from tfprune.report import Report
 
-DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
-SIZES = ("max_bytes", "max_latency_ms", "max_cycles")  # of files
-LEVEL = 0.95  # the coverage of the intervals of what a group lost
+# Scores of classes, and which class they mean; labels by number or as one-hot rows.
+
+_ROUNDING = 1e-3  # of a sum of float probabilities
+_INTEGER_STEP = 1 / 256  # of probabilities that a file holds in 8 bits: each is rounded by up to half of it
+
+
+def are_probabilities(scores: np.ndarray) -> bool:
+    """Tell whether rows are probabilities: not negative, and of sum 1 up to the rounding of 8-bit files.
+
+    Args:
+        scores: Outputs of shape (samples, classes), or (samples,) for the probability of class 1.
+    """
+    if scores.size and not (scores.min() >= 0 and scores.max() <= 1 + _ROUNDING):
+        return False
+    if scores.ndim == 1:
+        return True
+    allowed = _ROUNDING + scores.shape[1] * _INTEGER_STEP / 2
+    return bool(np.all(np.abs(scores.sum(axis=1) - 1) <= allowed))
+
+
+def predicted_classes(scores: np.ndarray, *, as_they_are: bool) -> np.ndarray:
+    """Return the class of the largest score; of one output per sample, whether it is above 0.5, or above 0."""
+    if scores.ndim == 1:
+        return (scores > (0.5 if as_they_are else 0.0)).astype(np.int64)
+    return scores.argmax(axis=1)
+
+
+def class_numbers(labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
+    """Return the number of each sample's class; None if the labels are numbers to be reached."""
+    if scores.ndim == 2 and labels.shape == scores.shape:
+        is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
+        return labels.argmax(axis=1) if is_one_hot else None
+    if labels.ndim != 1 or scores.ndim > 2 or not np.array_equal(labels, np.round(labels)):
+        return None
+    is_binary = scores.ndim == 1 and np.isin(labels, (0, 1)).all()
+    return labels.astype(np.int64) if scores.ndim == 2 or is_binary else None
+
+
+def within_classes(classes: np.ndarray | None, scores: np.ndarray) -> np.ndarray | None:
+    """Return the numbers of classes.
+
+    Raises:
+        ValueError: If one of them is not a class of the scores.
+    """
+    most = 1 if scores.ndim == 1 else scores.shape[1] - 1
+    if classes is not None and not 0 <= classes.min() <= classes.max() <= most:
+        raise ValueError(
+            f"Expected labels from 0 to {most}, the classes of the outputs. Received: from {classes.min()} to "
+            f"{classes.max()}."
+        )
+    return classes
+
+
+# Groups of samples, by class or by another value such as the speaker, and the interval of what one lost.
+
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """The samples of one class, or of one value of a group.
+
+    Attributes:
+        grouping: What the samples are grouped by: `"class"`, or a name of `groups`.
+        value: The class or the value, as text.
+        inside: Whether each sample belongs to it, (samples,).
+    """
+
+    grouping: str
+    value: str
+    inside: np.ndarray
+
+
+def class_groups(labels: np.ndarray, names: list[str]) -> list[SampleGroup]:
+    """Return a group for each class that occurs."""
+    return [SampleGroup("class", names[label], labels == label) for label in np.unique(labels)]
+
+
+def read_groups(groups: Any, samples: int) -> list[SampleGroup]:
+    """Return a group for each value of each grouping.
+
+    Args:
+        groups: A dict of arrays (samples,) by name, one such array, or None.
+        samples: The number of samples.
+
+    Raises:
+        TypeError: If the values are not whole numbers, truth values or strings.
+        ValueError: If an array has another length.
+    """
+    if groups is None:
+        return []
+    named = groups if isinstance(groups, Mapping) else {"group": groups}
+    return [group for name, values in named.items() for group in _of_values(str(name), values, samples)]
+
+
+def paired_interval(lost: int, gained: int, *, samples: int, level: float) -> tuple[float, float]:
+    """Return the interval of Bonett and Price of the accuracy that was lost, from pairs of answers.
+
+    It is the interval of Wald after one more loss and one more gain, so that few samples give a wide interval, even
+    if none of them flipped.
+
+    Args:
+        lost: Samples that only the model before gets right.
+        gained: Samples that only the model after gets right.
+        samples: The number of samples.
+        level: The coverage, such as 0.95.
+
+    Source: D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data", Journal of Educational and Behavioral Statistics 2012.
+    """
+    down, up = (lost + 1) / (samples + 2), (gained + 1) / (samples + 2)
+    half = _NORMAL.inv_cdf((1 + level) / 2) * math.sqrt((down + up - (down - up) ** 2) / (samples + 2))
+    return max(-1.0, down - up - half), min(1.0, down - up + half)
+
+
+def _of_values(name: str, values: Any, samples: int) -> list[SampleGroup]:
+    array = np.asarray(values)
+    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind not in "biuSU":
+        raise TypeError(
+            f"Expected whole numbers, truth values or strings in groups[{name!r}]. Received: values of type "
+            f"{array.dtype}. Put measured numbers into bins first, for example with numpy.digitize."
+        )
+    if array.shape != (samples,):
+        raise ValueError(
+            f"Expected one value for each of the {samples:,} samples in groups[{name!r}]. Received: an array of "
+            f"shape {array.shape}."
+        )
+    if name == "class":
+        raise ValueError("Expected another name than 'class' in `groups`: the classes of the labels have it.")
+    distinct, place = np.unique(array, return_inverse=True)
+    return [SampleGroup(name, _text(value), place == index) for index, value in enumerate(distinct)]
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+# Limit: how much of a metric a smaller model or file may lose, in all and by class and group, and its size.
+
+_DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
+_SIZES = ("max_bytes", "max_latency_ms", "max_cycles")  # of files
+_LEVEL = 0.95  # the coverage of the intervals of what a group lost
 
 
 @dataclass(frozen=True)
@@ -115,12 +255,12 @@ class Limit:
     @property
     def drops(self) -> dict[str, float]:
         """The largest drops that are set, by the names of the arguments."""
-        return {name: getattr(self, name) for name in DROPS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in _DROPS if getattr(self, name) is not None}
 
     @property
     def sizes(self) -> dict[str, float]:
         """The largest size, latency and cycles of a file that are set, by the names of the arguments."""
-        return {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in _SIZES if getattr(self, name) is not None}
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in ("max_drop", "metric", "mode")} | self.drops
@@ -156,7 +296,7 @@ class GroupDrop(Report):
 
     def __str__(self) -> str:
         return (
-            f"{self.name} lost {self.drop:.1%} ({self.samples:,} samples, {LEVEL:.0%} interval: {self.low:.1%} to "
+            f"{self.name} lost {self.drop:.1%} ({self.samples:,} samples, {_LEVEL:.0%} interval: {self.low:.1%} to "
             f"{self.high:.1%}), at most {self.limit:.1%} allowed"
         )
 
@@ -237,7 +377,7 @@ class GroupLimits:
         samples = self.inside.sum(axis=1)
         drops = (lost - gained) / samples
         index = max(range(len(drops)), key=lambda row: (drops[row] - self.drops[row], drops[row]))
-        low, high = paired_interval(int(lost[index]), int(gained[index]), samples=int(samples[index]), level=LEVEL)
+        low, high = paired_interval(int(lost[index]), int(gained[index]), samples=int(samples[index]), level=_LEVEL)
         limit = float(self.drops[index])
         return GroupDrop(str(self.names[index]), int(samples[index]), float(drops[index]), low, high, limit)
 

@@ -1,20 +1,24 @@
-"""Specs, and checks of arguments. Specs are small frozen values that say how to prune.
-
-A schedule, a criterion and a pattern are specs. Two specs with the same arguments are equal, `repr` shows the
-arguments, and `from_config` rebuilds a spec from `get_config`, as Keras needs to save an object inside a model.
-"""
+"""Specs and checks of arguments, warnings at the user's line, and public names that load when they are first used."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import math
 import numbers
 import re
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-SpecType = TypeVar("SpecType", bound="Spec")
+# Specs, and checks of arguments. Specs are small frozen values that say how to prune.
+#
+# A schedule, a criterion and a pattern are specs. Two specs with the same arguments are equal, `repr` shows the
+# arguments, and `from_config` rebuilds a spec from `get_config`, as Keras needs to save an object inside a model.
+
+_SpecType = TypeVar("_SpecType", bound="Spec")
 BudgetLimit = int | float | None
 LEAST_AMOUNT = 101  # of what is counted: no model costs less, and who passes 50 means a percentage
 _LONGEST = 40  # characters of an array in a message
@@ -31,7 +35,7 @@ class Spec:
         return {field.name: getattr(self, field.name) for field in fields}
 
     @classmethod
-    def from_config(cls: type[SpecType], config: dict[str, Any]) -> SpecType:
+    def from_config(cls: type[_SpecType], config: dict[str, Any]) -> _SpecType:
         """Build the spec whose `get_config` returned `config`."""
         return cls(**config)
 
@@ -41,7 +45,7 @@ class Spec:
             object.__setattr__(self, name, value)
 
 
-def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType], argument: str) -> SpecType:
+def resolve(value: Any, choices: dict[str, type[_SpecType]], base: type[_SpecType], argument: str) -> _SpecType:
     """Return the spec of a name such as `"magnitude"`; return a spec as it is.
 
     Raises:
@@ -281,3 +285,80 @@ def check_regex(value: Any, argument: str) -> re.Pattern[str]:
         return re.compile(value)
     except re.error as error:
         raise ValueError(f"Expected {argument} to be regular expressions. Received: {value!r} ({error}).") from error
+
+
+# Warn at the line of the user's program, however many frames of the package lie between.
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def warn_user(message: str) -> None:
+    """Issue a UserWarning whose location is the innermost call from outside the package."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+# Public names, each loaded when it is first used, so that importing a package loads neither Keras nor TensorFlow.
+
+
+def lazy_names(
+    facade: str,
+    homes: Mapping[str, Iterable[str]],
+    *,
+    modules: Iterable[str] = (),
+    beside: Iterable[str] = (),
+    moved: Mapping[str, str] | None = None,
+    package: str | None = None,
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` for a module whose public names live in other modules.
+
+    Args:
+        facade: The name of the module that offers the names.
+        homes: Names by the module that defines them. `"rank_experts as rank"` offers a name of the module under
+            another name.
+        modules: Public modules of the package.
+        beside: Those of the modules with lazy names, where a user may look for a name that is not here.
+        moved: The full new names of what users may look for here, by the old ones.
+        package: The package that all modules are in. None (the default) is the facade itself.
+
+    Example:
+        >>> getattribute, names = lazy_names("tfprune", {"masking.wrap": ["wrap"]}, modules=["schedules"])
+        >>> names()
+        ['schedules', 'wrap']
+    """
+    package = package or facade
+    places = {_public(entry): (module, entry) for module, entries in homes.items() for entry in entries}
+    submodules = set(modules)
+
+    def getattribute(name: str) -> Any:
+        if name in submodules:
+            return importlib.import_module(f"{package}.{name}")
+        if name in places:
+            module, entry = places[name]
+            return getattr(importlib.import_module(f"{package}.{module}"), entry.partition(" as ")[0])
+        if moved and name in moved:
+            advice = f". Use {moved[name]}."
+        else:
+            others = [f"{package}.{module}" for module in beside]
+            advice = "" if name.startswith("_") else _advice(name, names(), others)
+        raise AttributeError(f"module {facade!r} has no attribute {name!r}{advice}")
+
+    def names() -> list[str]:
+        return sorted({*places, *submodules})
+
+    return getattribute, names
+
+
+def _public(entry: str) -> str:
+    """Return the public name of an entry of a table: `rank` of `experts.rank as rank`."""
+    return entry.rpartition(" as ")[2]
+
+
+def _advice(name: str, names: Sequence[str], modules: Iterable[str]) -> str:
+    homes = [module for module in modules if name in dir(importlib.import_module(module))]
+    if homes:
+        return f". Use {homes[0]}.{name}."
+    close = difflib.get_close_matches(name, names, n=1)
+    return f". Did you mean {close[0]!r}?" if close else ""

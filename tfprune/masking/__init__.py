@@ -1,6 +1,6 @@
 """Layers under masks, and masks that follow a schedule while a model trains.
 
-Why: a mask holds zeros in place without a change to the model's code, and can be taken off again.
-`wrapping` puts layers under masks, strips them and counts zeros; `training` raises the sparsity during `fit`.
-Start at `wrapping.wrap.wrap` and `training.pruning_callback.PruningCallback`.
+A mask holds zeros in place without a change to the model's code, and can be taken off again. `pruned` has the one
+class in Keras' forward pass, `wrap` and `strip` put it into copies of models and take it out, `update_masks` scores
+all weights and sets the masks, and `callback` does so during `fit`. Start at `wrap.wrap`.
 """

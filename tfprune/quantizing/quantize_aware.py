@@ -1,23 +1,237 @@
-"""A model that rounds as its 8-bit file will, while it trains."""
+"""Quantization-aware training: a model that rounds as its 8-bit file will, its ranges, and equalized channels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import keras
+import numpy as np
+from keras import layers
 
 from tfprune.base.spec import check_count, check_regex
-from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model, kind_of
-from tfprune.keras_models.models.filters import Filters, selector
-from tfprune.keras_models.models.graph import flatten, is_plain, trace
-from tfprune.keras_models.models.kernels import kernels
-from tfprune.keras_models.models.layers import quantized_already, walk
-from tfprune.masking.wrapping.strip import plain_copy
-from tfprune.masking.wrapping.transfer_weights import copy_with
+from tfprune.masking.strip import copy_with, plain_copy
+from tfprune.models.anatomy import Anatomy, Kind, as_numpy, check_model, kind_of, quantized_already, walk
+from tfprune.models.graph import Call, Graph, check_graph, flatten, is_plain, trace
+from tfprune.models.kernels import Filters, kernels, selector
 from tfprune.patterns import Unstructured
-from tfprune.quantizing.clustered import place_centroids
-from tfprune.quantizing.plan import QuantizationPlan, plan_quantization
-from tfprune.quantizing.quantized import Quantized
+from tfprune.quantizing import quantized
+from tfprune.quantizing.quantized import (
+    FIXED,
+    FUSED,
+    KERNELS,
+    SEPARATE,
+    Quantized,
+    RoundingRule,
+    activation_of,
+    place_centroids,
+    quantized_layers,
+    rule_of,
+)
+from tfprune.report import Report, Skipped, skipped_table, table
+
+# Why a layer stays in float, and what to do about it.
+
+_INSTEAD: dict[type, str] = {
+    layers.SeparableConv1D: "write it as DepthwiseConv1D and Conv1D(filters, 1)",
+    layers.Average: "write it as Add: the next layer takes the factor",
+    layers.Bidirectional: "call the two layers one by one, go_backwards=True the second, and concatenate them",
+}
+
+
+def _refusal(layer: Any) -> str | None:
+    """Return why a layer or operation cannot be computed in 8 bits, None if it can."""
+    if not isinstance(layer, layers.Layer):
+        return f"an operation, {type(layer).__name__}: its result is rounded where a layer reads it"
+    rule = rule_of(layer)
+    if rule is None:
+        classes = [cls for cls in _INSTEAD if type(layer) is cls]
+        advice = f": {_INSTEAD[classes[0]]}" if classes else ""
+        return f"no rule for {type(layer).__name__}{advice}"
+    if isinstance(layer, layers.Normalization) and layer.invert:
+        return "it takes a normalization back (invert=True)"
+    if isinstance(layer, layers.BatchNormalization) and layer.axis not in (-1, len(layer.input.shape) - 1):
+        return "it normalizes another axis than the last one"
+    if isinstance(layer, (layers.LSTM, layers.GRU)):
+        return _recurrent(layer)
+    if activation_of(layer) is None:
+        offered = ", ".join((*FUSED, *SEPARATE))
+        return f"its activation is none of {offered}; use one of them, or put it into a layer of its own"
+    return None
+
+
+def _recurrent(layer: Any) -> str | None:
+    cell = layer.cell
+    if cell.activation is not keras.activations.tanh or cell.recurrent_activation is not keras.activations.sigmoid:
+        return "only activation='tanh' with recurrent_activation='sigmoid' is known in recurrent layers"
+    if cell.recurrent_dropout:
+        return "recurrent_dropout is not known; use dropout=, or a Dropout layer"
+    if layer.stateful or layer.return_state:
+        return "it keeps or returns its state; the file has none between two calls"
+    if isinstance(layer, layers.GRU) and not cell.reset_after:
+        return "only reset_after=True is known"
+    shape = layer.input.shape if layer.built else ()
+    return (
+        "its number of steps is open; fix it in keras.Input(shape), so that it can be unrolled"
+        if None in shape[1:]
+        else None
+    )
+
+
+# Which layers of a model round where, so that each operator of the file is one that computes in 8 bits.
+
+_LEFT_OUT = "left out by `filters` or `skip`"
+
+
+@dataclass(frozen=True)
+class _QuantizationPlan:
+    """Which layers are quantized, and which are not.
+
+    Attributes:
+        ranges: By the path of each layer that is quantized, the names of the tensors that it rounds to a range of
+            their own: `input_0` and so on for its inputs, `activation` before its activation, `output`, and those
+            inside that its rule names.
+        skipped: The layers and operations that stay in float, with the reason.
+    """
+
+    ranges: Mapping[str, tuple[str, ...]]
+    skipped: tuple[Skipped, ...]
+
+
+def _plan_quantization(
+    graph: Graph, paths: Mapping[int, str], *, is_left: Callable[[str], bool]
+) -> _QuantizationPlan:
+    """Follow the tensors of a flat graph, and give a range to each that an operator of the file returns.
+
+    Args:
+        graph: The calls of a model without wrappers and nested models.
+        paths: The path of each layer, by its id.
+        is_left: Tells by the path of a layer whether it is to stay in float.
+    """
+    planner = _Planner(graph, paths, is_left)
+    for call in graph.calls:
+        planner.visit(call)
+    return planner.plan()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, paths: Mapping[int, str], is_left: Callable[[str], bool]) -> None:
+        self.graph, self.paths, self.is_left = graph, paths, is_left
+        self.skipped: dict[str, Skipped] = {}
+        self.places: dict[int, list[str]] = {}
+        self.rounding: set[int] = set()  # layers that round without a range, their weights for example
+        self.float: set[int] = {id(tensor) for tensor in graph.model.inputs}  # tensors without a range
+        self.folded: set[int] = set()  # calls that belong to the operator before them
+        self.left: set[int] = set()  # normalizations that belong to an operator in float
+        calls: dict[int, int] = {}
+        for call in graph.calls:
+            calls[id(call.layer)] = calls.get(id(call.layer), 0) + 1
+        self.once = {layer for layer, count in calls.items() if count == 1}
+
+    def visit(self, call: Call) -> None:
+        rule = self._rule(call)
+        if rule is None:
+            self.float |= {id(tensor) for tensor in call.outputs}
+        elif rule.kind == quantized.KEEPS:
+            if any(id(tensor) in self.float for tensor in call.inputs):
+                self.float |= {id(tensor) for tensor in call.outputs}
+        else:
+            self._place(call, rule)
+
+    def _rule(self, call: Call) -> RoundingRule | None:
+        """Return the rule of a call, None with a note of the reason if it stays in float."""
+        layer = call.layer
+        path = self.paths.get(id(layer), layer.name)
+        rule = rule_of(layer) if isinstance(layer, keras.layers.Layer) else None
+        reason = None
+        if path in self.skipped:
+            return None
+        left = isinstance(layer, keras.layers.Layer) and (self.is_left(path) or id(call) in self.left)
+        if rule is None or left:
+            self._leave(call)
+            reason = _LEFT_OUT if left else _refusal(layer)
+            kind = Skipped.FILTERED if left else Skipped.NO_RULE
+        else:
+            reason, kind = _refusal(layer), Skipped.NO_RULE
+            rule = quantized.ALONE if rule.kind == quantized.NORMALIZES and id(call) not in self.folded else rule
+        if reason is not None:
+            self.skipped[path] = Skipped(path, reason, kind)
+            return None
+        return rule
+
+    def _leave(self, call: Call) -> None:
+        """Let a normalization stay with the kernel that the converter folds it into."""
+        if isinstance(call.layer, quantized.FOLDING) and activation_of(call.layer) == "linear":
+            followers = [(taker, rule_of(taker.layer)) for taker in self.graph.consumers(call)]
+            self.left |= {id(taker) for taker, rule in followers if rule and rule.kind == quantized.NORMALIZES}
+
+    def _place(self, call: Call, rule: RoundingRule) -> None:
+        names = self.places.setdefault(id(call.layer), [])
+        for index, tensor in enumerate(call.inputs):
+            if id(tensor) in self.float and keras.backend.is_float_dtype(tensor.dtype):
+                _add(names, f"input_{index}")
+        if rule.kind in (quantized.MIXES, quantized.LOOKS_UP) or activation_of(call.layer) in FIXED:
+            self.rounding.add(id(call.layer))
+        for name in rule.within:
+            _add(names, name)
+        if self._is_continued(call, rule):
+            return
+        if rule.inside:
+            for name in rule.inside:
+                _add(names, name)
+            return
+        activation = activation_of(call.layer)
+        if activation not in FUSED and rule.kind != quantized.ACTIVATES:
+            _add(names, "activation")
+        if activation not in FIXED and not self._is_joined(call):
+            _add(names, "output")
+
+    def _is_joined(self, call: Call) -> bool:
+        """Tell whether only a concatenation takes the output: the file rounds it to the range of that, and once."""
+        following = self.graph.consumers(call)
+        if len(following) != 1 or self.graph.is_output(call) or activation_of(call.layer) not in FUSED:
+            return False
+        (taker,) = following
+        path = self.paths.get(id(taker.layer), "")
+        is_alone = {id(call.layer), id(taker.layer)} <= self.once and not self.is_left(path)
+        return is_alone and isinstance(taker.layer, keras.layers.Concatenate) and _refusal(taker.layer) is None
+
+    def _is_continued(self, call: Call, rule: RoundingRule) -> bool:
+        """Tell whether the operator goes on with the next call, and note that call."""
+        following = self.graph.consumers(call)
+        if (
+            len(following) != 1
+            or self.graph.is_output(call)
+            or not {id(call.layer), id(following[0].layer)} <= self.once
+        ):
+            return False
+        if rule.inside or rule.kind not in (quantized.MIXES, quantized.NORMALIZES, quantized.MERGES):
+            return False
+        (taker,) = following
+        path, next_rule = self.paths.get(id(taker.layer), ""), rule_of(taker.layer)
+        if next_rule is None or self.is_left(path) or activation_of(call.layer) != "linear":
+            return False
+        folds = next_rule.kind == quantized.NORMALIZES and isinstance(call.layer, quantized.FOLDING)
+        applies = next_rule.kind == quantized.ACTIVATES and activation_of(taker.layer) in FUSED
+        if folds or applies:
+            self.folded.add(id(taker))
+        return folds or applies
+
+    def plan(self) -> _QuantizationPlan:
+        ranges = {
+            self.paths[layer]: tuple(names) for layer, names in self.places.items() if names or layer in self.rounding
+        }
+        return _QuantizationPlan(ranges, tuple(self.skipped.values()))
+
+
+def _add(names: list[str], name: str) -> None:
+    if name not in names:
+        names.append(name)
+
+
+# A model that rounds as its 8-bit file will, while it trains.
 
 
 def quantize_aware(
@@ -87,24 +301,24 @@ def quantize_aware(
 
 def quantization_plan(
     anatomy: Anatomy, *, filters: Filters = None, skip: str | Sequence[str] | None = None
-) -> QuantizationPlan:
+) -> _QuantizationPlan:
     """Return which layers `quantize_aware` quantizes.
 
     Raises:
         ValueError: As `quantize_aware` does.
     """
     _check(anatomy)
-    return plan_of_plain(plain_copy(anatomy), filters=filters, skip=skip)
+    return _plan_of_plain(plain_copy(anatomy), filters=filters, skip=skip)
 
 
-def plan_of_plain(
+def _plan_of_plain(
     plain: keras.Model, *, filters: Filters = None, skip: str | Sequence[str] | None = None
-) -> QuantizationPlan:
+) -> _QuantizationPlan:
     """Return the plan for a model without wrappers, whose layers may get other names."""
     anatomy = Anatomy.of(plain)
     paths = {id(layer): path for path, layer in anatomy.leaves}
     is_left = _left(anatomy, filters, skip)
-    return plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
+    return _plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
 
 
 def _check(anatomy: Anatomy) -> None:
@@ -149,3 +363,298 @@ def _left(anatomy: Anatomy, filters: Filters, skip: str | Sequence[str] | None) 
             )
         in_float |= matching
     return in_float.__contains__
+
+
+# Ranges that stay as they are for the rest of the training.
+
+
+def freeze_ranges(model: keras.Model) -> None:
+    """Keep the ranges of a quantized model as they are: training goes on without moving them.
+
+    Weights settle better in the last epochs on a grid that does not move (Krishnamoorthi 2018, arXiv 1806.08342).
+    Compile the model again afterwards, as after a change of `trainable`. To let a range move again, set
+    `layer.learns_ranges = True`.
+
+    Args:
+        model: A model that `quantize_aware` returned, trained for at least a batch. It is changed.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If no layer of it is quantized, or a range has seen no data.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> from tfprune import quantize_aware
+        >>> model = quantize_aware(model)
+        >>> outputs = model(keras.ops.ones((2, 8)), training=True)  # as `fit` does
+        >>> freeze_ranges(model)
+        >>> model.get_layer("hidden").learns_ranges
+        False
+    """
+    layers = quantized_layers(model).values()
+    for layer in layers:
+        layer.known_ranges()  # refuses one without data, before anything is changed
+    for layer in layers:
+        layer.learns_ranges = False
+
+
+# Which layers of a model compute in 8 bits, with which ranges, and which do not.
+
+
+def quantization_report(model: keras.Model) -> QuantizationReport:
+    """Return which layers are quantized, with the ranges of their activations, and which are not, with the reason.
+
+    Args:
+        model: A model that `quantize_aware` returned.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If no layer of it is quantized.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> from tfprune import quantize_aware
+        >>> report = quantization_report(quantize_aware(model))
+        >>> report.rows[0].layer, report.rows[0].weights, report.rows[0].ranges
+        ('hidden', ('kernel',), {'input_0': None, 'output': None})
+    """
+    quantized = quantized_layers(model)
+    plan = _plan_of_plain(plain_copy(Anatomy.of(model)))
+    explained = {entry.layer for entry in plan.skipped}
+    in_float = [path for path in plan.ranges if path not in quantized]
+    left_out = [
+        Skipped(path, "left out by `filters` or `skip`", Skipped.FILTERED)
+        for path in in_float
+        if path not in explained
+    ]
+    return QuantizationReport(tuple(_row(*each) for each in quantized.items()), (*plan.skipped, *left_out))
+
+
+def _row(path: str, layer: Quantized) -> QuantizedRow:
+    weights = tuple(kernel.path for kernel in layer.inner_kernels.values())
+    ranges = {name: as_numpy(variable) for name, variable in layer.ranges.items()}
+    seen = {name: (float(low), float(high)) if low < high else None for name, (low, high) in ranges.items()}
+    levels = layer.levels if weights else None
+    return QuantizedRow(path, type(layer.layer).__name__, weights, levels, seen)
+
+
+@dataclass(frozen=True)
+class QuantizedRow(Report):
+    """How a layer is quantized.
+
+    Attributes:
+        layer: The path of the layer.
+        kind: The name of its class.
+        weights: The names of its weights that are rounded.
+        levels: How many values the entries of a weight share; None if each has its own.
+        ranges: Low and high by the name of the tensor; None for one that has not seen data.
+    """
+
+    layer: str
+    kind: str
+    weights: tuple[str, ...]
+    levels: int | None
+    ranges: dict[str, tuple[float, float] | None]
+
+
+@dataclass(frozen=True)
+class QuantizationReport(Report):
+    """The layers of a model that compute in 8 bits, and those that do not.
+
+    Attributes:
+        rows: A row for each layer that rounds, in the order of the model.
+        skipped: The layers and operations that stay in float, with the reason. Layers that only move numbers, and
+            normalization that is folded into a kernel, are in neither.
+
+    Example:
+        >>> from tfprune import quantize_aware
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> print(quantization_report(quantize_aware(model)))
+        layer   kind   weights  levels  ranges
+        ------  -----  -------  ------  ---------------------------------------
+        hidden  Dense  kernel   -       input_0 no data yet, output no data yet
+    """
+
+    rows: tuple[QuantizedRow, ...]
+    skipped: tuple[Skipped, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for row in self.rows:
+            ranges = [f"{name} {_text(bounds)}" for name, bounds in row.ranges.items()]
+            lines.append(
+                [row.layer, row.kind, ", ".join(row.weights) or "-", row.levels or "-", ", ".join(ranges) or "-"]
+            )
+        return table(["layer", "kind", "weights", "levels", "ranges"], lines, left=5) + skipped_table(self.skipped)
+
+
+def _text(bounds: tuple[float, float] | None) -> str:
+    return "no data yet" if bounds is None else f"{bounds[0]:.3g} to {bounds[1]:.3g}"
+
+
+# Cross-layer equalization: scale the channels between two layers without changing the outputs.
+
+_log = logging.getLogger(__name__)
+_SCALES = ("linear", "relu", "leaky_relu")  # f(s x) = s f(x) for s > 0
+_PASSES = (  # the same for each channel, whatever its size
+    *(layers.MaxPooling1D, layers.MaxPooling2D, layers.AveragePooling1D, layers.AveragePooling2D),
+    *(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D),
+    *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D),
+    *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.Cropping1D, layers.Cropping2D, layers.UpSampling2D),
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.Identity, layers.Flatten),
+)
+_SWEEPS, _CLOSE = 100, 1e-3  # until no channel moves by more than this factor
+_DEAD = 1e-6  # of the largest channel's weights: such a channel has no size to go by
+
+
+def equalize(model: keras.Model) -> keras.Model:
+    """Scale channels so that their weights have the same range in both layers around them, with the same outputs.
+
+    Use it before int8 quantization if `tfprune.export.quantization_error` shows channels of very different ranges; it
+    helps little otherwise. It needs no data and no training. An int8 tensor has 256 values for all its channels, so a
+    channel with small activations is represented by few of them. If the largest weight of a channel of a convolution
+    or Dense layer is r1, and r2 in the layer that reads it, the channel is divided by s = sqrt(r1 / r2) in the first,
+    biases included, and multiplied by s in the second (equation 11). A batch normalization between them absorbs the
+    division. Zeros stay zeros, and layers keep their names.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped or plain. It is left unchanged. Layers before a ReLU6
+            are skipped: it clips all channels at the same value.
+
+    Returns:
+        An uncompiled plain copy. Skipped layers and the reasons are logged.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not a graph, or no two layers can be equalized.
+
+    Reference:
+        Nagel, M., van Baalen, M., Blankevoort, T. and Welling, M. Data-Free Quantization Through Weight Equalization
+        and Bias Correction. ICCV 2019. arXiv:1906.04721, section 4.1.
+
+    Example:
+        >>> stack = [keras.layers.Dense(3, activation="relu", name="first"), keras.layers.Dense(2, name="second")]
+        >>> model = equalize(keras.Sequential([keras.Input((4,)), *stack]))
+        >>> first, second = (np.asarray(model.get_layer(name).kernel) for name in ("first", "second"))
+        >>> bool(np.allclose(np.abs(first).max(axis=0), np.abs(second).max(axis=1), rtol=1e-3))
+        True
+    """
+    check_graph(model)
+    copy = plain_copy(Anatomy.of(model))
+    pairs, reasons = _pairs(trace(flatten(copy)))
+    for name, reason in reasons.items():
+        _log.info("%s is not equalized: %s", name, reason)
+    if not pairs:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no convolution or Dense layer"
+        raise ValueError(
+            f"Expected layers in {model.name!r} whose channels another layer reads alone. Received none. {listed}."
+        )
+    _equalize(pairs)
+    _log.info("equalized the channels between %s pairs of layers in %r", len(pairs), model.name)
+    return copy
+
+
+@dataclass
+class _Pair:
+    """Two layers with channels between them that nothing else reads."""
+
+    first: keras.layers.Layer
+    norm: keras.layers.BatchNormalization | None
+    second: keras.layers.Layer
+
+
+def _pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
+    """Return the pairs of a graph, and why other layers are in none as the first."""
+    calls: dict[int, int] = {}
+    for call in graph.calls:
+        calls[id(call.layer)] = calls.get(id(call.layer), 0) + 1
+    pairs, reasons = [], {}
+    for call in graph.calls:
+        if type(call.layer) in KERNELS:
+            pair = _pair(graph, call, calls)
+            if isinstance(pair, str):
+                reasons[call.layer.name] = pair
+            else:
+                pairs.append(pair)
+    return pairs, reasons
+
+
+def _pair(graph: Graph, call: Call, calls: dict[int, int]) -> _Pair | str:
+    """Return the pair that begins with a layer, or why there is none."""
+    norm, current = None, call
+    while True:
+        layer = current.layer
+        if calls[id(layer)] > 1:
+            return f"{layer.name} is called more than once"
+        if activation_of(layer) not in _SCALES:
+            return f"{layer.name} does not scale with what it gets"
+        if getattr(layer, "data_format", None) == "channels_first":
+            return f"{layer.name} has its channels first"
+        following = graph.consumers(current)
+        if len(following) != 1 or graph.is_output(current):
+            return f"what {layer.name} returns is read in more than one place"
+        (taker,) = following
+        if type(taker.layer) is layers.BatchNormalization:
+            if current is not call or not taker.layer.scale or activation_of(call.layer) != "linear":
+                return f"{taker.layer.name} has no scale of its own, or does not stand right behind"
+            norm = taker.layer
+        elif type(taker.layer) in KERNELS:
+            return _ended(call.layer, norm, taker.layer, calls)
+        elif not isinstance(taker.layer, (*_PASSES, layers.Activation, layers.ReLU, layers.LeakyReLU)):
+            return f"{type(taker.layer).__name__} stands behind it"
+        current = taker
+
+
+def _ended(
+    first: keras.layers.Layer,
+    norm: keras.layers.BatchNormalization | None,
+    second: keras.layers.Layer,
+    calls: dict[int, int],
+) -> _Pair | str:
+    if calls[id(second)] > 1:
+        return f"{second.name} is called more than once"
+    if getattr(second, "groups", 1) > 1 or getattr(second, "data_format", None) == "channels_first":
+        return f"{second.name} has groups, or its channels first"
+    return _Pair(first, norm, second)
+
+
+def _equalize(pairs: list[_Pair]) -> None:
+    involved = {id(layer): layer for pair in pairs for layer in (pair.first, pair.norm, pair.second) if layer}
+    weights = {id(variable): as_numpy(variable) for layer in involved.values() for variable in layer.weights}
+    for _ in range(_SWEEPS):
+        if max(_scale(pair, weights) for pair in pairs) < _CLOSE:  # a layer in two pairs moves in both
+            break
+    for layer in involved.values():
+        for variable in layer.trainable_variables + layer.non_trainable_variables:
+            variable.assign(weights[id(variable)])
+
+
+def _scale(pair: _Pair, weights: dict[int, np.ndarray]) -> float:
+    """Apply equation 11 to a pair; return the logarithm of the largest factor."""
+    first, second = id(pair.first.kernel), id(pair.second.kernel)
+    outputs = weights[first].reshape(-1, _width(pair.first))
+    # Positions that a Flatten put beside each other, and those of the kernel, come before the channels.
+    inputs = weights[second].reshape(-1, outputs.shape[1], weights[second].shape[-1])
+    sizes = np.abs(outputs).max(axis=0), np.abs(inputs).max(axis=(0, 2))
+    factor = np.ones(outputs.shape[1], outputs.dtype)
+    if pair.norm is not None:
+        gamma, variance = weights[id(pair.norm.gamma)], weights[id(pair.norm.moving_variance)]
+        sizes = sizes[0] * np.abs(gamma) / np.sqrt(variance + pair.norm.epsilon), sizes[1]
+    alive = (sizes[0] > _DEAD * sizes[0].max()) & (sizes[1] > _DEAD * sizes[1].max())
+    factor[alive] = np.sqrt(sizes[0][alive] / sizes[1][alive])
+    for variable in _divided(pair):
+        shape = weights[id(variable)].shape
+        weights[id(variable)] = (weights[id(variable)].reshape(-1, len(factor)) / factor).reshape(shape)
+    weights[second] = (inputs * factor[:, None]).reshape(weights[second].shape)
+    return float(np.abs(np.log(factor)).max())
+
+
+def _width(layer: keras.layers.Layer) -> int:
+    shape = layer.kernel.shape
+    return shape[-1] * shape[-2] if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)) else shape[-1]
+
+
+def _divided(pair: _Pair) -> list[keras.Variable]:
+    if pair.norm is not None:
+        return [pair.norm.gamma, *([pair.norm.beta] if pair.norm.center else [])]
+    return [pair.first.kernel, *([pair.first.bias] if pair.first.use_bias else [])]

@@ -1,4 +1,4 @@
-"""Quantized: a wrapper whose layer computes as an 8-bit operator does, in floats."""
+"""Quantized: a wrapper whose layer computes as an 8-bit operator does, in floats; and the rules of the operators."""
 
 from __future__ import annotations
 
@@ -6,21 +6,514 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-from keras import ops
+import numpy as np
+from keras import activations, layers, ops
 
-from tfprune.keras_models.models.anatomy import Anatomy, check_keras
-from tfprune.keras_models.models.kernels import Kernel
-from tfprune.keras_models.models.layers import as_numpy
-from tfprune.quantizing.cells import STEPS, Round, fixed
-from tfprune.quantizing.clustered import Clustered
-from tfprune.quantizing.fake_quantize import FLAT, fake_quantize, fake_quantize_weight, fake_quantize_whole
-from tfprune.quantizing.rules import FIXED, activation_of
-from tfprune.quantizing.two_operators import WAYS
+from tfprune.masking.pruned import Pruned
+from tfprune.models.anatomy import Anatomy, as_numpy, check_keras
+from tfprune.models.kernels import Kernel, kernels
 
-DECAY = 0.99  # of the moving average of a range
+# Few values for each weight, shared by its entries and trained; zeros stay zeros.
+
+_SEARCH_STEPS = 50  # of k-means at most
+_BINS = 512
+
+
+def _share(weight: Any, centroids: Any) -> Any:
+    """Return a weight whose non-zero entries have the value of the nearest centroid.
+
+    A centroid gets the sum of the gradients of its entries (Han et al. 2016, arXiv 1510.00149, section 3); an entry
+    gets its own, so that it can move to another centroid.
+
+    Args:
+        weight: A tensor.
+        centroids: A vector of values.
+    """
+    ordered = ops.take(centroids, ops.argsort(centroids))
+    borders = (ordered[1:] + ordered[:-1]) / 2
+    entries = ops.stop_gradient(ops.reshape(weight, (-1,)))
+    nearest = ops.searchsorted(ops.stop_gradient(borders), entries)
+    values = ops.reshape(ops.take(ordered, nearest), weight.shape)
+    moving = values + (weight - ops.stop_gradient(weight))
+    return ops.where(ops.equal(weight, 0), ops.zeros_like(weight), moving)
+
+
+def _starting_centroids(weight: np.ndarray, count: int, *, start: str = "k-means") -> np.ndarray:
+    """Return values for the entries of a weight to share; those that it has, if they are few enough.
+
+    Args:
+        weight: A weight; its zeros are left out.
+        count: How many.
+        start: A name among `_STARTS`.
+
+    Example:
+        >>> _starting_centroids(np.array([0.0, 1.0, 1.1, -2.0]), 2).tolist()
+        [-2.0, 1.05]
+    """
+    entries = np.sort(weight[weight != 0].astype(np.float64), axis=None)
+    if not len(entries):
+        return np.linspace(-1, 1, count)
+    values = np.unique(entries)
+    if len(values) <= count:
+        return np.pad(values, (0, count - len(values)), mode="edge")
+    return _STARTS[start](entries, count)
+
+
+def _k_means(entries: np.ndarray, count: int) -> np.ndarray:
+    """Return values that leave little squared error: k-means in one dimension.
+
+    It starts from values as dense as the cube root of the density of the entries, which is best where there are
+    many (Panter and Dite 1951).
+    """
+    sums = np.concatenate([[0.0], np.cumsum(entries)])
+    density, edges = np.histogram(entries, bins=_BINS)
+    mass = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
+    centroids = np.interp((np.arange(count) + 0.5) / count * mass[-1], mass, edges)
+    for _ in range(_SEARCH_STEPS):
+        borders = np.searchsorted(entries, (centroids[1:] + centroids[:-1]) / 2)
+        ends = np.concatenate([[0], borders, [len(entries)]])
+        counts = np.diff(ends)
+        means = np.diff(sums[ends]) / np.maximum(counts, 1)
+        moved = np.where(counts > 0, means, centroids)
+        if np.allclose(moved, centroids, rtol=0, atol=1e-12):
+            break
+        centroids = np.sort(moved)
+    return centroids
+
+
+def _linear(entries: np.ndarray, count: int) -> np.ndarray:
+    return np.linspace(entries[0], entries[-1], count)
+
+
+def _density(entries: np.ndarray, count: int) -> np.ndarray:
+    return np.quantile(entries, (np.arange(count) + 0.5) / count)
+
+
+def _random(entries: np.ndarray, count: int) -> np.ndarray:
+    return ops.convert_to_numpy(keras.random.uniform((count,), float(entries[0]), float(entries[-1])))
+
+
+# Where values start, from the sorted entries that are not zero and how many values there are to be.
+_STARTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "k-means": _k_means,
+    "linear": _linear,  # evenly from the smallest to the largest
+    "density": _density,  # as many entries around each
+    "random": _random,  # anywhere between the smallest and the largest
+}
+
+
+# Clustered: a wrapper whose layer reads weights of few values, which its entries share.
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class Clustered(Pruned):
+    """Wrap a layer so that the entries of each of its weights share a few trained values; zeros stay zeros.
+
+    Args:
+        layer: The layer. It is used as it is, not copied.
+        levels: How many values the entries of each weight share, 0 among them; None leaves each its own.
+        start: Where the values start: a name among `levels.STARTS`.
+        weights: Names of the weights under masks, as in `Pruned`; none by default.
+        **kwargs: Arguments of `Pruned`.
+
+    Example:
+        >>> layer = Clustered(keras.layers.Dense(3), levels=4)
+        >>> layer.build((None, 5))
+        >>> layer.centroids["kernel"].shape[0]
+        3
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        *,
+        levels: int | None = None,
+        start: str = "k-means",
+        weights: Sequence[str] | None = (),
+        **kwargs: Any,
+    ) -> None:
+        self.levels, self.start = levels, start
+        super().__init__(layer, weights=weights, **kwargs)
+        self._inner_kernels: dict[int, Kernel] | None = None
+        self.centroids: dict[str, keras.Variable] = {}
+        if layer.built:
+            self._add_centroids()
+
+    @classmethod
+    def of(cls, layer: keras.layers.Layer, **arguments: Any) -> Clustered:
+        """Return such a wrapper around a layer, or in the place of its wrapper, whose masks and values it gets."""
+        if not isinstance(layer, Pruned):
+            return cls(layer, **arguments)
+        shared = {"levels": layer.levels, "start": layer.start} if shares_values(layer) else {}
+        return cls(layer.layer, **{**layer.pruning(), **arguments, **shared})
+
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        self._add_centroids()
+
+    def _add_centroids(self) -> None:
+        if self.levels is None or self.centroids:
+            return
+        for kernel in self.inner_kernels.values():
+            name = f"{kernel.path.replace('/', '_')}_centroids"
+            self.centroids[kernel.path] = self.add_weight(
+                name=name, shape=(self.levels - 1,), dtype=kernel.variable.dtype, initializer="zeros"
+            )
+        self.place_centroids()
+
+    def place_centroids(self) -> None:
+        """Put the values that the entries of a weight share where they fit it best."""
+        for kernel in self.inner_kernels.values():
+            if kernel.path in self.centroids:
+                variable = self.centroids[kernel.path]
+                values = _starting_centroids(as_numpy(kernel.variable), variable.shape[0], start=self.start)
+                variable.assign(values)
+
+    @property
+    def inner_kernels(self) -> dict[int, Kernel]:
+        """The kernels of the layer, under masks or not, by the id of the variable."""
+        if not self.layer.built:
+            return {}
+        if self._inner_kernels is None:
+            self._inner_kernels = {id(kernel.variable): kernel for kernel in kernels(self.layer)}
+        return self._inner_kernels
+
+    @property
+    def prunes(self) -> bool:
+        """Whether weights are under masks, or will be once the layer is built."""
+        return self.weight_names != ()
+
+    def choose_kernels(self) -> dict[str, Kernel]:
+        """Return the kernels under masks by name; there may be none."""
+        return super().choose_kernels() if self.prunes else {}
+
+    def settled(self) -> Iterator[tuple[keras.Variable, Any]]:
+        """Yield each weight that has another value without the wrapper, and that value; 8 bits are not part of it."""
+        masked = {id(variable): (variable, value) for variable, value in super().settled()}
+        for kernel in self.inner_kernels.values():
+            if kernel.path in self.centroids:
+                _, value = masked.get(id(kernel.variable), (None, ops.convert_to_tensor(kernel.variable)))
+                masked[id(kernel.variable)] = kernel.variable, self._shared(value, kernel)
+        yield from masked.values()
+
+    def _value(self, variable: keras.Variable, training: bool | None) -> Any:
+        value = super()._value(variable, training)
+        kernel = self.inner_kernels.get(id(variable))
+        return value if kernel is None or kernel.path not in self.centroids else self._shared(value, kernel)
+
+    def _shared(self, weight: Any, kernel: Kernel) -> Any:
+        # A tensor: what a backend calls the value of a variable may be a variable.
+        return _share(ops.copy(weight), ops.convert_to_tensor(self.centroids[kernel.path]))
+
+    def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
+        """Return such a wrapper, with other arguments where some are given, around a layer."""
+        return super().around(layer, **{**self._own(), **arguments})
+
+    def _own(self) -> dict[str, Any]:
+        return {"levels": self.levels, "start": self.start}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments besides the layer, as a configuration holds them."""
+        return {**super().settings(), **self._own()}
+
+    def saved_variables(self) -> dict[str, keras.Variable]:
+        """Return the variables that files hold besides the layer's: masks, latent values and shared values."""
+        shared = {f"{name.replace('/', '_')}_centroids": variable for name, variable in self.centroids.items()}
+        return super().saved_variables() | shared
+
+
+def shares_values(layer: keras.layers.Layer) -> bool:
+    """Tell whether the entries of a layer's weights share values."""
+    return isinstance(layer, Clustered) and layer.levels is not None
+
+
+def place_centroids(copy: keras.Model, *, like: keras.Model) -> None:
+    """Let the values that entries share start anew in a copy, where the layers of the model copied had none."""
+    paths = {path for path, layer in Anatomy.of(like).leaves if shares_values(layer)}
+    for path, layer in Anatomy.of(copy).leaves:
+        if isinstance(layer, Clustered) and path not in paths:
+            layer.place_centroids()
+
+
+# Round to the grid of 8-bit integers and stay in floats, as the operators of a .tflite file compute.
+
+_INTEGER_STEPS = 255  # between the lowest and the highest of 8-bit integers
+_FLAT = 1e-6  # the least width of a range: that of a tensor of zeros
+# Channels of small weights get a grid this much finer than the kernel's at most, so that biases fit 32 bits.
+_FINEST = 2.0**-10
+
+
+def _fake_quantize(tensor: Any, bounds: Any) -> Any:
+    """Round a tensor to 256 values over a range, of which 0 is one; clip what lies beyond.
+
+    The gradient passes where nothing was clipped (Jacob et al. 2018, arXiv 1712.05877).
+
+    Args:
+        tensor: Floats of any shape.
+        bounds: Low and high: 0 lies in between.
+    """
+    low, high = _on_grid(bounds[0], bounds[1])
+    return keras.quantizers.fake_quant_with_min_max_vars(tensor, low, high)
+
+
+def _on_grid(low: Any, high: Any) -> tuple[Any, Any]:
+    """Return a range moved by less than a step, so that 0 is a value of its grid.
+
+    The interpreter and Keras both do so, and do not agree where 0 lies half-way between two values.
+    """
+    low, high = ops.cast(low, "float32"), ops.cast(high, "float32")
+    scale = ops.maximum(high - low, _FLAT) / _INTEGER_STEPS
+    below = ops.floor(-low / scale + 0.5)
+    return -below * scale, (_INTEGER_STEPS - below) * scale
+
+
+def _fake_quantize_weight(weight: Any, axes: str) -> Any:
+    """Round a weight to the integers -127 to 127 times a scale, one for each output channel.
+
+    Args:
+        weight: The weight, a tensor.
+        axes: One letter per dimension, as `register_prunable` takes them: `o` output, `c` a channel that is both.
+    """
+    channel_axes = [axis for axis, letter in enumerate(axes) if letter in "oc"]
+    if len(channel_axes) == 1:
+        return _round(weight, channel_axes[0])
+    # A depthwise kernel has a channel for each pair of input channel and multiplier, its last two axes.
+    flat = ops.reshape(
+        weight, (*weight.shape[: channel_axes[0]], math.prod(weight.shape[axis] for axis in channel_axes))
+    )
+    return ops.reshape(_round(flat, channel_axes[0]), weight.shape)
+
+
+def _fake_quantize_whole(weight: Any) -> Any:
+    """Round a weight to the integers -127 to 127 times one scale, so that equal entries are equal integers.
+
+    Args:
+        weight: The weight, a tensor.
+    """
+    bound = ops.maximum(ops.max(ops.abs(ops.stop_gradient(weight))), _FLAT)
+    return keras.quantizers.fake_quant_with_min_max_vars(weight, -bound, bound, narrow_range=True)
+
+
+def _round(weight: Any, axis: int) -> Any:
+    size = ops.abs(ops.stop_gradient(weight))
+    whole = ops.max(size)
+    bound = ops.max(size, axis=[other for other in range(len(weight.shape)) if other != axis])
+    bound = ops.maximum(bound, ops.where(whole > 0, whole, ops.ones_like(whole)) * _FINEST)
+    return keras.quantizers.fake_quant_with_min_max_vars(weight, -bound, bound, narrow_range=True, axis=axis)
+
+
+# Where the 8-bit operators of each kind of layer round.
+
+FUSED = ("linear", "relu", "relu6")  # what an operator applies before it rounds
+# Operators whose results have a range that the runtime fixes.
+FIXED = {"sigmoid": (0.0, 255 / 256), "softmax": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
+SEPARATE = (*FIXED, "silu", "hard_silu", "leaky_relu")  # operators of their own, in 8 bits
+
+MIXES = "mixes"  # an operator with a kernel
+NORMALIZES = "normalizes"  # is folded into the kernel before it
+ACTIVATES = "activates"
+MERGES = "merges"  # several tensors, and applies an activation before it rounds
+_ROUNDS = "rounds"  # an operator without weights
+KEEPS = "keeps"  # moves numbers only, and keeps their range
+LOOKS_UP = "looks up"  # takes rows of its weights, which get the range of what it returns
+
+
+@dataclass(frozen=True)
+class RoundingRule:
+    """How a kind of layer is computed in 8 bits.
+
+    Attributes:
+        kind: One of the constants of this module.
+        inside: Names of the places between its input and its output where it rounds, with the output as the last.
+        within: Names of such places before its output, which has a range as that of any other layer.
+    """
+
+    kind: str
+    inside: tuple[str, ...] = field(default=())
+    within: tuple[str, ...] = field(default=())
+
+
+# They take a normalization into their kernel.
+KERNELS = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+FOLDING = (*KERNELS, layers.SeparableConv2D)
+_KEEPING = (
+    *(layers.Flatten, layers.Reshape, layers.Permute, layers.RepeatVector, layers.Identity),
+    *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.Cropping1D, layers.Cropping2D),
+    *(layers.MaxPooling1D, layers.MaxPooling2D, layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D),
+    *(layers.AveragePooling1D, layers.AveragePooling2D),
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.GaussianDropout),
+    *(layers.GaussianNoise, layers.AlphaDropout, layers.ActivityRegularization),
+)
+_LSTM = ("inputs", "states", "sum", "kept", "written", "carry", "state")
+_GRU = ("inputs", "states", "update", "reset", "reset_state", "candidate", "kept", "rest", "written", "state")
+
+_RULES: dict[type, RoundingRule] = {
+    **dict.fromkeys((*KERNELS, layers.Conv2DTranspose), RoundingRule(MIXES)),
+    layers.SeparableConv2D: RoundingRule(MIXES, within=("depthwise",)),
+    **dict.fromkeys((layers.Rescaling, layers.Normalization), RoundingRule(_ROUNDS, within=("scaled",))),
+    layers.BatchNormalization: RoundingRule(NORMALIZES),
+    **dict.fromkeys((layers.Activation, layers.ReLU, layers.LeakyReLU, layers.Softmax), RoundingRule(ACTIVATES)),
+    **dict.fromkeys((layers.Add, layers.Subtract, layers.Multiply), RoundingRule(MERGES)),
+    **dict.fromkeys((layers.Maximum, layers.Minimum, layers.Concatenate), RoundingRule(_ROUNDS)),
+    **dict.fromkeys((layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D), RoundingRule(_ROUNDS)),
+    **dict.fromkeys(_KEEPING, RoundingRule(KEEPS)),
+    layers.Embedding: RoundingRule(LOOKS_UP),
+    layers.LSTM: RoundingRule(MIXES, inside=_LSTM),
+    layers.GRU: RoundingRule(MIXES, inside=_GRU),
+}
+
+ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no kernel takes
+
+
+def rule_of(layer: Any) -> RoundingRule | None:
+    """Return the rule of a layer, None if there is none; a subclass may compute something else, and has none."""
+    if type(layer) is layers.UpSampling2D and layer.interpolation == "nearest":
+        return RoundingRule(KEEPS)
+    return _RULES.get(type(layer))
+
+
+def activation_of(layer: keras.layers.Layer) -> str | None:
+    """Return the name of the activation that a layer applies, None if it is none of Keras' simple ones."""
+    if isinstance(layer, layers.ReLU):
+        return _relu(layer)
+    if isinstance(layer, layers.Softmax):
+        return "softmax" if layer.axis in (-1, (-1,), [-1]) else None
+    if isinstance(layer, layers.LeakyReLU):
+        return "leaky_relu"
+    function = getattr(layer, "activation", None) or activations.linear
+    named = {getattr(activations, name): name for name in (*FUSED, *SEPARATE)}
+    return named.get(function)
+
+
+def _relu(layer: keras.layers.ReLU) -> str | None:
+    if layer.threshold or layer.max_value not in (None, 6):
+        return None
+    if layer.negative_slope:
+        return "leaky_relu" if layer.max_value is None else None
+    return "relu" if layer.max_value is None else "relu6"
+
+
+# Steps of recurrent layers that round where the operators of an unrolled file do.
+
+_State = tuple[Any, list[Any]]  # what a step returns: the output, and the states for the next one
+Round = Callable[[str, Any], Any]  # name, tensor -> the tensor on the grid of that range
+
+
+def _fixed(name: str, tensor: Any) -> Any:
+    """Apply an activation whose results have a range that the runtime fixes."""
+    return _fake_quantize(getattr(keras.activations, name)(tensor), FIXED[name])
+
+
+def _lstm_step(inputs: Any, states: Any, *, cell: Any, rounded: Round, training: bool = False) -> _State:
+    """Do what `LSTMCell.call` does."""
+    state, carry = states
+    projected = rounded("inputs", ops.matmul(_dropped(cell, inputs, training), cell.kernel) + _bias(cell, 0))
+    total = rounded("sum", projected + rounded("states", ops.matmul(state, cell.recurrent_kernel)))
+    write, keep, new, read = ops.split(total, 4, axis=1)
+    remembered = rounded("kept", _fixed("sigmoid", keep) * carry)
+    written = rounded("written", _fixed("sigmoid", write) * _fixed("tanh", new))
+    carry = rounded("carry", remembered + written)
+    state = rounded("state", _fixed("sigmoid", read) * _fixed("tanh", carry))
+    return state, [state, carry]
+
+
+def _gru_step(inputs: Any, states: Any, *, cell: Any, rounded: Round, training: bool = False) -> _State:
+    """Do what `GRUCell.call` does with `reset_after=True`."""
+    (state,) = states
+    projected = rounded("inputs", ops.matmul(_dropped(cell, inputs, training), cell.kernel) + _bias(cell, 0))
+    past = rounded("states", ops.matmul(state, cell.recurrent_kernel) + _bias(cell, 1))
+    parts = zip(ops.split(projected, 3, axis=1), ops.split(past, 3, axis=1), strict=True)
+    (update, update_past), (reset, reset_past), (new, new_past) = parts
+    update = _fixed("sigmoid", rounded("update", update + update_past))
+    reset = _fixed("sigmoid", rounded("reset", reset + reset_past))
+    new = _fixed("tanh", rounded("candidate", new + rounded("reset_state", reset * new_past)))
+    written = rounded("written", rounded("rest", 1 - update) * new)
+    state = rounded("state", rounded("kept", update * state) + written)
+    return state, [state]
+
+
+_CELL_STEPS: dict[type, Callable[..., _State]] = {
+    keras.layers.LSTMCell: _lstm_step,
+    keras.layers.GRUCell: _gru_step,
+}
+
+
+def _dropped(cell: Any, inputs: Any, training: bool) -> Any:
+    return inputs * cell.get_dropout_mask(inputs) if training and cell.dropout else inputs
+
+
+def _bias(cell: Any, row: int) -> Any:
+    if not cell.use_bias:
+        return 0.0
+    return cell.bias[row] if len(cell.bias.shape) > 1 else cell.bias
+
+
+# Layers that are two operators in a file, and round between them: a product and a sum, or two convolutions.
+
+
+def _rescale(inputs: Any, *, layer: Any, rounded: Round) -> Any:
+    """Do what `Rescaling.call` does."""
+    return _affine(inputs, layer.scale, layer.offset, rounded)
+
+
+def _normalize(inputs: Any, *, layer: Any, rounded: Round) -> Any:
+    """Do what `Normalization.call` does."""
+    scale = 1 / ops.maximum(ops.sqrt(layer.variance), keras.config.epsilon())
+    return _affine(inputs, scale, -layer.mean * scale, rounded)
+
+
+def _normalize_batches(
+    inputs: Any, *, layer: Any, rounded: Round, training: bool | None = None, mask: Any = None
+) -> Any:
+    """Do what `BatchNormalization.call` does where there is no kernel that takes the normalization.
+
+    Training uses the statistics of the batch, which the file never sees: it learns the ranges only.
+    """
+    scale = 1 / ops.sqrt(ops.convert_to_tensor(layer.moving_variance) + layer.epsilon)
+    scale = scale * layer.gamma if layer.scale else scale
+    offset = -ops.convert_to_tensor(layer.moving_mean) * scale
+    offset = offset + layer.beta if layer.center else offset
+    outputs = _affine(inputs, scale, offset, rounded)
+    if not (training and layer.trainable):
+        return outputs
+    return type(layer).call(layer, inputs, training=True, mask=mask)
+
+
+def _convolve_apart(inputs: Any, *, layer: Any, rounded: Round) -> Any:
+    """Do what `SeparableConv2D.call` does."""
+    arguments = {"strides": layer.strides, "padding": layer.padding, "dilation_rate": layer.dilation_rate}
+    form = {"data_format": layer.data_format}
+    maps = rounded("depthwise", ops.depthwise_conv(inputs, layer.depthwise_kernel, **arguments, **form))
+    outputs = ops.conv(maps, layer.pointwise_kernel, **form)
+    return layer.activation(outputs + layer.bias if layer.use_bias else outputs)
+
+
+_WAYS: dict[type, Callable[..., Any]] = {
+    layers.Rescaling: _rescale,
+    layers.Normalization: _normalize,
+    layers.BatchNormalization: _normalize_batches,
+    layers.SeparableConv2D: _convolve_apart,
+}
+
+
+def _affine(inputs: Any, scale: Any, offset: Any, rounded: Round) -> Any:
+    inputs = ops.cast(inputs, keras.config.floatx())
+    return rounded("scaled", inputs * _constant(scale)) + _constant(offset)
+
+
+def _constant(values: Any) -> Any:
+    """Round constants as the converter does: to 256 values from the least to the largest, of which 0 is one."""
+    values = ops.cast(values, keras.config.floatx())
+    return _fake_quantize(values, (ops.minimum(ops.min(values), 0), ops.maximum(ops.max(values), 0)))
+
+
+# Quantized: a wrapper whose layer computes as an 8-bit operator does, in floats.
+
+_DECAY = 0.99  # of the moving average of a range
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
@@ -84,20 +577,20 @@ class Quantized(Clustered):
         """Return the values of a kernel on the grid of its integers; one for all channels if they share values."""
         if isinstance(self.layer, keras.layers.Embedding):  # whose rows are rounded as its output
             return weight
-        return fake_quantize_weight(weight, kernel.axes) if self.levels is None else fake_quantize_whole(weight)
+        return _fake_quantize_weight(weight, kernel.axes) if self.levels is None else _fake_quantize_whole(weight)
 
     def rounded(self, name: str, tensor: Any, *, training: bool | None) -> Any:
         """Return a tensor on the grid of its range; training moves the range first."""
         if self.known is not None:
-            return fake_quantize(tensor, self.known[name])
+            return _fake_quantize(tensor, self.known[name])
         variable = self.ranges[name]
         bounds = ops.convert_to_tensor(variable)
         if training and self.learns_ranges:
             bounds = _moved(bounds, ops.stop_gradient(tensor))
             variable.assign(bounds)
-            return fake_quantize(tensor, bounds)
+            return _fake_quantize(tensor, bounds)
         # Before it has seen data, it computes as the layer does.
-        return ops.where(bounds[1] > bounds[0], fake_quantize(tensor, bounds), tensor)
+        return ops.where(bounds[1] > bounds[0], _fake_quantize(tensor, bounds), tensor)
 
     def known_ranges(self) -> dict[str, tuple[float, float]]:
         """Return the ranges as they are now.
@@ -118,7 +611,7 @@ class Quantized(Clustered):
                     f"Train the model that tfprune.quantize_aware returned with fit first."
                 )
         # Any range holds a tensor of zeros, and one of this width suits the biases behind it.
-        return {name: (low, high if high - low > 2 * FLAT else 1.0) for name, (low, high) in ranges.items()}
+        return {name: (low, high if high - low > 2 * _FLAT else 1.0) for name, (low, high) in ranges.items()}
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         compute = functools.partial(self._compute, functools.partial(self.rounded, training=training))
@@ -129,15 +622,15 @@ class Quantized(Clustered):
             rounded(name, tensor) if (name := f"input_{index}") in self.range_names else tensor
             for index, tensor in enumerate(keras.tree.flatten(inputs))
         ]
-        with replaced(self.layer, self._replacements(rounded)):
+        with _replaced(self.layer, self._replacements(rounded)):
             outputs = self.layer(keras.tree.pack_sequence_as(inputs, tensors), *args, **kwargs)
         activation = activation_of(self.layer)
         if "activation" in self.range_names:
             outputs = rounded("activation", outputs)
         if self.is_split:
-            outputs = activated(activation, outputs)
+            outputs = _activated(activation, outputs)
         elif activation in FIXED and "output" not in self.range_names and not self.is_recurrent:
-            outputs = fake_quantize(outputs, FIXED[activation])
+            outputs = _fake_quantize(outputs, FIXED[activation])
         return rounded("output", outputs) if "output" in self.range_names else outputs
 
     @property
@@ -154,11 +647,11 @@ class Quantized(Clustered):
         """Return the attributes to replace while the layer is called."""
         if self.is_recurrent:
             cell = self.layer.cell
-            step = functools.partial(STEPS[type(cell)], cell=cell, rounded=rounded)
+            step = functools.partial(_CELL_STEPS[type(cell)], cell=cell, rounded=rounded)
             return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
         replacements: dict[str, Any] = {"activation": keras.activations.linear} if self.is_split else {}
         if {"scaled", "depthwise"} & {*self.range_names}:
-            replacements["call"] = functools.partial(WAYS[type(self.layer)], layer=self.layer, rounded=rounded)
+            replacements["call"] = functools.partial(_WAYS[type(self.layer)], layer=self.layer, rounded=rounded)
         return replacements
 
     def saved_variables(self) -> dict[str, keras.Variable]:
@@ -166,12 +659,12 @@ class Quantized(Clustered):
         return super().saved_variables() | {f"{name}_range": variable for name, variable in self.ranges.items()}
 
 
-def activated(name: str | None, tensor: Any) -> Any:
+def _activated(name: str | None, tensor: Any) -> Any:
     """Apply an activation as its operators do."""
     if name in FIXED:
-        return fixed(name, tensor)
+        return _fixed(name, tensor)
     if name == "silu":  # a sigmoid and a product
-        return tensor * fixed("sigmoid", tensor)
+        return tensor * _fixed("sigmoid", tensor)
     return getattr(keras.activations, str(name))(tensor)
 
 
@@ -179,18 +672,18 @@ def _moved(bounds: Any, tensor: Any) -> Any:
     """Return a range after one more batch: the first one's, and then a moving average; 0 lies in it."""
     values = ops.cast(tensor, "float32")
     low, high = ops.minimum(ops.min(values), 0.0), ops.maximum(ops.max(values), 0.0)
-    batch = ops.stack([low, ops.maximum(high, low + FLAT)])
-    moved = ops.where(high > low, DECAY * bounds + (1 - DECAY) * batch, bounds)
-    return ops.where(bounds[1] - bounds[0] > 2 * FLAT, moved, batch)  # zeros alone say nothing of a range
+    batch = ops.stack([low, ops.maximum(high, low + _FLAT)])
+    moved = ops.where(high > low, _DECAY * bounds + (1 - _DECAY) * batch, bounds)
+    return ops.where(bounds[1] - bounds[0] > 2 * _FLAT, moved, batch)  # zeros alone say nothing of a range
 
 
 @contextmanager
-def replaced(layer: keras.layers.Layer, attributes: Mapping[str, Any]) -> Iterator[None]:
+def _replaced(layer: keras.layers.Layer, attributes: Mapping[str, Any]) -> Iterator[None]:
     """Give a layer other attributes for the time being, a dict to one inside of it."""
     with ExitStack() as stack:
         for name, value in attributes.items():
             if isinstance(value, Mapping):
-                stack.enter_context(replaced(getattr(layer, name), value))
+                stack.enter_context(_replaced(getattr(layer, name), value))
             else:
                 stack.callback(_put_back(layer, name))
                 setattr(layer, name, value)

@@ -1,10 +1,10 @@
 """The dependency graph of a Keras model or a .tflite file: which channels can only be removed together.
 
 Every channel has a number. A layout gives, for each axis of a tensor or a weight, the numbers of the channels along
-it, or None for an axis that has none (batch, positions, the taps of a filter). A `ChannelFlow` carries these numbers
-from call to call, by one rule for each kind of layer or operator. Where two channels meet, for example in an
-addition, they are tied: one cannot be removed without the other. Tied channels are a bundle, and bundles that are
-ranked with each other are a `Group`.
+it, or None for an axis that has none (batch, positions, the taps of a filter). A `ChannelFlow` carries these
+numbers from call to call, by one rule for each kind of layer or operator. Where two channels meet, for example in
+an addition, they are tied: one cannot be removed without the other. Tied channels are a bundle, and bundles that
+are ranked with each other are a `Group`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tfprune.base.axes import other_axes, shape_along
-from tfprune.base.top_k import keep_largest, kept_count
+from tfprune.base.arrays import keep_largest, kept_count, other_axes, shape_along
 from tfprune.report import table
 
 _FIXED_TOO = "its layer is called on channels that are fixed, too"
@@ -54,7 +53,7 @@ class NoRule(ValueError):  # noqa: N818
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelSource:
+class _ChannelSource:
     """Channels that one layer makes.
 
     Attributes:
@@ -68,11 +67,11 @@ class ChannelSource:
     channels: np.ndarray
 
 
-class Channels:
+class _Channels:
     """The channels of a network, with their ties and the reasons why some have to stay."""
 
     def __init__(self) -> None:
-        self.sources: list[ChannelSource] = []
+        self.sources: list[_ChannelSource] = []
         self._count = 0
         self._ties: list[tuple[np.ndarray, np.ndarray]] = []
         self._pins: list[tuple[np.ndarray, str]] = []
@@ -80,7 +79,7 @@ class Channels:
     def fresh(self, count: int, *, name: str, kind: str = "channels") -> np.ndarray:
         """Return the numbers of `count` new channels."""
         numbers = self.copies(count)
-        self.sources.append(ChannelSource(name, kind, numbers))
+        self.sources.append(_ChannelSource(name, kind, numbers))
         return numbers
 
     def copies(self, count: int) -> np.ndarray:
@@ -100,7 +99,7 @@ class Channels:
         for index, source in enumerate(self.sources):
             if source.kind != "heads" and np.isin(source.channels, numbers).any():
                 name = f"{source.name.partition('/')[0]}/heads"
-                self.sources[index] = ChannelSource(name, "heads", source.channels)
+                self.sources[index] = _ChannelSource(name, "heads", source.channels)
 
     def tie(self, first: np.ndarray, second: np.ndarray) -> None:
         """Let channels stay or go together, entry by entry."""
@@ -365,7 +364,7 @@ def counted(value: Any, keep: np.ndarray) -> Any:
     return tuple(counted(entry, keep) for entry in value) if isinstance(value, tuple) else value
 
 
-def product(counts: Iterable[Size], keep: np.ndarray) -> int:
+def _product(counts: Iterable[Size], keep: np.ndarray) -> int:
     """Return a product of sizes where only the bundles in `keep` are left."""
     result = 1
     for size in counts:
@@ -375,7 +374,7 @@ def product(counts: Iterable[Size], keep: np.ndarray) -> int:
 
 def flops(work: Iterable[Work], keep: np.ndarray) -> int:
     """Return the floating-point operations where only the bundles in `keep` are left: two a multiplication."""
-    return sum(2 * factor * product(counts, keep) for factor, counts in work)
+    return sum(2 * factor * _product(counts, keep) for factor, counts in work)
 
 
 def channels_in(argument: Any) -> Iterator[np.ndarray]:
@@ -392,7 +391,7 @@ def channels_in(argument: Any) -> Iterator[np.ndarray]:
 # From call to call
 
 
-class FlowGraph(Protocol):
+class _FlowGraph(Protocol):
     """A network as the calls that it makes."""
 
     @property
@@ -414,7 +413,7 @@ class FlowGraph(Protocol):
         """Tell whether a tensor depends on no input."""
 
 
-class ChannelFlow(Channels):
+class ChannelFlow(_Channels):
     """The channels of a network, followed from call to call.
 
     Args:
@@ -426,7 +425,7 @@ class ChannelFlow(Channels):
         unfollowed: Why, for each layer without a rule that no channels lead into.
     """
 
-    def __init__(self, graph: FlowGraph) -> None:
+    def __init__(self, graph: _FlowGraph) -> None:
         super().__init__()
         self.graph = graph
         self.layouts: dict[Any, Layout] = {}
@@ -592,7 +591,7 @@ class DependencyGraph:
 
 
 def form_groups(
-    channels: Channels,
+    channels: _Channels,
     bundles: np.ndarray,
     *,
     axes: Iterable[frozenset[int]],
@@ -606,7 +605,7 @@ def form_groups(
         axes: The bundles along each axis that may not get empty, other than those of weights.
         holders: The bundles along each axis of the weights of a layer, by the name of the layer.
     """
-    sources, reasons = joined(channels.sources, bundles), channels.reasons(bundles)
+    sources, reasons = _joined(channels.sources, bundles), channels.reasons(bundles)
     wholes = [np.unique(np.concatenate([bundles[source.channels] for source in same])) for same in sources]
     sets = [frozenset(whole.tolist()) for whole in wholes]
     group_of = {bundle: index for index, whole in enumerate(sets) for bundle in whole}
@@ -634,7 +633,7 @@ def form_groups(
     return tuple(groups), reasons, int(bundles.max(initial=-1)) + 1
 
 
-def _name_and_kind(sources: list[ChannelSource], names: set[str]) -> tuple[str, str]:
+def _name_and_kind(sources: list[_ChannelSource], names: set[str]) -> tuple[str, str]:
     """Return a name that is not taken: that of the first source; for heads of several layers, what theirs share."""
     kind = "heads" if any(source.kind == "heads" for source in sources) else sources[0].kind
     layers = [source.name.partition("/")[0] for source in sources if source.kind == kind]
@@ -646,7 +645,7 @@ def _name_and_kind(sources: list[ChannelSource], names: set[str]) -> tuple[str, 
     return name, kind
 
 
-def joined(sources: Sequence[ChannelSource], bundles: np.ndarray) -> list[list[ChannelSource]]:
+def _joined(sources: Sequence[_ChannelSource], bundles: np.ndarray) -> list[list[_ChannelSource]]:
     """Group the sources that share a bundle, directly or through others, in order."""
     owner: dict[int, list[int]] = {}
     groups: list[list[int]] = []
@@ -692,7 +691,7 @@ class ChanneledWeight:
 
     def size(self, keep: np.ndarray) -> int:
         """Return the number of entries where only the bundles in `keep` are left."""
-        return product((self.bundles_along.get(axis, size) for axis, size in enumerate(self.shape)), keep)
+        return _product((self.bundles_along.get(axis, size) for axis, size in enumerate(self.shape)), keep)
 
     def reading(self, bundles: np.ndarray) -> list[int]:
         """Return the axes along which it reads any of these bundles."""
@@ -806,7 +805,7 @@ class Network(DependencyGraph):
         A channel of "hidden" goes from its kernel, its bias and the kernel of "out"; those of "out" are outputs.
 
         >>> import keras
-        >>> from tfprune.keras_models.channels.groups import analyze
+        >>> from tfprune.channels.groups import analyze
         >>> hidden, out = keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2, name="out")
         >>> x = keras.Input((3,))
         >>> network = analyze(keras.Model(x, out(hidden(x))))
@@ -858,7 +857,7 @@ class Network(DependencyGraph):
 
     def unread(self, keep: np.ndarray) -> frozenset[str]:
         """Return the inputs, layers and operations whose outputs lead into removed branches only."""
-        return unread(self.takers, ends=self.branch_ends(keep))
+        return _unread(self.takers, ends=self.branch_ends(keep))
 
     def weights_left(self, keep: np.ndarray) -> Iterator[ChanneledWeight]:
         """Yield the weights that are left: the end of a branch that is removed whole keeps its biases."""
@@ -894,7 +893,7 @@ def _role(weight: ChanneledWeight, axis: int) -> str:
     return "reads" if axis in weight.reads else "makes" if axis in weight.makes else "holds"
 
 
-def unread(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) -> frozenset[str]:
+def _unread(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) -> frozenset[str]:
     """Return the inputs, layers and operations that lead into the ends of removed branches only.
 
     Args:
@@ -905,7 +904,7 @@ def unread(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) -> f
         x -> hidden -> out, and the result is added to x:
 
         >>> takers = {"x": {"hidden", "add"}, "hidden": {"out"}, "out": {"add"}, "add": {""}}
-        >>> sorted(unread(takers, ends={"out"}))
+        >>> sorted(_unread(takers, ends={"out"}))
         ['hidden']
     """
     names: set[str] = set()
@@ -924,4 +923,4 @@ def is_cut_off(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) 
         ends: The layers that read nothing any more.
     """
     inputs = takers.keys() - {taker for some in takers.values() for taker in some}
-    return inputs <= unread(takers, ends=ends)
+    return inputs <= _unread(takers, ends=ends)

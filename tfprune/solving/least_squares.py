@@ -1,15 +1,24 @@
-"""Least squares on streamed statistics: the weights that keep an output when some of its inputs go.
+"""Least squares on streamed moments: weights that keep an output without some inputs; and the grids of rounding.
 
-Weights are matrices of outputs by inputs. Memory does not grow with the number of samples: only their second moments
-are kept, in double precision.
+`GramMoments` gathers second moments of the inputs of a linear map. `Grid` and `Rounding` describe weights that a
+file rounds.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+
+from tfprune.base.spec import Spec, check_count
+
+# Least squares on streamed statistics: the weights that keep an output when some of its inputs go.
+#
+# Weights are matrices of outputs by inputs. Memory does not grow with the number of samples: only their second
+# moments
+# are kept, in double precision.
 
 RIDGE = 1e-5
 _PRECISION = np.finfo(np.float64).eps
@@ -194,3 +203,187 @@ def inverse_of_lower(factor: np.ndarray) -> np.ndarray:
     inverse[half:, half:] = inverse_of_lower(factor[half:, half:])
     inverse[half:, :half] = -inverse[half:, half:] @ (factor[half:, :half] @ inverse[:half, :half])
     return inverse
+
+
+# A large symmetric matrix from which outer products are subtracted late, many at a time.
+
+_TILE = 512  # rows that are computed at once
+
+
+class LazySymmetric:
+    """A symmetric matrix, of which the blocks of rows up to their diagonal are held.
+
+    Columns are asked for one by one, each with what has not been subtracted yet, and outer products are subtracted
+    in one product of matrices: that is bound by arithmetic, where subtracting them one by one is bound by memory.
+
+    Args:
+        rows: A matrix R of which R^T R is held; with a lower triangle, zeros are not multiplied.
+        is_lower: Whether R is a lower triangle.
+    """
+
+    def __init__(self, rows: np.ndarray, *, is_lower: bool = False) -> None:
+        size = rows.shape[1]
+        self._held = np.zeros((size, size))
+        for tile, end in _tiles(size):
+            some = rows[tile.start :] if is_lower else rows
+            self._held[tile, :end] = some[:, tile].T @ some[:, :end]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def diagonal_blocks(self, places: np.ndarray) -> np.ndarray:
+        """Return the square blocks at some places, of shape (blocks, size), as (blocks, size, size)."""
+        rows, columns = places[:, :, np.newaxis], places[:, np.newaxis, :]
+        return self._held[np.maximum(rows, columns), np.minimum(rows, columns)]
+
+    def column(self, place: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return a column of the matrix less `left.T @ right`, which is symmetric as a whole."""
+        end = min((place // _TILE + 1) * _TILE, len(self._held))
+        held = np.concatenate([self._held[place, :end], self._held[end:, place]])
+        return held - left[:, place] @ right
+
+    def subtract(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Subtract `left.T @ right`."""
+        for tile, end in _tiles(len(self._held)):
+            self._held[tile, :end] -= left[:, tile].T @ right[:, :end]
+
+    def keep(self, places: np.ndarray) -> None:
+        """Keep some rows and columns, in ascending order."""
+        self._held = self._held[np.ix_(places, places)]
+        for tile, _ in _tiles(len(self._held)):
+            lower = np.tril(self._held[tile, tile])
+            self._held[tile, tile] = lower + np.tril(lower, -1).T
+
+
+def _tiles(size: int) -> Iterator[tuple[slice, int]]:
+    for start in range(0, size, _TILE):
+        end = min(start + _TILE, size)
+        yield slice(start, end), end
+
+
+# Rounding: the integers that weights become in a file, and the grids of real numbers that they stand for.
+
+_ROUNDING_BLOCK = 32  # weights that share a scale in the 4-bit weights of a language model's file
+_SCALE_FACTORS = np.linspace(1, 0.5, 26)  # of the scale that clips nothing, tried for 4 bits
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The values that the weights of a matrix may have.
+
+    Attributes:
+        steps: The distance of two neighboring values, of shape (outputs, inputs) or (outputs, 1); infinite where 0 is
+            the only value.
+        largest: The largest integer; infinite if none is clipped.
+        anchors: Where a weight has the largest integer, of shape (outputs, inputs). The scale of a file follows from
+            the largest weight, so that these make it the one of the grid. None for none.
+    """
+
+    steps: np.ndarray
+    largest: float = np.inf
+    anchors: np.ndarray | None = None
+
+    def nearest(self, weights: np.ndarray, inputs: slice = slice(None)) -> np.ndarray:
+        """Return the nearest values of the grid.
+
+        Args:
+            weights: Weights of some inputs, of shape (outputs, inputs).
+            inputs: Which inputs they are.
+        """
+        steps = self.steps if self.steps.shape[1] == 1 else self.steps[:, inputs]
+        finite = np.where(np.isfinite(steps), steps, 1)
+        integers = np.where(np.isfinite(steps), np.clip(np.rint(weights / finite), -self.largest, self.largest), 0)
+        if self.anchors is not None:
+            integers = np.where(self.anchors[:, inputs], np.copysign(self.largest, weights), integers)
+        return integers * finite
+
+
+@dataclass(frozen=True)
+class Rounding(Spec):
+    """The integers that weights become in a file, for `prune_weights`.
+
+    Use it with `criterion="sparsegpt"` if the sparse model will be exported with 8-bit or 4-bit weights: the
+    remaining weights then make up for the zeros and for the rounding together, and the file gets exactly these
+    integers.
+
+    Args:
+        bits: 8, for `quantize="int8"` and `"dynamic"`, or 4, for `quantize="int4"`.
+        block: The number of inputs of an output that share a scale: 32 for the 4-bit weights that `to_generator`
+            writes; rows whose length is not a multiple of it then get 8 bits, as in the file. None (the default) for
+            one scale for each output, as in the files of `to_tflite`.
+
+    Raises:
+        TypeError: If `bits` is not an integer.
+        ValueError: If no file has such weights.
+
+    Example:
+        >>> import keras
+        >>> from tfprune import prune_weights
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> samples = keras.random.normal((64, 8), seed=0)
+        >>> sparse, report = prune_weights(model, samples, 0.5, criterion="sparsegpt", rounding=Rounding(4))
+        >>> column = keras.ops.convert_to_numpy(sparse.layers[0].kernel)[:, 0]
+        >>> integers = column / np.abs(column).max() * 7
+        >>> bool(np.allclose(integers, integers.round(), atol=1e-4))
+        True
+
+    Reference:
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, section 3.5; Frantar et al., 2022, "GPTQ",
+        arXiv:2210.17323.
+    """
+
+    bits: int
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count(self.bits, "bits", least=1)
+        if (self.bits, self.block) not in ((8, None), (4, None), (4, _ROUNDING_BLOCK)):
+            raise ValueError(
+                f"Expected `bits` to be 8 or 4, and `block` to be None, or {_ROUNDING_BLOCK} with bits=4, as in "
+                f"files. Received: bits={self.bits}, block={self.block!r}."
+            )
+
+
+def grid_of(weights: np.ndarray, rounding: Rounding) -> Grid:
+    """Return the grid on which a matrix loses least when each weight is rounded to its nearest value.
+
+    Args:
+        weights: The weights, of shape (outputs, inputs), without a bias.
+        rounding: The integers that they become.
+
+    Example:
+        >>> weights = np.array([[0.7, -0.29, 0.0]])
+        >>> grid_of(weights, Rounding(4)).nearest(weights).round(3)
+        array([[ 0.7, -0.3,  0. ]])
+    """
+    length = rounding.block or weights.shape[1]
+    is_blocked = rounding.block is not None and weights.shape[1] % length == 0
+    bits = 8 if rounding.block is not None and not is_blocked else rounding.bits
+    rows = weights.reshape(-1, length) if is_blocked else weights
+    largest = 2 ** (bits - 1) - 1
+    widest = np.abs(rows).max(axis=1, initial=0)
+    steps = _best_steps(rows, widest / largest, largest=largest) if bits == 4 else widest / largest
+    steps = _as_stored(steps, is_half=is_blocked)
+    steps = np.where(steps > 0, steps, np.inf)
+    anchors = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(anchors, np.abs(rows).argmax(axis=1)[:, np.newaxis], np.isfinite(steps)[:, np.newaxis], 1)
+    columns = np.repeat(steps.reshape(len(weights), -1), length if is_blocked else 1, axis=1)
+    return Grid(columns, largest, anchors.reshape(weights.shape))
+
+
+def _best_steps(rows: np.ndarray, widest: np.ndarray, *, largest: int) -> np.ndarray:
+    """Return the step of each row with the least squared error; the largest weight gets the largest integer."""
+    best, least = widest, np.full(len(rows), np.inf)
+    for factor in _SCALE_FACTORS:
+        steps = np.where(widest > 0, widest * factor, 1)[:, np.newaxis]
+        left = np.square(np.clip(np.rint(rows / steps), -largest, largest) * steps - rows).sum(axis=1)
+        best, least = np.where(left < least, widest * factor, best), np.minimum(left, least)
+    return best
+
+
+def _as_stored(steps: np.ndarray, *, is_half: bool) -> np.ndarray:
+    """Return steps as a file holds them: as float32, or as float16 of 8 bits, which is what XNNPACK reads."""
+    if not is_half:
+        return steps.astype(np.float32).astype(np.float64)
+    bits = steps.astype(np.float32).view(np.uint32)
+    return ((bits + 0x8000) & 0xFFFF0000).view(np.float32).astype(np.float16).astype(np.float64)

@@ -20,13 +20,12 @@ import pytest
 from tiers import in_test_ci
 
 import tfprune
-from tfprune.base.warn_user import warn_user
-from tfprune.export.command_line.cli import main
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.files.codec import encode
-from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.inspecting.inspect import inspect
-from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.base.spec import warn_user
+from tfprune.export.command_line.cli import _main
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.container import encode, read_model
+from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.file.inspect import inspect
 from tfprune.export.keras_side.loading import load_keras
 
 
@@ -42,13 +41,13 @@ def folder(tmp_path_factory):
     np.save(folder / "samples.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
     arguments = ["export", f"{folder}/model.keras", f"{folder}/model.tflite.gz", "--compress", "gzip"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert main([*arguments, "--check-on", f"{folder}/samples.npy", "--json"]) == 0
+        assert _main([*arguments, "--check-on", f"{folder}/samples.npy", "--json"]) == 0
     (folder / "export.json").write_text(printed.getvalue())
     return folder
 
 
 def run(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
+    code = _main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -216,7 +215,7 @@ def test_bench_measures(folder, capsys):
 def ask(capsys, *arguments):
     """Return what a call prints that ends the program well, as --help does; nothing may go to stderr."""
     with pytest.raises(SystemExit) as stopped:
-        main([*arguments])
+        _main([*arguments])
     printed = capsys.readouterr()
     assert (stopped.value.code, printed.err) == (0, "")
     return printed.out
@@ -258,7 +257,7 @@ def test_a_warning_is_one_line_in_the_words_of_the_options(capsys, monkeypatch):
         warn_user("Expected time for 3 recipes or more. Received: time=60. Pass time=90.")
         return "done"
 
-    monkeypatch.setattr("tfprune.export.command_line.commands.compress._compress", search)
+    monkeypatch.setattr("tfprune.export.command_line.commands._compress", search)
     code, out, err = run(capsys, "compress", "model.keras", "--train", "x.npy,y.npy")
     assert (code, out) == (0, "done\n")
     expected = "Expected time for 3 recipes or more. Received: --minutes 1. Pass --minutes 1.5."
@@ -270,7 +269,7 @@ def test_npus_are_listed_in_one_place_and_named_whole_in_errors(capsys):
     assert "[--target TARGET]" in out
     assert "ethos-u65-256/512" in " ".join(out.split())
     with pytest.raises(SystemExit):
-        main(["compress", "model.keras", "--train", "x.npy", "--target", "ethos-u55-12"])
+        _main(["compress", "model.keras", "--train", "x.npy", "--target", "ethos-u55-12"])
     message = capsys.readouterr().err
     assert "one of micro, ethos-u55-32, ethos-u55-64" in message
     assert "Did you mean ethos-u55-128?" in message
@@ -357,7 +356,7 @@ def test_a_mistake_prints_one_line_and_exits_2(arguments, words, folder, capsys,
 )
 def test_a_misspelled_word_is_answered_with_the_right_one(arguments, words, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(arguments)
+        _main(arguments)
     assert re.search(words.replace("?", r"\?"), capsys.readouterr().err)
 
 
@@ -583,7 +582,7 @@ def test_ctrl_c_prints_one_line(folder, capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tfprune.export.file.inspecting.inspect.inspect", stop)
+    monkeypatch.setattr("tfprune.export.file.inspect.inspect", stop)
     code, out, err = run(capsys, "inspect", folder / "model.tflite.gz")
     assert (code, out, err) == (130, "", "tfprune: stopped\n")
 
@@ -592,7 +591,7 @@ def test_an_error_of_the_system_is_one_line_that_names_the_file(folder, capsys, 
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "trials/x.npz")
 
-    monkeypatch.setattr("tfprune.export.file.inspecting.inspect.inspect", fill)
+    monkeypatch.setattr("tfprune.export.file.inspect.inspect", fill)
     code, out, err = run(capsys, "inspect", folder / "model.tflite.gz")
     assert (code, out, err) == (2, "", "tfprune: 'trials/x.npz': No space left on device.\n")
 

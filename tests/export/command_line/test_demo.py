@@ -3,8 +3,7 @@
 import pytest
 
 from tfprune.export import CompressReport
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.export.compressing.trials.trial import MeasuredFile
+from tfprune.export.compressing.trials import MeasuredFile, Recipe
 
 pytest.importorskip("sklearn")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.export.command_line.cli import main
+from tfprune.export.command_line.cli import _main
 
 MODULE = """
     import keras
@@ -63,7 +63,7 @@ def saved(layer: keras.layers.Layer) -> keras.Model:
 
 
 def run(capsys, line):
-    code = main(line.split())
+    code = _main(line.split())
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

@@ -7,8 +7,8 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 
 from tfprune.export import damage
-from tfprune.export.comparing.compare_tokens import frequency_classes
-from tfprune.export.comparing.paired_tests import clustered_excess_test, clustered_interval, mean_interval
+from tfprune.export.comparing.damage import _frequency_classes
+from tfprune.export.comparing.damage_report import clustered_excess_test, clustered_interval, mean_interval
 
 RNG = np.random.default_rng(0)
 TARGETS = np.array([[0, 0, 1, -1], [0, 2, -1, -1], [0, 1, 3, 2]])  # negative: padding
@@ -55,8 +55,8 @@ def test_kinds_of_tokens_and_texts_are_groups():
 def test_frequent_kinds_make_up_half_and_rare_ones_a_tenth():
     targets = np.repeat([7, 3, 5, 9], [50, 30, 12, 8])
     expected = np.repeat(["frequent", "medium", "medium", "rare"], [50, 30, 12, 8])
-    np.testing.assert_array_equal(frequency_classes(targets), expected)
-    assert set(frequency_classes(np.zeros(4, int))) == {"frequent"}
+    np.testing.assert_array_equal(_frequency_classes(targets), expected)
+    assert set(_frequency_classes(np.zeros(4, int))) == {"frequent"}
 
 
 def test_intervals_and_tests_of_clusters_of_one_are_those_of_scipy():

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tfprune.export import damage
-from tfprune.export.comparing.corruptions import CORRUPTIONS, corrupted, corruptions_of
+from tfprune.export.comparing.damage import CORRUPTIONS, _corrupted, _corruptions_of
 
 RAMP = np.arange(20, dtype=np.float32).reshape(1, 20, 1).repeat(2, axis=0)
 IMAGES = np.random.default_rng(1).random((8, 16, 16, 3)).astype(np.float32)
@@ -23,8 +23,8 @@ class Mean:
 
 
 def apply(name, x, amount=None):
-    functions = corruptions_of(name if amount is None else {name: amount})
-    return corrupted(x, functions[name], name=name)
+    functions = _corruptions_of(name if amount is None else {name: amount})
+    return _corrupted(x, functions[name], name=name)
 
 
 def test_a_shift_repeats_the_first_values():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfprune.base.groups import paired_interval
-from tfprune.export.comparing.paired_tests import (
-    benjamini_hochberg,
+from tfprune.base.limit import paired_interval
+from tfprune.export.comparing.damage_report import (
+    _benjamini_hochberg,
     excess_error_test,
     excess_loss_test,
     mcnemar,
@@ -50,8 +50,8 @@ def test_mcnemar_is_the_binomial_test_of_scipy(lost, gained):
 def test_corrected_p_values_are_those_of_scipy():
     p_values = np.random.default_rng(0).random(50) ** 3
     p_values[:3] = 0.001  # ties
-    np.testing.assert_allclose(benjamini_hochberg(p_values), stats.false_discovery_control(p_values), atol=1e-12)
-    assert benjamini_hochberg([]).size == 0
+    np.testing.assert_allclose(_benjamini_hochberg(p_values), stats.false_discovery_control(p_values), atol=1e-12)
+    assert _benjamini_hochberg([]).size == 0
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from terminal import terminal
 import tfprune.export.compressing.compress as compressing
 from tfprune import Distillation, Limit
 from tfprune.export import Micro, Remote, Search, compress
-from tfprune.export.compressing.trials import file_evaluator
+from tfprune.export.compressing import evaluate
 
 MAE = Limit(0.1, metric="mae", mode="min")
 
@@ -112,7 +112,7 @@ def test_data_may_be_referred_to(tmp_path, found):
 
 
 def test_several_boards_compare_each_file_with_the_dense_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_evaluator, "convert", lambda model: b"dense")
+    monkeypatch.setattr(evaluate, "convert", lambda model: b"dense")
     runner, boards = StubRunner(), [Remote("pi@one"), Remote("pi@two")]
     stub_search(tmp_path, runner=runner, trials=1, on=boards)
     assert (runner.evaluator.on._devices, runner.evaluator.on._dense_file) == (boards, b"dense")

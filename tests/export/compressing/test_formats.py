@@ -9,16 +9,13 @@ import pytest
 from small_search import evaluator, made
 from stub_trials import StubRunner
 
-import tfprune.export.compressing.search_loop as searching
-from tfprune.base.run_folder import RunFolder
+import tfprune.export.compressing.policy as searching
+from tfprune.base.folders import RunFolder
 from tfprune.export import EdgeQuantizer, Search, compress
-from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.trials.file_evaluator import FileEvaluator
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.export.compressing.trials.trial import read_trial
-from tfprune.export.compressing.trials.trial_runner import TrialRunner
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.compressing.evaluate import FileEvaluator, TrialRunner
+from tfprune.export.compressing.policy import Goal, SearchLoop
+from tfprune.export.compressing.trials import Recipe, read_trial
+from tfprune.export.file.reader import read
 
 HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
 

@@ -9,12 +9,10 @@ from stub_trials import StubRunner, stub_search
 
 from tfprune.base.limit import Limit
 from tfprune.export import Micro, Search, vela
-from tfprune.export.compressing.results.optuna_study import optuna_study
-from tfprune.export.compressing.search_limit import SearchLimit
-from tfprune.export.compressing.trials.file_metric import FileMetric
-from tfprune.export.compressing.trials.trial_runner import TrialRunner
-from tfprune.export.compressing.trials.workers import pack_runner, unpack_runner
-from tfprune.export.keras_side.converting.vela import Vela
+from tfprune.export.compressing.compress import _SearchLimit
+from tfprune.export.compressing.evaluate import FileMetric, TrialRunner, _pack_runner, _unpack_runner
+from tfprune.export.compressing.report import _optuna_study
+from tfprune.export.keras_side.ask import Vela
 
 NPU = Vela("ethos-u55-128")  # the function `vela` would need the compiler
 FEWEST = {"target": NPU, "optimize": "latency"}
@@ -72,7 +70,7 @@ def test_a_search_that_was_stopped_knows_the_cycles(tmp_path):
 def test_optuna_gets_the_cycles(tmp_path):
     pytest.importorskip("optuna", reason="Optuna is not installed (extra `search`)")
     report = stub_search(tmp_path, runner=npu_runner(), trials=3, **FEWEST)
-    study = optuna_study(report, None)
+    study = _optuna_study(report, None)
     assert study.metric_names == ["cycles", "drop of accuracy"]
     assert [trial.values[0] for trial in study.trials] == [file.cycles for file in report.tried]
 
@@ -98,7 +96,7 @@ def test_what_does_not_go_with_an_npu_is_refused(changes, words, tmp_path):
 
 
 def test_a_microcontroller_has_no_cycles_and_estimates_may_be_made_at_once():
-    limit = SearchLimit(Limit(0.1, max_cycles=9), FileMetric())
+    limit = _SearchLimit(Limit(0.1, max_cycles=9), FileMetric())
     with pytest.raises(ValueError, match=r"Expected an NPU as `target` .*target=Micro\(arena=None, flash=9000\)"):
         limit.check_goes_with(Search(), optimize="size", target=Micro(flash=9000))
     limit.check_goes_with(Search(jobs=4), optimize="latency", target=NPU)
@@ -111,6 +109,6 @@ def test_workers_get_the_npu():
     pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
     here = runner()
     evaluator = type(here.evaluator)(**{**vars(here.evaluator), "npu": vela("ethos-u85-256", memory="Sram_Only")})
-    there = unpack_runner(pack_runner(TrialRunner(made()[0], made()[1], evaluator, 32)))
+    there = _unpack_runner(_pack_runner(TrialRunner(made()[0], made()[1], evaluator, 32)))
     assert there.evaluator.npu == evaluator.npu
     np.testing.assert_array_equal(there.evaluator.calibration, evaluator.calibration)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.goal import Goal, added_area, pareto_front
-from tfprune.export.compressing.trials.trial import MeasuredFile
+from tfprune.export.compressing.policy import Goal, _added_area, pareto_front
+from tfprune.export.compressing.trials import MeasuredFile
 
 
 def tried(size, drop, latency=None, arena=None):
@@ -76,13 +76,13 @@ def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, b
 def test_the_area_that_a_file_adds_by_hand(one, expected):
     best, dense = [tried(500, 0.005)], tried(1000, 0.001)
     goal = Goal("bytes", 0.01, {"arena_bytes": 500})
-    assert added_area(one, best, dense=dense, goal=goal) == pytest.approx(expected)
+    assert _added_area(one, best, dense=dense, goal=goal) == pytest.approx(expected)
 
 
 @given(FILES, st.builds(tried, st.integers(1, 9), st.integers(-3, 9)))
 def test_a_file_adds_area_if_it_comes_to_the_front_within_the_drop(files, one):
     goal, dense = Goal("bytes", 3), tried(9, 0)
     best = pareto_front(files, goal)
-    adds = added_area(one, best, dense=dense, goal=goal) > 0
+    adds = _added_area(one, best, dense=dense, goal=goal) > 0
     beaten = any(other.bytes <= one.bytes and other.drop <= max(0, one.drop) for other in [*best, dense])
     assert adds == (not beaten and one.drop < 3)

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from stub_trials import StubRunner, StubWorkers, model_of
 
-import tfprune.export.compressing.search_loop as searching
-from tfprune.base.run_folder import RunFolder
-from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.search_loop import SearchLoop
-from tfprune.export.compressing.trials.recipe import Recipe
+import tfprune.export.compressing.policy as searching
+from tfprune.base.folders import RunFolder
+from tfprune.export.compressing.policy import Goal, SearchLoop
+from tfprune.export.compressing.trials import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,23 @@ from stub_trials import DATA, SCORE, StubRunner, stub_search
 
 from tfprune.base.limit import Limit
 from tfprune.export import Runner, Search, compress
-from tfprune.export.compressing.results.compress_page import compress_page
-from tfprune.export.compressing.search_limit import SearchLimit
-from tfprune.export.compressing.trials.file_metric import FileMetric
+from tfprune.export.compressing.compress import _SearchLimit
+from tfprune.export.compressing.evaluate import FileMetric
+from tfprune.export.compressing.report import _compress_page
 from tfprune.export.micro.micro import Micro
 
 
 def test_the_goal_is_in_the_unit_of_the_metric():
     metric = FileMetric("mae", "min")
-    goal = SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, None, samples=100)
+    goal = _SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, None, samples=100)
     assert (goal.max_drop, goal.noise) == (5.0, pytest.approx(0.1))
     assert goal.drop_of(0.25) == 1.25, "an error counts no samples"
     assert goal.drop_left(2.5) == 0.5
-    goal = SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro(flash=9000), samples=250)
+    goal = _SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro(flash=9000), samples=250)
     assert (goal.max_drop, goal.noise, goal.budgets) == (0.01, 0.002, {"bytes": 9000})
     assert (goal.sample, goal.drop_of(0.25), goal.drop_of(1)) == (0.004, pytest.approx(0.006), 0.01)
     limit = Limit(0.01, max_bytes=700, max_latency_ms=2.5)
-    goal = SearchLimit(limit, FileMetric()).goal("bytes", 0.9, None, samples=250)
+    goal = _SearchLimit(limit, FileMetric()).goal("bytes", 0.9, None, samples=250)
     assert goal.budgets == {"bytes": 700, "latency_ms": 2.5}
 
 
@@ -97,7 +97,7 @@ def test_a_regression_without_a_metric_is_refused(tmp_path):
 def test_the_page_shows_smaller_errors_higher(found):
     report, _ = found
     small, large = (replace(report.dense, drop=drop, score=2 + drop, recipe=None) for drop in (0.0, 1.0))
-    page = compress_page(
+    page = _compress_page(
         replace(
             report, metric="mae", mode="min", max_drop=1.5, front=(large, small), tried=(small, large), dense=small
         )

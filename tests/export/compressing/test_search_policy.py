@@ -9,11 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from landscapes import MAX_DROP, Landscape, search, worth
 
-from tfprune.export.compressing.goal import Goal
-from tfprune.export.compressing.search_policy import SearchSettings, next_recipe
-from tfprune.export.compressing.trials.block_order import BlockOrder
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.export.compressing.trials.trial import MeasuredFile, Trial
+from tfprune.export.compressing.policy import Goal, SearchSettings, _next_recipe
+from tfprune.export.compressing.trials import BlockOrder, MeasuredFile, Recipe, Trial
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 7)
 SMALLEST, FASTEST = Goal("bytes", 0.01), Goal("latency_ms", 0.01)
@@ -34,7 +31,7 @@ DENSE = trial(None, 1000, 0.0)
 
 def after(*trials, running=(), goal=SMALLEST, first=FIRST, **changes):
     settings = SearchSettings()
-    return next_recipe([DENSE, *trials], running, first=first, goal=goal, settings=settings, **changes)
+    return _next_recipe([DENSE, *trials], running, first=first, goal=goal, settings=settings, **changes)
 
 
 def recipe(number, **fields):
@@ -206,7 +203,7 @@ def test_each_recipe_goes_on_from_an_earlier_one_and_the_same_trials_give_the_sa
 
     def policy(trials, running, first, may_be_long):
         chosen = [
-            next_recipe(trials, running, first=first, goal=goal, settings=settings, may_be_long=may_be_long)
+            _next_recipe(trials, running, first=first, goal=goal, settings=settings, may_be_long=may_be_long)
             for _ in range(2)
         ]
         assert chosen[0] == chosen[1]
@@ -232,7 +229,7 @@ def test_it_finds_better_files_than_the_policy_before_it():
 
     def policy(trials, running, first, may_be_long):
         goal, settings = Goal("bytes", MAX_DROP), SearchSettings()
-        return next_recipe(trials, running, first=first, goal=goal, settings=settings, may_be_long=may_be_long)
+        return _next_recipe(trials, running, first=first, goal=goal, settings=settings, may_be_long=may_be_long)
 
     volumes = [worth(landscape, search(landscape, policy))[0] for landscape in map(Landscape, range(20))]
     assert sum(volumes) > sum(before)

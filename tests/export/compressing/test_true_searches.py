@@ -11,11 +11,11 @@ import pytest
 import small_search
 from small_search import made, search
 
-from tfprune.base.untrusted import read_arrays
+from tfprune.base.folders import read_arrays
 from tfprune.export import EdgeQuantizer, Runner
-from tfprune.export.compressing.trials.trial import read_trial
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.rewriting.weights.edge_quantizer import lost_zeros
+from tfprune.export.compressing.trials import read_trial
+from tfprune.export.file.reader import read
+from tfprune.export.rewriting.weights import _lost_zeros
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_files_of_a_recipe_of_edge_quantizer_are_reported_and_keep_the_zeros(tmp
         assert [file.quantize for file in read_trial(arrays).tried] == [None, form.name]
         exact, four_bits = (read(arrays[f"file_{index}"].tobytes()) for index in range(2))
         assert {weight.dtype for weight in four_bits.weights} == {"int4"}
-        assert not lost_zeros(exact, four_bits)
+        assert not _lost_zeros(exact, four_bits)
         entries, nonzero = (sum(getattr(weight, name) for weight in exact.weights) for name in ("size", "nnz"))
         sparsities.append(1 - nonzero / entries)
     assert len(sparsities) == report.trials == 2 and min(sparsities) > 0.2

@@ -7,15 +7,15 @@ from tfprune.export.device import board
 
 def test_the_name_is_that_of_the_board_or_of_the_processor(tmp_path, monkeypatch):
     model, processors = tmp_path / "model", tmp_path / "cpuinfo"
-    monkeypatch.setattr(board, "PROCESSOR", (model, processors))
+    monkeypatch.setattr(board, "_PROCESSOR", (model, processors))
     processors.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
-    assert board.name().endswith(", Some CPU @ 2 GHz")
+    assert board.board_name().endswith(", Some CPU @ 2 GHz")
     model.write_text("Raspberry Pi 4 Model B Rev 1.4\0")
-    assert board.name().endswith(", Raspberry Pi 4 Model B Rev 1.4")
+    assert board.board_name().endswith(", Raspberry Pi 4 Model B Rev 1.4")
 
 
 def test_governor_and_temperature_are_none_where_the_system_does_not_tell(tmp_path, monkeypatch):
-    monkeypatch.setattr(board, "SYSTEM", tmp_path)
+    monkeypatch.setattr(board, "_SYSTEM", tmp_path)
     assert board.governor() is None and board.temperature() is None
     (tmp_path / "devices/system/cpu/cpu0/cpufreq").mkdir(parents=True)
     (tmp_path / "devices/system/cpu/cpu0/cpufreq/scaling_governor").write_text("ondemand\n")

@@ -8,10 +8,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tfprune.export import BenchmarkReport, CompressReport, ExportReport, SparseInferenceReport
-from tfprune.export.compressing.trials.recipe import Recipe
-from tfprune.export.compressing.trials.trial import MeasuredFile
-from tfprune.export.file.model_card import escaped, model_card
-from tfprune.export.rewriting.export_report import AccuracyDrop, Candidate
+from tfprune.export.compressing.trials import MeasuredFile, Recipe
+from tfprune.export.file.report import _escaped, model_card
+from tfprune.export.rewriting.rewrite import AccuracyDrop, Candidate
 
 NASTY = "a_b*c*`d`<script>|\\x|[l](http://e.com) ~~s~~ &amp; $m$ # h\n\n# h1\x1b[2J www.e.com @me"
 RECIPE = Recipe(0.5, 0.9, "unstructured", True, 1000, 50, 4, 1e-3, 0)
@@ -35,7 +34,7 @@ def test_whatever_a_name_holds_is_shown_as_it_is_and_starts_nothing():
     assert cells(card) == [shown, "A TFLite file, made with tfprune.", "Size", "", "", shown, "1"]
     kinds = {kind for _, inside in texts(card) for kind, _ in inside}
     assert kinds <= {"text", "text_special"}, "no link, no HTML, no emphasis, no code"
-    assert "http://" not in escaped(NASTY) and "www.e" not in escaped(NASTY), "which GitHub would link to"
+    assert "http://" not in _escaped(NASTY) and "www.e" not in _escaped(NASTY), "which GitHub would link to"
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tfprune.export import to_tflite
-from tfprune.export.device.running.runner import Runner
+from tfprune.export.device.runner import Runner
+from tfprune.export.file import container as door
 from tfprune.export.file import model_file as module
-from tfprune.export.file.files import model_file as door
-from tfprune.export.file.files.codec import encode
+from tfprune.export.file.container import encode
+from tfprune.export.file.document import _CONTROL_DEPENDENCIES, load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite.editor import CONTROL_DEPENDENCIES, load_objects, save_objects
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.reader import read
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_passes_run_in_order_on_one_open_file(cases, counted):
 
 def test_a_file_that_names_operators_by_number_keeps_them(cases):
     model = load_objects(cases["int8"].data)
-    model.metadata[0].name = CONTROL_DEPENDENCIES
+    model.metadata[0].name = _CONTROL_DEPENDENCIES
     file = ModelFile.open(save_objects(model))
     assert file.after(lambda model: pytest.fail("no pass may run")) is file
 

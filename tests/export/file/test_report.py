@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from tfprune.export.device.running.benchmark_report import BenchmarkReport
-from tfprune.export.device.running.verify_report import VerifyReport
+from tfprune.export.device.benchmark import BenchmarkReport
+from tfprune.export.device.verify import VerifyReport
 from tfprune.export.file.report import TensorInfo, fraction_of_zeros, open_batch, shape_text
-from tfprune.export.rewriting.export_report import Candidate, ExportReport
+from tfprune.export.rewriting.rewrite import Candidate, ExportReport
 
 CANDIDATES = (Candidate("float32", 4000, 900, verified=True), Candidate("sparse", 3000, 950, False, "it crashed"))
 EXPORT = ExportReport(

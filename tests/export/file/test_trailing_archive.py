@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.file.trailing_archive import append_archive, trailing_archive
+from tfprune.export.file.report import append_archive, trailing_archive
 
 FILES = {"labels.txt": b"cat\ndog\n", "deep/vocabulary.txt": bytes(range(256)) * 9, "empty": b""}
 

@@ -25,7 +25,7 @@ def network(converting_here) -> Network:
     pytest.importorskip("tflite_micro", reason=MISSING)
     import keras
 
-    from tfprune.export.keras_side.converting.convert import convert
+    from tfprune.export.keras_side.convert import convert
 
     keras.utils.set_random_seed(3)
     layers = keras.layers

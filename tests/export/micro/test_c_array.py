@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tfprune.export import c_array, micro_support, rewrite
-from tfprune.export.command_line.cli import main
-from tfprune.export.file.files.codec import encode
-from tfprune.export.file.inspecting.inspect import inspect
+from tfprune.export.command_line.cli import _main
+from tfprune.export.file.container import encode
+from tfprune.export.file.inspect import inspect
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.reader import read
 from tfprune.export.rewriting.sparsify import sparsify
 
 MAIN = """\
@@ -38,9 +38,9 @@ int main() {
 
 @pytest.fixture(scope="module")
 def micro_file(network) -> bytes:
-    from tfprune.export.micro.candidates import Candidates
+    from tfprune.export.micro.micro import _Candidates
 
-    return Candidates(ModelFile(network.files["int8"])).write((1, 0, 2, 1)).file.content
+    return _Candidates(ModelFile(network.files["int8"])).write((1, 0, 2, 1)).file.content
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
@@ -125,7 +125,7 @@ def test_support_before_training_is_that_of_the_dense_file(network):
 def test_the_arena_before_training_has_room_for_biases_that_are_0_until_then(network):
     import keras
 
-    from tfprune.export.keras_side.converting.convert import convert
+    from tfprune.export.keras_side.convert import convert
 
     model = keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(6, "relu") for _ in range(3))])
     before, x = micro_support(model), np.random.default_rng(0).normal(size=(8, 8)).astype("float32")
@@ -149,13 +149,13 @@ def test_the_commands(network, sparse, tmp_path, capsys):
     dense.write_bytes(network.files["int8"])
     np.save(tmp_path / "x.npy", network.samples)
     command = ["export", str(dense), str(small), "--target", "micro", "--arena", "9000"]
-    assert main([*command, "--check-on", str(tmp_path / "x.npy")]) == 0
+    assert _main([*command, "--check-on", str(tmp_path / "x.npy")]) == 0
     assert "bit for bit" in capsys.readouterr().out
-    assert main(["micro", str(small), "--board", "pico", "--c-array", str(source)]) == 0
+    assert _main(["micro", str(small), "--board", "pico", "--c-array", str(source)]) == 0
     assert "FITS" in capsys.readouterr().out
     assert "small_arena_size" in source.with_suffix(".h").read_text()
     (tmp_path / "sparse.tflite").write_bytes(sparse)
-    assert main(["micro", str(tmp_path / "sparse.tflite"), "--json"]) == 1
+    assert _main(["micro", str(tmp_path / "sparse.tflite"), "--json"]) == 1
     assert '"DENSIFY"' in capsys.readouterr().out
     assert rewrite(small.read_bytes(), dense, target="micro").micro.rows
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.file.inspecting.inspect import inspect
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.decode_format import DecodeConstants, decode_weight, encode_pruned, encode_table
-from tfprune.export.file.tflite.editor import save_objects
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file import schema
+from tfprune.export.file.document import save_objects
+from tfprune.export.file.inspect import inspect
+from tfprune.export.file.reader import read
+from tfprune.export.file.sparse_tensors import DecodeConstants, decode_weight, encode_pruned, encode_table
 from tfprune.export.micro.interpreter import run_files
 
 NO_ZEROS = np.zeros(1, np.int64)

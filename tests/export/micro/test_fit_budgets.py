@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 
 from tfprune.export import Micro, inspect, rewrite
+from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.micro.boards import find_board, fits
-from tfprune.export.micro.candidates import Candidates
-from tfprune.export.micro.interpreter import run_files
-from tfprune.export.micro.layers import aligned
+from tfprune.export.micro.interpreter import _aligned, find_board, fits, run_files
+from tfprune.export.micro.micro import _Candidates
 
 
 @pytest.mark.parametrize("kind", ["int8", "float32"])
 def test_each_form_gives_the_dense_outputs(network, kind):
     dense = network.files[kind]
-    candidates = Candidates(ModelFile(dense))
+    candidates = _Candidates(ModelFile(dense))
     plans = [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 3, 1), (5, 1, 20, 2), (24, 7, 13, 4)]
     written = [candidates.write(plan) for plan in plans]
     expected, *runs = run_files([dense, *(one.file for one in written)], [network.samples])
@@ -46,13 +44,13 @@ def test_a_depthwise_layer_is_cut_by_the_channels_of_its_input(network):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([row[None]] for row in samples)
         dense = converter.convert()
-        candidates = Candidates(ModelFile(dense))
+        candidates = _Candidates(ModelFile(dense))
         written = [candidates.write((pieces,)) for pieces in (1, 2, 4, 5)]
         expected, *runs = run_files([dense, *(one.file for one in written)], [samples])
         assert [run.reason for run in runs] == [""] * 4
         assert all(run.equals(expected) for run in runs)
         widths = [kernel[..., :channels, :].size * (1 if integers else 4) for channels in (48, 24, 12, 10)]
-        assert [one.rows[0].buffer for one in written] == [*map(aligned, widths)]
+        assert [one.rows[0].buffer for one in written] == [*map(_aligned, widths)]
         assert integers or runs[2].arena < 0.8 * runs[0].arena
 
 
@@ -60,7 +58,7 @@ def test_values_that_are_few_become_tables(network):
     from tfprune.export.rewriting.share_weights import share_weights
 
     dense = share_weights(dense_int8(network), levels=4)
-    candidate = Candidates(ModelFile(dense)).write((1, 0, 1, 0))
+    candidate = _Candidates(ModelFile(dense)).write((1, 0, 1, 0))
     assert {row.stored for row in candidate.rows} == {"table", "dense"}
     expected, run = run_files([dense, candidate.file], [network.samples])
     assert run.equals(expected)
@@ -149,9 +147,9 @@ def test_a_weight_of_another_graph_stays_dense(network):
     weight = next(tensor for tensor in model.subgraphs[0].tensors if list(tensor.shape) == [24, 3, 3, 3])
     other = type(model.subgraphs[0])(tensors=[weight], inputs=[], outputs=[], operators=[])
     model.subgraphs.append(other)
-    candidate = Candidates(ModelFile(save_objects(model))).write((0, 1, 1, 1))
+    candidate = _Candidates(ModelFile(save_objects(model))).write((0, 1, 1, 1))
     assert candidate.rows[0].reason == "another graph reads it, too"
-    assert Candidates(ModelFile(save_objects(model))).plan(10**9, 0)[0] == 0
+    assert _Candidates(ModelFile(save_objects(model))).plan(10**9, 0)[0] == 0
 
 
 def test_boards():

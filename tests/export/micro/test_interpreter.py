@@ -5,14 +5,13 @@ import importlib.util
 import numpy as np
 import pytest
 
-from tfprune.export.device.running.runner import Runner
+from tfprune.export.device.runner import Runner
+from tfprune.export.file import schema
+from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.file.tflite.schema import MissingPackage
-from tfprune.export.micro.candidates import Candidates
-from tfprune.export.micro.interpreter import run_files
-from tfprune.export.micro.operators import KNOWN_OPERATORS, missing, registrations
+from tfprune.export.file.schema import MissingPackage
+from tfprune.export.micro.interpreter import KNOWN_OPERATORS, missing, registrations, run_files
+from tfprune.export.micro.micro import _Candidates
 
 
 def test_it_gives_what_the_interpreter_of_phones_gives(network):
@@ -38,7 +37,7 @@ def test_a_refusal_and_a_crash_are_reasons_and_the_others_run(network, sparse):
 
 def test_damaged_constants_of_decode_are_reasons_too(network, monkeypatch):
     """The reader refuses most of these files, and is bypassed here: the interpreter gets them all."""
-    candidates = Candidates(ModelFile(network.files["int8"]))
+    candidates = _Candidates(ModelFile(network.files["int8"]))
     file = candidates.write((1,) * candidates.layers).file
     whole, graph = file.content, file.graph
     random, files = np.random.default_rng(0), []

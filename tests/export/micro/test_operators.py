@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tfprune.export.micro.operators import CUSTOM, KNOWN_OPERATORS
+from tfprune.export.micro.interpreter import _CUSTOM, KNOWN_OPERATORS
 
 # In a process of its own, whose forks may crash on an operator without what it needs, but only once it was found.
 SCRIPT = """
@@ -13,7 +13,7 @@ import contextlib, os
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import save_objects
+from tfprune.export.file.document import save_objects
 
 def file_with(builtin):
     shape, first, second = np.array([1, 4], np.int32), np.array([0], np.int32), np.array([1], np.int32)
@@ -46,4 +46,4 @@ for name, number in vars(schema.BuiltinOperator).items():
 def test_the_list_is_what_the_interpreter_has():
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=120)
-    assert {*done.stdout.split()} == KNOWN_OPERATORS - {*CUSTOM}
+    assert {*done.stdout.split()} == KNOWN_OPERATORS - {*_CUSTOM}

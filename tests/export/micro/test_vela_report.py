@@ -11,7 +11,7 @@ import pytest
 from tiers import first
 
 from tfprune.export import rewrite, sparsify, vela
-from tfprune.export.micro.vela_report import ACCELERATORS
+from tfprune.export.micro.reports import ACCELERATORS
 
 pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
 

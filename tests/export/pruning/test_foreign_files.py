@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import add_operator, load_objects, operator_name, save_objects
-from tfprune.export.pruning.layers.linear_operators import linear_operators
-from tfprune.export.pruning.layers.pieces import Pieces
-from tfprune.export.pruning.prune_tflite import prune_tflite
-from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite
+from tfprune.export.file import schema
+from tfprune.export.file.document import add_operator, load_objects, operator_name, save_objects
+from tfprune.export.pruning.layers import _linear_operators
+from tfprune.export.pruning.pieces import Pieces
+from tfprune.export.pruning.prune import prune_tflite
+from tfprune.export.pruning.shrink import shrink_tflite
 
 
 def test_hash_tables_are_refused(cases):
@@ -53,9 +53,9 @@ def test_a_transposed_convolution_of_open_size_is_left_alone(exports):
     model = load_objects(exports("unpruned", "float32").data)
     graph = model.subgraphs[0]
     (step,) = [each for each in graph.operators if operator_name(model, each) == "TRANSPOSE_CONV"]
-    assert "TRANSPOSE_CONV" in {each.kind for each in linear_operators(Pieces(model))[0]}
+    assert "TRANSPOSE_CONV" in {each.kind for each in _linear_operators(Pieces(model))[0]}
     graph.tensors[step.outputs[0]].shapeSignature = np.array([-1, -1, -1, 8], np.int32)
-    operators, skipped = linear_operators(Pieces(model))
+    operators, skipped = _linear_operators(Pieces(model))
     assert "TRANSPOSE_CONV" not in {each.kind for each in operators}
     assert [
         reason for _, reason in skipped if reason == "TRANSPOSE_CONV: the file leaves the size of its output open"

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import add_operator, add_values, save_objects
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.pruning.prune_tflite import prune_tflite
-from tfprune.export.rewriting.weights.four_bit_weights import packed
+from tfprune.export.device.runner import Runner
+from tfprune.export.file import schema
+from tfprune.export.file.document import add_operator, add_values, save_objects
+from tfprune.export.file.reader import read
+from tfprune.export.pruning.prune import prune_tflite
+from tfprune.export.rewriting.weights import packed
 
 INPUTS, LIMIT = 32, 6.0
 UNITS = (48, 16)

@@ -8,10 +8,10 @@ from terminal import terminal
 from tiers import in_test_ci
 
 import tfprune
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import (
+from tfprune.export.device.runner import Runner
+from tfprune.export.file import schema
+from tfprune.export.file.container import read_model
+from tfprune.export.file.document import (
     add_constant,
     add_operator,
     add_tensor,
@@ -19,9 +19,9 @@ from tfprune.export.file.tflite.editor import (
     operator_name,
     save_objects,
 )
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.pruning.layers.linear_operators import PLACES
-from tfprune.export.pruning.prune_tflite import prune_tflite
+from tfprune.export.file.reader import read
+from tfprune.export.pruning.layers import PLACES
+from tfprune.export.pruning.prune import prune_tflite
 
 PRUNED = ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
@@ -287,14 +287,14 @@ def test_tables_get_zeros(exports, tmp_path):
 @pytest.mark.programs
 def test_a_crash_is_an_error_here(content, images, tmp_path):
     """In a process of its own: a file whose pieces nobody has tested."""
-    from tfprune.export.device.processes import child_process
-    from tfprune.export.pruning import apart as module
+    from tfprune.export.device import processes
+    from tfprune.export.pruning import prune as module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_job", child_process.run_job)
+        patch.setattr(module, "run_job", processes.run_job)
         report = prune_tflite(content, tmp_path / "sparse.tflite", images, sparsity=0.5)
         assert report.sparsity == pytest.approx(0.5, abs=0.02)
-        patch.setattr(module, "TIMEOUT", 0.01)
+        patch.setattr(module, "_TIMEOUT", 0.01)
         with pytest.raises(ValueError, match="did not finish"):
             prune_tflite(content, tmp_path / "none.tflite", images, sparsity=0.5)
     assert not (tmp_path / "none.tflite").exists()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tfprune.export.device.running.runner import find_interpreter
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.pruning.prune_tflite import prune_tflite
+from tfprune.export.device.board import find_interpreter
+from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.file.reader import read
+from tfprune.export.pruning.prune import prune_tflite
 
 
 def shared(export, joined):

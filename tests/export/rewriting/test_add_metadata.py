@@ -6,14 +6,20 @@ import zipfile
 import numpy as np
 import pytest
 
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.files.metadata import read_metadata, with_metadata
-from tfprune.export.file.files.metadata_format import ENTRY, MetadataTable, read_model_metadata, write_model_metadata
-from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.inspecting.inspect import inspect
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.file.trailing_archive import make_archive, read_archive
-from tfprune.export.rewriting.add_metadata import add_metadata
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.container import read_model
+from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.file.inspect import inspect
+from tfprune.export.file.metadata import (
+    ENTRY,
+    MetadataTable,
+    read_metadata,
+    read_model_metadata,
+    with_metadata,
+    write_model_metadata,
+)
+from tfprune.export.file.report import make_archive, read_archive
+from tfprune.export.rewriting.share_weights import add_metadata
 
 NAMES = ["cat", "a élan", "dog"]
 

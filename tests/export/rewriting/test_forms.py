@@ -8,18 +8,12 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.files.codec import encode
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.container import encode
+from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.keras_side.converting.convert import convert
-from tfprune.export.rewriting.forms import (
-    Check,
-    FileForm,
-    candidate_files,
-    choose,
-    export_report,
-)
+from tfprune.export.keras_side.convert import convert
+from tfprune.export.rewriting.rewrite import Check, FileForm, candidate_files, choose, export_report
 
 WIDTH = 1024  # the smallest at which the stock converter's sparse file was seen to crash
 

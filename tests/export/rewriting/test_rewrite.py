@@ -9,16 +9,15 @@ from ai_edge_litert.interpreter import Interpreter
 from export_table import KINDS, convert
 
 import tfprune
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.files.metadata import read_metadata, with_metadata
-from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.inspecting.inspect import inspect
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.container import read_model
+from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.file.inspect import inspect
+from tfprune.export.file.metadata import read_metadata, with_metadata
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.reader import read
 from tfprune.export.rewriting import rewrite as rewrite_module
-from tfprune.export.rewriting.forms import FileForm
-from tfprune.export.rewriting.rewrite import rewrite
+from tfprune.export.rewriting.rewrite import FileForm, rewrite
 from tfprune.export.rewriting.sparsify import sparsify
 
 layers = keras.layers

@@ -11,9 +11,9 @@ from sklearn.cluster import KMeans
 
 import tfprune
 from tfprune.export import Runner, pack, sparsify
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.convert import convert
-from tfprune.export.rewriting.share_weights import share, share_weights
+from tfprune.export.file.reader import read
+from tfprune.export.keras_side.convert import convert
+from tfprune.export.rewriting.share_weights import _share, share_weights
 
 WEIGHT = np.random.default_rng(8).laplace(0, 25, 5000).round().clip(-127, 127).astype(np.int8)
 
@@ -25,7 +25,7 @@ def error(values, replaced):
 @given(values=st.lists(st.integers(-128, 127), max_size=60), levels=st.integers(2, 256))
 def test_zeros_stay_and_no_more_values_are_left_than_allowed(values, levels):
     values = np.array(values, np.int8)
-    replaced = share(values, levels)
+    replaced = _share(values, levels)
     assert replaced.dtype == np.int8
     assert not replaced[values == 0].any()
     assert len({0, *replaced.tolist()}) <= levels
@@ -36,8 +36,8 @@ def test_zeros_stay_and_no_more_values_are_left_than_allowed(values, levels):
 
 def test_few_values_stay_as_they_are():
     values = np.array([[0, 3], [-7, 3]], np.int8)
-    assert np.array_equal(share(values, 3), values)
-    assert share(WEIGHT.reshape(50, 100), 4).shape == (50, 100)
+    assert np.array_equal(_share(values, 3), values)
+    assert _share(WEIGHT.reshape(50, 100), 4).shape == (50, 100)
 
 
 @given(values=st.lists(st.integers(1, 127), min_size=4, max_size=9, unique=True), groups=st.integers(2, 3))
@@ -46,7 +46,7 @@ def test_no_other_grouping_has_a_smaller_error(values, groups):
     groupings = [np.split(values, cuts) for cuts in itertools.combinations(range(1, len(values)), groups - 1)]
     least = min(sum(error(group, np.rint(group.mean())) for group in each) for each in groupings)
     # Middles are rounded after the groups are made: half a step away for each value at most.
-    assert error(values, share(values, groups + 1)) <= least + len(values) / 4
+    assert error(values, _share(values, groups + 1)) <= least + len(values) / 4
 
 
 @pytest.mark.parametrize("levels", [9, 17, 33, 65])
@@ -54,7 +54,7 @@ def test_the_error_is_no_larger_than_that_of_scikit_learn(levels):
     values = WEIGHT[WEIGHT != 0].astype(float)[:, None]
     groups = KMeans(levels - 1, n_init=3, random_state=0).fit(values)
     theirs = error(WEIGHT[WEIGHT != 0], groups.cluster_centers_[groups.labels_, 0].round())
-    assert error(WEIGHT, share(WEIGHT, levels)) <= 1.02 * theirs
+    assert error(WEIGHT, _share(WEIGHT, levels)) <= 1.02 * theirs
 
 
 def test_weights_that_are_stored_sparse_share_as_dense_ones_do():

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiers import in_test_ci
 
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.device.running.verify import verify
-from tfprune.export.file.tflite.editor import load_objects, operator_code, save_objects
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.rewriting.sparsify import SPARSE_OVERHEAD_BYTES, sparsify
-from tfprune.export.rewriting.weights.sparse_graph import lower_versions
+from tfprune.export.device.runner import Runner
+from tfprune.export.device.verify import verify
+from tfprune.export.file.document import load_objects, operator_code, save_objects
+from tfprune.export.file.reader import read
+from tfprune.export.rewriting.sparse_graph import lower_versions
+from tfprune.export.rewriting.sparsify import _SPARSE_OVERHEAD_BYTES, sparsify
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +205,7 @@ def test_the_file_shrinks_by_what_the_rows_say(made, kind):
     saved = sum(row.dense_bytes - row.bytes for row in stored)
     operators = len(save_objects(load_objects(data))) - saved - len(result.data)
     assert result.bytes == len(result.data) < result.bytes_before == len(data)
-    assert -SPARSE_OVERHEAD_BYTES * 2 * len(result.rows) < operators < 200
+    assert -_SPARSE_OVERHEAD_BYTES * 2 * len(result.rows) < operators < 200
     table = str(result)
     assert f"{len(data):,}" in table
     assert all(row.name in table for row in result.rows)
@@ -315,7 +315,7 @@ def test_tensors_with_the_same_values_share_them_still(dense):
         single = sparsify(data, forms=forms)
         row = next(row for row in single.rows if row.form != "dense")
         places = row.bytes - 4 * round((1 - row.sparsity) * 128 * 256)
-        assert len(result.data) < len(single.data) + places + 2 * SPARSE_OVERHEAD_BYTES + 700  # and the copy
+        assert len(result.data) < len(single.data) + places + 2 * _SPARSE_OVERHEAD_BYTES + 700  # and the copy
         assert [other.bytes for other in result.rows if other.form != "dense"] == [row.bytes + places]
         assert agree(result.data, double, inputs, 1e-6)
 

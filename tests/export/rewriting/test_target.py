@@ -6,12 +6,11 @@ import pytest
 from export_table import convert
 
 import tfprune
-from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.to_tflite import to_tflite
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.reader import read
+from tfprune.export.keras_side.to_tflite import to_tflite
 from tfprune.export.micro.micro import Micro
-from tfprune.export.rewriting.rewrite import rewrite
-from tfprune.export.rewriting.target import read_target
+from tfprune.export.rewriting.rewrite import read_target, rewrite
 
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(6, 64)).astype("float32")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.methods.rule_mining.parts import draw_parts
+from tfprune.methods.rule_mining import draw_parts
 
 layers = keras.layers
 

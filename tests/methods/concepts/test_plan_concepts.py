@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.methods.rule_mining.counts import Counts, lower_bound
+from tfprune.methods.rule_mining import Counts, lower_bound
 
 layers = keras.layers
 

@@ -5,11 +5,8 @@ from dataclasses import replace
 import pytest
 from pages import WIDTHS, Elements, luminances, measured_at, needs_browser
 
-from tfprune.methods.concepts.concept_trace import ConceptTrace
-from tfprune.methods.concepts.trace_contents import ConceptEvidence, KeptUnit, TracedLayer
-from tfprune.methods.concepts.trace_page import trace_page
-from tfprune.methods.rule_mining.counts import Counts
-from tfprune.methods.rule_mining.rule import ConceptRule, Threshold
+from tfprune.methods.concepts.trace import ConceptEvidence, ConceptTrace, KeptUnit, TracedLayer, _trace_page
+from tfprune.methods.rule_mining import ConceptRule, Counts, Threshold
 
 
 def made(*, name="R1: tell it", concept="dark", layer="hidden", rules=3, units=40):
@@ -28,7 +25,7 @@ def test_the_page_says_what_the_trace_says(tmp_path):
     trace = made()
     trace.html(tmp_path / "trace.html")
     content = (tmp_path / "trace.html").read_text(encoding="utf-8")
-    assert content == trace_page(trace)
+    assert content == _trace_page(trace)
     elements = Elements(content)
     for rule in trace.rules:
         assert str(rule) in elements.text
@@ -49,7 +46,7 @@ def test_the_page_says_what_the_trace_says(tmp_path):
 
 
 def test_the_page_needs_nothing_besides_itself():
-    content = trace_page(made())
+    content = _trace_page(made())
     elements = Elements(content)
     assert "http" not in content.replace("http-equiv", "")
     assert "url(" not in content
@@ -68,15 +65,15 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_stay_text(name):
-    plain, hostile = (Elements(trace_page(made(name=n, concept=n, layer=n))) for n in ("plain", name))
+    plain, hostile = (Elements(_trace_page(made(name=n, concept=n, layer=n))) for n in ("plain", name))
     assert [tag for tag, _ in hostile.found] == [tag for tag, _ in plain.found]
     assert "\u202e" not in hostile.text
     assert name in hostile.text or not name.isprintable()
 
 
 def test_the_same_trace_is_the_same_page_and_an_empty_one_has_a_page():
-    assert trace_page(made()) == trace_page(made())
-    assert "of 0 where some may go" in Elements(trace_page(replace(made(), layers=(), units=(), rules=()))).text
+    assert _trace_page(made()) == _trace_page(made())
+    assert "of 0 where some may go" in Elements(_trace_page(replace(made(), layers=(), units=(), rules=()))).text
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
@@ -88,7 +85,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_nothing_sticks_out_of_the_window(tmp_path, width):
     long = "no_place_to_break_" * 9
-    content = trace_page(made(name=long, concept=f"{long}2", layer=f"{long}3", rules=40))
+    content = _trace_page(made(name=long, concept=f"{long}2", layer=f"{long}3", rules=40))
     measured = measured_at(width, content, tmp_path)
     assert measured["wide"] == []
     assert measured["needed"] <= measured["seen"] <= width
@@ -98,6 +95,6 @@ def test_nothing_sticks_out_of_the_window(tmp_path, width):
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_in_dark(tmp_path, scheme):
-    texts, paper = luminances(trace_page(made()), tmp_path, scheme=scheme)
+    texts, paper = luminances(_trace_page(made()), tmp_path, scheme=scheme)
     assert (paper < 0.5) == (scheme == "dark")
     assert all((max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5 for ink in texts)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.methods.experts.expert_ranking import ExpertRanking, RankedExpert
+from tfprune.methods.experts.change import ExpertRanking, RankedExpert
 
 ops = keras.ops
 

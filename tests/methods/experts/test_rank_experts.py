@@ -35,13 +35,13 @@ def by_formula(block, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_reap_and_frequency_are_those_of_the_formula():
-    from tfprune.keras_models.models.layer_hooks import hooked_calls
-    from tfprune.methods.experts.moe_layers import moe_layers
+    from tfprune.methods.experts.experts import _moe_layers
+    from tfprune.models.graph import hooked_calls
 
     model, seen = mixtral(), {}
     inputs = hub_models.inputs_for(model, batch=4)
     ranking = tfprune.experts.rank(model, inputs, batch_size=3)
-    layers = moe_layers(model)
+    layers = _moe_layers(model)
     with hooked_calls([layer.layer for layer in layers], lambda layer, x, _: seen.update({id(layer): np.asarray(x)})):
         model(inputs)
     for layer in layers:

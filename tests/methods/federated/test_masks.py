@@ -50,7 +50,7 @@ def test_masks_of_another_model_are_refused_before_memory_is_taken_for_them(monk
     packed = pack_masks([np.zeros((300, 300)), None])
     (mask, rest) = unpack_masks(packed, like=[np.ones((300, 300)), np.ones(2)])
     assert mask.shape == (300, 300) and rest is None
-    monkeypatch.setattr("tfprune.methods.federated.packed_masks.expand", None)
+    monkeypatch.setattr("tfprune.methods.federated.update.expand", None)
     for like in ([np.ones((300, 300))], [np.ones(300), np.ones(2)], [np.ones(()), np.ones(2)]):
         with pytest.raises(ValueError, match="shapes are those of another model"):
             unpack_masks(packed, like=like)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.federated import Traffic, Update
-from tfprune.methods.federated.traffic import RoundTraffic
+from tfprune.methods.federated.update import RoundTraffic
 
 DTYPES = ["float32", "float16", "float64", "int32", "uint8"]
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import f_oneway
 
 import tfprune
-from tfprune.criteria import ClassMoments
-from tfprune.methods.few_shot.channel_taxonomy import guarded
+from tfprune.facts import ClassMoments
+from tfprune.methods.few_shot.prune import _guarded
 
 GENERATOR = np.random.default_rng(0)
 Y = np.repeat(np.arange(8), 6)
@@ -45,7 +45,7 @@ def test_a_constant_channel_is_prunable():
 def test_protected_channels_and_the_better_half_of_the_partly_protected_lie_above_all_others():
     scores = {"a": np.array([0.1, 0.9, 0.5, 0.2, 0.8]), "b": np.array([0.95, 0.0])}
     levels = {"a": np.array([2, 0, 1, 1, 1]), "b": np.array([0, 0])}
-    found = guarded(scores, levels)
+    found = _guarded(scores, levels)
     order = np.concatenate(list(found.values())).argsort()[::-1].tolist()
     assert set(order[:3]) == {0, 2, 4} and order[3:] == [5, 1, 3, 6]
 

@@ -10,12 +10,11 @@ import pytest
 
 import tfprune
 from tfprune.allocation import LayerThreshold
-from tfprune.base.progress import Progress
+from tfprune.base.output import Progress
 from tfprune.criteria import DACIS
-from tfprune.keras_models.evidence.meta_gradients import META
-from tfprune.methods.few_shot.meta_training import Episodic, Lessons, optimizer_of, settings_of
-from tfprune.methods.few_shot.plan_stage import Planner
-from tfprune.methods.few_shot.prototypes import distances
+from tfprune.facts import META
+from tfprune.methods.few_shot.learners import Episodic, Lessons, _distances, optimizer_of, settings_of
+from tfprune.methods.few_shot.prune import _Planner
 
 GENERATOR = np.random.default_rng(0)
 Y = np.arange(96) % 8
@@ -124,7 +123,7 @@ def test_norms_are_those_of_the_gradient_that_was_applied():
 
 
 def planned(model, target, **criterion):
-    planner = Planner(TASKS, DACIS(**criterion), None, tfprune.few_shot.Prototypes().embedding)
+    planner = _Planner(TASKS, DACIS(**criterion), None, tfprune.few_shot.Prototypes().embedding)
     return planner.plan(model, target, planner.complexity(model))[0].keep
 
 
@@ -143,7 +142,9 @@ def test_gradients_of_meta_training_and_thresholds_change_what_goes():
 
 def test_distances_by_hand():
     embeddings = np.array([[0.0, 0], [2, 0], [0, 4], [0, 6], [1, 1]], dtype=np.float32)
-    np.testing.assert_allclose(distances(embeddings, ways=2, shots=2)[4], [-1, -17])  # to the means (1, 0) and (0, 5)
+    np.testing.assert_allclose(
+        _distances(embeddings, ways=2, shots=2)[4], [-1, -17]
+    )  # to the means (1, 0) and (0, 5)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import keras
 import pytest
 from small_transformer import transformer
 
-from tfprune.methods.growth.blocks import numbered
-from tfprune.methods.growth.find_blocks import find_blocks
+from tfprune.methods.growth.blocks import _numbered, find_blocks
 
 layers = keras.layers
 
@@ -166,6 +165,6 @@ def test_wrong_kinds_are_refused():
 
 
 def test_names_count_places():
-    assert numbered(["norm1_01", "norm1_02"])(9) == "norm1_10"
-    assert numbered(["add", "add_1"]) is None
-    assert numbered(["add_1", "add_3"]) is None
+    assert _numbered(["norm1_01", "norm1_02"])(9) == "norm1_10"
+    assert _numbered(["add", "add_1"]) is None
+    assert _numbered(["add_1", "add_3"]) is None

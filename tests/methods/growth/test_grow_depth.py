@@ -12,7 +12,7 @@ from small_transformer import texts, transformer
 from tiers import first
 
 import tfprune
-from tfprune.methods.growth.grow_depth import growth_order
+from tfprune.methods.growth.change import _growth_order
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from tfprune.methods.growth.grow_depth import growth_order
     ],
 )
 def test_the_order_of_the_blocks(settings, expected):
-    assert [block + 1 for block in growth_order(3, 2, **settings)] == expected
+    assert [block + 1 for block in _growth_order(3, 2, **settings)] == expected
     model = residual()
     grown, report = tfprune.growth.grow_depth(model, 2, **settings)
     assert [block + 1 for block in report.order] == expected
@@ -35,17 +35,17 @@ def test_the_order_of_the_blocks(settings, expected):
 
 
 def test_three_of_each():
-    assert growth_order(2, 3, order="interpose") == [0, 0, 0, 1, 1, 1]
-    assert growth_order(2, 3, order="stack") == [0, 1, 0, 1, 0, 1]
+    assert _growth_order(2, 3, order="interpose") == [0, 0, 0, 1, 1, 1]
+    assert _growth_order(2, 3, order="stack") == [0, 1, 0, 1, 0, 1]
 
 
 def test_the_tail_of_a_stack_as_in_the_code_of_the_source():
     """Its first pass leaves out `ignore_last` blocks, each later one `ignore_first`: pass by pass, by hand."""
     expected = [0, 1, 2] + [1, 2, 3] + [1, 2, 3]
-    assert growth_order(4, 3, order="stack_tail", keep_first=1, keep_last=1) == expected
-    assert growth_order(4, 3, order="stack", keep_first=1, keep_last=1) == [0, 1, 2, 1, 2, 1, 2, 3]
+    assert _growth_order(4, 3, order="stack_tail", keep_first=1, keep_last=1) == expected
+    assert _growth_order(4, 3, order="stack", keep_first=1, keep_last=1) == [0, 1, 2, 1, 2, 1, 2, 3]
     for kept in ({}, {"keep_first": 1}, {"keep_last": 2}):
-        assert growth_order(4, 2, order="stack_tail", **kept) == growth_order(4, 2, order="stack", **kept)
+        assert _growth_order(4, 2, order="stack_tail", **kept) == _growth_order(4, 2, order="stack", **kept)
 
 
 @pytest.mark.parametrize("order", ["interpose", "stack"])

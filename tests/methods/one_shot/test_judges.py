@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.compact.reconstruction.graph_walk import GraphWalk
-from tfprune.keras_models.models.compiled import batch_loss
-from tfprune.keras_models.models.graph import trace_to_run
-from tfprune.methods.one_shot.judges import NextTokens, OutputLoss, RemainingTokens, run
+from tfprune.compact.linear_map import GraphWalk
+from tfprune.methods.one_shot.removal import OutputLoss, RemainingTokens, _NextTokens, run
+from tfprune.models.graph import trace_to_run
+from tfprune.models.training import batch_loss
 
 TOKENS, KEPT = 12, np.array([1, 3, 4, 7, 9])
 IDS = KEPT[np.random.default_rng(0).integers(0, len(KEPT), (4, 6))].astype("int32")
@@ -47,12 +47,12 @@ def test_scores_are_never_taken_for_hidden_states(width, dtype):
     outputs = run(model, [IDS])
     scores = keras.ops.convert_to_numpy(keras.ops.cast(outputs[0], "float32"))
     graph = trace_to_run(model)
-    assert mean(NextTokens(graph, None), outputs) == pytest.approx(cross_entropy(scores, IDS), rel=1e-5)
+    assert mean(_NextTokens(graph, None), outputs) == pytest.approx(cross_entropy(scores, IDS), rel=1e-5)
     fewer = writer(width, tokens=len(KEPT), dtype=dtype)
     remaining = RemainingTokens(fewer, KEPT)
     expected = cross_entropy(scores[..., KEPT], np.searchsorted(KEPT, IDS))
     for some in (outputs[0], keras.ops.take(outputs[0], KEPT, axis=-1)):
-        assert mean(NextTokens(graph, remaining), [some]) == pytest.approx(expected, rel=1e-5)
+        assert mean(_NextTokens(graph, remaining), [some]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_distance_is_that_of_the_remaining_tokens_whatever_a_model_has():

@@ -12,9 +12,9 @@ from small_transformer import transformer
 from tiers import first
 
 import tfprune
-from tfprune.keras_models.models.batches import Batches
-from tfprune.methods.one_shot.mixed_cuts import MixedCuts
-from tfprune.solving.greedy_levels import Candidate, GreedyLevels
+from tfprune.methods.one_shot.plan_transformer import _MixedCuts
+from tfprune.models.training import Batches
+from tfprune.solving.zeros import Candidate, GreedyLevels
 
 SAVED = {"blocks": 30.0, "units": 5.0, "heads": 2.0}  # by each step, of 100
 LOSS = {"blocks": 0.9, "units": 0.1, "heads": 0.05}  # of the first step; each further one costs as much more
@@ -280,7 +280,7 @@ def test_tokens_blocks_and_dimensions_are_removed_one_after_the_other():
     model = hub("Qwen3", vocabulary_size=40, tie_word_embeddings=True, **sizes)
     x = windows(model, 0, 20)
     settings = {"texts": ["3 7"], "tokenizer": tokenizer, "criterion": "activation", "judge": "perplexity"}
-    cuts = MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
+    cuts = _MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
     smaller = cuts.build({"vocabulary": 1, "blocks": 1, "width": 2})
     fewer_tokens, report = tfprune.transformers.trim_vocabulary(model, ["3 7", *x["token_ids"]], tokenizer=tokenizer)
     renumbered = {**x, "token_ids": np.searchsorted(report.kept, x["token_ids"]).astype("int32")}
@@ -326,7 +326,7 @@ def test_blocks_with_a_window_lose_heads_as_well_and_are_saved(tmp_path):
     model = hub("Gemma3", vocabulary_size=20, **sizes)
     x = windows(model, 0, 20)
     settings = {"texts": None, "tokenizer": None, "criterion": "activation", "judge": "perplexity"}
-    cuts = MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
+    cuts = _MixedCuts(model, list(Batches(x, model, batch_size=4, argument="samples")), **settings)
     smaller = cuts.build({"blocks": 2, "heads": 3, "units": 2})
     assert isinstance(smaller, type(model)) and len(smaller.transformer_layers) == 5
     assert smaller.count_params() < cuts.build({"blocks": 2, "units": 2}).count_params()

@@ -10,7 +10,7 @@ from tiers import first
 
 import tfprune
 from tfprune import prune_units
-from tfprune.solving.dependency_graph import is_cut_off, unread
+from tfprune.solving.dependency_graph import _unread, is_cut_off
 
 layers = keras.layers
 
@@ -337,6 +337,6 @@ def test_an_example_of_what_is_no_longer_read():
     """A layer that is called twice leads into what comes before others, and is found all the same."""
     takers = {"x": {"a", "b", "add"}, "a": {"twice"}, "twice": {"out"}, "b": {"norm"}, "norm": {"twice"}}
     takers |= {"out": {"add"}, "add": {""}}
-    assert unread(takers, ends={"out"}) == {"a", "b", "norm", "twice"}
-    assert unread(takers, ends=()) == frozenset()
+    assert _unread(takers, ends={"out"}) == {"a", "b", "norm", "twice"}
+    assert _unread(takers, ends=()) == frozenset()
     assert not is_cut_off(takers, ends={"out"}) and is_cut_off({**takers, "x": {"a"}}, ends={"out"})

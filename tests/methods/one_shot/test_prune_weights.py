@@ -8,11 +8,10 @@ import pytest
 
 import tfprune
 from tfprune import prune_weights
-from tfprune.methods.one_shot.recurrent_maps import recurrent_maps
+from tfprune.methods.one_shot.prune_weights import _recurrent_maps
 from tfprune.patterns import NM, Block, Unstructured
-from tfprune.solving.alps import alps
 from tfprune.solving.least_squares import GramMoments, solve
-from tfprune.solving.weight_masks import sparse_gpt, wanda_mask
+from tfprune.solving.zeros import _alps, _sparse_gpt, wanda_mask
 
 layers = keras.layers
 
@@ -82,7 +81,7 @@ def two_of_four(costs):
 )
 def test_sparse_gpt_is_its_slow_version(seed, pattern, step, count, width):
     moments, weights = problem(seed)
-    mask, left = sparse_gpt(moments, weights, inputs=16, pattern=pattern, sparsity=0.5, ridge=0)
+    mask, left = _sparse_gpt(moments, weights, inputs=16, pattern=pattern, sparsity=0.5, ridge=0)
     expected_mask, expected = slow_sparse_gpt(moments.gram, weights, step, count, width)
     np.testing.assert_array_equal(mask, expected_mask)
     np.testing.assert_allclose(left, expected, atol=1e-8)
@@ -91,7 +90,7 @@ def test_sparse_gpt_is_its_slow_version(seed, pattern, step, count, width):
 @pytest.mark.parametrize("seed", range(6))
 def test_an_update_helps_and_exact_least_squares_more(seed):
     moments, weights = problem(seed)
-    mask, left = sparse_gpt(moments, weights, inputs=16, pattern=Unstructured(), sparsity=0.5, ridge=1e-6)
+    mask, left = _sparse_gpt(moments, weights, inputs=16, pattern=Unstructured(), sparsity=0.5, ridge=1e-6)
     exact = solve(moments, weights * mask, free=mask, ridge=1e-9)
     errors = [moments.errors(found).sum() for found in (exact, left, weights * mask)]
     assert errors[0] <= errors[1] * (1 + 1e-9) < errors[2]
@@ -119,8 +118,8 @@ def test_wanda_compares_the_blocks_of_the_same_outputs():
 def test_alps_chooses_better_blocks(seed):
     moments, weights = problem(seed)
     settings = {"inputs": 16, "pattern": Block(1, 4), "sparsity": 0.5, "ridge": 1e-6}
-    blocks, by_alps = alps(moments, weights, **settings)
-    _, by_sparse_gpt = sparse_gpt(moments, weights, **settings)
+    blocks, by_alps = _alps(moments, weights, **settings)
+    _, by_sparse_gpt = _sparse_gpt(moments, weights, **settings)
     assert Block(1, 4).allows(blocks) and Block(1, 4).sparsity_of(blocks) == 0.5
     assert moments.errors(by_alps).sum() < moments.errors(by_sparse_gpt).sum()
 
@@ -129,7 +128,7 @@ def test_dead_inputs_lose_their_weights_first():
     moments, weights = problem(1)
     for array in (moments.gram, moments.gram.T):
         array[[2, 9]] = 0
-    mask, left = sparse_gpt(moments, weights, inputs=16, pattern=Unstructured(), sparsity=0.5, ridge=0.01)
+    mask, left = _sparse_gpt(moments, weights, inputs=16, pattern=Unstructured(), sparsity=0.5, ridge=0.01)
     assert not mask[:, [2, 9]].any() and np.isfinite(left).all()
     assert not wanda_mask(moments, weights, pattern=NM(2, 4), sparsity=0.5)[:, [2, 9]].any()
 
@@ -305,13 +304,13 @@ def test_sparse_gpt_reaches_the_sparsity_of_a_convolution(inputs, positions, spa
     columns, outputs = inputs * positions, 1 if inputs == 1 else 10
     moments, weights = problem(3, inputs=columns, outputs=outputs)
     settings = {"pattern": Unstructured(), "sparsity": sparsity, "ridge": 0.01, "positions": positions}
-    mask, _ = sparse_gpt(moments, weights, inputs=columns, **settings)
+    mask, _ = _sparse_gpt(moments, weights, inputs=columns, **settings)
     assert np.count_nonzero(~mask) == round(sparsity * mask.size)
 
 
 def test_sparse_gpt_keeps_blocks_within_a_position():
     moments, weights = problem(3, inputs=24)  # 4 positions of 6 inputs, in blocks of 4 and 2
-    mask, left = sparse_gpt(moments, weights, inputs=24, pattern=Block(1, 4), sparsity=0.5, ridge=0, positions=4)
+    mask, left = _sparse_gpt(moments, weights, inputs=24, pattern=Block(1, 4), sparsity=0.5, ridge=0, positions=4)
     kept = mask.reshape(6, 4, 6)
     assert Block(1, 4).allows(kept) and Block(1, 4).sparsity_of(kept) == 0.5
     blocks = [slice(first + at, first + min(at + 4, 6)) for first in range(0, 24, 6) for at in (0, 4)]
@@ -425,7 +424,7 @@ def test_the_states_before_a_step_are_those_that_the_layer_returns(backward):
     layer = layers.LSTM(5, return_sequences=True, go_backwards=backward)
     x = sequences()
     expected = keras.ops.convert_to_numpy(layer(x))  # in the order of its steps
-    (_, states), _ = recurrent_maps(layer, "lstm")
+    (_, states), _ = _recurrent_maps(layer, "lstm")
     before = states.seen(x).reshape(4, 24, 5).transpose(1, 0, 2)
     np.testing.assert_allclose(before[:, 1:], expected[:, :-1], atol=1e-6)
     assert not before[:, 0].any()

@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 
 from tfprune import Rounding, prune_weights
-from tfprune.export.file.tflite.editor import load_objects
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.file.document import load_objects
+from tfprune.export.file.reader import read
+from tfprune.export.keras_side.convert import convert
 from tfprune.patterns import NM, Unstructured
-from tfprune.solving.least_squares import GramMoments
-from tfprune.solving.rounding import Grid, grid_of
-from tfprune.solving.weight_masks import sparse_gpt
-from tfprune.solving.zero_solver import ZeroSolver, relative_error
+from tfprune.solving.least_squares import GramMoments, Grid, grid_of
+from tfprune.solving.zeros import ZeroSolver, _sparse_gpt, relative_error
 
 layers = keras.layers
 
@@ -67,7 +65,7 @@ def two_of_four(costs):
 def test_both_errors_are_handed_on_as_in_the_slow_loop(seed, rounding, pattern, step, count):
     moments, weights = problem(seed)
     grid = grid_of(weights, rounding)
-    _, left = sparse_gpt(moments, weights, inputs=32, pattern=pattern, sparsity=0.5, ridge=0, grid=grid)
+    _, left = _sparse_gpt(moments, weights, inputs=32, pattern=pattern, sparsity=0.5, ridge=0, grid=grid)
     steps = np.broadcast_to(grid.steps, weights.shape)
     largest = 2 ** (rounding.bits - 1) - 1
     expected = slow_joint(moments.gram, weights, steps, largest, grid.anchors, step, count)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
+from tfprune.methods.one_shot.prune_units import SCORES, _kept_units
 from tfprune.solving.least_squares import GramMoments
 
 ALL = [*SCORES, "greedy"]
@@ -30,7 +30,7 @@ def each(inputs):
 
 
 def chosen(score, x, weights, keep):
-    return kept_units(score, moments_of(x, weights), weights=weights, indices=each(x.shape[1]), keep=keep)
+    return _kept_units(score, moments_of(x, weights), weights=weights, indices=each(x.shape[1]), keep=keep)
 
 
 def error(x, weights, kept):
@@ -57,13 +57,13 @@ def test_a_channel_of_several_inputs_counts_as_one():
     indices = np.random.default_rng(2).permutation(12).reshape(4, 3)
     moments = moments_of(x, weights)
     for score in ALL:
-        kept = kept_units(score, moments, weights=weights, indices=indices, keep=2)
+        kept = _kept_units(score, moments, weights=weights, indices=indices, keep=2)
         assert kept.sum() == 2 and kept.size == 4
     best = min(
         error(x, weights, np.sort(np.concatenate([indices[a], indices[b]])))
         for a, b in itertools.combinations(range(4), 2)
     )
-    kept = kept_units("greedy", moments, weights=weights, indices=indices, keep=2)
+    kept = _kept_units("greedy", moments, weights=weights, indices=indices, keep=2)
     assert error(x, weights, np.sort(indices[kept].ravel())) <= 1.3 * best
 
 

@@ -10,14 +10,12 @@ import pytest
 from small_transformer import numpy, texts, transformer
 
 import tfprune
-from tfprune.compact.shrinking.channel_readers import RunningModel
-from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.keras_models.models.batches import Batches
-from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.one_shot.head_choice import HeadOrder
-from tfprune.methods.one_shot.judges import head_loss
-from tfprune.methods.one_shot.remove_in_order import find_removals
-from tfprune.methods.one_shot.units_and_heads import UnitsAndHeads
+from tfprune.compact.shrink import RunningModel
+from tfprune.masking.strip import flat_copy
+from tfprune.methods.one_shot.prune_units import UnitsAndHeads
+from tfprune.methods.one_shot.removal import HeadOrder, find_removals, head_loss
+from tfprune.models.anatomy import Anatomy
+from tfprune.models.training import Batches
 
 LEVELS = [(0, 2), (2, 0), (2, 5), (2, 3), (3, 3)]  # eighths of the units and of the heads
 

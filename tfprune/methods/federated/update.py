@@ -1,26 +1,172 @@
-"""Updates between server and client: the entries under a mask, packed by the coders of the library."""
+"""What clients send: entries under a mask and masks, packed, their traffic, and a model that reads and sets both."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import logging
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
-from tfprune.base.coders import compress, expand
+from tfprune.base.arrays import SPLITS, Split, compress, expand, join, split
 from tfprune.base.spec import check_count
-from tfprune.base.streams import SPLITS, Split, join, split
-from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, count_unmasked, kept_entries
-from tfprune.methods.federated.packed_masks import layout_of, pack_masks, unpack_masks
+from tfprune.gradients import LossGradients, training_loss
+from tfprune.masking.pruned import Pruned
+from tfprune.masking.strip import pruned_layers
+from tfprune.methods.federated.averages import (
+    Arrays,
+    Masks,
+    StatisticsOwners,
+    channeled,
+    check_arrays,
+    check_masks,
+    count_unmasked,
+    kept_entries,
+)
+from tfprune.models.anatomy import as_numpy, walk
+from tfprune.models.kernels import to_matrix
+from tfprune.models.training import batches, check_batch, optimizers_of, slots_by_variable
+from tfprune.report import Report, table
 
-MAGIC, VERSION = b"TFU", 2
-HEAD = struct.Struct("<3sBI8sII")  # magic, version, round, layout, checksum of all the rest, bytes of packed masks
-STREAM = struct.Struct("<BI")  # coder, number of bytes
-PLANES = {width: Split(width, "plain") for width in (1, 2, 4)}
-assert set(PLANES.values()) <= set(SPLITS)
+# Masks as bytes: one bit for each entry, compressed, with their shapes and a hash.
+
+_MASKS_MAGIC, _MASKS_VERSION = b"TFM", 1
+_MASKS_HEAD = struct.Struct("<3sB8sH")  # magic, version, hash of what follows, number of arrays
+_PACKED = struct.Struct("<BI")  # coder, number of bytes
+_NO_MASK = 255  # in place of the number of dimensions
+_MOST_ENTRIES = 2**33  # a gigabyte of bits
+
+
+def pack_masks(masks: Sequence[Any]) -> bytes:
+    """Pack masks, bit for bit: the same masks always give the same bytes.
+
+    Args:
+        masks: Arrays of booleans of any size, None for an array of which all entries are kept.
+
+    Returns:
+        Bytes with a version, the shapes, and a hash.
+
+    Raises:
+        TypeError: If `masks` is not a list of masks.
+        ValueError: If a mask holds something other than 0 and 1.
+
+    Example:
+        >>> packed = pack_masks([np.array([[1, 0, 1]]), None])
+        >>> len(packed), unpack_masks(packed)
+        (30, [array([[ True, False,  True]]), None])
+    """
+    checked = check_masks(masks, "masks")
+    shapes = b"".join(
+        bytes([_NO_MASK]) if mask is None else struct.pack(f"<B{mask.ndim}I", mask.ndim, *mask.shape)
+        for mask in checked
+    )
+    coder, bits = compress(_bits(checked))
+    body = shapes + _PACKED.pack(coder, len(bits)) + bits
+    return _MASKS_HEAD.pack(_MASKS_MAGIC, _MASKS_VERSION, _hash(body), len(checked)) + body
+
+
+def unpack_masks(source: bytes, *, like: Sequence[np.ndarray] | None = None) -> Masks:
+    """Return the masks that `pack_masks` packed.
+
+    Args:
+        source: The packed masks.
+        like: Arrays with the shapes that the masks must have, so that a malicious header cannot demand memory. None
+            (the default) accepts any shapes.
+
+    Raises:
+        TypeError: If `source` is not bytes.
+        ValueError: If they are not packed masks, of another version, damaged, cut short, or of other shapes.
+
+    Example:
+        >>> unpack_masks(b"weights")
+        Traceback (most recent call last):
+        ValueError: Expected packed masks. Received: 7 bytes that begin with b'wei'. Pack them by pack_masks.
+    """
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        raise TypeError(f"Expected `source` to be bytes. Received: {type(source).__name__}.")
+    data = bytes(source)
+    if len(data) < _MASKS_HEAD.size or not data.startswith(_MASKS_MAGIC):
+        raise ValueError(
+            f"Expected packed masks. Received: {len(data)} bytes that begin with {data[:3]!r}. Pack them by "
+            f"pack_masks."
+        )
+    _, version, digest, count = _MASKS_HEAD.unpack_from(data)
+    if version != _MASKS_VERSION:
+        raise ValueError(
+            f"Expected packed masks of version {_MASKS_VERSION}. Received: {version}. Install the same tfprune."
+        )
+    if _hash(data[_MASKS_HEAD.size :]) != digest:
+        raise ValueError("Expected whole packed masks. Received: bytes that are damaged. Send them again.")
+    try:
+        return _masks(data[_MASKS_HEAD.size :], count, like=like)
+    except (struct.error, IndexError, ValueError) as error:
+        raise ValueError(f"Expected whole packed masks. Received: damaged ones ({error}).") from error
+
+
+def layout_of(arrays: Sequence[np.ndarray], masks: Masks) -> bytes:
+    """Return a hash of 8 bytes of shapes, dtypes and masks: which entries of which arrays are sent."""
+    names = ";".join(
+        f"{array.dtype.str[1:]}{array.shape}{'' if mask is None else '*'}"
+        for array, mask in zip(arrays, masks, strict=True)
+    )
+    return _hash(names.encode() + b"\0" + _bits(masks))
+
+
+def _bits(masks: Masks) -> bytes:
+    flat = [mask.ravel() for mask in masks if mask is not None]
+    return np.packbits(np.concatenate(flat)).tobytes() if flat else b""
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=8).digest()
+
+
+def _masks(body: bytes, count: int, *, like: Sequence[np.ndarray] | None) -> Masks:
+    shapes, at = _shapes_in(body, count)
+    if like is not None and not _fit(shapes, like):
+        raise ValueError("their shapes are those of another model")
+    coder, length = _PACKED.unpack_from(body, at)
+    sizes = [0 if shape is None else int(np.prod(shape, dtype=object)) for shape in shapes]
+    total = sum(sizes)
+    if total > _MOST_ENTRIES or at + _PACKED.size + length != len(body):
+        raise ValueError("their sizes do not fit")
+    bits = expand(body[at + _PACKED.size :], coder, limit=(total + 7) // 8)
+    if len(bits) != (total + 7) // 8:
+        raise ValueError("too few bits")
+    flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=total).astype(bool)
+    parts = np.split(flat, np.cumsum(sizes))  # and an empty one after the last
+    return [None if shape is None else part.reshape(shape) for part, shape in zip(parts, shapes, strict=False)]
+
+
+def _shapes_in(body: bytes, count: int) -> tuple[list[tuple[int, ...] | None], int]:
+    """Return the shapes at the head of packed masks, None for an array without a mask, and where they end."""
+    at, shapes = 0, []
+    for _ in range(count):
+        rank = body[at]
+        shapes.append(None if rank == _NO_MASK else struct.unpack_from(f"<{rank}I", body, at + 1))
+        at += 1 + (0 if rank == _NO_MASK else 4 * rank)
+    return shapes, at
+
+
+def _fit(shapes: Sequence[tuple[int, ...] | None], like: Sequence[np.ndarray]) -> bool:
+    return len(shapes) == len(like) and all(
+        shape is None or shape == array.shape for shape, array in zip(shapes, like, strict=True)
+    )
+
+
+# Updates between server and client: the entries under a mask, packed by the coders of the library.
+
+_MAGIC, _VERSION = b"TFU", 2
+_HEAD = struct.Struct("<3sBI8sII")  # magic, version, round, layout, checksum of all the rest, bytes of packed masks
+_STREAM = struct.Struct("<BI")  # coder, number of bytes
+_PLANES = {width: Split(width, "plain") for width in (1, 2, 4)}
+assert set(_PLANES.values()) <= set(SPLITS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +235,8 @@ class Update:
         has_masks = layout_of(self.weights, check_masks(known_masks, "known_masks", like=self.weights)) == self.layout
         masks = b"" if has_masks else pack_masks(self._keep)
         body = masks + b"".join(_packed(self.weights, self._keep))
-        checksum = _checksum(VERSION, self.round, self.layout, len(masks), body)
-        return HEAD.pack(MAGIC, VERSION, self.round, self.layout, checksum, len(masks)) + body
+        checksum = _checksum(_VERSION, self.round, self.layout, len(masks), body)
+        return _HEAD.pack(_MAGIC, _VERSION, self.round, self.layout, checksum, len(masks)) + body
 
     @staticmethod
     def decode(source: bytes, *, like: Sequence[Any], known_masks: Sequence[Any] | None = None) -> Update:
@@ -128,14 +274,14 @@ def _read_header(source: Any) -> tuple[int, bytes, bytes, bytes]:
     if not isinstance(source, (bytes, bytearray, memoryview)):
         raise TypeError(f"Expected `source` to be bytes. Received: {type(source).__name__}.")
     data = bytes(source)
-    if len(data) < HEAD.size or not data.startswith(MAGIC):
+    if len(data) < _HEAD.size or not data.startswith(_MAGIC):
         raise ValueError(f"Expected an update. Received: {len(data)} bytes that begin with {data[:3]!r}.")
-    _, version, round_, layout, checksum, length = HEAD.unpack_from(data)
-    if version not in (1, VERSION):
+    _, version, round_, layout, checksum, length = _HEAD.unpack_from(data)
+    if version not in (1, _VERSION):
         raise ValueError(
-            f"Expected an update of version 1 or {VERSION}. Received: {version}. Install the same tfprune."
+            f"Expected an update of version 1 or {_VERSION}. Received: {version}. Install the same tfprune."
         )
-    body = data[HEAD.size :]
+    body = data[_HEAD.size :]
     if _checksum(version, round_, layout, length, body) != checksum or length > len(body):
         raise ValueError("Expected a whole update. Received: bytes that are damaged or cut short. Send them again.")
     return round_, layout, body[:length], body[length:]
@@ -143,7 +289,7 @@ def _read_header(source: Any) -> tuple[int, bytes, bytes, bytes]:
 
 def _checksum(version: int, round_: int, layout: bytes, length: int, body: bytes) -> int:
     """Return the checksum of an update; version 1 left the header out, so that nothing noticed another round."""
-    start = b"" if version == 1 else HEAD.pack(MAGIC, version, round_, layout, 0, length)
+    start = b"" if version == 1 else _HEAD.pack(_MAGIC, version, round_, layout, 0, length)
     return zlib.crc32(body, zlib.crc32(start))
 
 
@@ -171,12 +317,12 @@ def _packed(arrays: Arrays | Sequence[Any], masks: Masks) -> list[bytes]:
         data = entries.astype(dtype.newbyteorder("<")).tobytes()
         for stream in split(data, _form(dtype))[1]:
             coder, packed = compress(stream)
-            parts += [STREAM.pack(coder, len(packed)), packed]
+            parts += [_STREAM.pack(coder, len(packed)), packed]
     return parts
 
 
 def _form(dtype: np.dtype) -> Split:
-    return PLANES[min(dtype.itemsize, 4)]  # entries of 8 bytes are two of 4
+    return _PLANES[min(dtype.itemsize, 4)]  # entries of 8 bytes are two of 4
 
 
 def _unpacked(data: bytes, like: Arrays, masks: Masks) -> Arrays:
@@ -184,8 +330,8 @@ def _unpacked(data: bytes, like: Arrays, masks: Masks) -> Arrays:
 
     def read(limit: int) -> bytes:
         nonlocal at
-        coder, length = STREAM.unpack_from(data, at)
-        start = at + STREAM.size
+        coder, length = _STREAM.unpack_from(data, at)
+        start = at + _STREAM.size
         at = start + length
         if at > len(data):
             raise ValueError("a stream is cut short")
@@ -201,3 +347,315 @@ def _unpacked(data: bytes, like: Arrays, masks: Masks) -> Arrays:
     if at != len(data):
         raise ValueError("it goes on after its end")
     return arrays
+
+
+# Report of the bytes that federated training has sent.
+
+
+@dataclass(frozen=True)
+class RoundTraffic(Report):
+    """The bytes of one round.
+
+    Attributes:
+        round: The round, counted from 1.
+        sent: How many updates the server sent.
+        received: How many updates came back and were averaged.
+        down: Bytes of what it sent, all headers and masks included.
+        up: Bytes of all that came back, of updates that were left out, too.
+        dense: Bytes of the same updates as plain arrays.
+    """
+
+    round: int
+    sent: int
+    received: int
+    down: int
+    up: int
+    dense: int
+
+
+@dataclass(frozen=True)
+class Traffic(Report):
+    """The bytes of federated training, round by round. Flower's own envelopes are not counted.
+
+    Attributes:
+        rows: One row per round.
+
+    Example:
+        >>> print(Traffic((RoundTraffic(1, sent=2, received=2, down=300, up=200, dense=1000),)))
+        round  sent  received  down, bytes  up, bytes  as plain arrays
+        -----  ----  --------  -----------  ---------  ---------------
+        1         2         2          300        200            1,000
+        all       2         2          300        200            1,000
+    """
+
+    JSON_NAMES = ("rows", "bytes", "dense")
+
+    rows: tuple[RoundTraffic, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all rounds, in both directions."""
+        return sum(row.down + row.up for row in self.rows)
+
+    @property
+    def dense(self) -> int:
+        """The bytes of the same updates as plain arrays."""
+        return sum(row.dense for row in self.rows)
+
+    def __str__(self) -> str:
+        names = ("sent", "received", "down", "up", "dense")
+        lines = [[row.round, *(f"{getattr(row, name):,}" for name in names)] for row in self.rows]
+        lines.append(["all", *(f"{sum(getattr(row, name) for row in self.rows):,}" for name in names)])
+        return table(["round", "sent", "received", "down, bytes", "up, bytes", "as plain arrays"], lines)
+
+
+# A wrapped Keras model as clients and server exchange it: a list of arrays, and their masks.
+
+_log = logging.getLogger(__name__)
+
+
+class MaskedModel:
+    """The weights and masks of a wrapped model, in the order in which its stripped copy returns its weights.
+
+    The order does not depend on the names of layers. Statistics of BatchNormalization have masks, too: a client
+    owns those of the channels that its masks leave, because it has never seen the others.
+
+    Args:
+        model: A built model that `tfprune.wrap` returned. It is used as it is, not copied.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it has no pruned layers, or one is not built.
+
+    Attributes:
+        model: The wrapped model.
+        variables: The Keras variables behind the weights.
+
+    Example:
+        >>> import tfprune
+        >>> model = tfprune.wrap(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="out")]))
+        >>> report = tfprune.update_masks(model, 0.5)
+        >>> masked = MaskedModel(model)
+        >>> [array.shape for array in masked.weights]
+        [(4, 2), (2,)]
+        >>> int(masked.masks[0].sum()), masked.masks[1]
+        (4, None)
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        layers = [layer for _, layer in pruned_layers(model)]
+        self.model = model
+        self._owners: dict[int, tuple[Pruned, str]] = {
+            id(kernel.variable): (layer, name) for layer in layers for name, kernel in layer.kernels.items()
+        }
+        beside = {id(variable) for layer in layers for variable in layer.saved_variables().values()}
+        self.variables = [variable for variable in model.weights if id(variable) not in beside]
+        self._others: dict[int, np.ndarray] = {}  # masks that no wrapper holds, by the index of the weight
+        self._masks = [mask for layer in layers for mask in layer.masks.values()]
+        self._recorded: tuple[Any, LossGradients] | None = None
+
+    @property
+    def weights(self) -> Arrays:
+        """The weights, with zeros where masks hide them; copies."""
+        return [np.array(as_numpy(variable)) for variable in self.variables]
+
+    @property
+    def masks(self) -> Masks:
+        """The masks; None for a weight of which all entries are kept."""
+        masks = [self._mask(index) for index in range(len(self.variables))]
+        return self._statistics.masks(masks) if self._statistics else masks
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the weights; entries that the masks hide become zero.
+
+        Raises:
+            TypeError: If they are not a list of arrays.
+            ValueError: If their number or shapes are others.
+        """
+        arrays = check_arrays(weights, "weights", like=self.weights)
+        for index, (variable, array) in enumerate(zip(self.variables, arrays, strict=True)):
+            mask = self._mask(index)
+            variable.assign(array if mask is None else np.where(mask, array, 0))
+
+    def set_masks(self, masks: Sequence[Any]) -> None:
+        """Set the masks, and clear the slots of the model's optimizer where they hide an entry.
+
+        Statistics keep their values. A mask of another weight without a wrapper, such as a bias, is kept beside the
+        model, and holds when its weights are set and read.
+
+        Raises:
+            TypeError: If they are not a list of masks.
+            ValueError: If their number or shapes are others, or a mask does not fit the pattern of its layer.
+        """
+        checked = self.check_masks(masks)
+        slots = [slots_by_variable(each, self.model.trainable_variables) for each in optimizers_of(self.model)]
+        self._others = {}
+        for index, (variable, mask) in enumerate(zip(self.variables, checked, strict=True)):
+            if id(variable) in self._owners:
+                layer, name = self._owners[id(variable)]
+                keep = np.ones(tuple(variable.shape), bool) if mask is None else mask
+                layer.set_mask(name, keep, slots=[slot for each in slots for slot in each.get(id(variable), ())])
+            elif mask is not None and variable.trainable:
+                self._others[index] = mask
+                variable.assign(np.where(mask, as_numpy(variable), 0))
+
+    def check_masks(self, masks: Sequence[Any]) -> Masks:
+        """Return masks that fit this model, its shapes and the patterns of its layers.
+
+        Raises:
+            TypeError: If they are not a list of masks.
+            ValueError: If their number or shapes are others, or a mask does not fit the pattern of its layer.
+        """
+        checked = check_masks(masks, "masks", like=self.weights)
+        for variable, mask in zip(self.variables, checked, strict=True):
+            if mask is None or id(variable) not in self._owners:
+                continue
+            layer, name = self._owners[id(variable)]
+            if not layer.pattern.allows(to_matrix(mask, layer.kernels[name])):
+                raise ValueError(
+                    f"Expected a mask of {layer.name}/{name} with zeros as in {layer.pattern!r}. Received: one that "
+                    f"has them elsewhere. Wrap the models of clients and server with the same pattern."
+                )
+        return checked
+
+    def gradients_of(self, loss: Any) -> LossGradients:
+        """Return what differentiates a loss at all entries, for `dense_gradients`; it is compiled once for a loss.
+
+        Raises:
+            ValueError: If `loss` is None and the model is not compiled with one, or it is not the name of a loss.
+        """
+        loss_in_use = getattr(self.model, "loss", None) if loss is None else loss
+        if self._recorded is None or self._recorded[0] is not loss_in_use:
+            function = training_loss(self.model, loss)
+            self._recorded = loss_in_use, LossGradients(self.model, function, self._masks)
+        return self._recorded[1]
+
+    def _mask(self, index: int) -> np.ndarray | None:
+        """Return the mask of a weight, statistics aside."""
+        variable = self.variables[index]
+        if id(variable) not in self._owners:
+            return self._others.get(index)
+        layer, name = self._owners[id(variable)]
+        mask = np.array(as_numpy(layer.masks[name]), bool)
+        return None if mask.all() else mask
+
+    @functools.cached_property
+    def _statistics(self) -> StatisticsOwners | None:
+        if all(variable.trainable for variable in self.variables):
+            return None
+        try:
+            network, weights = channeled(self.model, self.variables)
+        except ValueError as error:
+            _log.info("statistics are taken for those of all channels: %s", error)
+            return None
+        return StatisticsOwners(weights, self.variables, network.size)
+
+
+# Gradients of a wrapped model at all entries, those under its masks included.
+
+
+def dense_gradients(model: MaskedModel, data: Any, *, loss: Any = None) -> Arrays:
+    """Differentiate the loss of one batch with respect to all entries of a wrapped model.
+
+    Use it for methods such as FedMask and PruneFL, which need gradients of masked entries to bring them back; Keras'
+    training gives these none. The gradients are with respect to mask * weight, with layers in training mode. The
+    model does not change, apart from the random state of its dropout.
+
+    Args:
+        model: A wrapped model.
+        data: (x, y) or (x, y, sample weights), as one batch.
+        loss: The name of a loss, a function or a `keras.losses.Loss`; None takes the loss that the model was compiled
+            with, and the losses that layers add.
+
+    Returns:
+        One array of float64 for each weight, in the order of `MaskedModel.weights`; zeros for a weight that is not
+        trained, such as statistics.
+
+    Raises:
+        TypeError: If `model` is not a `MaskedModel`, or `data` is not a batch.
+        ValueError: If `data` does not fit the model or has no targets, or there is no loss.
+
+    Example:
+        >>> import keras, tfprune
+        >>> layers = [keras.Input((2,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")]
+        >>> model = MaskedModel(tfprune.wrap(keras.Sequential(layers)))
+        >>> model.set_masks([np.array([[1], [0]])])
+        >>> [gradient] = dense_gradients(model, (np.array([[1.0, 3.0]]), np.array([[0.0]])), loss="mse")
+        >>> gradient.ravel().tolist()
+        [2.0, 6.0]
+    """
+    if not isinstance(model, MaskedModel):
+        raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
+    [whole] = batches(data, rows=None)
+    if whole.y is None:
+        raise ValueError("Expected `data` to be (x, y), to compute a loss. Received: inputs only.")
+    check_batch(whole, model.model)
+    gradients = model.gradients_of(loss).of(whole)
+    return [
+        gradients[id(variable)] if id(variable) in gradients else np.zeros(tuple(variable.shape))
+        for variable in model.variables
+    ]
+
+
+# Measure the statistics of BatchNormalization on samples after training, instead of averaging during it.
+
+
+def measure_statistics(model: MaskedModel, samples: Any, *, batch_size: int = 32) -> int:
+    """Set the statistics of each BatchNormalization to the mean over the batches of some samples.
+
+    Use it for HeteroFL, which calls it static normalization: clients train with the statistics of each batch, and
+    measure the statistics for inference once, with the final weights of the server, which averages them. FedMask and
+    PruneFL need it as well, because their steps do not update statistics.
+
+    Args:
+        model: A wrapped model. Only its statistics change.
+        samples: An array, a tuple (x, y), a dataset or an iterable of batches. Labels are ignored.
+        batch_size: Samples in a batch of arrays, at least 1. Default 32.
+
+    Returns:
+        The number of batches: the weight of this client in the average of the statistics.
+
+    Raises:
+        TypeError: If `model` is not a `MaskedModel`.
+        ValueError: If the samples are empty or do not fit the model.
+
+    Example:
+        >>> import tfprune
+        >>> layers = [keras.Input((1,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+        >>> model = MaskedModel(tfprune.wrap(keras.Sequential(layers)))
+        >>> measure_statistics(model, np.array([[1.0], [3.0]]))
+        1
+        >>> [array.item() for array in model.weights[2:4]]
+        [2.0, 1.0]
+
+    Reference:
+        Diao et al., 2021, "HeteroFL", arXiv:2010.01264: static batch normalization.
+    """
+    if not isinstance(model, MaskedModel):
+        raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
+    layers = [layer for _, layer in walk(model.model) if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta, totals, count = [layer.momentum for layer in layers], _zeros(layers), 0
+    for layer in layers:
+        layer.momentum = 0.0  # so that it has the statistics of the last batch
+    try:
+        for batch in batches(samples, rows=batch_size, argument="samples"):
+            check_batch(batch, model.model, argument="samples")
+            model.model(batch.x, training=True)
+            totals = [before + added for before, added in zip(totals, _statistics(layers), strict=True)]
+            count += 1
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    variables = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+    for variable, total in zip(variables, totals, strict=True):
+        variable.assign(total / count)
+    return count
+
+
+def _statistics(layers: list[keras.layers.BatchNormalization]) -> Arrays:
+    values = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+    return [as_numpy(variable).astype(np.float64) for variable in values]
+
+
+def _zeros(layers: list[keras.layers.BatchNormalization]) -> Arrays:
+    return [np.zeros_like(array) for array in _statistics(layers)]

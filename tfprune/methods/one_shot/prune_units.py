@@ -3,38 +3,116 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.run_folder import RunFolder
+from tfprune.base.folders import RunFolder
+from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_count, check_number
-from tfprune.compact.reconstruction.layer_moments import every
-from tfprune.compact.shrinking.channel_readers import RunningModel
-from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
-from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.layers import weight_values
-from tfprune.keras_models.models.token_ids import check_token_ids
-from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.one_shot.head_choice import HeadOrder
-from tfprune.methods.one_shot.judges import head_loss, is_loss
-from tfprune.methods.one_shot.putri_report import PutriReport, PutriRow, PutriTotal
-from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, find_removals, remove_in_order
-from tfprune.methods.one_shot.split_sparsity import PARTS, check_sparsities, limits, split_sparsity
-from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
-from tfprune.solving.least_squares import GramMoments
+from tfprune.compact.linear_map import every
+from tfprune.compact.shrink import RunningModel, ShrinkPlan, build_smaller
+from tfprune.masking.strip import flat_copy
+from tfprune.methods.one_shot.removal import (
+    PARTS,
+    Choose,
+    HeadLoss,
+    HeadOrder,
+    PutriReport,
+    PutriRow,
+    PutriTotal,
+    Removal,
+    SparsitySplit,
+    WeightUpdate,
+    changing,
+    check_sparsities,
+    find_removals,
+    head_loss,
+    is_loss,
+    limits,
+    remove_in_order,
+    split_sparsity,
+)
+from tfprune.models.anatomy import Anatomy, as_numpy, weight_values
+from tfprune.models.graph import Graph
+from tfprune.models.training import Batches, check_token_ids
+from tfprune.solving.least_squares import GramMoments, damped_factor, inverse_of_lower
+from tfprune.solving.surgery import DAMPING, Surgeon, removals
+
+# Scores of hidden units, from the moments of the inputs of the layer that reads them.
+
+_Score = Callable[..., np.ndarray]
+
+
+def _kept_units(
+    score: str, moments: GramMoments, *, weights: np.ndarray, indices: np.ndarray, keep: int
+) -> np.ndarray:
+    """Choose the channels to keep.
+
+    Args:
+        score: One of `SCORES`, or "greedy".
+        moments: The moments of the inputs, and of the outputs of the weights.
+        weights: The weights, of shape (outputs, inputs).
+        indices: The indices of the inputs of each channel, of shape (channels, size).
+        keep: The number of channels to keep.
+
+    Returns:
+        Booleans, one for each channel.
+
+    Example:
+        >>> moments = GramMoments(3, 1)
+        >>> moments.add_inputs(np.diag([1.0, 2.0, 3.0]))
+        >>> _kept_units("activation", moments, weights=np.ones((1, 3)), indices=np.arange(3)[:, np.newaxis], keep=2)
+        array([False,  True,  True])
+    """
+    kept = np.ones(len(indices), dtype=bool)
+    if score == "greedy":
+        surgeon = Surgeon(moments.gram, weights, channels=indices)
+        order = itertools.islice(removals([surgeon], len(indices)), len(indices) - keep)
+        kept[[channel for channel, _ in order]] = False
+    else:
+        scores = SCORES[score](moments, weights.astype(np.float64), indices)
+        kept[np.argsort(scores, kind="stable")[: len(indices) - keep]] = False
+    return kept
+
+
+def _activation(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Score by the norm of the inputs of a channel over all data."""
+    return np.sqrt(moments.gram.diagonal()[indices].sum(axis=1))
+
+
+def _wanda(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Score by the norm of the inputs of a channel, times the norm of the weights that read it."""
+    energy = moments.gram.diagonal() * np.square(weights).sum(axis=0)
+    return np.sqrt(energy[indices].sum(axis=1))
+
+
+def _obs(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Score by the error without the channel, after the other weights are updated."""
+    return Surgeon(moments.gram, weights, channels=indices).costs()
+
+
+def _putri(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Score as in the paper: as if all channels before this one were removed, so that their order matters."""
+    half = inverse_of_lower(damped_factor(moments.gram, DAMPING))
+    factor = np.linalg.cholesky(half.T @ half).diagonal()
+    power = moments.energy / max(moments.count, 1)
+    return (power @ np.square(weights) / np.square(factor))[indices].sum(axis=1)
+
+
+SCORES: dict[str, _Score] = {"activation": _activation, "wanda": _wanda, "obs": _obs, "putri": _putri}
+
 
 _log = logging.getLogger(__name__)
-RECONSTRUCTIONS = ("sequential", "parallel", None)
-TARGETS = ("own", "dense")
-RIDGE = 1e-3
+_RECONSTRUCTIONS = ("sequential", "parallel", None)
+_TARGETS = ("own", "dense")
+_RIDGE = 1e-3
 
 
 def prune_units(
@@ -45,7 +123,7 @@ def prune_units(
     criterion: str = "activation",
     reconstruction: str | Mapping[str, str | None] | None = "sequential",
     targets: str = "own",
-    ridge: float = RIDGE,
+    ridge: float = _RIDGE,
     holdout: float = 0.2,
     judge: Any = "distance",
     batch_size: int = 8,
@@ -123,7 +201,7 @@ def prune_units(
     """
     sparsity = check_sparsities(sparsity)
     check_choice(criterion, "criterion", choices=[*SCORES, "greedy"])
-    updates = weight_updates(reconstruction, targets, ridge=ridge, holdout=holdout)
+    updates = _weight_updates(reconstruction, targets, ridge=ridge, holdout=holdout)
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
@@ -163,7 +241,7 @@ def prune_units(
 
     with RunFolder(folder, settings=settings, arrays=[*weight_values(copy.plain), *first]) as steps, progress:
         counted = [replace(each, keep=parts.units[each.group.name]) for each in units]
-        remove(counted, unit_choice(criterion), updates["units"])
+        remove(counted, _unit_choice(criterion), updates["units"])
         if loss is not None:
             order = HeadOrder(running, first, removals=heads, loss=loss)
             kept_heads = steps.remember("heads", functools.partial(order.kept, parts.heads))
@@ -174,16 +252,16 @@ def prune_units(
     return copy.hand_out(), PutriReport(tuple(rows), skipped, total, plan)
 
 
-def unit_choice(criterion: str) -> Choose:
+def _unit_choice(criterion: str) -> Choose:
     """Return the function that chooses the hidden units that a group keeps, by one of the criteria."""
 
     def choose(removal: Removal, moments: GramMoments, weights: np.ndarray) -> np.ndarray:
-        return kept_units(criterion, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
+        return _kept_units(criterion, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
 
     return choose
 
 
-def weight_updates(
+def _weight_updates(
     reconstruction: str | Mapping[str, str | None] | None, targets: str, *, ridge: float, holdout: float
 ) -> dict[str, WeightUpdate]:
     """Return how the weights that read hidden units and those that read heads are solved for.
@@ -198,11 +276,103 @@ def weight_updates(
             f"Expected a reconstruction, or a dict with one for 'units' and one for 'heads'. Received: "
             f"reconstruction={reconstruction!r}. Pass, for example, {{'units': 'sequential', 'heads': None}}."
         )
-    check_choice(targets, "targets", choices=TARGETS)
+    check_choice(targets, "targets", choices=_TARGETS)
     ridge, holdout = check_number(ridge, "ridge", least=0), check_number(holdout, "holdout", least=0, most=0.5)
     for order in orders.values():
-        check_choice(order, "reconstruction", choices=RECONSTRUCTIONS)
+        check_choice(order, "reconstruction", choices=_RECONSTRUCTIONS)
     return {  # without a reconstruction, nothing could be worse on data that are held out
         part: WeightUpdate(order, targets == "dense", ridge, every(0.0 if order is None else holdout))
         for part, order in orders.items()
     }
+
+
+# Smaller models of one transformer, with fewer hidden units and heads; what several of them need is done once.
+
+_HOLDOUT = 0.2  # of the batches, as prune_units has it
+
+
+class UnitsAndHeads:
+    """The models that `prune_units` and `shrink` make of one model, for several numbers of units and heads.
+
+    The model is traced once. Models with as many units share them, with the weights that were fitted to them, and the
+    order in which their heads go.
+
+    Args:
+        model: The model. It keeps its weights as long as smaller ones are built.
+        samples: The calibration data, as batches of inputs, and of targets where there are some.
+        criterion: The importance of hidden units.
+        loss_of: Returns the loss of outputs by which heads are chosen, of the graph of the model and the data.
+
+    Attributes:
+        running: A copy of the model; it has fewer units and heads once a smaller model was built.
+        units: The groups of hidden units that can be removed.
+        heads: The groups of heads.
+        skipped: Those that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        samples: Sequence[tuple],
+        *,
+        criterion: str,
+        loss_of: Callable[[Graph, Batches], HeadLoss],
+    ) -> None:
+        self._model, self._samples = model, samples
+        self._choose_units, self._loss_of = _unit_choice(criterion), loss_of
+        holdout = _HOLDOUT if len(samples) > 1 else 0.0
+        self._updates = _weight_updates("sequential", "own", ridge=_RIDGE, holdout=holdout)
+        self._read()
+
+    def _read(self) -> None:
+        self._copy = flat_copy(Anatomy.of(self._model))
+        self.running = RunningModel(self._copy)
+        self.units, self.heads, self.skipped = find_removals(self.running)
+        self._batches = Batches(self._samples, self.running.graph.model, batch_size=1, argument="samples")
+        self._kept_units: dict[str, int] | None = None  # by the copy; None if it has to be made anew
+
+    def smaller(self, *, units: float, heads: float) -> keras.Model:
+        """Build the model without some fractions of its hidden units and heads."""
+        if self._copy.is_used_up:
+            self._read()
+        network = self.running.network
+        split = split_sparsity({"units": units, "heads": heads}, network, units=self.units, heads=self.heads)
+        if self._kept_units == split.units:
+            for variable, values in self._with_heads:
+                variable.assign(values)
+        else:
+            self._remove_units(split)
+        keep = self._keep.copy()
+        if not split.heads:
+            return build_smaller(self._copy, ShrinkPlan(network, keep, self.skipped))
+        kept = self._order.kept(split.heads)
+        self._remove(self.heads, lambda removal, moments, weights: kept[removal.group.name], keep=keep, part="heads")
+        copy = flat_copy(Anatomy.of(self._model))  # a model of unequal blocks uses it up
+        for variable, values in zip(copy.plain.variables, self._copy.plain.variables, strict=True):
+            variable.assign(values)
+        return build_smaller(copy, ShrinkPlan(network, keep, self.skipped))
+
+    def _remove_units(self, split: SparsitySplit) -> None:
+        """Remove hidden units from the dense model, and prepare to remove heads."""
+        self._kept_units = None  # until it is done
+        self._copy.read_weights(self._model)
+        loss = self._loss_of(self.running.graph, self._batches) if self.heads else None
+        self._keep = self.running.network.all_kept()
+        removals = [replace(each, keep=split.units[each.group.name]) for each in self.units]
+        fewer = [each for each in removals if each.keep < each.group.bundles.size]
+        self._remove(fewer, self._choose_units, keep=self._keep, part="units")
+        if loss is not None:
+            first = next(iter(self._batches))[0]
+            self._order = HeadOrder(self.running, first, removals=self.heads, loss=loss)
+        changed = [variable for removal in self.heads for variable in changing(self.running, removal)]
+        self._with_heads = [(variable, as_numpy(variable).copy()) for variable in changed]
+        self._kept_units = split.units
+
+    def _remove(self, removals: Sequence[Removal], choose: Choose, *, keep: np.ndarray, part: str) -> None:
+        arrays = (inputs for inputs, _ in self._batches)
+        update = self._updates[part]
+        with RunFolder(None, settings={}, arrays=[]) as folder:
+            for _ in remove_in_order(
+                self.running, arrays, removals=removals, keep=keep, choose=choose, update=update, folder=folder
+            ):
+                pass

@@ -1,0 +1,452 @@
+"""Commands for files that exist: inspect, verify, compare, bench, generate and web; and the demo."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tfprune.export.command_line.options import (
+    add_command,
+    add_device,
+    add_file,
+    add_imports,
+    add_model_file,
+    device_of,
+    refuse_options,
+)
+from tfprune.export.comparing.damage import CORRUPTIONS
+from tfprune.export.file.container import check_destination, check_not_read
+from tfprune.export.keras_side.loading import load_arrays, load_groups, load_keras, load_model
+from tfprune.report import Report
+
+# `tfprune inspect`: what a file holds.
+
+
+def add_inspect(commands: Any) -> None:
+    text = "List the inputs, outputs, operators and weights of a .tflite file, with their zeros and the bytes saved."
+    examples = "tfprune inspect model.tflite\ntfprune inspect model.tfz --html page.html"
+    parser = add_command(commands, "inspect", run=_inspect, text=text, extra="device", examples=examples)
+    add_model_file(parser)
+    add_file(parser, "--html", metavar="PAGE", help="also write an HTML page with pictures of the zeros")
+
+
+def _inspect(options: argparse.Namespace) -> Any:
+    from tfprune.export.file.container import write_atomically
+    from tfprune.export.file.inspect import inspect, page
+    from tfprune.export.file.model_file import ModelFile
+
+    if options.html:
+        check_not_read(options.html, options.model)
+        content = page(options.model, inference=ModelFile.open(options.model).inference)
+        write_atomically(options.html, content.encode())
+    return inspect(options.model)
+
+
+# `tfprune verify`: run a file, here or on a device, and compare it with a Keras model.
+
+# Options that stand for arguments of the library with other names.
+_VERIFY_ARGUMENTS = {"expected": "--against"}
+
+
+def add_verify(commands: Any) -> None:
+    text = (
+        "Run a .tflite file in a separate process, here or with --on on a board or a phone. --against compares it "
+        "with the Keras model, and --labels reports its accuracy."
+    )
+    examples = """
+tfprune verify model.tflite
+tfprune verify model.tflite --against model.keras --samples samples.npy
+tfprune verify model.tflite --samples samples.npy --labels labels.npy
+tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@raspberrypi
+"""
+    parser = add_command(commands, "verify", run=_verify, text=text, extra="device", examples=examples)
+    parser.set_defaults(arguments=_VERIFY_ARGUMENTS)
+    add_model_file(parser)
+    add_file(
+        parser, "--against", metavar="KERAS_MODEL", help="a saved Keras model whose outputs are the expected ones"
+    )
+    add_file(
+        parser,
+        "--samples",
+        metavar="FILE",
+        help="samples to run: .npy, or .npz with one array per input (default: random numbers)",
+    )
+    add_file(parser, "--labels", metavar="FILE", help="class number of each sample: .npy")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference, a fraction of the largest expected output (default: by the file's number format)",
+    )
+    add_imports(parser)
+    add_device(parser)
+
+
+def _verify(options: argparse.Namespace) -> Any:
+    from tfprune.export.device.verify import verify
+
+    inputs = load_arrays(options.samples) if options.samples else None
+    expected = None
+    if options.against:
+        expected = _predict(load_model(options.against, imports=options.imports), inputs)
+    labels = load_arrays(options.labels) if options.labels else None
+    # A bar of progress is no part of the report.
+    with contextlib.redirect_stdout(sys.stderr), device_of(options) as device:
+        return verify(options.model, inputs, expected, labels=labels, tolerance=options.tolerance, on=device)
+
+
+def _predict(model: Any, inputs: Any) -> Any:
+    if inputs is None:
+        raise ValueError("Expected samples to compare on. Received: --against without --samples FILE.")
+    import tfprune
+    from tfprune.export.keras_side.prepare import signature
+
+    plain = tfprune.strip(model)
+    signature(plain).arrays(inputs, "--samples")  # Keras' own message would not name them
+    return plain.predict(inputs, verbose=0)
+
+
+# `tfprune compare`: what a smaller model lost, for each class, group and sample.
+
+_NO_LIMIT = "No limit was set: with --max-drop the exit code is 1 if more is lost."
+_KERAS_FILES, _ARRAY_FILES = (".keras", ".h5"), (".npy", ".npz")
+
+
+def add_compare(commands: Any) -> None:
+    text = (
+        "Compare a model before and after pruning or quantization: the accuracy that each class and group lost, with "
+        "confidence intervals and tests, and the samples that flipped. The exit code is 1 if a limit is exceeded."
+    )
+    examples = """
+tfprune compare before.tflite after.tflite --data x.npy,y.npy
+tfprune compare before.keras after.tflite --data x.npy,y.npy --groups speaker.npy --max-drop-per-group 0.05
+tfprune compare before.npy after.npy --data x.npy,y.npy --html page.html
+"""
+    parser = add_command(commands, "compare", run=_compare, text=text, extra="device", examples=examples)
+    for name in ("before", "after"):
+        text = "a .tflite file, a saved Keras model, or recorded outputs in a .npy file"
+        add_file(parser, name, metavar=name.upper(), help=text)
+    parser.add_argument(
+        "--data",
+        metavar="X[,Y]",
+        required=True,
+        help="samples and labels: .npy, or .npz with one array per input; without labels, agreement is measured",
+    )
+    text = "groups of samples: a .npy file, named after the group, or .npz with one array per group"
+    add_file(parser, "--groups", metavar="FILE", help=text)
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="DROP",
+        help="largest drop of the accuracy, such as 0.01 (default: no limit)",
+    )
+    parser.add_argument(
+        "--max-drop-per-group",
+        type=float,
+        metavar="DROP",
+        help="largest drop in each class and group, such as 0.05 (default: no limit)",
+    )
+    parser.add_argument(
+        "--corruptions",
+        metavar="NAME,...",
+        help=f"also compare both on corrupted samples: {', '.join(CORRUPTIONS)}",
+    )
+    parser.add_argument("--output", metavar="NAME", help="output to compare, if the model has several")
+    parser.add_argument(
+        "--task", choices=["classification", "regression", "language"], help="kind of the outputs (default: inferred)"
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, help="level of the intervals (default: %(default)g)"
+    )
+    add_file(parser, "--html", metavar="PAGE", help="also write an HTML page with pictures of the flipped samples")
+    add_imports(parser)
+
+
+def _compare(options: argparse.Namespace) -> Any:
+    from tfprune.export.comparing.damage import damage
+
+    files = options.data.split(",")
+    if len(files) > 2:
+        raise ValueError(f"Expected --data X or --data X,Y. Received: {options.data!r}.")
+    if options.html:
+        check_destination(options.html)
+        check_not_read(options.html, options.before, options.after, options.groups, *files)
+    arrays = [load_arrays(file) for file in files]
+    report = damage(
+        _side(options.before, options),
+        _side(options.after, options),
+        (arrays[0], arrays[1] if len(arrays) > 1 else None),
+        groups=load_groups(options.groups),
+        task=options.task,
+        output=options.output,
+        confidence=options.confidence,
+        max_drop=options.max_drop,
+        max_drop_per_group=options.max_drop_per_group,
+        corruptions=options.corruptions.split(",") if options.corruptions else None,
+    )
+    if options.html:
+        report.save_html(options.html)
+    if options.max_drop is None and options.max_drop_per_group is None:
+        return replace(report, notes=(*report.notes, _NO_LIMIT))
+    return report
+
+
+def _side(path: str, options: argparse.Namespace) -> Any:
+    """Return a file as its path, a Keras model loaded, and recorded outputs as arrays."""
+    suffix = Path(path).suffix.lower()
+    if suffix in _ARRAY_FILES:
+        return load_arrays(path)
+    return load_model(path, imports=options.imports) if suffix in _KERAS_FILES else path
+
+
+# `tfprune bench`: how fast a file is here, on a device or in a browser; of a language model, tokens per second.
+
+_OF_MODELS = (
+    *("model", "samples", "runs", "warmup", "threads", "batch_size", "processes", "cool_down"),
+    *("on", "python", "ssh"),
+)
+
+
+def add_bench(commands: Any) -> None:
+    text = (
+        "Measure the latency and peak memory of a .tflite file in a separate process, here or with --on on a board "
+        "or a phone. For a language model's file of tfprune.export.to_generator, a run is one token of text, and the "
+        "report has the tokens per second of prompts, too. --web prints what a page of `tfprune web` measured."
+    )
+    examples = """
+tfprune bench model.tflite --runs 200 --threads 4
+tfprune bench writer.tflite --runs 100
+tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
+tfprune bench --web result.json
+"""
+    parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)
+    parser.set_defaults(command=partial(_bench, parser))
+    add_model_file(parser, nargs="?")
+    text = "JSON file with the results of a page of `tfprune web`, instead of a model"
+    add_file(parser, "--web", metavar="RESULT", help=text)
+    add_file(
+        parser,
+        "--samples",
+        metavar="FILE",
+        help="samples of each run: .npy, or .npz with one array per input (default: random numbers)",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=50, metavar="N", help="number of timed runs (default: %(default)s)"
+    )
+    text = "number of runs before timing starts (default: %(default)s)"
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help=text)
+    text = "threads of the interpreter (default: %(default)s)"
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help=text)
+    text = "random samples in each run (default: %(default)s)"
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help=text)
+    text = "number of processes that repeat this (default: 1 here, 3 with --on)"
+    parser.add_argument("--processes", type=int, metavar="N", help=text)
+    text = "pause between two processes (default: %(default)s)"
+    parser.add_argument("--cool-down", type=float, default=1.0, metavar="SECONDS", help=text)
+    add_device(parser)
+
+
+def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
+    if options.web is not None:
+        refuse_options(parser, options, names=_OF_MODELS, of="a MODEL", source="web")
+        from tfprune.export.device.web import read_web_result
+
+        return read_web_result(options.web)
+    if options.model is None:
+        raise ValueError("Expected a MODEL, or --web RESULT. Received: neither. See `tfprune bench --help`.")
+    from tfprune.export.device.benchmark import benchmark
+
+    inputs = load_arrays(options.samples) if options.samples else None
+    # A bar of progress is no part of the report.
+    with contextlib.redirect_stdout(sys.stderr), device_of(options) as device:
+        return benchmark(
+            options.model,
+            samples=inputs,
+            runs=options.runs,
+            warmup=options.warmup,
+            threads=options.threads,
+            batch_size=options.batch_size,
+            processes=options.processes,
+            cool_down=options.cool_down,
+            on=device,
+        )
+
+
+# `tfprune generate`: let a language model's file continue a text.
+
+_STDERR = 2  # its number in the process
+
+
+@dataclass(frozen=True)
+class _WrittenText(Report):
+    """A prompt and its continuation; as a table it is empty, because the continuation was printed already."""
+
+    prompt: str
+    text: str
+
+    def __str__(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class _Conversation(_WrittenText):
+    """A conversation; empty as a table, too."""
+
+    turns: tuple[_WrittenText, ...]
+
+
+def add_generate(commands: Any) -> None:
+    text = (
+        "Continue a text with a .tflite or .litertlm file of tfprune.export.to_generator, and print it as it is "
+        "written. --chat holds a conversation instead: each line of the standard input is a turn."
+    )
+    examples = """
+tfprune generate writer.tflite "The quick brown fox"
+tfprune generate writer.tflite "Once upon a time" --max-tokens 100 --temperature 0.8 --top-p 0.9 --seed 1
+tfprune generate writer.tflite --chat --max-tokens 100
+"""
+    parser = add_command(commands, "generate", run=_generate, text=text, extra="generate", examples=examples)
+    text = "a .tflite or .litertlm file; a .tflite file may be packed, or compressed with gzip or xz"
+    add_file(parser, "model", metavar="MODEL", help=text)
+    text = "the text to continue; with --chat instructions for the whole conversation (default: none)"
+    parser.add_argument("prompt", metavar="TEXT", nargs="?", help=text)
+    text = "answer each line of the standard input; for models that were trained on conversations"
+    parser.add_argument("--chat", action="store_true", help=text)
+    text = "tokens to write at most (default: until the text ends or does not fit any more)"
+    parser.add_argument("--max-tokens", type=int, metavar="N", help=text)
+    text = "0 takes the likeliest token; above 0, tokens are drawn (default: %(default)s)"
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help=text)
+    parser.add_argument("--top-k", type=int, metavar="N", help="draw among so many of the likeliest tokens")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw among tokens of this probability together")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="where to end; may be repeated")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the draws (default: another each time)")
+    parser.add_argument(
+        "--threads", type=int, default=4, metavar="N", help="threads of the interpreter (default: %(default)s)"
+    )
+
+
+def _generate(options: argparse.Namespace) -> Any:
+    from tfprune.export.device.generator import Generator
+
+    if options.prompt is None and not options.chat:
+        raise ValueError("Expected a text to continue, or --chat. Received: neither.")
+    if options.chat and options.stop:
+        raise ValueError("Expected --chat without --stop, as turns end by themselves. Received: both.")
+    names = ("max_tokens", "temperature", "top_k", "top_p", "seed")
+    settings = {name: getattr(options, name) for name in names}
+    with _quiet_libraries():
+        generator = Generator(options.model, threads=options.threads)
+        if options.chat:
+            talk = generator.chat(instructions=options.prompt or "")
+            return _conversation(talk, options, settings)
+        pieces = generator.stream(options.prompt, stop=options.stop, **settings)
+        return _written(options.prompt, pieces, options)
+
+
+def _conversation(talk: Any, options: argparse.Namespace, settings: Mapping[str, Any]) -> _Conversation:
+    """Answer each line until the input ends, and skip empty ones."""
+    lines = (line.rstrip("\n") for line in sys.stdin)
+    turns = [_written(line, talk.stream(line, **settings), options) for line in lines if line]
+    return _Conversation(options.prompt or "", "".join(turn.text for turn in turns), tuple(turns))
+
+
+def _written(prompt: str, pieces: Iterator[str], options: argparse.Namespace) -> _WrittenText:
+    """Print the pieces of a text, and return it."""
+    texts = []
+    for piece in pieces:
+        texts.append(piece)
+        if not options.json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    if options.chat and not options.json:
+        sys.stdout.write("\n")
+    return _WrittenText(prompt, "".join(texts))
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Drop what native code logs: LiteRT writes a page when it loads a file, and has no setting for that."""
+    sys.stderr.flush()
+    saved = os.dup(_STDERR)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (not a path on every system)
+        os.dup2(nowhere.fileno(), _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(saved, _STDERR)
+        os.close(saved)
+
+
+# `tfprune web`: a folder that runs files in a browser.
+
+
+def add_web(commands: Any) -> None:
+    text = (
+        "Write a folder that runs .tflite files in a browser with LiteRT.js, compares their outputs with those on "
+        "this machine, and measures their speed relative to the first. Run `npm install` there, and serve it."
+    )
+    examples = """
+tfprune web model.tflite page
+tfprune web dense.tflite sparse.tfz page --samples x_test.npy
+tfprune bench --web result.json
+"""
+    parser = add_command(commands, "web", run=_web, text=text, extra="device", examples=examples)
+    text = "a .tflite file with a fixed batch, plain or packed; the first is the reference of the speed"
+    add_file(parser, "files", metavar="MODEL", nargs="+", help=text)
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder to write: new, empty, or one that this command wrote"
+    )
+    text = "samples that the page runs: .npy, or .npz with one array per input (default: random numbers)"
+    add_file(parser, "--samples", metavar="FILE", help=text)
+
+
+def _web(options: argparse.Namespace) -> Any:
+    from tfprune.export.device.web import web
+
+    samples = load_arrays(options.samples) if options.samples else None
+    return web(options.files, options.folder, samples=samples)
+
+
+# `tfprune demo`: the whole way on a small network.
+
+
+def add_demo(commands: Any) -> None:
+    text = (
+        "Prune a small CNN to 90 %, export it, run it without TensorFlow, and search for the best file, in about "
+        "two minutes."
+    )
+    examples = "tfprune demo --output demo-output"
+    parser = add_command(commands, "demo", run=_demo, text=text, extra="demo", examples=examples)
+    parser.add_argument(
+        "--output",
+        default="demo-output",
+        metavar="DIR",
+        help="folder for the models and the picture (default: demo-output)",
+    )
+
+
+def _demo(options: argparse.Namespace) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=os.fdopen(os.dup(2), "w"))
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+
+        def tell(what: str, done: float) -> None:
+            if not console.is_terminal and what != progress.tasks[0].description:  # a log shows no bar
+                console.print(what)
+            progress.update(task, description=what, completed=done)
+
+        tell("loading TensorFlow", 0.0)
+        load_keras()
+        from tfprune.export.command_line.demo import run_demo
+
+        return run_demo(options.output, tell=tell)

@@ -1,0 +1,775 @@
+"""Errors of each layer of an 8-bit file against the float file, and biases that correct their means."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.spec import check_count
+from tfprune.export.device.board import find_interpreter, interpreter_module
+from tfprune.export.device.processes import Work, read_job, run_job, write_job
+from tfprune.export.device.runner import BATCH_ROWS, IOTensor, Runner, inputs_from_job, inputs_to_job
+from tfprune.export.file import schema
+from tfprune.export.file.container import read_model
+from tfprune.export.file.document import (
+    Grid,
+    NamedTensors,
+    add_tensor,
+    add_values,
+    indices_of,
+    inputs_of,
+    load_with_graph,
+    save_objects,
+)
+from tfprune.export.file.pack import Source, source_name
+from tfprune.export.file.reader import Operator, Subgraph, read
+from tfprune.report import Report, new_figure, save_figure, table
+
+# Report of the error of an 8-bit file, layer by layer: a table and a picture.
+
+_ROUNDING_ERROR_STEPS = 0.29  # steps: the error of rounding alone, 1 / sqrt(12)
+_BORDER_BYTES = 100  # of an operator that turns floats into integers or back, with its tensor
+_NAME_WIDTH = 48  # characters of a name in the table
+
+
+@dataclass(frozen=True)
+class QuantizationErrorRow(Report):
+    """The output of a layer in the 8-bit file, against that in the float file.
+
+    Attributes:
+        name: The name of the tensor.
+        operator: The operator that makes it in the 8-bit file.
+        error: The root of the mean squared difference, as a fraction of the root of the mean square.
+        before: The largest `error` among what the operator takes; 0 for the first ones.
+        steps: The root of the mean squared difference, in steps of the tensor's scale: 0.29 is what rounding alone
+            makes. 0 for a tensor that is not of integers.
+        clipped: The fraction of float values that lie outside of the range of the integers.
+        added_bytes: The bytes that its weights add to the file if the operator stays in float.
+        takers: The names of the rows whose operators take the tensor.
+    """
+
+    name: str
+    operator: str
+    error: float
+    before: float
+    steps: float
+    clipped: float
+    added_bytes: int = 0
+    takers: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> str:
+        """The name without what the converter joined to it."""
+        return self.name.partition(";")[0]
+
+    @property
+    def added_error(self) -> float:
+        """The part of `error` that is not in its inputs: squares of errors add up along the file."""
+        return math.sqrt(max(0.0, self.error**2 - self.before**2))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Operators that may stay in float, too: the squared errors that this wins back, and the bytes that it adds."""
+
+    names: tuple[str, ...]
+    won: float
+    bytes: int
+
+
+class _FloatParts:
+    """The operators of a file that stay in float.
+
+    Args:
+        rows: All rows.
+
+    Attributes:
+        rows: The rows by name.
+        chosen: The names of the operators, in the order in which they were chosen; the values are None.
+    """
+
+    def __init__(self, rows: Sequence[QuantizationErrorRow]) -> None:
+        self.rows = {row.name: row for row in rows}
+        self.chosen: dict[str, None] = {}
+        self._makers: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            for taker in row.takers:
+                self._makers[taker].append(row.name)
+
+    def step_for(self, row: QuantizationErrorRow) -> _Step:
+        """Return the step after which a tensor is rounded no more."""
+        names = tuple(name for name in (row.name, *row.takers) if name not in self.chosen)
+        near = [self.rows[name] for name in {*names, *(maker for name in names for maker in self._makers[name])}]
+        before, after = self.chosen.keys(), {*self.chosen, *names}
+        won = math.fsum(each.added_error**2 * (_is_whole(each, after) - _is_whole(each, before)) for each in near)
+        borders = sum(_is_border(each, after) - _is_border(each, before) for each in near)
+        return _Step(names, won, _BORDER_BYTES * borders + sum(self.rows[name].added_bytes for name in names))
+
+
+def _is_whole(row: QuantizationErrorRow, names: Collection[str]) -> bool:
+    """Tell whether a tensor is not rounded: its operator and all that take it stay in float."""
+    return row.name in names and all(taker in names for taker in row.takers)
+
+
+def _is_border(row: QuantizationErrorRow, names: Collection[str]) -> bool:
+    """Tell whether a tensor has to be turned into integers, or back."""
+    return any((taker in names) != (row.name in names) for taker in row.takers)
+
+
+@dataclass(frozen=True)
+class QuantizationErrorReport(Report):
+    """The error of each layer of an 8-bit file.
+
+    Attributes:
+        rows: One row for each tensor that both files have, in the order of the 8-bit file.
+        samples: The number of samples.
+        runtime: The interpreter that ran both, and its version.
+        bytes: The size of the 8-bit file.
+
+    Example:
+        >>> report = tfprune.export.quantization_error("digits.tflite", "digits_int8.tflite", images)
+        >>> report.worst.error >= report.rows[0].error
+        True
+        >>> report.plot("error.png")
+    """
+
+    rows: tuple[QuantizationErrorRow, ...]
+    samples: int
+    runtime: str
+    bytes: int = 0
+
+    @property
+    def worst(self) -> QuantizationErrorRow:
+        """The row at which the error grows most."""
+        return max(self.rows, key=lambda row: row.error - row.before)
+
+    def to_skip(self, *, max_bytes: int) -> tuple[QuantizationErrorRow, ...]:
+        """Choose the operators that should stay in float, for `Quantization(skip=...)`.
+
+        A tensor is rounded no more if the operator that makes it and those that take it stay in float. What wins
+        most error back for the bytes that it adds is chosen first, then the next, until the file would be too large.
+
+        Args:
+            max_bytes: The largest size of the file, in bytes. It is estimated from the weights, and from the
+                operators that convert values between floats and integers.
+
+        Returns:
+            The rows of the operators, in the order in which they were chosen; none if nothing fits. The names for
+            `skip` are `[row.name for row in rows]`.
+
+        Raises:
+            ValueError: If `max_bytes` is less than the size of the 8-bit file.
+
+        Example:
+            >>> report = tfprune.export.quantization_error("digits.tflite", "digits_int8.tflite", images)
+            >>> rows = report.to_skip(max_bytes=int(1.2 * report.bytes))
+            >>> sum(row.added_bytes for row in rows) < 0.2 * report.bytes
+            True
+        """
+        check_count(max_bytes, "max_bytes", least=self.bytes)
+        parts, size = _FloatParts(self.rows), self.bytes
+        while True:
+            steps = [parts.step_for(row) for row in self.rows if row.steps]
+            fitting = [step for step in steps if step.names and size + step.bytes <= max_bytes]
+            if not fitting:
+                return tuple(parts.rows[name] for name in parts.chosen)
+            best = max(fitting, key=lambda step: step.won / max(1, step.bytes))
+            parts.chosen |= dict.fromkeys(best.names)
+            size += best.bytes
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the error of each layer into an image file, and how much of it the layer adds.
+
+        Args:
+            path: The file to write; its suffix gives the format, such as `.png` or `.svg`.
+
+        Raises:
+            ValueError: If matplotlib is not installed, or the file cannot be written.
+        """
+        figure = new_figure(9, 1.5 + 0.22 * len(self.rows))
+        axes = figure.subplots()
+        rows = self.rows[::-1]  # bars are drawn from the bottom up
+        places = range(len(rows))
+        inherited = [min(row.before, row.error) for row in rows]
+        added = [row.error - old for row, old in zip(rows, inherited, strict=True)]
+        axes.barh(places, inherited, color="lightgrey", label="error of the input")
+        axes.barh(places, added, left=inherited, color="tab:orange", label="added by the layer")
+        axes.set_yticks(places, [_shortened(row.layer) for row in rows], fontsize="small")
+        axes.set(xlabel="error of the layer's output, as a fraction of its size", ylim=(-0.7, len(rows) - 0.3))
+        figure.legend(loc="outside upper right", ncols=2, fontsize="small")
+        save_figure(figure, path)
+
+    def __str__(self) -> str:
+        lines = [
+            [_shortened(row.layer), row.operator, f"{row.error:.4f}", f"{row.before:.4f}"]
+            + ([f"{row.steps:.2f}", f"{row.clipped:.2%}"] if row.steps else ["-", "-"])
+            for row in self.rows
+        ]
+        header = ["layer", "operator", "output error", "input error", "steps", "clipped"]
+        note = f"{self.samples:,} samples, {self.runtime}; the error grows most at {self.worst.layer}"
+        return f"{table(header, lines, left=2)}\n\n{note}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
+
+
+# Which layer of an 8-bit file costs what: each of its tensors, against the same tensor of the float file.
+#
+# Both files are run in one process of its own, without XNNPACK, which keeps no tensors between its layers.
+
+_FILES = ("float.tflite", "integers.tflite")
+_TIMEOUT = 3600.0  # seconds: kernels without XNNPACK are slow
+_BORDERS = {"QUANTIZE", "DEQUANTIZE"}
+_FLOAT_BYTES = 4  # of a number that takes one in 8 bits
+MOVES = {"RESHAPE", "SPLIT", "SPLIT_V", "UNPACK", "PACK", "TRANSPOSE", "SQUEEZE", "STRIDED_SLICE", "DENSIFY", "SHAPE"}
+
+
+def quantization_error(reference: Source, quantized: Source, samples: Any) -> QuantizationErrorReport:
+    """Compare an 8-bit file with the float file of the same model, layer by layer.
+
+    Use it when an int8 file is less accurate than the model: the layer at which the error jumps is the one to leave
+    in float, to train further, or to give calibration data for. A large error in steps means a range that is too
+    narrow, if values are clipped, or too wide for most channels, if none are.
+
+    Args:
+        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the bytes.
+        quantized: The file with 8-bit weights and activations, of the same model.
+        samples: Some samples of real data, in the forms that `Runner.predict` takes.
+
+    Returns:
+        The error of each layer's output, in the order of the file.
+
+    Raises:
+        TypeError: If a source is neither a path nor bytes.
+        ValueError: If a file cannot be read or does not run, or the two have no layers in common.
+
+    Example:
+        >>> report = quantization_error("digits.tflite", "digits_int8.tflite", images)
+        >>> print(report)
+        layer ... operator ... output error  input error  steps  clipped
+        ...
+        >>> report.rows[-1].error < 0.1
+        True
+    """
+    contents = [read_model(source) for source in (reference, quantized)]
+    form, arrays = inputs_to_job(samples)
+    graph = read(contents[1]).subgraphs[0]
+    names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & _names_of(contents[0]))
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", settings={"form": form, "names": names}, arrays=arrays)
+        _run_both(contents, folder, work=_quantization_error_job)
+        measured, _ = read_job(folder, "result")
+    rows = _rows(graph, measured["tensors"])
+    if not rows:
+        raise ValueError(
+            f"Expected two files of the same model. Received: {source_name(reference)} and {source_name(quantized)}, "
+            "which have no tensors of one name. Export both from one model."
+        )
+    return QuantizationErrorReport(
+        tuple(rows), samples=measured["samples"], runtime=measured["runtime"], bytes=len(contents[1])
+    )
+
+
+def _run_both(contents: list[bytes], folder: str, *, work: Work) -> None:
+    """Run a function on a float file, an int8 file and a job in a folder, in a process of its own.
+
+    Raises:
+        ValueError: If the files do not run.
+    """
+    for name, content in zip(_FILES, contents, strict=True):
+        Path(folder, name).write_bytes(content)
+    completed = run_job(work, folder, timeout=_TIMEOUT, package=interpreter_module())
+    if not completed.ok:
+        raise ValueError(
+            f"Expected two files that run on `samples`. Received: {completed.reason}. Check each with "
+            "`tfprune verify`."
+        )
+
+
+def _made(graph: Subgraph) -> Iterator[tuple[int, str]]:
+    """Yield what operators compute, and their names."""
+    for operator in graph.operators:
+        if operator.name not in MOVES:
+            yield from ((index, operator.name) for index in operator.outputs if index >= 0)
+
+
+def _names_of(content: bytes) -> set[str]:
+    """Return the names of what the operators of a plain file compute."""
+    graph = read(content).subgraphs[0]
+    return {graph.tensors[index].name for operator in graph.operators for index in operator.outputs if index >= 0}
+
+
+def _rows(graph: Subgraph, measured: dict[str, dict[str, float]]) -> list[QuantizationErrorRow]:
+    """Put each tensor beside the worst of those that its operator takes."""
+    kinds, rows = dict(_made(graph)), []
+    added, takers = _costs(graph, set(measured))
+    errors: dict[int, float] = {}  # of each tensor, or of what it was made from
+    for operator in graph.operators:
+        before = max((errors.get(index, 0.0) for index in operator.inputs), default=0.0)
+        errors |= dict.fromkeys(operator.outputs, before)
+        named = [(index, graph.tensors[index].name) for index in operator.outputs if index in kinds]
+        for index, name in named:
+            if name in measured:
+                # What is dequantized is the output of the operator before, under its name in float files.
+                kind = kinds.get(operator.inputs[0], "DEQUANTIZE") if operator.name == "DEQUANTIZE" else operator.name
+                row = QuantizationErrorRow(
+                    name,
+                    kind,
+                    error=measured[name]["error"],
+                    before=before,
+                    steps=measured[name]["steps"],
+                    clipped=measured[name]["clipped"],
+                    added_bytes=added.get(name, 0),
+                    takers=tuple(takers[name]),
+                )
+                rows.append(row)
+                errors[index] = rows[-1].error
+    return rows
+
+
+def _costs(graph: Subgraph, names: set[str]) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Return what each row adds to the file if its operator stays in float, and the rows that take its values."""
+    added: dict[str, int] = {}
+    takers: dict[str, list[str]] = defaultdict(list)
+    makers: dict[int, str] = {}
+    outputs = {
+        operator.inputs[0]: operator.outputs[0] for operator in graph.operators if operator.name == "DEQUANTIZE"
+    }
+    for operator in graph.operators:
+        before = [makers[index] for index in operator.inputs if index in makers]
+        if operator.name in MOVES or operator.name in _BORDERS:
+            makers.update(dict.fromkeys(operator.outputs, before[0]) if before else {})
+            continue
+        ends = [outputs.get(index, index) for index in operator.outputs[:1]]
+        row_names = [name for index in (*operator.outputs, *ends) if (name := graph.tensors[index].name) in names]
+        for name in row_names[:1]:
+            constants = {index for index in operator.inputs if index >= 0 and graph.tensors[index].constant}
+            eight_bit = [graph.tensors[index].bytes for index in constants if graph.tensors[index].dtype == "int8"]
+            added[name] = (_FLOAT_BYTES - 1) * sum(eight_bit)
+            makers |= dict.fromkeys(operator.outputs, name)
+            for other in before:
+                takers[other] += [] if name in takers[other] else [name]
+    return added, takers
+
+
+def plain_interpreter(content: bytes, **options: Any) -> Any:
+    """Load a plain file into an interpreter without XNNPACK."""
+    interpreter, _ = find_interpreter()
+    kernels = sys.modules[interpreter.__module__].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return interpreter(model_content=content, experimental_op_resolver_type=kernels, **options)
+
+
+class _WatchedRunner(Runner):
+    """A runner that keeps all tensors."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._load = partial(plain_interpreter, read_model(source), experimental_preserve_all_tensors=True)
+        self._shapes = None  # the interpreter is loaded anew with these options
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in one invocation."""
+        fixed = [info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None]
+        return fixed[0] if fixed else BATCH_ROWS
+
+    def integers(self, index: int) -> np.ndarray:
+        """Return a tensor of the last invocation as the file holds it."""
+        return self._interpreter.get_tensor(index)
+
+    def tensors(self, names: set[str]) -> dict[str, tuple[np.ndarray, IOTensor]]:
+        """Return tensors of the last invocation as real numbers, and what describes each."""
+        details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
+        ends = {name: IOTensor.of(name, details[name]) for name in names if name in details}
+        return {name: (end.decode(self._interpreter.get_tensor(end.index)), end) for name, end in ends.items()}
+
+
+class _Sums:
+    """What is added up over the samples for one tensor."""
+
+    def __init__(self) -> None:
+        self.squares = self.error = 0.0
+        self.count = self.clipped = 0
+        self.scale = 0.0
+
+    def add(self, right: np.ndarray, values: np.ndarray, tensor: IOTensor) -> None:
+        real = right.ravel().astype(np.float64)
+        self.error += float(np.square(values.ravel() - real).sum())
+        self.squares += float(np.square(real).sum())
+        self.count += real.size
+        self.scale = tensor.scale
+        if tensor.scale:
+            limits = np.iinfo(tensor.dtype)
+            steps = real / tensor.scale + tensor.zero_point
+            self.clipped += int(np.count_nonzero((steps < limits.min - 0.5) | (steps > limits.max + 0.5)))
+
+    def result(self) -> dict[str, float]:
+        root = np.sqrt(self.error / self.count) if self.count else 0.0
+        return {
+            "error": float(np.sqrt(self.error / self.squares)) if self.squares else 0.0,
+            "steps": float(root / self.scale) if self.scale else 0.0,
+            "clipped": self.clipped / self.count if self.count else 0.0,
+        }
+
+
+class _Pair:
+    """A float file and an 8-bit one of the same model, run on the same samples in this process.
+
+    Args:
+        reference: The plain float file.
+        quantized: The plain 8-bit file.
+    """
+
+    def __init__(self, reference: bytes, quantized: bytes) -> None:
+        self._runners = _WatchedRunner(reference), _WatchedRunner(quantized)
+        self.runtime = self._runners[0].runtime
+
+    def compared(
+        self, form: str, arrays: dict[str, np.ndarray], names: set[str]
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, IOTensor]]:
+        """Yield, batch after batch, each tensor in both files as real numbers, and what describes the integers."""
+        step = min(runner.rows for runner in self._runners)
+        for start in range(0, _length_of(arrays), step):
+            part = {name: array[start : start + step] for name, array in arrays.items()}
+            for runner in self._runners:
+                runner.predict(inputs_from_job(form, part, draw=list))
+            reference, quantized = (runner.tensors(names) for runner in self._runners)
+            for name in sorted(reference.keys() & quantized.keys()):
+                if reference[name][0].dtype.kind == "f" and reference[name][0].size == quantized[name][0].size:
+                    yield name, reference[name][0], *quantized[name]
+
+
+def _length_of(arrays: dict[str, np.ndarray]) -> int:
+    """Return how many samples there are."""
+    return min(len(array) for array in arrays.values())
+
+
+def _quantization_error_job(folder: Path) -> None:
+    settings, arrays = read_job(folder, "job")
+    pair = _Pair(*((folder / name).read_bytes() for name in _FILES))
+    sums = {name: _Sums() for name in settings["names"]}
+    for name, right, values, tensor in pair.compared(settings["form"], arrays, set(sums)):
+        sums[name].add(right, values, tensor)
+    measured = {name: total.result() for name, total in sums.items() if total.count}
+    write_job(
+        folder, "result", settings={"tensors": measured, "samples": _length_of(arrays), "runtime": pair.runtime}
+    )
+
+
+# Prove an int8 file against the float file of the same model: constant by constant, and operator by operator.
+#
+# A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is
+# compared
+# with that of the float file, and every operator starts from the numbers that the int8 file has before it.
+
+_log = logging.getLogger(__name__)
+_BORDERS_IN_ORDER = ("QUANTIZE", "DEQUANTIZE")
+_SAMPLES = 8  # operators show within a few what they do; the constants need none
+_MOST_NUMBERS = 2**24  # in all tensors of one invocation, which bounds memory
+_MOST_OFF = 1.0  # steps of a constant's scale: rounding leaves half of one, and the end of the range the other half
+_PRECISION = 1e-6  # of a constant itself: what float32 leaves
+_MOST_STEPS = 3.0  # of an operator's output: kernels for integers were seen 1.1 off, and most 0.5
+_MOST_CLIPPED = 0.05  # of the values of a tensor may lie outside of its range, if rounding is to explain the outputs
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """What an int8 file is, beside the float file of the same model.
+
+    Attributes:
+        fault: The constant or operator that rounding does not explain; empty if there is none.
+        is_whole: Whether every weight and every output was compared, and few values lie outside of their range.
+        outputs: The outputs for the first samples, by plain kernels; empty with a fault, or if these do not run.
+    """
+
+    fault: str
+    is_whole: bool
+    outputs: dict[str, np.ndarray]
+
+
+def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str, np.ndarray]) -> _Rounding:
+    """Compare an int8 file with the float file of the same model, in a process of its own.
+
+    Args:
+        reference: The plain float file; one with fake quantization, too.
+        quantized: The plain int8 file.
+        inputs: Samples by the names of the inputs.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", arrays={name: array[:_SAMPLES] for name, array in inputs.items()})
+        try:
+            _run_both([reference, quantized], folder, work=_round_job)
+        except ValueError as error:
+            _log.info("the operators of the int8 file are not compared: %s", error)
+            return _Rounding("", False, {})
+        settings, outputs = read_job(folder, "result")
+    return _Rounding(settings["fault"], settings["is_whole"], outputs)
+
+
+class _CutPair:
+    """The float file, cut so that each operator starts from the numbers and constants of the int8 file."""
+
+    def __init__(self, reference: bytes, quantized: bytes) -> None:
+        self.exact, self.file = NamedTensors(reference), NamedTensors(quantized)
+        self.faults: list[str] = []
+        self.is_clipped = False
+        self.compared: set[int] = set()  # constants and outputs of the int8 file
+        self.names = {entry.tensorIndex: entry.name.decode() for entry in self.exact.model.signatureDefs[0].inputs}
+        self.same = self._same_tensors()
+        self.fed: dict[int, int] = {}  # inputs of the cut file, and tensors of the int8 file
+        self._cut()
+
+    def _same_tensors(self) -> dict[int, int]:
+        """Find the tensors that operators make in both files, by their names in the float file."""
+        file, inputs = self.file, indices_of(self.file.graph.inputs)
+        counterparts = {file.name(index): index for index in file.known if index in file.maker or index in inputs}
+        for operator in file.graph.operators:  # where floats become integers and back, both have the meaning of one
+            ends = int(operator.inputs[0]), int(operator.outputs[0])
+            if file.kind(operator) in _BORDERS_IN_ORDER:
+                inner, outer = sorted(ends, key=lambda index: file.grid(index) is None)
+                counterparts[file.name(outer)] = inner
+        by_name = {index: counterparts.get(self.exact.name(index)) for index in self.exact.known}
+        return {index: same for index, same in by_name.items() if same is not None and file.grid(same) is not None}
+
+    def _cut(self) -> None:
+        exact, clones = self.exact, {}
+        for operator in exact.graph.operators:
+            other = self.file.maker.get(self.same.get(int(operator.outputs[0]), -1))
+            is_same = other is not None and exact.kind(operator) == self.file.kind(other)
+            others = inputs_of(other) if is_same else []
+            inputs = inputs_of(operator)
+            others = others if len(others) == len(inputs) else [-1] * len(inputs)
+            for place, (index, same) in enumerate(zip(inputs, others, strict=True)):
+                if index < 0 or exact.dtype(index) != "float32":
+                    continue
+                if index not in exact.maker and index not in self.names:
+                    inputs[place] = self._constant(operator, index, same)
+                    continue
+                same = same if same >= 0 and self.file.grid(same) is not None else self.same.get(index, -1)
+                if same >= 0:
+                    if (index, same) not in clones:
+                        clones[index, same] = add_tensor(exact.graph, exact.tensors[index], name=b"fed")
+                        self.fed[clones[index, same]] = same
+                    inputs[place] = clones[index, same]
+            operator.inputs = np.array(inputs, np.int32)
+        grids = {index: grid for index, same in self.same.items() if (grid := self.file.grid(same))}
+        floats = {index for index in exact.maker if exact.dtype(index) == "float32"}
+        self.output_grids = {index: grid for index, grid in grids.items() if index in floats}
+        self.input_grids = {index: grid for index, grid in grids.items() if index in self.names}
+        self.inputs = [*indices_of(exact.graph.inputs), *self.fed]
+        exact.graph.inputs = np.array(self.inputs, np.int32)
+        exact.graph.outputs = np.array([*self.output_grids], np.int32)
+        exact.model.signatureDefs = None
+
+    def _constant(self, operator: schema.OperatorT, index: int, same: int) -> int:
+        """Compare a constant, and return the index of one with the values that the int8 file has."""
+        exact, file = self.exact, self.file
+        right, values = exact.constant(index), None if same < 0 else file.constant(same)
+        grid = None if values is None else file.grid(same)
+        if right is None or values is None or grid is None or right.shape != values.shape:
+            return index
+        self.compared.add(same)
+        position = grid.position(right)
+        if grid.zero.any():  # a range that other tensors share may be narrower; that of a weight is its own
+            position = np.clip(position, grid.limits.min, grid.limits.max)
+        off = np.abs(values - position)
+        wrong = off > _MOST_OFF + _PRECISION * np.abs(position)
+        if wrong.any():
+            axis = file.tensors[same].quantization.quantizedDimension if grid.scale.size > 1 else -1
+            self.faults.append(
+                f"a constant of {exact.title(operator)} is up to {off[wrong].max():.1f} steps of its scale from the "
+                f"model's{_in_column(np.where(wrong, off, 0), axis)}; rounding leaves {_MOST_OFF:g} at most"
+            )
+        return add_tensor(exact.graph, exact.tensors[index], buffer=add_values(exact.model, grid.real(values)))
+
+    def run(self, quantized: bytes, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run both files, compare what each operator makes, and return the outputs of the int8 file."""
+        runner, exact = _WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
+        numbers = sum(math.prod(abs(length) for length in tensor.shape) for tensor in self.file.tensors)
+        step = min(runner.rows, max(1, _MOST_NUMBERS // numbers))
+        off, chunks = dict.fromkeys(self.output_grids, (0.0, "")), []
+        for start in range(0, _length_of(arrays), step):
+            part = {name: array[start : start + step] for name, array in arrays.items()}
+            outputs = runner.predict(part)
+            chunks.append([*outputs.values()] if isinstance(outputs, dict) else [outputs])
+            self._invoke(exact, runner, part)
+            for index, grid in self.input_grids.items():  # calibration data set the ranges of inputs
+                self._inside(grid, part[self.names[index]])
+            for index, grid in self.output_grids.items():
+                inside = self._inside(grid, exact.get_tensor(index))
+                apart = np.nan_to_num(np.abs(runner.integers(self.same[index]).reshape(inside.shape) - inside))
+                off[index] = max(off[index], (float(apart.max(initial=0)), _in_column(apart, -1)))
+        for index, (steps, where) in off.items():
+            self.compared.add(self.same[index])
+            if steps > _MOST_STEPS:
+                title = self.exact.title(self.exact.maker[index])
+                text = f"the output of {title} is up to {steps:.1f} steps from what its inputs give{where}"
+                self.faults.append(f"{text}; rounding leaves {_MOST_STEPS:g} at most")
+        parts = zip(runner.outputs, zip(*chunks, strict=True), strict=True)
+        return {info.name: np.concatenate(arrays) for info, arrays in parts}
+
+    def _inside(self, grid: Grid, real: np.ndarray) -> np.ndarray:
+        """Return positions within the range of a grid, and note if many lie outside."""
+        position = grid.position(real)
+        inside = np.clip(position, grid.limits.min, grid.limits.max)
+        clipped = np.count_nonzero(np.abs(position - inside) > 1)
+        self.is_clipped |= bool(clipped > _SAMPLES + _MOST_CLIPPED * position.size)
+        return inside
+
+    def _invoke(self, exact: Any, runner: _WatchedRunner, part: Mapping[str, np.ndarray]) -> None:
+        details, arrays = exact.get_input_details(), []
+        for index in self.inputs:
+            same = self.fed.get(index, -1)
+            grid = None if same < 0 else self.file.grid(same)
+            arrays.append(part[self.names[index]] if grid is None else grid.real(runner.integers(same)))
+        for detail, array in zip(details, arrays, strict=True):
+            exact.resize_tensor_input(detail["index"], array.shape)
+        exact.allocate_tensors()
+        for detail, array in zip(details, arrays, strict=True):
+            exact.set_tensor(detail["index"], array)
+        exact.invoke()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights and outputs were compared, and few numbers lie outside of their range."""
+        file = self.file
+        inputs = {index for operator in file.graph.operators for index in inputs_of(operator) if index >= 0}
+        ends = {
+            int(file.maker[index].inputs[0]) if index in file.maker and file.grid(index) is None else index
+            for index in indices_of(file.graph.outputs)
+        }
+        constants = {index for index in inputs if file.dtype(index) == "int8" and file.constant(index) is not None}
+        needed = ends | {index for index in constants if len(file.tensors[index].shape) > 1}
+        return len(file.model.subgraphs) == 1 and needed <= self.compared and not self.is_clipped
+
+
+def _in_column(off: np.ndarray, axis: int) -> str:
+    """Say where the largest number is, along an axis."""
+    columns = np.moveaxis(off, axis, 0).reshape(off.shape[axis], -1) if off.ndim and off.size else None
+    return "" if columns is None else f" in column {columns.max(axis=1).argmax()}"
+
+
+def _round_job(folder: Path) -> None:
+    _, arrays = read_job(folder, "job")
+    reference, quantized = ((folder / name).read_bytes() for name in _FILES)
+    pair = _CutPair(reference, quantized)
+    outputs = {} if pair.faults else pair.run(quantized, arrays)
+    settings = {"fault": "".join(pair.faults[:1]), "is_whole": pair.is_whole}
+    write_job(folder, "result", settings=settings, arrays=outputs)
+
+
+# Win back what 8 bits moved: each channel of an int8 file gets the mean that it has in the float file.
+
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_CORRECTED = "corrected.tflite"
+
+
+def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
+    """Move the biases of an 8-bit file, so that each channel has the mean that it has in the float file.
+
+    Rounding moves the means of channels, and layers behind them never see the right ones. Use it where
+    `quantization_error` shows an error that training did not remove; it needs no training and no labels, and the
+    file keeps its size and speed. Layers are corrected in their order, each after those before it. Measure the
+    accuracy afterwards.
+
+    Args:
+        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the bytes.
+        quantized: The file with 8-bit weights and activations, of the same model.
+        samples: About 100 samples of real data, in the forms that `Runner.predict` takes.
+
+    Returns:
+        The corrected file. Layers without a bias stay as they are.
+
+    Raises:
+        TypeError: If a source is neither a path nor bytes.
+        ValueError: If a file cannot be read or does not run, or the two have no layers in common.
+
+    Reference:
+        Nagel, M., van Baalen, M., Blankevoort, T. and Welling, M. Data-Free Quantization Through Weight Equalization
+        and Bias Correction. ICCV 2019. arXiv:1906.04721, section 4.2.1, on data.
+
+    Example:
+        >>> data = correct_biases("digits.tflite", "digits_int8.tflite", images)
+        >>> tfprune.export.quantization_error("digits.tflite", data, images).rows[-1].error < 0.1
+        True
+    """
+    contents = [read_model(source) for source in (reference, quantized)]
+    form, arrays = inputs_to_job(samples)
+    graph, names = read(contents[1]).subgraphs[0], _names_of(contents[0])
+    if not any(_name(graph, layer, names) for layer in _layers(graph)):
+        raise ValueError(
+            "Expected a float file and an int8 file of the same model. Received: two without an 8-bit layer in "
+            "common. Export both from one model, the second with quantize='int8'."
+        )
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", settings={"form": form}, arrays=arrays)
+        _run_both(contents, folder, work=_correct_biases_job)
+        return Path(folder, _CORRECTED).read_bytes()
+
+
+def _layers(graph: Subgraph) -> list[Operator]:
+    """Return the layers that compute with 8-bit activations."""
+    layers = [operator for operator in graph.operators if operator.name in _LAYERS and len(operator.inputs) > 2]
+    return [layer for layer in layers if graph.tensors[layer.inputs[0]].dtype == "int8"]
+
+
+def _name(graph: Subgraph, layer: Operator, names: set[str]) -> str:
+    """Return the name that the output of a layer has in the float file, too; an empty string if it has none there."""
+    ends = [layer.outputs[0]]
+    for operator in graph.operators:
+        if operator.name in ("RESHAPE", "DEQUANTIZE") and operator.inputs[0] in ends:
+            ends.append(operator.outputs[0])
+    return next((graph.tensors[end].name for end in ends if graph.tensors[end].name in names), "")
+
+
+def _with_bias(graph: Subgraph) -> list[Operator]:
+    """Return the layers that have a bias of their own."""
+    layers = [layer for layer in _layers(graph) if layer.inputs[2] >= 0]
+    uses = Counter(layer.inputs[2] for layer in layers)
+    own = [layer for layer in layers if uses[layer.inputs[2]] == 1 and graph.tensors[layer.inputs[2]].constant]
+    return [layer for layer in own if graph.tensors[layer.inputs[2]].dtype == "int32"]
+
+
+def _move(model: schema.ModelT, layer: Operator, difference: np.ndarray) -> None:
+    tensor = model.subgraphs[0].tensors[layer.inputs[2]]
+    steps = np.rint(difference / tensor.quantization.scale)
+    values = np.asarray(model.buffers[tensor.buffer].data).view("<i4") + steps
+    limits = np.iinfo(np.int32)
+    moved = np.ascontiguousarray(values.clip(limits.min, limits.max).astype("<i4")).view(np.uint8)
+    holders = [each for graph in model.subgraphs for each in graph.tensors if each.buffer == tensor.buffer]
+    if len(holders) > 1:  # the others keep the old values
+        tensor.buffer = len(model.buffers)
+        model.buffers.append(schema.BufferT())
+    model.buffers[tensor.buffer].data = moved
+
+
+def _correct_biases_job(folder: Path) -> None:
+    settings, arrays = read_job(folder, "job")
+    reference, quantized = ((folder / name).read_bytes() for name in _FILES)
+    whole, model = load_with_graph(quantized)
+    graph, names = whole.subgraphs[0], _names_of(reference)
+    for layer in _with_bias(graph):
+        name = _name(graph, layer, names)
+        total, rows = np.zeros(1), 0
+        for _, right, outputs, _ in _Pair(reference, save_objects(model)).compared(
+            settings["form"], arrays, {name} - {""}
+        ):
+            channels = right.shape[-1]
+            total = total + (right.astype(np.float64) - outputs.reshape(right.shape)).reshape(-1, channels).sum(
+                axis=0
+            )
+            rows += right.size // channels
+        if rows:
+            _move(model, layer, total / rows)
+    (folder / _CORRECTED).write_bytes(save_objects(model))

@@ -1,0 +1,611 @@
+"""A file taken apart into plain objects, edited, and put together again in an order that is always the same."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.file import schema
+from tfprune.export.file.reader import DAMAGE_ERRORS, IDENTIFIER, MAX_READS_PER_BYTE, Model, check_structure, read
+from tfprune.export.file.report import append_archive, reason_of, trailing_archive
+
+# Write equal parts of a file once: in the format, several tensors and operators may point at the same bytes.
+#
+# The converter writes them anew each time. In an unrolled recurrent network hundreds of operators have the same
+# options, and their tensors the same shapes and scales.
+
+ALIGNMENT = 16  # bytes: what the format asks of the values of tensors
+_MAX_LEFT_OUT_RATIO = (
+    4  # bytes left out for each byte written, at most: a reader has to tell a file from one that goes on for ever
+)
+
+
+def _sharing_builder() -> Any:
+    """Return a builder of the flatbuffers package that writes equal parts once."""
+    import flatbuffers
+
+    class SharingBuilder(_Sharing, flatbuffers.Builder):
+        pass
+
+    return SharingBuilder(1024)
+
+
+def _with_shared_parts(model: schema.ModelT) -> schema.ModelT:
+    """Return a copy of a model whose equal parts such a builder writes once; it can only be packed."""
+    graphs = [
+        _changed(
+            graph,
+            tensors=[_sharing(tensor, "quantization") for tensor in graph.tensors or ()],
+            operators=[_sharing(operator, "builtinOptions") for operator in graph.operators or ()],
+        )
+        for graph in model.subgraphs or ()
+    ]
+    return _changed(model, subgraphs=graphs, buffers=[_Buffer(buffer) for buffer in model.buffers or ()])
+
+
+class _Sharing:
+    """What a builder does besides: it remembers where it wrote each part."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)  # type: ignore[call-arg]
+        self._places: dict[Hashable, int] = {}  # by content
+        self._left_out = 0  # bytes that a reader finds where others have found them
+
+    def once(self, part: Any, write: Callable[[], int]) -> int:
+        """Return where an equal part is; write this one if there is none yet."""
+        key, left_out = _content(part), self._left_out + _size_of(part)
+        if key in self._places and left_out <= _MAX_LEFT_OUT_RATIO * self.Offset():  # type: ignore[attr-defined]
+            self._left_out = left_out
+        else:
+            self._places[key] = write()
+        return self._places[key]
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802 (the name that the packer calls)
+        write = super().CreateNumpyVector  # type: ignore[misc]
+        return write(x) if x.dtype.itemsize == 1 else self.once(x, lambda: write(x))  # bytes may have to be aligned
+
+
+class _Shared:
+    """A part that is written once if there are several equal ones."""
+
+    def __init__(self, part: Any) -> None:
+        self._part = part
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802 (the name that the packer calls)
+        return builder.once(self._part, lambda: self._part.Pack(builder))
+
+
+class _Buffer:
+    """A buffer whose values begin where the format wants them, which the schema module does not see to."""
+
+    def __init__(self, buffer: Any) -> None:
+        self._buffer = buffer
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802 (the name that the packer calls)
+        if self._buffer.data is None:
+            return _Shared(self._buffer).Pack(builder)
+        builder.Prep(ALIGNMENT, len(self._buffer.data))
+        return self._buffer.Pack(builder)
+
+
+def _size_of(part: Any) -> int:
+    """Return the bytes of all arrays and texts in a part."""
+    if isinstance(part, np.ndarray):
+        return part.nbytes
+    if isinstance(part, (bytes, str, int, float)) or part is None:
+        return len(part) if isinstance(part, (bytes, str)) else 0
+    return sum(map(_size_of, part if isinstance(part, list) else vars(part).values()))
+
+
+def _sharing(holder: Any, name: str) -> Any:
+    part = getattr(holder, name)
+    return holder if part is None else _changed(holder, **{name: _Shared(part)})
+
+
+def _changed(part: Any, **changes: Any) -> Any:
+    copied = type(part)()
+    vars(copied).update(vars(part), **changes)
+    return copied
+
+
+def _content(part: Any) -> Hashable:
+    """Turn the content of a part into a key of a dict."""
+    if isinstance(part, np.ndarray):
+        return part.dtype.str, part.tobytes()
+    if isinstance(part, list):
+        return tuple(_content(entry) for entry in part)
+    if hasattr(part, "__dict__"):
+        return type(part).__name__, *(_content(value) for _, value in sorted(vars(part).items()))
+    return part
+
+
+# Take a .tflite file apart into plain objects, and put them together again.
+
+_CONTROL_DEPENDENCIES = b"model_control_dependencies"  # metadata that name operators by their indices
+
+
+def load_objects(data: bytes) -> schema.ModelT:
+    """Unpack a plain .tflite file into objects that can be changed.
+
+    Args:
+        data: The plain file, not packed. Arrays of the result are views of it.
+
+    Returns:
+        The model, as the schema module of ai-edge-litert describes it, and as `archive` the files that stand behind
+        the flatbuffer, such as labels.
+
+    Raises:
+        ValueError: If the bytes are not a TFLite file, are damaged, or keep values outside the flatbuffer; or (also
+            an ImportError) if ai-edge-litert is not installed.
+    """
+    return load_with_graph(data)[1]
+
+
+def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
+    """Unpack a plain .tflite file as `load_objects` does, and return what the reader says of it as well.
+
+    Raises:
+        ValueError: As `load_objects` does.
+    """
+    graph = _read_whole(data)
+    return graph, unpack_objects(data)
+
+
+def unpack_objects(data: bytes) -> schema.ModelT:
+    """Unpack a plain file that was read and checked as `load_objects` does.
+
+    Raises:
+        ValueError: If parts together are longer than the file, or it keeps values outside of the flatbuffer.
+    """
+    model = _unpacked(data)
+    if _keeps_values_outside(model):
+        raise ValueError(
+            "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
+            "other files. Leave it as it is."
+        )
+    model.archive = trailing_archive(data)
+    return model
+
+
+def signatures_of(data: bytes) -> dict[str, int]:
+    """Return the number of the graph that each signature of a plain file starts at, by its name.
+
+    Raises:
+        ValueError: If the file is damaged; or (also an ImportError) if ai-edge-litert is not installed.
+    """
+    schema.require_schema()
+    with _whole(data):
+        model = schema.Model.GetRootAs(data, 0)
+        signatures = [model.SignatureDefs(index) for index in range(model.SignatureDefsLength())]
+        return {(each.SignatureKey() or b"").decode(errors="replace"): each.SubgraphIndex() for each in signatures}
+
+
+def _read_whole(data: bytes) -> Model:
+    graph = read(data)
+    with _whole(data):
+        check_structure(data)
+    return graph
+
+
+def _unpacked(data: bytes) -> schema.ModelT:
+    with _whole(data):
+        packed = schema.Model.GetRootAs(data, 0)
+        _check_parts(packed, MAX_READS_PER_BYTE * len(data))
+        return schema.ModelT.InitFromObj(packed)
+
+
+@contextmanager
+def _whole(data: bytes) -> Iterator[None]:
+    """Turn what reading nonsense raises into one error."""
+    try:
+        yield
+    except DAMAGE_ERRORS as error:
+        raise ValueError(
+            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
+            f"({reason_of(error)}). Copy the file again."
+        ) from error
+
+
+def with_values_inside(data: bytes) -> bytes:
+    """Return a file with all values in its flatbuffer; other programs put those of large files behind it.
+
+    Raises:
+        ValueError: As `load_objects` does, or if the new file does not fit into 2 GB.
+    """
+    _read_whole(data)
+    model = _unpacked(data)
+    outside = [buffer for buffer in model.buffers or () if buffer.offset > 1]
+    for buffer in outside:
+        buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
+    return save_objects(model) if outside else data
+
+
+def numbers_operators(model: schema.ModelT) -> bool:
+    """Tell whether a file names operators by their indices, which would be wrong once some come or go."""
+    return any(entry.name == _CONTROL_DEPENDENCIES for entry in model.metadata or ())
+
+
+def save_objects(model: schema.ModelT) -> bytes:
+    """Pack a model into a plain .tflite file, equal parts once; the same model gives the same bytes.
+
+    The files that stood behind the one that `load_objects` read stand behind the new one.
+
+    Args:
+        model: What `load_objects` returns, changed or not. It is left as it is.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        ValueError: If it does not fit into 2 GB, or a part cannot be packed.
+    """
+    from flatbuffers.builder import BuilderSizeError
+
+    builder = _sharing_builder()
+    try:
+        builder.Finish(_with_shared_parts(model).Pack(builder), IDENTIFIER)
+    except (*DAMAGE_ERRORS, AttributeError, BuilderSizeError) as error:
+        raise ValueError(
+            f"Expected a model that makes a TFLite file. Received: one that does not ({reason_of(error)})."
+        ) from error
+    return append_archive(bytes(builder.Output()), getattr(model, "archive", b""))
+
+
+def add_tensor(graph: schema.SubGraphT, tensor: schema.TensorT, **changes: Any) -> int:
+    """Append a tensor like another one.
+
+    Args:
+        graph: The graph that gets it.
+        tensor: The tensor to copy. It is left as it is.
+        changes: What differs in the copy, by the names of the format's fields.
+
+    Returns:
+        The index of the new tensor in the graph.
+    """
+    added = copy.copy(tensor)
+    for name, value in changes.items():
+        setattr(added, name, value)
+    graph.tensors.append(added)
+    return len(graph.tensors) - 1
+
+
+def add_constant(model: schema.ModelT, graph: schema.SubGraphT, *, name: bytes, values: np.ndarray) -> int:
+    """Append a tensor with values of its own.
+
+    Args:
+        model: The model that gets the values.
+        graph: The graph of it that gets the tensor.
+        name: The name of the tensor.
+        values: An array of float32, int32 or int8.
+
+    Returns:
+        The index of the tensor in the graph.
+    """
+    shape, kind = np.array(values.shape, np.int32), getattr(schema.TensorType, values.dtype.name.upper())
+    return add_tensor(graph, schema.TensorT(name=name, shape=shape, type=kind, buffer=add_values(model, values)))
+
+
+def add_values(model: schema.ModelT, values: np.ndarray) -> int:
+    """Append a buffer that holds these values, and return its index."""
+    raw = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    model.buffers.append(schema.BufferT(data=raw))
+    return len(model.buffers) - 1
+
+
+def add_operator(
+    model: schema.ModelT,
+    graph: schema.SubGraphT,
+    *,
+    name: str,
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    options: Any = None,
+) -> None:
+    """Put a builtin operator in front of the first that takes what it makes, or at the end if none does.
+
+    Args:
+        model: The model, whose list of operator codes gets the operator's if it lacks it.
+        graph: The graph of it that gets the operator.
+        name: The operator, such as `"PAD"`.
+        inputs: The indices of the tensors that it takes.
+        outputs: The indices of the tensors that it makes.
+        options: Its options, an object such as `schema.PadOptionsT()`; None for an operator without any.
+    """
+    operator = schema.OperatorT(opcodeIndex=operator_code(model, getattr(schema.BuiltinOperator, name)))
+    operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+    if options is not None:
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        operator.builtinOptions = options
+    graph.operators = graph.operators or []
+    takers = (index for index, taker in enumerate(graph.operators) if {*outputs} & {*inputs_of(taker)})
+    graph.operators.insert(next(takers, len(graph.operators)), operator)
+
+
+def operator_code(model: schema.ModelT, builtin: int) -> int:
+    """Return the index of a builtin operator in the model's list, where it is added if it is not there yet."""
+    for index, code in enumerate(model.operatorCodes):
+        if builtin_code(code) == builtin:
+            return index
+    model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin))
+    return len(model.operatorCodes) - 1
+
+
+def inputs_of(operator: schema.OperatorT) -> list[int]:
+    """Return the tensors that an operator takes; an operator without inputs may have no list of them."""
+    return [] if operator.inputs is None else list(map(int, operator.inputs))
+
+
+def builtin_code(code: schema.OperatorCodeT) -> int:
+    """Return an operator's number; files from before 2020 have it in another field."""
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """Return the name of an operator, such as `CONV_2D`, or that of a custom one."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    if builtin_code(code) == schema.BuiltinOperator.CUSTOM:
+        return (code.customCode or b"").decode()
+    return _builtin_names().get(builtin_code(code), "")
+
+
+@functools.cache
+def _builtin_names() -> dict[int, str]:
+    return {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
+
+
+def _keeps_values_outside(model: schema.ModelT) -> bool:
+    operators = [operator for graph in model.subgraphs for operator in graph.operators or ()]
+    return (
+        any(buffer.offset > 1 for buffer in model.buffers or ())
+        or any(operator.largeCustomOptionsOffset > 1 for operator in operators)
+        or bool(model.externalBuffers)
+    )
+
+
+def _check_parts(model: Any, most: int) -> None:
+    """Unpack part after part, and stop when they are longer than a file of this size can hold without tricks.
+
+    Parts may point at the same bytes, and texts are copied: unpacked all at once, a small file could fill the memory.
+    """
+    left = most
+    for kind, part in _parts(model):
+        left -= _size_of(kind.InitFromObj(part))
+        if left < 0:
+            raise ValueError("its parts together are longer than it is.")
+
+
+def _parts(model: Any) -> Iterator[tuple[Any, Any]]:
+    yield from _each(schema.OperatorCodeT, model.OperatorCodes, model.OperatorCodesLength())
+    yield from _each(schema.MetadataT, model.Metadata, model.MetadataLength())
+    for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        yield from _each(schema.TensorT, graph.Tensors, graph.TensorsLength())
+        yield from _each(schema.OperatorT, graph.Operators, graph.OperatorsLength())
+    for signature in map(model.SignatureDefs, range(model.SignatureDefsLength())):
+        yield from _each(schema.TensorMapT, signature.Inputs, signature.InputsLength())
+        yield from _each(schema.TensorMapT, signature.Outputs, signature.OutputsLength())
+
+
+def _each(kind: Any, get: Any, length: int) -> Iterator[tuple[Any, Any]]:
+    for index in range(length):
+        yield kind, get(index)
+
+
+# One order of operators, tensors and buffers for files of the same model that the converter wrote in several.
+
+_HASHED = b"CONVERSION_METADATA"  # holds a hash of the file as the converter wrote it
+QUANTIZED = b"tfl.quantize"  # what the converter calls quantized inputs, with a number from the second on
+_QUANTIZED_NAMES = re.compile(QUANTIZED + rb"\d*")
+
+
+def put_in_order(model: schema.ModelT) -> None:
+    """Order the parts of a model by where they are first used, and leave out unused parts.
+
+    First the operators that quantize inputs, as the inputs stand, then the others as they are; first the tensors that
+    no operator makes, then the others as they are made.
+    """
+    for graph in model.subgraphs:
+        graph.operators = graph.operators or []
+        _order_operators(model, graph)
+        _order_tensors(model, graph)
+    model.metadataBuffer = None  # deprecated, and its numbers would be wrong
+    model.metadata = model.metadata or []
+    _order_codes(model)
+    _order_buffers(model)
+
+
+def drop_hash(model: schema.ModelT) -> None:
+    """Leave out the converter's hash of its file, which depends on the order that the converter chose."""
+    model.metadata = [entry for entry in model.metadata or () if entry.name != _HASHED]
+
+
+def graphs_of_signatures(model: schema.ModelT) -> dict[str, int]:
+    """Return the number of the graph that each signature starts at, by the signature's name."""
+    signatures = model.signatureDefs or ()
+    return {(each.signatureKey or b"").decode(errors="replace"): int(each.subgraphIndex) for each in signatures}
+
+
+def starting_at(content: bytes, signature: str) -> bytes:
+    """Return a plain file as it runs from a signature on: with this signature alone, and its graph as the first one.
+
+    Args:
+        content: The plain file.
+        signature: The name of one of its signatures; with an empty one the file starts as it does anyway.
+    """
+    if not signature:
+        return content
+    model = load_objects(content)
+    own = (model.signatureDefs or ())[[*graphs_of_signatures(model)].index(signature)]
+    if own.subgraphIndex:
+        model.metadata = model.metadataBuffer = None  # they describe the graph that was the first one
+    model.subgraphs = [model.subgraphs[own.subgraphIndex], *model.subgraphs[1:]]  # no graph calls the first one
+    own.subgraphIndex, model.signatureDefs = 0, [own]
+    return save_objects(model)
+
+
+def indices_of(tensors: object) -> list[int]:
+    """Return the indices of an operator's tensors, without the -1 of optional tensors that are left out."""
+    return [index for index in _numbers(tensors).tolist() if index >= 0]
+
+
+def _order_operators(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    inputs = {index: number for number, index in enumerate(indices_of(graph.inputs))}
+
+    def rank(operator: schema.OperatorT) -> int:
+        quantizes = builtin_code(model.operatorCodes[operator.opcodeIndex]) == schema.BuiltinOperator.QUANTIZE
+        return inputs.get(int(operator.inputs[0]), len(inputs)) if quantizes else len(inputs)
+
+    graph.operators = sorted(graph.operators, key=rank)
+
+
+def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    operators, tensors = graph.operators, graph.tensors
+    computed = [index for operator in operators for index in indices_of(operator.outputs)]
+    lists = [graph.outputs, *(part.inputs for part in [graph, *operators])]
+    lists += [operator.intermediates for operator in operators]
+    signatures = [each for each in model.signatureDefs or () if model.subgraphs[each.subgraphIndex] is graph]
+    entries = [entry for each in signatures for entry in (*(each.inputs or ()), *(each.outputs or ()))]
+    lists.append([entry.tensorIndex for entry in entries])
+    others = {index for indices in lists for index in indices_of(indices)}.difference(computed)
+    blocks = [block for index in sorted(others) if (block := _blocks(tensors[index])) is not None]
+    others.update(block.scales for block in blocks)
+    order = sorted(others) + computed
+    moved = np.full(len(tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
+    moved[order] = np.arange(len(order))
+    for part in [graph, *operators]:
+        part.inputs, part.outputs = moved[_numbers(part.inputs)], moved[_numbers(part.outputs)]
+    for operator in operators:
+        if operator.intermediates is not None:
+            operator.intermediates = moved[_numbers(operator.intermediates)]
+    for entry in entries:
+        entry.tensorIndex = int(moved[entry.tensorIndex])
+    for block in {id(block): block for block in blocks}.values():
+        block.scales = int(moved[block.scales])
+    graph.tensors = [tensors[index] for index in order]
+    numbered = [tensor for tensor in graph.tensors if _QUANTIZED_NAMES.fullmatch(tensor.name or b"")]
+    for number, tensor in enumerate(numbered):
+        tensor.name = QUANTIZED + (b"%d" % number if number else b"")
+
+
+def _blocks(tensor: schema.TensorT) -> schema.BlockwiseQuantizationT | None:
+    """Return how a tensor's blocks are scaled, which names another tensor; None if it has none."""
+    quantization = tensor.quantization
+    kind = schema.QuantizationDetails.BlockwiseQuantization
+    return quantization.details if quantization is not None and quantization.detailsType == kind else None
+
+
+def _order_codes(model: schema.ModelT) -> None:
+    operators = [operator for graph in model.subgraphs for operator in graph.operators]
+    indices = [*dict.fromkeys(operator.opcodeIndex for operator in operators)]
+    for operator in operators:
+        operator.opcodeIndex = indices.index(operator.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[index] for index in indices]
+
+
+def _order_buffers(model: schema.ModelT) -> None:
+    users = [tensor for graph in model.subgraphs for tensor in graph.tensors] + model.metadata
+    indices = [*dict.fromkeys([0, *(user.buffer for user in users)])]  # the first buffer is empty by convention
+    moved = {old: new for new, old in enumerate(indices)}
+    for user in users:
+        user.buffer = moved[user.buffer]
+    model.buffers = [model.buffers[index] for index in indices]
+
+
+def _numbers(tensors: object) -> np.ndarray:
+    return np.zeros(0, np.int32) if tensors is None else np.asarray(tensors, np.int32)
+
+
+# Look up the tensors of a file by name: their values, the grids of their integers, and their operators.
+
+_INTEGERS = ("int8", "int16", "int32")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers of a tensor: one step, or one for each index along an axis.
+
+    Attributes:
+        scale: The step between two integers, as a real number.
+        zero: The integer that means 0.
+        limits: The smallest and the largest integer.
+    """
+
+    scale: np.ndarray
+    zero: np.ndarray
+    limits: np.iinfo
+
+    def real(self, integers: np.ndarray) -> np.ndarray:
+        """Return the real numbers that integers mean."""
+        return ((integers - self.zero) * self.scale).astype(np.float32)
+
+    def position(self, real: np.ndarray) -> np.ndarray:
+        """Return where real numbers lie among the integers, before rounding."""
+        return real.astype(np.float64) / self.scale + self.zero
+
+
+class NamedTensors:
+    """The first graph of a file, whose tensors are found by name, and the operator that makes each of them.
+
+    Attributes:
+        model: The file as objects, which may be changed and saved.
+        graph: Its first graph.
+        tensors: The tensors of this graph.
+        maker: The operator that makes a tensor, by the index of the tensor.
+        known: The indices of the tensors with a name that no other tensor has.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.model = load_objects(content)
+        self.graph = self.model.subgraphs[0]
+        self.graph.operators = self.graph.operators or []
+        self.tensors = self.graph.tensors
+        self.maker = {index: operator for operator in self.graph.operators for index in indices_of(operator.outputs)}
+        names = Counter(map(self.name, range(len(self.tensors))))
+        self.known = {index for index in range(len(self.tensors)) if names[self.name(index)] == 1}
+
+    def name(self, index: int) -> str:
+        """Return the name of a tensor."""
+        return self.tensors[index].name.decode()
+
+    def kind(self, operator: schema.OperatorT) -> str:
+        """Return the name of an operator's kind, such as `CONV_2D`."""
+        return operator_name(self.model, operator)
+
+    def title(self, operator: schema.OperatorT) -> str:
+        """Return the kind of an operator and the name of its output, for messages."""
+        return f"{self.kind(operator)} {self.name(int(operator.outputs[0]))!r}"
+
+    def dtype(self, index: int) -> str:
+        """Return the type of a tensor's values, such as `int8`."""
+        kind = self.tensors[index].type
+        return next(name for name, number in vars(schema.TensorType).items() if number == kind).lower()
+
+    def grid(self, index: int) -> Grid | None:
+        """Return the grid of a tensor of integers that mean real numbers."""
+        tensor, dtype = self.tensors[index], self.dtype(index)
+        scales = None if tensor.quantization is None else tensor.quantization.scale
+        if dtype not in _INTEGERS or scales is None or not len(scales):
+            return None
+        points = tensor.quantization.zeroPoint
+        parts = [np.asarray(part, np.float64) for part in (scales, np.zeros(1) if points is None else points)]
+        if len(scales) > 1:
+            along = [1] * len(tensor.shape)
+            along[tensor.quantization.quantizedDimension] = -1
+            parts = [part.reshape(along) for part in parts]
+        return Grid(parts[0], parts[1], np.iinfo(dtype))
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """Return the values of a constant that is held as it is."""
+        tensor, dtype = self.tensors[index], self.dtype(index)
+        data = self.model.buffers[tensor.buffer].data
+        if dtype not in (*_INTEGERS, "float32") or data is None or not len(data) or tensor.sparsity is not None:
+            return None
+        return data.view(dtype).reshape(tensor.shape)

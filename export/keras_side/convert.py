@@ -1,0 +1,924 @@
+"""Keras models to .tflite bytes, in a child process: the converter can take a process down with it.
+
+On the TensorFlow backend the model travels as a SavedModel, so that the child needs none of its classes. On other
+backends it travels as Keras saves it, and the child loads it on TensorFlow.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import functools
+import logging
+import re
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.base.spec import check_choice, check_regex
+from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
+from tfprune.export.device.quantization_error import MOVES
+from tfprune.export.file import schema
+from tfprune.export.file.document import QUANTIZED, add_tensor, drop_hash, indices_of, operator_name
+from tfprune.export.file.model_file import ModelFile, Pass
+from tfprune.export.file.reader import Operator, Subgraph, check_operators, keep_order, read
+from tfprune.export.file.report import reason_of
+from tfprune.export.keras_side.prepare import HALF_TYPES, Signature, holds_ranges, protect_scales, states_at_start
+from tfprune.export.rewriting.share_weights import check_levels
+from tfprune.export.rewriting.sparse_graph import merge_constants, own_biases
+from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized, four_bit_weights
+from tfprune.models.anatomy import Anatomy
+from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source
+
+# Mixed precision: convert a model to a file of 8-bit integers in which some operators stay in float.
+#
+# A user names layers, and the converter takes the names of operators. TensorFlow numbers scopes of one name: the
+# scope
+# `conv_1` may be that of a layer `conv` or of a layer `conv_1`. A second SavedModel, whose layers have numbers for
+# names, shows which operators belong to which layer.
+
+_MARKED = "marked_model"
+_PATHS = "paths"  # of the layers, by their numbers
+_MARK = "tfprunelayer"  # begins the name of a layer with a number; a scope may have another number behind it
+_NUMBER = re.compile(rf"(?:^|[/;]){_MARK}(\d+)(?=_|/|;|$)")
+_LAST = "NEG"  # makes the outputs of the marked model, whose own operators so keep their names
+_SHOWN = 3  # names in a message
+
+
+def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
+    """Write a SavedModel of a model whose layers have numbers as names, and the paths of these layers.
+
+    Args:
+        model: The model. It is left as it is.
+        folder: The folder of the job.
+        inputs: The inputs of the model.
+        unroll: Whether recurrent layers are unrolled.
+
+    Raises:
+        ValueError: As `write_saved_model` does.
+    """
+    import keras
+
+    from tfprune.export.keras_side.prepare import write_saved_model
+    from tfprune.models.anatomy import Anatomy
+
+    leaves = Anatomy.of(model).leaves
+    names = [layer.name for _, layer in leaves]
+    try:
+        for number, (_, layer) in enumerate(leaves):
+            layer.name = f"{_MARK}{number}"
+        write_saved_model(model, folder / _MARKED, inputs=inputs, unroll=unroll, last=keras.ops.negative)
+    finally:
+        for name, (_, layer) in zip(names, leaves, strict=True):
+            layer.name = name
+    write_job(folder, _PATHS, settings={"paths": [path for path, _ in leaves]})
+
+
+def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str], is_whole: bool) -> bytes:
+    """Convert a model to integers except for some operators.
+
+    Args:
+        tf: TensorFlow.
+        converter: Its converter of the model, with calibration data.
+        folder: The folder of the job.
+        skip: Regular expressions for paths of layers, or names of operators.
+        is_whole: Whether inputs and outputs are integers, too.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: If one of `skip` matches nothing, or nothing is left for integers.
+    """
+    lite = tf.lite.experimental
+    options = functools.partial(lite.QuantizationDebugOptions, fully_quantize=is_whole)
+    debugger = lite.QuantizationDebugger(converter=converter, debug_options=options())
+    marked = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
+    layers_of = _layers_of_operators(debugger.calibrated_model, marked)
+    paths = read_job(folder, _PATHS)[0]["paths"]
+    names = {name for each in skip for name in _operators(each, paths, layers_of)}
+    names |= _moves_between(read(debugger.calibrated_model).subgraphs[0], names)
+    try:
+        debugger.options = options(denylisted_nodes=sorted(names))
+    except ValueError as error:  # no operator of integers is left
+        raise ValueError(
+            f"Expected `skip` to leave operators for integers. Received: skip={tuple(skip)!r}, which matches all of "
+            "them. Use quantize=None for a file of floats"
+        ) from error
+    return debugger.get_nondebug_quantized_model()
+
+
+def _layers_of_operators(content: bytes, marked: bytes) -> dict[str, set[int]]:
+    """Return the numbers of the layers that each operator computes a part of, by the name of its first output."""
+    graph, other = (read(each).subgraphs[0] for each in (content, marked))
+    ends = {*other.outputs}
+    own = [operator for operator in other.operators if operator.name != _LAST or not ends & {*operator.outputs}]
+    if [operator.name for operator in graph.operators] != [operator.name for operator in own]:
+        return dict.fromkeys([_name(graph, operator) for operator in graph.operators], set())
+    names = [
+        (_name(graph, operator), _name(other, same)) for operator, same in zip(graph.operators, own, strict=True)
+    ]
+    return {name: {int(number) for number in _NUMBER.findall(marked_name)} for name, marked_name in names}
+
+
+def _moves_between(graph: Subgraph, names: set[str]) -> set[str]:
+    """Return the names of operators that only move values, from operators in float to others in float."""
+    takers: dict[int, list[Operator]] = defaultdict(list)
+    for operator in graph.operators:
+        for index in operator.inputs:
+            takers[index].append(operator)
+    reached = {index for operator in graph.operators for index in operator.outputs if _name(graph, operator) in names}
+    moves = []
+    for operator in graph.operators:
+        if operator.name in MOVES and reached & {*operator.inputs}:
+            reached |= {*operator.outputs}
+            moves.append(operator)
+    names_of_moves: set[str] = set()
+    for operator in reversed(moves):
+        after = {_name(graph, taker) for index in operator.outputs for taker in takers[index]}
+        names_of_moves |= {_name(graph, operator)} if after <= names | names_of_moves else set()
+    return names_of_moves
+
+
+def _name(graph: Subgraph, operator: Operator) -> str:
+    return graph.tensors[operator.outputs[0]].name
+
+
+def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) -> list[str]:
+    """Return the names of the operators that one of `skip` selects."""
+    if each in layers_of:
+        return [each]
+    regex = check_regex(each, "`skip`")
+    numbers = {number for number, path in enumerate(paths) if regex.search(path)}
+    if not numbers:
+        close = difflib.get_close_matches(each, [*paths, *layers_of], n=_SHOWN, cutoff=0)
+        raise ValueError(
+            f"Expected `skip` to match a layer, or to be the name of an operator. Received: {each!r}, which is found "
+            f"in no path of a layer. The closest names are {', '.join(map(repr, close))}"
+        )
+    names = [name for name, layers in layers_of.items() if layers & numbers]
+    if not names:
+        matching = ", ".join(paths[number] for number in sorted(numbers))
+        close = difflib.get_close_matches(each, [*layers_of], n=_SHOWN, cutoff=0)
+        raise ValueError(
+            f"Expected `skip` to match layers with operators in the file. Received: {each!r}, which matches "
+            f"{matching}: the converter has merged them into other operators. Name the layer before, or an operator: "
+            f"the closest are {', '.join(map(repr, close))}"
+        )
+    return names
+
+
+# What the child process of `convert` does: a SavedModel, or the copy of a Keras model, into a TFLite file.
+
+JOB = "job"
+SAVED_MODEL = "saved_model"
+_CONVERTED = "model.tflite"
+_OPERATORS = {  # of the formats that compute with integers
+    "int8": "TFLITE_BUILTINS_INT8",
+    "int4": "TFLITE_BUILTINS_INT8",  # its weights get fewer bits later
+    "int16x8": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8",
+}
+# Entries from which a weight gets 8 bits, in files in which a scale must not be folded into it. In int8 files it may
+# be: what the scale multiplies is rounded to 8 bits already, so it has nothing to protect.
+_LEAST_ENTRIES = {"dynamic": 1024, "int16x8": 1, "int4": 1}
+
+
+def _convert_job(folder: Path) -> None:
+    """Convert the model in the folder of a job, and write the file beside it.
+
+    Raises:
+        ValueError: If TensorFlow is not installed, or the copy of the model cannot be loaded or exported.
+    """
+    settings, arrays = read_job(folder, JOB)
+    tensorflow = _tensorflow()
+    if not (folder / SAVED_MODEL).exists():
+        _export_copy(settings, folder)
+    if settings["quantize"] in _LEAST_ENTRIES:
+        for name in (SAVED_MODEL, *([_MARKED] if settings.get("skip") else [])):
+            protect_scales(folder / name, least=_LEAST_ENTRIES[settings["quantize"]])
+    _convert(tensorflow, settings, arrays, folder)
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ValueError(
+            f"Expected TensorFlow, which converts models. Received: {error}. Run pip install 'tfprune[train]'."
+        ) from error
+    return tensorflow
+
+
+def _export_copy(settings: dict[str, Any], folder: Path) -> None:
+    """Write the SavedModel that a parent on another backend could not write."""
+    from tfprune.export.keras_side.prepare import ModelInput, Signature, read_copy, write_saved_model
+
+    inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
+    model = read_copy(folder, settings["things"])
+    signature = Signature(tuple(inputs), settings["form"])
+    write_saved_model(model, folder / SAVED_MODEL, inputs=signature, unroll=settings["unroll"])
+    if settings["skip"]:
+        _write_marked(model, folder, inputs=signature, unroll=settings["unroll"])
+
+
+def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:
+    keys = settings.get("signatures")
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / SAVED_MODEL), signature_keys=keys)
+    if settings["quantize"] is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if settings["quantize"] == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if settings["quantize"] in _OPERATORS and settings["samples"]:  # otherwise the ranges are in the model
+        names = [entry["name"] for entry in settings["inputs"]]
+        samples = [{name: arrays[f"{row}/{name}"] for name in names} for row in range(settings["samples"])]
+        converter.representative_dataset = lambda: iter(samples)
+        converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, _OPERATORS[settings["quantize"]])]
+    if settings["quantize"] in _OPERATORS:
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
+    content = _mixed(tf, converter, settings, folder) if settings.get("skip") else converter.convert()
+    (folder / _CONVERTED).write_bytes(content)
+
+
+def _mixed(tf: Any, converter: Any, settings: dict[str, Any], folder: Path) -> bytes:
+    is_whole = settings["io_dtype"] != "float32"
+    return _convert_mixed(tf, converter, folder=folder, skip=settings["skip"], is_whole=is_whole)
+
+
+def _in_child(folder: Path) -> None:
+    if (folder / SAVED_MODEL).exists():  # without code of the user's
+        for package in ("sklearn", "matplotlib"):  # which Keras would import, in a second
+            sys.modules[package] = None  # type: ignore[assignment]
+    _convert_job(folder)
+
+
+# Quantization: the number format of a file, with the options that few files need.
+
+_SCHEMES = (None, "float16", "dynamic", "int8", "int16x8", "int4")
+INTEGERS = {"int8": "int8", "int16x8": "int16", "int4": "int8"}  # schemes of integers, and their activations
+_MIXED = ("int8", "int4")  # schemes in which operators may stay in float
+_EIGHT_BIT_WEIGHTS = ("dynamic", "int8", "int16x8")
+_IO_DTYPES = ("float32", "int8", "int16")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The number format of a file, with options that few files need.
+
+    Pass it as `quantize=` to `to_tflite` where the name of a scheme is not enough.
+
+    Args:
+        scheme: `"float16"`, `"dynamic"`, `"int8"`, `"int16x8"` or `"int4"`, as `quantize=` of `to_tflite` describes
+            them; None is float32.
+        levels: The number of distinct values in each weight, 0 included, 2 to 256, for `"dynamic"`, `"int8"` and
+            `"int16x8"`. Fewer values make a packed file smaller (`share_weights`). None (the default) keeps the
+            weights as they are.
+        io_dtype: The type of the file's inputs and outputs: `"float32"` (the default), or the type of integer
+            activations, which is `"int8"` for the schemes `"int8"` and `"int4"`, and `"int16"` for `"int16x8"`.
+        allow_float: Whether operators of a model of `quantize_aware` may compute in float. If False (the default),
+            `to_tflite` refuses a file with such operators and names them.
+        skip: The layers that stay in float in a file of `"int8"` or `"int4"`, which keeps accuracy where 8 bits are
+            too few for a layer: a regular expression, or several, searched in the path of a layer, as for
+            `quantize_aware`. The name of an operator in the file also selects it, as `quantization_error` gives it in
+            `row.name`. A value between two operators stays in float only if both of them do. None (the default) skips
+            none.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If the scheme does not exist, or another argument does not fit it.
+
+    Example:
+        >>> Quantization("int8", levels=16)
+        Quantization(scheme='int8', levels=16, io_dtype='float32', allow_float=False, skip=None)
+        >>> Quantization("int8", skip="block_1/").skip
+        ('block_1/',)
+    """
+
+    scheme: str | None
+    levels: int | None = None
+    io_dtype: str = "float32"
+    allow_float: bool = False
+    skip: str | Sequence[str] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_choice(self.scheme, "scheme", choices=_SCHEMES)
+        check_choice(self.io_dtype, "io_dtype", choices=_IO_DTYPES)
+        check_choice(self.allow_float, "allow_float", choices=(False, True))
+        offered = dict.fromkeys(("float32", INTEGERS.get(str(self.scheme), "float32")))
+        if self.io_dtype not in offered:
+            raise ValueError(
+                f"Expected io_dtype={' or '.join(map(repr, offered))} with scheme={self.scheme!r}. Received: "
+                f"io_dtype={self.io_dtype!r}. Inputs and outputs are float32, or of the type of the activations: "
+                f"'int8' with 'int8' and 'int4', 'int16' with 'int16x8'."
+            )
+        self._check_skip()
+        if self.levels is None:
+            return
+        check_levels(self.levels)
+        if self.scheme not in _EIGHT_BIT_WEIGHTS:
+            raise ValueError(
+                f"Expected scheme='dynamic', 'int8' or 'int16x8' with `levels`, which 8-bit weights share. Received: "
+                f"levels={self.levels}, scheme={self.scheme!r}."
+            )
+
+    def _check_skip(self) -> None:
+        if self.skip is None:
+            return
+        skip = (self.skip,) if isinstance(self.skip, str) else self.skip
+        if not isinstance(skip, Sequence) or not all(isinstance(each, str) for each in skip):
+            raise TypeError(
+                f"Expected `skip` to be a string, or a list of them. Received: skip={self.skip!r} of type "
+                f"{type(self.skip).__name__}."
+            )
+        if not all(skip):
+            raise ValueError(f"Expected `skip` without empty strings. Received: skip={self.skip!r}. Leave them out.")
+        if self.scheme not in _MIXED:
+            raise ValueError(
+                f"Expected scheme='int8' or 'int4' with `skip`: only such files mix integers and floats. Received: "
+                f"skip={self.skip!r}, scheme={self.scheme!r}. Leave `skip` out."
+            )
+        object.__setattr__(self, "skip", tuple(skip) or None)
+
+
+def as_quantization(quantize: Any) -> Quantization:
+    """Return a scheme's name, None or a Quantization as a Quantization.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If there is no such scheme.
+    """
+    if isinstance(quantize, Quantization):
+        return quantize
+    check_choice(quantize, "quantize", choices=_SCHEMES, others="or a Quantization")
+    return Quantization(quantize)
+
+
+# Put operators that only move values, and that the converter left in float, back among their 8-bit neighbours.
+#
+# The integer converter may leave such an operator in float when one of its results is unused, as in the first step
+# of
+# an unrolled LSTM, which needs no forget gate. That depends on where the converter's objects lie in memory, so the
+# same
+# model gives different files from run to run. On integers the outputs are the same, bit for bit.
+
+_INTEGERS_SINCE = 2  # the version of each of `_MOVES` that takes 8-bit values
+_MOVES = {"SPLIT": 1, "SPLIT_V": 0, "UNPACK": 0}  # operators with several results, and the index of their input
+
+
+def _join_islands(model: schema.ModelT) -> bool:
+    """Let operators that move 8-bit values as float32 move them as integers.
+
+    That is DEQUANTIZE, or an input of the model, then one of `_MOVES`, and QUANTIZE with one scale on all results
+    that are taken.
+
+    Args:
+        model: An open file of the converter.
+
+    Returns:
+        True, also without islands: in canonical order, and without the converter's hash, files that differ by such
+        islands become the same bytes.
+    """
+    for graph in model.subgraphs:
+        if graph.operators:
+            _Joining(model, graph).apply()
+    drop_hash(model)
+    return True
+
+
+class _Joining:
+    """Changes one graph."""
+
+    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT) -> None:
+        self._model = model
+        self._graph = graph
+        self._inputs = indices_of(graph.inputs)
+        self._outputs = {*indices_of(graph.outputs)}
+        self._takers: dict[int, list[schema.OperatorT]] = defaultdict(list)
+        self._producer: dict[int, schema.OperatorT] = {}
+        for operator in graph.operators:
+            self._producer.update(dict.fromkeys(indices_of(operator.outputs), operator))
+            for index in {*indices_of(operator.inputs)}:
+                self._takers[index].append(operator)
+
+    def apply(self) -> None:
+        """Join every island of the graph."""
+        gone = {id(unneeded) for operator in [*self._graph.operators] for unneeded in self._join(operator)}
+        self._graph.operators = [operator for operator in self._graph.operators if id(operator) not in gone]
+
+    def _join(self, operator: schema.OperatorT) -> list[schema.OperatorT]:
+        """Let an operator work on integers if it is such an island; return the operators that are then unused."""
+        if self._kind(operator) not in _MOVES:
+            return []
+        floating, results = int(operator.inputs[_MOVES[self._kind(operator)]]), indices_of(operator.outputs)
+        if self._graph.tensors[floating].type != schema.TensorType.FLOAT32:
+            return []
+        after = [taker for index in results for taker in self._takers[index]]
+        targets = [int(taker.outputs[0]) for taker in after]
+        if self._outputs & {*results, *targets} or any(self._kind(taker) != "QUANTIZE" for taker in after):
+            return []
+        source = self._integers(floating, targets)
+        if source is None:
+            return []
+        self._retake(operator, floating, source)
+        code = self._model.operatorCodes[operator.opcodeIndex]
+        code.version = max(code.version, _INTEGERS_SINCE)
+        for index in results:
+            tensor = self._graph.tensors[index]
+            tensor.type, tensor.quantization = self._values_of(source)
+            for taker in self._takers.pop(index, ()):
+                for follower in [*self._takers[int(taker.outputs[0])]]:
+                    self._retake(follower, int(taker.outputs[0]), index)
+        unneeded = not self._takers[floating] and floating not in self._outputs and floating in self._producer
+        return [*after, self._producer[floating]] if unneeded else after
+
+    def _integers(self, floating: int, targets: list[int]) -> int | None:
+        """Return integers with the targets' scale that a float tensor came from or, if it is an input, becomes."""
+        before = self._producer.get(floating)
+        sources = [int(before.inputs[0])] if before is not None and self._kind(before) == "DEQUANTIZE" else []
+        if floating in self._inputs:
+            quantizing = [taker for taker in self._takers[floating] if self._kind(taker) == "QUANTIZE"]
+            sources += [int(taker.outputs[0]) for taker in quantizing]
+        fitting = [index for index in sources if all(self._mean_the_same(index, target) for target in targets)]
+        if fitting or floating not in self._inputs or not targets:
+            return fitting[0] if fitting else None
+        same = all(self._mean_the_same(targets[0], target) for target in targets)
+        return self._quantized(floating, targets[0]) if same else None
+
+    def _quantized(self, floating: int, target: int) -> int:
+        """Add an operator that quantizes an input as the target's operator quantizes a part of it."""
+        kind, quantization = self._values_of(target)
+        self._model.buffers.append(schema.BufferT())  # empty and of its own, as the converter gives it
+        like, buffer = self._graph.tensors[floating], len(self._model.buffers) - 1
+        index = add_tensor(self._graph, like, name=QUANTIZED, buffer=buffer, type=kind, quantization=quantization)
+        operator = copy.copy(self._producer[target])
+        operator.inputs, operator.outputs = np.array([floating], np.int32), np.array([index], np.int32)
+        self._graph.operators.append(operator)
+        self._producer[index] = operator
+        self._takers[floating].append(operator)
+        return index
+
+    def _mean_the_same(self, index: int, target: int) -> bool:
+        (old_kind, old), (new_kind, new) = self._values_of(index), self._values_of(target)
+        return (
+            old_kind == new_kind
+            and np.array_equal(old.scale, new.scale)
+            and np.array_equal(old.zeroPoint, new.zeroPoint)
+        )
+
+    def _retake(self, operator: schema.OperatorT, old: int, new: int) -> None:
+        """Replace a tensor among the inputs of an operator."""
+        operator.inputs = np.array([new if index == old else index for index in operator.inputs.tolist()], np.int32)
+        self._takers[old] = [taker for taker in self._takers[old] if taker is not operator]
+        self._takers[new].append(operator)
+
+    def _values_of(self, index: int) -> tuple[int, schema.QuantizationParametersT]:
+        return self._graph.tensors[index].type, self._graph.tensors[index].quantization
+
+    def _kind(self, operator: schema.OperatorT) -> str:
+        return operator_name(self._model, operator)
+
+
+_log = logging.getLogger(__name__)
+_FLOATS = Quantization(None)
+# What becomes of a file of the converter, by the number format.
+_PASSES: dict[str | None, tuple[Pass, ...]] = {
+    "int8": (_join_islands,),
+    "int16x8": (_join_islands, own_biases),
+    "int4": (_join_islands, merge_constants, four_bit_weights),
+}
+_TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
+# The GPU is the parent's: JAX takes most of its memory, and the child needs none.
+_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+
+
+def convert(
+    model: keras.Model,
+    *,
+    quantize: str | None = None,
+    calibration: Any = None,
+    io_dtype: str = "float32",
+    batch: int | None = None,
+    skip: Sequence[str] = (),
+) -> bytes:
+    """Convert a Keras model to a TFLite file of built-in operators only.
+
+    Inputs keep their names; inputs and outputs keep Keras' order. A model with recurrent layers gets a batch of 1,
+    which the converter needs, and for `"int8"` its recurrent layers are unrolled.
+
+    Args:
+        model: A built Sequential or Functional model.
+        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights, float activations), `"int8"`
+            (weights and activations, every operator; of a model with ranges those that are not left in float),
+            `"int16x8"` (16-bit activations, 8-bit weights) or `"int4"` (`four_bit_weights`).
+        calibration: For integers, which need it; `"int8"` only unless the model has ranges (`with_known_ranges`):
+            samples of real data, as `to_tflite` takes them. 100 to 500 are enough; more are not read. The other kinds
+            check it and convert without it.
+        io_dtype: `"float32"`, or the type of the activations, such as `"int8"`, to leave out the conversion at the
+            file's borders. Integer inputs stay as they are.
+        batch: The batch that the file takes; None leaves it open where the model does.
+        skip: The layers and operators that stay in float in an int8 file, as `Quantization` describes them.
+
+    Returns:
+        The file's bytes; the same model gives the same bytes.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, `calibration` holds no batches, or an option has another type.
+        ValueError: If an argument does not fit, another process cannot import a custom class that it needs, or the
+            converter refuses the model or crashes on it.
+    """
+    from tfprune.export.keras_side.prepare import signature
+
+    form = Quantization(quantize, io_dtype=io_dtype, skip=skip or None)  # refuses what does not go together
+    check_calibration(calibration, quantize=quantize, has_ranges=holds_ranges(model))
+    inputs = signature(model)
+    batches = [] if calibration is None else read_calibration(calibration, inputs)
+    return convert_prepared(model, inputs, form=form, batches=batches, batch=batch).content
+
+
+def convert_prepared(
+    model: keras.Model,
+    inputs: Signature,
+    *,
+    form: Quantization | EdgeQuantizer = _FLOATS,
+    batches: Sequence[Mapping[str, np.ndarray]] = (),
+    batch: int | None = None,
+    unroll: bool = False,
+) -> ModelFile:
+    """Convert a model whose inputs and calibration data have been read, with options that have been checked.
+
+    Args:
+        model: The model.
+        inputs: Its inputs.
+        form: The number format; `levels` and `allow_float` are for later.
+        batches: What `read_calibration` returned; empty without calibration data.
+        batch: As in `convert`.
+        unroll: Whether recurrent layers are unrolled, as they always are for integers.
+
+    Raises:
+        ValueError: As `convert` does.
+    """
+
+    if isinstance(form, EdgeQuantizer):
+        file = convert_prepared(model, inputs, batch=batch, unroll=unroll)
+        return edge_quantized(form, file, samples=_split(batches, rows=batch or inputs.batch or 1))
+    quantize, skip = form.scheme, form.skip or ()
+    _check_inputs(inputs, quantize)
+    if batch is not None:
+        fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
+        inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
+    samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+        folder = Path(name)
+        unroll = unroll or quantize in INTEGERS
+        things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(skip))
+        settings = {"quantize": quantize, "io_dtype": form.io_dtype, "things": things, **dataclasses.asdict(inputs)}
+        settings |= {"unroll": unroll, "skip": [*skip]}
+        _write_job(folder, settings, samples)
+        content = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
+    if quantize in INTEGERS:
+        _check_scales(content, model)
+    file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
+    _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
+    return file
+
+
+def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> bytes:
+    """Convert the job in a folder in a process of its own.
+
+    Args:
+        folder: The folder with the job and the model.
+        model: The model, for messages.
+        quantize: The number format, for messages.
+
+    Raises:
+        ValueError: If the converter refuses the model or crashes on it.
+    """
+    completed = run_job(_in_child, folder, timeout=_TIMEOUT, environment=_ENVIRONMENT, package="tensorflow")
+    if not completed.ok:
+        _refuse_quantized(model)
+        output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
+        raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
+    return (folder / _CONVERTED).read_bytes()
+
+
+def _check_scales(data: bytes, model: keras.Model) -> None:
+    """Refuse weights so large that the converter finds no scale for the integers: no reader takes such a file."""
+    from tfprune.models.anatomy import as_numpy
+
+    try:
+        check_operators(data)
+    except ValueError as error:
+        largest = {weight.path: float(np.abs(as_numpy(weight)).max(initial=0)) for weight in model.weights}
+        path = max(largest, key=lambda name: largest[name])
+        raise ValueError(
+            f"Expected weights and activations that integers can stand for. Received: {model.name!r}, whose largest "
+            f"weight is {largest[path]:.3g} in {path!r}: in the file of the converter, {reason_of(error)}. Train the "
+            f"model again with smaller weights, or export it without `quantize`."
+        ) from error
+
+
+def check_calibration(calibration: Any, *, quantize: str | None, has_ranges: bool) -> None:
+    """Refuse calibration data where the ranges are known, and missing data where they are not."""
+    if quantize == "int8" and has_ranges and calibration is not None:
+        raise ValueError(
+            "Expected no `calibration` with a model that was trained quantization-aware: its ranges were trained. "
+            "Leave it out, or export tfprune.strip(model) to calibrate instead."
+        )
+    if quantize in INTEGERS and calibration is None and not (has_ranges and quantize == "int8"):
+        trained = "" if quantize == "int8" else "; the ranges of tfprune.quantize_aware are those of int8"
+        raise ValueError(
+            f"Expected `calibration` with quantize={quantize!r}. Received: None. Give about 100 samples of real "
+            f"data, such as calibration=x[:100]{trained}."
+        )
+
+
+def _check_inputs(inputs: Signature, quantize: str | None) -> None:
+    integers = [entry.name for entry in inputs.inputs if "int" in entry.dtype]
+    if quantize == "int16x8" and integers:
+        raise ValueError(
+            f"Expected inputs of real numbers with quantize='int16x8'. Received: integers for {integers}, which "
+            f"TensorFlow's converter does not take with activations of 16 bits. Use quantize='int8'."
+        )
+
+
+def _refuse_quantized(model: keras.Model) -> None:
+    """Say of a model that could not be converted that Keras has quantized it, which the converter does not know."""
+    from tfprune.models.anatomy import quantized_already
+
+    quantized = quantized_already(model)
+    if quantized:
+        raise ValueError(
+            f"Expected a model that is not quantized yet. Received: {model.name!r}. {quantized} TFLite has no "
+            f"operators for Keras' form: quantize it here, with quantize='int8' or 'dynamic'."
+        )
+
+
+def _write_model(
+    model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool, is_mixed: bool
+) -> list[list[str]]:
+    """Write what the child reads, in float32; return the custom classes and functions that it has to import."""
+    import keras
+
+    from tfprune.export.keras_side.prepare import (
+        has_half_weights,
+        in_float32,
+        states_at_start,
+        write_copy,
+        write_saved_model,
+    )
+
+    with in_float32(model), states_at_start(model):  # a file begins with the states that it is made with
+        # Weights of half precision become float32 when they are loaded; a layer that holds them cannot read them so.
+        if keras.backend.backend() != "tensorflow" or has_half_weights(model):
+            return write_copy(model, folder)
+        write_saved_model(model, folder / SAVED_MODEL, inputs=inputs, unroll=unroll)
+        if is_mixed:
+            _write_marked(model, folder, inputs=inputs, unroll=unroll)
+        return []
+
+
+def _write_job(folder: Path, settings: dict[str, Any], samples: Sequence[dict[str, np.ndarray]]) -> None:
+    arrays = {f"{row}/{name}": array for row, sample in enumerate(samples) for name, array in sample.items()}
+    write_job(folder, JOB, settings={**settings, "samples": len(samples)}, arrays=arrays)
+
+
+def _failure(reason: str, output: str, what: str) -> str:
+    """Say what stopped the converter and what to try."""
+    if reason.startswith("Expected "):  # said by the child itself
+        return f"{reason}."
+    expected = f"Expected the converter to accept {what}."
+    if reason.startswith(("killed by", "did not finish")):
+        return (
+            f"{expected} Received: its process {'was ' if reason.startswith('killed') else ''}{reason}. "
+            "Try another value of `quantize`, or a machine with more memory."
+        )
+    lists = re.findall(r"(?:Flex|Custom|Select) ops: (.+)", output)
+    missing = sorted({name.strip() for names in lists for name in names.split(",")})
+    in_general = {name.replace("_", "").lower() for name in vars(schema.BuiltinOperator)}
+    sized = [name for name in missing if name.lower() in in_general]
+    if sized:
+        return (
+            f"{expected} Received: {', '.join(sized)} on inputs whose sizes stay open, because the batch is. Fix the "
+            f"batch: x = keras.Input(shape, batch_size=1), and export keras.Model(x, model(x))."
+        )
+    if missing:
+        return (
+            f"{expected} Received: operators without a builtin form in TFLite: {', '.join(missing)}. "
+            "Replace the layers or functions that need them."
+        )
+    wide = re.findall(r"16x8-bit not yet supported for op: '(\w+)'", reason)
+    if wide:
+        return (
+            f"{expected} Received: {wide[0]}, which has no form with activations of 16 bits. Replace the layer that "
+            f"needs it, or use quantize='int8'."
+        )
+    errors = re.findall(r"error: (.+)", output)
+    return f"{expected} Received: {(errors[-1] if errors else reason).strip().rstrip('.')}."
+
+
+# Samples: those that the integer converter observes, and those on which a file is compared with Keras, and how.
+
+_MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file
+_BATCH_ROWS = 32  # bounds the memory of one call of the model
+_RANDOM_SAMPLES = 8
+
+
+def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarray]]:
+    """Read the first samples of what a user passed as `calibration`; labels are left out.
+
+    Args:
+        data: Anything that `batches` reads; it may be endless.
+        signature: The inputs of the model.
+
+    Returns:
+        The batches, each with one array per input, by name; at most 500 samples together.
+
+    Raises:
+        TypeError: If `data` holds no batches.
+        ValueError: If there is no sample, or a batch does not fit the inputs.
+    """
+    check_kind(data, argument="calibration")
+    parts: list[dict[str, np.ndarray]] = []
+    remaining = _MOST_SAMPLES
+    for arrays in _named_arrays(data, signature, argument="calibration", rows=_BATCH_ROWS):
+        parts.append({name: array[:remaining] for name, array in arrays.items()})
+        remaining -= _length(parts[-1])
+        if remaining <= 0:
+            break
+    return parts
+
+
+def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on") -> dict[str, np.ndarray]:
+    """Read all samples of what a user passed as `check_on`; labels are left out.
+
+    Args:
+        data: Anything that `batches` reads.
+        signature: The inputs of the model.
+        argument: What the user calls it.
+
+    Returns:
+        One array per input, by name.
+
+    Raises:
+        TypeError: If `data` holds no batches.
+        ValueError: If there is no sample, it never ends, a batch does not fit the inputs, or batches differ in shape.
+    """
+    check_source(data, argument=argument)
+    parts = list(_named_arrays(data, signature, argument=argument, rows=None))
+    for name in signature.names:
+        shapes = {part[name].shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Expected samples of one shape for input {name!r} in `{argument}`. Received: "
+                f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}
+
+
+def choose_check_on(
+    check_on: Any, signature: Signature, *, batches: Sequence[dict[str, np.ndarray]] | None, model: keras.Model
+) -> dict[str, np.ndarray]:
+    """Read the samples on which a file is compared with Keras: the user's, calibration data, or random numbers.
+
+    Args:
+        check_on: Samples of the user; None takes others.
+        signature: The inputs of the model.
+        batches: The calibration data, of which the first batch is taken; None or empty draws random numbers.
+        model: The model, whose embeddings bound random integers.
+
+    Raises:
+        TypeError, ValueError: As `read_check_on` does.
+    """
+    if check_on is not None:
+        return read_check_on(check_on, signature)
+    return batches[0] if batches else signature.random(_RANDOM_SAMPLES, model=model)
+
+
+def count_inputs(model: keras.Model) -> int:
+    """Return the number of inputs of a model; 1 if it does not tell."""
+    return len(getattr(model, "inputs", None) or [model])
+
+
+def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
+    """Read all samples and labels into arrays, as Keras takes them.
+
+    Args:
+        data: A tuple (x, y), a dataset, or an iterable of batches (x, y).
+        inputs: The number of inputs of the model.
+        argument: What the user calls it.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If there is no sample, or no label for each, it never ends, samples have weights, or batches
+            differ in shape.
+    """
+    if (isinstance(data, tuple) and len(data) != 2) or hasattr(data, "shape"):
+        received = f"{len(data)} parts" if isinstance(data, tuple) else f"an object of type {type(data).__name__}"
+        raise TypeError(
+            f"Expected `{argument}` to be a tuple (x, y) of samples and labels, a dataset, or batches (x, y). "
+            f"Received: {received}."
+        )
+    x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
+    check_holds_arrays((x, y), argument=argument)
+    sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
+    if len(sizes) > 1 or sizes == [0]:
+        received = " and ".join(map(str, sizes))
+        raise ValueError(f"Expected samples in `{argument}`, and a label for each. Received: {received} of them.")
+    return x, y
+
+
+def _joined(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
+    check_source(data, argument=argument)
+    parts = [*batches(data, rows=None, inputs=inputs, argument=argument)]
+    if any(part.y is None or part.sample_weight is not None for part in parts):
+        received = "samples only" if any(part.y is None for part in parts) else "sample weights, too"
+        raise ValueError(f"Expected batches (x, y) of samples and labels in `{argument}`. Received: {received}.")
+    shapes = {tuple(array.shape[1:] for array in keras.tree.flatten((part.x, part.y))) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Expected batches of one shape in `{argument}`. Received: samples and labels of shapes "
+            f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+        )
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *((part.x, part.y) for part in parts))
+
+
+def _split(calibration: Iterable[Mapping[str, np.ndarray]], *, rows: int = 1) -> list[dict[str, np.ndarray]]:
+    """Split batches into batches of `rows` samples; the last sample fills up the last batch."""
+    samples = [
+        {name: array[row : row + 1] for name, array in batch.items()}
+        for batch in calibration
+        for row in range(_length(batch))
+    ]
+    groups = [samples[start : start + rows] for start in range(0, len(samples), rows)]
+    full = [[*group, *group[-1:] * (rows - len(group))] for group in groups]
+    return [{name: np.concatenate([each[name] for each in group]) for name in group[0]} for group in full]
+
+
+def _named_arrays(
+    data: Any, signature: Signature, *, argument: str, rows: int | None
+) -> Iterator[dict[str, np.ndarray]]:
+    parts = batches(data, rows=rows, inputs=len(signature.inputs), argument=argument)
+    for index, batch in enumerate(parts):
+        yield signature.arrays(batch.x, f"batch {index} of `{argument}`")
+
+
+def _length(batch: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(batch.values())))
+
+
+def predict(
+    model: keras.Model, data: Mapping[str, np.ndarray], *, inputs: Signature, argument: str
+) -> list[np.ndarray]:
+    """Predict samples as `model.predict` does, in the order of the file's outputs.
+
+    Args:
+        model: A model without wrappers.
+        data: Samples by the names of the inputs.
+        inputs: The inputs of the model.
+        argument: What the user calls the samples.
+
+    Raises:
+        ValueError: If an output has no finite value on the samples: a file could not be compared with it.
+    """
+    # Called directly: `predict` compiles a function for every export. Compiled code may give numbers where this
+    # does not, and they are what the user sees.
+    outputs = _in_batches(functools.partial(model, training=False), model, data, inputs)
+    if not all(np.isfinite(output).all() for output in outputs):
+        graph = Anatomy.of(model).graph or model  # without what a class of the user's does around `call`
+        outputs = _in_batches(graph.predict_on_batch, model, data, inputs)
+    for place, output in enumerate(outputs):
+        if output.size and not np.isfinite(output).any():
+            raise ValueError(
+                f"Expected `{argument}` to give finite outputs of {model.name!r}. Received: samples for which all "
+                f"values of output {place} are NaN or infinity. Pass samples for which model.predict gives numbers."
+            )
+    return outputs
+
+
+def _in_batches(
+    call: Callable[[Any], Any], model: keras.Model, data: Mapping[str, np.ndarray], inputs: Signature
+) -> list[np.ndarray]:
+    rows, step = _length(data), inputs.batch or _BATCH_ROWS
+    parts = ({name: array[start : start + step] for name, array in data.items()} for start in range(0, rows, step))
+    with states_at_start(model):
+        chunks = [_outputs(call(inputs.pack(part))) for part in parts]
+    return [np.concatenate(arrays) for arrays in zip(*chunks, strict=True)]
+
+
+def _outputs(outputs: Any) -> list[np.ndarray]:
+    if isinstance(outputs, Mapping):
+        outputs = [outputs[name] for name in sorted(outputs)]
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [_as_numpy(output) for output in outputs]
+
+
+def _as_numpy(output: Any) -> np.ndarray:
+    is_half = keras.backend.standardize_dtype(output.dtype) in HALF_TYPES
+    return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)

@@ -1,0 +1,810 @@
+"""To TFLite: convert a pruned Keras model, run and compare each form of the file, and only then write one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfprune
+from tfprune.base.limit import GroupLimits, Limit, largest_drop
+from tfprune.base.output import Progress, check_verbose
+from tfprune.base.spec import check_number
+from tfprune.export.device.quantization_error import explain_rounding
+from tfprune.export.device.runner import arrays_of
+from tfprune.export.device.verify import (
+    DATA,
+    EVALUATE_TIMEOUT,
+    TOLERANCES,
+    Run,
+    compare_run,
+    format_tolerance,
+    labeled_limit,
+    limit_mode,
+    measure,
+    run_in_child,
+)
+from tfprune.export.file import schema
+from tfprune.export.file.container import check_destination, check_method, check_suffix, write_atomically
+from tfprune.export.file.document import add_values, builtin_code, inputs_of
+from tfprune.export.file.model_file import ModelFile, Pass
+from tfprune.export.file.pack import Source
+from tfprune.export.file.reader import Model
+from tfprune.export.file.sparse_tensors import WEIGHTS
+from tfprune.export.file.xnnpack import SPARSE_THRESHOLD
+from tfprune.export.keras_side.convert import (
+    INTEGERS,
+    Quantization,
+    as_quantization,
+    check_calibration,
+    choose_check_on,
+    convert_prepared,
+    predict,
+    read_calibration,
+    read_check_on,
+)
+from tfprune.export.keras_side.prepare import (
+    Signature,
+    StrippedModel,
+    half_types,
+    holds_ranges,
+    signature,
+    strip_for_export,
+    with_known_ranges,
+    without_ranges,
+    without_rounding,
+)
+from tfprune.export.keras_side.sparse_ready import become_sparse_ready
+from tfprune.export.micro.interpreter import run_by_name
+from tfprune.export.micro.micro import Micro
+from tfprune.export.rewriting.rewrite import (
+    TIMEOUT,
+    AccuracyDrop,
+    Check,
+    ExportReport,
+    FileForm,
+    Speed,
+    Target,
+    accuracy_drops,
+    candidate_files,
+    choose,
+    choose_micro,
+    export_report,
+    read_target,
+)
+from tfprune.export.rewriting.share_weights import share_values
+from tfprune.export.rewriting.weights import EdgeQuantizer
+from tfprune.masking.strip import warn_if_dense
+from tfprune.models.anatomy import Anatomy, as_numpy
+from tfprune.models.kernels import Kernel, kernels, to_matrix
+from tfprune.quantizing.quantized import shares_values
+
+# Checks of a file fresh from the converter: its zeros, its integers, and that it differs by rounding only.
+
+_FLOATS = ("float16", "float32", "float64")
+_BORDERS = ("QUANTIZE", "DEQUANTIZE")  # turn floats into integers, and back
+_ROUNDED_AGAIN = 2  # other kernels round in other places: how much further outputs may then be from the model's
+_MOST_MOVED = 0.5  # of the largest output: rounding that moves outputs further leaves nothing of what the model does
+
+
+@dataclass(frozen=True)
+class _KernelZeros:
+    """The number of zeros in a kernel of a plain model.
+
+    Attributes:
+        path: Its path in the model.
+        size: The number of entries.
+        nnz: The number of those that are not zero.
+    """
+
+    path: str
+    size: int
+    nnz: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros."""
+        return 1 - self.nnz / self.size if self.size else 0.0
+
+
+def _check_converted(
+    graph: Model,
+    kernels: list[_KernelZeros],
+    *,
+    called_on: tuple[keras.Model, Any],
+    trained: keras.Model | None,
+    allow_float: bool,
+) -> None:
+    """Refuse a file without all zeros of the kernels, or, of a quantized model, with operators that compute in float.
+
+    Args:
+        graph: The file.
+        kernels: The kernels that the model reads.
+        called_on: This model, without wrappers, and data that it takes.
+        trained: The model of `quantize_aware`; None for another.
+        allow_float: Whether its operators may compute in float.
+
+    Raises:
+        ValueError: Naming the kernels, or the operators and the layers that were left in float.
+    """
+    zeros = [(row.path, row.size, row.size - row.nnz) for row in kernels]
+    problems = _missing_zeros(graph, zeros)
+    if problems:
+        absent = _kernels_of_constants(*called_on)
+        problems = _missing_zeros(graph, [row for row in zeros if row[0] not in absent])
+    if problems:
+        raise ValueError(
+            f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
+            "Nothing was written. Try another value of `quantize`."
+        )
+    if trained is not None and not allow_float:
+        _check_integers(graph, trained)
+    if trained is None and allow_float:
+        raise ValueError(
+            "Expected `allow_float` with quantize='int8' and a model of tfprune.quantize_aware. Received: "
+            "allow_float=True with another. Leave it out."
+        )
+
+
+def _check_rounding(
+    file: ModelFile,
+    plain: keras.Model,
+    *,
+    inputs: Signature,
+    batch: int | None,
+    data: Mapping[str, np.ndarray],
+    check: Check,
+    precision: float,
+) -> Check:
+    """Refuse an int8 file that differs from its model by more than rounding explains, weight by weight.
+
+    The float file of the model has to give its outputs; each constant and each operator of the int8 file is then
+    compared with those of the float file, in steps of the int8 file's own scales (`explain_rounding`).
+
+    Args:
+        file: The int8 file.
+        plain: The model that it was made from.
+        inputs: The inputs of the model.
+        batch: The batch that the file takes; None leaves it open where the model does.
+        data: Samples by the names of the inputs.
+        check: The model's outputs for them, and how far those of the file may be from them.
+        precision: How far those of a float file may be.
+
+    Returns:
+        The check, with a wider tolerance where rounding alone moves the outputs further than that, but by less than
+        half of the largest output.
+
+    Raises:
+        ValueError: Naming the constant or operator.
+    """
+    reference = convert_prepared(plain, inputs, batch=batch, unroll=True)
+    unrounded, expected, has_ranges = reference, check.expected, holds_ranges(plain)
+    if has_ranges:  # where numbers are rounded the other way somewhere, such files differ as much as int8 ones
+        unrounded = reference.after(without_rounding)
+        expected = predict(without_ranges(plain), data, inputs=inputs, argument="check_on")
+    report = compare_run(run_in_child(unrounded, data, timeout=TIMEOUT), expected, tolerance=precision)
+    if not (report.passed or has_ranges):
+        raise ValueError(check.refusal(f"a float file that does not: {report.reason}"))
+    rounding = explain_rounding(reference.content, file.content, inputs=data)
+    if rounding.fault:
+        raise ValueError(check.refusal(rounding.fault))
+    if not (report.passed and rounding.is_whole):
+        return check
+    first = [output[: len(result)] for output, result in zip(check.expected, rounding.outputs.values(), strict=True)]
+    moved = compare_run(Run(rounding.outputs, ""), first, tolerance=check.tolerance)
+    if moved.max_abs_diff is None or moved.scale is None or moved.max_abs_diff > _MOST_MOVED * moved.scale:
+        return check
+    return replace(check, tolerance=max(check.tolerance, _ROUNDED_AGAIN * moved.max_abs_diff / moved.scale))
+
+
+class _Reads(keras.StatelessScope):
+    """Record which variables are read within the scope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[int] = set()
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        self.read.add(id(variable))
+        return super().get_current_value(variable)
+
+
+def _kernels_read(plain: keras.Model, data: Any) -> list[_KernelZeros]:
+    """Count the zeros of the kernels that a plain model reads when it is called: no other comes into its file.
+
+    An output embedding of a language model, for example, may be called from outside of its graph only.
+
+    Args:
+        plain: A model without wrappers.
+        data: What it is called on.
+    """
+    with _Reads() as scope:
+        plain(data, training=False)
+    offered = list(kernels(plain))
+    kernels_read = [kernel for kernel in offered if id(kernel.variable) in scope.read]
+    if len(kernels_read) < len(offered) and keras.backend.backend() == "tensorflow":
+        captured = _captured(plain, data)  # by a tf.function, whose code does not run again
+        kernel_ids = {id(kernel) for kernel in kernels_read}
+        kernels_read = [
+            kernel for kernel in offered if id(kernel) in kernel_ids or id(kernel.variable.handle) in captured
+        ]
+    values = {kernel.path: as_numpy(kernel.variable) for kernel in kernels_read}
+    return [_KernelZeros(path, array.size, int(np.count_nonzero(array))) for path, array in values.items()]
+
+
+def _captured(plain: keras.Model, data: Any) -> set[int]:
+    """Find the ids of the handles of variables in the graph that TensorFlow traces."""
+    import tensorflow as tf
+
+    traced = tf.function(lambda: plain(data, training=False)).get_concrete_function()
+    return {id(handle) for handle in traced.captured_inputs}
+
+
+# What the converter computes itself where it meets constants only, and what passes a kernel on as it is.
+_PRODUCTS = ("MatMul", "BatchMatMulV2", "Einsum", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "GatherV2")
+_PASSING = ("ReadVariableOp", "Identity", "Cast", "Reshape", "Transpose", "ExpandDims")
+
+
+def _kernels_of_constants(plain: keras.Model, data: Any) -> set[str]:
+    """Find the kernels that multiply constants only, or are looked up at constant indices: they are not in the file.
+
+    Args:
+        plain: A model without wrappers, on TensorFlow; no kernels are found on other backends.
+        data: What it is called on.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return set()
+    import tensorflow as tf
+
+    specs = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), data)
+    graph = tf.function(lambda inputs: plain(inputs, training=False)).get_concrete_function(specs).graph
+    handles = {id(outer): inner for outer, inner in graph.captures}
+    varying = {tensor.name for tensor in graph.inputs} - {inner.name for inner in handles.values()}
+    for operation in graph.get_operations():
+        if any(tensor.name in varying for tensor in operation.inputs):
+            varying.update(tensor.name for tensor in operation.outputs)
+    inner = [(kernel.path, handles.get(id(kernel.variable.handle))) for kernel in kernels(plain)]
+    return {path for path, handle in inner if handle is not None and _meets_constants_only(handle, varying)}
+
+
+def _meets_constants_only(handle: Any, varying: set[str]) -> bool:
+    is_multiplied, todo = False, [handle]
+    while todo:
+        for operation in todo.pop().consumers():
+            is_product = operation.type in _PRODUCTS
+            varies = any(tensor.name in varying for tensor in operation.inputs)
+            if varies or not (is_product or operation.type in _PASSING):
+                return False
+            is_multiplied |= is_product
+            todo += [] if is_product else operation.outputs
+    return is_multiplied
+
+
+def _missing_zeros(graph: Model, kernels: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Find kernels of Keras whose zeros are not zeros in the file.
+
+    The converter renames and transposes weights, so they are matched by their number of entries: among those
+    of one size, the kernel with the most zeros needs a weight with at least as many, and so on downwards.
+    Kernels without zeros need no match.
+
+    Args:
+        graph: The file, as `tflite.reader.read` describes it.
+        kernels: Name, number of entries and number of zeros of each.
+
+    Returns:
+        One sentence for each kernel that lost zeros; empty if none did.
+    """
+    counts_by_size = defaultdict(list)
+    for subgraph in graph.subgraphs:
+        for tensor in subgraph.tensors:
+            if tensor.nnz is not None and tensor.dtype in WEIGHTS:
+                counts_by_size[tensor.size].append(tensor.size - tensor.nnz)
+    zeros_by_size = defaultdict(list)
+    for name, size, zeros in kernels:
+        if zeros:
+            zeros_by_size[size].append((zeros, name))
+    problems = []
+    for size, entries in zeros_by_size.items():
+        if len(entries) > len(counts_by_size[size]):  # equal kernels are merged by the converter
+            entries = list(dict(entries).items())
+        counts = sorted(counts_by_size[size], reverse=True)
+        counts += [-1] * (len(entries) - len(counts))
+        pairs = zip(sorted(entries, reverse=True), counts, strict=False)
+        problems += [_lost(name, size, zeros, count) for (zeros, name), count in pairs if count < zeros]
+    return problems
+
+
+def _lost(name: str, size: int, zeros: int, count: int) -> str:
+    have = "none" if count < 0 else f"one with {count:,} zeros"
+    return f"kernel {name!r} has {zeros:,} zeros in {size:,} entries; the file has {have} of that size to match"
+
+
+def _check_integers(graph: Model, model: keras.Model) -> None:
+    counts = _float_operators(graph)
+    if not counts:
+        return
+    names = ", ".join(f"{count} {name}" for name, count in counts.items())
+    skipped = tfprune.quantization_report(model).skipped
+    reasons = "".join(f" {entry.layer}: {entry.reason}." for entry in skipped)
+    raise ValueError(
+        f"Expected 8-bit operators only. Received operators that compute in float: {names}.{reasons} Change these "
+        f"layers, or allow it with allow_float=True; nothing was written."
+    )
+
+
+def _float_operators(graph: Model) -> dict[str, int]:
+    """Count the operators that return floats, by name, except those at the borders of the integers."""
+    return dict(
+        Counter(
+            operator.name
+            for part in graph.subgraphs
+            for operator in part.operators
+            if operator.name not in _BORDERS
+            and any(part.tensors[index].dtype in _FLOATS for index in operator.outputs if index >= 0)
+        )
+    )
+
+
+# Compare the accuracy of a file with that of its Keras model, on labeled samples.
+
+
+@dataclass(frozen=True)
+class _LabeledSamples:
+    """Samples by the names of the inputs, their labels, and what a file may lose on them."""
+
+    x: dict[str, np.ndarray]
+    y: Any
+    metric: Any
+    limit: Limit
+
+
+def _read_max_drop(max_drop: Any, inputs: Signature) -> _LabeledSamples | None:
+    """Read a limit and its labeled data, before any work is done; None measures nothing.
+
+    Raises:
+        TypeError: If it is not a limit, or its data holds no samples with labels.
+        ValueError: If it has no data, its samples do not fit the inputs, or there is no such metric.
+    """
+    if max_drop is None:
+        return None
+    metric, x, y = labeled_limit(max_drop)
+    return _LabeledSamples(read_check_on(x, inputs, argument=DATA), y, metric, max_drop)
+
+
+def _accuracy_drop(
+    file: ModelFile,
+    data: _LabeledSamples | None,
+    *,
+    expected: Sequence[np.ndarray],
+    micro: Micro | None = None,
+) -> tuple[AccuracyDrop, ...]:
+    """Measure a file and the model it was made from, and refuse it if it lost too much.
+
+    Args:
+        file: The file.
+        data: What `_read_max_drop` returned; None measures nothing.
+        expected: The model's outputs for them, in the order of the file's.
+        micro: The microcontroller that the file is for; None for a file that any interpreter runs.
+
+    Returns:
+        What was lost, for each output.
+
+    Raises:
+        ValueError: If an output lost more than is allowed, the file does not run on the samples, or answers do not
+            fit the outputs.
+    """
+    if data is None:
+        return ()
+    run = _run_file(micro)(file, data.x, timeout=EVALUATE_TIMEOUT)
+    if run.reason:
+        raise ValueError(
+            f"Expected a file that runs on the data of `max_drop`. Received: {run.reason}. Nothing was written."
+        )
+    outputs = dict(zip(run.outputs, expected, strict=True))
+    before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
+    lost = accuracy_drops(before, after, mode=limit_mode(data.limit))
+    for output in lost:
+        most = largest_drop(data.limit, output.before)
+        if most is not None and not output.drop <= most:
+            raise ValueError(
+                f"Expected a file that loses at most max_drop={most:g} of {output.metric!r} on the data of "
+                f"the Limit. Received: a file with {output.file:.4f}, where the Keras model has {output.before:.4f}: "
+                f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
+                "data, or allow more with `max_drop`."
+            )
+    _check_groups(outputs, run.outputs, data)
+    return lost
+
+
+def _check_groups(outputs: dict[str, np.ndarray], of_file: dict[str, np.ndarray], data: _LabeledSamples) -> None:
+    """Refuse a file that lost too much of a class or group.
+
+    Raises:
+        ValueError: If it did, or the labels are not classes of one output.
+    """
+    limits = GroupLimits.of(data.limit, outputs, data.y)
+    worst = None if limits is None else limits.worst(of_file)
+    if worst is not None and worst.excess > 0:
+        raise ValueError(
+            f"Expected a file that keeps the limit of each class and group on the data of the Limit. Received: "
+            f"{worst}. Nothing was written. Try another value of `quantize`, more calibration data of this group, or "
+            "allow more."
+        )
+
+
+def file_outputs(source: Source | ModelFile, x: Any, *, micro: Micro | None = None) -> dict[str, np.ndarray]:
+    """Run a file on samples, where it is meant to run.
+
+    Args:
+        source: A path, the content of a file, or a file that is open.
+        x: The samples, as `evaluate` takes them.
+        micro: The microcontroller that the file is for; None for a file that any interpreter runs.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        ValueError: If the file does not run on the samples.
+    """
+    file = ModelFile.open(source)
+    names = [info.name for info in file.graph.inputs]
+    run = _run_file(micro)(file, dict(zip(names, arrays_of(x, names=names), strict=True)), timeout=EVALUATE_TIMEOUT)
+    if run.reason:
+        raise ValueError(f"Expected a file that runs on the samples. Received: one that does not: {run.reason}.")
+    return run.outputs
+
+
+def _run_file(micro: Micro | None) -> Callable[..., Run]:
+    return run_in_child if micro is None else run_by_name
+
+
+# Weights of few values, as integers of few values: one grid for all channels of a weight.
+#
+# The converter scales each channel by its largest entry, so that a value that channels share becomes another
+# integer in
+# each of them. Here the channels of such a weight get the integers that the weight has as a whole, and scales that
+# make
+# the same products of them.
+
+_LARGEST_INTEGER = 127
+# Operators whose second input is a weight: the places of what it is applied to, and of the bias.
+_PLACES = {"FULLY_CONNECTED": (0, 2), "CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "TRANSPOSE_CONV": (2, 3)}
+_MAX_ROUNDING = 0.501  # of an integer: what rounding may leave
+_SCALE_TOLERANCE = 1e-6  # relative: what float32 may make of one scale
+
+
+def _share_grids(file: ModelFile, plain: keras.Model, *, of: keras.Model | None) -> ModelFile:
+    """Give the weights that share values integers that do.
+
+    Args:
+        file: The file of `plain`.
+        plain: The copy whose weights lie on their grids.
+        of: The model that was trained, which knows which weights share values; None if there is no such model.
+
+    Returns:
+        The next file; the one given where no weight shares values. Products of integers and scales stay what they
+        were; biases are rounded anew, far below a step of the output.
+    """
+    paths = {path for path, layer in Anatomy.of(of).leaves if shares_values(layer)} if of is not None else set()
+    layers = [layer for path, layer in Anatomy.of(plain).leaves if path in paths]
+    kernels = [_integers(kernel) for layer in layers for kernel in layer.inner_kernels.values()]
+    return file.after(partial(_share_grids_of, kernels=kernels)) if kernels else file
+
+
+def _share_grids_of(model: schema.ModelT, *, kernels: Sequence[np.ndarray]) -> bool:
+    for graph in model.subgraphs:
+        _Sharing(model, graph, kernels).apply()
+    return True
+
+
+def _integers(kernel: Kernel) -> np.ndarray:
+    """Return the integers of a weight on one grid, a row for each output channel."""
+    matrix = to_matrix(as_numpy(kernel.variable), kernel).astype(np.float64)
+    matrix = matrix.reshape(len(matrix), -1)
+    return np.rint(matrix * (_LARGEST_INTEGER / max(np.abs(matrix).max(), np.finfo(np.float32).tiny)))
+
+
+class _Sharing:
+    """Changes one graph."""
+
+    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT, kernels: Sequence[np.ndarray]) -> None:
+        self._model, self._graph, self._kernels = model, graph, kernels
+        places = {getattr(schema.BuiltinOperator, name): of_name for name, of_name in _PLACES.items()}
+        self._takers: dict[int, set[tuple[int, int]]] = defaultdict(set)  # by the weight: what it is for, and biases
+        others: set[int] = set()
+        for operator in graph.operators or ():
+            inputs = [*inputs_of(operator), -1]  # the bias may be missing
+            code = builtin_code(model.operatorCodes[operator.opcodeIndex])
+            if code in places:
+                source, bias = places[code]
+                self._takers[inputs[1]].add((inputs[source], inputs[bias]))
+            others |= {*inputs} - ({inputs[1]} if code in places else set())
+        self._weights = [index for index in self._takers if index not in others and self._is_weight(index)]
+
+    def _is_weight(self, index: int) -> bool:
+        """Tell whether a tensor holds 8-bit values, with a scale for each channel."""
+        tensor = self._graph.tensors[index]
+        scales = None if tensor.quantization is None else tensor.quantization.scale
+        filled = self._model.buffers[tensor.buffer].data
+        is_filled = filled is not None and len(filled) > 0 and tensor.sparsity is None
+        return is_filled and tensor.type == schema.TensorType.INT8 and scales is not None and len(scales) > 1
+
+    def apply(self) -> None:
+        """Put each weight that is one of those wanted on one grid."""
+        for index in self._weights:
+            tensor = self._graph.tensors[index]
+            values = self._model.buffers[tensor.buffer].data.view(np.int8).reshape(tensor.shape)
+            channels = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
+            rows = channels.reshape(len(channels), -1).astype(np.int64)
+            whole = next(
+                (signed for kernel in self._kernels if _is_same(rows, signed := _signed_as(kernel, rows))), None
+            )
+            if whole is not None:
+                self._share(index, whole.astype(np.int8).reshape(channels.shape))
+
+    def _share(self, index: int, channels: np.ndarray) -> None:
+        tensor = self._graph.tensors[index]
+        values = np.moveaxis(channels, 0, tensor.quantization.quantizedDimension)
+        tensor.buffer = add_values(self._model, values)
+        most = np.abs(channels.reshape(len(channels), -1).astype(np.int64)).max(axis=1)
+        steps = np.where(most > 0, most, _LARGEST_INTEGER) / _LARGEST_INTEGER  # how many new ones an old step is
+        tensor.quantization.scale = _even(tensor.quantization.scale / steps)
+        for source, bias in self._takers[index]:
+            if bias >= 0:
+                scale = self._graph.tensors[source].quantization.scale[0] * tensor.quantization.scale
+                self._scale_bias(self._graph.tensors[bias], steps, scale)
+
+    def _scale_bias(self, bias: schema.TensorT, steps: np.ndarray, scale: np.ndarray) -> None:
+        values = self._model.buffers[bias.buffer].data.view(np.int32)
+        bias.buffer = add_values(self._model, np.rint(values * steps).astype(np.int32))
+        bias.quantization.scale = scale
+
+
+def _signed_as(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Turn the sign of rows that have another one in a file, as those before a negative factor have."""
+    if whole.shape != rows.shape:
+        return whole
+    return np.where((rows * whole).sum(axis=1, keepdims=True) < 0, -whole, whole)
+
+
+def _is_same(rows: np.ndarray, whole: np.ndarray) -> bool:
+    """Tell whether rows are those of a weight, each scaled to its largest entry."""
+    if rows.shape != whole.shape:
+        return False
+    most = np.maximum(np.abs(whole).max(axis=1, keepdims=True), 1)
+    return bool((np.abs(whole * (_LARGEST_INTEGER / most) - rows) <= _MAX_ROUNDING).all())
+
+
+def _even(scales: np.ndarray) -> np.ndarray:
+    """Return scales of float32, one number for all where they differ by rounding only."""
+    first = scales[0]
+    return np.where(np.abs(scales - first).max() <= _SCALE_TOLERANCE * first, first, scales).astype(np.float32)
+
+
+# From a pruned Keras model to a compressed file that was run before it was written.
+
+_log = logging.getLogger(__name__)
+
+# Of models that compute in half precision, whose outputs are less exact than those of the file.
+_HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
+# Of the float file beside an int8 one: rounding in float32 moves the outputs of an untrained deep network by 1e-4.
+_FLOAT_BESIDE_INT8 = 1e-3
+_ADVICE = (
+    "Try another value of `quantize`, for 'int8' calibration data scaled like `check_on`, or allow more "
+    "with `tolerance` if the file is accurate enough for you."
+)
+_PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
+
+
+def to_tflite(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    quantize: str | Quantization | EdgeQuantizer | None = None,
+    calibration: Any = None,
+    check_on: Any = None,
+    tolerance: float | None = None,
+    optimize: str = "size",
+    compress: str | None = None,
+    target: str | Micro | None = None,
+    batch: int | None = None,
+    max_drop: Limit | None = None,
+    verbose: int | str = "auto",
+) -> ExportReport:
+    """Export a model as a TFLite file, and write it only after its outputs were compared with Keras' outputs.
+
+    Wrappers are stripped first. `to_tflite` builds several forms of the file, a dense one and forms without the zeros
+    of the weights, runs each in another process, and writes the best form that passes; the report lists all of them.
+    A form passes if max|file - Keras| <= tolerance * max|Keras| for every output, and if its weights have at least
+    the zeros of the kernels. The same model gives the same bytes. If the model has wrappers but no mask has a zero,
+    `to_tflite` warns.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped for pruning or plain, on any backend of Keras. It is
+            left untouched. Layers in mixed precision become float32. On other backends than TensorFlow, the process
+            that converts it has to be able to import its custom classes.
+        path: Where the file is written, exactly as given.
+        quantize: The number format. None (the default) is float32, `"float16"` stores the weights in 16 bits,
+            `"dynamic"` the weights in 8 bits; `"int8"` uses 8 bits for weights and activations, `"int16x8"` 8-bit
+            weights and 16-bit activations, `"int4"` 4-bit weights in convolutions and Dense layers and 8-bit
+            activations. The last three need `calibration`, except `"int8"` for a model of `quantize_aware`, whose
+            ranges were trained. A `Quantization` has further options, such as integer inputs and outputs, and an
+            `EdgeQuantizer` is a recipe of AI Edge Quantizer, such as 4-bit weights with a scale for each block.
+        calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
+            ignored, and only the first 500 samples are read.
+        check_on: Samples on which the file is compared with Keras, any number of them, in the same forms as
+            `calibration`. None (the default) uses the first calibration batch (32 samples of an array), or random
+            numbers without calibration data.
+        tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None (the
+            default) allows 1e-4 for float32, 1e-2 for float16, 0.1 for dynamic and int16x8, 0.35 for int8 and 0.5 for
+            int4; at least 1e-2 or 0.1 if layers of the model compute in float16 or bfloat16, whose outputs are less
+            exact than those of the file. For int8, None also compares each weight and each operator with the float
+            file: they may differ by a few steps of the int8 file's scales, and the outputs by the effect of such
+            rounding. Scores of a softmax may move further where two classes are close: judge such a file by its
+            accuracy (`max_drop`), and raise the tolerance if needed.
+        optimize: `"size"` (the default) for the fewest bytes, or `"latency"` for the fastest kernels that a form
+            reaches, which is estimated from the file (`sparse_inference`), not measured. `"latency"` also tries
+            `make_sparse_ready(model)`, and its sparse forms have no channels that no kernel reads. Both try sparse
+            forms beside the dense form; `"dense"` tries the dense form only, and `"sparse"` sparse forms only. With
+            `quantize="dynamic"` a sparse form computes in float32; with `"int8"` it computes as the dense form does.
+        compress: None (the default), `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads all of them.
+        target: The runtime that the file is for: None (the default) for phones and computers, or `"micro"` for
+            TensorFlow Lite for Microcontrollers, with `quantize` None, `"int8"` or `"int16x8"`. A `Micro` sets
+            budgets of RAM and flash. The file then has a batch of 1 and no zeros of its weights; the interpreter
+            unpacks them while it runs. Its outputs there must equal the dense file's bit for bit, and Keras' within
+            `tolerance`. Needs the extra `micro`. `"web"` is for LiteRT.js in a browser: a batch of 1, and the form
+            with the fastest kernels, as with `optimize="latency"`; of equally fast ones the smallest. With
+            `quantize="dynamic"` it needs weights with zeros enough for a sparse form, because the dense form has
+            about a third of the speed of float32 there and is not written.
+        batch: The number of samples that the file takes at once, at least 1, such as 1 for LiteRT.js, which cannot
+            resize an input. None (the default) leaves it open where the model does, but for a `target`.
+        max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`. The file and the
+            Keras model are both measured on this data, with `metric` by a name that `tfprune.export.evaluate` knows
+            (`"accuracy"` by default); the report has both values, and a file that loses more is refused. With
+            `max_drop_per_class`, a file that loses more of one class is refused, too. None (the default) measures
+            nothing.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds. Its steps are Keras' outputs,
+            the conversion, the forms and their checks.
+
+    Returns:
+        A report of the file that was written, and of its checks.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, `path` is not a path, `calibration` or `check_on` holds no
+            batches, `max_drop` is not a Limit, or an argument has another type.
+        ValueError: If an argument does not fit, the file cannot be written, the converter fails, no form passes, or
+            the file loses more than `max_drop` allows. A file that was at `path` before is then untouched.
+
+    Example:
+        >>> report = to_tflite(model, "model.tflite.xz", quantize="float16", compress="xz", check_on=images)
+        >>> print(report)
+        exported        model.tflite.xz
+        --------------  ---...
+        bytes           4,...
+        unpacked bytes  6,...
+        kernels         1,480 of 14,800 entries non-zero (90.0% zeros)
+        difference      ... (limit: ... = 0.01 x the largest output)
+        ...
+    """
+    destination = check_destination(path)
+    check_method(compress)
+    form = quantize if isinstance(quantize, EdgeQuantizer) else as_quantization(quantize)
+    trained = model if form.scheme == "int8" and holds_ranges(model) else None
+    check_calibration(calibration, quantize=form.scheme, has_ranges=trained is not None)
+    wanted = read_target(target, optimize=optimize, compress=compress, batch=batch)
+    check_suffix(destination, compress)
+    _check_form(form, trained=trained, micro=wanted.micro)
+    check_verbose(verbose)
+    allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
+    fixed = _batch(wanted, signature(model), model)
+    tries_latency = wanted.optimize == "latency"
+    if trained is None:
+        stripped = strip_for_export(model, finds_unread=tries_latency)
+    else:
+        stripped = StrippedModel(with_known_ranges(model))
+    warn_if_dense(model)
+    inputs = signature(stripped.model)
+    batches = None if calibration is None else read_calibration(calibration, inputs)
+    data = choose_check_on(check_on, inputs, batches=batches, model=stripped.model)
+    first = inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()})
+    labeled = _read_max_drop(max_drop, inputs)
+    with Progress(_PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
+        expected = predict(stripped.model, data, inputs=inputs, argument="check_on")
+        scored = [] if labeled is None else predict(stripped.model, labeled.x, inputs=inputs, argument=DATA)
+        plain = stripped.without_unread()
+        kernels = _kernels_read(plain, first)
+        progress.add()
+        converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
+        file = _share_grids(converted, plain, of=trained)
+        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _ADVICE)
+        if form.scheme == "int8" and allowed is None:
+            precision = max(_FLOAT_BESIDE_INT8, _default(None, plain))
+            check = _check_rounding(
+                file, plain, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
+            )
+        file = file.after(*_passes(form))
+        called_on = plain, first
+        _check_converted(file.graph, kernels, called_on=called_on, trained=trained, allow_float=form.allow_float)
+        progress.add()
+        if wanted.micro is not None:
+            samples = [data[name] for name in inputs.names]
+            choice = choose_micro(file, inputs=samples, micro=wanted.micro, check=check)
+        else:
+            forms = candidate_files(file, name=_name(form), optimize=wanted.optimize)
+            if tries_latency and plain is not model and _may_run_sparse(kernels, form.scheme):
+                forms += _sparse_ready(plain, inputs, form, fixed)
+            forms = wanted.forms(forms, source=f"{model.name!r} with quantize={form.scheme!r}")
+            progress.add()
+            choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
+        lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
+    write_atomically(destination, choice.packed)
+    nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
+    report = export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
+    return replace(report, uses_calibration=check_on is None and bool(batches))
+
+
+def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:
+    """Return the difference allowed: by the number format, or that of the weights in a file of a recipe."""
+    is_recipe = file is not None and scheme == EdgeQuantizer.scheme
+    of_format = format_tolerance(file.graph) if is_recipe else TOLERANCES[scheme]
+    return max([of_format, *(_HALF_TOLERANCES[half] for half in half_types(plain))])
+
+
+def _check_form(form: Quantization | EdgeQuantizer, *, trained: keras.Model | None, micro: Micro | None) -> None:
+    if trained is not None and form.skip:
+        raise ValueError(
+            f"Expected a Quantization without `skip` for a model of tfprune.quantize_aware. Received: "
+            f"skip={form.skip!r}. Pass `skip` to quantize_aware, and allow_float=True here."
+        )
+    if micro is not None and form.scheme not in (None, "int8", "int16x8"):
+        raise ValueError(
+            f"Expected quantize='int8', 'int16x8' or None with target='micro'. Received: quantize={form.scheme!r}. "
+            "The interpreter for microcontrollers has no kernels for it."
+        )
+
+
+def _passes(form: Quantization | EdgeQuantizer) -> list[Pass]:
+    """Return what becomes of a file whose rounding was checked."""
+    return [] if form.levels is None else [partial(share_values, levels=form.levels)]
+
+
+def _name(form: Quantization | EdgeQuantizer) -> str:
+    return form.name if isinstance(form, EdgeQuantizer) else form.scheme or "float32"
+
+
+def _may_run_sparse(kernels: list[_KernelZeros], scheme: str | None) -> bool:
+    """Tell whether sparse kernels for whole maps, which take floats only, find zeros enough in a kernel."""
+    return scheme not in (*INTEGERS, EdgeQuantizer.scheme) and any(row.sparsity > SPARSE_THRESHOLD for row in kernels)
+
+
+def _batch(wanted: Target, inputs: Signature, model: keras.Model) -> int | None:
+    """Return the batch of the file; None leaves it open where the model does."""
+    if inputs.batch is not None and wanted.batch not in (None, inputs.batch):
+        raise ValueError(
+            f"Expected batch={inputs.batch} or None with {model.name!r}, whose input {inputs.names[0]!r} has this "
+            f"batch. Received: batch={wanted.batch}. Build the model on keras.Input(shape), which leaves it open."
+        )
+    return wanted.fixed_batch
+
+
+def _sparse_ready(
+    plain: keras.Model, inputs: Signature, form: Quantization | EdgeQuantizer, batch: int | None
+) -> list[FileForm]:
+    """Convert an equal model that sparse kernels run; `plain` becomes it and is used up."""
+    try:
+        ready = become_sparse_ready(plain)
+    except ValueError as error:  # which `sparse_inference` of the file says as well
+        _log.info("%r has no form for sparse kernels: %s", plain.name, error)
+        return []
+    file = convert_prepared(ready, inputs, form=Quantization(form.scheme), batch=batch).after(*_passes(form))
+    forms = candidate_files(file, name=f"{form.scheme or 'float32'}, sparse-ready", optimize="latency")
+    return [candidate for candidate in forms if candidate.speed is Speed.SPARSE]

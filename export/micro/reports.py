@@ -1,0 +1,508 @@
+"""Reports of files for microcontrollers: their layers, C arrays, and what Arm's NPUs take for them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfprune.base.spec import check_choice, check_count
+from tfprune.export.device.processes import read_job, run_job, write_job
+from tfprune.export.device.runner import random_inputs
+from tfprune.export.file.container import check_destination, check_not_read, write_atomically
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.pack import Source, source_name
+from tfprune.export.file.reader import read
+from tfprune.export.file.report import shape_text, yes_or_no
+from tfprune.export.file.schema import MissingPackage
+from tfprune.export.file.sparse_tensors import OPERATOR
+from tfprune.export.micro.interpreter import (
+    KNOWN_OPERATORS,
+    BoardFit,
+    find_board,
+    fits,
+    missing,
+    registrations,
+    require_interpreter,
+    run_files,
+)
+from tfprune.report import Report, printable, shortened, table
+
+# Report of a file for microcontrollers: what it takes there, and how each layer is stored.
+
+_NAME_WIDTH = 32  # characters of a name in a table
+_CHOICES = "bytes of the files to choose from: less flash needs a larger arena"
+
+
+@dataclass(frozen=True)
+class MicroLayer(Report):
+    """A layer with a weight, and how the file holds it.
+
+    Attributes:
+        name: The name of the weight.
+        operator: The operator that reads it.
+        shape: Its shape.
+        stored: `dense`, `pruned`, `table`, or both of these joined by `+`.
+        slices: The number of parts in which it is unpacked, one after the other; 0 if it is dense.
+        dense_bytes: The bytes that it takes densely.
+        bytes: The bytes that it takes now.
+        buffer: The bytes of the arena into which it is unpacked.
+        reason: Why it is dense; empty if it is not.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    stored: str
+    slices: int
+    dense_bytes: int
+    bytes: int
+    buffer: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class MicroReport(Report):
+    """What a file takes on a microcontroller, as the interpreter counts it.
+
+    Attributes:
+        flash: The bytes of the file.
+        dense_flash: Those of the dense file that it was made from.
+        arena: The bytes of RAM in which it runs.
+        dense_arena: Those of the dense file.
+        decode_buffer: The bytes of the largest weight, or part of one, that is unpacked there.
+        samples: The number of samples on which its outputs equal the dense file's, bit for bit.
+        rows: The layers with weights.
+        curve: What other files of the same model take: pairs of flash and arena, none of which is worse in both.
+        registrations: The functions of the resolver that a program calls.
+        boards: Whether it fits on common boards.
+
+    Example:
+        >>> report = tfprune.export.rewrite("digits.tflite", "micro.tflite", target="micro", check_on=images)
+        >>> report.micro.flash < 0.3 * report.micro.dense_flash
+        True
+    """
+
+    flash: int
+    dense_flash: int
+    arena: int
+    dense_arena: int
+    decode_buffer: int
+    samples: int
+    rows: tuple[MicroLayer, ...]
+    curve: tuple[tuple[int, int], ...]
+    registrations: tuple[str, ...]
+    boards: tuple[BoardFit, ...]
+
+    def __str__(self) -> str:
+        rows = [
+            ["arena", f"{self.arena:,} bytes", f"{self.dense_arena:,}", f"{self.arena / self.dense_arena:.2f}"],
+            ["largest unpacked part", f"{self.decode_buffer:,} bytes", "", ""],
+            ["outputs", f"equal the dense file's on {self.samples:,} samples, bit for bit", "", ""],
+        ]
+        head = ["flash", f"{self.flash:,} bytes", f"{self.dense_flash:,}", f"{self.flash / self.dense_flash:.2f}"]
+        parts = [table(["on the device", "this file", "dense", "ratio"], [head, *rows], left=2), self._layers()]
+        points = [[f"{flash:,}", f"{arena:,}"] for flash, arena in self.curve]
+        parts += [f"{_CHOICES}\n\n{table(['flash', 'arena'], points, left=0)}", _board_text(self.boards)]
+        return "\n\n".join([*parts, f"to register: {', '.join(self.registrations)}"])
+
+    def _layers(self) -> str:
+        lines = [
+            [shortened(row.name, _NAME_WIDTH), row.operator, shape_text(row.shape), row.stored, row.slices or ""]
+            + [f"{row.dense_bytes:,}", f"{row.bytes:,}", f"{row.buffer:,}", row.reason]
+            for row in self.rows
+        ]
+        return table(
+            ["weight", "operator", "shape", "stored", "parts", "bytes if dense", "bytes", "RAM", "why dense"],
+            lines,
+            left=4,
+        )
+
+
+def _board_text(boards: tuple[BoardFit, ...]) -> str:
+    """Say on which boards a file fits, and what is missing on the others."""
+    if len(boards) == 1:
+        return f"{boards[0].title}: {boards[0]}"
+    fitting = [fit.board for fit in boards if fit.fits]
+    lacking = [f"{fit.board} {fit}" for fit in boards if not fit.fits]
+    return "\n".join([f"fits on: {', '.join(fitting) or 'none of the boards'}", *lacking])
+
+
+# Report of whether a microcontroller runs a file: operators, flash, RAM, and boards on which it fits.
+
+
+@dataclass(frozen=True)
+class MicroSupportReport(Report):
+    """Whether the interpreter for microcontrollers runs a file, and what it takes there.
+
+    Attributes:
+        runs: Whether it runs.
+        reason: Why it does not; empty if it does.
+        missing: The operators that the interpreter lacks.
+        ops: The number of times that each operator occurs.
+        registrations: The functions of the resolver that a program calls for those that it has.
+        flash: The bytes of the file.
+        arena: The bytes of RAM in which it runs; None if it does not.
+        boards: Whether it fits on common boards, or on the one that was named; empty if it does not run.
+
+    Example:
+        >>> report = tfprune.export.micro_support("digits.tflite")
+        >>> report.runs, report.missing
+        (True, ())
+    """
+
+    runs: bool
+    reason: str
+    missing: tuple[str, ...]
+    ops: dict[str, int]
+    registrations: tuple[str, ...]
+    flash: int
+    arena: int | None
+    boards: tuple[BoardFit, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it runs, and fits on the board if one was named."""
+        return self.runs and (len(self.boards) != 1 or self.boards[0].fits)
+
+    def __str__(self) -> str:
+        rows = [
+            *([["because", self.reason]] if self.reason else []),
+            ["flash", f"{self.flash:,} bytes"],
+            ["arena", "-" if self.arena is None else f"{self.arena:,} bytes"],
+            ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
+            ["to register", ", ".join(self.registrations)],
+        ]
+        text = table(["runs on microcontrollers", yes_or_no(self.runs)], rows, left=2)
+        return f"{text}\n\n{_board_text(self.boards)}" if self.boards else text
+
+
+def support_of_file(source: Source, *, board: str | None = None) -> MicroSupportReport:
+    """Say of a file what `micro_support` says; see there."""
+    require_interpreter()
+    if board is not None:
+        find_board(board)
+    file = ModelFile.open(source)
+    model = file.graph
+    lacking, reason, arena = missing(model.ops), "", None
+    open_shapes = [info.name for info in model.inputs if None in info.shape[1:]]
+    if lacking:
+        reason = f"the interpreter has no {', '.join(lacking)}"
+    elif open_shapes:
+        reason = f"memory is laid out once, and the shape of {', '.join(open_shapes)} is open"
+    else:
+        (run,) = run_files([file], random_inputs(model.inputs, model.outputs, rows=1))
+        reason, arena = run.reason, None if run.reason else run.arena
+    return MicroSupportReport(
+        runs=not reason,
+        reason=reason,
+        missing=tuple(lacking),
+        ops=model.ops,
+        registrations=tuple(registrations({*model.ops} & KNOWN_OPERATORS)),
+        flash=len(file.content),
+        arena=arena,
+        boards=() if arena is None else fits(len(file.content), arena, board=board),
+    )
+
+
+# Report of a file that was written as C++ source.
+
+
+@dataclass(frozen=True)
+class ArrayReport(Report):
+    """What `c_array` wrote.
+
+    Attributes:
+        path: The source file.
+        header: The header file beside it.
+        name: The name of the array; the other names in the header begin with it.
+        bytes: The bytes of the model.
+        registrations: The functions of the resolver that the header calls.
+
+    Example:
+        >>> report = tfprune.export.c_array("digits.tflite", "digits.cc")
+        >>> report.name, report.registrations
+        ('digits', ('AddFullyConnected',))
+    """
+
+    path: str
+    header: str
+    name: str
+    bytes: int
+    registrations: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rows = [
+            ["header", self.header],
+            ["array", f"{self.name}, {self.bytes:,} bytes"],
+            ["registers", ", ".join(self.registrations)],
+        ]
+        return table(["written", self.path], rows, left=2)
+
+
+# What Vela, the compiler for Arm's Ethos-U NPUs, makes of a file: cycles, SRAM, and the bytes of its weights.
+
+_PACKAGE = "ethosu"
+ACCELERATORS = (
+    *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
+    *(f"ethos-u65-{macs}" for macs in (256, 512)),
+    *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+)
+_TIMEOUT = 600.0  # seconds
+_KIBI = 1024
+_MODEL, _COMPILED = "model.tflite", "model_vela.tflite"
+_ON_NPU = "ethos-u"  # the operator that stands for all that the NPU runs
+_UNPACKED = ("DENSIFY", OPERATOR)  # make a weight while the model runs, so that no compiler knows it
+
+
+@dataclass(frozen=True)
+class VelaReport(Report):
+    """What a file takes on an Arm Ethos-U NPU, as its compiler estimates it.
+
+    Attributes:
+        accelerator: The NPU, and how many multiplications it does in a cycle.
+        system: The clock and the memories that were assumed, by their name in the compiler's configuration.
+        memory: What lies in which of them, by its name there.
+        cycles: The cycles of one inference, without what the processor runs.
+        microseconds: The same as time.
+        sram: The bytes of SRAM for activations, and weights on their way.
+        weights: The number of weights, as the compiler counts them.
+        weight_bytes: What these take in the compiler's own compressed form.
+        storage: The bytes of flash or DRAM for weights, biases and commands.
+        on_cpu: The operators that are left to the processor: by name, how often each occurs.
+        compiler: The name and version of the compiler.
+
+    Example:
+        >>> report = tfprune.export.vela("ethos-u55-128").report(model)
+        >>> report.weight_bytes < report.weights  # as nine in ten are 0
+        True
+    """
+
+    accelerator: str
+    system: str
+    memory: str
+    cycles: int
+    microseconds: float
+    sram: int
+    weights: int
+    weight_bytes: int
+    storage: int
+    on_cpu: dict[str, int]
+    compiler: str
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{count} {name}" for name, count in self.on_cpu.items())
+        rows = [
+            ["one inference", f"{self.microseconds:,.1f} us"],
+            ["SRAM", f"{self.sram:,} bytes"],
+            ["weights", f"{self.weight_bytes:,} bytes for {self.weights:,} of 8 bits"],
+            ["flash or DRAM", f"{self.storage:,} bytes"],
+            ["on the processor", left or "none"],
+            ["assumed", f"{self.system}, {self.memory}"],
+            ["estimated by", self.compiler],
+        ]
+        return table([f"on {self.accelerator}", f"{self.cycles:,} cycles"], rows, left=2)
+
+
+def check_accelerator(accelerator: Any) -> None:
+    """Refuse NPUs that do not exist, and all of them without the compiler.
+
+    Raises:
+        TypeError: If the name is not a string.
+        ValueError: If there is no such NPU; or (also an ImportError) if ethos-u-vela is not installed.
+    """
+    check_choice(accelerator, "accelerator", choices=ACCELERATORS)
+    if importlib.util.find_spec(_PACKAGE) is None:
+        raise MissingPackage(
+            "Expected ethos-u-vela, the compiler for Arm's Ethos-U. Received: it is not installed. "
+            'Run pip install "tfprune[vela]".'
+        )
+
+
+def compile_file(source: Source, accelerator: str, *, system: str | None, memory: str | None) -> VelaReport:
+    """Compile a file in a process of its own; see `vela`.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes, or an argument has another type.
+        ValueError: If the file cannot be read, makes its weights while it runs, or holds nothing for the NPU, or the
+            compiler refuses it or a name.
+    """
+    check_accelerator(accelerator)
+    file = ModelFile.open(source)
+    content, ops = file.content, file.graph.ops
+    runtime = [name for name in _UNPACKED if name in ops]
+    if runtime:
+        raise ValueError(
+            f"Expected a file with its weights as they are, which the compiler packs itself. Received: {runtime[0]}, "
+            "which makes them while the model runs. Write the file with optimize='dense' and without target='micro'."
+        )
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+        folder = Path(name)
+        (folder / _MODEL).write_bytes(content)
+        options = {"--accelerator-config": accelerator, "--system-config": system, "--memory-mode": memory}
+        write_job(folder, "job", settings={option: value for option, value in options.items() if value is not None})
+        completed = run_job(_run_job, folder, timeout=_TIMEOUT)
+        if not completed.ok:
+            said = completed.reason.rpartition("Error: ")[2].rstrip("'")
+            raise ValueError(
+                f"Expected a file that Vela compiles for {accelerator}, and names of its configuration. Received: "
+                f"{said}. It takes dense int8 files: to_tflite(quantize='int8', optimize='dense')."
+            )
+        with next(folder.glob("*_summary_*.csv")).open(encoding="utf-8", newline="") as stream:
+            summary = next(csv.DictReader(stream))
+        left = {name: count for name, count in read((folder / _COMPILED).read_bytes()).ops.items() if name != _ON_NPU}
+    return _report(summary, accelerator, on_cpu=left, ops=ops)
+
+
+def _report(summary: dict[str, str], accelerator: str, *, on_cpu: dict[str, int], ops: dict[str, int]) -> VelaReport:
+    cycles = int(summary["cycles_total"])
+    if not cycles:
+        raise ValueError(
+            f"Expected a file with operators for {accelerator}, which computes with integers. Received: none of "
+            f"{', '.join(ops)} runs there. Write an int8 file: to_tflite(quantize='int8', io_dtype='int8')."
+        )
+    stores = ("dram_memory_used", "on_chip_flash_memory_used", "off_chip_flash_memory_used")
+    return VelaReport(
+        accelerator=accelerator,
+        system=summary["system_config"],
+        memory=summary["memory_mode"],
+        cycles=cycles,
+        microseconds=float(summary["inference_time"]) * 1e6,
+        sram=math.ceil(float(summary["sram_memory_used"]) * _KIBI),
+        weights=int(summary["total_original_weights"]),
+        weight_bytes=int(summary["total_npu_encoded_weights"]),
+        storage=math.ceil(sum(float(summary[store]) for store in stores) * _KIBI),
+        on_cpu=on_cpu,
+        compiler=f"Vela {importlib.metadata.version('ethos-u-vela')}",
+    )
+
+
+def _run_job(folder: Path) -> None:
+    from ethosu.vela.vela import main
+
+    settings, _ = read_job(folder, "job")
+    options = [part for pair in settings.items() for part in pair]
+    if main([str(folder / _MODEL), "--output-dir", str(folder), *options]):
+        raise ValueError("Vela ended with an error")
+
+
+# A file as C++ source that a program for a microcontroller is compiled with.
+
+_ENDINGS = (".cc", ".cpp", ".cxx")
+_BYTES_PER_LINE = 12  # bytes in a line
+
+# Words of C++, and names that <cstddef>, compilers or the interpreter use already.
+_RESERVED_NAMES = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
+compl concept const const_cast consteval constexpr constinit continue co_await co_return co_yield decltype
+default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline
+int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register
+reinterpret_cast requires return short signed sizeof static static_assert static_cast struct switch template
+this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t
+while xor xor_eq main std tflite size_t ptrdiff_t nullptr_t max_align_t NULL offsetof linux unix i386 typeof
+"""
+
+_HEADER = """\
+// {title}, {bytes} bytes, made by tfprune.
+#ifndef {guard}
+#define {guard}
+
+#include <cstddef>
+
+extern const unsigned char {name}[];
+extern const std::size_t {name}_size;
+{arena}
+// How many operators the resolver has room for: tflite::MicroMutableOpResolver<{name}_operators> resolver;
+constexpr unsigned int {name}_operators = {operators};
+
+// Registers them: true if all went well.
+template <typename Resolver>
+bool {name}_register(Resolver& resolver) {{
+  return {calls};
+}}
+
+#endif  // {guard}
+"""
+_ARENA = """
+// Bytes of RAM in which the interpreter for 64-bit machines runs it. Kernels of a chip's maker may need more.
+constexpr std::size_t {name}_arena_size = {arena};
+"""
+_CODE = """\
+#include "{header}"
+
+alignas(16) const unsigned char {name}[] = {{
+{lines}
+}};
+const std::size_t {name}_size = sizeof({name});
+"""
+
+
+def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None = None) -> ArrayReport:
+    """Write a .tflite file as a C++ array, aligned to 16 bytes, with a header that registers its operators.
+
+    Use it to compile a file of `target="micro"` into the program of a microcontroller.
+
+    Args:
+        source: A path, or the bytes of a .tflite file.
+        path: Where the C++ source is written, ending in .cc, .cpp or .cxx; the header is written beside it and ends
+            in .h. The array has the name of the file.
+        arena: The bytes of RAM that the header states as the size of the arena; None (the default) states no size.
+
+    Returns:
+        A report of both files.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If the file cannot be read or written, has operators that the interpreter for microcontrollers
+            lacks, or its name makes no name in C++.
+
+    Example:
+        >>> report = c_array("digits.tflite", "digits.cc")
+        >>> report.header
+        'digits.h'
+    """
+    target = check_destination(path)
+    header, name = target.with_suffix(".h"), re.sub(r"\W", "_", target.stem, flags=re.ASCII)
+    is_free = re.match("[A-Za-z]", name) and name not in _RESERVED_NAMES.split()
+    is_quotable = header.name.isprintable() and not set(header.name) & {'"', "\\"}
+    if target.suffix not in _ENDINGS or not is_free or not is_quotable:
+        raise ValueError(
+            f"Expected a path that ends in {', '.join(_ENDINGS)}, with a name that begins with a letter, is not a "
+            f"word of C++, and has no quotes or newlines. Received: {str(target)!r}. Call it model.cc, for example."
+        )
+    file = ModelFile.open(source)
+    content, names = file.content, file.graph.ops
+    if lacking := missing(names):
+        raise ValueError(
+            f"Expected a file whose operators the interpreter for microcontrollers has. Received: "
+            f"{source_name(source)} with {', '.join(lacking)}. Export it with target='micro'."
+        )
+    if isinstance(source, (str, os.PathLike)):
+        for written in (target, header):
+            check_not_read(str(written), os.fspath(source))
+    calls = registrations(names)
+    size = "" if arena is None else _ARENA.format(name=name, arena=check_count(arena, "arena", least=1))
+    text = _HEADER.format(
+        title=printable(Path(source).name) if isinstance(source, (str, os.PathLike)) else "A model",
+        bytes=f"{len(content):,}",
+        guard=f"{name.upper()}_H_",
+        name=name,
+        arena=size,
+        operators=len(calls),
+        calls=" &&\n         ".join(f"static_cast<int>(resolver.{call}()) == 0" for call in calls) or "true",
+    )
+    write_atomically(header, text.encode())
+    write_atomically(target, _CODE.format(header=header.name, name=name, lines=_lines(content)).encode())
+    return ArrayReport(str(target), str(header), name, len(content), tuple(calls))
+
+
+def _lines(content: bytes) -> str:
+    rows = (content[start : start + _BYTES_PER_LINE] for start in range(0, len(content), _BYTES_PER_LINE))
+    return "\n".join("  " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)

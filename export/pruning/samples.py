@@ -1,0 +1,429 @@
+"""Samples for a file: checked, read from a folder, or drawn; and the range of numbers that an input expects."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs
+from tfprune.export.file import schema
+from tfprune.export.file.document import operator_name
+from tfprune.export.file.metadata import ENTRY, read_model_metadata
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.reader import Model
+from tfprune.export.file.report import TensorInfo, shape_text
+from tfprune.export.file.schema import MissingPackage
+from tfprune.export.pruning.pieces import type_name
+
+# The range of the numbers that an input of a file expects: from its quantization, its metadata, or its type.
+
+_MAX_CLIPPED = 0.5  # the part of the entries that may lie outside the range of a quantized input
+_FAR, _SMALL = (
+    0.05,
+    0.1,
+)  # the parts outside of a range, and of a range that is used, from which on the user is warned
+_SLACK = 0.01  # of a range: resized images and sounds overshoot a little
+_BYTE = 255.0  # the largest value of a pixel, which metadata normalize
+
+
+@dataclass(frozen=True)
+class _InputRange:
+    """A range of real numbers.
+
+    Attributes:
+        low: The lowest.
+        high: The highest.
+        origin: Where it is from.
+        step: The distance of two neighbors; 0 without one.
+        is_clipped: Whether numbers outside of it are clipped.
+    """
+
+    low: float
+    high: float
+    origin: str
+    step: float = 0.0
+    is_clipped: bool = False
+
+
+def input_range(model: schema.ModelT, tensor: IOTensor) -> _InputRange | None:
+    """Return the range that an input expects; None if the file does not give any.
+
+    Args:
+        model: The objects of the file.
+        tensor: One of its inputs.
+    """
+    quantized = _behind_quantize(model, tensor)
+    limits = np.iinfo(quantized.dtype) if quantized.dtype.kind in "iu" else None
+    if quantized.scale and limits is not None:
+        low, high = ((limit - quantized.zero_point) * quantized.scale for limit in (limits.min, limits.max))
+        return _InputRange(low, high, "its quantization", step=quantized.scale, is_clipped=True)
+    if tensor.dtype.kind == "f":
+        return _from_metadata(model, tensor.index)
+    if limits is not None and limits.bits == 8:
+        return _InputRange(limits.min, limits.max, f"its type {tensor.dtype.name}", step=1.0)
+    return None
+
+
+def _behind_quantize(model: schema.ModelT, tensor: IOTensor) -> IOTensor:
+    """Return an input as an operator QUANTIZE behind it sees it; the input itself where there is none."""
+    graph = model.subgraphs[0]
+    for operator in graph.operators or ():
+        if operator_name(model, operator) == "QUANTIZE" and operator.inputs[0] == tensor.index and not tensor.scale:
+            quantized = graph.tensors[operator.outputs[0]]
+            scales, kind = quantized.quantization, np.dtype(type_name(quantized.type).lower())
+            return replace(tensor, dtype=kind, scale=float(scales.scale[0]), zero_point=int(scales.zeroPoint[0]))
+    return tensor
+
+
+def _from_metadata(model: schema.ModelT, index: int) -> _InputRange | None:
+    contents = [model.buffers[entry.buffer].data for entry in model.metadata or () if entry.name == ENTRY.encode()]
+    place = [*map(int, model.subgraphs[0].inputs)].index(index)
+    try:
+        for content in contents:
+            limits = _limits(np.asarray(content, np.uint8).tobytes(), place)
+            if limits is not None and np.isfinite(limits).all() and limits[0] < limits[1]:
+                return _InputRange(*limits, "the file's metadata")
+    except (IndexError, ValueError):  # damaged: the interpreter does not read them either
+        pass
+    return None
+
+
+def _limits(content: bytes, place: int) -> tuple[float, float] | None:
+    """Return the limits of an input by the metadata: of its values, or of bytes after the normalization."""
+    fields = read_model_metadata(content).tables("subgraph_metadata")[0].tables("input_tensor_metadata")[place].fields
+    if "stats" in fields:
+        low, high = (fields["stats"].fields.get(name, ()) for name in ("min", "max"))
+        if len(low) and len(high):
+            return float(np.min(low)), float(np.max(high))
+    for unit in fields.get("process_units", ()):
+        options = unit.fields.get("options")
+        if options is None or options.kind != "NormalizationOptions":
+            continue
+        mean, deviation = (options.fields.get(name, np.zeros(0)) for name in ("mean", "std"))
+        if len(mean) and len(mean) == len(deviation) and (deviation > 0).all():
+            return float((-mean / deviation).min()), float(((_BYTE - mean) / deviation).max())
+    return None
+
+
+def spread_over(numbers: np.ndarray, expected: _InputRange | None) -> np.ndarray:
+    """Spread random numbers from [0, 1) over a range."""
+    if expected is None:
+        return numbers
+    spread = (expected.low + numbers * (expected.high - expected.low)).astype(np.float32)
+    return spread if expected.is_clipped or not expected.step else np.rint(spread)
+
+
+def drawn_text(name: str, expected: _InputRange | None) -> str:
+    """Say from which range random numbers for an input were drawn."""
+    if expected is None:
+        return (
+            f"input {name!r} was drawn from 0 to 1: neither its quantization nor the file's metadata give its range."
+        )
+    return f"input {name!r} was drawn from {expected.low:.4g} to {expected.high:.4g}, by {expected.origin}."
+
+
+def check_range(numbers: np.ndarray, expected: _InputRange, *, name: str) -> list[str]:
+    """Return a warning if the samples of an input lie far off its range.
+
+    Raises:
+        ValueError: If most of them would be clipped.
+    """
+    low, high, span = expected.low, expected.high, expected.high - expected.low
+    slack = max(expected.step, _SLACK * span)
+    outside = float(np.mean((numbers < low - slack) | (numbers > high + slack)))
+    received = f"numbers from {numbers.min():.4g} to {numbers.max():.4g}"
+    if expected.is_clipped and outside > _MAX_CLIPPED:
+        raise ValueError(
+            f"Expected numbers between {low:.4g} and {high:.4g} for input {name!r}: real numbers, which "
+            f"are quantized on the way in. Received: {received}, of which {outside:.0%} would be clipped. Scale them "
+            "as for training"
+        )
+    text = f"input {name!r} expects {low:.4g} to {high:.4g}, by {expected.origin}; the samples have {received}"
+    if outside > _FAR:
+        return [f"{text}, {outside:.0%} of them outside. Check the preprocessing."]
+    if numbers.max() - numbers.min() < _SMALL * span:
+        return [f"{text}, a small part of that. Check the preprocessing."]
+    return []
+
+
+# Read a folder of images or WAV files as samples for the input of a file.
+
+_IMAGES, _SOUNDS = (".png", ".jpg", ".jpeg", ".bmp"), (".wav",)
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of an image with so many channels, as Pillow names them
+
+
+def read_folder(
+    folder: Path, inputs: Sequence[TensorInfo], *, limits: Sequence[float] | None, most: int
+) -> np.ndarray:
+    """Return the images or sounds of a folder, sorted by name, in the shape of the one input of a file.
+
+    Images are resized; of sounds the channels are averaged, and the start is taken, or zeros are added.
+
+    Args:
+        folder: The folder. Files with other suffixes are left out.
+        inputs: The inputs of the file.
+        limits: The numbers that the darkest and the brightest pixel, or the lowest and the highest amplitude, become.
+        most: How many files are read at most: evenly over the sorted names.
+
+    Raises:
+        ValueError: If the file has several inputs, the folder has no or both kinds of files, a file is damaged, or
+            `limits` are missing.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (*_IMAGES, *_SOUNDS))
+    suffixes = {path.suffix.lower() for path in paths}
+    is_sound = suffixes <= {*_SOUNDS}
+    if not paths or not (is_sound or suffixes <= {*_IMAGES}):
+        text = ", ".join(sorted(suffixes)) or f"{folder}, which has none"
+        raise ValueError(f"Expected a folder of images ({', '.join(_IMAGES)}) or of sounds (.wav). Received: {text}.")
+    if len(inputs) != 1:
+        names = ", ".join(repr(info.name) for info in inputs)
+        raise ValueError(f"Expected a .npz file for a file with several inputs: {names}. Received: a folder.")
+    if limits is None or not limits[0] < limits[1]:
+        raise ValueError(
+            "Expected --range LOW HIGH with a folder: the numbers that black and white, or the least and largest "
+            f"amplitude, become, such as 0 1, -1 1 or 0 255, as in training. Received: {limits or 'none'}."
+        )
+    some = [paths[index] for index in evenly_spaced(len(paths), most)]
+    low, high = limits
+    shape = inputs[0].shape[1:]
+    read = _sound if is_sound else _image
+    return np.stack([low + read(path, shape) * np.float32(high - low) for path in some]).astype(np.float32)
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Return the indices of at most some of `count` entries, from the first to the last one."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
+def _image(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return an image with numbers from 0 to 1."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingPackage(
+            "Expected Pillow, which reads images. Received: it is not installed. Run pip install pillow."
+        ) from error
+    is_first = len(shape) == 3 and shape[0] in _MODES and shape[2] not in _MODES
+    height, width, channels = (shape[1], shape[2], shape[0]) if is_first else (*shape, None, None, None)[:3]
+    if not height or not width or channels not in _MODES or len(shape) != 3:
+        raise ValueError(
+            f"Expected a file whose input is images of a fixed size. Received: {shape_text((None, *shape))}. Save "
+            "the samples with numpy.save."
+        )
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR))
+    except OSError as error:
+        raise ValueError(f"Expected an image. Received: {str(path)!r}: {error}.") from error
+    values = pixels.reshape(height, width, channels).astype(np.float32) / np.float32(_BYTE)
+    return np.moveaxis(values, 2, 0) if is_first else values
+
+
+def _sound(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return a sound with amplitudes from 0, the lowest, to 1."""
+    sizes = [length for length in shape if length != 1]
+    if len(sizes) != 1 or sizes[0] is None:
+        raise ValueError(
+            f"Expected a file whose input is sound of a fixed length. Received: {shape_text((None, *shape))}. Save "
+            "the samples with numpy.save."
+        )
+    try:
+        with wave.open(str(path)) as sound:
+            width, channels = sound.getsampwidth(), sound.getnchannels()
+            content = sound.readframes(sound.getnframes())
+    except (EOFError, wave.Error) as error:
+        raise ValueError(f"Expected a WAV file. Received: {str(path)!r}: {error}.") from error
+    if width != 2:
+        raise ValueError(f"Expected WAV files of 16 bits. Received: {str(path)!r} of {8 * width} bits.")
+    frames = np.frombuffer(content, "<i2").reshape(-1, channels).mean(axis=1)[: sizes[0]]
+    values = np.zeros(sizes[0], np.float32)
+    values[: len(frames)] = frames
+    return (values.reshape([length or 1 for length in shape]) + 2**15) / np.float32(2**16 - 1)
+
+
+# The samples that a file is pruned on: checked, drawn if asked for by name, and split.
+
+RANDOM, _RANDOM_ROWS = "random", 64
+LEAST_SAMPLES, _MAX_HELD = 3, 64  # two to prune on, which differ, and one to hold out
+_HELD_PART = 8  # every eighth sample is held out
+_FEW = 64
+
+_WARN_RANDOM = (
+    "the samples are random numbers, not data: the accuracy may drop by 4 to 16 points more than with data, and the "
+    "errors above say little. Pass samples as the file will see them."
+)
+
+
+class GraphSamples(NamedTuple):
+    """The samples of one graph of a file.
+
+    Attributes:
+        signature: The signature that starts at the graph; empty for the first graph of the file.
+        arrays: An array for each of its inputs.
+        held: How many of them, at the end, are held out.
+        is_random: Whether they were drawn.
+    """
+
+    signature: str
+    arrays: list[np.ndarray]
+    held: int
+    is_random: bool
+
+    @property
+    def fitted(self) -> int:
+        """The number of samples that are not held out."""
+        return min(len(array) for array in self.arrays if array.ndim) - self.held
+
+
+def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
+    """Return the samples of the first graph of a file, or those of some of its signatures.
+
+    Args:
+        samples: What `prune_tflite` takes.
+        file: The file.
+
+    Raises:
+        TypeError: If there are none.
+        ValueError: If they do not fit the inputs, or name a signature that the file does not have.
+    """
+    graphs = []
+    for name, own in _by_signature(samples, file).items():
+        try:
+            graphs.append(first_graph(own, file.starting_at(name).graph)._replace(signature=name))
+        except (TypeError, ValueError) as error:
+            if not name:
+                raise
+            raise type(error)(f"For signature {name!r}: {error}") from error
+    return graphs
+
+
+def first_graph(samples: Any, model: Model) -> GraphSamples:
+    """Return the samples of the first graph of a file.
+
+    Args:
+        samples: What `shrink_tflite` takes.
+        model: The file.
+
+    Raises:
+        TypeError: If there are none.
+        ValueError: If they do not fit the inputs.
+    """
+    arrays = check_samples(samples, model)
+    return GraphSamples("", arrays, _held_out(arrays, model), isinstance(samples, str))
+
+
+def _by_signature(samples: Any, file: ModelFile) -> Mapping[str, Any]:
+    """Return samples by signature; those of the first graph have an empty name."""
+    names = [info.name for info in file.graph.inputs]
+    if not isinstance(samples, Mapping) or {*samples} == {*names}:
+        return {"": samples}
+    graphs = file.signatures
+    unknown = [name for name in samples if name not in graphs]
+    if not samples or (unknown and len(graphs) < 2):
+        return {"": samples}
+    if unknown:
+        raise ValueError(
+            f"Expected samples by signature, of which the file has {', '.join(map(repr, graphs))}, or by the inputs "
+            f"of its first graph: {', '.join(map(repr, names))}. Received: names {[*samples]}."
+        )
+    if len({graphs[name] for name in samples}) < len(samples):
+        raise ValueError(
+            f"Expected signatures that start at different graphs. Received: {', '.join(map(repr, samples))}, some of "
+            "which are the same graph under two names. Pass the samples of this graph once."
+        )
+    return samples
+
+
+def check_samples(samples: Any, model: Model) -> list[np.ndarray]:
+    """Return an array for each input of a file.
+
+    Args:
+        samples: What `prune_tflite` takes.
+        model: The file.
+
+    Raises:
+        TypeError: If there are none.
+        ValueError: If they do not fit the inputs, or are the same for all samples.
+    """
+    if samples is None:
+        raise TypeError(
+            "Expected samples as the file will see them, a few hundred, without labels. Received: samples=None. If "
+            "there are none at all, samples='random' draws numbers, which costs accuracy."
+        )
+    _check_batch(model)
+    if isinstance(samples, str):
+        return _random(samples, model)
+    arrays = arrays_of(samples, names=[info.name for info in model.inputs])
+    for info, array in zip(model.inputs, arrays, strict=True):
+        _check_array(info, array)
+    rows = {len(array) for array in arrays if array.ndim}
+    if len(rows) != 1 or min(rows) < LEAST_SAMPLES:
+        raise ValueError(
+            f"Expected at least {LEAST_SAMPLES} samples, the same number for each input. Received: "
+            f"{', '.join(shape_text(array.shape) for array in arrays)}."
+        )
+    if all((array == array[:1]).all() for array in arrays):
+        raise ValueError(
+            "Expected samples that differ from each other. Received: samples that are all the same. Pass data as the "
+            "file will see them."
+        )
+    return arrays
+
+
+def _held_out(arrays: Sequence[np.ndarray], model: Model) -> int:
+    """Return how many samples at the end are held out: whole batches where the file has a fixed one."""
+    rows = min(len(array) for array in arrays if array.ndim)
+    batch = max((info.shape[0] or 1 for info in model.inputs if info.shape), default=1)
+    held = min(max(rows // _HELD_PART // batch, 1) * batch, _MAX_HELD * batch)
+    if rows - held < batch:
+        raise ValueError(
+            f"Expected samples for two runs of the file at least, which takes {batch} at once. Received: {rows}."
+        )
+    return held
+
+
+def warnings_of(samples: Sequence[GraphSamples], others: Sequence[str]) -> tuple[str, ...]:
+    """Return what makes the result less reliable, and the warnings of the process that ran the file."""
+    warnings = [_WARN_RANDOM] if any(each.is_random for each in samples) else []
+    few = [each.fitted for each in samples if each.fitted < _FEW and not each.is_random]
+    text = [f"{count} samples are few: with 256 the outputs stay closer." for count in few]
+    return *warnings, *others, *dict.fromkeys(text)
+
+
+def _random(name: str, model: Model) -> list[np.ndarray]:
+    if name != RANDOM:
+        raise ValueError(f"Expected samples as arrays, or samples='random'. Received: samples={name!r}.")
+    batch = max((info.shape[0] or 1 for info in model.inputs if info.shape), default=1)
+    infos = [TensorInfo(info.name, (None, *info.shape[1:]), info.dtype) for info in model.inputs]
+    return random_inputs(infos, model.outputs, rows=_RANDOM_ROWS * batch)
+
+
+def _check_batch(model: Model) -> None:
+    if len({info.shape[0] for info in model.inputs if info.shape} - {None}) > 1:
+        shapes = ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in model.inputs)
+        raise ValueError(
+            "Expected inputs that take the same number of samples in a run. Received: inputs whose first dimensions "
+            f"differ: {shapes}. If another signature of the file takes one sample in a run, as `decode` of language "
+            "models does, pass samples for that: weights that signatures share are pruned once."
+        )
+
+
+def _check_array(info: TensorInfo, array: np.ndarray) -> None:
+    wanted = info.shape
+    fits = array.ndim == len(wanted) and all(
+        length in (None, given) for length, given in zip(wanted[1:], array.shape[1:], strict=True)
+    )
+    if not fits or not array.size:
+        shape = shape_text((None, *wanted[1:]))
+        raise ValueError(
+            f"Expected samples of shape {shape} for input {info.name!r}. Received: {shape_text(array.shape)}."
+        )
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"Expected numbers for input {info.name!r}. Received: values of type {array.dtype}.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"Expected finite numbers for input {info.name!r}. Received: NaN or infinity.")

@@ -1,0 +1,541 @@
+"""Weights of a file in fewer bits: four bits, blocks of eight, or a recipe of AI Edge Quantizer."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfprune.export.device.processes import run_program, write_job
+from tfprune.export.file import schema
+from tfprune.export.file.document import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    add_values,
+    builtin_code,
+    drop_hash,
+    inputs_of,
+    operator_code,
+    operator_name,
+    put_in_order,
+    with_values_inside,
+)
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.reader import Model, Tensor
+from tfprune.export.rewriting import edge_quantizer_child as child
+from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal
+
+# Four bits for each weight of an 8-bit file, where every runtime takes them: in convolutions.
+#
+# Fully connected layers become 1x1 convolutions first: as they are, tflite-runtime 2.14 and TFLite Micro refuse
+# them
+# with 4-bit weights. Activations keep their 8 bits.
+
+_LARGEST_INT4 = 7  # the integers go from -7 to 7, so that each channel needs a scale only
+_SCALE_FACTORS = np.linspace(
+    0.5, 1, 26
+)  # of the scale that clips nothing: with a smaller one, the error may be smaller
+_FOUR_BITS_SINCE = 7  # the version of both convolutions that takes 4-bit weights
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_WEIGHT, _BIAS = 1, 2  # the places among the inputs of both convolutions, and of FULLY_CONNECTED
+
+
+def four_bit_weights(model: schema.ModelT) -> bool:
+    """Round the weights of 8-bit convolutions and fully connected layers to 4 bits; zeros stay zeros.
+
+    Each output channel gets the scale that leaves the least squared error. Other weights keep their 8 bits: those of
+    transposed convolutions and of embeddings, for example, which no runtime takes in 4.
+
+    Args:
+        model: An open file with 8-bit weights and activations, whose equal constants were merged.
+
+    Returns:
+        True: the file changed.
+
+    Raises:
+        ValueError: If no weight of it can have 4 bits.
+    """
+    changed = 0
+    for graph in model.subgraphs:
+        _make_convolutions(model, graph)
+        for weight, layers in _weights(model, graph, _CONVOLUTIONS):
+            _narrow(model, graph, weight=weight, layers=layers)
+            changed += 1
+    if not changed:
+        raise ValueError(
+            "Expected 8-bit convolutions or fully connected layers with constant weights, which may have 4 bits. "
+            "Received: a file without. Export it with quantize='int8'."
+        )
+    return True
+
+
+def _make_convolutions(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    constants = [weight for weight, _ in _weights(model, graph, ("FULLY_CONNECTED",))]
+    make_pointwise(
+        model, graph, weights=[each for each in constants if not pointwise_refusal(model, graph, weight=each)]
+    )
+
+
+def _weights(
+    model: schema.ModelT, graph: schema.SubGraphT, kinds: tuple[str, ...]
+) -> list[tuple[int, list[schema.OperatorT]]]:
+    """Return constants of 8 bits that operators of these kinds alone take, as weights of 8-bit activations."""
+    codes = {getattr(schema.BuiltinOperator, kind) for kind in kinds}
+    takers: dict[int, list[tuple[schema.OperatorT, int]]] = defaultdict(list)
+    for operator in graph.operators:
+        for place, tensor in enumerate(inputs_of(operator)):
+            takers[tensor].append((operator, place))
+    weights = []
+    for tensor, uses in takers.items():
+        fits = all(
+            place == _WEIGHT
+            and builtin_code(model.operatorCodes[operator.opcodeIndex]) in codes
+            and graph.tensors[inputs_of(operator)[0]].type == schema.TensorType.INT8
+            for operator, place in uses
+        )
+        if fits and _is_constant(model, graph.tensors[tensor]):
+            weights.append((tensor, [operator for operator, _ in uses]))
+    return weights
+
+
+def _is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    is_filled = model.buffers[tensor.buffer].data is not None and len(model.buffers[tensor.buffer].data) > 0
+    return is_filled and tensor.type == schema.TensorType.INT8 and tensor.sparsity is None
+
+
+def _narrow(model: schema.ModelT, graph: schema.SubGraphT, *, weight: int, layers: list[schema.OperatorT]) -> None:
+    """Give a weight 4 bits and other scales, and the biases of its layers those that follow from them."""
+    tensor = graph.tensors[weight]
+    old = tensor.quantization
+    values = np.asarray(model.buffers[tensor.buffer].data).view(np.int8).reshape(tensor.shape)
+    axis = old.quantizedDimension if len(old.scale) > 1 else None
+    narrow, steps = _to_four_bits(values, axis)
+    tensor.type, tensor.buffer = schema.TensorType.INT4, add_values(model, packed(narrow))
+    tensor.quantization = _scaled(old, steps)
+    moved: dict[int, int] = {}
+    for layer in layers:
+        inputs = inputs_of(layer)
+        if len(inputs) > _BIAS and inputs[_BIAS] >= 0:
+            bias = inputs[_BIAS]
+            moved[bias] = moved[bias] if bias in moved else _moved_bias(model, graph, bias=bias, steps=steps)
+            inputs[_BIAS] = moved[bias]
+            layer.inputs = np.array(inputs, np.int32)
+        code = model.operatorCodes[layer.opcodeIndex]
+        code.version = max(code.version, _FOUR_BITS_SINCE)
+
+
+def _moved_bias(model: schema.ModelT, graph: schema.SubGraphT, *, bias: int, steps: np.ndarray) -> int:
+    """Return a copy of a bias in the units of the new scales: another weight may have the bias, too."""
+    tensor = graph.tensors[bias]
+    values = np.asarray(model.buffers[tensor.buffer].data).view("<i4")
+    buffer = add_values(model, np.rint(values / steps).astype("<i4"))
+    return add_tensor(graph, tensor, buffer=buffer, quantization=_scaled(tensor.quantization, steps))
+
+
+def _scaled(old: schema.QuantizationParametersT, steps: np.ndarray) -> schema.QuantizationParametersT:
+    new = copy.copy(old)
+    new.scale = (old.scale * steps).astype(np.float32)
+    return new
+
+
+def _to_four_bits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return integers from -7 to 7, and how many of the old steps each of them is worth, by channel.
+
+    Args:
+        values: int8.
+        axis: The dimension of the channels, None if all share a scale.
+
+    Example:
+        >>> integers, steps = _to_four_bits(np.int8([[14, -28, 0, 98], [0, 0, 0, 0]]), 0)
+        >>> integers.tolist(), steps.tolist()
+        ([[1, -2, 0, 7], [0, 0, 0, 0]], [14.0, 1.0])
+    """
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1) if axis is not None else values.reshape(1, -1)
+    rows = rows.astype(np.float32)
+    widest = np.abs(rows).max(axis=1) / _LARGEST_INT4
+    best, error = np.ones(len(rows)), np.full(len(rows), np.inf)
+    for factor in _SCALE_FACTORS[::-1]:
+        steps = np.where(widest > 0, widest * factor, 1.0)
+        left = np.square(_rounded(rows, steps) * steps[:, None] - rows).sum(axis=1)
+        best, error = np.where(left < error, steps, best), np.minimum(left, error)
+    along = [1] * values.ndim
+    along[axis or 0] = len(best)
+    return _rounded(values, best.reshape(along)).astype(np.int8), best
+
+
+def _rounded(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    steps = steps[:, None] if values.ndim > steps.ndim else steps
+    return np.clip(np.rint(values / steps), -_LARGEST_INT4, _LARGEST_INT4)
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """Put two integers of 4 bits into each byte, the first into its lower half.
+
+    Example:
+        >>> packed(np.int8([1, -1, 7])).tolist()
+        [241, 7]
+    """
+    halves = np.append(values.ravel(), np.zeros(values.size % 2, np.int8)).view(np.uint8) & 15
+    return halves[::2] | halves[1::2] << 4
+
+
+# Eight or four bits for the weights of a float file: of fully connected layers, and of tables.
+#
+# Eight bits have a scale for each row, and four a scale for each 32 weights of a row. Activations stay floats: a
+# fully
+# connected layer rounds its inputs to 8 bits by their own range, each time. GATHER knows one scale for a whole
+# table,
+# EMBEDDING_LOOKUP one for each row, as FULLY_CONNECTED does. So a table that is also the kernel of the scores, as
+# the
+# vocabulary of a language model, stays one tensor.
+
+_LARGEST_INT8 = 127  # of 8 bits: the integers go from -127 to 127, so that each row needs a scale only
+_BLOCK = 32  # weights of 4 bits that share a scale, the fewest that XNNPACK takes
+_CHUNK = 2**16  # blocks that are rounded at a time
+_LEAST_ENTRIES = 1024  # of a weight, as in the converter: smaller ones gain nothing
+_PLACES = {"FULLY_CONNECTED": 1, "GATHER": 0}  # of the weight among the inputs
+_VERSIONS = {"FULLY_CONNECTED": 12, "EMBEDDING_LOOKUP": 4}  # that take a scale for each row beside float activations
+
+
+@dataclass(frozen=True)
+class _Use:
+    """An operator that takes a weight."""
+
+    graph: schema.SubGraphT
+    operator: schema.OperatorT
+    kind: str
+    place: int
+
+
+def narrow_weights(model: schema.ModelT, *, bits: int) -> None:
+    """Round the weights of fully connected layers, and of tables, to 8 or 4 bits; zeros stay zeros.
+
+    A weight that another operator takes as well stays as it is, and so does a small one.
+
+    Args:
+        model: A file that computes in float32, with any number of graphs. It is changed. Its weights may be arrays
+            of floats as well as of bytes.
+        bits: 8 or 4. Rows whose length is not a multiple of 32 get 8 bits in any case.
+    """
+    for buffer, uses in _uses(model).items():
+        if all(_fits(use) for use in uses):
+            _narrow_buffer(model, buffer, uses=uses, bits=bits)
+    for code in model.operatorCodes:
+        name = next((name for name in _VERSIONS if code.builtinCode == getattr(schema.BuiltinOperator, name)), None)
+        code.version = max(code.version, _VERSIONS.get(name or "", 1))
+    drop_hash(model)
+    put_in_order(model)
+
+
+def _uses(model: schema.ModelT) -> dict[int, list[_Use]]:
+    """Return the operators of all graphs that take a large constant of two dimensions, by its buffer."""
+    uses = defaultdict(list)
+    for graph in model.subgraphs:
+        for operator in graph.operators or ():
+            for place, index in enumerate(inputs_of(operator)):
+                tensor = graph.tensors[index] if index >= 0 else None
+                if tensor is not None and _is_large(model, tensor):
+                    uses[tensor.buffer].append(_Use(graph, operator, operator_name(model, operator), place))
+    return uses
+
+
+def _is_large(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    values = model.buffers[tensor.buffer].data
+    is_matrix = tensor.shape is not None and len(tensor.shape) == 2 and tensor.type == schema.TensorType.FLOAT32
+    return is_matrix and tensor.sparsity is None and values is not None and values.nbytes >= 4 * _LEAST_ENTRIES
+
+
+def _fits(use: _Use) -> bool:
+    if _PLACES.get(use.kind) != use.place:
+        return False
+    if use.kind == "FULLY_CONNECTED":
+        return use.graph.tensors[use.operator.inputs[0]].type == schema.TensorType.FLOAT32
+    options = use.operator.builtinOptions
+    is_of_rows = options is None or (options.axis, options.batchDims) == (0, 0)
+    return is_of_rows and use.graph.tensors[use.operator.inputs[1]].type == schema.TensorType.INT32
+
+
+def _narrow_buffer(model: schema.ModelT, buffer: int, *, uses: list[_Use], bits: int) -> None:
+    first = uses[0].graph.tensors[uses[0].operator.inputs[uses[0].place]]
+    rows = np.asarray(model.buffers[buffer].data).view("<f4").reshape(first.shape)
+    narrow = _FourBits(model, rows) if bits == 4 and rows.shape[1] % _BLOCK == 0 else _EightBits(model, rows)
+    narrowed: dict[tuple[int, int], int] = {}  # the tensor of a graph that an operator takes now
+    for use in uses:
+        old = int(use.operator.inputs[use.place])
+        key = id(use.graph), old
+        if key not in narrowed:
+            narrowed[key] = add_tensor(
+                use.graph,
+                use.graph.tensors[old],
+                buffer=narrow.integers,
+                type=narrow.type,
+                quantization=narrow.quantization(use.graph),
+            )
+        if use.kind == "GATHER":
+            _look_up(model, use, narrowed[key])
+        else:
+            use.operator.inputs = use.operator.inputs.copy()
+            use.operator.inputs[use.place] = narrowed[key]
+            use.operator.builtinOptions.asymmetricQuantizeInputs = True
+
+
+class _EightBits:
+    """The integers of a weight, and its scales: one for each row."""
+
+    def __init__(self, model: schema.ModelT, rows: np.ndarray) -> None:
+        self.type = schema.TensorType.INT8
+        parts = np.array_split(rows, -(-rows.size // (_CHUNK * _BLOCK)))
+        largest = np.concatenate([np.abs(part).max(axis=1) for part in parts])
+        self._scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(_LARGEST_INT8)
+        scales = np.array_split(self._scales[:, None], len(parts))
+        integers = [np.rint(part / each).astype(np.int8) for part, each in zip(parts, scales, strict=True)]
+        self.integers = add_values(model, np.concatenate(integers))
+
+    def quantization(self, _: schema.SubGraphT) -> schema.QuantizationParametersT:
+        return schema.QuantizationParametersT(scale=self._scales, zeroPoint=np.zeros(len(self._scales), np.int64))
+
+
+class _FourBits:
+    """The integers of a weight, and its scales: one for each block of a row, in a tensor of each graph."""
+
+    def __init__(self, model: schema.ModelT, rows: np.ndarray) -> None:
+        self.type = schema.TensorType.INT4
+        blocks = rows.reshape(-1, _BLOCK)
+        parts = [_rounded_blocks(blocks[start : start + _CHUNK]) for start in range(0, len(blocks), _CHUNK)]
+        self.integers = add_values(model, np.concatenate([packed(integers) for integers, _ in parts]))
+        self._shape = np.array([len(rows), rows.shape[1] // _BLOCK], np.int32)
+        self._scales = add_values(model, np.concatenate([scales for _, scales in parts]))
+
+    def quantization(self, graph: schema.SubGraphT) -> schema.QuantizationParametersT:
+        scales = schema.TensorT()
+        scales.name, scales.shape, scales.buffer = b"scales", self._shape, self._scales
+        scales.type = schema.TensorType.FLOAT16
+        graph.tensors.append(scales)
+        details = schema.BlockwiseQuantizationT()
+        details.scales, details.zeroPoints, details.blockSize = len(graph.tensors) - 1, -1, _BLOCK
+        kind = schema.QuantizationDetails.BlockwiseQuantization
+        return schema.QuantizationParametersT(detailsType=kind, details=details)
+
+
+def _rounded_blocks(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return integers from -7 to 7, and the scale of each block: a float16 of 8 bits, as XNNPACK reads it."""
+    _, steps = _to_four_bits(blocks, 0)
+    bits = steps.astype(np.float32).view(np.uint32)
+    scales = ((bits + 0x8000) & 0xFFFF0000).view(np.float32).astype(np.float16)
+    scales[scales == 0] = 1  # of weights too small for a float16, which become 0
+    integers = np.rint(blocks / scales.astype(np.float32)[:, None])
+    return np.clip(integers, -_LARGEST_INT4, _LARGEST_INT4).astype(np.int8), scales
+
+
+def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:
+    """Turn GATHER into EMBEDDING_LOOKUP, which takes a list of ids and returns a matrix."""
+    graph, operator = use.graph, use.operator
+    ids, output = int(operator.inputs[1]), int(operator.outputs[0])
+    count = int(np.prod(graph.tensors[ids].shape))
+    size = int(graph.tensors[table].shape[1])
+    rows = add_tensor(graph, graph.tensors[output], shape=np.array([count, size], np.int32), shapeSignature=None)
+    flat = add_tensor(graph, graph.tensors[ids], shape=np.array([count], np.int32), shapeSignature=None)
+    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.EMBEDDING_LOOKUP)
+    operator.inputs, operator.outputs = np.array([flat, table], np.int32), np.array([rows], np.int32)
+    operator.builtinOptionsType, operator.builtinOptions = 0, None
+    for source, target in ((ids, flat), (rows, output)):
+        shape = np.array(graph.tensors[target].shape, np.int32)
+        inputs = [source, add_constant(model, graph, name=b"shape", values=shape)]
+        options = schema.ReshapeOptionsT(newShape=shape)
+        add_operator(model, graph, name="RESHAPE", inputs=inputs, outputs=[target], options=options)
+
+
+# EdgeQuantizer: a recipe of AI Edge Quantizer, which another Python applies to a float file.
+
+_TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
+RECIPE_NAME = re.compile(r"\w{1,100}")
+_BITS = {"INT8": 8, "INT4": 4, "INT2": 2}  # of weights in blocks, by their types in the format
+_INSTALL = (
+    "Make an environment for it: python -m venv edge; edge/bin/pip install ai-edge-quantizer, and give "
+    "edge/bin/python as its Python"
+)
+
+
+@dataclass(frozen=True)
+class EdgeQuantizer:
+    """A recipe of AI Edge Quantizer, as the number format of a file.
+
+    Pass it as `quantize=` to `to_tflite`, or in `Search(formats=...)` to `compress`, for formats that tfprune does
+    not have, such as 4-bit weights with a scale for each block. The package runs in a process of its own, and may be
+    installed in another environment. The file that comes back is refused if a zero of a weight is not a zero there,
+    or if its outputs differ too much.
+
+    Args:
+        recipe: The name of a recipe of the package, such as `"dynamic_wi4b32_afp32"`, or a recipe as its JSON files
+            hold it: a list of dicts with `"regex"`, `"operation"`, `"algorithm_key"` and `"op_config"`.
+        python: The path of the Python that has the package, such as `"edge/bin/python"`. None (the default) is the
+            one that runs now.
+
+    Raises:
+        TypeError: If `recipe` is neither a name nor a list of dicts, or `python` is not a string.
+        ValueError: If `recipe` is not the name of a recipe, is empty, or is not JSON.
+
+    Example:
+        >>> EdgeQuantizer("dynamic_wi4b32_afp32", python="edge/bin/python").name
+        'dynamic_wi4b32_afp32'
+    """
+
+    recipe: str | Sequence[Mapping[str, Any]]
+    python: str | None = None
+
+    # What other number formats may have.
+    scheme: ClassVar[str] = "recipe"
+    levels: ClassVar[None] = None
+    skip: ClassVar[None] = None
+    allow_float: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        is_list = isinstance(self.recipe, Sequence) and all(isinstance(entry, Mapping) for entry in self.recipe)
+        if not (isinstance(self.recipe, str) or is_list):
+            raise TypeError(
+                f"Expected `recipe` to be a name, or a list of dicts. Received: recipe={self.recipe!r} of type "
+                f"{type(self.recipe).__name__}. Read a recipe in a file with json.load."
+            )
+        if not isinstance(self.python, str | None):
+            raise TypeError(f"Expected `python` to be the path of a Python. Received: python={self.python!r}.")
+        if not self.recipe or (isinstance(self.recipe, str) and not RECIPE_NAME.fullmatch(self.recipe)):
+            raise ValueError(
+                f"Expected the name of a recipe, such as 'dynamic_wi4_afp32', or a list of dicts. Received: "
+                f"recipe={self.recipe!r}. Read a recipe in a file with json.load."
+            )
+        try:
+            json.dumps(self.recipe)
+        except TypeError as error:
+            raise ValueError(f"Expected a recipe of values that JSON has. Received: {error}. Change them.") from error
+
+    @property
+    def name(self) -> str:
+        """The name of the recipe, or `recipe`."""
+        return self.recipe if isinstance(self.recipe, str) else self.scheme
+
+
+def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Mapping[str, np.ndarray]]) -> ModelFile:
+    """Quantize a float file.
+
+    Args:
+        form: The recipe, and the Python that has the package.
+        file: The file.
+        samples: Calibration data, a dict of arrays by input for each run; empty for a recipe without need of it.
+
+    Returns:
+        The new file, in which each zero of a weight is a zero.
+
+    Raises:
+        ValueError: If the Python or the package is missing, the recipe is refused or changes no weight, or zeros
+            are lost.
+    """
+    signature = next(iter(file.signatures), "")
+    settings = {"recipe": form.recipe, "samples": len(samples), "signature": signature}
+    arrays = {f"{row}/{name}": array for row, sample in enumerate(samples) for name, array in sample.items()}
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        Path(folder, child.FLOAT).write_bytes(file.content)
+        write_job(folder, child.JOB, settings=settings, arrays=arrays)
+        result = _run_recipe(form, Path(folder))
+    quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive)
+    _check(form, file.graph, quantized.graph)
+    return quantized
+
+
+def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
+    python = form.python or sys.executable
+    command = [python, "-I", child.__file__, str(folder)]  # without the packages of this environment
+    try:
+        completed = run_program(command, folder, timeout=_TIMEOUT)
+    except OSError as error:
+        raise ValueError(
+            f"Expected a Python that has AI Edge Quantizer. Received: {python!r}: {error.strerror}. {_INSTALL}."
+        ) from error
+    if completed.ok:
+        return Path(folder, child.QUANTIZED).read_bytes()
+    reason = completed.reason.strip().rstrip(".")
+    if reason.startswith("Expected"):
+        raise ValueError(f"{reason}. Nothing was written.")
+    if "No module named" in reason:
+        raise ValueError(f"Expected a Python that has AI Edge Quantizer. Received: {python!r}: {reason}. {_INSTALL}.")
+    raise ValueError(
+        f"Expected a recipe that AI Edge Quantizer takes for this model. Received: {form.name!r}: "
+        f"{reason}. Nothing was written."
+    )
+
+
+def _check(form: EdgeQuantizer, before: Model, after: Model) -> None:
+    """Refuse a file with the weights as they were, or without all of their zeros."""
+    if {weight.dtype for weight in after.weights} <= {weight.dtype for weight in before.weights}:
+        raise ValueError(
+            f"Expected a recipe that quantizes a weight of the model. Received: {form.name!r}, which leaves all "
+            f"in floats: the package has no kernel for such weights. Nothing was written. Try another granularity."
+        )
+    if lost := _lost_zeros(before, after):
+        raise ValueError(
+            f"Expected a recipe that keeps the zeros of the weights. Received: {form.name!r}: {'; '.join(lost)}. "
+            f"Nothing was written. Algorithms that rotate weights lose zeros, and GPTQ may: take "
+            f"'min_max_uniform_quantize', 'OCTAV' or 'OSCAR' as the algorithm."
+        )
+
+
+def _lost_zeros(before: Model, after: Model) -> list[str]:
+    """Find weights whose zeros are not zeros in another file, entry by entry.
+
+    Args:
+        before: A file.
+        after: Another one, with weights of the same names.
+
+    Returns:
+        One sentence for each weight that lost zeros; empty if none did.
+    """
+    named = {tensor.name: tensor for part in after.subgraphs for tensor in part.tensors if tensor.weight}
+    problems = []
+    for weight in before.weights:
+        zeros = weight.size - (weight.nnz or 0)
+        other = named.get(weight.name)
+        if not zeros:
+            continue
+        if other is None or other.size != weight.size:
+            problems.append(f"weight {weight.name!r} with {zeros:,} zeros is not there")
+        elif count := int(np.count_nonzero(_marks(other) & ~_marks(weight))):
+            problems.append(f"weight {weight.name!r} has {zeros:,} zeros, of which {count:,} are lost")
+    return problems
+
+
+def _marks(weight: Tensor) -> np.ndarray:
+    """Tell for each entry of a weight whether it is not zero."""
+    marks = np.zeros(weight.size, bool)
+    for positions, _ in weight.values.pieces() if weight.values is not None else ():
+        marks[positions] = True
+    return marks
+
+
+def _make_scales_positive(model: schema.ModelT) -> bool:
+    """Give blocks of zeros the scale 1: the package gives them 0, which XNNPACK does not take.
+
+    Their integers become 0; the package has divided by the scale.
+    """
+    kind = schema.QuantizationDetails.BlockwiseQuantization
+    widths = {getattr(schema.TensorType, name, None): bits for name, bits in _BITS.items()}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.quantization is None or tensor.quantization.detailsType != kind or tensor.type not in widths:
+                continue
+            details = tensor.quantization.details
+            buffer, scales = (model.buffers[each] for each in (tensor.buffer, graph.tensors[details.scales].buffer))
+            values = np.asarray(scales.data).view("<f2").copy()
+            empty = ~(values > 0)
+            integers = np.asarray(buffer.data).reshape(-1, details.blockSize * widths[tensor.type] // 8).copy()
+            integers[empty], values[empty] = 0, 1
+            buffer.data, scales.data = integers.ravel(), values.view(np.uint8)
+    return True

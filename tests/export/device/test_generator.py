@@ -1,0 +1,116 @@
+"""A language model's file that writes: pieces, ends, prompts in parts, and prompts that do not fit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tfprune.export import Generator
+from tfprune.export.device.writer_file import InterpretedFile, Signatures
+from tfprune.export.file.document import load_objects, save_objects
+
+
+@pytest.fixture(scope="module")
+def generator(writer):
+    return Generator(writer, threads=1)
+
+
+def greedy(path, prompt, count):
+    """Write with `decode` alone, a token at a time, and no other code of the generator."""
+    signatures = Signatures(InterpretedFile(str(path), threads=1))
+    for token in prompt[:-1]:
+        signatures.decode(token)
+    tokens = [prompt[-1]]
+    while len(tokens) <= count:
+        tokens.append(int(signatures.decode(tokens[-1]).argmax()))
+    return tokens[1:]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6, 9, 15])
+def test_a_prompt_in_parts_is_the_same_as_token_by_token(generator, writer, length):
+    prompt = np.random.default_rng(length).integers(1, generator.vocabulary, length).tolist()
+    count = min(4, generator.length - length)
+    stops = [*range(generator.vocabulary)]
+    expected = greedy(writer, prompt, count)
+    assert (
+        generator.generate(prompt, max_tokens=count)[: len(expected)] == expected[: _until_end(generator, expected)]
+    )
+    assert generator.generate(prompt, stop=stops) == []
+
+
+def _until_end(generator, tokens):
+    ends = [place for place, token in enumerate(tokens) if token in generator._form.stop]
+    return ends[0] if ends else len(tokens)
+
+
+def test_texts_and_pieces(generator):
+    text = generator.generate("the fox", max_tokens=8)
+    pieces = list(generator.stream("the fox", max_tokens=8))
+    assert "".join(pieces) == text and len(pieces) > 1
+    ids = generator.generate(generator._tokenizer.encode("the fox"), max_tokens=8)
+    assert generator._tokenizer.decode(ids) == text
+
+
+def test_the_text_ends_before_a_stop_text(generator):
+    text = generator.generate("the fox", max_tokens=8)
+    for stop in (text[1:3], text[2:4], text[-1]):
+        written = [*generator.stream("the fox", max_tokens=8, stop=["no such text", stop])]
+        assert "".join(written) == text[: text.index(stop)]
+
+
+def test_the_cache_is_filled_to_its_end(generator):
+    prompt = [3] * (generator.length - 2)
+    assert len(generator.generate(prompt)) <= 2
+    assert len(generator.generate(prompt, max_tokens=2, temperature=1.0, seed=1)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "error"),
+    [
+        ([], {}, "an empty prompt"),
+        ([10**6], {}, "id 1000000"),
+        ([-1], {}, "id -1"),
+        ([3] * 16, {}, "fewer than 16 tokens.*Received: 16 tokens"),
+        ([3] * 10, {"max_tokens": 7}, "a prompt of 10 and max_tokens=7"),
+        ([3], {"max_tokens": 0}, "max_tokens"),
+        ([3], {"stop": "end"}, "texts for a text only"),
+        ("the fox", {"stop": [""]}, "not empty"),
+    ],
+)
+def test_refusals(generator, prompt, settings, error):
+    with pytest.raises(ValueError, match=error):
+        generator.generate(prompt, **settings)
+
+
+@pytest.mark.parametrize("prompt", [[[3, 4]], [0.5], None])
+def test_prompts_of_other_types(generator, prompt):
+    with pytest.raises(TypeError, match="a flat list of token ids"):
+        generator.generate(prompt)
+
+
+def test_other_files(writer, tmp_path):
+    model = load_objects(writer.read_bytes())
+    model.signatureDefs = []
+    (tmp_path / "other.tflite").write_bytes(save_objects(model))
+    with pytest.raises(ValueError, match="with the signatures `decode` and `prefill_N`"):
+        Generator(tmp_path / "other.tflite")
+    (tmp_path / "empty.tflite").write_bytes(b"")
+    (tmp_path / "text.tflite").write_bytes(b"no model at all")
+    (tmp_path / "short.tflite").write_bytes(writer.read_bytes()[:-100])
+    for name in ("empty", "text", "short", "missing"):
+        with pytest.raises(ValueError, match=f"{name}.tflite"):
+            Generator(tmp_path / f"{name}.tflite")
+    assert not list(tmp_path.glob("*.cache"))
+    with pytest.raises(TypeError, match="Expected the path"):
+        Generator(writer.read_bytes())
+
+
+def test_perplexity_is_that_of_keras(generator, writer):
+    report = json.loads((writer.parent / "report.json").read_text())
+    # what the export compared both on
+    ids = np.random.default_rng(0).integers(0, generator.vocabulary, 8).tolist()
+    assert generator.perplexity(ids) == pytest.approx(report["keras_perplexity"], rel=1e-4)
+    with pytest.raises(ValueError, match="at least two tokens"):
+        generator.perplexity(ids[:1])

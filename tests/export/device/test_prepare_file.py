@@ -1,0 +1,108 @@
+"""Files in CompiledModel: tried in another process, remembered, and run by the interpreter where that fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from tfprune.export import Generator, pack
+from tfprune.export.device import writer_file
+from tfprune.export.device.processes import Completed
+from tfprune.export.device.writer_file import PreparedFile
+
+PROMPT = [3, 5, 7]
+
+
+@pytest.fixture
+def copied(writer, tmp_path):
+    """Return a copy of the file with the folder that another generator has prepared."""
+    Generator(writer, threads=1)
+    for path in (writer, writer.with_name(writer.name + ".cache")):
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, tmp_path / path.name)
+    return tmp_path / writer.name
+
+
+@pytest.fixture
+def attempts(monkeypatch):
+    """Let each attempt crash, and count them."""
+    reasons = []
+
+    def crash(module, folder, *, timeout):
+        reasons.append(folder)
+        return Completed(ok=False, reason="killed by SIGABRT", output="")
+
+    monkeypatch.setattr(writer_file, "run_job", crash)
+    return reasons
+
+
+def test_what_was_prepared_is_used_again(copied, attempts):
+    generator = Generator(copied, threads=1)
+    assert generator.runtime.endswith("in place") and not attempts
+    assert [path.name for path in sorted(copied.parent.iterdir())] == [copied.name, f"{copied.name}.cache"]
+
+
+def test_a_crash_is_remembered_and_the_interpreter_writes_the_same(copied, attempts):
+    expected = Generator(copied, threads=1).generate(PROMPT, max_tokens=6)
+    shutil.rmtree(f"{copied}.cache")
+    for _ in range(2):
+        generator = Generator(copied, threads=1)
+        assert "in place" not in generator.runtime
+        assert generator.generate(PROMPT, max_tokens=6) == expected
+    assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("change", ["other content", "other time", "weights cut short", "record cut short"])
+def test_files_and_folders_that_changed_are_prepared_again(copied, attempts, change):
+    folder, status = copied.with_name(copied.name + ".cache"), copied.stat()
+    if change == "other content":
+        data = copied.read_bytes()
+        copied.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        os.utime(copied, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "other time":
+        os.utime(copied, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    else:
+        part = folder / (writer_file._WEIGHTS if change.startswith("weights") else writer_file._RECORD)
+        part.write_bytes(part.read_bytes()[:-1])
+    PreparedFile(copied, threads=1)
+    assert len(attempts) == 1
+
+
+def test_an_attempt_without_memory_is_repeated(copied, monkeypatch):
+    shutil.rmtree(f"{copied}.cache")
+    reason = "killed by SIGKILL (out of memory?)"
+    monkeypatch.setattr(writer_file, "run_job", lambda *_, **__: Completed(ok=False, reason=reason, output=""))
+    assert "in place" not in Generator(copied, threads=1).runtime
+    monkeypatch.undo()
+    assert Generator(copied, threads=1).runtime.endswith("in place")
+
+
+def test_a_folder_that_cannot_be_written(copied, attempts, monkeypatch):
+    shutil.rmtree(f"{copied}.cache")
+
+    monkeypatch.setattr(writer_file.tempfile, "mkdtemp", _refused)
+    monkeypatch.setattr(writer_file.tempfile, "TemporaryDirectory", lambda prefix: _Folder(copied.parent / "other"))
+    assert len(Generator(copied, threads=1).generate(PROMPT, max_tokens=3)) == 3
+    assert [path.name for path in sorted(copied.parent.iterdir())] == ["other", copied.name]
+
+
+def _refused(**_):
+    raise PermissionError("read-only")
+
+
+class _Folder:
+    def __init__(self, path):
+        path.mkdir()
+        self.name = str(path)
+
+
+@pytest.mark.programs
+def test_packed_files(copied):
+    expected = Generator(copied, threads=1).generate("the fox", max_tokens=6)
+    packed = copied.with_name("writer.tfz")
+    packed.write_bytes(pack(copied.read_bytes()))
+    for _ in range(2):
+        generator = Generator(packed, threads=1)
+        assert generator.runtime.endswith("in place")
+        assert generator.generate("the fox", max_tokens=6) == expected

@@ -1,0 +1,196 @@
+"""Files of models that were trained quantization-aware, against what Keras computes, in the interpreter."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from tiers import first
+
+import tfprune
+from tfprune.export import Quantization, Runner, to_tflite
+from tfprune.export.file.reader import read
+from tfprune.export.keras_side.to_tflite import _float_operators
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(-1, 1, size=(64, 8, 8, 2)).astype("float32")
+SERIES = RNG.normal(size=(64, 4, 4)).astype("float32")
+TOKENS = RNG.integers(0, 20, size=(64, 3)).astype("int32")
+
+
+def normalized(tensor, layer, activation=None):
+    tensor = layers.BatchNormalization(momentum=0.8)(layer(tensor))
+    return tensor if activation is None else activation(tensor)
+
+
+def images() -> keras.Model:
+    inputs = keras.Input((8, 8, 2))
+    first = normalized(layers.ZeroPadding2D(1)(inputs), layers.Conv2D(8, 3, use_bias=False), layers.ReLU())
+    hidden = normalized(first, layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2), layers.LeakyReLU())
+    hidden = normalized(hidden, layers.Conv2D(8, 1, activation="linear"))
+    hidden = layers.ReLU(6.0)(layers.Add()([first, hidden]))
+    gate = layers.Conv2D(8, 1, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(hidden))
+    hidden = layers.Multiply()([hidden, gate]) + layers.Conv2D(8, 3, padding="same", activation="silu")(hidden)
+    pooled = layers.AveragePooling2D(3, 1, "same")(first)
+    hidden = layers.MaxPooling2D()(layers.Concatenate()([pooled, hidden]))
+    hidden = layers.Conv2DTranspose(6, 2, strides=2, activation="tanh")(layers.UpSampling2D()(hidden))
+    hidden = normalized(layers.GlobalMaxPooling2D()(hidden), layers.Dense(12, use_bias=False), layers.ReLU())
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.Dropout(0.1)(hidden)))
+
+
+def series() -> keras.Model:
+    inputs = keras.Input((4, 4))
+    hidden = normalized(inputs, layers.Conv1D(8, 3, padding="causal", use_bias=False), layers.ReLU())
+    hidden = layers.LSTM(6)(layers.Conv1D(8, 3, padding="same", activation="relu")(hidden))
+    return keras.Model(inputs, [layers.Dense(3, name="scores")(hidden), layers.Dense(1, name="size")(hidden)])
+
+
+def tokens() -> keras.Model:
+    inputs = keras.Input((3,), dtype="int32")
+    return keras.Model(inputs, layers.Dense(3, activation="sigmoid")(layers.GRU(6)(layers.Embedding(20, 8)(inputs))))
+
+
+def two_operators() -> keras.Model:
+    inputs = keras.Input((8, 8, 2))
+    hidden = layers.Normalization(mean=[0.1, -0.2], variance=[0.5, 2.0])(layers.Rescaling(2.0, 0.1)(inputs))
+    hidden = normalized(hidden, layers.SeparableConv2D(8, 3, use_bias=False), layers.ReLU())
+    hidden = layers.Concatenate()([hidden, layers.SeparableConv2D(4, 3, padding="same", activation="tanh")(hidden)])
+    hidden = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(hidden))
+    hidden = normalized(hidden, layers.Conv2D(8, 3), layers.Activation("hard_silu"))
+    hidden = layers.BatchNormalization(momentum=0.8)(layers.GlobalAveragePooling2D()(hidden))
+    return keras.Model(inputs, layers.Dense(3)(hidden))
+
+
+def branches() -> keras.Model:
+    inputs = keras.Input((8, 8, 2))
+    parts = [layers.Conv2D(6, size, padding="same", activation="relu")(inputs) for size in (1, 3)]
+    narrow = layers.Activation("relu")(layers.BatchNormalization(momentum=0.8)(layers.Conv2D(2, 1)(inputs)))
+    return keras.Model(inputs, layers.Concatenate()([*parts, narrow]))
+
+
+CASES = {
+    "branches": (branches, IMAGES),
+    "two_operators": (two_operators, IMAGES),
+    "images": (images, IMAGES),
+    "series": (series, SERIES),
+    "tokens": (tokens, TOKENS),
+}
+
+
+SPARSE = ("branches", "tokens")  # whose sparse forms are tried, too
+
+
+@functools.cache
+def trained(case: str) -> tuple[keras.Model, np.ndarray]:
+    """Build a pruned network whose ranges have seen the data; one is trained, too."""
+    build, data = CASES[case]
+    keras.utils.set_random_seed(0)
+    model = tfprune.quantize_aware(tfprune.wrap(build()))
+    tfprune.update_masks(model, 0.6)
+    if case == "branches":
+        model.compile("adam", "mse", run_eagerly=True)
+        model.fit(data, np.ones((len(data), *model.output.shape[1:])) / 3, epochs=2, verbose=0)
+    for batch in (data[:32], data[32:]) * 2:
+        model(batch, training=True)
+    return model, data
+
+
+def as_list(outputs) -> list[np.ndarray]:
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return [model.get_layer(name) for name in model.output_names]
+
+
+@pytest.mark.parametrize("case", first(*CASES))
+def test_the_file_computes_in_integers_what_keras_computes(case, tmp_path):
+    model, data = trained(case)
+    path = tmp_path / "model.tflite"
+    optimize = "size" if case in SPARSE else "dense"
+    report = to_tflite(model, path, quantize="int8", check_on=data, optimize=optimize)
+    graph = read(path.read_bytes())
+    assert not _float_operators(graph)
+    expected = as_list(model.predict(data, verbose=0))
+    outputs = as_list(Runner(path).predict(data))
+    close = []
+    for layer, keras_output, file_output in zip(last_layers(model), expected, outputs, strict=True):
+        bounds = layer.known_ranges().get("output", (0, 255 / 256))  # of a softmax or sigmoid
+        step = (bounds[1] - bounds[0]) / 255
+        close.append((np.abs(keras_output - file_output) <= 2.01 * step).ravel())
+    assert np.mean(np.concatenate(close)) >= 0.99
+    sparsity = tfprune.sparsity_report(model)
+    assert 0 < report.nnz <= sparsity.total_nnz  # small weights are rounded to 0, too
+    zeros = sum(weight.size - weight.nnz for weight in graph.weights if weight.dtype == "int8")
+    assert zeros >= sparsity.total_size - sparsity.total_nnz
+
+
+@pytest.mark.programs
+def test_levels_and_an_int8_input(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 2)), layers.Conv2D(16, 3, name="c"), layers.Flatten(), layers.Dense(4)]
+    )
+    model = tfprune.quantize_aware(model, levels=8)
+    model(IMAGES, training=True)
+    path = tmp_path / "model.tflite"
+    to_tflite(model, path, quantize=Quantization("int8", io_dtype="int8"), check_on=IMAGES)
+    graph = read(path.read_bytes())
+    assert graph.inputs[0].dtype == graph.outputs[0].dtype == "int8" and "QUANTIZE" not in graph.ops
+    dense = next(weight for weight in graph.weights if len(weight.shape) == 2)
+    assert len(np.unique(dense.values.raw)) <= 8
+
+
+@pytest.mark.programs
+def test_other_kinds_of_files_hold_the_float_model(tmp_path):
+    model, data = trained("series")
+    to_tflite(model, tmp_path / "model.tflite", check_on=data)
+    expected = as_list(tfprune.strip(model).predict(data, verbose=0))
+    for one, other in zip(expected, as_list(Runner(tmp_path / "model.tflite").predict(data)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_other_integers_take_the_weights_and_calibrate_anew(tmp_path):
+    model = small(layers.Conv2D(8, 3, activation="relu"))
+    model(IMAGES, training=True)
+    expected = tfprune.strip(model).predict(IMAGES, verbose=0)
+    for kind, allowed in (("int16x8", 0.01), ("int4", 0.2)):
+        with pytest.raises(ValueError, match=r"calibration=x\[:100\]; the ranges .* are those of int8\."):
+            to_tflite(model, tmp_path / kind, quantize=kind)
+        to_tflite(model, tmp_path / kind, quantize=kind, calibration=IMAGES)
+        assert np.abs(Runner(tmp_path / kind).predict(IMAGES) - expected).max() < allowed * np.abs(expected).max()
+
+
+def small(*parts: keras.layers.Layer) -> keras.Model:
+    return tfprune.quantize_aware(keras.Sequential([keras.Input((8, 8, 2)), *parts, layers.Conv2D(2, 3)]))
+
+
+def refused(model: keras.Model, path, match: str, **arguments) -> None:
+    with pytest.raises(ValueError, match=match):
+        to_tflite(model, path, quantize="int8", **arguments)
+    assert not path.exists()
+
+
+def test_what_is_refused(tmp_path):
+    path = tmp_path / "model.tflite"
+    model = small()
+    refused(model, path, "ranges that have seen data")
+    model(IMAGES, training=True)
+    refused(model, path, "no `calibration`", calibration=IMAGES)
+    model.layers[0].ranges["output"].assign([0, np.nan])
+    refused(model, path, "numbers in the range 'output' of 'conv2d")
+    with pytest.raises(ValueError, match="`allow_float`"):
+        to_tflite(tfprune.strip(model), path, quantize=Quantization(None, allow_float=True))
+
+
+@pytest.mark.programs
+def test_operators_in_float_are_named_and_allowed_only_when_asked_for(tmp_path):
+    path = tmp_path / "model.tflite"
+    model = small(layers.Conv2D(4, 3, activation="gelu", name="gelu"))
+    model(IMAGES, training=True)
+    refused(model, path, r"compute in float: .*gelu: its activation is none of")
+    to_tflite(model, path, quantize=Quantization("int8", allow_float=True), check_on=IMAGES)
+    np.testing.assert_allclose(Runner(path).predict(IMAGES), model.predict(IMAGES, verbose=0), atol=0.05)

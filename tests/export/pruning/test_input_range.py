@@ -1,0 +1,137 @@
+"""The range of inputs: from quantization, metadata and types, and the warnings about samples far off it."""
+
+import flatbuffers
+import numpy as np
+import pytest
+
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.document import load_objects
+from tfprune.export.file.metadata import with_metadata
+from tfprune.export.pruning.prune import _compare_outputs, _constant_outputs, prune_tflite
+from tfprune.export.pruning.samples import check_range, input_range, spread_over
+
+
+def metadata(*, stats=None, normalization=None):
+    """Metadata of one input, written slot by slot as metadata_schema.fbs numbers them."""
+    builder = flatbuffers.Builder()
+
+    def table(**slots):
+        builder.StartObject(8)
+        for slot, (prepend, value) in slots.items():
+            prepend(int(slot[1:]), value, 0)
+        return builder.EndObject()
+
+    def floats(numbers):
+        return builder.PrependUOffsetTRelativeSlot, builder.CreateNumpyVector(np.array(numbers, np.float32))
+
+    def tables(offset):
+        builder.StartVector(4, 1, 4)
+        builder.PrependUOffsetTRelative(offset)
+        return builder.PrependUOffsetTRelativeSlot, builder.EndVector()
+
+    def child(offset):
+        return builder.PrependUOffsetTRelativeSlot, offset
+
+    slots = {}
+    if normalization:
+        mean, deviation = map(floats, normalization)
+        options = table(_0=mean, _1=deviation)
+        slots["_4"] = tables(table(_0=(builder.PrependUint8Slot, 1), _1=child(options)))
+    if stats:
+        low, high = map(floats, stats)
+        slots["_5"] = child(table(_0=high, _1=low))
+    graph = table(_2=tables(table(**slots)))
+    builder.Finish(table(_3=tables(graph)), b"M001")
+    return bytes(builder.Output())
+
+
+RANGES = {
+    "image": ({"normalization": ([127.5], [127.5])}, (-1, 1)),
+    "channels": ({"normalization": ([120, 100, 110], [60, 50, 55])}, (-2, 3.1)),
+    "stats": ({"normalization": ([127.5], [127.5]), "stats": ([-2], [5])}, (-2, 5)),
+    "nothing": ({}, None),
+    "empty range": ({"stats": ([1], [1])}, None),
+    "not finite": ({"stats": ([0], [np.inf])}, None),
+}
+
+
+def ranges_of(content):
+    return [input_range(load_objects(content), tensor) for tensor in Runner(content)._inputs]
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_range_of_metadata(cases, name):
+    entries, limits = RANGES[name]
+    (found,) = ranges_of(with_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(**entries)}))
+    assert (found and (found.low, found.high)) == (limits and pytest.approx(limits))
+
+
+def test_damaged_metadata_are_no_metadata(cases):
+    whole, generator = metadata(stats=([-1], [1]), normalization=([0], [255])), np.random.default_rng(0)
+    for _ in range(50):
+        damaged = bytearray(whole[: generator.integers(len(whole) + 1)])
+        for place in generator.integers(0, max(len(damaged), 1), 3 if damaged else 0):
+            damaged[place] = generator.integers(256)
+        ranges_of(with_metadata(cases["dense"].data, {"TFLITE_METADATA": bytes(damaged)}))
+
+
+def test_the_range_of_integers(cases):
+    for kind in ("int8", "int8_float_io"):
+        (found,) = ranges_of(cases[kind].data)
+        assert found.is_clipped and found.high - found.low == pytest.approx(255 * found.step)
+        assert (
+            found.low <= cases[kind].inputs.min() + found.step and cases[kind].inputs.max() <= found.high + found.step
+        )
+    assert ranges_of(cases["tokens"].data) == [None]
+
+
+def test_samples_far_off_the_range(cases):
+    content = with_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(stats=([-1], [1]))})
+    (found,) = ranges_of(content)
+    right = np.linspace(-1, 1, 50)
+    assert not check_range(right, found, name="x") and not check_range(right * 0.5, found, name="x")
+    assert "numbers from -255 to 255, 100% of them outside" in check_range(right * 255, found, name="x")[0]
+    assert "expects -1 to 1, by the file's metadata" in check_range(right / 255, found, name="x")[0]
+    assert "a small part of that" in check_range(right / 255, found, name="x")[0]
+
+
+def test_random_numbers_have_the_range(cases, tmp_path):
+    content = with_metadata(cases["dense"].data, {"TFLITE_METADATA": metadata(stats=([-3], [5]))})
+    (found,) = ranges_of(content)
+    np.testing.assert_allclose(spread_over(np.array([0, 0.5, 1]), found), [-3, 1, 5])
+    report = prune_tflite(content, tmp_path / "a.tflite", "random", sparsity=0.5, optimize="dense")
+    assert "was drawn from -3 to 5, by the file's metadata" in report.warnings[1]
+    report = prune_tflite(cases["int8"].data, tmp_path / "b.tflite", "random", sparsity=0.5, optimize="dense")
+    assert "by its quantization" in report.warnings[1]
+
+
+def test_the_report_warns_of_samples_that_hardly_change_the_outputs(cases, tmp_path):
+    export = cases["dense"]
+    right = prune_tflite(export.data, tmp_path / "a.tflite", export.inputs, sparsity=0.3, optimize="dense")
+    assert not [text for text in right.warnings if "Check the preprocessing" in text]
+    faint = export.inputs[:1] + 0.001 * export.inputs
+    wrong = prune_tflite(export.data, tmp_path / "a.tflite", faint, sparsity=0.3, optimize="dense")
+    assert "hardly changes" in wrong.warnings[0] and f"Warning: {wrong.warnings[0]}" in str(wrong)
+
+
+def test_outputs_that_hardly_change():
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(32, 4))
+    assert not _constant_outputs({"x": values}, samples=32)
+    assert "'x' of the dense file hardly changes" in _constant_outputs({"x": 1 + 0.01 * values}, samples=32)[0]
+    one_class = np.abs(values) + [0, 9, 0, 0]
+    assert "at the same index for all samples" in _constant_outputs({"x": one_class}, samples=32)[0]
+    assert not _constant_outputs({"x": np.array(3.0)}, samples=32)
+
+
+def test_errors_of_large_outputs_are_those_of_small_ones(monkeypatch):
+    from tfprune.export.pruning import prune as module
+
+    generator = np.random.default_rng(0)
+    dense = generator.normal(size=(8, 5, 7)).astype(np.float32)
+    pruned = dense[-3:] + generator.normal(size=(3, 5, 7)).astype(np.float32) / 9
+    error = np.sqrt(np.square(pruned - dense[-3:]).mean() / dense.var(axis=0).mean())
+    for block in (1, 24, 2**20):
+        monkeypatch.setattr(module, "_BLOCK", block)
+        (row,) = _compare_outputs({"x": dense}, {"x": pruned}, held=3)
+        assert row.error == pytest.approx(error, rel=1e-5) and row.agreement is None

@@ -1,9 +1,0 @@
-"""`tfmot.sparsity.keras`, the path of the names in tensorflow-model-optimization; it leads to `tfprune.tfmot`."""
-
-from __future__ import annotations
-
-import sys
-
-import tfprune.tfmot as keras
-
-sys.modules[f"{__name__}.keras"] = keras  # so that `from tfprune.tfmot.sparsity.keras import ...` finds it, too
