@@ -648,7 +648,7 @@ def check_loadable(anatomy: Anatomy, copy: Any) -> None:
         if part.kind is Kind.CODE and not is_loadable(counterpart):
             model = part.model
             try:
-                build_from_class_config(class_config(model), lambda entry, model=model: revive(entry, model))
+                build_from_class_config(class_config(model), functools.partial(revive, source=model))
             except ValueError as error:
                 raise ValueError(f"{error}{_OR_IN_PLACE}") from None
 
