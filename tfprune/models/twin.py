@@ -491,7 +491,7 @@ def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
 
 def _built_by_class(anatomy: Anatomy, origin: dict[str, Any]) -> keras.Model:
     model = anatomy.model
-    copy = build_from_class_config(origin, lambda entry: revive(entry, model))
+    copy = _built_anew(model, origin)
     parts, counterparts = plain_parts(model), plain_parts(copy)
     set_layer_states(counterparts, layer_states(parts))
     keep_what_is_beside(anatomy, copy)
@@ -533,6 +533,11 @@ def build_from_class_config(origin: dict[str, Any], read: Callable[[dict[str, An
     return model
 
 
+def _built_anew(model: keras.Model, origin: dict[str, Any]) -> keras.Model:
+    """Build a model as its class does, with custom classes and functions that are in the model."""
+    return build_from_class_config(origin, lambda entry: revive(entry, model))
+
+
 def is_loadable(model: keras.Model) -> bool:
     """Tell whether a subclassed model can be built from its configuration."""
     return "config" in vars(model)[ORIGIN] if ORIGIN in vars(model) else _build_if_loadable(model) is not None
@@ -542,9 +547,9 @@ def _build_if_loadable(model: keras.Model) -> keras.Model | None:
     """Return a subclassed model built from its configuration; None if it cannot be."""
     if ORIGIN in vars(model):
         config = vars(model)[ORIGIN]
-        return build_from_class_config(config, lambda entry: revive(entry, model)) if "config" in config else None
+        return _built_anew(model, config) if "config" in config else None
     try:
-        return build_from_class_config(class_config(model), lambda entry: revive(entry, model))
+        return _built_anew(model, class_config(model))
     except ValueError:
         return None
 
@@ -646,9 +651,8 @@ def check_loadable(anatomy: Anatomy, copy: Any) -> None:
     """
     for part, counterpart in layer_pairs(anatomy, copy):
         if part.kind is Kind.CODE and not is_loadable(counterpart):
-            model = part.model
             try:
-                build_from_class_config(class_config(model), functools.partial(revive, source=model))
+                _built_anew(part.model, class_config(part.model))
             except ValueError as error:
                 raise ValueError(f"{error}{_OR_IN_PLACE}") from None
 
