@@ -285,23 +285,22 @@ def file_samples(options: argparse.Namespace) -> Any:
         raise ValueError(f"Expected a folder of samples with --range. Received: {options.samples!r}.")
     if options.samples == RANDOM:
         return RANDOM
-    from tfprune.export.file.container import read_model
+    from tfprune.export.file.model_file import ModelFile
     from tfprune.export.keras_side.loading import load_arrays
 
-    content = read_model(options.source)
-    samples = _by_signature(load_arrays(options.samples, mmap_mode="r"), content)
+    file = ModelFile.open(options.source)
+    samples = _by_signature(load_arrays(options.samples, mmap_mode="r"), file.signatures)
     nested = isinstance(samples, Mapping) and any(isinstance(own, Mapping) for own in samples.values())
-    each = {name: _some(own, most, content) for name, own in (samples if nested else {"": samples}).items()}
+    each = {name: _some(own, most, file.content) for name, own in (samples if nested else {"": samples}).items()}
     return each if nested else each[""]
 
 
 def _of_folder(options: argparse.Namespace, most: int) -> Any:
-    from tfprune.export.file.container import read_model
-    from tfprune.export.file.reader import read
+    from tfprune.export.file.model_file import ModelFile
     from tfprune.export.file.report import shape_text
     from tfprune.export.pruning.samples import read_folder
 
-    inputs = read(read_model(options.source)).inputs
+    inputs = ModelFile.open(options.source).graph.inputs
     samples = read_folder(Path(options.samples), inputs, limits=options.range, most=most)
     text = f"{len(samples)} files of {options.samples} as samples of {shape_text(samples.shape[1:])}"
     low, mean, high = samples.min(), samples.mean(), samples.max()
@@ -309,12 +308,10 @@ def _of_folder(options: argparse.Namespace, most: int) -> Any:
     return samples
 
 
-def _by_signature(arrays: Any, content: bytes) -> Any:
+def _by_signature(arrays: Any, signatures: Collection[str]) -> Any:
     """Return arrays whose names are `signature/input` by signature, and others as they are."""
-    from tfprune.export.device.writer_file import signature_names
-
     parts = [name.partition("/") for name in arrays] if isinstance(arrays, Mapping) else []
-    if not parts or not {signature for signature, _, _ in parts} <= {*signature_names(content)}:
+    if not parts or not {signature for signature, _, _ in parts} <= {*signatures}:
         return arrays
     nested: dict[str, dict[str, Any]] = {}
     for signature, slash, name in parts:

@@ -530,6 +530,18 @@ class Device(Protocol):
         """Do there what the function `run_job` does here."""
 
 
+def check_device(device: Any) -> None:
+    """Refuse what is neither a `Device` nor None.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if device is not None and not hasattr(device, "run_job"):
+        raise TypeError(
+            f"Expected `on` to be a device, such as tfprune.export.Remote('pi@raspberrypi'). Received: on={device!r}."
+        )
+
+
 def runner_on(
     device: Any, *, package: str | None = None, each_second: Callable[[], None] | None = None
 ) -> Callable[..., Completed]:
@@ -543,10 +555,7 @@ def runner_on(
     Raises:
         TypeError: If it is not a device.
     """
-    if device is not None and not hasattr(device, "run_job"):
-        raise TypeError(
-            f"Expected `on` to be a device, such as tfprune.export.Remote('pi@raspberrypi'). Received: on={device!r}."
-        )
+    check_device(device)
     if device is not None:
         return device.run_job
     return functools.partial(run_job, package=package, each_second=each_second)

@@ -28,11 +28,11 @@ from tfprune.export.file.document import (
     add_values,
     indices_of,
     inputs_of,
-    load_with_graph,
     save_objects,
 )
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.pack import Source, source_name
-from tfprune.export.file.reader import Operator, Subgraph, read
+from tfprune.export.file.reader import Operator, Subgraph
 from tfprune.report import Report, new_figure, save_figure, table
 
 # Report of the error of an 8-bit file, layer by layer: a table and a picture.
@@ -262,13 +262,13 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
         >>> report.rows[-1].error < 0.1
         True
     """
-    contents = [read_model(source) for source in (reference, quantized)]
+    files = [ModelFile.open(source) for source in (reference, quantized)]
     form, arrays = inputs_to_job(samples)
-    graph = read(contents[1]).subgraphs[0]
-    names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & _names_of(contents[0]))
+    graph = files[1].graph.subgraphs[0]
+    names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & _names_of(files[0]))
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form, "names": names}, arrays=arrays)
-        _run_both(contents, folder, work=_quantization_error_job)
+        _run_both([file.content for file in files], folder, work=_quantization_error_job)
         measured, _ = read_job(folder, "result")
     rows = _rows(graph, measured["tensors"])
     if not rows:
@@ -277,7 +277,7 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
             "which have no tensors of one name. Export both from one model."
         )
     return QuantizationErrorReport(
-        tuple(rows), samples=measured["samples"], runtime=measured["runtime"], bytes=len(contents[1])
+        tuple(rows), samples=measured["samples"], runtime=measured["runtime"], bytes=len(files[1].content)
     )
 
 
@@ -304,9 +304,9 @@ def _made(graph: Subgraph) -> Iterator[tuple[int, str]]:
             yield from ((index, operator.name) for index in operator.outputs if index >= 0)
 
 
-def _names_of(content: bytes) -> set[str]:
-    """Return the names of what the operators of a plain file compute."""
-    graph = read(content).subgraphs[0]
+def _names_of(file: ModelFile) -> set[str]:
+    """Return the names of what the operators of a file compute."""
+    graph = file.graph.subgraphs[0]
     return {graph.tensors[index].name for operator in graph.operators for index in operator.outputs if index >= 0}
 
 
@@ -704,9 +704,9 @@ def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
         >>> tfprune.export.quantization_error("digits.tflite", data, images).rows[-1].error < 0.1
         True
     """
-    contents = [read_model(source) for source in (reference, quantized)]
+    files = [ModelFile.open(source) for source in (reference, quantized)]
     form, arrays = inputs_to_job(samples)
-    graph, names = read(contents[1]).subgraphs[0], _names_of(contents[0])
+    graph, names = files[1].graph.subgraphs[0], _names_of(files[0])
     if not any(_name(graph, layer, names) for layer in _layers(graph)):
         raise ValueError(
             "Expected a float file and an int8 file of the same model. Received: two without an 8-bit layer in "
@@ -714,7 +714,7 @@ def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
         )
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
-        _run_both(contents, folder, work=_correct_biases_job)
+        _run_both([file.content for file in files], folder, work=_correct_biases_job)
         return Path(folder, _CORRECTED).read_bytes()
 
 
@@ -757,8 +757,8 @@ def _move(model: schema.ModelT, layer: Operator, difference: np.ndarray) -> None
 def _correct_biases_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     reference, quantized = ((folder / name).read_bytes() for name in _FILES)
-    whole, model = load_with_graph(quantized)
-    graph, names = whole.subgraphs[0], _names_of(reference)
+    file = ModelFile(quantized)
+    model, graph, names = file.objects(), file.graph.subgraphs[0], _names_of(ModelFile(reference))
     for layer in _with_bias(graph):
         name = _name(graph, layer, names)
         total, rows = np.zeros(1), 0

@@ -16,7 +16,7 @@ from tfprune.base.limit import Limit, refuse_limit_of_size
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_drop, check_number
 from tfprune.export.device.board import interpreter_module
-from tfprune.export.device.processes import Device, read_job, runner_on, write_job
+from tfprune.export.device.processes import Device, check_device, read_job, runner_on, write_job
 from tfprune.export.device.runner import (
     Runner,
     by_output,
@@ -473,7 +473,7 @@ def verify(
     if tolerance is not None:
         check_number(tolerance, "tolerance", least=0)
     check_verbose(verbose)
-    runner_on(on)  # refuses what is not a device
+    check_device(on)
     file = ModelFile.open(source)
     with Progress(int(timeout), verbose=verbose, unit="second") as progress:
         run = run_in_child(file, samples, timeout=timeout, on=on, each_second=progress.add)

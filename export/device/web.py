@@ -25,10 +25,11 @@ from tfprune.base.spec import check_number
 from tfprune.export.device.runner import arrays_of, batch_inputs, random_inputs
 from tfprune.export.device.verify import format_tolerance, run_in_child
 from tfprune.export.file import schema
-from tfprune.export.file.container import GZIP, XZ, read_model
+from tfprune.export.file.container import GZIP, XZ
 from tfprune.export.file.metadata import LITERTLM
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.pack import read_source
-from tfprune.export.file.reader import Model, read
+from tfprune.export.file.reader import Model
 from tfprune.export.file.report import TensorInfo, number_text, open_batch, reason_of, shape_text, yes_or_no
 from tfprune.report import Report, shortened, table
 
@@ -375,18 +376,17 @@ def _content(path: Path) -> bytes:
 
 def _checked_model(path: Path) -> Model:
     """Return what a file holds, if LiteRT.js can run it."""
-    data = read_model(path)
-    model = read(data)
+    file = ModelFile.open(path)
+    model = file.graph
     name = repr(str(path))
     if opened := open_batch((*model.inputs, *model.outputs)):
         raise ValueError(
             f"Expected a file with fixed shapes, which LiteRT.js needs. Received: {name}, where the shape of "
             f"{opened[0]!r} is open. Fix it with to_tflite(..., batch=1), or rewrite(..., batch=1)."
         )
-    signatures = schema.Model.GetRootAs(data, 0).SignatureDefsLength()
-    if signatures > 1:
+    if len(file.signatures) > 1:
         raise ValueError(
-            f"Expected a file with one signature. Received: {name}, which has {signatures}. "
+            f"Expected a file with one signature. Received: {name}, which has {len(file.signatures)}. "
             "Export each function of the model as a file."
         )
     for info in (*model.inputs, *model.outputs):

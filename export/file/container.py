@@ -212,7 +212,7 @@ def read_model(source: Source) -> bytes:
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "
             f"Received: {name}, whose content begins with {data[:8]!r}.{_advice(raw, name)}"
         )
-    check_model(data, name=name)
+    check_whole(data, name=name)
     return data
 
 
@@ -244,7 +244,7 @@ def map_model(path: str | os.PathLike[str]) -> memoryview:
             f"Expected a plain TFLite file (bytes 4 to 8 are {IDENTIFIER!r}). Received: {name}, whose content begins "
             f"with {bytes(data[:8])!r}."
         )
-    check_model(data, name=name)
+    check_whole(data, name=name)
     return data
 
 
@@ -253,7 +253,7 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
     return _head(path).startswith((GZIP, XZ, MAGIC, LITERTLM))
 
 
-def check_model(data: bytes | memoryview, *, name: str) -> None:
+def check_whole(data: bytes | memoryview, *, name: str) -> None:
     """Refuse a plain file that interpreters cannot be trusted with.
 
     Args:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tfprune.export.file import schema
-from tfprune.export.file.container import check_model, read_model
+from tfprune.export.file.container import check_whole, read_model
 from tfprune.export.file.document import (
     numbers_operators,
     put_in_order,
@@ -40,7 +40,7 @@ class ModelFile:
         is_checked: Whether it is known that readers take it: a file from outside was checked at the door.
     """
 
-    content: bytes
+    content: bytes = field(repr=False)
     name: str = field(default="", compare=False)
     is_checked: bool = field(default=False, compare=False)
 
@@ -163,7 +163,7 @@ class ModelFile:
             ValueError: If an edit left a damaged file.
         """
         if not self.is_checked:
-            check_model(self.content, name=self.name or source_name(self.content))
+            check_whole(self.content, name=self.name or source_name(self.content))
         return self
 
 

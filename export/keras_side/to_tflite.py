@@ -754,8 +754,10 @@ def to_tflite(
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:
     """Return the difference allowed: by the number format, or that of the weights in a file of a recipe."""
-    by_recipe = file if scheme == EdgeQuantizer.scheme else None
-    of_format = format_tolerance(by_recipe.graph) if by_recipe else TOLERANCES[scheme]
+    if file is not None and scheme == EdgeQuantizer.scheme:
+        of_format = format_tolerance(file.graph)
+    else:
+        of_format = TOLERANCES[scheme]
     return max([of_format, *(_HALF_TOLERANCES[half] for half in half_types(plain))])
 
 

@@ -11,15 +11,8 @@ import numpy as np
 
 from tfprune.base.spec import check_count, check_number
 from tfprune.export.file import schema
-from tfprune.export.file.container import (
-    SUFFIXES,
-    check_destination,
-    check_suffix,
-    encode,
-    read_model,
-    write_atomically,
-)
-from tfprune.export.file.document import load_with_graph, save_objects
+from tfprune.export.file.container import SUFFIXES, check_destination, check_suffix, encode, write_atomically
+from tfprune.export.file.document import save_objects
 from tfprune.export.file.metadata import (
     AXIS_LABELS,
     ENTRY,
@@ -29,7 +22,6 @@ from tfprune.export.file.metadata import (
     RGB,
     MetadataTable,
     put_metadata,
-    read_metadata,
     read_model_metadata,
     write_model_metadata,
 )
@@ -220,9 +212,9 @@ def add_metadata(
     destination = check_destination(path)
     method = SUFFIXES.get(destination.suffix.lower())
     check_suffix(destination, method)
-    data = read_model(source)
-    graph, model = load_with_graph(data)
-    root = _metadata_of(read_metadata(data).get(ENTRY), graph)
+    file = ModelFile.open(source)
+    graph, model = file.graph, file.objects()
+    root = _metadata_of(file.metadata.get(ENTRY), graph)
     (subgraph,) = root.tables("subgraph_metadata")
     if class_names is not None:
         place = _output_index(graph.outputs, output)

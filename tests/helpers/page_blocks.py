@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-# By a kernel, in test_notebooks.py. The pages of the others hold the same code, and test_guides.py runs them.
-RUN_AS_NOTEBOOKS = {"quickstart"}
 BLOCK = re.compile(r"```(python|text|sh)\n(.*?)```", re.DOTALL)
 
 

@@ -43,7 +43,7 @@ class Neither(Keywords):
 class GraphInside(keras.Model):
     def __init__(self, units=4):
         super().__init__()
-        self.units, self.graph = units, keras.Sequential([keras.Input((4,)), layers.Dense(units)])
+        self.units, self.graph = units, keras.Sequential([keras.Input((4,)), layers.Dense(units)], name="graph")
 
     def call(self, inputs):
         return self.graph(inputs)

@@ -10,13 +10,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from page_blocks import RUN_AS_NOTEBOOKS, printed_and_shown
+from page_blocks import printed_and_shown
 
 from tfprune.export.command_line import cli
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}
-PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in RUN_AS_NOTEBOOKS]
+PAGES = sorted((DOCS / "tutorials").glob("*.md"))
 TESTED_ELSEWHERE = {"migration", "raspberry_pi"}  # by the test modules of their names
 PAGES += [path for path in sorted((DOCS / "howto").glob("*.md")) if path.stem not in TESTED_ELSEWHERE]
 pytestmark = pytest.mark.programs  # tests of the parts that pages call stay in `make test`

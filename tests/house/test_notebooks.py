@@ -1,18 +1,13 @@
-"""The notebooks are made from the tutorials of the same names; one of them runs, and prints what its page shows."""
+"""The notebooks are made from the tutorials of the same names, whose code test_guides.py runs."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
-from page_blocks import RUN_AS_NOTEBOOKS, printed_and_shown
 
-pytest.importorskip("ipykernel", reason="ipykernel is not installed (extra `dev`)")
-nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (extra `dev`)")
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (extra `dev`)")
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
@@ -33,34 +28,6 @@ def test_the_notebooks_say_what_the_pages_say(maker, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in NOTEBOOKS}
     for path in NOTEBOOKS:
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), "The page was changed: run `make notebooks`."
-
-
-@pytest.mark.programs
-@pytest.mark.parametrize("name", sorted(RUN_AS_NOTEBOOKS))
-def test_a_notebook_prints_what_its_page_shows(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # without settings of the user's own
-    notebook = nbformat.read(DOCS / "notebooks" / f"{name}.ipynb", as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in cells:
-        if cell.source.startswith("!"):
-            cell.source += "\nassert _exit_code == 0"
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    left = iter(cells[1:])  # the first one installs what is missing
-
-    def run(kind, content):
-        return "".join(map(printed_by, (next(left) for _ in (content.splitlines() if kind == "sh" else [content]))))
-
-    for printed, shown in printed_and_shown(DOCS / "tutorials" / f"{name}.md", run):
-        assert printed == shown
-    assert not list(left)
-
-
-def printed_by(cell):
-    """Return what a cell printed, without bars. A value on its last line would be shown below it, but on no page."""
-    assert "execute_result" not in {output.output_type for output in cell.outputs}, f"Name the value: {cell.source}"
-    printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
-    return re.sub(r".*━.*\n", "", printed)  # where a call has taken seconds, on a busy machine
 
 
 PAGE = """# A title

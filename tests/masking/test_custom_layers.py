@@ -5,142 +5,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
-from tiers import first
+from keras import layers
+from kinds import OwnWeights, Stepping, TransformerBlock, by_hand, random, transformer
 
 import tfprune
 
 
-class Patches(layers.Layer):
-    """Cut a row into patches; no weights."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.size = size
-
-    def call(self, x):
-        return ops.reshape(x, (-1, x.shape[1] // self.size, self.size))
-
-
-class Numbers(layers.Layer):
-    """Add a vector for each position; its `get_config` forgets an argument."""
-
-    def __init__(self, count, dim):
-        super().__init__()
-        self.count = count
-        self.projection = layers.Dense(dim)
-        self.positions = layers.Embedding(count, dim)
-
-    def call(self, x):
-        return self.projection(x) + self.positions(ops.arange(self.count))
-
-    def get_config(self):
-        return {**super().get_config(), "count": self.count}
-
-
-class Block(layers.Layer):
-    """A transformer block; one layer in it gets its weights when it is called."""
-
-    def __init__(self, dim, heads, rate=0.1):
-        super().__init__()
-        self.norms, self.spare = [], None
-        for _ in range(2):
-            self.norms.append(layers.LayerNormalization())
-            self.attention = layers.MultiHeadAttention(heads, dim)  # the first one is tracked, and not called
-        self.feed_forward = keras.Sequential([layers.Dense(2 * dim, "relu"), layers.Dense(dim)])
-        self.dropout = layers.Dropout(rate, seed=1)
-        self.gate = Gate()
-
-    def call(self, x, training=None):
-        x = self.norms[0](x + self.dropout(self.attention(x, x), training=training))
-        return self.gate(self.norms[1](x + self.feed_forward(x)))
-
-
-class Gate(layers.Layer):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = layers.Dense(4, "sigmoid")
-
-    def call(self, x):
-        return x * self.dense(x)
-
-
-class Scaled(layers.Layer):
-    """Take a function, and create weights of its own, the frozen one first, and layers in another order."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-        self.first = None
-        self.second = layers.Dense(4)
-        self.noise = keras.random.SeedGenerator(3)
-
-    def build(self, shape):
-        self.offset = self.add_weight(name="offset", shape=(shape[-1],), trainable=False, initializer="ones")
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(shape[-1], 4),
-            regularizer=keras.regularizers.OrthogonalRegularizer(),
-            constraint=keras.constraints.MaxNorm(2.0),
-        )
-        self.first = layers.Dense(4)
-        self.first.build(shape)
-        self.second.build(shape)
-
-    def call(self, x):
-        return self.function(ops.matmul(x, self.kernel) + self.offset) + self.first(x) - self.second(x)
-
-
-def by_hand(x):
-    return ops.tanh(x)
-
-
-def transformer() -> keras.Model:
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((12,))
-    x = Numbers(3, 4)(Patches(4)(inputs))
-    x = Scaled(by_hand)(Block(4, 2)(x))
-    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
-
-
-def random(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=shape).astype("float32")
-
-
-def trained(model: keras.Model, x: np.ndarray) -> keras.Model:
-    model.compile("adam", "mse")
-    pruning = tfprune.PruningCallback(tfprune.schedules.Constant(0.5))
-    model.fit(x, np.zeros((len(x), *model.output_shape[1:])), epochs=2, verbose=0, callbacks=[pruning])
-    return model
-
-
-@pytest.mark.programs
-def test_a_model_of_them_is_wrapped_trained_and_stripped_and_shares_nothing():
-    model, x = transformer(), random(16, 12)
-    before = model.get_weights()
-    wrapped = tfprune.wrap(model)
-    np.testing.assert_array_equal(wrapped(x), model(x))
-    assert [weight.name for weight in wrapped.trainable_weights] == [w.name for w in model.trainable_weights]
-    trained(wrapped, x)
-    report = tfprune.sparsity_report(wrapped)
-    assert report.sparsity == pytest.approx(0.5, abs=0.02)
-    assert len(report.rows) == 13
-    stripped = tfprune.strip(wrapped)
-    np.testing.assert_allclose(stripped(x), wrapped(x), atol=1e-6)
-    assert [type(layer) for layer in stripped.layers] == [type(layer) for layer in model.layers]
-    assert tfprune.sparsity_report(stripped).nnz == report.nnz
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-    variables = [{id(variable) for variable in candidate.variables} for candidate in (model, wrapped, stripped)]
-    assert not variables[0] & variables[1]
-    assert not variables[1] & variables[2]
-    for weight in stripped.weights:
-        weight.assign(ops.zeros_like(weight))
-    assert np.abs(wrapped(x)).max() > 0
-
-
 def test_a_stripped_copy_has_the_constraints_of_the_layer_and_not_those_of_the_masks():
-    scaled = Scaled(by_hand)
+    scaled = OwnWeights(by_hand)
     inputs = keras.Input((4,))
     model = keras.Model(inputs, scaled(inputs))
     wrapped = tfprune.wrap(model)
@@ -179,56 +51,26 @@ def test_filters_may_ask_for_the_head_alone():
     wrapped = tfprune.wrap(model, filters="^head")
     np.testing.assert_array_equal(wrapped(x), model(x))
     assert [row.path for row in tfprune.sparsity_report(wrapped).rows] == ["head/kernel"]
-    assert type(wrapped.layers[3]) is Block
+    assert type(wrapped.layers[3]) is TransformerBlock
 
 
-class Stepping(keras.Model):
-    """A Functional model with a training step of its own."""
-
-    def train_step(self, data):
-        return {**super().train_step(data), "mine": 1.0}
-
-
-@pytest.mark.programs
-@pytest.mark.parametrize("make", first(keras.Model, Stepping))
-def test_a_functional_model_is_wrapped_in_place(make):
+def test_a_functional_model_with_a_step_of_its_own_keeps_it_in_place():
     plain, x = transformer(), random(16, 12)
     nested = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="inside")], name="nested")
-    model = make(plain.inputs, nested(plain.outputs[0]))
+    model = Stepping(plain.inputs, nested(plain.outputs[0]))
     model.compile("sgd", "mse")
     before, weights, step = model(x), {id(weight) for weight in model.weights}, model.train_step
     assert tfprune.wrap(model, in_place=True) is model
-    assert isinstance(model, make)
-    assert not model.compiled
+    assert isinstance(model, Stepping) and isinstance(nested, keras.Sequential)
+    assert not model.compiled and step.__func__ is model.train_step.__func__
     assert weights <= {id(weight) for weight in model.weights}
     np.testing.assert_array_equal(model(x), before)
     assert isinstance(nested.get_layer("inside"), tfprune.Pruned)
-    assert isinstance(nested, keras.Sequential)
-    trained(model, x)
-    assert step.__func__ is model.train_step.__func__
-    assert tfprune.sparsity_report(model).sparsity == pytest.approx(0.5, abs=0.02)
-    stripped = tfprune.strip(model)
-    np.testing.assert_allclose(stripped(x), model(x), atol=1e-6)
-    assert tfprune.sparsity_report(stripped).size == tfprune.sparsity_report(model).size
-
-
-def test_a_sequential_model_is_wrapped_in_place_and_saved(tmp_path):
-    model, x = keras.Sequential([keras.Input((12,)), layers.Dense(5, "relu"), layers.Dense(2)]), random(8, 12)
-    before = model(x)
-    assert tfprune.wrap(model, in_place=True) is model
-    assert type(model) is keras.Sequential
-    np.testing.assert_array_equal(model(x), before)
-    trained(model, x)
-    model.save(tmp_path / "wrapped.keras")
-    loaded = keras.models.load_model(tmp_path / "wrapped.keras")
-    np.testing.assert_array_equal(loaded(x), model(x))
-    assert tfprune.sparsity_report(loaded) == tfprune.sparsity_report(model)
-    np.testing.assert_allclose(tfprune.strip(model)(x), model(x), atol=1e-6)
 
 
 def test_a_layer_is_wrapped_in_place():
     x = random(3, 4)
-    for layer in (Scaled(by_hand), layers.Dense(4)):
+    for layer in (OwnWeights(by_hand), layers.Dense(4)):
         before = layer(x)
         wrapper = tfprune.wrap(layer, in_place=True)
         assert wrapper.layer is layer
@@ -236,26 +78,6 @@ def test_a_layer_is_wrapped_in_place():
         tfprune.update_masks(wrapper, 0.5)
         np.testing.assert_array_equal(tfprune.strip(wrapper)(x), wrapper(x))
     assert not tfprune.wrap(layers.Dense(4), in_place=True).built
-
-
-def test_a_graph_in_a_subclassed_model_is_wrapped_in_place_too():
-    class Holder(keras.Model):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
-
-        def call(self, x):
-            return self.inner(x)
-
-    inner, x = transformer(), random(2, 12)
-    model = Holder(inner)
-    before = model(x)
-    tfprune.wrap(model, in_place=True)
-    assert model.inner is inner
-    assert isinstance(inner.get_layer("head"), tfprune.Pruned)
-    np.testing.assert_array_equal(model(x), before)
-    tfprune.update_masks(model, 0.5)
-    np.testing.assert_array_equal(tfprune.strip(inner)(x), model(x))
 
 
 def test_a_model_that_is_refused_in_place_is_as_it_was():

@@ -1,4 +1,4 @@
-"""Whole models: wrapped they compute what they did, stripped they are plain, and the original is never touched."""
+"""What `wrap` and `strip` take and refuse, and the files of both; test_kinds.py has each kind of model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from styles import COPIED, Neither
+from kinds import branches, functional, nested, sequential, tokens
+from styles import Neither
 
 import tfprune
 from tfprune import patterns
@@ -25,116 +26,6 @@ def randomise(model: keras.Model, seed: int = 0) -> keras.Model:
         if "float" in variable.dtype:
             variable.assign(rng.uniform(0.1, 0.9, size=variable.shape))
     return model
-
-
-def sequential() -> keras.Model:
-    stack = [
-        layers.Dense(6, activation="relu", name="first"),
-        layers.BatchNormalization(),
-        layers.Dense(2, name="last"),
-    ]
-    return keras.Sequential([keras.Input((4,)), *stack], name="stack")
-
-
-def branches() -> keras.Model:
-    image = keras.Input((6, 6, 3), name="image")
-    x = layers.Conv2D(4, 3, padding="same", name="conv")(image)
-    left = layers.SeparableConv2D(4, 3, padding="same", name="separable")(x)
-    right = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
-    x = layers.Add()([left, right, x * 2.0])
-    return keras.Model(image, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x)), name="branches")
-
-
-def shared_layer() -> keras.Model:
-    first, second, dense = keras.Input((4,)), keras.Input((4,)), layers.Dense(3, name="tied")
-    return keras.Model(
-        [first, second], layers.Dense(1, name="out")(layers.Concatenate()([dense(first), dense(second)]))
-    )
-
-
-def nested() -> keras.Model:
-    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="dense")], name="inner")
-    deeper = keras.Sequential([keras.Input((4,)), inner, layers.Dense(4, name="dense")], name="deeper")
-    inputs = keras.Input((4,))
-    return keras.Model(inputs, layers.Dense(2, name="dense")(deeper(inputs)))
-
-
-def shared_nested() -> keras.Model:
-    tower = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")], name="tower")
-    first, second = keras.Input((4,)), keras.Input((4,))
-    return keras.Model([first, second], layers.Subtract()([tower(first), tower(second)]))
-
-
-def dictionaries() -> keras.Model:
-    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((3,), name="b")}
-    joined = layers.Concatenate()([inputs["a"], inputs["b"]])
-    return keras.Model(inputs, {"y": layers.Dense(2, name="y")(joined), "z": layers.Dense(1, name="z")(inputs["b"])})
-
-
-def several_outputs() -> keras.Model:
-    inputs = keras.Input((5, 4))
-    sequence, *state = layers.LSTM(3, return_sequences=True, return_state=True, name="lstm")(inputs)
-    decoded = layers.GRU(3, name="gru")(sequence, initial_state=state[0])
-    attended = layers.MultiHeadAttention(2, 2, name="mha")(sequence, value=inputs, use_causal_mask=True)
-    return keras.Model(inputs, [decoded, attended])
-
-
-def tokens() -> keras.Model:
-    inputs = keras.Input((5,), dtype="int32")
-    x = layers.Embedding(9, 4, mask_zero=True, name="embedding")(inputs)
-    return keras.Model(inputs, layers.Bidirectional(layers.LSTM(3), name="both")(x))
-
-
-class Scaled(layers.Layer):
-    """A user's layer, never registered with Keras."""
-
-    def __init__(self, units, factor=2.0, **kwargs):
-        super().__init__(**kwargs)
-        self.units, self.factor = units, factor
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], self.units))
-
-    def call(self, inputs):
-        return self.factor * keras.ops.matmul(inputs, self.kernel)
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units, "factor": self.factor}
-
-
-class WideDense(layers.Dense):
-    """A subclass of a registered layer."""
-
-
-def swish_like(x):
-    return x * keras.ops.sigmoid(2 * x)
-
-
-def custom() -> keras.Model:
-    inputs = keras.Input((4,))
-    x = Scaled(5, factor=3.0, name="scaled")(inputs)
-    x = WideDense(4, activation=swish_like, kernel_constraint=keras.constraints.NonNeg(), name="wide")(x)
-    return keras.Model(inputs, layers.Lambda(lambda t: t * 4.0, name="lambda")(x))
-
-
-def normalized() -> keras.Model:
-    norm = layers.Normalization(name="norm")
-    norm.adapt(np.random.default_rng(3).normal(5, 2, size=(64, 4)))
-    return keras.Sequential([keras.Input((4,)), norm, layers.Dense(2, name="dense")])
-
-
-MODELS = [
-    sequential,
-    branches,
-    shared_layer,
-    nested,
-    shared_nested,
-    dictionaries,
-    several_outputs,
-    tokens,
-    custom,
-    normalized,
-]
 
 
 def batch(model: keras.Model):
@@ -158,31 +49,6 @@ def assert_equal(outputs_now, expected):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=lambda make: make.__name__)
-def trio(request):
-    """A model, its wrapped copy under half-sparse masks, and the stripped one."""
-    model = request.param()
-    if request.param is not normalized:
-        randomise(model)
-    model.compile("sgd", "mse")
-    before = [variable.numpy() for variable in model.variables]
-    full = tfprune.wrap(model)
-    wrapped = tfprune.wrap(model)
-    tfprune.update_masks(wrapped, 0.5)
-    return {"model": model, "before": before, "full": full, "wrapped": wrapped, "stripped": tfprune.strip(wrapped)}
-
-
-def test_wrapping_changes_no_output(trio):
-    for expected, output in zip(outputs(trio["full"]), outputs(trio["model"]), strict=True):
-        np.testing.assert_allclose(expected, output, atol=1e-6)
-
-
-def test_the_original_is_untouched(trio):
-    assert_equal([variable.numpy() for variable in trio["model"].variables], trio["before"])
-    assert not any(isinstance(layer, Pruned) for layer in trio["model"]._flatten_layers())
-    assert trio["model"].compiled and not trio["stripped"].compiled
-
-
 def test_the_copy_of_a_compiled_model_trains_at_once_with_an_optimizer_of_its_own():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     assert not tfprune.wrap(model).compiled
@@ -200,33 +66,6 @@ def test_a_copy_is_not_compiled_with_what_keras_cannot_save_and_the_log_says_so(
     with caplog.at_level("INFO", "tfprune"):
         assert not tfprune.wrap(model).compiled
     assert "is not compiled" in caplog.text
-
-
-def test_names_and_classes_are_kept(trio):
-    names = [layer.name for layer in trio["model"].layers]
-    assert [layer.name for layer in trio["wrapped"].layers] == names
-    assert [layer.name for layer in trio["stripped"].layers] == names
-    assert [type(layer) for layer in trio["stripped"].layers] == [type(layer) for layer in trio["model"].layers]
-    assert trio["wrapped"].name == trio["stripped"].name == trio["model"].name
-
-
-def test_stripped_outputs_are_bit_equal_and_sparse(trio):
-    assert_equal(outputs(trio["stripped"]), outputs(trio["wrapped"]))
-    report = tfprune.sparsity_report(trio["wrapped"])
-    rows = {row.path: row for row in tfprune.sparsity_report(trio["stripped"]).rows}
-    assert report.rows
-    for row in report.rows:
-        assert (rows[row.path].shape, rows[row.path].nnz) == (row.shape, row.nnz)
-        assert row.size - row.nnz == round(0.5 * row.size)
-    assert len(trio["stripped"].variables) == len(trio["model"].variables)
-
-
-def test_training_outputs_are_the_models(trio):
-    plain, wrapped = tfprune.strip(trio["model"]), tfprune.wrap(trio["model"])
-    for value, expected in zip(outputs(wrapped, training=True), outputs(plain, training=True), strict=True):
-        np.testing.assert_allclose(value, expected, atol=1e-6)
-    for value, expected in zip(tfprune.strip(wrapped).weights, plain.weights, strict=True):
-        np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
 def test_wrap_of_a_wrapped_model_adds_what_was_left_out():
@@ -300,66 +139,6 @@ def test_a_layer_that_cannot_take_the_pattern_says_so_when_it_is_built():
         model(np.ones((1, 3)))
 
 
-class Nameless(layers.Dense):
-    """A layer whose configuration holds its own arguments alone, as Keras allows."""
-
-    def get_config(self):
-        return {"units": self.units}
-
-
-class Times(layers.Layer):
-    """A layer without weights that takes no name."""
-
-    def __init__(self, factor=3):
-        super().__init__()
-        self.factor = factor
-
-    def call(self, inputs):
-        return self.factor * inputs
-
-    def get_config(self):
-        return {"factor": self.factor}
-
-
-def there_and_back(model: keras.Model) -> keras.Model:
-    """Wrap, train, prune and strip a model of four inputs; return what is left."""
-    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
-    wrapped = tfprune.wrap(model)
-    np.testing.assert_array_equal(wrapped(x), model(x))
-    wrapped.compile("sgd", "mse")
-    wrapped.fit(x, np.zeros(np.shape(wrapped(x))), verbose=0)
-    tfprune.update_masks(wrapped, 0.5)
-    stripped = tfprune.strip(wrapped)
-    np.testing.assert_allclose(stripped(x), wrapped(x), atol=1e-6)
-    assert tfprune.sparsity_report(stripped).sparsity == 0.5
-    return stripped
-
-
-def functional(*parts: keras.layers.Layer) -> keras.Model:
-    inputs = outputs = keras.Input((4,))
-    for part in parts:
-        outputs = part(outputs)
-    return keras.Model(inputs, outputs)
-
-
-@pytest.mark.parametrize("build", [lambda *parts: keras.Sequential([keras.Input((4,)), *parts]), functional])
-def test_layers_whose_configuration_lacks_the_name_come_back_under_it(build):
-    parts = [Nameless(5, name="mine"), Times(), Nameless(6), layers.Dense(2, name="out")]
-    names = [part.name for part in parts]
-    stripped = there_and_back(build(*parts))
-    assert [layer.name for layer in stripped.layers if not isinstance(layer, layers.InputLayer)] == names
-    assert [type(layer) for layer in stripped.layers][-4:] == [Nameless, Times, Nameless, layers.Dense]
-
-
-@pytest.mark.parametrize("style", COPIED)
-@pytest.mark.parametrize("place", ["alone", "in a graph"])
-def test_every_style_of_subclassed_model_comes_back(style, place):
-    model = style()
-    model(np.zeros((1, 4)))
-    stripped = there_and_back(functional(model, layers.Dense(2)) if place == "in a graph" else model)
-    assert any(isinstance(part, style) for part in (stripped, *stripped.layers))
-
-
 def test_a_model_that_cannot_be_copied_is_refused_before_it_is_trained():
     model = Neither()
     model(np.zeros((1, 4)))
@@ -409,7 +188,7 @@ def test_layers_whose_configuration_changes_their_name_come_back_under_it():
         def get_config(self):
             return {**super().get_config(), "name": f"{self.name}_expand"}
 
-    stripped = there_and_back(functional(Renamed(5, name="mine"), layers.Dense(2, name="out")))
+    stripped = tfprune.strip(tfprune.wrap(functional(Renamed(5, name="mine"), layers.Dense(2, name="out"))))
     assert [layer.name for layer in stripped.layers[1:]] == ["mine", "out"]
 
 

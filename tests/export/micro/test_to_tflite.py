@@ -37,7 +37,7 @@ def test_labels_are_measured_on_the_file_that_is_written(network, tmp_path, monk
     limit, measured, run = tfprune.Limit(0.3, data=(network.samples, labels)), [], interpreter.run_files
 
     def watched(files, *rest, **settings):
-        measured.extend(files)
+        measured.extend(file.content for file in files)
         return run(files, *rest, **settings)
 
     monkeypatch.setattr(interpreter, "run_files", watched)
