@@ -12,6 +12,7 @@ from rich.table import Table
 
 COMMANDS = [
     ["imports.py"],
+    ["opened.py"],
     ["masks.py"],
     ["on_device.py"],
     ["evidence.py"],

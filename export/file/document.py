@@ -181,9 +181,9 @@ def signatures_of(data: bytes) -> dict[str, int]:
     Raises:
         ValueError: If the file is damaged; or (also an ImportError) if ai-edge-litert is not installed.
     """
-    schema.require_schema()
+    read_root = schema.Model.GetRootAs  # here, where a missing package is not taken for damage
     with _whole(data):
-        model = schema.Model.GetRootAs(data, 0)
+        model = read_root(data, 0)
         signatures = [model.SignatureDefs(index) for index in range(model.SignatureDefsLength())]
         return {(each.SignatureKey() or b"").decode(errors="replace"): each.SubgraphIndex() for each in signatures}
 

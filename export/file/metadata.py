@@ -56,9 +56,9 @@ def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
             installed.
     """
-    schema.require_schema()
+    read_root = schema.Model.GetRootAs  # here, where a missing package is not taken for damage
     try:
-        model = schema.Model.GetRootAs(data, 0)
+        model = read_root(data, 0)
         entries = [model.Metadata(index) for index in range(model.MetadataLength())]
         contents = {entry.Name() or b"": model.Buffers(entry.Buffer()).DataAsNumpy() for entry in entries}
     except DAMAGE_ERRORS as error:

@@ -354,14 +354,14 @@ def read(data: bytes) -> Model:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if
             ai-edge-litert is not installed.
     """
-    schema.require_schema()
+    root_type = schema.Model  # here, where a missing package is not taken for damage
     if data[4:8] != IDENTIFIER:
         raise ValueError(
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}). "
             f"Received: {len(data):,} bytes that begin with {bytes(data[:8])!r}."
         )
     try:
-        return _Reader(data).graph()
+        return _Reader(data, root_type).graph()
     except DAMAGE_ERRORS as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
@@ -372,9 +372,9 @@ def read(data: bytes) -> Model:
 class _Reader:
     """Walks a flatbuffer table by table. Nothing is copied before its length is compared with the file's."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, root_type: Any) -> None:
         self._data = data
-        self._model = schema.Model.GetRootAs(data, 0)
+        self._model = root_type.GetRootAs(data, 0)
         self._left = MAX_READS_PER_BYTE * len(data)
         self._counted: dict[tuple[Any, ...], int | None] = {}
         self._unpacked: dict[tuple[Any, ...], Tensor] = {}

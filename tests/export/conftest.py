@@ -54,8 +54,8 @@ def _checking_here() -> Iterator[None]:
     from tfprune.export.pruning import prune, shrink
 
     run_apart = processes.run_job
-    jobs = {name_of(each._run_job): each._run_job for each in (verify, quantization_error, prune, shrink)}
-    jobs[name_of(generator._run_write_job)] = generator._run_write_job
+    works = (verify._verify_job, quantization_error._round_job, prune._run_job, shrink._run_job)
+    jobs = {name_of(work): work for work in (*works, generator._run_write_job)}
 
     def run_here(work: Any, folder: str, *, timeout: float, **settings: Any) -> Completed:
         if name_of(work) not in jobs:

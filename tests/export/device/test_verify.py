@@ -107,7 +107,7 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
     monkeypatch.setattr(verify_module, "runner_on", lambda on, package, each_second: crash)
     report = verify(case.path, samples=case.inputs, timeout=7)
     assert (report.passed, report.reason) == (False, "killed by SIGSEGV")
-    assert seen == {"work": "tfprune.export.device.verify:_run_job", "timeout": 7}
+    assert seen == {"work": "tfprune.export.device.verify:_verify_job", "timeout": 7}
 
 
 def test_bad_arguments_are_refused(cases, tmp_path):
