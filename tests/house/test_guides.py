@@ -1,4 +1,4 @@
-"""The code and the commands of tutorials and how-to guides run, page by page, and print what the page shows."""
+"""The code and the commands of tutorials, guides and explanations run and print what the page shows."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}
 PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in RUN_AS_NOTEBOOKS]
 TESTED_ELSEWHERE = {"migration", "migrate_quantization", "raspberry_pi"}  # by test_migration and test_raspberry_pi
 PAGES += [path for path in sorted((DOCS / "howto").glob("*.md")) if path.stem not in TESTED_ELSEWHERE]
+PAGES += sorted((DOCS / "explanation").glob("*.md"))
 pytestmark = pytest.mark.programs  # tests of the parts that pages call stay in `make test`
 LONG = {"best_file", "choose_a_limit", "other_machines"}  # which search for a minute or more
 

@@ -10,7 +10,9 @@ import pytest
 import tfprune
 
 DOCS = Path(__file__).parents[2] / "docs"
-TEXTS = [(DOCS / "howto" / f"{name}.md").read_text(encoding="utf-8") for name in ("migration", "migrate_quantization")]
+TEXTS = [
+    (DOCS / "howto" / f"{name}.md").read_text(encoding="utf-8") for name in ("migration", "migrate_quantization")
+]
 CODE = [re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for text in TEXTS]
 IMPORT, SETUP = CODE[0][:2]
 BLOCKS = [block for _, _, *blocks in CODE for block in blocks]

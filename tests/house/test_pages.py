@@ -41,6 +41,9 @@ PHRASES = {
     r"\bwaits? for its\b": "is limited by",
     r"\bthe one taken\b": "the chosen file",
     r"\ba tie\b": "about equal",
+    r"\b(wins?|won)\b": "recovers, is better, or the number",
+    r"\bpromis(e|es|ed|ing)\b": "is expected to",
+    r"\bin all[.,;:)]": "in total",
     r"\bunwrapped twin\b": "the same layer without a wrapper",
 }
 
