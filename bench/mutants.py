@@ -4,7 +4,7 @@
     python bench/mutants.py tfprune export --tests tests --count 300       # everything, for a night
     python bench/mutants.py tfprune export --tests tests --range 100:200   # a part; a run that ended is continued
     python bench/mutants.py --compare build/mutants build/after            # after the same with --folder build/after
-    python bench/mutants.py tfprune/solving --own tests/solving/test_ties.py
+    python bench/mutants.py tfprune/solving --own tests/solving/test_alps.py
 
 A mutant is a changed operator, constant or condition in a function. `--seed` draws `--count` of them by the name of
 the function and the text of the statement, without leading underscores, so that the same ones are drawn after modules

@@ -4,7 +4,7 @@
     python sample_apps/f_statistic.py --smoke        # a minute, on made-up clothing
 
 Connections or whole channels are removed by F times the weight, by ranks of both, by magnitude, and at random.
-docs/gallery/f_statistic.md reports the results.
+docs/papers/few_shot.md reports the results.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 Ten people are ten clients of Flower's simulation. Dense FedAvg, a common mask, personal masks, LotteryFL, FedMask,
 PruneFL, HeteroFL and training alone are compared, on the second half of each recording. The accuracy
-for a new watch is measured as well. docs/gallery/federated_watch.md reports the results.
+for a new watch is measured as well. docs/papers/federated_pruning.md reports the results.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 It draws characters in the fonts of a folder. The scripts and the fonts of the test are not in the training data.
 Channels are chosen by DACIS, by magnitude and at random. few_shot_device.py is the program for a Raspberry Pi.
-docs/gallery/few_shot_glyphs.md reports the results.
+docs/papers/few_shot.md reports the results.
 """
 
 from __future__ import annotations

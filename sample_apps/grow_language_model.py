@@ -5,7 +5,7 @@
 
 A base of three blocks and four experts trains on the World English Bible. It gets twice the blocks and twice the
 experts, and is trained further with the same compute. So is a new model of that size. Perplexity is
-measured on held-out books. docs/gallery/grow_language_model.md reports the results.
+measured on held-out books. docs/papers/growth.md reports the results.
 """
 
 from __future__ import annotations

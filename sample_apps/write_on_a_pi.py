@@ -4,7 +4,7 @@
     python sample_apps/write_on_a_pi.py --smoke    # a minute, on random weights and made-up text
 
 Each file is compared with Keras before it is written. Its perplexity on three texts, the time of a token and a
-paragraph that it wrote go into the output folder. docs/gallery/write_on_a_pi.md reports the results.
+paragraph that it wrote go into the output folder. docs/gallery/prune_language_model.md reports the results.
 """
 
 from __future__ import annotations

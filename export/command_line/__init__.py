@@ -3,5 +3,5 @@
 `cli` is the entry point. `commands` and `file_commands` have the commands: options, and the functions that they
 call; they import what they need when the command runs, because `--help` and completion read all of them. A new
 command is a function `add_NAME(commands)`, an entry in `cli.COMMANDS`, and a section in
-docs/reference/command_line.md.
+docs/howto/commands.md.
 """

@@ -255,7 +255,7 @@ def _as_array(y: Any, samples: int) -> np.ndarray:
 
 
 def _are_tokens(labels: np.ndarray | None, scores: np.ndarray) -> bool:
-    """Tell whether there is one whole number for each token."""
+    """Return True if there is one whole number for each token."""
     size = math.prod(scores.shape[:2])
     return labels is not None and labels.dtype.kind in "iu" and scores.ndim in (2, 3) and labels.size == size
 
@@ -690,7 +690,7 @@ def _outputs_of(side: Any, x: Any, *, argument: str, output: str | int | None, t
 
 
 def _can_run(side: Any) -> bool:
-    """Tell whether a side runs on samples, as a file and a model do, and is not recorded outputs."""
+    """Return True if a side runs on samples, as a file and a model do, and is not recorded outputs."""
     return _is_file(side) or hasattr(side, "predict")
 
 

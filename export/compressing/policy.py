@@ -445,7 +445,7 @@ class SearchLoop:
         return len(running) < self.jobs and len(self.trials) + len(running) <= self.max_trials
 
     def _has_time(self) -> bool:
-        """Tell whether a training step could be timed, and warn if few recipes fit into the time."""
+        """Return True if a training step could be timed, and warn if few recipes fit into the time."""
         try:
             each = self._expected_seconds(self._shortest_recipe)
         except LateError:

@@ -1,4 +1,4 @@
-"""What a search found: its report, its page, its study for Optuna, and the files of the front."""
+"""Results of a search: the report, its page, its study for Optuna, and the files of the front."""
 
 from __future__ import annotations
 

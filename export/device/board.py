@@ -1,4 +1,4 @@
-"""The machine that this runs on, how warm it is, and the interpreter that is installed."""
+"""The machine of this process: its processor, its temperature, and the interpreter that is installed."""
 
 from __future__ import annotations
 

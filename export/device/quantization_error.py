@@ -117,12 +117,12 @@ class _FloatParts:
 
 
 def _is_whole(row: QuantizationErrorRow, names: Collection[str]) -> bool:
-    """Tell whether a tensor is not rounded: its operator and all that take it stay in float."""
+    """Return True if a tensor is not rounded: its operator and all that take it stay in float."""
     return row.name in names and all(taker in names for taker in row.takers)
 
 
 def _is_border(row: QuantizationErrorRow, names: Collection[str]) -> bool:
-    """Tell whether a tensor has to be turned into integers, or back."""
+    """Return True if a tensor has to be turned into integers, or back."""
     return any((taker in names) != (row.name in names) for taker in row.takers)
 
 

@@ -1,4 +1,4 @@
-"""Runner: run a .tflite file, plain or packed, with NumPy and an interpreter and nothing else."""
+"""Runner: run a .tflite file, plain or packed, with only NumPy and an interpreter."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class IOTensor:
         return self.info.shape[0] if self.info.shape else None
 
     def takes(self, array: np.ndarray) -> bool:
-        """Tell whether an array has entries, the right rank, and the right lengths after the first dimension."""
+        """Return True if an array has entries, the right rank, and the right lengths after the first dimension."""
         wanted, shape = self.info.shape, array.shape
         if not array.size or len(shape) != len(wanted):
             return False
@@ -453,7 +453,7 @@ def arrays_of(inputs: Any, *, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def is_by_signature(values: Any) -> bool:
-    """Tell whether inputs or outputs are given by signature, as a dict of dicts by name."""
+    """Return True if inputs or outputs are given by signature, as a dict of dicts by name."""
     return isinstance(values, Mapping) and any(isinstance(value, Mapping) for value in values.values())
 
 

@@ -1,4 +1,4 @@
-"""A file that writes text, opened: its signatures, its tokenizer, and the fastest runtime that works here."""
+"""A language model's file, opened: its signatures, its tokenizer, and the fastest runtime that works here."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class _CompiledFile:
 
 
 def _has_compiled_model() -> bool:
-    """Tell whether CompiledModel is installed, without loading it."""
+    """Return True if CompiledModel is installed, without loading it."""
     return all(importlib.util.find_spec(name) is not None for name in (_PACKAGE, f"{_PACKAGE}.{_MODULE}"))
 
 

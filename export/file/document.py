@@ -230,7 +230,7 @@ def with_values_inside(data: bytes) -> bytes:
 
 
 def numbers_operators(model: schema.ModelT) -> bool:
-    """Tell whether a file names operators by their indices, which would be wrong once some come or go."""
+    """Return True if a file names operators by their indices, which would be wrong once some come or go."""
     return any(entry.name == _CONTROL_DEPENDENCIES for entry in model.metadata or ())
 
 

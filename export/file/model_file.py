@@ -1,4 +1,4 @@
-"""A model file that is opened once: its bytes, what they hold, and the way to the next file."""
+"""ModelFile: a .tflite file that is read and checked once, and edited into the next one."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class _Steps:
         return self.tensors[self.origin[index]] if index in self.origin else None
 
     def is_batched(self, index: int) -> bool:
-        """Tell whether a tensor may hold more than one row."""
+        """Return True if a tensor may hold more than one row."""
         tensor = self._model.subgraphs[self._number].tensors[index]
         lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
         return len(lengths) > 0 and lengths[0] != 1
@@ -224,7 +224,7 @@ def _pointwise(graph: _Steps, step: _Step) -> Tensor | None:
 
 
 def _averages(graph: _Steps, step: _Step) -> bool:
-    """Tell whether a step reduces exactly the height and the width of an image."""
+    """Return True if a step reduces exactly the height and the width of an image."""
     axes = graph.integers(step.inputs[1]).ravel() % 4
     return step.kind in ("MEAN", "SUM") and sorted(axes.tolist()) == [1, 2]
 
@@ -457,7 +457,7 @@ class Analysis:
         return (*leaks, *gates)
 
     def _is_batched_gate(self, number: int) -> bool:
-        """Tell whether a step joins maps of different sizes in a batch, of which the second row comes out wrong."""
+        """Return True if a step joins maps of different sizes in a batch, of which the second row comes out wrong."""
         step = self.steps[number]
         shapes = {self.graph.tensors[index].shape for index in self.graph.running(step)}
         return step.kind in ("MUL", "ADD") and len(shapes) > 1 and self.graph.is_batched(step.outputs[0])

@@ -329,7 +329,7 @@ def _only(operators: list[schema.OperatorT]) -> schema.OperatorT | None:
 
 
 def _is_bias(model: schema.ModelT, bias: schema.TensorT, sums: schema.TensorT, count: int) -> bool:
-    """Tell whether a tensor is a constant with a number for each output of a product, repeated along the rest."""
+    """Return True if a tensor is a constant with a number for each output of a product, repeated along the rest."""
     values = model.buffers[bias.buffer].data
     is_constant = values is not None and values.nbytes == 4 * count and bias.type == schema.TensorType.FLOAT32
     shape = tuple(map(int, bias.shape)) if bias.shape is not None else ()
@@ -438,7 +438,7 @@ class _Graph:
             self._graph.tensors[index].buffer = buffers[weight]
 
     def _arranges(self, operator: schema.OperatorT) -> bool:
-        """Tell whether an operator only arranges a weight, which its output then is as well."""
+        """Return True if an operator only arranges a weight, which its output then is as well."""
         inputs = inputs_of(operator)
         weight, kind = self._bound.get(inputs[0]) if inputs else None, operator_name(self._model, operator)
         if weight is None or kind not in ("RESHAPE", "TRANSPOSE"):
@@ -568,7 +568,7 @@ def _known(tokenizer: Any, token: str) -> int | None:
 
 
 def _keeps_whole(tokenizer: Any, turns: Mapping[str, Sequence[str]]) -> bool:
-    """Tell whether each mark of turns is one token: a tokenizer may know it, and spell it out all the same."""
+    """Return True if each mark of turns is one token: a tokenizer may know it, and spell it out all the same."""
     marks = {mark for texts in turns.values() for text in texts for mark in _MARK.findall(text)}
     return all(_known(tokenizer, mark) in np.asarray(tokenizer(mark)).tolist() for mark in marks)
 
@@ -656,7 +656,7 @@ def _word_pieces(tokenizer: Any) -> bytes:
 
 
 def _equal(tokenizer: Tokenizer, keras_tokenizer: Any, form: TextForm) -> bool:
-    """Tell whether a device would give the ids that KerasHub gives, on texts that the vocabulary can write."""
+    """Return True if a device would give the ids that KerasHub gives, on texts that the vocabulary can write."""
     texts = [*_PROBES]
     for text in texts:
         try:

@@ -1,4 +1,4 @@
-"""What the command line reads besides .tflite files: saved Keras models and samples."""
+"""Read saved Keras models and samples for the command line."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def half_types(model: keras.Model) -> set[str]:
 
 
 def has_half_weights(model: keras.Model) -> bool:
-    """Tell whether weights are stored in half precision, as they are not in mixed precision."""
+    """Return True if weights are stored in half precision, as they are not in mixed precision."""
     return any(variable.dtype in HALF_TYPES for variable in model.variables)
 
 
@@ -548,7 +548,7 @@ def strip_for_export(model: keras.Model, *, finds_unread: bool) -> StrippedModel
 
 
 def holds_ranges(model: keras.Model) -> bool:
-    """Tell whether a model was made by `quantize_aware`."""
+    """Return True if a model was made by `quantize_aware`."""
     return any(isinstance(layer, Quantized) for _, layer in walk(model, stop=Pruned))
 
 
@@ -719,7 +719,7 @@ class _Function:
         return reached
 
     def protect(self, least: int) -> bool:
-        """Give the constants that must not be folded a second dimension; tell whether there are some."""
+        """Give the constants that must not be folded a second dimension; return True if there are some."""
         constants_by_name = {}
         for product in [node for node in self._function.node_def if node.op in _PRODUCTS]:
             for source, weight in itertools.permutations(product.input, 2):
@@ -731,7 +731,7 @@ class _Function:
         return bool(constants_by_name)
 
     def _has_bias(self, product: Any) -> bool:
-        """Tell whether a product adds a bias: the converter then folds shifts before it, too."""
+        """Return True if a product adds a bias: the converter then folds shifts before it, too."""
         takers = [self._nodes[name] for name in self._takers[product.name] if name in self._nodes]
         biases = [self._value(taker.input[1]) for taker in takers if taker.op == "BiasAdd"]
         return any(bias is not None and bias.any() for bias in biases)

@@ -133,7 +133,7 @@ _REDUCTIONS = {"Mean", "Max", "Sum"}
 
 
 def _is_mirrorable(call: Call, axis: int) -> bool:
-    """Tell whether a call on maps mirrored along an axis gives the mirrored result; False for an unknown layer.
+    """Return True if a call on maps mirrored along an axis gives the mirrored result; False for an unknown layer.
 
     Args:
         call: The call.
@@ -158,7 +158,7 @@ def _is_mirrorable(call: Call, axis: int) -> bool:
 
 
 def _is_pointwise(layer: Any) -> bool:
-    """Tell whether it is a layer or operation of Keras that treats each position of a map alike and independently."""
+    """Return True if it is a layer or operation of Keras that treats each position of a map alike."""
     if isinstance(layer, _layers.Rescaling):
         return type(layer) is _layers.Rescaling and max(np.ndim(layer.scale), np.ndim(layer.offset)) < 2
     return type(layer) in _POINTWISE or _operation_name(layer) in _POINTWISE_OPERATIONS.split()
@@ -171,13 +171,13 @@ def _operation_name(layer: Any) -> str:
 
 
 def _is_global_reduction(layer: Any) -> bool:
-    """Tell whether it is an operation of Keras that reduces rows and columns, and nothing else."""
+    """Return True if it is an operation of Keras that reduces rows and columns, and nothing else."""
     axis = getattr(layer, "axis", None)
     return _operation_name(layer) in _REDUCTIONS and isinstance(axis, tuple | list) and sorted(axis) == [1, 2]
 
 
 def _takes_maps(call: Call) -> bool:
-    """Tell whether all tensors are images with channels, and all constants numbers or vectors over channels."""
+    """Return True if all tensors are images with channels, and all constants numbers or vectors over channels."""
     leaves = [leaf for leaf in keras.tree.flatten((call.args, call.kwargs)) if hasattr(leaf, "shape")]
     return all(
         len(leaf.shape) == 4 if isinstance(leaf, keras.KerasTensor) else len(leaf.shape) < 2 for leaf in leaves
@@ -185,7 +185,7 @@ def _takes_maps(call: Call) -> bool:
 
 
 def _has_pointwise_activation(layer: Any) -> bool:
-    """Tell whether a layer's activation, if it has one, is Keras' own: these never look at other pixels."""
+    """Return True if a layer's activation, if it has one, is Keras' own: these never look at other pixels."""
     activation = getattr(layer, "activation", None)
     return activation is None or (
         isinstance(activation, types.FunctionType) and activation.__module__.startswith("keras.")
@@ -423,7 +423,7 @@ def _is_vector(tensor: keras.KerasTensor) -> bool:
 
 
 def _works_on_vectors(call: Call) -> bool:
-    """Tell whether a call gives the same numbers for a vector and for a 1x1 map."""
+    """Return True if a call gives the same numbers for a vector and for a 1x1 map."""
     layer, kind = call.layer, type(call.layer)
     if not all(map(_is_vector, call.outputs)) or not _has_pointwise_activation(layer):
         return False
@@ -442,7 +442,7 @@ def _works_on_vectors(call: Call) -> bool:
 
 
 def _has_numbers_only(call: Call) -> bool:
-    """Tell whether all arguments of a call besides tensors are numbers, not arrays."""
+    """Return True if all arguments of a call besides tensors are numbers, not arrays."""
     leaves = keras.tree.flatten((call.args, call.kwargs))
     return not any(hasattr(leaf, "shape") and not isinstance(leaf, keras.KerasTensor) for leaf in leaves)
 

@@ -529,7 +529,7 @@ class _Sharing:
         self._weights = [index for index in self._takers if index not in others and self._is_weight(index)]
 
     def _is_weight(self, index: int) -> bool:
-        """Tell whether a tensor holds 8-bit values, with a scale for each channel."""
+        """Return True if a tensor holds 8-bit values, with a scale for each channel."""
         tensor = self._graph.tensors[index]
         scales = None if tensor.quantization is None else tensor.quantization.scale
         filled = self._model.buffers[tensor.buffer].data
@@ -575,7 +575,7 @@ def _signed_as(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _is_same(rows: np.ndarray, whole: np.ndarray) -> bool:
-    """Tell whether rows are those of a weight, each scaled to its largest entry."""
+    """Return True if rows are those of a weight, each scaled to its largest entry."""
     if rows.shape != whole.shape:
         return False
     most = np.maximum(np.abs(whole).max(axis=1, keepdims=True), 1)
@@ -784,7 +784,7 @@ def _name(form: Quantization | EdgeQuantizer) -> str:
 
 
 def _may_run_sparse(kernels: list[_KernelZeros], scheme: str | None) -> bool:
-    """Tell whether sparse kernels for whole maps, which take floats only, find zeros enough in a kernel."""
+    """Return True if sparse kernels for whole maps, which take floats only, find zeros enough in a kernel."""
     return scheme not in (*INTEGERS, EdgeQuantizer.scheme) and any(row.sparsity > SPARSE_THRESHOLD for row in kernels)
 
 

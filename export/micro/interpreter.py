@@ -65,7 +65,7 @@ class MicroRun:
     outputs: list[np.ndarray] = field(default_factory=list)
 
     def equals(self, other: MicroRun) -> bool:
-        """Tell whether both gave the same outputs, bit for bit."""
+        """Return True if both gave the same outputs, bit for bit."""
         pairs = zip(self.raw, other.raw, strict=True)
         return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
@@ -223,7 +223,7 @@ def _load(data: bytes, arena: int) -> Any:
 
 
 def _loads(data: bytes, arena: int) -> bool:
-    """Tell whether a file loads in so many bytes; operators may crash in too few, so a fork of this process tries."""
+    """Return True if a file loads in an arena. Operators may crash in it, so a fork tries."""
     child = os.fork()
     if not child:
         os.close(2)  # what it says is no news

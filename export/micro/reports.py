@@ -1,4 +1,4 @@
-"""Reports of files for microcontrollers: their layers, C arrays, and what Arm's NPUs take for them."""
+"""Reports of files for microcontrollers: their layers, C arrays, and estimates for Arm's NPUs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class _OperatorCall:
     outputs: list[int]
 
     def takes(self, place: int) -> bool:
-        """Tell whether it has an input at a place."""
+        """Return True if it has an input at a place."""
         return place < len(self.inputs) and self.inputs[place] >= 0
 
 
@@ -92,7 +92,7 @@ class _FileGraph:
         return () if shape is None else tuple(map(int, shape))
 
     def is_constant(self, tensor: int) -> bool:
-        """Tell whether a tensor is a constant of the file, or unpacked from one."""
+        """Return True if a tensor is a constant of the file, or unpacked from one."""
         return self.pieces.has_values(self.pieces.constant_behind(tensor))
 
     def name(self, tensor: int) -> str:

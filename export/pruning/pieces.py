@@ -310,7 +310,7 @@ class Pieces:
         return tensor
 
     def has_values(self, tensor: int) -> bool:
-        """Tell whether a tensor is a constant that lies in the file."""
+        """Return True if a tensor is a constant that lies in the file."""
         data = self.model.buffers[self.graph.tensors[tensor].buffer].data
         return data is not None and len(data) > 0 and tensor not in self._values and tensor not in self._folded
 
@@ -504,7 +504,7 @@ def _loaded(value: np.ndarray | Path) -> np.ndarray:
 
 
 def has_variables(content: bytes) -> bool:
-    """Tell whether the first graph of a plain file reads variables."""
+    """Return True if the first graph of a plain file reads variables."""
     return bool(Pieces(load_objects(content)).variables)
 
 

@@ -189,7 +189,7 @@ def search(make: Callable[[int], _Made], fits: Callable[[_Made], bool], *, limit
 
     Args:
         make: A function from a percentage, 1 to 95, to a file.
-        fits: A function that tells whether a file keeps to the limit.
+        fits: A function that returns True if a file keeps to the limit.
         limit: What the limit is, for errors.
         toward: 1 for the largest percentage, -1 for the smallest.
 

@@ -1,4 +1,4 @@
-"""Other shapes for the tensors of a file, with which it computes the same: batches, padding, 1x1 convolutions."""
+"""Other shapes for the tensors of a file, with the same outputs: batches, padding, 1x1 convolutions."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def _channels(images: _OnePixelImages, index: int) -> int:
 
 
 def _is_spread(images: _OnePixelImages, index: int) -> bool:
-    """Tell whether a tensor is a constant that has at most one dimension, the last: it fits any image."""
+    """Return True if a tensor is a constant that has at most one dimension, the last: it fits any image."""
     shape = _shape_of(images.graph.tensors[index])
     return _is_constant_image(images, index) and len(shape) <= 4 and {*shape[:-1]} <= {1}
 

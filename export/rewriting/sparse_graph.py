@@ -76,7 +76,7 @@ def weight_uses(graph: Subgraph) -> list[WeightUse]:
 
 
 def has_hybrid_layers(model: Model) -> bool:
-    """Tell whether layers compute in float32 with 8-bit weights as they are, as converters write them."""
+    """Return True if layers compute in float32 with 8-bit weights as they are, as converters write them."""
     return any(
         operator.name in _CHAINED and _is_hybrid(graph, graph.tensors[operator.inputs[1]], operator)
         for graph in model.subgraphs
@@ -126,7 +126,7 @@ def _integer(ends: list[tuple[Operator, int]]) -> str:
 
 
 def _is_hybrid(graph: Subgraph, tensor: Tensor, operator: Operator) -> bool:
-    """Tell whether an operator computes in float32 with the 8-bit values of a tensor."""
+    """Return True if an operator computes in float32 with the 8-bit values of a tensor."""
     slot = _ACTIVATION.get(operator.name, 0)
     if tensor.dtype != "int8" or operator.name not in _ACTIVATION or slot >= len(operator.inputs):
         return False

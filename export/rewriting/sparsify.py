@@ -1,4 +1,4 @@
-"""Store the zeros of a .tflite file's weights as what they are: nothing.
+"""Sparsify: store the weights of a .tflite file without their zeros.
 
 The stock converter's sparse modes write files that crash or give wrong outputs, so the encoding is written here.
 These forms are right in every interpreter tried:

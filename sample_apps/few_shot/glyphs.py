@@ -26,7 +26,7 @@ TRAIN = {
 }
 TEST = {"Hebrew": ["\u05d0\u05ea"], "Thai": ["\u0e01\u0e2e"], "Georgian": ["\u10d0\u10f0"]}
 ADVICE = (
-    "Install the fonts that docs/gallery/few_shot_glyphs.md names (apt-get install fonts-dejavu-core ...), "
+    "Install the fonts that docs/papers/few_shot.md names (apt-get install fonts-dejavu-core ...), "
     "or name a folder of fonts: --fonts DIR"
 )
 

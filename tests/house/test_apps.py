@@ -287,16 +287,16 @@ def by(module, function="text"):
 
 
 TABLES = {  # results: page, and what makes the table
-    "results/concept_requirements": ("gallery/concept_requirements", by("concepts.report")),
-    "results/f_statistic": ("gallery/f_statistic", by("screening.report")),
-    "results/int8_four_ways": ("gallery/int8_four_ways", by("four_ways.report")),
+    "results/concept_requirements": ("papers/concepts", by("concepts.report")),
+    "results/f_statistic": ("papers/few_shot", by("screening.report")),
+    "results/int8_four_ways": ("gallery/int8_results", by("four_ways.report")),
     "results/spoken_language": ("gallery/spoken_language", by("spoken.report")),
-    "results/what_pruning_broke_fashion": ("gallery/damage_results", by("what_pruning_broke", "table")),
-    "results/what_pruning_broke_watch": ("gallery/damage_results", by("what_pruning_broke", "table")),
-    "few_shot/results/few_shot": ("gallery/few_shot_glyphs", by("few_shot.report")),
-    "growth/results/growth": ("gallery/grow_language_model", by("growth.report")),
+    "results/what_pruning_broke_fashion": ("gallery/small_networks", by("what_pruning_broke", "table")),
+    "results/what_pruning_broke_watch": ("gallery/small_networks", by("what_pruning_broke", "table")),
+    "few_shot/results/few_shot": ("papers/few_shot", by("few_shot.report")),
+    "growth/results/growth": ("papers/growth", by("growth.report")),
     "growth/results/sunk_cost": ("papers/growth", by("growth.sunk_cost_report")),
-    "federated/results/federated_watch": ("gallery/federated_watch", of_federated),
+    "federated/results/federated_watch": ("papers/federated_pruning", of_federated),
     **{
         f"study/results/{name}": ("gallery/study", of_study)
         for name in ("digits", "image", "language", "translation")

@@ -75,7 +75,8 @@ def types_of(annotation):
     >>> types_of("str | Mapping[str, float | None] | None")
     ['str', 'Mapping[str, float | None]']
     """
-    members = re.split(r" \| (?![^\[]*\])", str(annotation))
+    plain = re.sub(r"\b_(?=[A-Z])", "", str(annotation))  # readers of the page need not know which alias is private
+    members = re.split(r" \| (?![^\[]*\])", plain)
     return [member for member in members if member != "None"]
 
 

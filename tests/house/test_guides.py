@@ -1,4 +1,4 @@
-"""The code and the commands of tutorials and how-to guides run, page by page, and print what the page shows."""
+"""The code and the commands of tutorials, guides and explanations run and print what the page shows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from tfprune.export.command_line import cli
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}
 PAGES = sorted((DOCS / "tutorials").glob("*.md"))
-TESTED_ELSEWHERE = {"migration", "raspberry_pi"}  # by the test modules of their names
+TESTED_ELSEWHERE = {"migration", "migrate_quantization", "raspberry_pi"}  # by test_migration and test_raspberry_pi
 PAGES += [path for path in sorted((DOCS / "howto").glob("*.md")) if path.stem not in TESTED_ELSEWHERE]
+PAGES += sorted((DOCS / "explanation").glob("*.md"))
 pytestmark = pytest.mark.programs  # tests of the parts that pages call stay in `make test`
-LONG = {"best_file", "choose_a_limit", "search_on_a_cluster"}  # which search for a minute or more
+LONG = {"best_file", "choose_a_limit", "other_machines"}  # which search for a minute or more
 
 
 def run(code, names):
@@ -62,7 +63,7 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
     if page.stem == "microcontrollers":
         pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
-    if page.stem == "search_on_a_cluster":
+    if page.stem == "other_machines":
         pytest.importorskip("distributed", reason="distributed is not installed (extra `dev`)")
         pytest.importorskip("ray", reason="Ray is not installed (extra `federated`)")
     names = {}

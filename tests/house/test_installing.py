@@ -76,9 +76,7 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
         )
         for extra in "".join(match).split(",")
     }
-    assert {"README.md", "CHANGELOG.md", "Makefile", "prune_language_model.md", "interpreter.py"} <= {
-        name for name, _ in named
-    }
+    assert {"README.md", "Makefile", "prune_language_model.md", "interpreter.py"} <= {name for name, _ in named}
     assert not [(name, extra) for name, extra in named if extra not in defined]
 
 
@@ -92,10 +90,10 @@ def test_no_text_recommends_an_installation_that_editors_and_mypy_do_not_follow(
 
 
 def test_python_that_runs_in_a_checkout_finds_both_halves_there():
-    code = "import tfprune.export.file.report as module; print(module.__file__)"
+    code = "import tfprune.export.file as module; print(module.__file__)"
     command = [sys.executable, "-S", "-c", code]  # -S: no installed package, and no finder of an editable one
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert Path(done.stdout.strip()) == ROOT / "export/file/report.py", done.stderr
+    assert Path(done.stdout.strip()) == ROOT / "export/file/__init__.py", done.stderr
 
 
 def test_the_version_is_the_same_wherever_it_is_written():

@@ -1,4 +1,4 @@
-"""The code of docs/howto/migration.md runs: tfmot's way with the import changed, and tfprune's own."""
+"""The code of the pages on migration runs: tfmot's way with the import changed, and tfprune's own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ import pytest
 
 import tfprune
 
-TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "migration.md").read_text(encoding="utf-8")
-IMPORT, SETUP, *BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-SECTIONS = re.findall(r"^## (.*)$", TEXT, flags=re.MULTILINE)[:-2]  # the last two are tables
+DOCS = Path(__file__).parents[2] / "docs"
+TEXTS = [
+    (DOCS / "howto" / f"{name}.md").read_text(encoding="utf-8") for name in ("migration", "migrate_quantization")
+]
+CODE = [re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for text in TEXTS]
+IMPORT, SETUP = CODE[0][:2]
+BLOCKS = [block for _, _, *blocks in CODE for block in blocks]
+SECTIONS = [section for text in TEXTS for section in re.findall(r"^## (.*)$", text, flags=re.MULTILINE)]
 QUICK = {SECTIONS[0]}  # in `make test`; all others in `make test-ci`
 PLACES = [
     pytest.param(place, id=name, marks=[] if name in QUICK else [pytest.mark.programs])
     for place, name in enumerate(SECTIONS)
 ]
+
+
+def test_both_pages_start_from_the_same_code():
+    assert CODE[1][:2] == [IMPORT, SETUP]
 
 
 def test_every_use_is_shown_both_ways():
@@ -34,7 +43,7 @@ def run(code: str) -> dict:
 
 
 def holds_wrappers(names: dict) -> bool:
-    """Tell whether a model was wrapped."""
+    """Return True if a model was wrapped."""
     models = [thing for thing in names.values() if isinstance(thing, names["keras"].Model)]
     return any(isinstance(layer, tfprune.Pruned) for model in models for layer in model.layers)
 
@@ -55,9 +64,9 @@ def test_code_in_our_own_words_runs(place, tmp_path, monkeypatch):
     assert holds_wrappers(names)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)(.*?)\)", TEXT))
+@pytest.mark.parametrize("link", [link for text in TEXTS for link in re.findall(r"\]\((?!http)(.*?)\)", text)])
 def test_links_lead_somewhere(link):
     path, _, place = link.partition("#")
-    target = (Path(__file__).parents[2] / "docs" / "howto" / path).resolve()
+    target = (DOCS / "howto" / path).resolve()
     headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert place in {heading.lower().replace(" ", "-") for heading in headings}
+    assert not place or place in {heading.lower().replace(" ", "-") for heading in headings}

@@ -276,7 +276,7 @@ class RunFolder:
             )
 
     def has(self, step: str) -> bool:
-        """Tell whether a step was done before."""
+        """Return True if a step was done before."""
         return self._path is not None and (self._path / f"{step}.npz").exists()
 
     def remember(

@@ -21,7 +21,7 @@ _INTEGER_STEP = 1 / 256  # of probabilities that a file holds in 8 bits: each is
 
 
 def are_probabilities(scores: np.ndarray) -> bool:
-    """Tell whether rows are probabilities: not negative, and of sum 1 up to the rounding of 8-bit files.
+    """Return True if rows are probabilities: not negative, and of sum 1 up to the rounding of 8-bit files.
 
     Args:
         scores: Outputs of shape (samples, classes), or (samples,) for the probability of class 1.

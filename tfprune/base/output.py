@@ -1,4 +1,4 @@
-"""What users see of a long call: progress bars, and pieces of HTML for pages that load nothing."""
+"""Output of long calls: progress bars, and pieces of HTML for pages that load nothing."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ class _PlainBar:
 
 
 def _is_watched() -> bool:
-    """Tell whether somebody sees what is drawn: a notebook, or a terminal."""
+    """Return True if somebody sees what is drawn: a notebook, or a terminal."""
     stream, keras = sys.stdout, sys.modules.get("keras")  # None in a program without a console, or without Keras
     if stream is None or getattr(stream, "closed", False):
         return False

@@ -119,7 +119,7 @@ def check_count(value: Any, argument: str, *, least: int, most: float = math.inf
 
 
 def is_accuracy(metric: Any) -> bool:
-    """Tell whether a metric is an accuracy, which is a fraction of the samples, by its name."""
+    """Return True if a metric is an accuracy, which is a fraction of the samples, by its name."""
     return isinstance(metric, str) and (metric == "acc" or metric.endswith("accuracy"))
 
 

@@ -1,4 +1,4 @@
-"""Follow channels through the layers and operations of a Keras model, and note what each layer has of them."""
+"""Follow channels through the layers and operations of a Keras model, and record which of them each weight has."""
 
 from __future__ import annotations
 

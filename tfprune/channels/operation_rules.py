@@ -37,7 +37,7 @@ def elementwise(flow: Flow, call: Call) -> Sequence[Layout]:
 
 
 def _has_array(operation: Any) -> bool:
-    """Tell whether an argument that an operation was made with is an array, as the limits of `clip` may be."""
+    """Return True if an argument that an operation was made with is an array, as the limits of `clip` may be."""
     names = inspect.signature(type(operation).__init__).parameters
     return any(np.ndim(getattr(operation, name, 0)) for name in names)
 

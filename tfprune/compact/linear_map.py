@@ -303,7 +303,7 @@ class _Spool:
         return _Masked(keras.ops.convert_to_tensor(np.load(mask)))(value) if mask.exists() else value
 
     def holds(self, tensor: int) -> bool:
-        """Tell whether a tensor is stored."""
+        """Return True if a tensor is stored."""
         return any(number == tensor for number, _ in self._types)
 
     def drop(self, tensor: int) -> None:

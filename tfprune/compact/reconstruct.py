@@ -313,7 +313,7 @@ def improve_layer(
 
 
 def _differs(pair: tuple[Site, Site]) -> bool:
-    """Tell whether a layer has other weights than its counterpart, outputs without weights aside."""
+    """Return True if a layer has other weights than its counterpart, outputs without weights aside."""
     ours, reference = pair
     live = ours.map.free().any(axis=2)
     return bool((ours.map.weights()[live] != reference.map.weights()[live]).any())

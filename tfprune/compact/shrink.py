@@ -1,4 +1,4 @@
-"""Plans for channels, carried out: `shrink` builds the smaller model, `zero_channels` one of the same size."""
+"""Apply plans for channels: `shrink` builds the smaller model, `zero_channels` one of the same size."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _keep(model: keras.Model, exchange: Exchange, origin: dict[str, Any]) -> Non
 
 
 def has_cache(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer's call takes a cache of keys and values, as KerasHub's attention does."""
+    """Return True if a layer's call takes a cache of keys and values, as KerasHub's attention does."""
     return "cache" in inspect.signature(layer.call).parameters
 
 
@@ -394,7 +394,7 @@ def _heads(network: Network) -> set[int]:
 
 
 def _resize(config: dict[str, Any], sizes: _Sizes, head_sizes: Mapping[str, int]) -> bool:
-    """Change the numbers of heads and units in a configuration; tell whether any changed."""
+    """Change the numbers of heads and units in a configuration; return True if any changed."""
     changed = False
     for arguments in dicts_in(config):
         for name, value in arguments.items():

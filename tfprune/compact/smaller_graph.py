@@ -111,7 +111,7 @@ class SmallerGraph:
         return revive(keras.saving.serialize_keras_object(layer), layer)
 
     def _stays(self, layer: Any) -> bool:
-        """Tell whether a layer or operation can stand in both graphs."""
+        """Return True if a layer or operation can stand in both graphs."""
         if not isinstance(layer, keras.layers.Layer):
             return not self._counted(layer)
         return not self._loses_channels(layer) and not (is_of_keras(layer) and layer.weights)
@@ -167,7 +167,7 @@ def _zeros(value: Any) -> Any:
 
 
 def _is_constant(value: Any) -> bool:
-    """Tell whether a value is a tensor of numbers."""
+    """Return True if a value is a tensor of numbers."""
     return keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor)
 
 
@@ -285,7 +285,7 @@ class RemovedBranches:
         return any(id(weight) in self._ends for weight in layer.weights)
 
     def _is_whole(self, layer: keras.layers.Layer) -> bool:
-        """Tell whether all weights in a layer that holds others are those of one branch."""
+        """Return True if all weights in a layer that holds others are those of one branch."""
         parts = [part for _, part in walk(layer) if part.weights and not sublayers(part)]
         are_gone = bool(sublayers(layer)) and all(id(part) in self._gone for part in parts)
         return are_gone and sum(map(self._is_end, parts)) == 1

@@ -248,12 +248,12 @@ class MetricGuard:
         return None if self._groups is None else self._groups.worst(model.predict(self._x, verbose=0))
 
     def allows(self, value: float, worst_group: GroupDrop | None = None) -> bool:
-        """Tell whether a value, and what the worst group lost, are good enough; NaN is not."""
+        """Return True if a value, and what the worst group lost, are good enough; NaN is not."""
         is_within = self.max_drop is None or self.drop(value) <= self.max_drop
         return is_within and (worst_group is None or worst_group.excess <= 0)
 
     def is_worse(self, value: float, than: float) -> bool:
-        """Tell whether a value is worse than another, as NaN is; never if the better direction is not known."""
+        """Return True if a value is worse than another, as NaN is; never if the better direction is not known."""
         return self._sign != 0 and not (math.isnan(than) or self._sign * (value - than) >= 0)
 
 
@@ -620,7 +620,7 @@ def _with_constant_rates(settings: Any) -> Any:
 
 
 def _is_schedule(rate: Any) -> bool:
-    """Tell whether a setting is a schedule, rather than a number or a function of no argument."""
+    """Return True if a setting is a schedule, rather than a number or a function of no argument."""
     return isinstance(rate, dict) and rate.get("class_name") not in ("function", "__lambda__")
 
 

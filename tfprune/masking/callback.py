@@ -599,7 +599,7 @@ class PruningCallback(keras.callbacks.Callback):
         return [self._schedule, *(value for value in own if isinstance(value, Schedule))]
 
     def _is_last(self, previous: int, step: int) -> bool:
-        """Tell whether a schedule has its last mask update in (previous, step]."""
+        """Return True if a schedule has its last mask update in (previous, step]."""
         return any(
             schedule.end is not None and schedule.last_update(previous, step, self.every) == schedule.end
             for schedule in self._schedules()

@@ -162,7 +162,7 @@ def criterion_of(layer: Pruned, grow: Grow | None) -> Criterion:
 
 
 def uses_data(model: keras.layers.Layer, grow: Grow | None) -> bool:
-    """Tell whether an update gathers evidence from data."""
+    """Return True if an update gathers evidence from data."""
     criteria = [criterion_of(layer, grow) for _, layer in pruned_layers(model)]
     return any(fact.needs_data for criterion in criteria for fact in criterion.needed_facts())
 

@@ -374,7 +374,7 @@ class Pruned(MaskedWeights):
         return True
 
     def _waits(self) -> bool:
-        """Tell whether weights to prune are missing that the layer's first call may build."""
+        """Return True if weights to prune are missing that the layer's first call may build."""
         if not unbuilt(self.layer):
             return False
         offered = {kernel.path for kernel in kernels(self.layer)}
@@ -494,7 +494,7 @@ class Pruned(MaskedWeights):
 
 
 def holds_pruned(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer or model is a wrapper with masks or has one inside."""
+    """Return True if a layer or model is a wrapper with masks or has one inside."""
     return any(isinstance(part, Pruned) and part.prunes for _, part in walk(layer, stop=Pruned))
 
 

@@ -82,7 +82,7 @@ def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 
 
 def _copy_state(source: Pruned, target: keras.layers.Layer) -> bool:
-    """Copy of masks, latent values and ranges those that both have; tell whether the target has all of them."""
+    """Copy of masks, latent values and ranges those that both have; return True if the target has all of them."""
     saved, own = source.saved_variables(), target.saved_variables() if isinstance(target, Pruned) else {}
     for name in saved.keys() & own.keys():
         own[name].assign(ops.copy(saved[name].value))
@@ -106,7 +106,7 @@ def wrappers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
 
 
 def waits_for_data(model: keras.layers.Layer) -> bool:
-    """Tell whether a model, or a wrapper in it, is built by the first batch that it is called on."""
+    """Return True if a model, or a wrapper in it, is built by the first batch that it is called on."""
     named_layers = wrappers(model)
     return not all(layer.built for _, layer in named_layers) if named_layers else not model.built
 
@@ -267,7 +267,7 @@ def _copied_parts(anatomy: Anatomy) -> Iterator[Anatomy]:
 
 
 def _is_built_by_class(anatomy: Anatomy) -> bool:
-    """Tell whether it is a Functional subclass whose class makes plain layers."""
+    """Return True if it is a Functional subclass whose class makes plain layers."""
     is_subclass = anatomy.kind is Kind.FUNCTIONAL_SUBCLASS
     return is_subclass and not any(isinstance(part, Pruned) for part in plain_parts(anatomy.model))
 

@@ -89,7 +89,7 @@ def _each_once(offered: Iterable[_Offer]) -> list[_Offer]:
 
 
 def is_unbuilt(model: keras.Model) -> bool:
-    """Tell whether it is a list of layers that the first batch will build."""
+    """Return True if it is a list of layers that the first batch will build."""
     return isinstance(model, keras.Sequential) and not model.built
 
 
@@ -190,7 +190,7 @@ def location_of(source: Source) -> _KernelLocation | None:
 
 
 def _covers(place: _KernelLocation, criterion: Criterion, pattern: Channel) -> bool:
-    """Tell whether a wrapper that is there does what is asked for; one that makes channels may read others, too."""
+    """Return True if a wrapper that is there does what is asked for; one that makes channels may read others, too."""
     layer = place.layer
     same = isinstance(layer, Pruned) and layer.criterion == criterion and place.name in layer.kernels
     return same and layer.pattern in (pattern, replace(pattern, makes=True))

@@ -1,4 +1,4 @@
-"""Rules that tell a concept from numbers: trees that find them, and the statistics that certify them.
+"""Rules that recognize a concept from numbers: trees that find them, and the statistics that certify them.
 
 A tree finds rules in everything, coin flips included. So the samples are drawn into three parts: a tree is mined
 from the first, sets of its rules are chosen by confidence bounds on the second, and the precision and recall that
@@ -158,7 +158,7 @@ class _Node:
         return cls(ordered, weights[ordered], int(np.count_nonzero(has_it)), least)
 
     def is_split(self, left: np.ndarray) -> np.ndarray:
-        """Tell whether both sides weigh enough."""
+        """Return True if both sides weigh enough."""
         least = self.least * (1 - _ROUNDING_ERROR)
         return (left >= least) & (self.weights.sum() - left >= least)
 

@@ -1,4 +1,4 @@
-"""Anatomy: the kind of a model, its layers by path, and the same of nested models. It is read once and handed on."""
+"""Anatomy: the kind of a model, its layers by path, and the same of nested models. Read once and passed on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weight_bytes(model: keras.Model) -> int:
 
 
 def is_of_keras(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer's class is one of Keras' own, or one of this library's around it."""
+    """Return True if a layer's class is one of Keras' own, or one of this library's around it."""
     return type(layer).__module__.partition(".")[0] in ("keras", "tfprune")
 
 
@@ -188,7 +188,7 @@ def functional_class() -> Any:
 
 
 def _is_configured_by_layers(model: Any) -> bool:
-    """Tell whether the configuration of a model lists its layers."""
+    """Return True if the configuration of a model lists its layers."""
     if hasattr(type(model), "copied_class"):  # a copy of a class, which has a configuration of another kind
         return False
     if type(model).__module__.startswith("keras."):  # known without a configuration, which takes a while to write
@@ -200,14 +200,14 @@ def _is_configured_by_layers(model: Any) -> bool:
 
 
 def _takes_inputs_and_outputs(model_class: Any) -> bool:
-    """Tell whether a class takes the arguments of a Functional model, so that Keras writes its layers down."""
+    """Return True if a class takes the arguments of a Functional model, so that Keras writes its layers down."""
     own, of_keras = (inspect.getfullargspec(each.__init__).args for each in (model_class, functional_class()))
     return own == of_keras and model_class.get_config is functional_class().get_config
 
 
 @functools.cache
 def _is_worth_keeping(model_class: Any) -> bool:
-    """Tell whether a Functional subclass can be built from its arguments, and has members of its own."""
+    """Return True if a Functional subclass can be built from its arguments, and has members of its own."""
     own = set(model_class.__mro__) - set(functional_class().__mro__)
     members = {name: member for each in own for name, member in vars(each).items()}
     return "get_config" in members and any(

@@ -200,7 +200,7 @@ _SEEDS_AND_METRICS = (keras.random.SeedGenerator, keras.metrics.Metric)
 
 
 def is_configurable(layer: keras.layers.Layer) -> bool:
-    """Tell whether the configuration of a layer holds the arguments that its class takes."""
+    """Return True if the configuration of a layer holds the arguments that its class takes."""
     return not _missing(layer)
 
 

@@ -73,7 +73,7 @@ class Graph:
 
     @staticmethod
     def is_constant(tensor: Any) -> bool:
-        """Tell whether a value is an array, not a tensor of the graph."""
+        """Return True if a value is an array, not a tensor of the graph."""
         return not isinstance(tensor, keras.KerasTensor)
 
     def producer(self, tensor: keras.KerasTensor) -> Call | None:
@@ -101,7 +101,7 @@ class Graph:
         return {name: frozenset(some) for name, some in takers.items()}
 
     def is_output(self, call: Call) -> bool:
-        """Tell whether the model returns an output of a call."""
+        """Return True if the model returns an output of a call."""
         return any(id(tensor) in self._outputs for tensor in call.outputs)
 
 
@@ -188,7 +188,7 @@ def flatten(model: keras.Model, *, opens: Callable[[Any], bool] | None = None) -
 
     Args:
         model: A graph model.
-        opens: Tells whether the layers of a model take its place; None opens those that `is_plain`.
+        opens: Returns True if the layers of a model take its place; None opens those that `is_plain`.
     """
     opens = opens or is_plain
     names: set[str] = set()
@@ -212,7 +212,7 @@ def _number_after(names: set[str]) -> None:
 
 
 def is_plain(layer: Any) -> bool:
-    """Tell whether it is a Sequential or Functional model that does nothing but call its layers."""
+    """Return True if it is a Sequential or Functional model that does nothing but call its layers."""
     if kind_of(layer) is not Kind.GRAPH or not layer.built:
         return False
     return isinstance(layer, keras.Sequential) or type(layer).call is functional_class().call

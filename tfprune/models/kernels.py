@@ -156,7 +156,7 @@ class Kernel:
         return tuple(sizes) if groups[1] else (sizes[0], sizes[2])
 
     def takes(self, pattern: Pattern) -> bool:
-        """Tell whether it can take a pattern; as long as it has no shape, nothing speaks against it."""
+        """Return True if it can take a pattern; as long as it has no shape, nothing speaks against it."""
         return self.variable is None or not pattern.refusal(self.matrix_shape)
 
 
@@ -223,7 +223,7 @@ _KERNELS = ("kernel", "dense", "proj")
 
 
 def _is_named_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
-    """Tell whether the name of a weight says that inputs are multiplied by it, along its last two axes."""
+    """Return True if the name of a weight says that inputs are multiplied by it, along its last two axes."""
     *words, last = variable.name.split("_")
     if not words or is_of_keras(layer):
         return variable.name == "kernel"

@@ -224,7 +224,7 @@ def as_arrays(outputs: Any) -> list[np.ndarray]:
 
 
 def same_outputs(outputs: Any, expected: Any, *, tolerance: Tolerance = ROUNDED) -> bool:
-    """Tell whether two structures of tensors have the same number of tensors, their shapes, and their values.
+    """Return True if two structures of tensors have the same number of tensors, their shapes, and their values.
 
     Example:
         >>> same_outputs([keras.ops.ones(2)], [keras.ops.ones(2) * 1.0001])
@@ -291,7 +291,7 @@ _TOLERANCE = Tolerance(relative=1e-4, absolute=1e-5, nan_is_same=True)
 
 
 def is_channelwise(function: Callable, arguments: Any, *, axes: Mapping[int, int]) -> bool:
-    """Tell whether a function returns for some of the channels alone what it returns for them among all.
+    """Return True if a function returns for some of the channels alone what it returns for them among all.
 
     Such a function needs no rule: channels go through it, and it works without those that are removed.
 
@@ -419,7 +419,7 @@ def open_layers(flat: keras.Model, is_known: _IsKnown) -> TracedGraph:
 
     Args:
         flat: A Functional model without plain models nested in it. Its inner layers are renamed.
-        is_known: Tells whether a layer stays whole because its kind is known.
+        is_known: Returns True if a layer stays whole because its kind is known.
     """
     candidates = list(_openable(flat, is_known))
     if not candidates:

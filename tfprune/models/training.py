@@ -107,7 +107,7 @@ def _read(data: Any, rows: int | None, inputs: int | None, argument: str) -> Ite
 
 
 def _is_list_of_inputs(value: Any, inputs: int | None) -> bool:
-    """Tell whether a value is x of a model with several inputs: in (x, y), x would hold several arrays itself."""
+    """Return True if a value is x of a model with several inputs: in (x, y), x would hold several arrays itself."""
     return (inputs or 0) > 1 and isinstance(value, (list, tuple)) and all(hasattr(part, "shape") for part in value)
 
 

@@ -363,7 +363,7 @@ def _built_copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def _builds_itself(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer can be built from a shape; one without `build` gets its weights when it is called."""
+    """Return True if a layer can be built from a shape; one without `build` gets its weights when it is called."""
     return type(layer).build is not keras.layers.Layer.build or isinstance(layer, keras.Model)
 
 
@@ -539,7 +539,7 @@ def _built_anew(model: keras.Model, origin: dict[str, Any]) -> keras.Model:
 
 
 def is_loadable(model: keras.Model) -> bool:
-    """Tell whether a subclassed model can be built from its configuration."""
+    """Return True if a subclassed model can be built from its configuration."""
     return "config" in vars(model)[ORIGIN] if ORIGIN in vars(model) else _build_if_loadable(model) is not None
 
 

@@ -189,7 +189,7 @@ class _Planner:
             _add(names, "output")
 
     def _is_joined(self, call: Call) -> bool:
-        """Tell whether only a concatenation takes the output: the file rounds it to the range of that, and once."""
+        """Return True if only a concatenation takes the output: the file rounds it to the range of that, and once."""
         following = self.graph.consumers(call)
         if len(following) != 1 or self.graph.is_output(call) or activation_of(call.layer) not in FUSED:
             return False
@@ -199,7 +199,7 @@ class _Planner:
         return is_alone and isinstance(taker.layer, keras.layers.Concatenate) and _refusal(taker.layer) is None
 
     def _is_continued(self, call: Call, rule: RoundingRule) -> bool:
-        """Tell whether the operator goes on with the next call, and note that call."""
+        """Return True if the operator goes on with the next call, and note that call."""
         following = self.graph.consumers(call)
         if (
             len(following) != 1

@@ -227,7 +227,7 @@ class Clustered(Pruned):
 
 
 def shares_values(layer: keras.layers.Layer) -> bool:
-    """Tell whether the entries of a layer's weights share values."""
+    """Return True if the entries of a layer's weights share values."""
     return isinstance(layer, Clustered) and layer.levels is not None
 
 

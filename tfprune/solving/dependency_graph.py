@@ -243,7 +243,7 @@ def differing_axes(numbers: np.ndarray) -> list[int]:
 
 
 def has_channels(layout: Layout) -> bool:
-    """Tell whether a tensor has channels along any axis."""
+    """Return True if a tensor has channels along any axis."""
     return any(channels is not None for channels in layout)
 
 
@@ -410,7 +410,7 @@ class _FlowGraph(Protocol):
         """Return the shape of a tensor."""
 
     def is_constant(self, tensor: Any) -> bool:
-        """Tell whether a tensor depends on no input."""
+        """Return True if a tensor depends on no input."""
 
 
 class ChannelFlow(_Channels):
@@ -711,7 +711,7 @@ class ChanneledWeight:
         return {axis: frozenset(along.tolist()) for axis, along in self.bundles_along.items()}
 
     def is_empty(self, keep: np.ndarray, axes: Iterable[int]) -> bool:
-        """Tell whether no channel is left along one of some axes."""
+        """Return True if no channel is left along one of some axes."""
         return any(not keep[self.bundles_along[axis]].any() for axis in axes)
 
     def mask(self, keep: np.ndarray) -> np.ndarray:
@@ -752,7 +752,7 @@ class ChanneledLayer:
     takes: tuple[np.ndarray | None, ...] = ()
 
     def reads_nothing(self, keep: np.ndarray) -> bool:
-        """Tell whether it returns a constant where only the bundles in `keep` are left."""
+        """Return True if it returns a constant where only the bundles in `keep` are left."""
         ends = [weight for weight in self.weights if weight.is_empty(keep, weight.reads)]
         written = {bundle for end in ends for axis in end.makes for bundle in end.bundles_along[axis].tolist()}
         rest = [weight for weight in self.weights if not weight.is_empty(keep, (*weight.reads, *weight.makes))]
@@ -774,7 +774,7 @@ class ChanneledLayer:
         return counted(self.config, keep)
 
     def changes(self, keep: np.ndarray) -> bool:
-        """Tell whether it has other sizes where only the bundles in `keep` are left."""
+        """Return True if it has other sizes where only the bundles in `keep` are left."""
         is_smaller = any(weight.size(keep) != math.prod(weight.shape) for weight in self.weights)
         return is_smaller or self.counted(keep) != self.counted(np.ones_like(keep))
 
@@ -916,7 +916,7 @@ def _unread(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) -> 
 
 
 def is_cut_off(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) -> bool:
-    """Tell whether the outputs of the model would no longer depend on its inputs.
+    """Return True if the outputs of the model would no longer depend on its inputs.
 
     Args:
         takers: What takes the outputs of each.

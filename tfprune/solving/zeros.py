@@ -581,7 +581,7 @@ class GreedyLevels:
         return path
 
     def _fits(self, candidate: Candidate, kind: str) -> bool:
-        """Tell whether the targets leave as much free as a level of a kind saves, by its first step."""
+        """Return True if the targets leave as much free as a level of a kind saves, by its first step."""
         first = self._first(kind)
         level = max(first.levels[kind], 1)
         return all(

@@ -76,7 +76,7 @@ class PruningSchedule(Spec):
         return cls(**config.get("config", config))
 
     def _should_prune_in_step(self, step: Any, begin_step: int, end_step: int, frequency: int) -> bool:
-        """Tell whether masks are due; schedules written for tfmot call this by its name there."""
+        """Return True if masks are due; schedules written for tfmot call this by its name there."""
         window = Constant(0.0, begin=begin_step, end=None if end_step < 0 else end_step)
         return window.last_update(int(step) - 1, int(step), frequency) is not None
 
@@ -429,7 +429,7 @@ class PruningPolicy(abc.ABC):
 
     @abc.abstractmethod
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:
-        """Tell whether to prune a layer of the model."""
+        """Return True if a layer of the model is to be pruned."""
 
     @abc.abstractmethod
     def ensure_model_supports_pruning(self, model: keras.Model) -> None:

@@ -212,7 +212,7 @@ def test_single_layers_get_activations_of_16_bits(pruned):
 def test_the_example_of_16_bits_on_the_page_runs(tmp_path, monkeypatch):
     import keras
 
-    page = Path(__file__).parents[3] / "docs/howto/recipes_of_edge_quantizer.md"
+    page = Path(__file__).parents[3] / "docs/howto/export_a_file.md"
     (example,) = re.findall(r"```py\n(import re\n.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     keras.utils.set_random_seed(0)
     shapes = [(128, "relu"), (4, "relu"), (4, None)]

@@ -80,7 +80,7 @@ class _ServerRounds:
         self.last: dict[int, Masks] = {}  # the same, of nodes that may have lost them, too
 
     def needs_squares(self, round_: int) -> bool:
-        """Tell whether clients have to send their squared gradients after a round."""
+        """Return True if clients have to send their squared gradients after a round."""
         del round_
         return False
 
@@ -262,7 +262,7 @@ def _check_round(received: Any, expected: int) -> None:
 
 
 def _agree(masks: Masks | None, common: Masks) -> bool:
-    """Tell whether masks are those of the server wherever it has one; a client adds masks of statistics."""
+    """Return True if masks are those of the server wherever it has one; a client adds masks of statistics."""
     return masks is not None and all(
         wanted is None or np.array_equal(np.ones(wanted.shape, bool) if mask is None else mask, wanted)
         for mask, wanted in zip(masks, common, strict=True)

@@ -1,4 +1,4 @@
-"""What clients send: entries under a mask and masks, packed, their traffic, and a model that reads and sets both."""
+"""Updates of clients: entries under a mask and masks, packed, their traffic, and a model that reads and sets both."""
 
 from __future__ import annotations
 

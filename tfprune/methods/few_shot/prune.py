@@ -180,7 +180,7 @@ def _guarded(scores: Mapping[str, np.ndarray], levels: Mapping[str, np.ndarray])
 
 
 def _is_protected(scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Tell which channels of a group go last: all protected ones, and the better half of the partly protected."""
+    """Mark the channels that are removed last: protected ones, and the better half of the partly protected ones."""
     mask = levels == _PROTECTED
     partly = np.flatnonzero(levels == _PARTLY)
     best = partly[np.argsort(-scores[partly], kind="stable")]

@@ -249,7 +249,7 @@ class Blocks:
         return [call for call in self.graph.calls if id(call) not in self.inside]
 
     def is_shared(self, layer: Any) -> bool:
-        """Tell whether several blocks call a layer, or a block and the rest, so that all of its copies are one."""
+        """Return True if several blocks call a layer, or a block and the rest, so that all of its copies are one."""
         return self._users[id(layer)] > 1
 
     @cached_property

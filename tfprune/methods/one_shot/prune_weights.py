@@ -375,7 +375,7 @@ def _recurrent_maps(layer: keras.layers.Layer, name: str) -> tuple[list[LinearMa
 
 
 def _is_recurrent(kernel: Kernel) -> bool:
-    """Tell whether a kernel multiplies the states of the step before."""
+    """Return True if a kernel multiplies the states of the step before."""
     return kernel.path.split("/")[-1] == "recurrent_kernel"
 
 

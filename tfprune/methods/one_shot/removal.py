@@ -152,7 +152,7 @@ class WeightUpdate:
         to_dense: Whether a layer is fitted to its outputs in the dense model, or to those of its dense weights on its
             own inputs.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean.
-        is_held: Tells whether a batch is held out, by its number.
+        is_held: Returns True if a batch is held out, by its number.
     """
 
     order: str | None
@@ -262,7 +262,7 @@ def _removals(running: RunningModel, *, kind: str) -> tuple[list[Removal], list[
 
 
 def _are_units(network: Network, group: Group) -> bool:
-    """Tell whether matrices make and read channels: a kernel of attention has an axis of heads, too."""
+    """Return True if matrices make and read channels: a kernel of attention has an axis of heads, too."""
     return all(
         len(weight.shape) == 2
         for weight in network.weights_of(group)
@@ -670,7 +670,7 @@ class _NextTokens:
 
 
 def is_loss(judge: Any) -> bool:
-    """Tell whether a judge is a loss of labels."""
+    """Return True if a judge is a loss of labels."""
     return not isinstance(judge, str) or judge not in ("distance", "perplexity")
 
 
