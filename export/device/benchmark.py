@@ -15,8 +15,7 @@ import numpy as np
 from tfprune.base.folders import read_fields
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import check_count, check_number
-from tfprune.export.device import board
-from tfprune.export.device.board import MAX_THREADS
+from tfprune.export.device.board import MAX_THREADS, board_name, governor, temperature
 from tfprune.export.device.processes import Device, read_job, runner_on, write_job
 from tfprune.export.device.runner import Runner, batch_inputs, inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.device.writer_file import PreparedFile, Signatures, is_language_model, signature_names
@@ -280,7 +279,7 @@ def _benchmark_job(folder: Path) -> None:
         runtime, times, speed = _written(folder / _MODEL, settings)
     else:
         runtime, times, speed = *_predicted(folder / _MODEL, settings, arrays), None
-    device = _Measured(runtime, board.board_name(), _peak_memory(), board.governor(), board.temperature(), speed)
+    device = _Measured(runtime, board_name(), _peak_memory(), governor(), temperature(), speed)
     write_job(folder, "result", settings=asdict(device), arrays={"milliseconds": np.array(times)})
 
 

@@ -37,8 +37,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from tfprune.base.folders import LARGEST_INTEGER, LONGEST_REASON, parse_json, read_fields
-from tfprune.export.device import board
 from tfprune.export.device.benchmark import benchmark
+from tfprune.export.device.board import board_name
 from tfprune.export.device.processes import Completed, Device, Work, name_of, read_job, run_job, runner_on
 from tfprune.report import shortened
 
@@ -161,7 +161,7 @@ def _serve(folder: str, *, silence: float) -> None:
     answers.write(_MARK)
     _send(
         answers,
-        _Message({"python": platform.python_version(), "numpy": np.__version__, "board": board.board_name()}, {}),
+        _Message({"python": platform.python_version(), "numpy": np.__version__, "board": board_name()}, {}),
     )
     while True:
         _answer(requests.get(), folder, answers)

@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tfprune.base.folders import parse_json, read_fields
-from tfprune.export.device import board
-from tfprune.export.device.board import find_interpreter
+from tfprune.export.device.board import board_name, find_interpreter
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.file import schema
 from tfprune.export.file.container import is_packed, map_model, read_model
@@ -395,7 +394,7 @@ def _read_record(folder: Path, key: str) -> _Record | None:
 def _key(path: Path) -> str:
     """Return a hash of a file, the runtime and the processor. Of a large file, parts of the content are read."""
     status, runtime = path.stat(), _compiled_runtime() if _has_compiled_model() else ""
-    digest = sha256(repr((status.st_size, status.st_mtime_ns, runtime, board.board_name())).encode())
+    digest = sha256(repr((status.st_size, status.st_mtime_ns, runtime, board_name())).encode())
     with path.open("rb") as stream:
         for start in range(0, status.st_size, max(_PROBE_BYTES, status.st_size // _PROBES)):
             stream.seek(start)
