@@ -18,7 +18,15 @@ import numpy as np
 from tfprune.base.folders import NamedArrays, RunFolder
 from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop, read_groups
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count, check_drop, check_number, is_accuracy
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    check_choice,
+    check_count,
+    check_drop,
+    check_number,
+    is_accuracy,
+)
 from tfprune.compact.trainer import Distillation, check_distillation, distilled
 from tfprune.export.compressing.evaluate import (
     FileEvaluator,
@@ -102,27 +110,29 @@ class Search:
         check_choice(self.pattern, "pattern", choices=PATTERNS)
         check_executor(self.executor, jobs=self.jobs)
         if self.distillation is not None and check_distillation(self.distillation, "distillation").pairs:
-            raise ValueError(
-                f"Expected a Distillation without features, as a layer that loses channels cannot be compared. "
-                f"Received: distillation={self.distillation!r}. Leave the features out."
+            raise ArgumentError(
+                "distillation",
+                "a Distillation without features, as a layer that loses channels cannot be compared",
+                repr(self.distillation),
+                advice="Leave the features out.",
             )
         self._check_formats()
 
     def _check_formats(self) -> None:
         if isinstance(self.formats, str) or not isinstance(self.formats, Sequence):
-            raise TypeError(f"Expected `formats` to be a list of names. Received: formats={self.formats!r}.")
+            raise ArgumentTypeError("formats", "`formats` to be a list of names", repr(self.formats))
         for each in self.formats:
             if not isinstance(each, EdgeQuantizer):
                 check_choice(each, "formats", choices=FORMATS, others="or an EdgeQuantizer")
         names = [each.name if isinstance(each, EdgeQuantizer) else each for each in self.formats]
         if not names or len({*names}) < len(names):
-            raise ValueError(
-                f"Expected `formats` to name some formats, each once. Received: formats={self.formats!r}."
-            )
+            raise ArgumentError("formats", "`formats` to name some formats, each once", repr(self.formats))
         if "mixed" in names and not {"float32", "int8"} <= {*names}:
-            raise ValueError(
-                f"Expected 'float32' and 'int8' in `formats` with 'mixed', which is made of both. Received: "
-                f"formats={self.formats!r}. Add them."
+            raise ArgumentError(
+                "formats",
+                "'float32' and 'int8' in `formats` with 'mixed', which is made of both",
+                repr(self.formats),
+                advice="Add them.",
             )
         order = [*FORMATS, *names]
         ordered = sorted(zip(names, self.formats, strict=True), key=lambda pair: order.index(pair[0]))
@@ -153,14 +163,18 @@ class _SearchLimit:
         """
         limit = as_limit(max_drop)
         if limit.data is not None:
-            raise ValueError(
-                f"Expected a Limit without `data`: files are measured on `validation_data`. Received: "
-                f"max_drop={limit!r}. Leave `data` out."
+            raise ArgumentError(
+                "max_drop",
+                "a Limit without `data`: files are measured on `validation_data`",
+                repr(limit),
+                advice="Leave `data` out.",
             )
         if not limit.bounds_metric:
-            raise ValueError(
-                f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
-                f"max_drop={max_drop!r}. Pass 0.01, for example."
+            raise ArgumentError(
+                "max_drop",
+                "a number in `max_drop`, or a Limit with a number: the search needs a bound",
+                repr(max_drop),
+                advice="Pass 0.01, for example.",
             )
         check_drop(limit.max_drop, "max_drop", metric="accuracy" if limit.metric is None else limit.metric)
         return cls(limit, FileMetric.of(limit, model))
@@ -220,21 +234,29 @@ class _SearchLimit:
             self._check_npu(target, optimize=optimize)
             return
         if self.limit.max_cycles is not None:
-            raise ValueError(
-                f"Expected an NPU as `target` with max_cycles, whose compiler estimates them. Received: "
-                f"max_drop={self.limit!r}, target={target!r}. Pass target=vela('ethos-u55-128'), for example."
+            raise ArgumentError(
+                "max_drop",
+                "an NPU as `target` with max_cycles, whose compiler estimates them",
+                repr(self.limit),
+                advice="Pass target=vela('ethos-u55-128'), for example.",
+                beside={"target": target},
             )
         if target is not None and self.limit.sizes:
-            raise ValueError(
-                f"Expected the budgets of a microcontroller in its target. Received: max_drop={self.limit!r}. Pass "
-                f"target=Micro(flash=..., arena=...)."
+            raise ArgumentError(
+                "max_drop",
+                "the budgets of a microcontroller in its target",
+                repr(self.limit),
+                advice="Pass target=Micro(flash=..., arena=...).",
             )
         timing = "optimize='latency'" if optimize == "latency" else "a Limit with max_latency_ms"
         is_timed = optimize == "latency" or self.limit.max_latency_ms is not None
         if is_timed and ((search.jobs or 1) > 1 or search.executor is not None):
-            raise ValueError(
-                f"Expected jobs=1 with {timing}, and no executor: files are timed on one machine, one after the "
-                f"other. Received: {search!r}. Leave `jobs` and `executor` out."
+            raise ArgumentError(
+                "jobs",
+                f"jobs=1 with {timing}, and no executor: files are timed on one machine, one after the other",
+                repr(search.jobs),
+                advice="Leave `jobs` and `executor` out.",
+                beside={} if search.executor is None else {"executor": search.executor},
             )
 
     def _check_npu(self, target: Vela, *, optimize: str) -> None:
@@ -244,29 +266,37 @@ class _SearchLimit:
             ValueError: If there is one.
         """
         if target.counts != "cycles":
-            raise ValueError(
-                f"Expected counts='cycles' in the NPU of `target`, which a search counts. Received: "
-                f"target={target!r}. Leave `counts` out."
+            raise ArgumentError(
+                "target",
+                "counts='cycles' in the NPU of `target`, which a search counts",
+                repr(target),
+                advice="Leave `counts` out.",
             )
         if self.limit.max_latency_ms is not None:
-            raise ValueError(
-                f"Expected a Limit without max_latency_ms with an NPU as `target`, whose files are not timed. "
-                f"Received: max_drop={self.limit!r}. Pass max_cycles."
+            raise ArgumentError(
+                "max_drop",
+                "a Limit without max_latency_ms with an NPU as `target`, whose files are not timed",
+                repr(self.limit),
+                advice="Pass max_cycles.",
             )
         if optimize != "latency" and self.limit.max_cycles is None:
-            raise ValueError(
-                f"Expected optimize='latency' with an NPU as `target`, for the fewest cycles, or a limit of cycles. "
-                f"Received: optimize={optimize!r}, max_drop={self.limit!r}. Pass optimize='latency', or "
-                f"tfprune.Limit(..., max_cycles=...)."
+            raise ArgumentError(
+                "optimize",
+                "optimize='latency' with an NPU as `target`, for the fewest cycles, or a limit of cycles",
+                repr(optimize),
+                advice="Pass optimize='latency', or tfprune.Limit(..., max_cycles=...).",
+                beside={"max_drop": self.limit},
             )
 
     def _check_classes(self, y: Any) -> None:
         """Refuse numbers other than classes for the metric that nobody named."""
         for labels in keras.tree.flatten(y) if self.limit.metric is None else ():
             if np.issubdtype(labels.dtype, np.floating) and np.any(labels % 1):
-                raise ValueError(
-                    "Expected classes as labels in `validation_data`, for the accuracy. Received: numbers with "
-                    "fractions. For a regression pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae')."
+                raise ArgumentError(
+                    "validation_data",
+                    "classes as labels in `validation_data`, for the accuracy",
+                    found="numbers with fractions",
+                    advice="For a regression pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae').",
                 )
 
 
@@ -454,18 +484,19 @@ def _settings_of(search: Search, target: Micro | Vela | None) -> dict[str, Any]:
 
 def _check_formats(search: Search, target: Micro | Vela | None) -> None:
     if target is not None and search.formats != _DEFAULT_FORMATS:
-        raise ValueError(
-            f"Expected no `formats` and no recipe for a microcontroller or an NPU, whose files are int8. Received: "
-            f"formats={search.formats!r}. Leave them out."
+        raise ArgumentError(
+            "formats",
+            "no `formats` and no recipe for a microcontroller or an NPU, whose files are int8",
+            repr(search.formats),
+            advice="Leave them out.",
         )
 
 
 def _read_search(search: Any, model: keras.Model) -> Search:
     search = Search() if search is None else search
     if not isinstance(search, Search):
-        raise TypeError(
-            f"Expected `search` to be a tfprune.export.Search, or None. Received: search={search!r} of type "
-            f"{type(search).__name__}."
+        raise ArgumentTypeError(
+            "search", "`search` to be a tfprune.export.Search, or None", f"{search!r} of type {type(search).__name__}"
         )
     if search.distillation is not None:  # refused here, before each trial fails
         distilled(plain_copy(Anatomy.of(model)), model, search.distillation)
@@ -475,8 +506,8 @@ def _read_search(search: Any, model: keras.Model) -> Search:
 def _read_target(target: Any, *, optimize: str, on: Any) -> Micro | Vela | None:
     target_spec = target if isinstance(target, Vela) else read_micro(target, objects=_TARGETS, optimize=optimize)
     if target_spec is not None and on is not None:
-        raise ValueError(
-            f"Expected `on` without `target`, whose files are not timed. Received: on={on!r}. Leave one out."
+        raise ArgumentError(
+            "on", "`on` without `target`, whose files are not timed", repr(on), advice="Leave one out."
         )
     return target_spec
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfprune.base.spec import check_choice, check_count, check_drop, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count, check_drop, check_number
 from tfprune.report import Report
 
 # Scores of classes, and which class they mean; labels by number or as one-hot rows.
@@ -144,7 +144,7 @@ def _of_values(name: str, values: Any, samples: int) -> list[SampleGroup]:
             f"shape {array.shape}."
         )
     if name == "class":
-        raise ValueError("Expected another name than 'class' in `groups`: the classes of the labels have it.")
+        raise ArgumentError("groups", "another name than 'class' in `groups`: the classes of the labels have it")
     distinct, place = np.unique(array, return_inverse=True)
     return [SampleGroup(name, _text(value), place == index) for index, value in enumerate(distinct)]
 
@@ -223,18 +223,22 @@ class Limit:
         if self.max_latency_ms is not None:
             check_number(self.max_latency_ms, "max_latency_ms", above=0)
         if isinstance(self.metric, type) or not (isinstance(self.metric, str | None) or callable(self.metric)):
-            raise TypeError(
-                f"Expected `metric` to be the name of a metric, such as 'accuracy', a metric of Keras, or a function "
-                f"of labels and outputs. Received: metric={self.metric!r}."
+            raise ArgumentTypeError(
+                "metric",
+                "`metric` to be the name of a metric, such as 'accuracy', a metric of Keras, or a function of "
+                "labels and outputs",
+                repr(self.metric),
             )
         if not isinstance(self.output, str | None):
-            raise TypeError(f"Expected `output` to be the name of an output. Received: output={self.output!r}.")
+            raise ArgumentTypeError("output", "`output` to be the name of an output", repr(self.output))
         if self.mode is not None:
             check_choice(self.mode, "mode", choices=("max", "min"))
         if self.groups is not None and self.max_drop_per_group is None:
-            raise ValueError(
-                "Expected `max_drop_per_group` with `groups`. Received: `groups` alone. Add the largest loss of each "
-                "group, for example max_drop_per_group=0.05."
+            raise ArgumentError(
+                "max_drop_per_group",
+                "`max_drop_per_group` with `groups`",
+                found="`groups` alone",
+                advice="Add the largest loss of each group, for example max_drop_per_group=0.05.",
             )
 
     @property
@@ -432,7 +436,9 @@ def refuse_limit_of_size(limit: Limit) -> None:
         ValueError: If it has one.
     """
     if limit.sizes:
-        raise ValueError(
-            f"Expected a Limit without {' and '.join(f'`{name}`' for name in limit.sizes)}, which only `compress` "
-            f"keeps. Received: max_drop={limit!r}. Leave it out."
+        raise ArgumentError(
+            "max_drop",
+            f"a Limit without {' and '.join(f'`{name}`' for name in limit.sizes)}, which only `compress` keeps",
+            repr(limit),
+            advice="Leave it out.",
         )
