@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.base.folders import read_fields
-from tfprune.base.limit import Limit, refuse_limit_of_size
+from tfprune.base.limit import Limit
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, check_number
 from tfprune.export.device.board import interpreter_module
@@ -787,7 +787,6 @@ def labeled_limit(max_drop: Any) -> tuple[Any, Any, Any]:
             repr(max_drop),
             advice="Pass max_drop=tfprune.Limit(0.01, data=(x, y)).",
         )
-    refuse_limit_of_size(max_drop)
     metric = metric_of(max_drop)
     check_drop(max_drop.max_drop, "max_drop", metric=metric)
     if max_drop.data is None:

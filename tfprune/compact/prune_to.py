@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tfprune.base.folders import NamedArrays, RunFolder
-from tfprune.base.limit import GroupDrop, Limit, as_limit, refuse_limit_of_size
+from tfprune.base.limit import GroupDrop, Limit, as_limit
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, resolve
 from tfprune.compact.plan import CHOICES, Budget, check_budget, plan_shrink
@@ -464,7 +464,6 @@ def _checked(fine_tuning: FineTuning | None, max_drop: float | Limit | None) -> 
             advice="Pass tfprune.FineTuning(rounds=5).",
         )
     limit = as_limit(max_drop)
-    refuse_limit_of_size(limit)
     if limit.data is not None:
         raise ArgumentError(
             "max_drop",
