@@ -79,16 +79,17 @@ def searched() -> list[Row]:
     model = keras.Sequential([keras.Input((8, 8, 1)), *convolutions, *head])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(*data, epochs=10, verbose=0)
-    npu, search = vela(ACCELERATORS[0]), Search(trials=TRIALS)
+    npu = vela(ACCELERATORS[0])
     most = int(QUARTER * npu(model))
     with tempfile.TemporaryDirectory() as folder:
         searches = {
-            "fewest cycles": {"optimize": "latency", "max_drop": MAX_DROP},
-            f"smallest file of at most {most:,} cycles": {"max_drop": tfprune.Limit(MAX_DROP, max_cycles=most)},
+            "fewest cycles": ("latency", None),
+            f"smallest file of at most {most:,} cycles": ("size", most),
         }
         reports = {}
-        for name, wanted in searches.items():
-            settings = {**wanted, "target": npu, "search": search, "verbose": 0}
+        for name, (optimize, max_cycles) in searches.items():
+            search = Search(trials=TRIALS, max_cycles=max_cycles)
+            settings = {"optimize": optimize, "max_drop": MAX_DROP, "target": npu, "search": search, "verbose": 0}
             reports[name] = compress(model, data, validation_data, folder=Path(folder, name), **settings)
             sys.stderr.write(f"{reports[name]}\n")
     return [row for name, report in reports.items() for row in _found(name, report)]

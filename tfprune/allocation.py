@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from tfprune.base.arrays import keep_largest
-from tfprune.base.spec import check_choice, check_count, check_number, check_regex, check_sparsity
+from tfprune.base.spec import ArgumentError, check_choice, check_count, check_number, check_regex, check_sparsity
 
 __all__ = ["Allocation", "LayerThreshold", "Weight", "allocate", "erk", "global_", "lamp", "uniform"]
 
@@ -234,7 +234,7 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
     """
     if isinstance(allocation, Mapping):
         for pattern in allocation:
-            check_regex(pattern, "the keys of `allocation`")
+            check_regex(pattern, "allocation", of="the keys of ")
     elif not callable(allocation):
         others = "a dict from regular expressions to sparsities, or a function"
         check_choice(allocation, "allocation", choices=ALLOCATIONS, others=others)
@@ -242,13 +242,14 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
 
 def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], sparsity: float) -> list[float | None]:
     """Give each weight the value of the first pattern that is found in its path, or else the overall sparsity."""
-    compiled = {pattern: check_regex(pattern, "the keys of `allocation`") for pattern in rules}
+    compiled = {pattern: check_regex(pattern, "allocation", of="the keys of ") for pattern in rules}
     paths = [weight.path for weight in weights]
     for pattern, regex in compiled.items():
         if not any(regex.search(path) for path in paths):
-            raise ValueError(
-                f"Expected every pattern of `allocation` to match a pruned weight. Received: {pattern!r}, which "
-                f"matches none of {', '.join(paths)}."
+            raise ArgumentError(
+                "allocation",
+                "every pattern of `allocation` to match a pruned weight",
+                found=f"{pattern!r}, which matches none of {', '.join(paths)}",
             )
     return [
         next((rules[pattern] for pattern, regex in compiled.items() if regex.search(path)), sparsity)

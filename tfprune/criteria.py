@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfprune.base.arrays import input_axes, output_axes
-from tfprune.base.spec import Spec, check_choice, check_count, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec, check_choice, check_count, check_number
 from tfprune.facts import FACTS, ClassMoments, Fact, UnknownFact, register_fact
 
 # The base class of criteria, and their evidence: the weight, and the facts gathered about it.
@@ -134,9 +134,11 @@ class Criterion(Spec):
         """
         for name in self.needs:
             if name not in FACTS:
-                raise ValueError(
-                    f"Expected `needs` among {', '.join(FACTS)}. Received: {name!r}, of {self!r}. Add a fact of your "
-                    f"own with tfprune.criteria.register_fact."
+                raise ArgumentError(
+                    "needs",
+                    f"`needs` among {', '.join(FACTS)}",
+                    found=f"{name!r}, of {self!r}",
+                    advice="Add a fact of your own with tfprune.criteria.register_fact.",
                 )
         return tuple(FACTS[name] for name in dict.fromkeys(self.needs))
 
@@ -246,8 +248,8 @@ class UnitScores(Criterion):
         try:
             held = tuple((str(path), tuple(map(float, values))) for path, values in pairs)
         except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"Expected `scores` to be a dict from paths of weights to numbers. Received: scores={self.scores!r}."
+            raise ArgumentTypeError(
+                "scores", "`scores` to be a dict from paths of weights to numbers", repr(self.scores)
             ) from error
         self._hold(scores=held)
 

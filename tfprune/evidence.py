@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.arrays import input_axes, matrix_axes, output_axes, parse_equation, spell_out
+from tfprune.base.spec import ArgumentError
 from tfprune.criteria import Criterion
 from tfprune.facts import HESSIAN_GRADIENTS, INPUTS, MEAN, OUTPUTS, ClassMoments, UnknownFact
 from tfprune.gradients import (
@@ -333,16 +334,22 @@ def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
     needed = {fact: criterion for criterion in criteria for fact in criterion.needed_facts()}
     for fact, criterion in needed.items():
         if data is None and fact.needs_data:
-            raise ValueError(
-                f"Expected data, as {criterion!r} needs evidence: {fact}. Received: data=None. Pass data=(x, y) or a "
-                f"dataset to update_masks, PruningCallback or plan_shrink."
+            raise ArgumentError(
+                "data",
+                f"data, as {criterion!r} needs evidence: {fact}",
+                "None",
+                advice="Pass data=(x, y) or a dataset to update_masks, PruningCallback or plan_shrink.",
             )
     uses = {"data": any(fact.needs_data for fact in needed), "loss": any(fact.needs_loss for fact in needed)}
     for name, value in (("data", data), ("loss", loss)):
         if value is not None and not uses[name]:
-            raise ValueError(
-                f"Expected no `{name}`, because no criterion uses it. Received: {name} of type "
-                f"{type(value).__name__}; criteria: {', '.join(map(repr, criteria)) or 'none'}. Leave it out."
+            raise ArgumentError(
+                name,
+                f"no `{name}`, because no criterion uses it",
+                found=(
+                    f"{name} of type {type(value).__name__}; criteria: {', '.join(map(repr, criteria)) or 'none'}"
+                ),
+                advice="Leave it out.",
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 
 # Facts that a criterion may use besides the weight, each described once.
 #
@@ -100,18 +100,18 @@ class Fact:
     def __post_init__(self) -> None:
         for argument, text in (("name", self.name), ("text", self.text)):
             if not isinstance(text, str) or not text:
-                raise TypeError(f"Expected `{argument}` of a fact to be text. Received: {argument}={text!r}.")
+                raise ArgumentTypeError(argument, f"`{argument}` of a fact to be text", repr(text))
         for argument in ("reduce", "finish", "over_passes"):
             hook = getattr(self, argument)
             if not callable(hook) and (hook is not None or argument == "reduce"):
-                raise TypeError(f"Expected `{argument}` of a fact to be a function. Received: {argument}={hook!r}.")
+                raise ArgumentTypeError(argument, f"`{argument}` of a fact to be a function", repr(hook))
         check_choice(self.recorded, "recorded", choices=(INPUTS, OUTPUTS, _GRADIENTS, HESSIAN_GRADIENTS, _MODEL))
         units = _PER.get(self.recorded, _PER[_GRADIENTS])
         object.__setattr__(self, "per", self.per or units[0])
         check_choice(self.per, "per", choices=units)
         check_choice(self.combine, "combine", choices=(MEAN, _SUM, _CLASS_MOMENTS))
         if self.needs_labels and self.recorded not in (INPUTS, OUTPUTS):
-            raise ValueError(f"Expected class moments of inputs or outputs. Received: recorded={self.recorded!r}.")
+            raise ArgumentError("recorded", "class moments of inputs or outputs", repr(self.recorded))
         if self.recorded == _MODEL and (self.combine != MEAN or self.finish or self.over_passes):
             raise ValueError("Expected no `combine`, `finish` or `over_passes`, as recorded='model' has no batches.")
 
@@ -266,10 +266,10 @@ def register_fact(fact: Fact) -> None:
         'the mean over batches of |output|, (outputs,)'
     """
     if not isinstance(fact, Fact):
-        raise TypeError(f"Expected a tfprune.criteria.Fact. Received: fact={fact!r}.")
+        raise ArgumentTypeError("fact", "a tfprune.criteria.Fact", repr(fact))
     if fact.name in {own.name for own in _OWN}:
-        raise ValueError(
-            f"Expected the name of a new fact. Received: name={fact.name!r}, a fact of tfprune. Choose another name."
+        raise ArgumentError(
+            "name", "the name of a new fact", f"{fact.name!r}, a fact of tfprune", advice="Choose another name."
         )
     _REGISTRY[fact.name] = fact
 
@@ -359,8 +359,11 @@ class ClassMoments:
         """
         missing = [label for label in self.labels if label not in kinds]
         if missing:
-            raise ValueError(
-                f"Expected `kinds` with a group for each class. Received: none for {missing}. Add these classes."
+            raise ArgumentError(
+                "kinds",
+                "`kinds` with a group for each class",
+                found=f"none for {missing}",
+                advice="Add these classes.",
             )
         numbers = {name: number for number, name in enumerate(dict.fromkeys(kinds[each] for each in self.labels))}
         merged = ClassMoments(self.means.shape[1])

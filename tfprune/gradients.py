@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.arrays import input_axes, output_axes
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.criteria import Criterion
 from tfprune.facts import FACTS, MEAN, META, Fact, UnknownFact
 from tfprune.models.anatomy import as_numpy, walk
@@ -91,9 +91,11 @@ class FactRequest:
         """
         received = tuple(getattr(value, "shape", ()))
         if len(received) < len(shape) or any(a not in (None, b) for a, b in zip(shape, received, strict=False)):
-            raise ValueError(
-                f"Expected `reduce` of the fact {self.fact.name!r} to return an array of shape {shape} for "
-                f"{self.subject.path}, one value per {self.fact.per}. Received: shape {received}."
+            raise ArgumentError(
+                "reduce",
+                f"`reduce` of the fact {self.fact.name!r} to return an array of shape {shape} for "
+                f"{self.subject.path}, one value per {self.fact.per}",
+                found=f"shape {received}",
             )
         return value
 
@@ -263,9 +265,11 @@ class Gradients(_OpenModel):
     def record(self, batch: Batch) -> None:
         """Record one batch."""
         if batch.y is None:
-            raise ValueError(
-                "Expected `data` with targets, as the criterion looks at gradients of the loss. Received: inputs "
-                "only. Pass (x, y)."
+            raise ArgumentError(
+                "data",
+                "`data` with targets, as the criterion looks at gradients of the loss",
+                found="inputs only",
+                advice="Pass (x, y).",
             )
         self.train_on_batch(batch.x, batch.y, sample_weight=batch.sample_weight)
 
@@ -476,7 +480,7 @@ class MetaGradients:
 
     def __init__(self, model: keras.layers.Layer) -> None:
         if not isinstance(model, keras.layers.Layer):
-            raise TypeError(f"Expected a Keras model. Received: model={model!r} of type {type(model).__name__}.")
+            raise ArgumentTypeError("model", "a Keras model", f"{model!r} of type {type(model).__name__}")
         self._model, self._steps = model, 0
         positions = {id(variable): index for index, variable in enumerate(model.trainable_variables)}
         trained = [kernel for kernel in kernels(model) if id(kernel.variable) in positions]

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from tfprune.base.arrays import keep_largest, kept_count
-from tfprune.base.spec import Spec, check_count
+from tfprune.base.spec import ArgumentError, Spec, check_count
 
 __all__ = ["NM", "Block", "Channel", "Head", "Pattern", "Unstructured"]
 
@@ -166,9 +166,12 @@ class NM(Pattern):
     def __post_init__(self) -> None:
         self._hold(n=check_count(self.n, "n", least=1), m=check_count(self.m, "m", least=2))
         if self.n >= self.m:
-            raise ValueError(
-                f"Expected `n` below `m`: n non-zeros in every m inputs. Received: n={self.n}, m={self.m}. Where n "
-                f"counts the zeros, as in tfmot, pass m - n."
+            raise ArgumentError(
+                "n",
+                "`n` below `m`: n non-zeros in every m inputs",
+                str(self.n),
+                advice="Where n counts the zeros, as in tfmot, pass m - n.",
+                beside={"m": self.m},
             )
 
     def refusal(self, shape: tuple[int, ...]) -> str | None:

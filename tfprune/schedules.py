@@ -14,7 +14,7 @@ import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec, check_count, check_number, check_sparsity
 
 __all__ = ["Constant", "Polynomial", "Schedule"]
 
@@ -62,9 +62,11 @@ class Schedule(Spec):
         for name in ("begin", "end"):
             value = getattr(self, name)
             if isinstance(value, float):
-                raise ValueError(
-                    f"Expected a schedule in steps. Received: {name}={value!r}, a fraction of the training run. "
-                    f"Call `schedule.resolve(steps)` first, or give {name} as an int."
+                raise ArgumentError(
+                    name,
+                    "a schedule in steps",
+                    f"{value!r}, a fraction of the training run",
+                    advice=f"Call `schedule.resolve(steps)` first, or give {name} as an int.",
                 )
 
     def last_update(self, previous: int, step: int, every: int) -> int | None:
@@ -144,9 +146,7 @@ def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:
         return begin, None
     end = check_step(end, "end")
     if isinstance(begin, float) == isinstance(end, float) and end < begin:
-        raise ValueError(
-            f"Expected the schedule to end at or after its begin. Received: begin={begin!r}, end={end!r}."
-        )
+        raise ArgumentError("begin", "the schedule to end at or after its begin", repr(begin), beside={"end": end})
     return begin, end
 
 
@@ -187,7 +187,7 @@ class Polynomial(Schedule):
     def __post_init__(self) -> None:
         self._hold(final=check_sparsity(self.final, "final"), initial=check_sparsity(self.initial, "initial"))
         if self.end is None:
-            raise TypeError("Expected `end` to be a step or a fraction of the training run. Received: end=None.")
+            raise ArgumentTypeError("end", "`end` to be a step or a fraction of the training run", "None")
         begin, end = _check_window(self.begin, self.end)
         self._hold(begin=begin, end=end, power=check_number(self.power, "power", above=0))
 

@@ -24,7 +24,7 @@ from tfprune.export.command_line.file_commands import (
     add_verify,
     add_web,
 )
-from tfprune.export.command_line.options import add_completion, in_options
+from tfprune.export.command_line.options import add_completion, printed
 from tfprune.export.file.report import reason_of
 from tfprune.report import printable
 
@@ -100,7 +100,7 @@ def _main(arguments: list[str] | None = None) -> int:
         with _orderly_end(), _warnings_in_lines(options):
             report = options.command(options)
     except (TypeError, ValueError) as error:
-        return _fail(in_options(str(error), options))
+        return _fail(printed(error, options))
     except OSError as error:
         return _fail(f"{error.filename!r}: {reason_of(error)}." if error.filename else f"{reason_of(error)}.")
     except ImportError as error:
@@ -128,12 +128,12 @@ def _warnings_in_lines(options: argparse.Namespace) -> Iterator[None]:
     """Print warnings as errors are printed, without the line of this program that they came through."""
     show = warnings.showwarning
 
-    def show_in_line(message: Warning | str, category: type[Warning], *where: Any, **settings: Any) -> None:
+    def show_in_line(message: str | Warning, category: type[Warning], *where: Any, **settings: Any) -> None:
         if not issubclass(category, UserWarning):
             show(message, category, *where, **settings)
             return
-        text = in_options(str(message), options)
-        print(f"tfprune: warning: {printable(' '.join(text.split()))}", file=sys.stderr)
+        text = printable(" ".join(printed(message, options).split()))
+        print(f"tfprune: warning: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show_in_line

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import shlex
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentMessage, check_count
 from tfprune.report import Report
 
 # Add commands to the command line, and the arguments that several of them share.
@@ -31,10 +30,6 @@ _FILES = {
 
 # Attributes of the options that are no options of the command line, or have another name there.
 _NOT_OPTIONS = {"command", "needs", "arguments", "whole", "model", "source", "path", "shell"}
-_VALUE = re.compile(
-    r"(?:\w+=)?(?:tfprune\.)?\b(Micro|Quantization|Limit|Search|budget)\((.*?)\)"
-)  # whose fields are options
-_ARGUMENT = re.compile(r"(?<![\w-])(\w+)=('[^']*'|None|True|False|-?\d[\d.e+-]*\d|-?\d)(?![\w'])")
 
 
 def add_command(
@@ -63,37 +58,46 @@ def add_command(
     return parser
 
 
-def in_options(message: str, options: argparse.Namespace) -> str:
-    """Return a message of the library in the words of the command line: options in place of arguments.
+def printed(message: str | Exception, options: argparse.Namespace) -> str:
+    """Return the text of an error or warning; one that carries its argument gets the option in its place.
 
     Seconds become minutes.
 
     Example:
-        >>> options = argparse.Namespace(tolerance=2.0, arguments={"time": "--minutes"})
-        >>> in_options("Expected `time` with a tolerance. Received: tolerance=2.0, time=None.", options)
-        'Expected --minutes with a tolerance. Received: --tolerance 2.0, no --minutes.'
+        >>> from tfprune.base.spec import ArgumentError
+        >>> error = ArgumentError("tolerance", "`time` with `tolerance`", "2.0", beside={"time": None})
+        >>> printed(error, argparse.Namespace(tolerance=2.0, arguments={"time": "--minutes"}))
+        'Expected --minutes with --tolerance. Received: --tolerance 2.0, no --minutes.'
     """
+    if not isinstance(message, ArgumentMessage):
+        return str(message)
     names = {name: f"--{name.replace('_', '-')}" for name in vars(options) if name not in _NOT_OPTIONS}
     names |= options.arguments
+    if (message.argument or "").startswith("--"):  # checked by the command itself
+        names[str(message.argument)] = str(message.argument)
 
-    def option(match: re.Match[str]) -> str:
-        name, value = names.get(match[1]), match[2].strip("'")
-        if name is None:
-            return match[0]
-        if value == "None":
-            return f"no {name}"
-        value = {"True": "yes", "False": "no"}.get(value, value)
-        value = f"{float(value) / 60:.4g}" if name == "--minutes" else value  # the library counts seconds
-        return f"{name}={value}" if " " in name else f"{name} {value}"  # --budget flops=0.5
+    def words(text: str) -> str:
+        for name, option in names.items():
+            first, *others = f" {text.replace(f'`{name}`', option)}".split(f" {name}=")
+            text = "".join([first, *(f" {_option(option, other)}" for other in others)])[1:]
+        return text
 
-    def fields(match: re.Match[str]) -> str:
-        return ", ".join(["target='micro'"] * (match[1] == "Micro") + [match[2]] * bool(match[2]))
+    return message.sentence(words)
 
-    message = _VALUE.sub(fields, message).replace("tfprune.plan_shrink", "tfprune shrink")
-    message = message.replace("to_tflite(..., batch=1), or rewrite(..., batch=1)", "`tfprune export ... --batch 1`")
-    message = _ARGUMENT.sub(option, message)
-    message = re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
-    return re.sub(r"`(--[\w-]+)`", r"\1", re.sub(r"(--[\w-]+)=(?=\S)", r"\1 ", message))
+
+def _option(option: str, text: str) -> str:
+    """Return an option and the text from its value on, as both are typed."""
+    if text.startswith("None"):
+        return f"no {option}{text.removeprefix('None')}"
+    for word, typed in (("True", "yes"), ("False", "no")):
+        text = typed + text.removeprefix(word) if text.startswith(word) else text
+    if text.startswith("'"):
+        value, _, others = text[1:].partition("'")
+        text = value + others
+    if option == "--minutes":  # the library counts seconds
+        seconds = text[: len(text) - len(text.lstrip(".0123456789"))].rstrip(".")
+        text = f"{float(seconds) / 60:.4g}{text.removeprefix(seconds)}" if seconds else text
+    return f"{option}={text}" if " " in option else f"{option} {text}"  # --budget flops=0.5
 
 
 def add_file(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:

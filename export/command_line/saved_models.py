@@ -232,13 +232,20 @@ def compress_file(
         metric=options.metric,
         mode=options.mode,
         output=options.output,
-        max_bytes=options.max_bytes,
         max_relative_drop=options.max_relative_drop,
-        max_latency_ms=options.max_latency_ms,
-        max_cycles=options.max_cycles,
         max_drop_per_class=options.max_drop_per_class,
         max_drop_per_group=options.max_drop_per_group,
         groups=load_groups(options.groups),
+    )
+    search = Search(
+        trials=options.trials,
+        jobs=options.jobs,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        formats=options.formats if recipe is None else [*options.formats, recipe],
+        max_bytes=options.max_bytes,
+        max_latency_ms=options.max_latency_ms,
+        max_cycles=options.max_cycles,
     )
     model = load_model(options.source, compiled=True, imports=options.imports)
     _check_loss(model, options.source)
@@ -259,13 +266,7 @@ def compress_file(
             on=on,
             time=60 * options.minutes,
             test_data=test.parts if test else None,
-            search=Search(
-                trials=options.trials,
-                jobs=options.jobs,
-                batch_size=options.batch_size,
-                seed=options.seed,
-                formats=options.formats if recipe is None else [*options.formats, recipe],
-            ),
+            search=search,
             verbose=_verbosity(),
         )
 

@@ -22,7 +22,7 @@ from tfprune.base.limit import (
     read_groups,
     within_classes,
 )
-from tfprune.base.spec import check_choice, check_drop, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, check_number
 from tfprune.export.comparing.damage_report import (
     FEW_SAMPLES,
     LISTED_ERRORS,
@@ -110,9 +110,11 @@ def _corruptions_of(
             value = default if amount is None else check_number(amount, f"corruptions[{name!r}]", least=0)
             functions[name] = _known(function, value)
         else:
-            raise ValueError(
-                f"Expected `corruptions` to be names out of {', '.join(map(repr, CORRUPTIONS))}, or a dict with a "
-                f"function from samples to samples for any other name. Received: {name!r}."
+            raise ArgumentError(
+                "corruptions",
+                f"`corruptions` to be names out of {', '.join(map(repr, CORRUPTIONS))}, or a dict with a function "
+                f"from samples to samples for any other name",
+                found=repr(name),
             )
     return functions
 
@@ -127,9 +129,10 @@ def _corrupted(x: Any, corruption: _Corruption, *, name: str) -> np.ndarray:
     is_measured = isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype in (np.uint8, np.int8, np.int16))
     if not is_measured:
         kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise TypeError(
-            "Expected one array of measured numbers as samples for `corruptions`: floats, or integers of 8 or 16 "
-            f"bits. Received: {kind}."
+        raise ArgumentTypeError(
+            "corruptions",
+            "one array of measured numbers as samples for `corruptions`: floats, or integers of 8 or 16 bits",
+            found=kind,
         )
     values = np.asarray(corruption(x))
     if values.shape != x.shape:
@@ -236,8 +239,8 @@ def _class_texts(class_names: Sequence[str] | None, classes: int) -> list[str]:
     if class_names is None:
         return [str(number) for number in range(classes)]
     if isinstance(class_names, str) or len(class_names) != classes:
-        raise ValueError(
-            f"Expected a name for each of the {classes} classes in `class_names`. Received: {class_names!r}."
+        raise ArgumentError(
+            "class_names", f"a name for each of the {classes} classes in `class_names`", found=repr(class_names)
         )
     return [str(name) for name in class_names]
 
@@ -556,7 +559,7 @@ def _compare_tokens(compared: _Comparable, groups: Any, *, level: float) -> Dama
     assert compared.labels is not None
     counted = compared.labels >= 0
     if not counted.any():
-        raise ValueError("Expected targets of at least 0 in `y`. Received: negative ones only, which are ignored.")
+        raise ArgumentError("y", "targets of at least 0 in `y`", found="negative ones only, which are ignored")
     texts = np.nonzero(counted)[0]
     before, after = (losses[counted] for losses in _losses(compared, compared.labels))
     grown = after - before
@@ -678,9 +681,11 @@ def _outputs_of(side: Any, x: Any, *, argument: str, output: str | int | None, t
         ValueError: If there are no samples to run it on, it does not run, or its outputs are not finite numbers.
     """
     if _can_run(side) and x is None:
-        raise ValueError(
-            f"Expected samples for `{argument}` to run on. Received: data=(None, y). Pass (x, y), or the recorded "
-            "outputs of both."
+        raise ArgumentError(
+            "data",
+            f"samples for `{argument}` to run on",
+            "(None, y)",
+            advice="Pass (x, y), or the recorded outputs of both.",
         )
     if _is_file(side):
         outputs: Any = _run(side, x, argument=argument, timeout=timeout)
@@ -701,9 +706,11 @@ def _is_file(side: Any) -> bool:
 def _run(source: Any, x: Any, *, argument: str, timeout: float) -> dict[str, np.ndarray]:
     run = run_in_child(source, x, timeout=timeout)
     if run.reason:
-        raise ValueError(
-            f"Expected a file in `{argument}` that runs on the samples. Received: {source_name(source)}: "
-            f"{run.reason}. Check it with `tfprune verify`."
+        raise ArgumentError(
+            argument,
+            f"a file in `{argument}` that runs on the samples",
+            found=f"{source_name(source)}: {run.reason}",
+            advice="Check it with `tfprune verify`.",
         )
     return run.outputs
 
@@ -731,9 +738,11 @@ def _select(outputs: Any, argument: str, output: str | int | None) -> Any:
         return outputs[output]
     if named and isinstance(output, int) and 0 <= output < len(names):
         return outputs[names[output]]
-    raise ValueError(
-        f"Expected `output` to choose one of the outputs {names} of `{argument}`. Received: output={output!r}. "
-        "Compare several outputs one after the other."
+    raise ArgumentError(
+        "output",
+        f"`output` to choose one of the outputs {names} of `{argument}`",
+        repr(output),
+        advice="Compare several outputs one after the other.",
     )
 
 
@@ -747,16 +756,22 @@ def _is_list_of_outputs(outputs: Any) -> bool:
 def _checked(outputs: Any, argument: str) -> np.ndarray:
     array = np.asarray(outputs)
     if array.dtype.kind not in "biuf" or not array.ndim or not len(array):
-        raise TypeError(
-            f"Expected `{argument}` to be a .tflite file, a Keras model, or recorded outputs with samples along the "
-            f"first axis. Received: {type(outputs).__name__} of shape {array.shape} and type {array.dtype}."
+        raise ArgumentTypeError(
+            argument,
+            f"`{argument}` to be a .tflite file, a Keras model, or recorded outputs with samples along the first "
+            f"axis",
+            found=f"{type(outputs).__name__} of shape {array.shape} and type {array.dtype}",
         )
     real = array if array.ndim > 2 else array.astype(np.float64)  # scores of tokens are many
     broken = np.flatnonzero(~np.isfinite(real.reshape(len(real), -1)).all(axis=1))
     if len(broken):
-        raise ValueError(
-            f"Expected finite outputs of `{argument}`. Received: NaN or infinity in {len(broken):,} of "
-            f"{len(real):,} samples, the first of them sample {broken[0]}. Repair the model before you compare it."
+        raise ArgumentError(
+            argument,
+            f"finite outputs of `{argument}`",
+            found=(
+                f"NaN or infinity in {len(broken):,} of {len(real):,} samples, the first of them sample {broken[0]}"
+            ),
+            advice="Repair the model before you compare it.",
         )
     return real
 
@@ -874,9 +889,11 @@ def _refuse_recorded(before: Any, after: Any) -> None:
     """Refuse recorded outputs, which corruptions of the samples do not change."""
     for name, side in (("before", before), ("after", after)):
         if not _can_run(side):
-            raise ValueError(
-                f"Expected a file or a model in `{name}` to run on corrupted samples. Received: recorded outputs. "
-                "Leave `corruptions` out."
+            raise ArgumentError(
+                name,
+                f"a file or a model in `{name}` to run on corrupted samples",
+                found="recorded outputs",
+                advice="Leave `corruptions` out.",
             )
 
 
@@ -888,9 +905,10 @@ def _samples_and_labels(data: Any) -> tuple[Any, Any]:
     if isinstance(data, list) and data and all(isinstance(batch, tuple) for batch in data):
         return samples_and_answers(data, argument="data")
     if not isinstance(data, (np.ndarray, Mapping, list)):
-        raise TypeError(
-            "Expected a tuple (x, y), batches of such tuples, or samples without labels in `data`. Received: a value "
-            f"of type {type(data).__name__}."
+        raise ArgumentTypeError(
+            "data",
+            "a tuple (x, y), batches of such tuples, or samples without labels in `data`",
+            found=f"a value of type {type(data).__name__}",
         )
     return data, None
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -18,7 +18,15 @@ import numpy as np
 from tfprune.base.folders import NamedArrays, RunFolder
 from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop, read_groups
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count, check_drop, check_number, is_accuracy
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    check_choice,
+    check_count,
+    check_drop,
+    check_number,
+    is_accuracy,
+)
 from tfprune.compact.trainer import Distillation, check_distillation, distilled
 from tfprune.export.compressing.evaluate import (
     FileEvaluator,
@@ -45,11 +53,12 @@ from tfprune.models.training import check_compiled
 # Search: how `compress` searches, apart from its goal and its time.
 
 _DEFAULT_FORMATS = ("float32", "int8")
+_BOUNDS = ("max_bytes", "max_latency_ms", "max_cycles")  # what a file may cost
 
 
 @dataclass(frozen=True)
 class Search:
-    """How `compress` searches: the number of trials, how many run at once, and how they train.
+    """How `compress` searches: what a file may cost, the number of trials, how many run at once, and how they train.
 
     Pass it as `search=` to `compress`. The goal and the time of the search are arguments of `compress` itself.
 
@@ -75,6 +84,10 @@ class Search:
             `"mixed"` needs these two: where int8 loses too much against float32, one more file keeps the operators in
             float that `quantization_error` chooses, in at most 1.2 times the bytes. Trials that train
             quantization-aware make int8 files only. Not for microcontrollers and NPUs, whose files are int8.
+        max_bytes: The largest size of a file, in bytes. None (the default) sets no bound, as of the next two. A
+            microcontroller has its budgets in its target, a `Micro`.
+        max_latency_ms: The longest inference of a file, in milliseconds. Not with `jobs` or an executor.
+        max_cycles: The most cycles of a file, for an NPU as the target.
 
     Raises:
         TypeError: If an argument has another type.
@@ -82,7 +95,7 @@ class Search:
 
     Example:
         >>> Search(trials=20, jobs=2)
-        Search(pattern='unstructured', distillation=None, trials=20, jobs=2, ..., formats=('float32', 'int8'))
+        Search(pattern='unstructured', distillation=None, trials=20, jobs=2, ..., formats=('float32', 'int8'), ...)
     """
 
     pattern: str = "unstructured"
@@ -93,36 +106,49 @@ class Search:
     seed: int = 0
     executor: Executor | None = None
     formats: Sequence[str | EdgeQuantizer] = _DEFAULT_FORMATS
+    max_bytes: int | None = field(default=None, kw_only=True)
+    max_latency_ms: float | None = field(default=None, kw_only=True)
+    max_cycles: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.trials is not None:
-            check_count(self.trials, "trials", least=1)
+        for name in ("trials", "max_bytes", "max_cycles"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name, least=1)
+        if self.max_latency_ms is not None:
+            check_number(self.max_latency_ms, "max_latency_ms", above=0)
         check_count(self.batch_size, "batch_size", least=1)
         check_count(self.seed, "seed", least=0)
         check_choice(self.pattern, "pattern", choices=PATTERNS)
         check_executor(self.executor, jobs=self.jobs)
         if self.distillation is not None and check_distillation(self.distillation, "distillation").pairs:
-            raise ValueError(
-                f"Expected a Distillation without features, as a layer that loses channels cannot be compared. "
-                f"Received: distillation={self.distillation!r}. Leave the features out."
+            raise ArgumentError(
+                "distillation",
+                "a Distillation without features, as a layer that loses channels cannot be compared",
+                repr(self.distillation),
+                advice="Leave the features out.",
             )
         self._check_formats()
 
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The largest size, latency and cycles of a file that are set, by the names of the arguments."""
+        return {name: getattr(self, name) for name in _BOUNDS if getattr(self, name) is not None}
+
     def _check_formats(self) -> None:
         if isinstance(self.formats, str) or not isinstance(self.formats, Sequence):
-            raise TypeError(f"Expected `formats` to be a list of names. Received: formats={self.formats!r}.")
+            raise ArgumentTypeError("formats", "`formats` to be a list of names", repr(self.formats))
         for each in self.formats:
             if not isinstance(each, EdgeQuantizer):
                 check_choice(each, "formats", choices=FORMATS, others="or an EdgeQuantizer")
         names = [each.name if isinstance(each, EdgeQuantizer) else each for each in self.formats]
         if not names or len({*names}) < len(names):
-            raise ValueError(
-                f"Expected `formats` to name some formats, each once. Received: formats={self.formats!r}."
-            )
+            raise ArgumentError("formats", "`formats` to name some formats, each once", repr(self.formats))
         if "mixed" in names and not {"float32", "int8"} <= {*names}:
-            raise ValueError(
-                f"Expected 'float32' and 'int8' in `formats` with 'mixed', which is made of both. Received: "
-                f"formats={self.formats!r}. Add them."
+            raise ArgumentError(
+                "formats",
+                "'float32' and 'int8' in `formats` with 'mixed', which is made of both",
+                repr(self.formats),
+                advice="Add them.",
             )
         order = [*FORMATS, *names]
         ordered = sorted(zip(names, self.formats, strict=True), key=lambda pair: order.index(pair[0]))
@@ -153,14 +179,18 @@ class _SearchLimit:
         """
         limit = as_limit(max_drop)
         if limit.data is not None:
-            raise ValueError(
-                f"Expected a Limit without `data`: files are measured on `validation_data`. Received: "
-                f"max_drop={limit!r}. Leave `data` out."
+            raise ArgumentError(
+                "max_drop",
+                "a Limit without `data`: files are measured on `validation_data`",
+                repr(limit),
+                advice="Leave `data` out.",
             )
         if not limit.bounds_metric:
-            raise ValueError(
-                f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
-                f"max_drop={max_drop!r}. Pass 0.01, for example."
+            raise ArgumentError(
+                "max_drop",
+                "a number in `max_drop`, or a Limit with a number: the search needs a bound",
+                repr(max_drop),
+                advice="Pass 0.01, for example.",
             )
         check_drop(limit.max_drop, "max_drop", metric="accuracy" if limit.metric is None else limit.metric)
         return cls(limit, FileMetric.of(limit, model))
@@ -170,7 +200,7 @@ class _SearchLimit:
         metric = {name: value for name, value in self.metric.settings().items() if value is not None}
         if isinstance(metric["metric"], str):
             del metric["mode"]  # it follows from the name
-        return {**self.limit.drops, **self.limit.sizes, **metric}
+        return {**self.limit.drops, **metric}
 
     def arrays(self, y: Any) -> Iterator[np.ndarray]:
         """Yield the groups of samples, given the labels."""
@@ -196,7 +226,7 @@ class _SearchLimit:
         score = check_number(float(arrays["score"]), "score")
         return score, GroupLimits.of(self.limit, arrays.get("outputs"), y)
 
-    def goal(self, by: str, baseline: float, target: Micro | Vela | None, *, samples: int) -> Goal:
+    def goal(self, by: str, baseline: float, target: Micro | Vela | None, *, samples: int, search: Search) -> Goal:
         """Return the goal of the search, given the original model's metric and the number of validation samples.
 
         The latency of an NPU is its cycles.
@@ -206,67 +236,19 @@ class _SearchLimit:
         sample = 1 / samples if is_share else 0.0
         board = {"arena_bytes": target.arena, "bytes": target.flash} if isinstance(target, Micro) else {}
         by = "cycles" if isinstance(target, Vela) and by == "latency_ms" else by
-        sizes = {**board, **{name.removeprefix("max_"): size for name, size in self.limit.sizes.items()}}
+        sizes = {**board, **{name.removeprefix("max_"): size for name, size in search.bounds.items()}}
         budgets = {name: size for name, size in sizes.items() if size is not None}
         return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise, sample=sample)
-
-    def check_goes_with(self, search: Search, *, optimize: str, target: Micro | Vela | None) -> None:
-        """Refuse what does not go with timing, and limits that the target does not have.
-
-        Raises:
-            ValueError: If there is such a thing.
-        """
-        if isinstance(target, Vela):
-            self._check_npu(target, optimize=optimize)
-            return
-        if self.limit.max_cycles is not None:
-            raise ValueError(
-                f"Expected an NPU as `target` with max_cycles, whose compiler estimates them. Received: "
-                f"max_drop={self.limit!r}, target={target!r}. Pass target=vela('ethos-u55-128'), for example."
-            )
-        if target is not None and self.limit.sizes:
-            raise ValueError(
-                f"Expected the budgets of a microcontroller in its target. Received: max_drop={self.limit!r}. Pass "
-                f"target=Micro(flash=..., arena=...)."
-            )
-        timing = "optimize='latency'" if optimize == "latency" else "a Limit with max_latency_ms"
-        is_timed = optimize == "latency" or self.limit.max_latency_ms is not None
-        if is_timed and ((search.jobs or 1) > 1 or search.executor is not None):
-            raise ValueError(
-                f"Expected jobs=1 with {timing}, and no executor: files are timed on one machine, one after the "
-                f"other. Received: {search!r}. Leave `jobs` and `executor` out."
-            )
-
-    def _check_npu(self, target: Vela, *, optimize: str) -> None:
-        """Refuse limits and goals other than those of cycles: files are not timed, and their zeros are stored.
-
-        Raises:
-            ValueError: If there is one.
-        """
-        if target.counts != "cycles":
-            raise ValueError(
-                f"Expected counts='cycles' in the NPU of `target`, which a search counts. Received: "
-                f"target={target!r}. Leave `counts` out."
-            )
-        if self.limit.max_latency_ms is not None:
-            raise ValueError(
-                f"Expected a Limit without max_latency_ms with an NPU as `target`, whose files are not timed. "
-                f"Received: max_drop={self.limit!r}. Pass max_cycles."
-            )
-        if optimize != "latency" and self.limit.max_cycles is None:
-            raise ValueError(
-                f"Expected optimize='latency' with an NPU as `target`, for the fewest cycles, or a limit of cycles. "
-                f"Received: optimize={optimize!r}, max_drop={self.limit!r}. Pass optimize='latency', or "
-                f"tfprune.Limit(..., max_cycles=...)."
-            )
 
     def _check_classes(self, y: Any) -> None:
         """Refuse numbers other than classes for the metric that nobody named."""
         for labels in keras.tree.flatten(y) if self.limit.metric is None else ():
             if np.issubdtype(labels.dtype, np.floating) and np.any(labels % 1):
-                raise ValueError(
-                    "Expected classes as labels in `validation_data`, for the accuracy. Received: numbers with "
-                    "fractions. For a regression pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae')."
+                raise ArgumentError(
+                    "validation_data",
+                    "classes as labels in `validation_data`, for the accuracy",
+                    found="numbers with fractions",
+                    advice="For a regression pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae').",
                 )
 
 
@@ -329,10 +311,9 @@ def compress(
             `tfprune.Limit` bounds another metric: by a name that `evaluate` knows or that the model was compiled
             with, a metric of Keras, or a function of labels and outputs. Of an error, it is how much the error may
             grow. With `max_drop_per_class` or `max_drop_per_group` it also bounds the accuracy that each class or
-            group loses, with `max_bytes`, `max_latency_ms` or `max_cycles` the size, the time or the cycles of each
-            file. It has no `data`.
-        search: A `Search` with the number of trials, jobs, the batch size, the seed, and the executor that runs
-            trials; None (the default) is `Search()`.
+            group loses. It has no `data`.
+        search: A `Search` with the number of trials, jobs, the batch size, the seed, the executor that runs trials,
+            and the most bytes, milliseconds or cycles of a file; None (the default) is `Search()`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`, or a list of boards of one kind,
             which time files at once. Each file is then compared with the dense file on the same board: its latency is
             their ratio, times the latency of the dense file on the first board. None (the default) is this machine.
@@ -372,7 +353,7 @@ def compress(
     check_devices(on)
     target = _read_target(target, optimize=optimize, on=on)
     _check_formats(search, target)
-    limit.check_goes_with(search, optimize=optimize, target=target)
+    _check_bounds(search, optimize=optimize, target=target)
     read = partial(labeled_arrays, inputs=count_inputs(model))
     reference, data = _read_data(read, data, "data")
     validation_reference, validation_data = _read_data(read, validation_data, "validation_data")
@@ -390,7 +371,7 @@ def compress(
             partial(limit.read_baseline, y=validation_data[1]),
         )
         samples = len(keras.tree.flatten(validation_data[1])[0])
-        goal = limit.goal(_MEASURES[optimize], baseline, target, samples=samples)
+        goal = limit.goal(_MEASURES[optimize], baseline, target, samples=samples, search=search)
         evaluator = FileEvaluator(
             calibration=calibration_of(data[0]),
             validation=validation_data,
@@ -400,7 +381,7 @@ def compress(
             micro=target if isinstance(target, Micro) else None,
             on=devices_for(model, on),
             limits=limits,
-            times_all=limit.limit.max_latency_ms is not None,
+            times_all=search.max_latency_ms is not None,
             number_formats=tuple(search.formats),
             mixed_from=goal.drop_of(SearchSettings().quantize_aware_from),
             reference=validation_reference,
@@ -445,7 +426,7 @@ def _run(loop: SearchLoop, *, seconds: float, verbose: int | str) -> None:
 def _settings_of(search: Search, target: Micro | Vela | None) -> dict[str, Any]:
     """Return the settings that a search shares with one that it continues; folders of before have no others."""
     settings: dict[str, Any] = {"batch_size": search.batch_size, "seed": search.seed}
-    settings |= {} if target is None else vars(target)
+    settings |= search.bounds | ({} if target is None else vars(target))
     settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
     settings |= {} if search.distillation is None else {"distillation": repr(search.distillation)}
     formats = [each if isinstance(each, str) else {"recipe": each.recipe} for each in search.formats]
@@ -454,18 +435,85 @@ def _settings_of(search: Search, target: Micro | Vela | None) -> dict[str, Any]:
 
 def _check_formats(search: Search, target: Micro | Vela | None) -> None:
     if target is not None and search.formats != _DEFAULT_FORMATS:
-        raise ValueError(
-            f"Expected no `formats` and no recipe for a microcontroller or an NPU, whose files are int8. Received: "
-            f"formats={search.formats!r}. Leave them out."
+        raise ArgumentError(
+            "formats",
+            "no `formats` and no recipe for a microcontroller or an NPU, whose files are int8",
+            repr(search.formats),
+            advice="Leave them out.",
+        )
+
+
+def _check_bounds(search: Search, *, optimize: str, target: Micro | Vela | None) -> None:
+    """Refuse bounds that the target does not have, and what does not go with timing.
+
+    Raises:
+        ValueError: If there is such a thing.
+    """
+    if isinstance(target, Vela):
+        _check_npu(search, target, optimize=optimize)
+        return
+    if search.max_cycles is not None:
+        raise ArgumentError(
+            "max_cycles",
+            "an NPU as `target` with `max_cycles`, as its compiler estimates them",
+            repr(search.max_cycles),
+            advice="Pass target=vela('ethos-u55-128'), for example.",
+            beside={"target": target},
+        )
+    if target is not None and search.bounds:
+        raise ArgumentError(
+            next(iter(search.bounds)),
+            "the budgets of a microcontroller in its target",
+            advice="Pass target=Micro(flash=..., arena=...).",
+            beside=search.bounds,
+        )
+    timing = "optimize='latency'" if optimize == "latency" else "`max_latency_ms`"
+    is_timed = optimize == "latency" or search.max_latency_ms is not None
+    if is_timed and ((search.jobs or 1) > 1 or search.executor is not None):
+        raise ArgumentError(
+            "jobs",
+            f"jobs=1 with {timing}, and no executor: files are timed on one machine, one after the other",
+            repr(search.jobs),
+            advice="Leave `jobs` and `executor` out.",
+            beside={} if search.executor is None else {"executor": search.executor},
+        )
+
+
+def _check_npu(search: Search, target: Vela, *, optimize: str) -> None:
+    """Refuse bounds and goals other than those of cycles: files are not timed, and their zeros are stored.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if target.counts != "cycles":
+        raise ArgumentError(
+            "target",
+            "counts='cycles' in the NPU of `target`, which a search counts",
+            repr(target),
+            advice="Leave `counts` out.",
+        )
+    if search.max_latency_ms is not None:
+        raise ArgumentError(
+            "max_latency_ms",
+            "no `max_latency_ms` with an NPU as `target`, whose files are not timed",
+            repr(search.max_latency_ms),
+            advice="Pass `max_cycles`.",
+        )
+    if optimize != "latency" and search.max_cycles is None:
+        raise ArgumentError(
+            "optimize",
+            "optimize='latency' with an NPU as `target`, for the fewest cycles, or `max_cycles`",
+            repr(optimize),
+            advice="Pass optimize='latency', or a limit, such as max_cycles=50000.",
+            beside={"max_cycles": None},
         )
 
 
 def _read_search(search: Any, model: keras.Model) -> Search:
     search = Search() if search is None else search
     if not isinstance(search, Search):
-        raise TypeError(
-            f"Expected `search` to be a tfprune.export.Search, or None. Received: search={search!r} of type "
-            f"{type(search).__name__}."
+        raise ArgumentTypeError(
+            "search", "`search` to be a tfprune.export.Search, or None", f"{search!r} of type {type(search).__name__}"
         )
     if search.distillation is not None:  # refused here, before each trial fails
         distilled(plain_copy(Anatomy.of(model)), model, search.distillation)
@@ -475,8 +523,8 @@ def _read_search(search: Any, model: keras.Model) -> Search:
 def _read_target(target: Any, *, optimize: str, on: Any) -> Micro | Vela | None:
     target_spec = target if isinstance(target, Vela) else read_micro(target, objects=_TARGETS, optimize=optimize)
     if target_spec is not None and on is not None:
-        raise ValueError(
-            f"Expected `on` without `target`, whose files are not timed. Received: on={on!r}. Leave one out."
+        raise ArgumentError(
+            "on", "`on` without `target`, whose files are not timed", repr(on), advice="Leave one out."
         )
     return target_spec
 

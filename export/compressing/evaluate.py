@@ -21,7 +21,7 @@ import numpy as np
 import tfprune
 from tfprune.base.folders import NamedArrays, RunFolder, parse_json
 from tfprune.base.limit import GroupLimits, Limit
-from tfprune.base.spec import warn_user
+from tfprune.base.spec import ArgumentError, warn_user
 from tfprune.compact.trainer import Distillation
 from tfprune.export.compressing.trials import (
     PATTERNS,
@@ -95,9 +95,11 @@ class FileMetric:
             compiled = _compiled_metrics(model)
             if metric not in compiled:
                 others = "".join(f", {name!r}" for name in compiled if name not in NAMES)
-                raise ValueError(
-                    f"Expected `metric` to be {', '.join(map(repr, NAMES))}{others}, or a metric of Keras. "
-                    f"Received: metric={metric!r}. Compile the model with the metric, or pass the metric itself."
+                raise ArgumentError(
+                    "metric",
+                    f"`metric` to be {', '.join(map(repr, NAMES))}{others}, or a metric of Keras",
+                    repr(metric),
+                    advice="Compile the model with the metric, or pass the metric itself.",
                 )
             return cls(compiled[metric], metric_mode(compiled[metric], limit.mode), limit.output)
         metric = metric_of(limit)
@@ -118,10 +120,14 @@ class FileMetric:
         """
         if self.output is None and len(outputs) > 1:
             if not callable(self.metric) or hasattr(self.metric, "update_state"):
-                raise ValueError(
-                    f"Expected the name of an output to measure, of a model with several. Received: none of "
-                    f"{', '.join(map(repr, outputs))}. Pass tfprune.Limit(..., output={next(iter(outputs))!r}), or a "
-                    f"function of all labels and outputs as the metric."
+                raise ArgumentError(
+                    "output",
+                    "the name of an output to measure, of a model with several",
+                    found=f"none of {', '.join(map(repr, outputs))}",
+                    advice=(
+                        f"Pass output={next(iter(outputs))!r} in a tfprune.Limit, or a function of all labels and "
+                        f"outputs as the metric."
+                    ),
                 )
             score = float(np.mean(np.asarray(self.metric(y, dict(outputs)))))
         else:

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from tfprune.base.folders import NamedArrays, RunFolder
-from tfprune.base.spec import check_count, check_number, warn_user
+from tfprune.base.spec import ArgumentWarning, check_count, check_number, warn_user
 from tfprune.export.compressing.evaluate import LateError, TrialRunner, workers_of
 from tfprune.export.compressing.trials import (
     LEAST_FLOPS,
@@ -446,26 +446,33 @@ class SearchLoop:
 
     def _has_time(self) -> bool:
         """Return True if a training step could be timed, and warn if few recipes fit into the time."""
+        expected = f"time for {_FEW_TRIALS} recipes or more"
         try:
             each = self._expected_seconds(self._shortest_recipe)
         except LateError:
-            warn_user(
-                f"Expected time for {_FEW_TRIALS} recipes or more. Received: time={self.seconds:g}, which was over "
-                f"before a few training steps were timed: the original model took {self.trials[0].seconds:.0f} s. "
-                f"Pass several times as much, or search in another folder with fewer validation samples, smaller "
-                f"batches or a smaller model."
+            received = (
+                f"{self.seconds:g}, which was over before a few training steps were timed: the original model took "
+                f"{self.trials[0].seconds:.0f} s"
             )
+            advice = (
+                "Pass several times as much, or search in another folder with fewer validation samples, smaller "
+                "batches or a smaller model."
+            )
+            warn_user(ArgumentWarning("time", expected, received, advice=advice))
             return False
         count = max(0, int(self.seconds_left() / max(each, 1e-9) * self.jobs))
         _log.info("about %d recipes of the shortest kind fit into %g s", count, self.seconds)
         if count < min(_FEW_TRIALS, self.max_trials):
             needed = (self.elapsed() + _FEW_TRIALS * each / self.jobs) / (1 - self.settings.reserved_time_fraction)
-            warn_user(
-                f"Expected time for {_FEW_TRIALS} recipes or more. Received: time={self.seconds:g}, into which about "
-                f"{count} fit: the original model took {self.trials[0].seconds:.0f} s, and the shortest recipe takes "
-                f"about {each:.0f} s. Pass time={math.ceil(needed)}, or search in another folder with fewer "
-                f"validation samples or a smaller model."
+            received = (
+                f"{self.seconds:g}, into which about {count} fit: the original model took "
+                f"{self.trials[0].seconds:.0f} s, and the shortest recipe takes about {each:.0f} s"
             )
+            advice = (
+                f"Pass time={math.ceil(needed)}, or search in another folder with fewer validation samples or a "
+                f"smaller model."
+            )
+            warn_user(ArgumentWarning("time", expected, received, advice=advice))
         return True
 
     def _next_recipe(self, running: Sequence[Recipe]) -> Recipe | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.base.folders import read_fields
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_count, check_number
+from tfprune.base.spec import ArgumentError, check_count, check_number
 from tfprune.export.device.board import MAX_THREADS, board_name, governor, temperature
 from tfprune.export.device.processes import Device, read_job, runner_on, write_job
 from tfprune.export.device.runner import Runner, batch_inputs, inputs_from_job, inputs_to_job, random_inputs
@@ -334,18 +334,22 @@ def _predicted(path: Path, settings: dict[str, Any], arrays: dict[str, np.ndarra
 
 def _given_batch_size(arrays: dict[str, np.ndarray], batch_size: int) -> int:
     if batch_size != 1:
-        raise ValueError(
-            f"Expected either `samples` or `batch_size`. Received: both, batch_size={batch_size}. Pass {batch_size} "
-            "samples."
+        raise ArgumentError(
+            "batch_size",
+            "either `samples` or `batch_size`",
+            found=f"both, batch_size={batch_size}",
+            advice=f"Pass {batch_size} samples.",
         )
     return next((len(array) for array in map(np.asarray, arrays.values()) if array.ndim), 1)
 
 
 def _draw(runner: Runner, batch_size: int) -> list[np.ndarray]:
     if batch_size > 1 and not any(batch_inputs(runner.inputs, runner.outputs)):
-        raise ValueError(
-            f"Expected batch_size=1 for a file whose inputs and outputs have no batch in common. Received: "
-            f"batch_size={batch_size}. Leave it out."
+        raise ArgumentError(
+            "batch_size",
+            "batch_size=1 for a file whose inputs and outputs have no batch in common",
+            str(batch_size),
+            advice="Leave it out.",
         )
     return random_inputs(runner.inputs, runner.outputs, rows=batch_size)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_count, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.device.board import MAX_THREADS
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import Runner
@@ -136,7 +136,7 @@ class _Chat:
 
     def _checked(self, text: str, name: str) -> str:
         if not isinstance(text, str):
-            raise TypeError(f"Expected a text as `{name}`. Received: {text!r:.80}.")
+            raise ArgumentTypeError(name, f"a text as `{name}`", found=f"{text!r:.80}")
         marks = {part.strip() for turn in self._turns.values() for part in turn if part.strip()}
         present = sorted(mark for mark in marks if mark in text)
         if present:
@@ -185,9 +185,11 @@ class _Sampling:
         if self.seed is not None:
             check_count(self.seed, "seed", least=0)
         if not self.temperature and (self.top_k, self.top_p, self.seed) != (None, None, None):
-            raise ValueError(
-                "Expected a temperature above 0 with `top_k`, `top_p` or `seed`. Received: temperature=0, which "
-                "always takes the token with the highest score. Set for example temperature=0.8."
+            raise ArgumentError(
+                "temperature",
+                "a temperature above 0 with `top_k`, `top_p` or `seed`",
+                "0, which always takes the token with the highest score",
+                advice="Set for example temperature=0.8.",
             )
         object.__setattr__(self, "_random", np.random.default_rng(self.seed))
 
@@ -462,9 +464,8 @@ class Generator:
         texts = [entry for entry in entries if isinstance(entry, str)]
         ids = [entry for entry in entries if isinstance(entry, int | np.integer) and not isinstance(entry, bool)]
         if len(texts) + len(ids) < len(entries) or "" in texts or (texts and not is_text):
-            raise ValueError(
-                f"Expected texts that are not empty, or token ids, in `stop`; texts for a text only. "
-                f"Received: {stop!r}."
+            raise ArgumentError(
+                "stop", "texts that are not empty, or token ids, in `stop`; texts for a text only", found=repr(stop)
             )
         return texts, {*map(int, ids), *self._form.stop}
 

@@ -35,6 +35,7 @@ import numpy as np
 
 from tfprune.base.folders import parse_json, read_arrays, read_fields, reading
 from tfprune.base.output import Progress
+from tfprune.base.spec import ArgumentTypeError
 
 # What a child process does: end as soon as its parent is gone, even while importing, and call the job's function.
 
@@ -537,8 +538,8 @@ def check_device(device: Any) -> None:
         TypeError: If it is neither.
     """
     if device is not None and not hasattr(device, "run_job"):
-        raise TypeError(
-            f"Expected `on` to be a device, such as tfprune.export.Remote('pi@raspberrypi'). Received: on={device!r}."
+        raise ArgumentTypeError(
+            "on", "`on` to be a device, such as tfprune.export.Remote('pi@raspberrypi')", repr(device)
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentError, check_count
 from tfprune.export.device.board import find_interpreter, interpreter_module
 from tfprune.export.device.processes import Work, read_job, run_job, write_job
 from tfprune.export.device.runner import BATCH_ROWS, IOTensor, Runner, inputs_from_job, inputs_to_job
@@ -291,9 +291,11 @@ def _run_both(contents: list[bytes], folder: str, *, work: Work) -> None:
         Path(folder, name).write_bytes(content)
     completed = run_job(work, folder, timeout=_TIMEOUT, package=interpreter_module())
     if not completed.ok:
-        raise ValueError(
-            f"Expected two files that run on `samples`. Received: {completed.reason}. Check each with "
-            "`tfprune verify`."
+        raise ArgumentError(
+            "samples",
+            "two files that run on `samples`",
+            found=completed.reason,
+            advice="Check each with `tfprune verify`.",
         )
 
 

@@ -37,6 +37,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from tfprune.base.folders import LARGEST_INTEGER, LONGEST_REASON, parse_json, read_fields
+from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.board import board_name
 from tfprune.export.device.processes import Completed, Device, Work, name_of, read_job, run_job, runner_on
@@ -268,12 +269,10 @@ def check_devices(on: Any) -> None:
         return
     for device in on:
         if device is None:
-            raise TypeError(f"Expected a device in each entry of `on`. Received: on={on!r}. Leave None out.")
+            raise ArgumentTypeError("on", "a device in each entry of `on`", repr(on), advice="Leave None out.")
         runner_on(device)
     if len(set(map(repr, on))) < max(1, len(on)):
-        raise ValueError(
-            f"Expected different devices in `on`, at least one. Received: on={on!r}. Name each board once."
-        )
+        raise ArgumentError("on", "different devices in `on`, at least one", repr(on), advice="Name each board once.")
 
 
 # What went wrong with a device, in words that say what to do, from what ssh, adb and the device's shell print.
@@ -454,7 +453,7 @@ def _transport(address: Any, options: Sequence[str]) -> _Transport:
     if not isinstance(address, str):
         raise TypeError(f"Expected an address, such as 'pi@raspberrypi'. Received: {address!r}.")
     if isinstance(options, str) or not all(isinstance(option, str) for option in options):
-        raise TypeError(f"Expected `options` to be a list of arguments of ssh. Received: options={options!r}.")
+        raise ArgumentTypeError("options", "`options` to be a list of arguments of ssh", repr(options))
     serial = address.removeprefix(_ADB)
     if not serial.strip() or serial.startswith("-") or any(ord(letter) < 33 for letter in address):
         raise ValueError(f"Expected an address, such as 'pi@raspberrypi' or 'adb:SERIAL'. Received: {address!r}.")
@@ -632,7 +631,7 @@ class Remote:
 
     def __init__(self, address: str, *, python: str = "python3", options: Sequence[str] = ()) -> None:
         if not isinstance(python, str) or not python:
-            raise TypeError(f"Expected `python` to be the name or path of a Python. Received: python={python!r}.")
+            raise ArgumentTypeError("python", "`python` to be the name or path of a Python", repr(python))
         self.address, self.python, self.options = address, python, tuple(options)
         self._way = _transport(address, options)
         self._link: _Link | None = None

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.base.folders import read_fields
-from tfprune.base.limit import Limit, refuse_limit_of_size
+from tfprune.base.limit import Limit
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_drop, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, check_number
 from tfprune.export.device.board import interpreter_module
 from tfprune.export.device.processes import Device, check_device, read_job, runner_on, write_job
 from tfprune.export.device.runner import (
@@ -180,13 +180,16 @@ def metric_mode(metric: Any, mode: str | None = None) -> str:
     names = {metric} if isinstance(metric, str) else {each.__name__ for each in type(metric).__mro__}
     usual_mode = next((each for each, better in _BETTER.items() if names & better), None)
     if mode is None and usual_mode is None:
-        raise ValueError(
-            f"Expected `mode` with the metric {metric_name(metric)!r}, of which it is not known whether larger or "
-            "smaller is better. Received: mode=None. Pass mode='max' or mode='min'."
+        raise ArgumentError(
+            "mode",
+            f"`mode` with the metric {metric_name(metric)!r}, of which it is not known whether larger or smaller "
+            f"is better",
+            "None",
+            advice="Pass mode='max' or mode='min'.",
         )
     if mode is not None and usual_mode not in (None, mode):
-        raise ValueError(
-            f"Expected mode={usual_mode!r} for {metric_name(metric)!r}. Received: mode={mode!r}. Leave it out."
+        raise ArgumentError(
+            "mode", f"mode={usual_mode!r} for {metric_name(metric)!r}", repr(mode), advice="Leave it out."
         )
     return mode or str(usual_mode)
 
@@ -223,10 +226,11 @@ def _check_labels(labels: Any) -> np.ndarray:
     array = np.asarray(labels)
     column = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if column.ndim != 1 or not np.issubdtype(column.dtype, np.integer):
-        advice = " Pass labels.argmax(axis=1)." if array.ndim == 2 else ""
-        raise ValueError(
-            f"Expected the number of its class for each sample in `labels`. Received: an array of shape "
-            f"{array.shape} and type {array.dtype}.{advice}"
+        raise ArgumentError(
+            "labels",
+            "the number of its class for each sample in `labels`",
+            found=f"an array of shape {array.shape} and type {array.dtype}",
+            advice="Pass labels.argmax(axis=1)." if array.ndim == 2 else "",
         )
     return column
 
@@ -244,13 +248,14 @@ def _classification_accuracy(outputs: Mapping[str, np.ndarray], labels: np.ndarr
     shapes = {name: array.shape for name, array in outputs.items()}
     output = next(iter(outputs.values()))
     if len(outputs) != 1 or output.ndim != 2 or output.shape[1] < 2 or len(output) != len(labels):
-        raise ValueError(
-            f"Expected one output of shape ({len(labels)}, classes) to compare with `labels`. Received: {shapes}."
+        raise ArgumentError(
+            "labels", f"one output of shape ({len(labels)}, classes) to compare with `labels`", found=str(shapes)
         )
     if labels.size and not 0 <= labels.min() <= labels.max() < output.shape[1]:
-        raise ValueError(
-            f"Expected `labels` from 0 to {output.shape[1] - 1}, the classes of the file. Received: from "
-            f"{labels.min()} to {labels.max()}."
+        raise ArgumentError(
+            "labels",
+            f"`labels` from 0 to {output.shape[1] - 1}, the classes of the file",
+            found=f"from {labels.min()} to {labels.max()}",
         )
     return _sparse(labels, output)
 
@@ -275,18 +280,18 @@ def _targets(targets: Any, names: list[str]) -> dict[str, np.ndarray]:
         return {names[0]: np.asarray(targets)}
     arrays = [*targets] if isinstance(targets, (list, tuple)) else [targets]
     if len(arrays) != len(names):
-        raise ValueError(f"Expected `y` for each of the outputs {names}. Received: {len(arrays)} of them.")
+        raise ArgumentError("y", f"`y` for each of the outputs {names}", found=f"{len(arrays)} of them")
     return dict(zip(names, map(np.asarray, arrays), strict=True))
 
 
 def _check_names(given: Mapping[str, Any], names: list[str], *, argument: str, whole: bool) -> None:
     if set(given) - set(names) or (whole and set(given) != set(names)):
-        raise ValueError(f"Expected `{argument}` by the names of the outputs, {names}. Received: {list(given)}.")
+        raise ArgumentError(argument, f"`{argument}` by the names of the outputs, {names}", found=str(list(given)))
 
 
 def _value(metric: Any, y_true: np.ndarray, y_pred: np.ndarray) -> float:
     if len(y_true) != len(y_pred):
-        raise ValueError(f"Expected `y` with as many rows as `x`, {len(y_pred)}. Received: {len(y_true)}.")
+        raise ArgumentError("y", f"`y` with as many rows as `x`, {len(y_pred)}", found=str(len(y_true)))
     if isinstance(metric, str):
         return NAMES[metric](y_true, y_pred)
     if not _is_keras_like(metric):  # a function returns one number, or one for each sample
@@ -350,14 +355,16 @@ def _classes(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     """Return the number of the class of each score."""
     labels = y_true[..., 0] if y_true.ndim == y_pred.ndim and y_true.shape[-1] == 1 else y_true
     if labels.shape != y_pred.shape[:-1]:
-        raise ValueError(
-            f"Expected `y` with the number of a class for each row of the output, of shape {y_pred.shape[:-1]}. "
-            f"Received: an array of shape {y_true.shape}."
+        raise ArgumentError(
+            "y",
+            f"`y` with the number of a class for each row of the output, of shape {y_pred.shape[:-1]}",
+            found=f"an array of shape {y_true.shape}",
         )
     if labels.size and not 0 <= labels.min() <= labels.max() < y_pred.shape[-1]:
-        raise ValueError(
-            f"Expected classes from 0 to {y_pred.shape[-1] - 1} in `y`, those of the output. Received: from "
-            f"{labels.min()} to {labels.max()}."
+        raise ArgumentError(
+            "y",
+            f"classes from 0 to {y_pred.shape[-1] - 1} in `y`, those of the output",
+            found=f"from {labels.min()} to {labels.max()}",
         )
     return labels
 
@@ -369,8 +376,8 @@ def _alike(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if y_pred.ndim + 1 == y_true.ndim and y_true.shape[-1] == 1:
         y_pred = y_pred[..., None]
     if y_true.shape != y_pred.shape:
-        raise ValueError(
-            f"Expected `y` of the output's shape, {y_pred.shape}. Received: an array of shape {y_true.shape}."
+        raise ArgumentError(
+            "y", f"`y` of the output's shape, {y_pred.shape}", found=f"an array of shape {y_true.shape}"
         )
     return y_true.astype(np.float64), y_pred.astype(np.float64)
 
@@ -468,7 +475,7 @@ def verify(
     check_number(timeout, "timeout", above=0)
     for name, value in (("expected", expected), ("labels", labels)):
         if samples is None and value is not None:
-            raise ValueError(f"Expected the samples of `{name}`. Received: samples=None.")
+            raise ArgumentError("samples", f"the samples of `{name}`", "None")
     classes = None if labels is None else _check_labels(labels)
     if tolerance is not None:
         check_number(tolerance, "tolerance", least=0)
@@ -633,9 +640,10 @@ def _by_name(expected: Any, names: list[str]) -> dict[str, np.ndarray]:
         by_output = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
     if set(by_output) != set(names):
         received = list(expected) if isinstance(expected, Mapping) else f"{len(values)} value(s)"
-        raise ValueError(
-            f"Expected `expected` to hold one array for each of the outputs {names}, "
-            f"in this order or by name. Received: {received}."
+        raise ArgumentError(
+            "expected",
+            f"`expected` to hold one array for each of the outputs {names}, in this order or by name",
+            found=str(received),
         )
     return {name: np.asarray(by_output[name]) for name in names}
 
@@ -773,17 +781,20 @@ def labeled_limit(max_drop: Any) -> tuple[Any, Any, Any]:
         ValueError: If it has no data, there is no such metric, or it cannot drop by so much.
     """
     if not isinstance(max_drop, Limit):
-        raise TypeError(
-            "Expected `max_drop` to be a Limit with the labeled data that the file is measured on. Received: "
-            f"max_drop={max_drop!r}. Pass max_drop=tfprune.Limit(0.01, data=(x, y))."
+        raise ArgumentTypeError(
+            "max_drop",
+            "`max_drop` to be a Limit with the labeled data that the file is measured on",
+            repr(max_drop),
+            advice="Pass max_drop=tfprune.Limit(0.01, data=(x, y)).",
         )
-    refuse_limit_of_size(max_drop)
     metric = metric_of(max_drop)
     check_drop(max_drop.max_drop, "max_drop", metric=metric)
     if max_drop.data is None:
-        raise ValueError(
-            f"Expected labeled data in the Limit, on which the file is measured. Received: max_drop={max_drop!r}. "
-            "Add data=(x, y) to it."
+        raise ArgumentError(
+            "max_drop",
+            "labeled data in the Limit, on which the file is measured",
+            repr(max_drop),
+            advice="Add data=(x, y) to it.",
         )
     metric = metric if max_drop.output is None else {max_drop.output: metric}
     return metric, *samples_and_answers(max_drop.data, argument=DATA)
@@ -800,9 +811,11 @@ def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:
     is_whole = isinstance(data, (str, bytes, Mapping, np.ndarray)) or not isinstance(data, Iterable)
     batches = [] if is_whole else [*data]
     if not batches or not all(isinstance(batch, tuple) and len(batch) == 2 for batch in batches):
-        raise TypeError(
-            f"Expected `{argument}` to be a tuple (x, y), or batches of such tuples. Received: {_received(data)}. "
-            f"Pass (x, y), samples and their labels."
+        raise ArgumentTypeError(
+            argument,
+            f"`{argument}` to be a tuple (x, y), or batches of such tuples",
+            found=_received(data),
+            advice="Pass (x, y), samples and their labels.",
         )
     return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.folders import LARGEST_JSON, parse_json, read_fields, reading
-from tfprune.base.spec import check_number
+from tfprune.base.spec import ArgumentTypeError, check_number
 from tfprune.export.device.runner import arrays_of, batch_inputs, random_inputs
 from tfprune.export.device.verify import format_tolerance, run_in_child
 from tfprune.export.file import schema
@@ -349,7 +349,7 @@ def web(
 def _paths(files: Any) -> list[Path]:
     items = [files] if isinstance(files, str | os.PathLike) else files
     if not isinstance(items, Sequence) or not all(isinstance(path, str | os.PathLike) for path in items):
-        raise TypeError(f"Expected the path of a file, or a list of paths. Received: files={files!r}.")
+        raise ArgumentTypeError("files", "the path of a file, or a list of paths", repr(files))
     if not 1 <= len(items) <= _MOST_FILES:
         raise ValueError(f"Expected 1 to {_MOST_FILES} files. Received: {len(items)}.")
     paths = [Path(path) for path in items]
@@ -382,7 +382,8 @@ def _checked_model(path: Path) -> Model:
     if opened := open_batch((*model.inputs, *model.outputs)):
         raise ValueError(
             f"Expected a file with fixed shapes, which LiteRT.js needs. Received: {name}, where the shape of "
-            f"{opened[0]!r} is open. Fix it with to_tflite(..., batch=1), or rewrite(..., batch=1)."
+            f"{opened[0]!r} is open. Fix it with batch=1 in to_tflite or rewrite, or with `tfprune export ... "
+            "--batch 1`."
         )
     if len(file.signatures) > 1:
         raise ValueError(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice
+from tfprune.base.spec import ArgumentError, check_choice
 from tfprune.export.file import schema
 from tfprune.export.file.document import ALIGNMENT, save_objects
 from tfprune.export.file.metadata import LITERTLM
@@ -106,14 +106,19 @@ def check_suffix(path: Path, method: str | None) -> None:
     promised = SUFFIXES.get(suffix, method)
     right = next(suffix for suffix, content in SUFFIXES.items() if content == method)
     if suffix in _OTHER_FILES:  # probably a trained model or data, which would be lost
-        raise ValueError(
-            f"Expected the path of a TFLite file to write. Received: path={str(path)!r}, which has the suffix of "
-            f"{_OTHER_FILES[suffix]}. Let the path end in {right}."
+        raise ArgumentError(
+            "path",
+            "the path of a TFLite file to write",
+            f"{str(path)!r}, which has the suffix of {_OTHER_FILES[suffix]}",
+            advice=f"Let the path end in {right}.",
         )
     if promised != method:
-        raise ValueError(
-            f"Expected compress={promised!r} with a path that ends in {suffix}. Received: compress={method!r}, "
-            f"path={str(path)!r}. Let the path end in {right}, or pass compress={promised!r}."
+        raise ArgumentError(
+            "compress",
+            f"compress={promised!r} with a path that ends in {suffix}",
+            repr(method),
+            advice=f"Let the path end in {right}, or pass compress={promised!r}.",
+            beside={"path": str(path)},
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_choice
+from tfprune.base.spec import ArgumentTypeError, check_choice
 from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.processes import Device
 from tfprune.export.file import schema
@@ -305,5 +305,5 @@ def vela(accelerator: str, *, counts: str = "cycles", system: str | None = None,
     check_choice(counts, "counts", choices=_COUNTS)
     for name, value in (("system", system), ("memory", memory)):
         if value is not None and not isinstance(value, str):
-            raise TypeError(f"Expected a name in `{name}`, or None. Received: {name}={value!r}.")
+            raise ArgumentTypeError(name, f"a name in `{name}`, or None", repr(value))
     return Vela(accelerator, counts, system, memory)

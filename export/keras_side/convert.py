@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_choice, check_regex
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_regex
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.quantization_error import MOVES
 from tfprune.export.file import schema
@@ -156,22 +156,25 @@ def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) 
     """Return the names of the operators that one of `skip` selects."""
     if each in layers_of:
         return [each]
-    regex = check_regex(each, "`skip`")
+    regex = check_regex(each, "skip")
     numbers = {number for number, path in enumerate(paths) if regex.search(path)}
     if not numbers:
         close = difflib.get_close_matches(each, [*paths, *layers_of], n=_SHOWN, cutoff=0)
-        raise ValueError(
-            f"Expected `skip` to match a layer, or to be the name of an operator. Received: {each!r}, which is found "
-            f"in no path of a layer. The closest names are {', '.join(map(repr, close))}"
+        raise ArgumentError(
+            "skip",
+            "`skip` to match a layer, or to be the name of an operator",
+            found=f"{each!r}, which is found in no path of a layer",
+            advice=f"The closest names are {', '.join(map(repr, close))}",
         )
     names = [name for name, layers in layers_of.items() if layers & numbers]
     if not names:
         matching = ", ".join(paths[number] for number in sorted(numbers))
         close = difflib.get_close_matches(each, [*layers_of], n=_SHOWN, cutoff=0)
-        raise ValueError(
-            f"Expected `skip` to match layers with operators in the file. Received: {each!r}, which matches "
-            f"{matching}: the converter has merged them into other operators. Name the layer before, or an operator: "
-            f"the closest are {', '.join(map(repr, close))}"
+        raise ArgumentError(
+            "skip",
+            "`skip` to match layers with operators in the file",
+            found=f"{each!r}, which matches {matching}: the converter has merged them into other operators",
+            advice=f"Name the layer before, or an operator: the closest are {', '.join(map(repr, close))}",
         )
     return names
 
@@ -313,19 +316,25 @@ class Quantization:
         check_choice(self.allow_float, "allow_float", choices=(False, True))
         offered = dict.fromkeys(("float32", INTEGERS.get(str(self.scheme), "float32")))
         if self.io_dtype not in offered:
-            raise ValueError(
-                f"Expected io_dtype={' or '.join(map(repr, offered))} with scheme={self.scheme!r}. Received: "
-                f"io_dtype={self.io_dtype!r}. Inputs and outputs are float32, or of the type of the activations: "
-                f"'int8' with 'int8' and 'int4', 'int16' with 'int16x8'."
+            raise ArgumentError(
+                "io_dtype",
+                f"io_dtype={' or '.join(map(repr, offered))} with scheme={self.scheme!r}",
+                repr(self.io_dtype),
+                advice=(
+                    "Inputs and outputs are float32, or of the type of the activations: 'int8' with 'int8' "
+                    "and 'int4', 'int16' with 'int16x8'."
+                ),
             )
         self._check_skip()
         if self.levels is None:
             return
         check_levels(self.levels)
         if self.scheme not in _EIGHT_BIT_WEIGHTS:
-            raise ValueError(
-                f"Expected scheme='dynamic', 'int8' or 'int16x8' with `levels`, which 8-bit weights share. Received: "
-                f"levels={self.levels}, scheme={self.scheme!r}."
+            raise ArgumentError(
+                "levels",
+                "scheme='dynamic', 'int8' or 'int16x8' with `levels`, which 8-bit weights share",
+                str(self.levels),
+                beside={"scheme": self.scheme},
             )
 
     def _check_skip(self) -> None:
@@ -333,16 +342,20 @@ class Quantization:
             return
         skip = (self.skip,) if isinstance(self.skip, str) else self.skip
         if not isinstance(skip, Sequence) or not all(isinstance(each, str) for each in skip):
-            raise TypeError(
-                f"Expected `skip` to be a string, or a list of them. Received: skip={self.skip!r} of type "
-                f"{type(self.skip).__name__}."
+            raise ArgumentTypeError(
+                "skip",
+                "`skip` to be a string, or a list of them",
+                f"{self.skip!r} of type {type(self.skip).__name__}",
             )
         if not all(skip):
-            raise ValueError(f"Expected `skip` without empty strings. Received: skip={self.skip!r}. Leave them out.")
+            raise ArgumentError("skip", "`skip` without empty strings", repr(self.skip), advice="Leave them out.")
         if self.scheme not in _MIXED:
-            raise ValueError(
-                f"Expected scheme='int8' or 'int4' with `skip`: only such files mix integers and floats. Received: "
-                f"skip={self.skip!r}, scheme={self.scheme!r}. Leave `skip` out."
+            raise ArgumentError(
+                "skip",
+                "scheme='int8' or 'int4' with `skip`: only such files mix integers and floats",
+                repr(self.skip),
+                advice="Leave `skip` out.",
+                beside={"scheme": self.scheme},
             )
         object.__setattr__(self, "skip", tuple(skip) or None)
 
@@ -617,34 +630,41 @@ def _check_scales(data: bytes, model: keras.Model) -> None:
     except ValueError as error:
         largest = {weight.path: float(np.abs(as_numpy(weight)).max(initial=0)) for weight in model.weights}
         path = max(largest, key=lambda name: largest[name])
-        raise ValueError(
-            f"Expected weights and activations that integers can stand for. Received: {model.name!r}, whose largest "
-            f"weight is {largest[path]:.3g} in {path!r}: in the file of the converter, {reason_of(error)}. Train the "
-            f"model again with smaller weights, or export it without `quantize`."
-        ) from error
+        found = (
+            f"{model.name!r}, whose largest weight is {largest[path]:.3g} in {path!r}: in the file of the converter, "
+            f"{reason_of(error)}"
+        )
+        advice = "Train the model again with smaller weights, or export it without `quantize`."
+        expected = "weights and activations that integers can stand for"
+        raise ArgumentError("quantize", expected, found=found, advice=advice) from error
 
 
 def check_calibration(calibration: Any, *, quantize: str | None, has_ranges: bool) -> None:
     """Refuse calibration data where the ranges are known, and missing data where they are not."""
     if quantize == "int8" and has_ranges and calibration is not None:
-        raise ValueError(
-            "Expected no `calibration` with a model that was trained quantization-aware: its ranges were trained. "
-            "Leave it out, or export tfprune.strip(model) to calibrate instead."
+        raise ArgumentError(
+            "calibration",
+            "no `calibration` with a model that was trained quantization-aware: its ranges were trained",
+            advice="Leave it out, or export tfprune.strip(model) to calibrate instead.",
         )
     if quantize in INTEGERS and calibration is None and not (has_ranges and quantize == "int8"):
         trained = "" if quantize == "int8" else "; the ranges of tfprune.quantize_aware are those of int8"
-        raise ValueError(
-            f"Expected `calibration` with quantize={quantize!r}. Received: None. Give about 100 samples of real "
-            f"data, such as calibration=x[:100]{trained}."
+        raise ArgumentError(
+            "calibration",
+            f"`calibration` with quantize={quantize!r}",
+            found="None",
+            advice=f"Give about 100 samples of real data, such as calibration=x[:100]{trained}.",
         )
 
 
 def _check_inputs(inputs: Signature, quantize: str | None) -> None:
     integers = [entry.name for entry in inputs.inputs if "int" in entry.dtype]
     if quantize == "int16x8" and integers:
-        raise ValueError(
-            f"Expected inputs of real numbers with quantize='int16x8'. Received: integers for {integers}, which "
-            f"TensorFlow's converter does not take with activations of 16 bits. Use quantize='int8'."
+        raise ArgumentError(
+            "quantize",
+            "inputs of real numbers with quantize='int16x8'",
+            found=f"integers for {integers}, which TensorFlow's converter does not take with activations of 16 bits",
+            advice="Use quantize='int8'.",
         )
 
 
@@ -775,9 +795,11 @@ def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on"
     for name in signature.names:
         shapes = {part[name].shape[1:] for part in parts}
         if len(shapes) > 1:
-            raise ValueError(
-                f"Expected samples of one shape for input {name!r} in `{argument}`. Received: "
-                f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+            raise ArgumentError(
+                argument,
+                f"samples of one shape for input {name!r} in `{argument}`",
+                found=", ".join(map(str, sorted(shapes))),
+                advice="Pad them to one length.",
             )
     return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}
 
@@ -821,16 +843,17 @@ def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
     """
     if (isinstance(data, tuple) and len(data) != 2) or hasattr(data, "shape"):
         received = f"{len(data)} parts" if isinstance(data, tuple) else f"an object of type {type(data).__name__}"
-        raise TypeError(
-            f"Expected `{argument}` to be a tuple (x, y) of samples and labels, a dataset, or batches (x, y). "
-            f"Received: {received}."
+        raise ArgumentTypeError(
+            argument,
+            f"`{argument}` to be a tuple (x, y) of samples and labels, a dataset, or batches (x, y)",
+            found=received,
         )
     x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
     check_holds_arrays((x, y), argument=argument)
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
     if len(sizes) > 1 or sizes == [0]:
         received = " and ".join(map(str, sizes))
-        raise ValueError(f"Expected samples in `{argument}`, and a label for each. Received: {received} of them.")
+        raise ArgumentError(argument, f"samples in `{argument}`, and a label for each", found=f"{received} of them")
     return x, y
 
 
@@ -839,12 +862,14 @@ def _joined(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
     parts = [*batches(data, rows=None, inputs=inputs, argument=argument)]
     if any(part.y is None or part.sample_weight is not None for part in parts):
         received = "samples only" if any(part.y is None for part in parts) else "sample weights, too"
-        raise ValueError(f"Expected batches (x, y) of samples and labels in `{argument}`. Received: {received}.")
+        raise ArgumentError(argument, f"batches (x, y) of samples and labels in `{argument}`", found=received)
     shapes = {tuple(array.shape[1:] for array in keras.tree.flatten((part.x, part.y))) for part in parts}
     if len(shapes) > 1:
-        raise ValueError(
-            f"Expected batches of one shape in `{argument}`. Received: samples and labels of shapes "
-            f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+        raise ArgumentError(
+            argument,
+            f"batches of one shape in `{argument}`",
+            found=f"samples and labels of shapes {', '.join(map(str, sorted(shapes)))}",
+            advice="Pad them to one length.",
         )
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *((part.x, part.y) for part in parts))
 
@@ -895,9 +920,11 @@ def predict(
         outputs = _in_batches(graph.predict_on_batch, model, data, inputs)
     for place, output in enumerate(outputs):
         if output.size and not np.isfinite(output).any():
-            raise ValueError(
-                f"Expected `{argument}` to give finite outputs of {model.name!r}. Received: samples for which all "
-                f"values of output {place} are NaN or infinity. Pass samples for which model.predict gives numbers."
+            raise ArgumentError(
+                argument,
+                f"`{argument}` to give finite outputs of {model.name!r}",
+                found=f"samples for which all values of output {place} are NaN or infinity",
+                advice="Pass samples for which model.predict gives numbers.",
             )
     return outputs
 

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_count, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.device import generator
 from tfprune.export.device.generator import MASK, MODEL, TOKENS, padded
 from tfprune.export.device.processes import write_job
@@ -519,8 +519,8 @@ def to_generator(
     _check_length(model, length)
     counts = sorted({min(check_count(count, "prefill", least=1), length) for count in prefill})
     if not counts:
-        raise ValueError(
-            "Expected at least one number in `prefill`. Received: none. Give for example prefill=(128,)."
+        raise ArgumentError(
+            "prefill", "at least one number in `prefill`", found="none", advice="Give for example prefill=(128,)."
         )
     count = min(check_count(max_tokens, "max_tokens", least=1), length - 1)
     form, tokenizer = text_content(model)
@@ -623,8 +623,8 @@ def _check(comparison: _TextComparison, *, quantize: str | None, allowed: float)
 def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
     """Return the token ids of `check_on`, at least two of each."""
     if isinstance(check_on, str):
-        raise TypeError(
-            f"Expected a list of texts in `check_on`. Received: a text. Give check_on=[{check_on!r:.60}]."
+        raise ArgumentTypeError(
+            "check_on", "a list of texts in `check_on`", found="a text", advice=f"Give check_on=[{check_on!r:.60}]."
         )
     vocabulary = int(model.output.shape[-1])
     if check_on is None:
@@ -633,8 +633,8 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
     prompts = []
     for text in check_on:
         if isinstance(text, str) and model.preprocessor is None:
-            raise ValueError(
-                f"Expected token ids in `check_on`, as {model.name!r} has no preprocessor. Received: a text."
+            raise ArgumentError(
+                "check_on", f"token ids in `check_on`, as {model.name!r} has no preprocessor", found="a text"
             )
         ids = np.asarray(keras_ids(model, text) if isinstance(text, str) else text)
         if (
@@ -643,13 +643,15 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
             or len(ids) < 2
             or not (0 <= ids.min() <= ids.max() < vocabulary)
         ):
-            raise ValueError(
-                f"Expected texts of at least two tokens in `check_on`, or flat lists of at least two ids from 0 to "
-                f"{vocabulary - 1:,}. Received: {text!r:.80}."
+            raise ArgumentError(
+                "check_on",
+                f"texts of at least two tokens in `check_on`, or flat lists of at least two ids from 0 to "
+                f"{vocabulary - 1:,}",
+                found=f"{text!r:.80}",
             )
         prompts.append(ids[:most].tolist())
     if not prompts or math.prod(map(len, prompts)) == 0:
-        raise ValueError("Expected at least one text in `check_on`. Received: none.")
+        raise ArgumentError("check_on", "at least one text in `check_on`", found="none")
     return prompts
 
 

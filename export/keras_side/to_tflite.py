@@ -16,7 +16,7 @@ import numpy as np
 import tfprune
 from tfprune.base.limit import GroupLimits, Limit, largest_drop
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_number
+from tfprune.base.spec import ArgumentError, check_number
 from tfprune.export.device.quantization_error import explain_rounding
 from tfprune.export.device.runner import arrays_of
 from tfprune.export.device.verify import (
@@ -88,6 +88,7 @@ from tfprune.quantizing.quantized import shares_values
 
 # Checks of a file fresh from the converter: its zeros, its integers, and that it differs by rounding only.
 
+_MORE_DATA = "Try another value of `quantize`, more calibration data"  # for a file that loses too much
 _FLOATS = ("float16", "float32", "float64")
 _BORDERS = ("QUANTIZE", "DEQUANTIZE")  # turn floats into integers, and back
 _ROUNDED_AGAIN = 2  # other kernels round in other places: how much further outputs may then be from the model's
@@ -140,16 +141,20 @@ def _check_converted(
         absent = _kernels_of_constants(*called_on)
         problems = _missing_zeros(graph, [row for row in zeros if row[0] not in absent])
     if problems:
-        raise ValueError(
-            f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
-            "Nothing was written. Try another value of `quantize`."
+        raise ArgumentError(
+            "quantize",
+            "the converted file to keep the zeros of the kernels",
+            found="; ".join(problems),
+            advice="Nothing was written. Try another value of `quantize`.",
         )
     if trained is not None and not allow_float:
         _check_integers(graph, trained)
     if trained is None and allow_float:
-        raise ValueError(
-            "Expected `allow_float` with quantize='int8' and a model of tfprune.quantize_aware. Received: "
-            "allow_float=True with another. Leave it out."
+        raise ArgumentError(
+            "allow_float",
+            "`allow_float` with quantize='int8' and a model of tfprune.quantize_aware",
+            "True with another",
+            advice="Leave it out.",
         )
 
 
@@ -404,8 +409,8 @@ def _accuracy_drop(
         return ()
     run = _run_file(micro)(file, data.x, timeout=EVALUATE_TIMEOUT)
     if run.reason:
-        raise ValueError(
-            f"Expected a file that runs on the data of `max_drop`. Received: {run.reason}. Nothing was written."
+        raise ArgumentError(
+            "max_drop", "a file that runs on the data of `max_drop`", found=run.reason, advice="Nothing was written."
         )
     outputs = dict(zip(run.outputs, expected, strict=True))
     before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
@@ -413,11 +418,15 @@ def _accuracy_drop(
     for output in lost:
         most = largest_drop(data.limit, output.before)
         if most is not None and not output.drop <= most:
-            raise ValueError(
-                f"Expected a file that loses at most max_drop={most:g} of {output.metric!r} on the data of "
-                f"the Limit. Received: a file with {output.file:.4f}, where the Keras model has {output.before:.4f}: "
-                f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
-                "data, or allow more with `max_drop`."
+            found = (
+                f"a file with {output.file:.4f}, where the Keras model has {output.before:.4f}: it loses "
+                f"{output.drop:.4f}"
+            )
+            raise ArgumentError(
+                "max_drop",
+                f"a file that loses at most max_drop={most:g} of {output.metric!r} on the data of the Limit",
+                found=found,
+                advice=f"Nothing was written. {_MORE_DATA}, or allow more with `max_drop`.",
             )
     _check_groups(outputs, run.outputs, data)
     return lost
@@ -432,10 +441,11 @@ def _check_groups(outputs: dict[str, np.ndarray], of_file: dict[str, np.ndarray]
     limits = GroupLimits.of(data.limit, outputs, data.y)
     worst = None if limits is None else limits.worst(of_file)
     if worst is not None and worst.excess > 0:
-        raise ValueError(
-            f"Expected a file that keeps the limit of each class and group on the data of the Limit. Received: "
-            f"{worst}. Nothing was written. Try another value of `quantize`, more calibration data of this group, or "
-            "allow more."
+        raise ArgumentError(
+            "max_drop",
+            "a file that keeps the limit of each class and group on the data of the Limit",
+            found=str(worst),
+            advice=f"Nothing was written. {_MORE_DATA} of this group, or allow more.",
         )
 
 
@@ -763,14 +773,18 @@ def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = No
 
 def _check_form(form: Quantization | EdgeQuantizer, *, trained: keras.Model | None, micro: Micro | None) -> None:
     if trained is not None and form.skip:
-        raise ValueError(
-            f"Expected a Quantization without `skip` for a model of tfprune.quantize_aware. Received: "
-            f"skip={form.skip!r}. Pass `skip` to quantize_aware, and allow_float=True here."
+        raise ArgumentError(
+            "skip",
+            "a Quantization without `skip` for a model of tfprune.quantize_aware",
+            repr(form.skip),
+            advice="Pass `skip` to quantize_aware, and allow_float=True here.",
         )
     if micro is not None and form.scheme not in (None, "int8", "int16x8"):
-        raise ValueError(
-            f"Expected quantize='int8', 'int16x8' or None with target='micro'. Received: quantize={form.scheme!r}. "
-            "The interpreter for microcontrollers has no kernels for it."
+        raise ArgumentError(
+            "quantize",
+            "quantize='int8', 'int16x8' or None with target='micro'",
+            repr(form.scheme),
+            advice="The interpreter for microcontrollers has no kernels for it.",
         )
 
 
@@ -791,9 +805,11 @@ def _may_run_sparse(kernels: list[_KernelZeros], scheme: str | None) -> bool:
 def _batch(wanted: Target, inputs: Signature, model: keras.Model) -> int | None:
     """Return the batch of the file; None leaves it open where the model does."""
     if inputs.batch is not None and wanted.batch not in (None, inputs.batch):
-        raise ValueError(
-            f"Expected batch={inputs.batch} or None with {model.name!r}, whose input {inputs.names[0]!r} has this "
-            f"batch. Received: batch={wanted.batch}. Build the model on keras.Input(shape), which leaves it open."
+        raise ArgumentError(
+            "batch",
+            f"batch={inputs.batch} or None with {model.name!r}, whose input {inputs.names[0]!r} has this batch",
+            str(wanted.batch),
+            advice="Build the model on keras.Input(shape), which leaves it open.",
         )
     return wanted.fixed_batch
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice, check_count
+from tfprune.base.spec import ArgumentError, check_choice, check_count
 from tfprune.export.file import schema
 from tfprune.export.file.document import indices_of, numbers_operators, put_in_order, save_objects
 from tfprune.export.file.model_file import ModelFile, fitting
@@ -94,9 +94,12 @@ def read_micro(
     if target is None or target in others:
         return None
     if optimize != "size" or compress is not None:
-        raise ValueError(
-            "Expected optimize='size' and compress=None with target='micro', whose file is compiled into a program "
-            f"as it is. Received: optimize={optimize!r}, compress={compress!r}. Leave them out."
+        raise ArgumentError(
+            "optimize",
+            "optimize='size' and compress=None with target='micro', whose file is compiled into a program as it is",
+            repr(optimize),
+            advice="Leave them out.",
+            beside={"compress": compress},
         )
     require_interpreter()
     return target if isinstance(target, Micro) else Micro()

@@ -14,7 +14,15 @@ import numpy as np
 
 from tfprune.base.limit import Limit, largest_drop
 from tfprune.base.output import check_verbose
-from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity, resolve
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    check_choice,
+    check_count,
+    check_number,
+    check_sparsity,
+    resolve,
+)
 from tfprune.export.device.processes import ChildBar, ChildProgress, Work, read_job, run_job, write_job
 from tfprune.export.device.runner import Runner, inputs_from_job, inputs_to_job
 from tfprune.export.device.verify import labeled_limit, limit_mode, measure
@@ -118,9 +126,11 @@ def _checked_pattern(pattern: str | Pattern) -> Pattern:
     """
     resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
     if not isinstance(resolved, (Unstructured, NM, Block)):
-        raise ValueError(
-            f"Expected `pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols). Received: "
-            f"pattern={pattern!r}. Channels of a file cannot be removed yet."
+        raise ArgumentError(
+            "pattern",
+            "`pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols)",
+            repr(pattern),
+            advice="Channels of a file cannot be removed yet.",
         )
     return resolved
 
@@ -138,14 +148,16 @@ def _checked_goal(pattern: Pattern, **limits: Any) -> _PruningGoal:
     """
     received = {name: value for name, value in limits.items() if value is not None}
     if len(received) != 1:
-        text = ", ".join(f"{name}={value!r}" for name, value in received.items()) or "none of them"
-        raise ValueError(f"Expected one of `sparsity`, `max_bytes`, `max_error` and `max_drop`. Received: {text}.")
+        none = "" if received else "none of them"
+        raise ArgumentError(
+            "sparsity", "one of `sparsity`, `max_bytes`, `max_error` and `max_drop`", found=none, beside=received
+        )
     sparsity, max_bytes, max_error = (limits[name] for name in ("sparsity", "max_bytes", "max_error"))
     if sparsity is not None:
         sparsity = check_sparsity(sparsity, "sparsity")
         pattern.check(sparsity)
     elif isinstance(pattern, NM):
-        raise ValueError(f"Expected `sparsity` with pattern={pattern!r}. Received: `{[*received][0]}`.")
+        raise ArgumentError("sparsity", f"`sparsity` with pattern={pattern!r}", found=f"`{[*received][0]}`")
     if max_bytes is not None:
         max_bytes = check_count(max_bytes, "max_bytes", least=1)
     if max_error is not None:
@@ -159,14 +171,16 @@ def _drop(limit: Limit | None) -> tuple:
         return ()
     metric, x, y = labeled_limit(limit)
     if not isinstance(limit.metric, str | None):
-        raise TypeError(
-            f"Expected the name of a metric in the Limit: another process measures it, which has no Keras. Received: "
-            f"max_drop={limit!r}. Pass metric='accuracy' or another name that `evaluate` takes."
+        raise ArgumentTypeError(
+            "max_drop",
+            "the name of a metric in the Limit: another process measures it, which has no Keras",
+            repr(limit),
+            advice="Pass metric='accuracy' or another name that `evaluate` takes.",
         )
     _refuse_limit_per_class(limit)
     if not limit.bounds_metric:
-        raise ValueError(
-            f"Expected a Limit with a number. Received: max_drop={limit!r}. Pass tfprune.Limit(0.01, data=(x, y))."
+        raise ArgumentError(
+            "max_drop", "a Limit with a number", repr(limit), advice="Pass tfprune.Limit(0.01, data=(x, y))."
         )
     return limit.max_drop, limit.max_relative_drop, metric, limit_mode(limit), x, y
 
@@ -178,9 +192,11 @@ def _refuse_limit_per_class(limit: Limit) -> None:
         ValueError: If it has one.
     """
     if limit.bounds_groups:
-        raise ValueError(
-            f"Expected a Limit without `max_drop_per_class` and `max_drop_per_group`, which are not checked here. "
-            f"Received: max_drop={limit!r}. Compare the result with `tfprune.export.damage`."
+        raise ArgumentError(
+            "max_drop",
+            "a Limit without `max_drop_per_class` and `max_drop_per_group`, which are not checked here",
+            repr(limit),
+            advice="Compare the result with `tfprune.export.damage`.",
         )
 
 

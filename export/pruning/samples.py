@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs
 from tfprune.export.file import schema
 from tfprune.export.file.document import operator_name
@@ -351,9 +352,11 @@ def check_samples(samples: Any, model: Model) -> list[np.ndarray]:
         ValueError: If they do not fit the inputs, or are the same for all samples.
     """
     if samples is None:
-        raise TypeError(
-            "Expected samples as the file will see them, a few hundred, without labels. Received: samples=None. If "
-            "there are none at all, samples='random' draws numbers, which costs accuracy."
+        raise ArgumentTypeError(
+            "samples",
+            "samples as the file will see them, a few hundred, without labels",
+            "None",
+            advice="If there are none at all, samples='random' draws numbers, which costs accuracy.",
         )
     _check_batch(model)
     if isinstance(samples, str):
@@ -397,7 +400,7 @@ def warnings_of(samples: Sequence[GraphSamples], others: Sequence[str]) -> tuple
 
 def _random(name: str, model: Model) -> list[np.ndarray]:
     if name != RANDOM:
-        raise ValueError(f"Expected samples as arrays, or samples='random'. Received: samples={name!r}.")
+        raise ArgumentError("samples", "samples as arrays, or samples='random'", repr(name))
     batch = max((info.shape[0] or 1 for info in model.inputs if info.shape), default=1)
     infos = [TensorInfo(info.name, (None, *info.shape[1:]), info.dtype) for info in model.inputs]
     return random_inputs(infos, model.outputs, rows=_RANDOM_ROWS * batch)

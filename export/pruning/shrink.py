@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.output import check_verbose
-from tfprune.base.spec import BudgetLimit, check_budget_limit, check_count, check_number
+from tfprune.base.spec import ArgumentError, BudgetLimit, check_budget_limit, check_count, check_number
 from tfprune.export.device.processes import ChildProgress
 from tfprune.export.file import schema
 from tfprune.export.file.container import check_destination, check_method, check_suffix, encode, write_atomically
@@ -231,8 +231,8 @@ def _checked_limits(**limits: Any) -> dict[str, Any]:
     """Return the limits of which one is given."""
     received = {name: value for name, value in limits.items() if value is not None}
     if len(received) != 1:
-        text = ", ".join(f"{name}={value!r}" for name, value in received.items()) or "none of them"
-        raise ValueError(f"Expected one of `flops`, `max_bytes` and `max_error`. Received: {text}.")
+        none = "" if received else "none of them"
+        raise ArgumentError("flops", "one of `flops`, `max_bytes` and `max_error`", found=none, beside=received)
     ((name, value),) = received.items()
     if name == "flops":
         value = check_budget_limit(value, name)

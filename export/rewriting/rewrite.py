@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.spec import ArgumentError, check_choice, check_count, check_number
 from tfprune.export.device.benchmark import BenchmarkReport
 from tfprune.export.device.runner import arrays_of, random_inputs
 from tfprune.export.device.verify import Run, VerifyReport, compare_run, run_in_child
@@ -317,9 +317,11 @@ def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileF
         unique.setdefault(form.file.content, form)
     offered = [form for form in unique.values() if optimize != "sparse" or form.file.content != dense.content]
     if not offered:
-        raise ValueError(
-            "Expected weights with zeros enough that a sparse form is smaller, because optimize='sparse'. Received: "
-            "none. Prune the model first, or use optimize='size'."
+        raise ArgumentError(
+            "optimize",
+            "weights with zeros enough that a sparse form is smaller, because optimize='sparse'",
+            found="none",
+            advice="Prune the model first, or use optimize='size'.",
         )
     return offered
 
@@ -523,10 +525,12 @@ class Target:
         """
         suitable = [form for form in forms if not (self.is_web and has_hybrid_layers(form.file.graph))]
         if not suitable:
-            raise ValueError(
-                f"Expected weights with zeros enough for a sparse form. Received: target='web' and {source}, whose "
-                "dense form computes in float32 with 8-bit weights, at about a third of the speed of float32 in a "
-                "browser. Use quantize='float16', 'int8' or None, or prune the model first."
+            raise ArgumentError(
+                "target",
+                "weights with zeros enough for a sparse form",
+                f"'web' and {source}, whose dense form computes in float32 with 8-bit weights, at about a third "
+                f"of the speed of float32 in a browser",
+                advice="Use quantize='float16', 'int8' or None, or prune the model first.",
             )
         return suitable
 
@@ -544,13 +548,15 @@ def read_target(target: Any, *, optimize: Any, compress: Any, batch: Any) -> Tar
     micro = read_micro(target, others=(_WEB,), optimize=optimize, compress=compress)
     is_web = micro is None and target is not None
     if is_web and optimize not in _FASTEST:
-        raise ValueError(
-            "Expected optimize='size' or 'latency' with target='web', for which the form with the fastest kernels is "
-            f"written, the smallest of equally fast ones. Received: optimize={optimize!r}. For another form, leave "
-            "`target` out and give batch=1."
+        raise ArgumentError(
+            "optimize",
+            "optimize='size' or 'latency' with target='web', for which the form with the fastest kernels is "
+            "written, the smallest of equally fast ones",
+            repr(optimize),
+            advice="For another form, leave `target` out and give batch=1.",
         )
     if micro is not None and size not in (None, 1):
-        raise ValueError(f"Expected batch=1 or None with target='micro'. Received: batch={size}. Leave it out.")
+        raise ArgumentError("batch", "batch=1 or None with target='micro'", str(size), advice="Leave it out.")
     return Target("latency" if is_web else optimize, micro, is_web, size)
 
 
@@ -674,9 +680,11 @@ def _drawn(file: ModelFile, rows: int) -> dict[str, dict[str, np.ndarray]]:
 def _outputs(file: ModelFile, inputs: Any) -> dict[str, np.ndarray]:
     run = run_in_child(file, inputs, timeout=TIMEOUT)
     if run.reason:
-        raise ValueError(
-            f"Expected a file that runs. Received: one that does not: {run.reason}. Nothing was written. "
-            "Check it with `tfprune verify`, and give data that it takes with `check_on`."
+        raise ArgumentError(
+            "check_on",
+            "a file that runs",
+            found=f"one that does not: {run.reason}",
+            advice="Nothing was written. Check it with `tfprune verify`, or give data that fit with `check_on`.",
         )
     return run.outputs
 

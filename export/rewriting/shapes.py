@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.spec import ArgumentError
 from tfprune.export.device.board import interpreter_module
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.quantization_error import plain_interpreter
@@ -363,9 +364,11 @@ def check_batch(file: ModelFile, batch: int) -> None:
         wrong = [info for info in infos if info.shape and info.shape[0] != batch]
         if wrong and not open_batch(infos):
             named = ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in wrong)
-            raise ValueError(
-                f"Expected a file that leaves its batch open, or has a batch of {batch}. Received: "
-                f"batch={batch}, and a file with the inputs {named}. {_ADVICE}"
+            raise ArgumentError(
+                "batch",
+                f"a file that leaves its batch open, or has a batch of {batch}",
+                f"{batch}, and a file with the inputs {named}",
+                advice=_ADVICE,
             )
 
 
@@ -401,9 +404,11 @@ def fix_batch(file: ModelFile, batch: int) -> ModelFile:
         write_job(folder, "job", settings={"batch": batch})
         completed = run_job(_run_job, folder, timeout=_TIMEOUT, package=interpreter_module())
         if not completed.ok:
-            raise ValueError(
-                f"Expected a file whose batch can be fixed. Received: batch={batch}, with which this happens: "
-                f"{completed.reason}. {_ADVICE}"
+            raise ArgumentError(
+                "batch",
+                "a file whose batch can be fixed",
+                f"{batch}, with which this happens: {completed.reason}",
+                advice=_ADVICE,
             )
         return ModelFile(Path(folder, _FIXED).read_bytes())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_count, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.file import schema
 from tfprune.export.file.container import SUFFIXES, check_destination, check_suffix, encode, write_atomically
 from tfprune.export.file.document import save_objects
@@ -208,7 +208,9 @@ def add_metadata(
         metadata_schema.fbs, version 1.5.0, of MediaPipe Tasks (tables ModelMetadata and NormalizationOptions).
     """
     if class_names is None and mean is None and std is None:
-        raise ValueError("Expected `class_names`, or `mean` and `std`. Received: none of them. Pass what to write.")
+        raise ArgumentError(
+            "class_names", "`class_names`, or `mean` and `std`", found="none of them", advice="Pass what to write."
+        )
     destination = check_destination(path)
     method = SUFFIXES.get(destination.suffix.lower())
     check_suffix(destination, method)
@@ -223,7 +225,7 @@ def add_metadata(
         model.archive = make_archive(_replace_labels(root, position, labels, read_archive(model.archive)))
         _add_range(subgraph.tables("output_tensor_metadata")[position], graph, position)
     elif output is not None:
-        raise ValueError(f"Expected `class_names` with `output`. Received: output={output!r}. Leave it out.")
+        raise ArgumentError("output", "`class_names` with `output`", repr(output), advice="Leave it out.")
     if mean is not None or std is not None:
         _normalize(subgraph.tables("input_tensor_metadata"), graph.inputs, mean, std)
     put_metadata(model, {ENTRY: write_model_metadata(root)})
@@ -282,9 +284,8 @@ def _output_index(infos: Sequence[TensorInfo], output: str | int | None) -> int:
         return names.index(output)
     if isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(names):
         return output
-    raise ValueError(
-        f"Expected `output` to choose one of the outputs {names}. Received: output={output!r}. Pass a name or an "
-        "index."
+    raise ArgumentError(
+        "output", f"`output` to choose one of the outputs {names}", repr(output), advice="Pass a name or an index."
     )
 
 
@@ -292,20 +293,24 @@ def _label_file(class_names: Any, info: TensorInfo) -> bytes:
     """Return the names one a line, as readers split them, once they fit the output."""
     is_list = isinstance(class_names, Sequence) and not isinstance(class_names, (str, bytes))
     if not is_list or not all(isinstance(name, str) for name in class_names):
-        raise TypeError(f"Expected `class_names` to be a list of strings. Received: class_names={class_names!r}.")
+        raise ArgumentTypeError("class_names", "`class_names` to be a list of strings", repr(class_names))
     classes = info.shape[-1] if info.shape else None
     if len(class_names) != classes:
-        raise ValueError(
-            f"Expected `class_names` to name the {classes or 'unknown number of'} entries along the last axis of the "
-            f"output {info.name!r} of shape {shape_text(info.shape)}. Received: {len(class_names)} names. Pass one "
-            "for each entry, in order."
+        raise ArgumentError(
+            "class_names",
+            f"`class_names` to name the {classes or 'unknown number of'} entries along the last axis of the "
+            f"output {info.name!r} of shape {shape_text(info.shape)}",
+            found=f"{len(class_names)} names",
+            advice="Pass one for each entry, in order.",
         )
     for index, name in enumerate(class_names):
         is_utf8 = name.encode(errors="replace").decode() == name
         if name.splitlines() != [name] or "\0" in name or not is_utf8:
-            raise ValueError(
-                f"Expected `class_names` to be texts of one line that UTF-8 can hold. Received: {name!r} at index "
-                f"{index}. Rename the class."
+            raise ArgumentError(
+                "class_names",
+                "`class_names` to be texts of one line that UTF-8 can hold",
+                found=f"{name!r} at index {index}",
+                advice="Rename the class.",
             )
     return "".join(f"{name}\n" for name in class_names).encode()
 
@@ -355,7 +360,7 @@ def _normalize(
             f"inputs {', '.join(map(str, inputs)) or 'none'}. Leave both out."
         )
     if mean is None or std is None:
-        raise ValueError(f"Expected both `mean` and `std`. Received: mean={mean!r}, std={std!r}. Pass 0 or 1.")
+        raise ArgumentError("mean", "both `mean` and `std`", repr(mean), advice="Pass 0 or 1.", beside={"std": std})
     (entry,), (info,) = entries, inputs
     channels = info.shape[-1] if info.shape else None
     means, stds = _per_channel(mean, "mean", channels), _per_channel(std, "std", channels)
@@ -384,11 +389,12 @@ def _per_channel(value: _Numbers, argument: str, channels: int | None) -> np.nda
     with np.errstate(over="ignore"):
         numbers = checked.astype(np.float32)
     if not np.isfinite(numbers).all() or argument == "std" and not (numbers > 0).all():
-        raise ValueError(f"Expected `{argument}` to fit into float32. Received: {argument}={value!r}.")
+        raise ArgumentError(argument, f"`{argument}` to fit into float32", repr(value))
     if len(numbers) not in (1, channels):
-        raise ValueError(
-            f"Expected one number in `{argument}`, or one for each of the {channels or 'unknown number of'} "
-            f"channels. Received: {argument}={value!r}. Pass one for each channel, in the order of the input's last "
-            "axis."
+        raise ArgumentError(
+            argument,
+            f"one number in `{argument}`, or one for each of the {channels or 'unknown number of'} channels",
+            repr(value),
+            advice="Pass one for each channel, in the order of the input's last axis.",
         )
     return numbers

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tfprune.base.spec import check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_number
 from tfprune.export.file import schema
 from tfprune.export.file.document import numbers_operators
 from tfprune.export.file.metadata import REDUCED_PRECISION
@@ -222,11 +222,12 @@ class _Group:
 
 
 def _check(forms: Collection[str], min_sparsity: float) -> None:
-    message = f"Expected `forms` to name one or more of {list(_FORMS)}. Received: forms={forms!r}"
+    expected = f"`forms` to name one or more of {list(_FORMS)}"
     if isinstance(forms, str) or not isinstance(forms, Collection):
-        raise TypeError(f"{message} of type {type(forms).__name__}. Put the names into a list.")
+        received = f"{forms!r} of type {type(forms).__name__}"
+        raise ArgumentTypeError("forms", expected, received, advice="Put the names into a list.")
     if not forms or any(form not in _FORMS for form in forms):
-        raise ValueError(f"{message}.")
+        raise ArgumentError("forms", expected, repr(forms))
     check_number(min_sparsity, "min_sparsity", least=0, most=1)
 
 

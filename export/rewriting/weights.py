@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.export.device.processes import run_program, write_job
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
@@ -402,16 +403,20 @@ class EdgeQuantizer:
     def __post_init__(self) -> None:
         is_list = isinstance(self.recipe, Sequence) and all(isinstance(entry, Mapping) for entry in self.recipe)
         if not (isinstance(self.recipe, str) or is_list):
-            raise TypeError(
-                f"Expected `recipe` to be a name, or a list of dicts. Received: recipe={self.recipe!r} of type "
-                f"{type(self.recipe).__name__}. Read a recipe in a file with json.load."
+            raise ArgumentTypeError(
+                "recipe",
+                "`recipe` to be a name, or a list of dicts",
+                f"{self.recipe!r} of type {type(self.recipe).__name__}",
+                advice="Read a recipe in a file with json.load.",
             )
         if not isinstance(self.python, str | None):
-            raise TypeError(f"Expected `python` to be the path of a Python. Received: python={self.python!r}.")
+            raise ArgumentTypeError("python", "`python` to be the path of a Python", repr(self.python))
         if not self.recipe or (isinstance(self.recipe, str) and not RECIPE_NAME.fullmatch(self.recipe)):
-            raise ValueError(
-                f"Expected the name of a recipe, such as 'dynamic_wi4_afp32', or a list of dicts. Received: "
-                f"recipe={self.recipe!r}. Read a recipe in a file with json.load."
+            raise ArgumentError(
+                "recipe",
+                "the name of a recipe, such as 'dynamic_wi4_afp32', or a list of dicts",
+                repr(self.recipe),
+                advice="Read a recipe in a file with json.load.",
             )
         try:
             json.dumps(self.recipe)

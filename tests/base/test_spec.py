@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import FrozenInstanceError, dataclass, field
 from fractions import Fraction
@@ -12,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.base.spec import Spec, check_choice, check_count, check_number, check_sparsity, resolve
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    ArgumentWarning,
+    Spec,
+    check_choice,
+    check_count,
+    check_number,
+    check_sparsity,
+    resolve,
+)
 from tfprune.criteria import CRITERIA, Criterion, Magnitude, Random
 from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
 from tfprune.schedules import Constant, Polynomial
@@ -301,3 +312,28 @@ def test_check_choice_lists_what_else_there_is():
         check_choice(3, "mode", choices=("a", "b"), others="or a function", hint="Pass one.")
     with pytest.raises(TypeError, match=r"^Expected `mode` to be 'a'\. Received"):
         check_choice(3, "mode", choices=("a",))
+
+
+def test_an_error_prints_the_parts_that_it_has():
+    error = ArgumentError("rate", "`rate` to be positive", "-1", advice="Pass rate=0.1.", beside={"steps": None})
+    assert str(error) == "Expected `rate` to be positive. Received: rate=-1, steps=None. Pass rate=0.1."
+    assert str(ArgumentTypeError("rate", "a number", found="a text")) == "Expected a number. Received: a text."
+    assert str(ArgumentWarning("rate", "`rate` with `steps`")) == "Expected `rate` with `steps`."
+    assert error.sentence(str.upper).endswith(". Received: RATE=-1, STEPS=NONE. PASS RATE=0.1.")
+    assert isinstance(error, ValueError) and isinstance(ArgumentTypeError("rate", "a number"), TypeError)
+
+
+def test_an_error_of_another_process_keeps_its_parts():
+    error = ArgumentError("rate", "a number", "1", advice="Pass 2.", beside={"steps": 3})
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (ArgumentError, str(error), vars(error))
+
+
+def test_a_check_names_the_argument():
+    for error, check, value in (
+        (ArgumentError, check_sparsity, 2),
+        (ArgumentTypeError, check_sparsity, "half"),
+    ):
+        with pytest.raises(error) as raised:
+            check(value, "final_sparsity")
+        assert (raised.value.argument, raised.value.received[:1]) == ("final_sparsity", repr(value)[0])

@@ -65,7 +65,7 @@ def test_a_latency_is_measured_on_plain_smaller_models():
 
 def test_a_budget_that_cannot_be_met_says_how_close_it_comes():
     with pytest.raises(
-        ValueError, match=r"budget\(flops=0.005\); .* flops of 26 where 2 are allowed. Raise the limit, or"
+        ValueError, match=r"Received: flops=0.005. .* flops of 26 where 2 are allowed. Raise the limit, or"
     ):
         plan_shrink(stack(8, 8), budget(flops=0.005))
     with pytest.raises(ValueError, match="the model still has flops of 68 where 3 are allowed"):  # 10 + 1 x 8 + 8 x 2

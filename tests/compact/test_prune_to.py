@@ -186,8 +186,6 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
             ValueError,
             "Expected a Limit with the name of a compiled metric",
         ),
-        ({"max_drop": Limit(0.1, max_bytes=9)}, ValueError, "Expected a Limit without `max_bytes`"),
-        ({"max_drop": Limit(0.1, max_cycles=9)}, ValueError, "Expected a Limit without `max_cycles`"),
         ({"max_drop": Limit(0.1, data=GOOD)}, ValueError, r"Pass the data as validation_data=\(x, y\)"),
         ({"max_drop": Limit(max_drop_per_class=0.1)}, ValueError, "Expected `validation_data` with max_drop"),
         (

@@ -26,7 +26,7 @@ from typing import IO, Any, BinaryIO, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 
-from tfprune.base.spec import warn_user
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, warn_user
 from tfprune.report import shortened
 
 # Read JSON and arrays that may be damaged, or made to do harm: bounded, and whatever is wrong is one ValueError.
@@ -232,9 +232,11 @@ class RunFolder:
         self, path: str | os.PathLike[str] | None, *, settings: dict[str, Any], arrays: Iterable[np.ndarray]
     ) -> None:
         if path is not None and not isinstance(path, (str, os.PathLike)):
-            raise TypeError(
-                f"Expected `folder` to be a path. Received: folder={path!r} of type {type(path).__name__}. Pass a "
-                f"string, or None to keep nothing."
+            raise ArgumentTypeError(
+                "folder",
+                "`folder` to be a path",
+                f"{path!r} of type {type(path).__name__}",
+                advice="Pass a string, or None to keep nothing.",
             )
         self._path = None if path is None else Path(path)
         self._lock: _Lock | None = None
@@ -269,10 +271,12 @@ class RunFolder:
         run = {"run": np.array(json.dumps({**settings, "checksum": checksum(arrays)}, sort_keys=True))}
         stored = self.remember("run", lambda: run, lambda arrays: str(arrays["run"]))
         if stored != str(run["run"]):
-            raise ValueError(
-                f"Expected `folder` to be empty or of the same run. Received: folder={str(self._path)!r}, started "
-                f"with {shortened(' '.join(stored.split()), LONGEST_REASON)}; this one is {run['run']}. Pass another "
-                f"folder, or the same model, data and settings."
+            raise ArgumentError(
+                "folder",
+                "`folder` to be empty or of the same run",
+                f"{str(self._path)!r}, started with {shortened(' '.join(stored.split()), LONGEST_REASON)}; this "
+                f"one is {run['run']}",
+                advice="Pass another folder, or the same model, data and settings.",
             )
 
     def has(self, step: str) -> bool:
@@ -381,9 +385,11 @@ class _Lock:
             self._file.seek(0)
             holder = self._file.readline(200).strip() or "another process"
             self._file.close()
-            raise ValueError(
-                f"Expected a folder that no other run uses. Received: folder={str(folder)!r}, which is in use by "
-                f"{holder}. Wait until that run has ended, or choose another folder."
+            raise ArgumentError(
+                "folder",
+                "a folder that no other run uses",
+                f"{str(folder)!r}, which is in use by {holder}",
+                advice="Wait until that run has ended, or choose another folder.",
             ) from error
         except OSError as error:  # some network file systems have no locks
             warn_user(

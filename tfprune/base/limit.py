@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfprune.base.spec import check_choice, check_count, check_drop, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop
 from tfprune.report import Report
 
 # Scores of classes, and which class they mean; labels by number or as one-hot rows.
@@ -144,7 +144,7 @@ def _of_values(name: str, values: Any, samples: int) -> list[SampleGroup]:
             f"shape {array.shape}."
         )
     if name == "class":
-        raise ValueError("Expected another name than 'class' in `groups`: the classes of the labels have it.")
+        raise ArgumentError("groups", "another name than 'class' in `groups`: the classes of the labels have it")
     distinct, place = np.unique(array, return_inverse=True)
     return [SampleGroup(name, _text(value), place == index) for index, value in enumerate(distinct)]
 
@@ -153,16 +153,15 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-# Limit: how much of a metric a smaller model or file may lose, in all and by class and group, and its size.
+# Limit: how much of a metric a smaller model or file may lose, in all and by class and group.
 
 _DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
-_SIZES = ("max_bytes", "max_latency_ms", "max_cycles")  # of files
 _LEVEL = 0.95  # the coverage of the intervals of what a group lost
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How much worse than the model given a smaller model or file may be, and how large.
+    """How much worse than the model given a smaller model or file may be.
 
     Pass it as `max_drop=` where a number is not enough: the number alone bounds the default metric.
 
@@ -179,22 +178,18 @@ class Limit:
             (samples,) by name, such as `{"speaker": speakers}`, with whole numbers or strings. Default None.
         output: The name of the output that is measured, of a model or file with several. None (the default) takes
             the only one; `to_tflite` and `prune_tflite` then measure each.
-        max_bytes: The largest size of a file, in bytes, for `compress`. None (the default) sets no bound.
         data: Labeled data for the metric, a tuple (x, y) or batches of such tuples, for a function without
             `validation_data`. Default None.
         max_relative_drop: The largest loss as a fraction of the metric's value before, at least 0: 0.05 lets an error
             grow by 5 %. With `max_drop`, both hold. None (the default) sets no bound.
-        max_latency_ms: The longest inference of a file, in milliseconds, for `compress`. None (the default) sets no
-            bound.
-        max_cycles: The most cycles of a file, for `compress` with an NPU as target. None (the default) sets no bound.
         max_drop_per_class: The largest loss of accuracy of each class, from 0 to 1: the average may hide a class that
             lost much. It needs one output of scores of classes. None (the default) sets no bound.
         max_drop_per_group: The same for each class and each value of `groups`.
 
     Raises:
         TypeError: If a number has another type, `metric` is not a metric, or `mode` or `output` is not a string.
-        ValueError: If a drop is negative or not finite, that of a class or group is above 1, a size, time or number
-            of cycles is not positive, `mode` is another string, or `groups` has no `max_drop_per_group`.
+        ValueError: If a drop is negative or not finite, that of a class or group is above 1,
+            `mode` is another string, or `groups` has no `max_drop_per_group`.
 
     Example:
         >>> Limit(0.01, metric="accuracy", max_drop_per_class=0.05)
@@ -206,35 +201,31 @@ class Limit:
     mode: str | None = None
     groups: Mapping[str, ArrayLike] | ArrayLike | None = field(default=None, compare=False, kw_only=True)
     output: str | None = field(default=None, kw_only=True)
-    max_bytes: int | None = field(default=None, kw_only=True)
     data: Any = field(default=None, compare=False, kw_only=True)
     max_relative_drop: float | None = field(default=None, kw_only=True)
-    max_latency_ms: float | None = field(default=None, kw_only=True)
-    max_cycles: int | None = field(default=None, kw_only=True)
     max_drop_per_class: float | None = field(default=None, kw_only=True)
     max_drop_per_group: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, drop in self.drops.items():
             check_drop(drop, name, metric="accuracy" if "_per_" in name else "")
-        for name in ("max_bytes", "max_cycles"):
-            if getattr(self, name) is not None:
-                check_count(getattr(self, name), name, least=1)
-        if self.max_latency_ms is not None:
-            check_number(self.max_latency_ms, "max_latency_ms", above=0)
         if isinstance(self.metric, type) or not (isinstance(self.metric, str | None) or callable(self.metric)):
-            raise TypeError(
-                f"Expected `metric` to be the name of a metric, such as 'accuracy', a metric of Keras, or a function "
-                f"of labels and outputs. Received: metric={self.metric!r}."
+            raise ArgumentTypeError(
+                "metric",
+                "`metric` to be the name of a metric, such as 'accuracy', a metric of Keras, or a function of "
+                "labels and outputs",
+                repr(self.metric),
             )
         if not isinstance(self.output, str | None):
-            raise TypeError(f"Expected `output` to be the name of an output. Received: output={self.output!r}.")
+            raise ArgumentTypeError("output", "`output` to be the name of an output", repr(self.output))
         if self.mode is not None:
             check_choice(self.mode, "mode", choices=("max", "min"))
         if self.groups is not None and self.max_drop_per_group is None:
-            raise ValueError(
-                "Expected `max_drop_per_group` with `groups`. Received: `groups` alone. Add the largest loss of each "
-                "group, for example max_drop_per_group=0.05."
+            raise ArgumentError(
+                "max_drop_per_group",
+                "`max_drop_per_group` with `groups`",
+                found="`groups` alone",
+                advice="Add the largest loss of each group, for example max_drop_per_group=0.05.",
             )
 
     @property
@@ -257,14 +248,9 @@ class Limit:
         """The largest drops that are set, by the names of the arguments."""
         return {name: getattr(self, name) for name in _DROPS if getattr(self, name) is not None}
 
-    @property
-    def sizes(self) -> dict[str, float]:
-        """The largest size, latency and cycles of a file that are set, by the names of the arguments."""
-        return {name: getattr(self, name) for name in _SIZES if getattr(self, name) is not None}
-
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in ("max_drop", "metric", "mode")} | self.drops
-        shown |= ({} if self.output is None else {"output": self.output}) | self.sizes
+        shown |= {} if self.output is None else {"output": self.output}
         hidden = [f"{name}=..." for name in ("data", "groups") if getattr(self, name) is not None]  # too long
         return f"Limit({', '.join([*(f'{name}={value!r}' for name, value in shown.items()), *hidden])})"
 
@@ -423,16 +409,3 @@ def largest_drop(limit: Limit, before: float) -> float | None:
         )
     relative = limit.max_relative_drop * abs(before)
     return relative if limit.max_drop is None else min(limit.max_drop, relative)
-
-
-def refuse_limit_of_size(limit: Limit) -> None:
-    """Refuse a limit of bytes, milliseconds or cycles where no files are compared.
-
-    Raises:
-        ValueError: If it has one.
-    """
-    if limit.sizes:
-        raise ValueError(
-            f"Expected a Limit without {' and '.join(f'`{name}`' for name in limit.sizes)}, which only `compress` "
-            f"keeps. Received: max_drop={limit!r}. Leave it out."
-        )

@@ -24,6 +24,66 @@ LEAST_AMOUNT = 101  # of what is counted: no model costs less, and who passes 50
 _LONGEST = 40  # characters of an array in a message
 
 
+class ArgumentMessage:
+    """An argument that a function cannot use, in parts: its message may be printed in other words than Python's.
+
+    `ArgumentError`, `ArgumentTypeError` and `ArgumentWarning` are of this shape. In `expected` and `advice`, names of
+    arguments stand in backticks, or before the value to pass, as in `max_drop=0.01`.
+
+    Attributes:
+        argument: The name of the argument, as in Python; None if there is none.
+        expected: What was expected, after the word.
+        received: The value, as Python shows it, and words about it; empty where `found` says more, or nothing does.
+        advice: What to do, in whole sentences; empty for none.
+        found: What was received, in words, where the value itself would not help; else empty.
+        beside: The values of other arguments that do not go with it, by name.
+
+    Example:
+        >>> print(ArgumentError("rate", "`rate` to be positive", "-1", advice="Pass 0.1.", beside={"steps": None}))
+        Expected `rate` to be positive. Received: rate=-1, steps=None. Pass 0.1.
+    """
+
+    def __init__(
+        self,
+        argument: str | None,
+        expected: str,
+        received: str = "",
+        *,
+        found: str = "",
+        advice: str = "",
+        beside: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.argument, self.expected, self.received = argument, expected, received
+        self.found, self.advice, self.beside = found, advice, {**(beside or {})}
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self, words: Callable[[str], str] = str) -> str:
+        """Return the message.
+
+        Args:
+            words: Returns a part of the message with other names in place of the arguments' ones.
+        """
+        values = {self.argument: self.received} if self.argument and self.received else {}
+        values |= {name: repr(other) for name, other in self.beside.items()}
+        found = words(self.found) or ", ".join(words(f"{name}={text}") for name, text in values.items())
+        parts = [f"Expected {words(self.expected)}.", found and f"Received: {found}.", words(self.advice)]
+        return " ".join(filter(None, parts))
+
+
+class ArgumentError(ArgumentMessage, ValueError):
+    """An argument has a value that the function cannot use."""
+
+
+class ArgumentTypeError(ArgumentMessage, TypeError):
+    """An argument has a type that the function cannot use."""
+
+
+class ArgumentWarning(ArgumentMessage, UserWarning):
+    """An argument has a value that is unlikely to be meant."""
+
+
 class Spec:
     """Base of the frozen dataclasses that describe pruning."""
 
@@ -92,15 +152,13 @@ def check_number(
         1.5
         >>> check_number(2, "ridge", least=0, below=1)
         Traceback (most recent call last):
-        ValueError: Expected `ridge` to be a number in [0, 1). Received: ridge=2.
+        ArgumentError: Expected `ridge` to be a number in [0, 1). Received: ridge=2.
     """
     expected = f"a number{_range_text(least, above, most, below)}{meaning and f', {meaning}'}"
     _check_type(value, argument, numbers.Real, expected=expected)
     number = float(value)
     if not (least <= number <= most and above < number < below):
-        raise ValueError(
-            f"Expected `{argument}` to be {expected}. Received: {argument}={value!r}.{advice and f' {advice}'}"
-        )
+        raise ArgumentError(argument, f"`{argument}` to be {expected}", repr(value), advice=advice)
     return number
 
 
@@ -114,7 +172,7 @@ def check_count(value: Any, argument: str, *, least: int, most: float = math.inf
     expected = f"an integer{_range_text(least, -math.inf, most, math.inf)}"
     _check_type(value, argument, numbers.Integral, expected=expected)
     if not least <= value <= most:
-        raise ValueError(f"Expected `{argument}` to be {expected}. Received: {argument}={value!r}.")
+        raise ArgumentError(argument, f"`{argument}` to be {expected}", repr(value))
     return int(value)
 
 
@@ -157,13 +215,11 @@ def check_numbers(value: Any, argument: str, *, of: str) -> set[int]:
         [1, 3]
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise TypeError(
-            f"Expected `{argument}` to be the numbers of {of}, such as [3, 4]. Received: {argument}={value!r} of "
-            f"type {type(value).__name__}."
-        )
+        expected = f"`{argument}` to be the numbers of {of}, such as [3, 4]"
+        raise ArgumentTypeError(argument, expected, f"{value!r} of type {type(value).__name__}")
     listed = [check_count(number, argument, least=0) for number in value]
     if not listed or len(set(listed)) < len(listed):
-        raise ValueError(f"Expected `{argument}` to name some {of}, each once. Received: {argument}={listed!r}.")
+        raise ArgumentError(argument, f"`{argument}` to name some {of}, each once", repr(listed))
     return set(listed)
 
 
@@ -177,7 +233,10 @@ def check_sparsity(value: Any, argument: str) -> float:
     number = float(value) if isinstance(value, numbers.Real) else 0.0
     advice = f"For {number:g} % pass {number / 100:g}." if 1 < number < 100 else ""
     if number == 1:
-        advice = "At 1 nothing would stay: pass 0.99, for example, or remove channels with tfprune.plan_shrink."
+        advice = (
+            "At 1 nothing would stay: pass 0.99, for example, or remove channels with tfprune.plan_shrink, or with "
+            "tfprune shrink on the command line."
+        )
     return check_number(value, argument, least=0, below=1, meaning="the fraction of zeros", advice=advice)
 
 
@@ -208,10 +267,8 @@ def check_budget_limit(value: Any, argument: str, *, least: int = LEAST_AMOUNT) 
 
 def _check_type(value: Any, argument: str, kind: type, *, expected: str) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):  # True is an int to Python
-        raise TypeError(
-            f"Expected `{argument}` to be {expected}. Received: {argument}={text_of(value)} of type "
-            f"{type(value).__name__}."
-        )
+        received = f"{text_of(value)} of type {type(value).__name__}"
+        raise ArgumentTypeError(argument, f"`{argument}` to be {expected}", received)
 
 
 def text_of(value: Any) -> str:
@@ -257,7 +314,7 @@ def check_choice(
     Example:
         >>> check_choice("zip", "compress", choices=(None, "gzip", "xz"))
         Traceback (most recent call last):
-        ValueError: Expected `compress` to be None, 'gzip' or 'xz'. Received: compress='zip'. Did you mean 'gzip'?
+        ArgumentError: Expected `compress` to be None, 'gzip' or 'xz'. Received: compress='zip'. Did you mean 'gzip'?
     """
     if isinstance(value, (str, bool, type(None))) and value in choices:
         return
@@ -265,26 +322,32 @@ def check_choice(
     expected = (
         ", ".join([*names, last, others]) if others else " or ".join([", ".join(names), last] if names else [last])
     )
-    message = f"Expected `{argument}` to be {expected}. Received: {argument}={value!r}"
+    expected = f"`{argument}` to be {expected}"
     if not isinstance(value, str):
-        raise TypeError(f"{message} of type {type(value).__name__}.{hint and f' {hint}'}")
+        raise ArgumentTypeError(argument, expected, f"{value!r} of type {type(value).__name__}", advice=hint)
     close = difflib.get_close_matches(value.lower(), [choice for choice in choices if isinstance(choice, str)], n=1)
-    raise ValueError(f"{message}.{f' Did you mean {close[0]!r}?' if close else ''}")
+    raise ArgumentError(argument, expected, repr(value), advice=f"Did you mean {close[0]!r}?" if close else "")
 
 
-def check_regex(value: Any, argument: str) -> re.Pattern[str]:
+def check_regex(value: Any, argument: str, *, of: str = "") -> re.Pattern[str]:
     """Return a regular expression, compiled.
+
+    Args:
+        value: The value to check.
+        argument: The name of the argument, for the message.
+        of: The part of the argument that has it, such as `"the keys of "`, for the message.
 
     Raises:
         TypeError: If it is not a string.
         ValueError: If it is not a regular expression.
     """
     if not isinstance(value, str):
-        raise TypeError(f"Expected {argument} to be regular expressions. Received: {value!r}.")
+        raise ArgumentTypeError(argument, f"{of}`{argument}` to be regular expressions", found=repr(value))
     try:
         return re.compile(value)
     except re.error as error:
-        raise ValueError(f"Expected {argument} to be regular expressions. Received: {value!r} ({error}).") from error
+        expected = f"{of}`{argument}` to be regular expressions"
+        raise ArgumentError(argument, expected, found=f"{value!r} ({error})") from error
 
 
 # Warn at the line of the user's program, however many frames of the package lie between.
@@ -292,7 +355,7 @@ def check_regex(value: Any, argument: str) -> re.Pattern[str]:
 _PACKAGE = __name__.partition(".")[0]
 
 
-def warn_user(message: str) -> None:
+def warn_user(message: str | Warning) -> None:
     """Issue a UserWarning whose location is the innermost call from outside the package."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfprune.allocation import Weight
 from tfprune.base.arrays import INPUT, OUTPUT
+from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.channels.graph import Flow, Rule
 from tfprune.channels.layer_rules import KERNELS, SEQUENCES
 from tfprune.channels.operation_rules import OPERATIONS, SHAPES, alone, elementwise
@@ -117,11 +118,11 @@ def register_shrinkable(layer_class: type[keras.layers.Layer], rule: str | Rule 
         'mix: its softmax looks at all channels at once'
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
-        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}.")
+        raise ArgumentTypeError("layer_class", "a subclass of keras.layers.Layer", repr(layer_class))
     if isinstance(rule, str) and rule != "elementwise":
-        raise ValueError(f'Expected `rule` to be "elementwise" or a function. Received: rule={rule!r}.')
+        raise ArgumentError("rule", '`rule` to be "elementwise" or a function', repr(rule))
     if not isinstance(rule, str) and not callable(rule):
-        raise TypeError(f'Expected `rule` to be "elementwise" or a function. Received: rule={rule!r}.')
+        raise ArgumentTypeError("rule", '`rule` to be "elementwise" or a function', repr(rule))
     _RULES[layer_class] = elementwise if isinstance(rule, str) else rule
     _REGISTERED.add(layer_class)
 
@@ -247,9 +248,11 @@ def choose_groups(
         free = {group.name: group for group in groups if reasons[group.name] is None}
         if not free:
             stuck = [f"{name}: {reason}" for name, reason in (reasons or network.unfollowed).items() if reason]
-            raise ValueError(
-                f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={asked!r}, and these "
-                f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."
+            raise ArgumentError(
+                "filters",
+                f"{pattern.kind or 'channels'} that can be removed",
+                f"{asked!r}, and these have to stay: "
+                f"{'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}",
             )
         free_groups |= free
     return [group for group in network.groups if group.name in free_groups]

@@ -15,6 +15,8 @@ from tfprune.allocation import ALLOCATIONS, Allocation, LayerThreshold, Weight, 
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import (
     LEAST_AMOUNT,
+    ArgumentError,
+    ArgumentTypeError,
     BudgetLimit,
     check_budget_limit,
     check_choice,
@@ -127,10 +129,14 @@ class Budget:
             targets = {name: self._target(limit, costs[name](network.all_kept())) for name, limit in self.limits}
             progress.add()
             if lacking := lack(steps - 1):
-                raise ValueError(
-                    f"Expected a budget that can be met. Received: budget({self._limits_text()}); with all channels "
-                    f"removed that may go, the model still has {lacking}. Raise the limit, or let more groups lose "
-                    f"channels."
+                raise ArgumentError(
+                    "budget",
+                    "a budget that can be met",
+                    advice=(
+                        f"With all channels removed that may go, the model still has {lacking}. Raise the limit, or "
+                        f"let more groups lose channels."
+                    ),
+                    beside=dict(self.limits),
                 )
             step = _first(0, steps - 1, lambda step: not lack(step))
             behind: tuple[int, ...] = ()
@@ -139,9 +145,6 @@ class Budget:
                 more = (*behind, *map(int, part))
                 behind = more if shares[step, behind] < _NEAR and not lack(step, more) else behind
         return kept(step, behind)
-
-    def _limits_text(self) -> str:
-        return ", ".join(f"{name}={limit!r}" for name, limit in self.limits)
 
     @staticmethod
     def _tightest(
@@ -230,9 +233,15 @@ def budget(
     if not limits:
         raise ValueError("Expected a limit, such as budget(flops=0.5). Received none.")
     if (latency is None) != (measure is None):
-        raise ValueError(
-            f"Expected `measure` with a latency, and only then. Received: latency={latency!r}, measure={measure!r}. "
-            f"tfprune.export.latency measures on this machine: budget(latency=0.5, measure=tfprune.export.latency)."
+        raise ArgumentError(
+            "latency",
+            "`measure` with a latency, and only then",
+            repr(latency),
+            advice=(
+                "tfprune.export.latency measures on this machine: budget(latency=0.5, "
+                "measure=tfprune.export.latency)."
+            ),
+            beside={"measure": measure},
         )
     if not callable(allocation):
         check_choice(allocation, "allocation", choices=ALLOCATIONS, others="or a function")
@@ -250,14 +259,12 @@ def check_budget(value: Any) -> None:
     advice = ""
     if isinstance(value, tuple):
         advice = (
-            " transformer_budget returns two counts, not a budget: pass plan_shrink(model, sparsity, "
+            "transformer_budget returns two counts, not a budget: pass plan_shrink(model, sparsity, "
             "allocation={'heads': removed / blocks, 'hidden': 1 - kept / width, '': None})."
         )
     if hasattr(value, "shape") or any(hasattr(part, "shape") for part in (value if isinstance(value, tuple) else ())):
-        advice = " The budget comes before the data: prune_to(model, tfprune.budget(flops=0.5), (x, y))."
-    raise TypeError(
-        f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={text_of(value)}.{advice}"
-    )
+        advice = "The budget comes before the data: prune_to(model, tfprune.budget(flops=0.5), (x, y))."
+    raise ArgumentTypeError("budget", "a budget, such as tfprune.budget(flops=0.5)", text_of(value), advice=advice)
 
 
 # Plan which channels and heads of a model to remove.
@@ -491,9 +498,11 @@ def transformer_budget(
     lost = (round(sparsity * total) - removed * attention) / block_count / feed_forward
     remaining_width = min(round(width * (1 - lost)), width)  # more attention may go than was asked for
     if remaining_width < 1:
-        raise ValueError(
-            f"Expected a sparsity that leaves a unit of the feed-forward networks. Received: sparsity={sparsity!r}, "
-            f"with {removed} of {block_count} layers of attention removed. Lower it."
+        raise ArgumentError(
+            "sparsity",
+            "a sparsity that leaves a unit of the feed-forward networks",
+            f"{sparsity!r}, with {removed} of {block_count} layers of attention removed",
+            advice="Lower it.",
         )
     return removed, remaining_width
 

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from tfprune.base.folders import NamedArrays, RunFolder
-from tfprune.base.limit import GroupDrop, Limit, as_limit, refuse_limit_of_size
+from tfprune.base.limit import GroupDrop, Limit, as_limit
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import resolve
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, resolve
 from tfprune.compact.plan import CHOICES, Budget, check_budget, plan_shrink
 from tfprune.compact.reconstruct import reconstruct_in_place
 from tfprune.compact.shrink import ShrinkPlan, build_smaller, flat_copy_for, shrink
@@ -457,21 +457,26 @@ def prune_to(
 def _checked(fine_tuning: FineTuning | None, max_drop: float | Limit | None) -> tuple[FineTuning, Limit]:
     """Return the settings of the rounds and the limit of the metric, with their defaults."""
     if fine_tuning is not None and not isinstance(fine_tuning, FineTuning):
-        raise TypeError(
-            f"Expected `fine_tuning` to be a tfprune.FineTuning. Received: fine_tuning={fine_tuning!r}. Pass "
-            f"tfprune.FineTuning(rounds=5)."
+        raise ArgumentTypeError(
+            "fine_tuning",
+            "`fine_tuning` to be a tfprune.FineTuning",
+            repr(fine_tuning),
+            advice="Pass tfprune.FineTuning(rounds=5).",
         )
     limit = as_limit(max_drop)
-    refuse_limit_of_size(limit)
     if limit.data is not None:
-        raise ValueError(
-            "Expected a Limit without data. Received: max_drop=Limit(..., data=...). Pass the data as "
-            "validation_data=(x, y)."
+        raise ArgumentError(
+            "max_drop",
+            "a Limit without data",
+            "Limit(..., data=...)",
+            advice="Pass the data as validation_data=(x, y).",
         )
     if not isinstance(limit.metric, str | None) or limit.output is not None:
-        raise ValueError(
-            f"Expected a Limit with the name of a compiled metric, and without `output`. Received: "
-            f"max_drop={limit!r}. Compile the model with the metric, and pass the name that `evaluate` gives it."
+        raise ArgumentError(
+            "max_drop",
+            "a Limit with the name of a compiled metric, and without `output`",
+            repr(limit),
+            advice="Compile the model with the metric, and pass the name that `evaluate` gives it.",
         )
     return fine_tuning or FineTuning(), limit
 

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_number
+from tfprune.base.spec import ArgumentTypeError, check_number
 from tfprune.compact.linear_map import NotLinear, moments_of
 from tfprune.compact.shrink import Reader, RunningModel, ShrinkPlan, flat_copy_for
 from tfprune.masking.strip import flat_copy
@@ -320,9 +320,11 @@ class GrowingPenalty(keras.callbacks.Callback):
     def __init__(self, plan: ShrinkPlan, *, remaining: float = 1e-6) -> None:
         super().__init__()
         if not isinstance(plan, ShrinkPlan):
-            raise TypeError(
-                f"Expected a plan. Received: plan={plan!r} of type {type(plan).__name__}. Make one with "
-                f"tfprune.plan_shrink(model, 0.5)."
+            raise ArgumentTypeError(
+                "plan",
+                "a plan",
+                f"{plan!r} of type {type(plan).__name__}",
+                advice="Make one with tfprune.plan_shrink(model, 0.5).",
             )
         if plan.keep.all():
             raise ValueError("Expected a plan that removes channels. Received: one that keeps all. Plan a sparsity.")

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.spec import ArgumentError, check_choice, check_count, check_number
 from tfprune.compact.linear_map import (
     GraphWalk,
     IsHeld,
@@ -291,7 +291,9 @@ def improve_layer(
         ValueError: If all data are held out.
     """
     if not fit[0].count:
-        raise ValueError("Expected at least two batches with a `holdout`. Received: one. Lower `batch_size`.")
+        raise ArgumentError(
+            "holdout", "at least two batches with a `holdout`", found="one", advice="Lower `batch_size`."
+        )
     weights, free = site.map.weights(), site.map.free()
     if live is None:
         live = np.asarray(free.any(axis=2))

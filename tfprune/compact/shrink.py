@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import keep_largest, shape_along
-from tfprune.base.spec import check_choice
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 from tfprune.compact.linear_map import NotLinear, Site, linear_map
 from tfprune.compact.smaller_class import resized_by_arguments, smaller_class
 from tfprune.compact.smaller_graph import NoClass, SmallerGraph
@@ -229,9 +229,11 @@ def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
         ValueError: If the plan was made for another model.
     """
     if not isinstance(plan, ShrinkPlan):
-        raise TypeError(
-            f"Expected a plan. Received: plan={plan!r} of type {type(plan).__name__}. Make one with "
-            f"tfprune.plan_shrink(model, 0.5)."
+        raise ArgumentTypeError(
+            "plan",
+            "a plan",
+            f"{plan!r} of type {type(plan).__name__}",
+            advice="Make one with tfprune.plan_shrink(model, 0.5).",
         )
     planned = None if plan.planned_copy is None else plan.planned_copy.of(model)
     if planned is not None:
@@ -351,9 +353,11 @@ def build_smaller(
         except NoClass as why:
             reason = str(why)
     if into == "class":
-        raise ValueError(
-            f"Expected a model whose class can have fewer heads and hidden units. Received: into='class' with "
-            f"{name!r}; {reason}. Or leave `into` out, for a Functional model."
+        raise ArgumentError(
+            "into",
+            "a model whose class can have fewer heads and hidden units",
+            f"'class' with {name!r}; {reason}",
+            advice="Or leave `into` out, for a Functional model.",
         )
     if not copy.is_open_shaped:
         raise ValueError(

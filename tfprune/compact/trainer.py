@@ -15,7 +15,7 @@ from keras import ops
 
 from tfprune.base.limit import GroupDrop, GroupLimits, Limit, largest_drop
 from tfprune.base.output import Progress
-from tfprune.base.spec import check_choice, check_count, check_drop, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count, check_drop, check_number
 from tfprune.compact.reconstruct import RECONSTRUCTIONS
 from tfprune.models.anatomy import as_numpy, check_keras, walk
 from tfprune.models.graph import OnCall, check_graph, hooked_calls, is_plain
@@ -74,9 +74,11 @@ class Distillation:
         object.__setattr__(self, "weight", float(check_number(self.weight, "weight", above=0, most=1)))
         object.__setattr__(self, "features", _pairs(self.features))
         if self.temperature is None and not self.features:
-            raise ValueError(
-                "Expected a temperature or features to compare. Received: temperature=None and no features. Leave "
-                "the temperature out, or name layers: features=['last']."
+            raise ArgumentError(
+                "temperature",
+                "a temperature or features to compare",
+                "None and no features",
+                advice="Leave the temperature out, or name layers: features=['last'].",
             )
 
     @property
@@ -92,9 +94,11 @@ def check_distillation(value: Any, name: str) -> Distillation:
         TypeError: If it is something else.
     """
     if not isinstance(value, Distillation):
-        raise TypeError(
-            f"Expected `{name}` to be a tfprune.Distillation. Received: {name}={value!r}. Pass "
-            f"tfprune.Distillation(temperature=4)."
+        raise ArgumentTypeError(
+            name,
+            f"`{name}` to be a tfprune.Distillation",
+            repr(value),
+            advice="Pass tfprune.Distillation(temperature=4).",
         )
     return value
 
@@ -105,9 +109,8 @@ def _pairs(features: Any) -> tuple[tuple[str, str], ...]:
     listed = list(features.items() if isinstance(features, Mapping) else features) if is_listed else [features]
     pairs = tuple((entry, entry) if isinstance(entry, str) else tuple(entry) for entry in listed if _is_entry(entry))
     if not is_listed or len(pairs) < len(listed):
-        raise TypeError(
-            f"Expected `features` to be a list of names of layers, or a dict of such names. Received: "
-            f"features={features!r}."
+        raise ArgumentTypeError(
+            "features", "`features` to be a list of names of layers, or a dict of such names", repr(features)
         )
     return pairs
 
@@ -169,9 +172,11 @@ class FineTuning:
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name, least=1)
         if self.optimizer is not None and not isinstance(self.optimizer, (str, keras.optimizers.Optimizer)):
-            raise TypeError(
-                f"Expected `optimizer` to be a Keras optimizer or its name. Received: optimizer={self.optimizer!r}. "
-                f"Pass a learning-rate schedule inside of an optimizer: keras.optimizers.Adam(schedule)."
+            raise ArgumentTypeError(
+                "optimizer",
+                "`optimizer` to be a Keras optimizer or its name",
+                repr(self.optimizer),
+                advice="Pass a learning-rate schedule inside of an optimizer: keras.optimizers.Adam(schedule).",
             )
         object.__setattr__(self, "callbacks", check_callbacks(self.callbacks))
         if self.distillation is not None:
@@ -187,9 +192,7 @@ def check_callbacks(callbacks: Any) -> tuple[keras.callbacks.Callback, ...]:
     """
     is_list = isinstance(callbacks, (list, tuple))
     if not is_list or not all(isinstance(each, keras.callbacks.Callback) for each in callbacks):
-        raise TypeError(
-            f"Expected `callbacks` to be a list of Keras callbacks. Received: callbacks={callbacks!r:.100}."
-        )
+        raise ArgumentTypeError("callbacks", "`callbacks` to be a list of Keras callbacks", f"{callbacks!r:.100}")
     return tuple(callbacks)
 
 
@@ -377,9 +380,10 @@ def _layer(model: keras.Model, name: str, argument: str) -> keras.layers.Layer:
     by_path = {path: layer for path, layer in walk(model) if path}
     by_name = {layer.name: layer for layer in reversed(by_path.values())}
     if name not in by_path and name not in by_name:
-        raise ValueError(
-            f"Expected `features` among the layers of the {argument}, {', '.join(map(repr, by_path))}. Received: "
-            f"{name!r}."
+        raise ArgumentError(
+            "features",
+            f"`features` among the layers of the {argument}, {', '.join(map(repr, by_path))}",
+            found=repr(name),
         )
     return by_path.get(name) or by_name[name]
 
@@ -687,9 +691,11 @@ class RunData:
             arguments_of(validation, argument="validation_data")
             _check_labels(model, next(batches(validation, argument="validation_data")), "validation_data")
         elif is_bound:
-            raise ValueError(
-                "Expected `validation_data` with max_drop, because training data do not show what a round costs. "
-                "Received: validation_data=None. Pass samples that are not trained on, (x, y)."
+            raise ArgumentError(
+                "validation_data",
+                "`validation_data` with max_drop, because training data do not show what a round costs",
+                "None",
+                advice="Pass samples that are not trained on, (x, y).",
             )
 
     def to_fit(self, *, is_watched: bool) -> dict[str, Any]:
@@ -717,18 +723,22 @@ class RunData:
     def _arguments(self, data: Any, argument: str) -> dict[str, Any]:
         arguments = arguments_of(data, argument=argument)
         if self._batch and argument == "data" and "y" not in arguments:
-            raise ValueError(
-                f"Expected `batch_size` with arrays only. Received: batch_size={self._batch['batch_size']} and a "
-                f"dataset of type {type(data).__name__}, which is already batched. Leave it out."
+            raise ArgumentError(
+                "batch_size",
+                "`batch_size` with arrays only",
+                f"{self._batch['batch_size']} and a dataset of type {type(data).__name__}, which is already batched",
+                advice="Leave it out.",
             )
         return {**arguments, **(self._batch if "y" in arguments else {})}
 
 
 def _check_labels(model: keras.Model, batch: Batch, argument: str) -> None:
     if batch.y is None and model.loss is not None:
-        raise ValueError(
-            f"Expected `{argument}` with labels, which the loss of {model.name!r} compares. Received: inputs only. "
-            f"Pass (x, y), or a dataset of such pairs."
+        raise ArgumentError(
+            argument,
+            f"`{argument}` with labels, which the loss of {model.name!r} compares",
+            found="inputs only",
+            advice="Pass (x, y), or a dataset of such pairs.",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_choice
+from tfprune.base.spec import ArgumentError, check_choice
 from tfprune.compact.smaller_class import build_with_arguments, check_class, dicts_in
 from tfprune.compact.smaller_graph import NoClass
 from tfprune.models.anatomy import as_numpy, paired, rename, walk, weight_bytes
@@ -572,9 +572,11 @@ def trim_vocabulary(
     whole = _tokenizer_of(model, tokenizer)
     vocabulary = _read_vocabulary(whole)
     if characters == "seen" and not vocabulary.spells_bytes:
-        raise ValueError(
-            f"Expected characters='all' with {type(whole).__name__}, which has no tokens of bytes to write other "
-            f"characters with. Received: characters='seen'."
+        raise ArgumentError(
+            "characters",
+            f"characters='all' with {type(whole).__name__}, which has no tokens of bytes to write other "
+            f"characters with",
+            "'seen'",
         )
     encoded = _encoded(texts, whole, most=len(vocabulary.tokens))
     seen_ids = {int(number) for _, ids in encoded for number in np.unique(ids)}
@@ -605,9 +607,11 @@ def _tokenizer_of(model: Any, tokenizer: Any) -> Any:
     own = getattr(getattr(model, "preprocessor", None), "tokenizer", None)
     if (own is None) == (tokenizer is None):
         tokenizers = "none" if own is None else "one in the preprocessor of the model, and another"
-        raise ValueError(
-            f"Expected one tokenizer: that of the preprocessor of {model.name!r}, or `tokenizer` for a model without "
-            f"one. Received: {tokenizers}. Pass tokenizer=... for a backbone only."
+        raise ArgumentError(
+            "tokenizer",
+            f"one tokenizer: that of the preprocessor of {model.name!r}, or `tokenizer` for a model without one",
+            found=str(tokenizers),
+            advice="Pass tokenizer=... for a backbone only.",
         )
     return tokenizer if own is None else own
 
@@ -629,7 +633,7 @@ def _encoded(texts: Any, tokenizer: Any, *, most: int) -> list[tuple[str | None,
             )
         pairs.append((text if isinstance(text, str) else None, ids))
     if not any(ids.size for _, ids in pairs):
-        raise ValueError("Expected at least one text with a token in `texts`. Received: none.")
+        raise ArgumentError("texts", "at least one text with a token in `texts`", found="none")
     return pairs
 
 
@@ -640,9 +644,11 @@ def _ids_of_tokens(keep: Iterable[str | int], vocabulary: _TokenVocabulary) -> s
     for token in keep:
         number = numbers.get(token, -1) if isinstance(token, str) else token
         if not 0 <= number < len(vocabulary.tokens):
-            raise ValueError(
-                f"Expected tokens of the tokenizer in `keep`, or ids below {len(vocabulary.tokens):,}. Received: "
-                f"{token!r}. A space before a word is a part of its token, for example '▁word' or 'Ġword'."
+            raise ArgumentError(
+                "keep",
+                f"tokens of the tokenizer in `keep`, or ids below {len(vocabulary.tokens):,}",
+                found=repr(token),
+                advice="A space before a word is a part of its token, for example '▁word' or 'Ġword'.",
             )
         ids.add(number)
     return ids

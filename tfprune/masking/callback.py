@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, Weight, allocate, check_allocation
-from tfprune.base.spec import check_count, check_sparsity
+from tfprune.base.spec import ArgumentTypeError, check_count, check_sparsity
 from tfprune.masking.grow import GRADIENT, Grow, check_grow, grow_at, uses_data
 from tfprune.masking.pruned import Pruned, count_kept
 from tfprune.masking.strip import hidden_share, masked_sparsity, pruned_layers, waits_for_data, wrappers
@@ -66,18 +66,18 @@ def _check_schedule(value: Any, argument: str) -> Schedule:
     if not isinstance(value, Schedule):
         advice = ""
         if isinstance(value, type) and issubclass(value, Schedule):
-            advice = f" Did you mean {value.__name__}(...)?"
+            advice = f"Did you mean {value.__name__}(...)?"
         elif hasattr(value, "_should_prune_in_step"):  # which each schedule of tfmot inherits
-            advice = " Pass UpdatePruningStep() instead, if prune_low_magnitude wrapped the layers with a schedule."
-        raise TypeError(
-            f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
-            f"{argument}={value!r} of type {type(value).__name__}.{advice}"
-        )
+            advice = "Pass UpdatePruningStep() instead, if prune_low_magnitude wrapped the layers with a schedule."
+        expected = "a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000)"
+        raise ArgumentTypeError(argument, expected, f"{value!r} of type {type(value).__name__}", advice=advice)
     missing = [name for name in ("begin", "end") if not hasattr(value, name)]
     if missing:
-        raise TypeError(
-            f"Expected a schedule with the fields `begin` and `end`. Received: {argument}, a {type(value).__name__} "
-            f"without {' and '.join(missing)}. Make the class a frozen dataclass that has them."
+        raise ArgumentTypeError(
+            argument,
+            "a schedule with the fields `begin` and `end`",
+            found=f"{argument}, a {type(value).__name__} without {' and '.join(missing)}",
+            advice="Make the class a frozen dataclass that has them.",
         )
     return value
 
@@ -479,9 +479,10 @@ class PruningCallback(keras.callbacks.Callback):
         self.every = check_count(every, "every", least=1)
         self.budget, self.allocation = budget, allocation
         if isinstance(data, Iterator):
-            raise TypeError(
-                f"Expected `data` that can be read again at each mask update, such as arrays, a dataset or a list "
-                f"of batches. Received: an iterator of type {type(data).__name__}."
+            raise ArgumentTypeError(
+                "data",
+                "`data` that can be read again at each mask update, such as arrays, a dataset or a list of batches",
+                found=f"an iterator of type {type(data).__name__}",
             )
         self.data, self.loss = data, loss
         self.last_update: tuple[int, Grow | None] | None = None  # the step, and what was replaced
@@ -701,9 +702,8 @@ class TrainingCost(keras.callbacks.Callback):
     def __init__(self, pruning: PruningCallback) -> None:
         super().__init__()
         if not isinstance(pruning, PruningCallback):
-            raise TypeError(
-                f"Expected the PruningCallback of the same fit. Received: pruning={pruning!r} of type "
-                f"{type(pruning).__name__}."
+            raise ArgumentTypeError(
+                "pruning", "the PruningCallback of the same fit", f"{pruning!r} of type {type(pruning).__name__}"
             )
         self.pruning = pruning
 

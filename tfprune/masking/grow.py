@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.allocation import Weight, global_
-from tfprune.base.spec import Spec, check_choice, check_count, check_number, check_sparsity
+from tfprune.base.spec import ArgumentError, Spec, check_choice, check_count, check_number, check_sparsity
 from tfprune.criteria import Criterion, Evidence, Magnitude
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import copy_with, hidden_share, pruned_layers
@@ -75,7 +75,7 @@ class Grow(Spec):
         check_choice(self.by, "by", choices=(GRADIENT, _RANDOM))
         end = check_step(self.end, "end")
         if not end:
-            raise ValueError(f"Expected `end` above 0, or nothing would be replaced. Received: end={self.end!r}.")
+            raise ArgumentError("end", "`end` above 0, or nothing would be replaced", repr(self.end))
         fraction = check_number(self.fraction, "fraction", least=0, most=1)
         self._hold(fraction=fraction, end=end, seed=check_count(self.seed, "seed", least=0))
 
@@ -93,9 +93,11 @@ class Grow(Spec):
             ValueError: If `end` is still a fraction of the training run.
         """
         if isinstance(self.end, float):
-            raise ValueError(
-                f"Expected `end` in steps. Received: end={self.end!r}, a fraction of the training run. Give it as an "
-                f"int, such as Grow(end=3000)."
+            raise ArgumentError(
+                "end",
+                "`end` in steps",
+                f"{self.end!r}, a fraction of the training run",
+                advice="Give it as an int, such as Grow(end=3000).",
             )
         share = 0.0 if step >= self.end else (1 + math.cos(math.pi * step / self.end)) / 2
         return dataclasses.replace(self, fraction=self.fraction * share)
@@ -117,9 +119,11 @@ def check_grow(value: Any, *, beside: str = "") -> Grow | None:
     if not isinstance(value, Grow):
         check_choice(value, "grow", choices=(None, GRADIENT, _RANDOM), others="or a tfprune.Grow")
     if beside:
-        raise ValueError(
-            f"Expected `grow` with a sparsity, and with regrow=True. Received: grow={value!r}, {beside}. Leave out "
-            f"one of them."
+        raise ArgumentError(
+            "grow",
+            "`grow` with a sparsity, and with regrow=True",
+            f"{value!r}, {beside}",
+            advice="Leave out one of them.",
         )
     return value if isinstance(value, Grow) else Grow(value)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfprune.base.arrays import shape_along
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import resolve
+from tfprune.base.spec import ArgumentError, resolve
 from tfprune.channels.groups import kernels_by_weight
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.evidence import Gatherer, check_needs
@@ -215,7 +215,7 @@ def permute_channels(
         Efficient Post-training Pruning Method for Large Language Models" (ICLR).
     """
     if not isinstance(pattern, NM):
-        raise ValueError(f"Expected `pattern` to be patterns.NM(n, m). Received: pattern={pattern!r}.")
+        raise ArgumentError("pattern", "`pattern` to be patterns.NM(n, m)", repr(pattern))
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     check_needs([criterion], data=data, loss=loss)
     check_verbose(verbose)
@@ -255,9 +255,11 @@ def _read_kernels(copy: FlatCopy, pattern: NM, filters: Filters) -> _Kernels:
     kernels = {weight: each for weight, each in named.items() if is_wanted(*each)}
     unfit = [path for path, _, kernel in kernels.values() if not (kernel.mixes_inputs and kernel.takes(pattern))]
     if unfit or not kernels:
-        raise ValueError(
-            f"Expected kernels that can have the pattern {pattern!r}. Received: filters={filters!r}, which match "
-            f"{', '.join(unfit) or 'none of ' + ', '.join(path for path, _, _ in named.values())}."
+        raise ArgumentError(
+            "filters",
+            f"kernels that can have the pattern {pattern!r}",
+            f"{filters!r}, which match "
+            f"{', '.join(unfit) or 'none of ' + ', '.join((path for path, _, _ in named.values()))}",
         )
     return kernels
 

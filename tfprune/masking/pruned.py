@@ -14,7 +14,7 @@ from keras import ops
 
 from tfprune import patterns
 from tfprune.base.arrays import CACHED_VALUES
-from tfprune.base.spec import check_choice, resolve
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion, UnitScores
 from tfprune.models.anatomy import (
     as_numpy,
@@ -207,7 +207,7 @@ class MaskedWeights(TransparentWrapper):
             ValueError: For an unknown name, or a mask of another shape or with other values.
         """
         if name not in self.masks:
-            raise ValueError(f"Expected a weight among {', '.join(self.masks)}. Received: name={name!r}.")
+            raise ArgumentError("name", f"a weight among {', '.join(self.masks)}", repr(name))
         shape = tuple(self.masks[name].shape)
         if mask.shape != shape or not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
             raise ValueError(
@@ -512,7 +512,7 @@ def check_without_masks(model: keras.Model) -> None:
 
 def _check_layer(layer: Any) -> None:
     if not isinstance(layer, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}.")
+        raise ArgumentTypeError("layer", "a Keras layer", f"{layer!r} of type {type(layer).__name__}")
     if isinstance(layer, keras.Model):
         raise ValueError(f"Expected a layer. Received: the model {layer.name!r}; tfprune.wrap takes models.")
     if any(isinstance(part, Pruned) for _, part in walk(layer)):

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_count, check_number, check_sparsity
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_sparsity
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import pruned_layers, sparsity_report, waits_for_data
 from tfprune.masking.update_masks import update_masks
@@ -264,9 +264,11 @@ def _evaluate(scan: _Scan, *, path: str, sparsity: float) -> float | str:
 
 def _packed(scan: _Scan) -> bytes:
     if "y" not in scan.arguments:
-        raise TypeError(
-            f"Expected `data` to be a tuple of arrays, (x, y), with jobs or an executor. Received: an object of type "
-            f"{type(scan.arguments['x']).__name__}, which cannot be sent to workers. {WITHOUT_WORKERS}"
+        raise ArgumentTypeError(
+            "data",
+            "`data` to be a tuple of arrays, (x, y), with jobs or an executor",
+            found=f"an object of type {type(scan.arguments['x']).__name__}, which cannot be sent to workers",
+            advice=WITHOUT_WORKERS,
         )
     arrays = {name: array for name, array in scan.arguments.items() if array is not None}
     settings: dict[str, Any] = {"metric": scan.metric}
@@ -283,12 +285,16 @@ def _unpacked(content: bytes) -> _Scan:
 
 def _levels(sparsities: Any) -> tuple[float, ...]:
     if isinstance(sparsities, str) or not isinstance(sparsities, Iterable):
-        raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}.")
+        raise ArgumentTypeError(
+            "sparsities", "`sparsities` to be a sequence of numbers in [0, 1)", found=repr(sparsities)
+        )
     levels = sorted({check_sparsity(value, f"sparsities[{index}]") for index, value in enumerate(sparsities)})
     if not levels:
-        raise ValueError(
-            f"Expected at least one number in `sparsities`. Received: sparsities={sparsities!r}. Pass for example "
-            f"sparsities=(0.5, 0.75, 0.9)."
+        raise ArgumentError(
+            "sparsities",
+            "at least one number in `sparsities`",
+            repr(sparsities),
+            advice="Pass for example sparsities=(0.5, 0.75, 0.9).",
         )
     return tuple(levels)
 
@@ -368,19 +374,20 @@ class PruningSummaries(keras.callbacks.TensorBoard):
 
     def __init__(self, log_dir: str | Path = "", update_freq: str | int = "epoch", **kwargs: Any) -> None:
         if log_dir is None or log_dir == "":
-            raise ValueError(
-                f"Expected `log_dir`, the folder of the event files. Received: log_dir={log_dir!r}. Pass a path, for "
-                f"example log_dir='logs'."
+            raise ArgumentError(
+                "log_dir",
+                "`log_dir`, the folder of the event files",
+                repr(log_dir),
+                advice="Pass a path, for example log_dir='logs'.",
             )
         if not isinstance(log_dir, (str, os.PathLike)):
-            raise TypeError(
-                f"Expected `log_dir` to be a path. Received: log_dir={log_dir!r} of type {type(log_dir).__name__}."
+            raise ArgumentTypeError(
+                "log_dir", "`log_dir` to be a path", f"{log_dir!r} of type {type(log_dir).__name__}"
             )
         if isinstance(update_freq, str):
             if update_freq not in ("epoch", "batch"):
-                raise ValueError(
-                    f"Expected `update_freq` to be 'epoch', 'batch' or a number of batches. Received: "
-                    f"update_freq={update_freq!r}."
+                raise ArgumentError(
+                    "update_freq", "`update_freq` to be 'epoch', 'batch' or a number of batches", repr(update_freq)
                 )
         else:
             update_freq = check_count(update_freq, "update_freq", least=1)

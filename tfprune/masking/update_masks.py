@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.allocation import Allocation, Weight, allocate
 from tfprune.base.arrays import rank_first
-from tfprune.base.spec import check_sparsity
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_sparsity
 from tfprune.channels.groups import as_weights, why_stuck
 from tfprune.criteria import Evidence, finite
 from tfprune.evidence import Facts, Gatherer, check_needs, gather
@@ -209,17 +209,23 @@ def check_sparsity_or_budget(sparsity: Any, allocation: Any, *, others: tuple[ty
         ValueError: If the sparsity is outside [0, 1), or a budget comes with an allocation.
     """
     if isinstance(allocation, MeetsBudget):
-        raise TypeError(
-            f"Expected `allocation` to split a sparsity. Received: allocation={allocation!r}. Pass the budget in "
-            f"place of the sparsity: plan_shrink(model, budget), update_masks(model, budget) or "
-            f"PruningCallback(schedule, budget=budget)."
+        raise ArgumentTypeError(
+            "allocation",
+            "`allocation` to split a sparsity",
+            repr(allocation),
+            advice=(
+                "Pass the budget in place of the sparsity: plan_shrink(model, budget), update_masks(model, "
+                "budget) or PruningCallback(schedule, budget=budget)."
+            ),
         )
     if not isinstance(sparsity, (MeetsBudget, *others)):
         check_sparsity(sparsity, "sparsity")
     elif allocation != "uniform":
-        raise ValueError(
-            f"Expected no `allocation` beside a budget or thresholds, which split the sparsity themselves. Received: "
-            f"allocation={allocation!r}. Pass budget(..., allocation=...)."
+        raise ArgumentError(
+            "allocation",
+            "no `allocation` beside a budget or thresholds, which split the sparsity themselves",
+            repr(allocation),
+            advice="Pass budget(..., allocation=...).",
         )
 
 
@@ -231,13 +237,17 @@ def check_training_budget(budget: Any, allocation: Any) -> None:
         ValueError: If it comes with an allocation, or a latency would be measured.
     """
     if budget is not None and not isinstance(budget, MeetsBudget):
-        raise TypeError(f"Expected `budget` to be a tfprune.budget(...). Received: budget={budget!r}.")
+        raise ArgumentTypeError("budget", "`budget` to be a tfprune.budget(...)", repr(budget))
     check_sparsity_or_budget(0.0 if budget is None else budget, allocation)
     if budget is not None and budget.measure is not None:
-        raise ValueError(
-            f"Expected a budget that is computed, of flops, parameters or bytes. Received: budget={budget!r}; to "
-            f"measure at each update would take longer than training. Measure once, before training: "
-            f"allocation=tfprune.plan_shrink(model, budget(latency=...)).allocation()."
+        raise ArgumentError(
+            "budget",
+            "a budget that is computed, of flops, parameters or bytes",
+            f"{budget!r}; to measure at each update would take longer than training",
+            advice=(
+                "Measure once, before training: allocation=tfprune.plan_shrink(model, "
+                "budget(latency=...)).allocation()."
+            ),
         )
 
 
@@ -361,9 +371,11 @@ def set_masks(
 def _as_list(optimizer: Any) -> list[keras.optimizers.Optimizer]:
     optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
     if not optimizers:
-        raise ValueError(
-            f"Expected the optimizers that train the model. Received: optimizer={optimizer!r}. Leave it out to take "
-            f"those that the model holds."
+        raise ArgumentError(
+            "optimizer",
+            "the optimizers that train the model",
+            repr(optimizer),
+            advice="Leave it out to take those that the model holds.",
         )
     return optimizers
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from tfprune.base.spec import check_choice, resolve
+from tfprune.base.spec import ArgumentError, check_choice, resolve
 from tfprune.channels.groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.masking.pruned import LATENT, Pruned, holds_pruned
@@ -372,9 +372,11 @@ def _log_choice(model: keras.Model) -> None:
 
 def _check_no_filters(layer: keras.layers.Layer, filters: Filters) -> None:
     if filters is not None:
-        raise ValueError(
-            f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
-            f"within a layer with Pruned(layer, weights=[...])."
+        raise ArgumentError(
+            "filters",
+            "`filters` with a model only",
+            f"{filters!r} for layer {layer.name!r}",
+            advice="Choose within a layer with Pruned(layer, weights=[...]).",
         )
 
 

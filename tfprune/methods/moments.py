@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.spec import ArgumentTypeError
 from tfprune.models.anatomy import as_numpy, check_keras
 from tfprune.models.by_attributes import Origin, Origins
 from tfprune.models.training import owned_slots
@@ -102,9 +103,10 @@ def _check_origins(origins: Any, *, model: keras.Model, new: keras.Model) -> Non
         ValueError: If their number or the shapes do not fit.
     """
     if not isinstance(origins, tuple) or not all(isinstance(each, Origin | None) for each in origins):
-        raise TypeError(
-            f"Expected `origins` of a report, such as tfprune.growth.grow_depth(model)[1].origins. Received: a value "
-            f"of type {type(origins).__name__}."
+        raise ArgumentTypeError(
+            "origins",
+            "`origins` of a report, such as tfprune.growth.grow_depth(model)[1].origins",
+            found=f"a value of type {type(origins).__name__}",
         )
     weights, new_weights = model.weights, new.weights
     fits = len(origins) == len(new_weights) and all(
@@ -220,9 +222,10 @@ def moment_cosines(model: keras.Model, grown: Mapping[str, tuple[keras.Model, Or
     if not isinstance(grown, Mapping) or not all(
         isinstance(pair, tuple) and len(pair) == 2 for pair in grown.values()
     ):
-        raise TypeError(
-            f"Expected `grown` to map names to models and origins, such as {{'depth': (deeper, report.origins)}}. "
-            f"Received: a value of type {type(grown).__name__}."
+        raise ArgumentTypeError(
+            "grown",
+            "`grown` to map names to models and origins, such as {'depth': (deeper, report.origins)}",
+            found=f"a value of type {type(grown).__name__}",
         )
     whole = tuple(map(Origin, range(len(model.weights))))
     moments = {"base": _moments(model, model, whole)}

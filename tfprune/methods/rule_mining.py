@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_count, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.report import Report
 
 # The best split of some samples by a threshold on one unit: exact, although few of the units are sorted.
@@ -198,20 +198,22 @@ def check_concepts(concepts: Any, *, count: int) -> dict[str, np.ndarray]:
             everywhere.
     """
     if not isinstance(concepts, Mapping) or not all(isinstance(name, str) for name in concepts):
-        raise TypeError(
-            f"Expected `concepts` to be a dict from names to arrays of 0 and 1. Received: an object of type "
-            f"{type(concepts).__name__}."
+        raise ArgumentTypeError(
+            "concepts",
+            "`concepts` to be a dict from names to arrays of 0 and 1",
+            found=f"an object of type {type(concepts).__name__}",
         )
     if not concepts:
-        raise ValueError("Expected `concepts` with at least one concept. Received: none.")
+        raise ArgumentError("concepts", "`concepts` with at least one concept", found="none")
     return {name: _as_booleans(name, np.asarray(values), count) for name, values in concepts.items()}
 
 
 def _as_booleans(name: str, values: np.ndarray, count: int) -> np.ndarray:
     if values.shape != (count,):
-        raise ValueError(
-            f"Expected one 0 or 1 for each of the {count} `samples` as concepts[{name!r}]. Received: an array "
-            f"of shape {values.shape}."
+        raise ArgumentError(
+            "samples",
+            f"one 0 or 1 for each of the {count} `samples` as concepts[{name!r}]",
+            found=f"an array of shape {values.shape}",
         )
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
         wrong = [value for value in np.unique(values).tolist() if value not in (0, 1)]
@@ -561,13 +563,14 @@ def draw_parts(
 
 def _members(groups: np.ndarray, samples: int) -> np.ndarray:
     if groups.dtype.kind not in "biuSU":
-        raise TypeError(
-            f"Expected `groups` to be an array of integers or strings. Received: an array of {groups.dtype}."
+        raise ArgumentTypeError(
+            "groups", "`groups` to be an array of integers or strings", found=f"an array of {groups.dtype}"
         )
     if groups.shape != (samples,):
-        raise ValueError(
-            f"Expected one group for each of {samples} samples as `groups`. Received: an array of shape "
-            f"{groups.shape}."
+        raise ArgumentError(
+            "groups",
+            f"one group for each of {samples} samples as `groups`",
+            found=f"an array of shape {groups.shape}",
         )
     return np.unique(groups, return_inverse=True)[1].ravel()
 

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.spec import ArgumentTypeError
+
 # The layers that a model or layer holds, and the values of their variables.
 
 
@@ -132,13 +134,11 @@ def check_keras(value: Any, kind: type[keras.layers.Layer] = keras.Model, *, arg
         return
     advice = ""
     if isinstance(value, (str, os.PathLike)):
-        advice = " Load it first: keras.models.load_model(path)."
+        advice = "Load it first: keras.models.load_model(path)."
     elif isinstance(value, keras.layers.Layer):
-        advice = " A layer becomes a model with keras.Sequential([keras.Input(shape), layer])."
-    raise TypeError(
-        f"Expected a Keras {'model' if kind is keras.Model else 'model or layer'}. Received: "
-        f"{argument}={value!r:.100} of type {type(value).__name__}.{advice}"
-    )
+        advice = "A layer becomes a model with keras.Sequential([keras.Input(shape), layer])."
+    expected = f"a Keras {'model' if kind is keras.Model else 'model or layer'}"
+    raise ArgumentTypeError(argument, expected, f"{value!r:.100} of type {type(value).__name__}", advice=advice)
 
 
 class Kind(Enum):

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from tfprune.base.spec import ArgumentError
 from tfprune.models.anatomy import Anatomy, Kind, walk
 from tfprune.models.by_attributes import (
     ORIGIN,
@@ -439,7 +440,9 @@ def _refuse(part: keras.layers.Layer, received: str) -> None:
 
 
 def _raise(name: str, call: str, received: str, /, *args: object, **kwargs: object) -> None:
-    raise ValueError(
-        f"Expected a model without masks for `{name}`. Received: {received}. Strip first: "
-        f"tfprune.strip(model).{call}."
+    raise ArgumentError(
+        name,
+        f"a model without masks for `{name}`",
+        found=received,
+        advice=f"Strip first: tfprune.strip(model).{call}.",
     )

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import CHANNEL, INPUT, OUTPUT, matrix_axes, parse_equation
-from tfprune.base.spec import check_regex
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_regex
 from tfprune.models.anatomy import is_of_keras, join_path, quantized_already, sublayers, walk
 from tfprune.patterns import Pattern
 
@@ -89,9 +89,11 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: _Axes) -> N
         >>> register_prunable(Projection, basis="oi")
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
-        raise TypeError(
-            f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r} of type "
-            f'{type(layer_class).__name__}. Pass the class itself, such as register_prunable(MyLayer, kernel="io").'
+        raise ArgumentTypeError(
+            "layer_class",
+            "a subclass of keras.layers.Layer",
+            f"{layer_class!r} of type {type(layer_class).__name__}",
+            advice='Pass the class itself, such as register_prunable(MyLayer, kernel="io").',
         )
     if not axes:
         raise ValueError(
@@ -100,11 +102,16 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: _Axes) -> N
         )
     for name, letters in axes.items():
         if not isinstance(letters, str) and not callable(letters):
-            raise TypeError(f"Expected axes as text, such as 'hwio', or a function. Received: {name}={letters!r}.")
+            raise ArgumentTypeError(name, "axes as text, such as 'hwio', or a function", repr(letters))
         if isinstance(letters, str) and not set(letters) & {OUTPUT, CHANNEL}:
-            raise ValueError(
-                f"Expected an output axis `o` among the letters. Received: {name}={letters!r}. Write one letter per "
-                f"dimension, such as 'hwio': `o` output, `i` input, `c` both, any other a kernel position."
+            raise ArgumentError(
+                name,
+                "an output axis `o` among the letters",
+                repr(letters),
+                advice=(
+                    "Write one letter per dimension, such as 'hwio': `o` output, `i` input, `c` both, any "
+                    "other a kernel position."
+                ),
             )
     _REGISTRY[layer_class] = dict(axes)
 
@@ -390,18 +397,21 @@ def selector(
         return lambda path, layer, kernel: bool(filters(layer))
     expressions = [filters] if isinstance(filters, str) else filters
     if not isinstance(expressions, Sequence) or not all(isinstance(each, str) for each in expressions):
-        raise TypeError(
-            f"Expected `filters` to be None, a regular expression, several, or a function of a layer. Received: "
-            f"filters={filters!r} of type {type(filters).__name__}. To choose by class, pass filters=lambda layer: "
-            f"isinstance(layer, keras.layers.Dense)."
+        raise ArgumentTypeError(
+            "filters",
+            "`filters` to be None, a regular expression, several, or a function of a layer",
+            f"{filters!r} of type {type(filters).__name__}",
+            advice="To choose by class, pass filters=lambda layer: isinstance(layer, keras.layers.Dense).",
         )
-    compiled = [check_regex(expression, "`filters`") for expression in expressions]
+    compiled = [check_regex(expression, "filters") for expression in expressions]
     for regex in compiled:
         if not any(regex.search(path) for path in paths):
-            elsewhere = (f" It is found in {path}: {_reason(layer)}" for path, layer in others if regex.search(path))
-            raise ValueError(
-                f"Expected `filters` to match a weight that can be pruned. Received: {regex.pattern!r}, which is "
-                f"found in none of {', '.join(paths) or 'no weights at all'}.{next(elsewhere, '')}"
+            elsewhere = (f"It is found in {path}: {_reason(layer)}" for path, layer in others if regex.search(path))
+            raise ArgumentError(
+                "filters",
+                "`filters` to match a weight that can be pruned",
+                found=f"{regex.pattern!r}, which is found in none of {', '.join(paths) or 'no weights at all'}",
+                advice=next(elsewhere, ""),
             )
     return lambda path, layer, kernel: any(regex.search(path) for regex in compiled)
 

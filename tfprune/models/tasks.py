@@ -39,7 +39,7 @@ import numpy as np
 
 import tfprune
 from tfprune.base.folders import LONGEST_REASON, UNREADABLE, checksum, parse_json
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.report import shortened
 
 # Pack a model, arrays and settings into bytes that another process reads; nothing is pickled.
@@ -509,14 +509,18 @@ def check_executor(executor: Any, *, jobs: int | None) -> None:
     if executor is None:
         return
     if not isinstance(executor, Executor):
-        raise TypeError(
-            f"Expected `executor` to be a concurrent.futures.Executor, or None. Received: executor={executor!r} of "
-            f"type {type(executor).__name__}. Of a Dask client, pass client.get_executor()."
+        raise ArgumentTypeError(
+            "executor",
+            "`executor` to be a concurrent.futures.Executor, or None",
+            f"{executor!r} of type {type(executor).__name__}",
+            advice="Of a Dask client, pass client.get_executor().",
         )
     if jobs is None:
-        raise ValueError(
-            "Expected `jobs` beside `executor`, which does not tell how many workers it has. Received: jobs=None. "
-            "Pass the number of workers."
+        raise ArgumentError(
+            "jobs",
+            "`jobs` beside `executor`, which does not tell how many workers it has",
+            "None",
+            advice="Pass the number of workers.",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_choice
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 from tfprune.models.anatomy import check_keras, recurrent_states, walk
 from tfprune.models.graph import Graph
 
@@ -46,9 +46,10 @@ def check_kind(data: Any, *, argument: str = "data") -> None:
     """
     is_known = isinstance(data, (Iterable, keras.utils.PyDataset)) or hasattr(data, "shape")
     if isinstance(data, (str, bytes)) or not is_known:
-        raise TypeError(
-            f"Expected `{argument}` to be a tuple (x, y) of arrays, a dataset, or an iterable of batches. Received: "
-            f"an object of type {type(data).__name__}."
+        raise ArgumentTypeError(
+            argument,
+            f"`{argument}` to be a tuple (x, y) of arrays, a dataset, or an iterable of batches",
+            found=f"an object of type {type(data).__name__}",
         )
 
 
@@ -62,9 +63,11 @@ def check_source(data: Any, *, argument: str = "data") -> None:
     check_kind(data, argument=argument)
     endless = hasattr(data, "cardinality") and int(data.cardinality()) == -1
     if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
-        raise ValueError(
-            f"Expected `{argument}` to end. Received: a dataset without an end, as after repeat(). Pass a part of "
-            f"it, such as {argument}.take(100)."
+        raise ArgumentError(
+            argument,
+            f"`{argument}` to end",
+            found="a dataset without an end, as after repeat()",
+            advice=f"Pass a part of it, such as {argument}.take(100).",
         )
 
 
@@ -93,7 +96,9 @@ def batches(
             is_empty = False
             yield batch
     if is_empty:
-        raise ValueError(f"Expected `{argument}` with at least one sample. Received: none. Is an iterator used up?")
+        raise ArgumentError(
+            argument, f"`{argument}` with at least one sample", found="none", advice="Is an iterator used up?"
+        )
 
 
 def _read(data: Any, rows: int | None, inputs: int | None, argument: str) -> Iterator[Batch]:
@@ -118,8 +123,8 @@ def _as_batch(value: Any, inputs: int | None, argument: str) -> Batch:
     parts = tuple(value) if has_parts and not _is_list_of_inputs(value, inputs) else (value,)
     check_holds_arrays(parts, argument=argument)
     if not 1 <= len(parts) <= 3:
-        raise ValueError(
-            f"Expected batches (x,), (x, y) or (x, y, sample weights) in `{argument}`. Received: {len(parts)} parts."
+        raise ArgumentError(
+            argument, f"batches (x,), (x, y) or (x, y, sample weights) in `{argument}`", found=f"{len(parts)} parts"
         )
     parts = tuple(dict(part) if isinstance(part, Mapping) else part for part in parts)
     return Batch(*keras.tree.map_structure(np.asarray, parts, none_is_leaf=False))
@@ -132,9 +137,11 @@ def check_holds_arrays(structure: Any, *, argument: str) -> None:
         TypeError: If there are any.
     """
     if any(isinstance(leaf, numbers.Number) for leaf in keras.tree.flatten(structure)):
-        raise TypeError(
-            f"Expected NumPy arrays in `{argument}`. Received: numbers in a list or tuple. Pass the numbers of each "
-            f"input as one NumPy array, such as numpy.array(x)."
+        raise ArgumentTypeError(
+            argument,
+            f"NumPy arrays in `{argument}`",
+            found="numbers in a list or tuple",
+            advice="Pass the numbers of each input as one NumPy array, such as numpy.array(x).",
         )
 
 
@@ -158,14 +165,16 @@ def size_of(batch: Batch, *, argument: str = "data") -> int:
     """
     arrays = _arrays(tuple(batch))
     if not all(array.ndim for array in arrays):
-        raise ValueError(
-            f"Expected batches in `{argument}`. Received: single samples, some of whose parts are numbers without an "
-            f"axis. Batch a dataset first: {argument}.batch(32)."
+        raise ArgumentError(
+            argument,
+            f"batches in `{argument}`",
+            found="single samples, some of whose parts are numbers without an axis",
+            advice=f"Batch a dataset first: {argument}.batch(32).",
         )
     sizes = sorted({array.shape[0] for array in arrays})
     if len(sizes) > 1:
-        raise ValueError(
-            f"Expected the arrays of `{argument}` to have the same number of samples. Received: {sizes}."
+        raise ArgumentError(
+            argument, f"the arrays of `{argument}` to have the same number of samples", found=str(sizes)
         )
     return sizes[0] if sizes else 0
 
@@ -183,14 +192,15 @@ def check_batch(batch: Batch, model: keras.layers.Layer, *, argument: str = "dat
         expected = [tuple(tensor.shape) for tensor in inputs]
         received = [array.shape for array in _in_order(batch.x, inputs)]
         if len(expected) != len(received) or not all(map(_fits, received, expected)):
-            raise ValueError(
-                f"Expected `{argument}` with inputs of shape {_listed(expected)}, as {model.name!r} takes. Received: "
-                f"{_listed(received)}."
+            raise ArgumentError(
+                argument,
+                f"`{argument}` with inputs of shape {_listed(expected)}, as {model.name!r} takes",
+                found=_listed(received),
             )
     for array in _arrays(tuple(batch)):
         if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise ValueError(
-                f"Expected finite numbers in `{argument}`. Received: NaN or infinity. Clean the data first."
+            raise ArgumentError(
+                argument, f"finite numbers in `{argument}`", found="NaN or infinity", advice="Clean the data first."
             )
 
 
@@ -218,20 +228,24 @@ def classes_of(batch: Batch) -> np.ndarray:
         ValueError: If there are no labels, or they are neither integers nor one-hot.
     """
     if batch.y is None:
-        raise ValueError(
-            "Expected `data` with class labels, which the criterion compares. Received: inputs only. Pass (x, y)."
+        raise ArgumentError(
+            "data",
+            "`data` with class labels, which the criterion compares",
+            found="inputs only",
+            advice="Pass (x, y).",
         )
     if not isinstance(batch.y, np.ndarray):
-        raise ValueError(f"Expected one array of class labels in `data`. Received: a {type(batch.y).__name__}.")
+        raise ArgumentError("data", "one array of class labels in `data`", found=f"a {type(batch.y).__name__}")
     labels = batch.y if batch.classes is None else batch.classes
     if labels.ndim == 2 and labels.shape[1] > 1:
         is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
         labels = labels.argmax(axis=1) if is_one_hot else labels
     labels = labels.reshape(-1) if labels.shape[1:] == (1,) else labels
     if labels.ndim != 1 or not np.array_equal(labels, np.asarray(labels).astype(np.int64)):
-        raise ValueError(
-            f"Expected class labels in `data`: integers of shape (samples,), or one-hot. Received: shape "
-            f"{batch.y.shape}, dtype {batch.y.dtype}."
+        raise ArgumentError(
+            "data",
+            "class labels in `data`: integers of shape (samples,), or one-hot",
+            found=f"shape {batch.y.shape}, dtype {batch.y.dtype}",
         )
     return labels.astype(np.int64)
 
@@ -262,9 +276,11 @@ class Batches:
     ) -> None:
         check_source(data, argument=argument)
         if isinstance(data, Iterator):
-            raise TypeError(
-                f"Expected `{argument}` that can be read more than once. Received: an iterator of type "
-                f"{type(data).__name__}. Pass a list of its batches."
+            raise ArgumentTypeError(
+                argument,
+                f"`{argument}` that can be read more than once",
+                found=f"an iterator of type {type(data).__name__}",
+                advice="Pass a list of its batches.",
             )
         self._data, self._model, self._rows, self._argument = data, model, batch_size, argument
         self._is_for_loss = is_for_loss
@@ -371,9 +387,11 @@ def measured(model: keras.Model, metric: str, *, arguments: dict[str, Any]) -> f
     """
     values = model.evaluate(**arguments, verbose=0, return_dict=True)
     if metric not in values:
-        raise ValueError(
-            f"Expected `metric` to be one of {', '.join(map(repr, values))}. Received: metric={metric!r}. "
-            f"Compile the model with metrics=[{metric!r}] to have it."
+        raise ArgumentError(
+            "metric",
+            f"`metric` to be one of {', '.join(map(repr, values))}",
+            repr(metric),
+            advice=f"Compile the model with metrics=[{metric!r}] to have it.",
         )
     return float(values[metric])
 
@@ -390,12 +408,15 @@ def sign_of(metric: str, mode: str | None) -> int:
         ValueError: If the mode is needed and not given, or unknown.
     """
     if not isinstance(metric, str):
-        raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}.")
+        raise ArgumentTypeError("metric", "`metric` to be a name, such as 'accuracy' or 'loss'", repr(metric))
     mode = mode or mode_of(metric)
     if mode is None:
-        raise ValueError(
-            f"Expected `mode` with a metric that is not an accuracy or a loss. Received: metric={metric!r}, "
-            f"mode=None. Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is."
+        raise ArgumentError(
+            "metric",
+            "`mode` with a metric that is not an accuracy or a loss",
+            repr(metric),
+            advice=f"Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is.",
+            beside={"mode": None},
         )
     check_choice(mode, "mode", choices=_METRIC_MODES)
     return 1 if mode == "max" else -1
@@ -419,15 +440,17 @@ def arguments_of(data: Any, *, argument: str = "data") -> dict[str, Any]:
     """
     if isinstance(data, tuple):
         if len(data) not in (2, 3):
-            raise ValueError(
-                f"Expected `{argument}` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts."
+            raise ArgumentError(
+                argument, f"`{argument}` to be (x, y) or (x, y, sample weights)", found=f"{len(data)} parts"
             )
         return dict(zip(("x", "y", "sample_weight"), data, strict=False))
     is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):
-        raise TypeError(
-            f"Expected `{argument}` to be a tuple (x, y), or a dataset that can be read again and again, such as a "
-            f"tf.data.Dataset. Received: an object of type {type(data).__name__}."
+        raise ArgumentTypeError(
+            argument,
+            f"`{argument}` to be a tuple (x, y), or a dataset that can be read again and again, such as a "
+            f"tf.data.Dataset",
+            found=f"an object of type {type(data).__name__}",
         )
     return {"x": data}
 
@@ -576,9 +599,10 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
             copy of it.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            f"Expected Keras optimizers, one or a list, or None. Received: optimizer={optimizer!r} of type "
-            f"{type(optimizer).__name__}."
+        raise ArgumentTypeError(
+            "optimizer",
+            "Keras optimizers, one or a list, or None",
+            f"{optimizer!r} of type {type(optimizer).__name__}",
         )
     for part in inner_optimizers(optimizer):
         reason = next((_UNFIT[kind.__name__] for kind in type(part).__mro__ if kind.__name__ in _UNFIT), None)
@@ -609,21 +633,27 @@ def check_token_ids(graph: Graph, batches: Iterable[tuple[Sequence[Any], Any]], 
     for inputs, _ in batches:
         for index, mask in token_masks(graph, inputs).items():
             if not mask.any():
-                raise ValueError(
-                    f"Expected texts with tokens in `{argument}`. Received: a batch in which all of "
-                    f"{graph.model.inputs[index].name} is padding. Is `padding_mask` 1 for tokens?"
+                raise ArgumentError(
+                    argument,
+                    f"texts with tokens in `{argument}`",
+                    found=f"a batch in which all of {graph.model.inputs[index].name} is padding",
+                    advice="Is `padding_mask` 1 for tokens?",
                 )
         for tensor, size, array in zip(graph.model.inputs, sizes, inputs, strict=True):
             if not array.size:
-                raise ValueError(
-                    f"Expected texts with tokens in `{argument}`. Received: {tensor.name} of shape {array.shape}. "
-                    f"Leave empty texts out."
+                raise ArgumentError(
+                    argument,
+                    f"texts with tokens in `{argument}`",
+                    found=f"{tensor.name} of shape {array.shape}",
+                    advice="Leave empty texts out.",
                 )
             if size is not None and (array.min() < 0 or array.max() >= size):
                 wrong = int(array.max()) if array.max() >= size else int(array.min())
-                raise ValueError(
-                    f"Expected token ids from 0 to {size - 1} in `{argument}`. Received: {tensor.name} with {wrong}. "
-                    f"Use the tokenizer of the model."
+                raise ArgumentError(
+                    argument,
+                    f"token ids from 0 to {size - 1} in `{argument}`",
+                    found=f"{tensor.name} with {wrong}",
+                    advice="Use the tokenizer of the model.",
                 )
 
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.base.spec import check_count, check_regex
+from tfprune.base.spec import ArgumentError, check_count, check_regex
 from tfprune.masking.strip import copy_with, plain_copy
 from tfprune.models.anatomy import Anatomy, Kind, as_numpy, check_model, kind_of, quantized_already, walk
 from tfprune.models.graph import Call, Graph, check_graph, flatten, is_plain, trace
@@ -354,12 +354,11 @@ def _left(anatomy: Anatomy, filters: Filters, skip: str | Sequence[str] | None) 
         wanted = {path for path, kernel in offered if is_chosen(f"{path}/{kernel.path}", layers[path], kernel)}
         in_float |= {path for path, _ in offered} - wanted
     for each in [] if skip is None else [skip] if isinstance(skip, str) else skip:
-        regex = check_regex(each, "`skip`")
+        regex = check_regex(each, "skip")
         matching = {path for path in layers if regex.search(path)}
         if not matching:
-            raise ValueError(
-                f"Expected `skip` to match a layer. Received: {each!r}, which is found in none of "
-                f"{', '.join(layers)}."
+            raise ArgumentError(
+                "skip", "`skip` to match a layer", found=f"{each!r}, which is found in none of {', '.join(layers)}"
             )
         in_float |= matching
     return in_float.__contains__

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune.base.spec import Spec, check_count
+from tfprune.base.spec import ArgumentError, Spec, check_count
 
 # Least squares on streamed statistics: the weights that keep an output when some of its inputs go.
 #
@@ -338,9 +338,11 @@ class Rounding(Spec):
     def __post_init__(self) -> None:
         check_count(self.bits, "bits", least=1)
         if (self.bits, self.block) not in ((8, None), (4, None), (4, _ROUNDING_BLOCK)):
-            raise ValueError(
-                f"Expected `bits` to be 8 or 4, and `block` to be None, or {_ROUNDING_BLOCK} with bits=4, as in "
-                f"files. Received: bits={self.bits}, block={self.block!r}."
+            raise ArgumentError(
+                "bits",
+                f"`bits` to be 8 or 4, and `block` to be None, or {_ROUNDING_BLOCK} with bits=4, as in files",
+                str(self.bits),
+                beside={"block": self.block},
             )
 
 

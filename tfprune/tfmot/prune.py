@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.allocation import Weight
-from tfprune.base.spec import Spec, check_count, check_sparsity
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec, check_count, check_sparsity
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import (
     check_way_back,
@@ -88,9 +88,10 @@ def _check_pruning_schedule(value: Any) -> None:
         TypeError: If it is not a `PruningSchedule`.
     """
     if not isinstance(value, PruningSchedule):
-        raise TypeError(
-            f"Expected a PruningSchedule, such as PolynomialDecay(0.0, 0.8, 0, 1000). Received: "
-            f"pruning_schedule={value!r} of type {type(value).__name__}."
+        raise ArgumentTypeError(
+            "pruning_schedule",
+            "a PruningSchedule, such as PolynomialDecay(0.0, 0.8, 0, 1000)",
+            f"{value!r} of type {type(value).__name__}",
         )
 
 
@@ -103,8 +104,8 @@ def _steps(value: Any, argument: str, *, least: int) -> int:
 
 def _check_order(begin_step: int, end_step: int) -> None:
     if end_step < begin_step:
-        raise ValueError(
-            f"Expected `end_step` at or after `begin_step`. Received: begin_step={begin_step}, end_step={end_step}."
+        raise ArgumentError(
+            "begin_step", "`end_step` at or after `begin_step`", str(begin_step), beside={"end_step": end_step}
         )
 
 
@@ -255,14 +256,16 @@ def _pattern_of(block_size: Sequence[int], pooling: str, sparsity_m_by_n: Sequen
     """
     inputs, outputs = _two_counts(block_size, "block_size")
     if pooling not in ("AVG", "MAX"):
-        raise ValueError(f"Expected 'AVG' or 'MAX'. Received: block_pooling_type={pooling!r}.")
+        raise ArgumentError("block_pooling_type", "'AVG' or 'MAX'", repr(pooling))
     is_block = (inputs, outputs) != (1, 1)
     if sparsity_m_by_n is not None:
         zeros, length = _two_counts(sparsity_m_by_n, "sparsity_m_by_n")
         if is_block or zeros >= length:
-            raise ValueError(
-                f"Expected m zeros in every n entries with m < n, and no blocks beside them. Received: "
-                f"sparsity_m_by_n={sparsity_m_by_n!r}, block_size={block_size!r}."
+            raise ArgumentError(
+                "sparsity_m_by_n",
+                "m zeros in every n entries with m < n, and no blocks beside them",
+                repr(sparsity_m_by_n),
+                beside={"block_size": block_size},
             )
         return NM(length - zeros, length)
     if not is_block:
@@ -272,7 +275,7 @@ def _pattern_of(block_size: Sequence[int], pooling: str, sparsity_m_by_n: Sequen
 
 def _two_counts(value: Any, argument: str) -> tuple[int, int]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"Expected two integers. Received: {argument}={value!r}.")
+        raise ArgumentError(argument, "two integers", repr(value))
     return check_count(value[0], argument, least=1), check_count(value[1], argument, least=1)
 
 

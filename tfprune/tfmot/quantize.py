@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.masking.strip import copy_with, mask_zeros, plain_copy
 from tfprune.models.anatomy import Anatomy, as_numpy, check_keras, check_model
 from tfprune.models.kernels import kernels
@@ -51,10 +51,11 @@ def quantize_annotate_layer(to_annotate: keras.layers.Layer, quantize_config: No
             f"Expected a layer. Received: the model {to_annotate.name!r}; quantize_annotate_model takes models."
         )
     if quantize_config is not None:
-        raise ValueError(
-            f"Expected no `quantize_config`, because operators of .tflite files round in one way. Received: "
-            f"{type(quantize_config).__name__} for layer {to_annotate.name!r}. Leave it out; to keep a layer in "
-            f"float, do not annotate it."
+        raise ArgumentError(
+            "quantize_config",
+            "no `quantize_config`, because operators of .tflite files round in one way",
+            found=f"{type(quantize_config).__name__} for layer {to_annotate.name!r}",
+            advice="Leave it out; to keep a layer in float, do not annotate it.",
         )
     return QuantizeAnnotate(to_annotate)
 
@@ -215,9 +216,10 @@ def quantize_apply(model: keras.Model, scheme: Default8BitQuantizeScheme | None 
     """
     scheme = Default8BitQuantizeScheme() if scheme is None else scheme
     if not isinstance(scheme, Default8BitQuantizeScheme):
-        raise TypeError(
-            f"Expected one of tfprune.tfmot's schemes, such as Default8BitPrunePreserveQuantizeScheme(). Received: "
-            f"scheme={scheme!r:.100} of type {type(scheme).__name__}."
+        raise ArgumentTypeError(
+            "scheme",
+            "one of tfprune.tfmot's schemes, such as Default8BitPrunePreserveQuantizeScheme()",
+            f"{scheme!r:.100} of type {type(scheme).__name__}",
         )
     annotated = _annotated_layers(model)
     plan = quantization_plan(Anatomy.of(model))
@@ -333,9 +335,10 @@ def cluster_weights(
     """
     count = check_count(number_of_clusters, "number_of_clusters", least=3 if preserve_sparsity else 2)
     if not isinstance(cluster_centroids_init, CentroidInitialization):
-        raise TypeError(
-            f"Expected a CentroidInitialization, such as CentroidInitialization.LINEAR. Received: "
-            f"cluster_centroids_init={cluster_centroids_init!r}."
+        raise ArgumentTypeError(
+            "cluster_centroids_init",
+            "a CentroidInitialization, such as CentroidInitialization.LINEAR",
+            repr(cluster_centroids_init),
         )
     levels = count if preserve_sparsity else count + 1
 

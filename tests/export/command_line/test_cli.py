@@ -20,7 +20,7 @@ import pytest
 from tiers import in_test_ci
 
 import tfprune
-from tfprune.base.spec import warn_user
+from tfprune.base.spec import ArgumentWarning, warn_user
 from tfprune.export.command_line.cli import _main
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import encode, read_model
@@ -254,13 +254,13 @@ def test_help_lists_every_command(capsys):
 
 def test_a_warning_is_one_line_in_the_words_of_the_options(capsys, monkeypatch):
     def search(options):
-        warn_user("Expected time for 3 recipes or more. Received: time=60. Pass time=90.")
+        warn_user(ArgumentWarning("time", "time for 3 recipes or more", "60, and more", advice="Pass time=90."))
         return "done"
 
     monkeypatch.setattr("tfprune.export.command_line.commands._compress", search)
     code, out, err = run(capsys, "compress", "model.keras", "--train", "x.npy,y.npy")
     assert (code, out) == (0, "done\n")
-    expected = "Expected time for 3 recipes or more. Received: --minutes 1. Pass --minutes 1.5."
+    expected = "Expected time for 3 recipes or more. Received: --minutes 1, and more. Pass --minutes 1.5."
     assert err == f"tfprune: warning: {expected}\n"
 
 

@@ -204,7 +204,10 @@ MISTAKES = {
     f"{PRUNE} --data x.npy --pattern channel": ["N:M", "tfprune shrink"],
     f"{PRUNE} --data x.npy --pattern 2:4": ["at most 1 - n/m"],
     f"{PRUNE} --data x.npy --criterion wandas": ["--criterion", "'wanda'"],
-    f"{PRUNE} --data x.npy,y.npy --epochs 1 --criterion sparsegpt": ["Expected --criterion", "'sparsegpt'"],
+    f"{PRUNE} --data x.npy,y.npy --epochs 1 --criterion sparsegpt": [
+        "Expected --criterion",
+        "--criterion sparsegpt.",
+    ],
     f"{PRUNE} --data x.npy --allocation owls": ["Expected --allocation to be", "'alpha_pruning'", "'owl'?"],
     f"{PRUNE} --data x.npy --criterion ria --allocation error": ["--criterion ria", "'alps' or 'sparsegpt'"],
     f"{PRUNE} --data x.npy --criterion magnitude --allocation lambs": [
@@ -230,7 +233,7 @@ MISTAKES = {
     "shrink model.keras new.keras --data x.npy --budget parameters=50": ["For 50 % of", "--budget parameters=0.5"],
     "shrink model.keras new.keras --data x.npy --budget flops=0.001": [
         "can be met",
-        "Received: --budget flops=0.001;",
+        "Received: --budget flops=0.001.",
     ],
     f"{SHRINK} --data x.npy --round-to 0": ["Expected --round-to to be", "Received: --round-to 0"],
     f"{SHRINK} --data x.npy,y.npy --epochs -1": ["Received: --epochs -1."],

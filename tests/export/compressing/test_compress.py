@@ -266,10 +266,9 @@ def test_the_bar_shows_the_best_file_so_far_and_how_many_recipes_were_tried(tmp_
 
 
 def test_the_nearest_file_is_named_where_none_fits(tmp_path):
-    limit = Limit(0.0, max_bytes=1000)
     words = r"max_drop=0 of 'accuracy' and at most 1,000 bytes\. Received: 2 files, none.*dense_int8 loses 0.002, has"
     with pytest.raises(ValueError, match=words):
-        stub_search(tmp_path, max_drop=limit, trials=1, runner=StubRunner(formats=("int8",)))
+        stub_search(tmp_path, max_drop=0.0, max_bytes=1000, trials=1, runner=StubRunner(formats=("int8",)))
     assert not [*tmp_path.glob("*.tflite")]
 
 

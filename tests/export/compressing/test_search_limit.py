@@ -6,9 +6,10 @@ from html import unescape
 import keras
 import numpy as np
 import pytest
-from stub_trials import DATA, SCORE, StubRunner, stub_search
+from stub_trials import DATA, SCORE, stub_search
 
 from tfprune.base.limit import Limit
+from tfprune.base.spec import ArgumentError
 from tfprune.export import Runner, Search, compress
 from tfprune.export.compressing.compress import _SearchLimit
 from tfprune.export.compressing.evaluate import FileMetric
@@ -18,15 +19,15 @@ from tfprune.export.micro.micro import Micro
 
 def test_the_goal_is_in_the_unit_of_the_metric():
     metric = FileMetric("mae", "min")
-    goal = _SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, None, samples=100)
+    goal = _SearchLimit(Limit(max_relative_drop=0.1), metric).goal("bytes", 50.0, None, samples=100, search=Search())
     assert (goal.max_drop, goal.noise) == (5.0, pytest.approx(0.1))
     assert goal.drop_of(0.25) == 1.25, "an error counts no samples"
     assert goal.drop_left(2.5) == 0.5
-    goal = _SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro(flash=9000), samples=250)
+    goal = _SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, Micro(flash=9000), samples=250, search=Search())
     assert (goal.max_drop, goal.noise, goal.budgets) == (0.01, 0.002, {"bytes": 9000})
     assert (goal.sample, goal.drop_of(0.25), goal.drop_of(1)) == (0.004, pytest.approx(0.006), 0.01)
-    limit = Limit(0.01, max_bytes=700, max_latency_ms=2.5)
-    goal = _SearchLimit(limit, FileMetric()).goal("bytes", 0.9, None, samples=250)
+    search = Search(max_bytes=700, max_latency_ms=2.5)
+    goal = _SearchLimit(Limit(0.01), FileMetric()).goal("bytes", 0.9, None, samples=250, search=search)
     assert goal.budgets == {"bytes": 700, "latency_ms": 2.5}
 
 
@@ -40,9 +41,8 @@ def test_a_relative_limit_of_a_search_is_that_of_the_original_model(tmp_path):
 
 
 def test_files_keep_a_size_and_a_latency_together(tmp_path):
-    limit = Limit(0.02, max_bytes=40_000, max_latency_ms=0.3)
-    runner = StubRunner()
-    report = stub_search(tmp_path, max_drop=limit, runner=runner, optimize="latency")
+    wanted = {"max_drop": 0.02, "max_latency_ms": 0.3, "optimize": "latency"}
+    report = stub_search(tmp_path, max_bytes=40_000, **wanted)
     assert report.front and all(file.bytes <= 40_000 and file.latency_ms <= 0.3 for file in report.front)
     assert any(file.bytes > 40_000 for file in report.tried) and any(file.latency_ms > 0.3 for file in report.tried)
     assert ("| largest latency ms | 0.3 |" in report.card()) and report.budgets == {
@@ -50,33 +50,33 @@ def test_files_keep_a_size_and_a_latency_together(tmp_path):
         "latency_ms": 0.3,
     }
     with pytest.raises(ValueError, match="of the same run"):
-        stub_search(tmp_path, max_drop=replace(limit, max_bytes=39_000), optimize="latency")
+        stub_search(tmp_path, max_bytes=39_000, **wanted)
 
 
 def test_what_the_closest_files_miss_is_said(tmp_path):
-    limit = Limit(0.0001, max_bytes=2000, max_latency_ms=0.001)
+    bounds = {"max_bytes": 2000, "max_latency_ms": 0.001}
     words = (
         r"max_drop=0.0001 of 'accuracy' and at most 2,000 bytes and at most 0.001 ms. Received: 4 files, none of "
         r"which fits. The closest: (\w+ (loses 0\.\d+, )?has [\d,.]+ bytes, has [\d.]+ ms(; |\. )){3}All trials"
     )
     with pytest.raises(ValueError, match=words):
-        stub_search(tmp_path, max_drop=limit, trials=2, optimize="latency")
+        stub_search(tmp_path, max_drop=0.0001, trials=2, optimize="latency", **bounds)
 
 
 @pytest.mark.parametrize(
-    ("limit", "changes", "words"),
+    ("changes", "argument"),
     [
-        (Limit(0.1, max_bytes=9), {"target": "micro"}, r"in its target. .* Pass target=Micro\(flash"),
-        (
-            Limit(0.1, max_latency_ms=9),
-            {"jobs": 2},
-            "Expected jobs=1 with a Limit with max_latency_ms, and no executor",
-        ),
+        ({"max_bytes": 9, "target": "micro"}, "max_bytes"),
+        ({"max_latency_ms": 9, "jobs": 2}, "jobs"),
+        ({"max_bytes": 0}, "max_bytes"),
+        ({"max_cycles": 0}, "max_cycles"),
+        ({"max_latency_ms": 0.0}, "max_latency_ms"),
     ],
 )
-def test_limits_that_do_not_go_together_are_refused(limit, changes, words, tmp_path):
-    with pytest.raises(ValueError, match=words):
-        stub_search(tmp_path, max_drop=limit, **changes)
+def test_bounds_that_do_not_go_together_are_refused(changes, argument, tmp_path):
+    with pytest.raises(ArgumentError) as raised:
+        stub_search(tmp_path, **changes)
+    assert raised.value.argument == argument
     assert not [*tmp_path.iterdir()]
 
 

@@ -103,7 +103,6 @@ def test_an_error_that_grows_is_a_loss_as_well(model, tmp_path, moves):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"max_drop": Limit(0.01, max_latency_ms=9, data=(X, X))}, ValueError, "which only `compress` keeps"),
         ({"max_drop": Limit(0.01, data=X)}, TypeError, r"`max_drop.data` to be a tuple \(x, y\)"),
         ({"max_drop": Limit(0.01, data=(X[:, :5], np.zeros(200)))}, ValueError, "`max_drop.data`"),
         ({"max_drop": Limit(0.01, metric="precision", data=(X, X))}, ValueError, "Received: metric='precision'"),

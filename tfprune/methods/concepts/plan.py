@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import output_axes
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentTypeError, check_count
 from tfprune.channels.groups import kernels_by_weight
 from tfprune.compact.plan import left_alone
 from tfprune.compact.shrink import ShrinkPlan
@@ -245,9 +245,11 @@ def plan_concepts(
         arXiv:2604.09988, as its abstract describes it.
     """
     if not isinstance(rules, ConceptRules):
-        raise TypeError(
-            f"Expected rules. Received: rules={rules!r} of type {type(rules).__name__}. Mine them with "
-            f"tfprune.concepts.concept_rules(model, samples, concepts)."
+        raise ArgumentTypeError(
+            "rules",
+            "rules",
+            f"{rules!r} of type {type(rules).__name__}",
+            advice="Mine them with tfprune.concepts.concept_rules(model, samples, concepts).",
         )
     limits = Limits(min_precision, min_recall, confidence, min_matches)
     min_units = check_count(min_units, "min_units", least=1)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.base.arrays import output_axes
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.channels.groups import kernels_by_weight
 from tfprune.criteria import Magnitude
 from tfprune.evidence import RecordingModel
@@ -112,7 +112,7 @@ class UnitsOfModel:
         """
         names = list(self.layers) if layers is None else [layers] if isinstance(layers, str) else layers
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"Expected `layers` to be None or names of layers. Received: layers={layers!r}.")
+            raise ArgumentTypeError("layers", "`layers` to be None or names of layers", repr(layers))
         available = ", ".join(self.layers) or "none"
         if not names:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()) or "there is no kernel"
@@ -120,8 +120,8 @@ class UnitsOfModel:
         for name in names:
             if name not in self.layers:
                 why = self.reasons.get(name, "no kernel of that name makes units")
-                raise ValueError(
-                    f"Expected `layers` with units that may be removed: {available}. Received: {name!r}; {why}."
+                raise ArgumentError(
+                    "layers", f"`layers` with units that may be removed: {available}", found=f"{name!r}; {why}"
                 )
         return [self.layers[name] for name in dict.fromkeys(names)]
 
@@ -541,19 +541,18 @@ def requirements(require: Any, *, concepts: Sequence[str]) -> dict[str, tuple[st
         unknown = [concept for concept in needed if concept not in concepts]
         if unknown or not needed:
             received = ", ".join(map(repr, unknown)) or f"no concept for {name!r}"
-            raise ValueError(
-                f"Expected `require` with concepts that rules were mined for: {listed}. Received: {received}."
+            raise ArgumentError(
+                "require", f"`require` with concepts that rules were mined for: {listed}", found=received
             )
     if not required:
-        raise ValueError(f"Expected `require` with at least one concept of {listed}. Received: none.")
+        raise ArgumentError("require", f"`require` with at least one concept of {listed}", found="none")
     return required
 
 
 def _names(value: Any) -> Sequence[str]:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or not all(isinstance(name, str) for name in value):
-        raise TypeError(
-            f"Expected `require` to be a list of concepts, or a dict from requirements to such lists. Received: "
-            f"require={value!r}."
+        raise ArgumentTypeError(
+            "require", "`require` to be a list of concepts, or a dict from requirements to such lists", repr(value)
         )
     return value

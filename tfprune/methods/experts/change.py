@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_choice, check_count, check_number, check_numbers
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count, check_number, check_numbers
 from tfprune.masking.pruned import Pruned
 from tfprune.methods.experts.experts import (
     ExpertsReport,
@@ -250,9 +250,11 @@ class ExpertRanking(Report):
         experts = self.importances()
         if isinstance(count, Mapping):
             if count.keys() != experts.keys():
-                raise ValueError(
-                    f"Expected `count` for each of {', '.join(map(repr, experts))}. Received: "
-                    f"{', '.join(map(repr, count)) or 'none'}. Name each layer of the ranking."
+                raise ArgumentError(
+                    "count",
+                    f"`count` for each of {', '.join(map(repr, experts))}",
+                    found=", ".join(map(repr, count)) or "none",
+                    advice="Name each layer of the ranking.",
                 )
             counts = dict(count)
         else:
@@ -331,9 +333,10 @@ def merge_experts(
         hidden units before it merges; here the weights of the router are compared, and units stay in their order.
     """
     if ranking is not None and not isinstance(ranking, ExpertRanking):
-        raise TypeError(
-            f"Expected `ranking` to be what tfprune.experts.rank returns, or None. Received: ranking of type "
-            f"{type(ranking).__name__}."
+        raise ArgumentTypeError(
+            "ranking",
+            "`ranking` to be what tfprune.experts.rank returns, or None",
+            found=f"ranking of type {type(ranking).__name__}",
         )
     parts = None if ranking is not None and isinstance(merge, int) else _check_groups(merge)
     source, layers = read_experts(model_or_layer)
@@ -353,21 +356,24 @@ def _check_groups(merge: Any) -> list[list[int]]:
     is_nested = isinstance(merge, Iterable) and not isinstance(merge, (str, bytes))
     parts = list(merge) if is_nested else []
     if not parts or any(isinstance(part, (str, bytes)) or not isinstance(part, Iterable) for part in parts):
-        raise TypeError(
-            f"Expected `merge` to be groups of experts, such as [[0, 1], [2, 3]], or with `ranking` a number of "
-            f"experts. Received: merge={merge!r} of type {type(merge).__name__}."
+        raise ArgumentTypeError(
+            "merge",
+            "`merge` to be groups of experts, such as [[0, 1], [2, 3]], or with `ranking` a number of experts",
+            f"{merge!r} of type {type(merge).__name__}",
         )
     checked = [[check_count(index, "merge", least=0) for index in part] for part in parts]
     if not all(checked):
-        raise ValueError(f"Expected an expert in each group of `merge`. Received: merge={checked!r}.")
+        raise ArgumentError("merge", "an expert in each group of `merge`", repr(checked))
     return checked
 
 
 def _all_named(parts: list[list[int]], layer: MoeLayer, *, name: str) -> list[list[int]]:
     if sorted(index for group in parts for index in group) != list(range(layer.experts)):
-        raise ValueError(
-            f"Expected `merge` to name each of the experts 0 to {layer.experts - 1} of {layer.path!r} in {name!r} "
-            f"once. Received: merge={parts!r}. Remove experts with tfprune.experts.drop."
+        raise ArgumentError(
+            "merge",
+            f"`merge` to name each of the experts 0 to {layer.experts - 1} of {layer.path!r} in {name!r} once",
+            repr(parts),
+            advice="Remove experts with tfprune.experts.drop.",
         )
     return parts
 
@@ -377,10 +383,11 @@ def _checked_importances(ranking: ExpertRanking, layers: Sequence[MoeLayer], *, 
     importances = ranking.importances()
     sizes = {path: sorted(values) for path, values in importances.items()}
     if sizes != {layer.path: list(range(layer.experts)) for layer in layers}:
-        raise ValueError(
-            f"Expected a `ranking` of the experts of {name!r}: {_counted({x.path: x.experts for x in layers})}. "
-            f"Received: {_counted({path: len(experts) for path, experts in sizes.items()})}. Rank the experts of "
-            f"{name!r} itself."
+        raise ArgumentError(
+            "ranking",
+            f"a `ranking` of the experts of {name!r}: {_counted({x.path: x.experts for x in layers})}",
+            found=_counted({path: len(experts) for path, experts in sizes.items()}),
+            advice=f"Rank the experts of {name!r} itself.",
         )
     return {path: np.array([values[index] for index in sizes[path]]) for path, values in importances.items()}
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.compact.smaller_class import dicts_in
 from tfprune.masking.pruned import Pruned
 from tfprune.models.anatomy import Anatomy, Kind, as_numpy, check_model, join_path, paired, walk
@@ -217,20 +217,19 @@ def register_experts(
         ((4, 8), (2, 4), True)
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
-        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}.")
+        raise ArgumentTypeError("layer_class", "a subclass of keras.layers.Layer", repr(layer_class))
     if not isinstance(axes, Mapping) or not all(
         isinstance(name, str) and isinstance(axis, int) for name, axis in axes.items()
     ):
-        raise TypeError(
-            f"Expected `axes` to map paths of weights to the axes of the experts, such as {{'router/kernel': 1}}. "
-            f"Received: axes={axes!r}."
+        raise ArgumentTypeError(
+            "axes",
+            "`axes` to map paths of weights to the axes of the experts, such as {'router/kernel': 1}",
+            repr(axes),
         )
     if not axes:
-        raise ValueError("Expected `axes` with the weights of the experts and of the router. Received: none.")
+        raise ArgumentError("axes", "`axes` with the weights of the experts and of the router", found="none")
     if not isinstance(router, str):
-        raise TypeError(
-            f"Expected `router` to be a string. Received: router={router!r} of type {type(router).__name__}."
-        )
+        raise ArgumentTypeError("router", "`router` to be a string", f"{router!r} of type {type(router).__name__}")
     of_router = tuple(name for name in axes if name.startswith(router))
     _REGISTERED[layer_class] = _ExpertRule(dict(axes), of_router, count_argument, top_k_argument)
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import other_axes, shape_along
-from tfprune.base.spec import Spec, check_count, check_number, resolve
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec, check_count, check_number, resolve
 from tfprune.masking.strip import flat_copy
 from tfprune.models.anatomy import Anatomy
 from tfprune.solving.dependency_graph import ChanneledWeight, Network
@@ -120,7 +120,9 @@ def check_arrays(value: Any, argument: str, *, like: Sequence[np.ndarray] | None
     arrays = _each(value, argument, "arrays, as get_weights() returns them")
     for index, array in enumerate(arrays):
         if array is None or not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
-            raise TypeError(f"Expected `{argument}` to hold arrays of numbers. Received: {array!r} at index {index}.")
+            raise ArgumentTypeError(
+                argument, f"`{argument}` to hold arrays of numbers", found=f"{array!r} at index {index}"
+            )
     if like is not None:
         _check_shapes(arrays, argument, like)
     return arrays
@@ -147,9 +149,11 @@ def check_masks(value: Any, argument: str, *, like: Sequence[np.ndarray] | None 
     masks = _each(value, argument, "masks, None for an array of which all entries are kept")
     for index, mask in enumerate(masks):
         if mask is not None and mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-            raise ValueError(
-                f"Expected `{argument}` to hold zeros and ones. Received: {mask.dtype} at index {index} with other "
-                f"values. Pass weight != 0 for the mask of a weight."
+            raise ArgumentError(
+                argument,
+                f"`{argument}` to hold zeros and ones",
+                found=f"{mask.dtype} at index {index} with other values",
+                advice="Pass weight != 0 for the mask of a weight.",
             )
     if like is not None:
         _check_shapes(masks, argument, like)
@@ -169,11 +173,13 @@ def check_each(parts: Any, argument: str, *, count: int | None = None) -> list[A
         ValueError: If there are not `count`, or none.
     """
     if isinstance(parts, (str, bytes)) or not isinstance(parts, Iterable):
-        raise TypeError(f"Expected `{argument}` to be a list, one entry for each. Received: {type(parts).__name__}.")
+        raise ArgumentTypeError(
+            argument, f"`{argument}` to be a list, one entry for each", found=type(parts).__name__
+        )
     entries = list(parts)
     if len(entries) != count if count is not None else not entries:
         expected = f"{count} entries" if count is not None else "an entry for each client"
-        raise ValueError(f"Expected `{argument}` to hold {expected}. Received: {len(entries)}.")
+        raise ArgumentError(argument, f"`{argument}` to hold {expected}", found=str(len(entries)))
     return entries
 
 
@@ -199,24 +205,29 @@ def masked(arrays: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> 
 
 def _each(value: Any, argument: str, content: str) -> list[Any]:
     if isinstance(value, (str, bytes, dict, np.ndarray)) or not isinstance(value, Iterable):
-        raise TypeError(
-            f"Expected `{argument}` to be a list of {content}. Received: {type(value).__name__}. Pass one entry for "
-            f"each weight of the model."
+        raise ArgumentTypeError(
+            argument,
+            f"`{argument}` to be a list of {content}",
+            found=type(value).__name__,
+            advice="Pass one entry for each weight of the model.",
         )
     return [None if entry is None else np.asarray(entry) for entry in value]
 
 
 def _check_shapes(values: list[Any], argument: str, like: Sequence[np.ndarray]) -> None:
     if len(values) != len(like):
-        raise ValueError(
-            f"Expected `{argument}` to hold {len(like)} entries, one for each weight of the model. Received: "
-            f"{len(values)}."
+        raise ArgumentError(
+            argument,
+            f"`{argument}` to hold {len(like)} entries, one for each weight of the model",
+            found=str(len(values)),
         )
     for index, (value, other) in enumerate(zip(values, like, strict=True)):
         if value is not None and value.shape != other.shape:
-            raise ValueError(
-                f"Expected `{argument}` to have the shape {other.shape} at index {index}. Received: {value.shape}. "
-                f"Clients and server need the same model."
+            raise ArgumentError(
+                argument,
+                f"`{argument}` to have the shape {other.shape} at index {index}",
+                found=str(value.shape),
+                advice="Clients and server need the same model.",
             )
 
 
@@ -341,18 +352,22 @@ def check_finite(arrays: Arrays, masks: Masks, *, argument: str) -> None:
     for index, (array, mask) in enumerate(zip(arrays, masks, strict=True)):
         wrong = ~np.isfinite(array) if mask is None else ~np.isfinite(array) & mask
         if wrong.any():
-            raise ValueError(
-                f"Expected `{argument}` to hold finite numbers. Received: {np.count_nonzero(wrong)} of NaN or "
-                f"infinity at index {index}. Leave this client out."
+            raise ArgumentError(
+                argument,
+                f"`{argument}` to hold finite numbers",
+                found=f"{np.count_nonzero(wrong)} of NaN or infinity at index {index}",
+                advice="Leave this client out.",
             )
 
 
 def _shares(weights: list[Any]) -> list[float]:
     shares = [check_number(weight, f"client_weights[{index}]", least=0) for index, weight in enumerate(weights)]
     if not sum(shares):
-        raise ValueError(
-            f"Expected `client_weights` with a sum above 0. Received: {weights!r}. Weigh clients by their samples, "
-            f"for example."
+        raise ArgumentError(
+            "client_weights",
+            "`client_weights` with a sum above 0",
+            found=repr(weights),
+            advice="Weigh clients by their samples, for example.",
         )
     return shares
 

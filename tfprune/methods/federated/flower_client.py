@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfprune.base.spec import ArgumentTypeError
 from tfprune.methods.federated.averages import Masks, check_arrays
 from tfprune.methods.federated.flower_server import CLIENT, DATA, DUE, ROUND, SQUARES, UPDATE, value_in
 from tfprune.methods.federated.masks import FedMask, MaskScores, SharedMask
@@ -57,7 +58,7 @@ class MaskedClient:
 
     def __init__(self, message: Message, context: Context, model: MaskedModel) -> None:
         if not isinstance(model, MaskedModel):
-            raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
+            raise ArgumentTypeError("model", "`model` to be a MaskedModel", found=type(model).__name__)
         data = _update_in(message)
         self._message, self._context, self._model = message, context, model
         stored = value_in(context.state, _STATE, key=_MASKS)

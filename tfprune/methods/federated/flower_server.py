@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice, check_number, resolve
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_number, resolve
 from tfprune.methods.federated.averages import (
     AVERAGES,
     Arrays,
@@ -162,9 +162,10 @@ class _PruneFLRounds(_ServerRounds):
         if self.common is None:
             costs = self.method.seconds
             if len(costs) != len(server):
-                raise ValueError(
-                    f"Expected `seconds` of PruneFL for {len(server)} arrays, one for each weight of the model. "
-                    f"Received: {len(costs)}."
+                raise ArgumentError(
+                    "seconds",
+                    f"`seconds` of PruneFL for {len(server)} arrays, one for each weight of the model",
+                    found=str(len(costs)),
                 )
             self.common = [
                 None if cost is None else np.ones(array.shape, bool)
@@ -244,9 +245,11 @@ def _rounds_of(method: Any, masks: Sequence[Any] | None, *, average: Mean, clip_
     if isinstance(method, PruneFL):
         return _PruneFLRounds(method, masks, average=average, clip_norm=clip_norm)
     if not isinstance(method, FedMask):
-        raise TypeError(
-            f"Expected `method` to be a PruneFL, a FedMask or None. Received: {type(method).__name__}. The masks of "
-            f"LotteryFL and HeteroFL are chosen by clients: leave `method` out."
+        raise ArgumentTypeError(
+            "method",
+            "`method` to be a PruneFL, a FedMask or None",
+            found=type(method).__name__,
+            advice="The masks of LotteryFL and HeteroFL are chosen by clients: leave `method` out.",
         )
     if masks is not None or clip_norm is not None or average != Mean():
         raise ValueError(

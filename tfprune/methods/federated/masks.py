@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.arrays import keep_largest, kept_count
-from tfprune.base.spec import Spec, check_count, check_number, check_numbers, check_sparsity
+from tfprune.base.spec import ArgumentError, Spec, check_count, check_number, check_numbers, check_sparsity
 from tfprune.methods.federated.averages import (
     Arrays,
     Masks,
@@ -159,9 +159,9 @@ class FedMask(Spec):
         shares = [check_number(weight, "client_weights", least=0) for weight in client_weights]
         check_each(shares, "client_weights", count=len(checked))
         if not sum(shares):
-            raise ValueError(f"Expected `client_weights` with a sum above 0. Received: {client_weights!r}.")
+            raise ArgumentError("client_weights", "`client_weights` with a sum above 0", found=repr(client_weights))
         if len({tuple(getattr(mask, "shape", None) for mask in client) for client in checked}) > 1:
-            raise ValueError("Expected `masks` of one model. Received: other numbers or shapes in some clients.")
+            raise ArgumentError("masks", "`masks` of one model", found="other numbers or shapes in some clients")
         return [self._averaged(entries, shares) for entries in zip(*checked, strict=True)]
 
     def _averaged(self, entries: Sequence[Any], shares: list[float]) -> SharedMask:
@@ -496,11 +496,13 @@ class PruneFL(Spec):
     def _check(self, masks: Masks, sums: Arrays, costs: list[float | None]) -> None:
         for index, (mask, values, cost) in enumerate(zip(masks, sums, costs, strict=True)):
             if not (values >= 0).all():
-                raise ValueError(f"Expected `squares` of at least 0. Received: others at index {index}.")
+                raise ArgumentError("squares", "`squares` of at least 0", found=f"others at index {index}")
             if mask is not None and cost is None:
-                raise ValueError(
-                    f"Expected `seconds` for each array with a mask. Received: None at index {index}. Pass None for "
-                    f"its mask, too, or its seconds."
+                raise ArgumentError(
+                    "seconds",
+                    "`seconds` for each array with a mask",
+                    found=f"None at index {index}",
+                    advice="Pass None for its mask, too, or its seconds.",
                 )
 
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import SPLITS, Split, compress, expand, join, split
-from tfprune.base.spec import check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.gradients import LossGradients, training_loss
 from tfprune.masking.pruned import Pruned
 from tfprune.masking.strip import pruned_layers
@@ -89,7 +89,7 @@ def unpack_masks(source: bytes, *, like: Sequence[np.ndarray] | None = None) -> 
         ValueError: Expected packed masks. Received: 7 bytes that begin with b'wei'. Pack them by pack_masks.
     """
     if not isinstance(source, (bytes, bytearray, memoryview)):
-        raise TypeError(f"Expected `source` to be bytes. Received: {type(source).__name__}.")
+        raise ArgumentTypeError("source", "`source` to be bytes", found=type(source).__name__)
     data = bytes(source)
     if len(data) < _MASKS_HEAD.size or not data.startswith(_MASKS_MAGIC):
         raise ValueError(
@@ -272,7 +272,7 @@ class Update:
 def _read_header(source: Any) -> tuple[int, bytes, bytes, bytes]:
     """Return the round, the layout, the packed masks and the packed entries of an update."""
     if not isinstance(source, (bytes, bytearray, memoryview)):
-        raise TypeError(f"Expected `source` to be bytes. Received: {type(source).__name__}.")
+        raise ArgumentTypeError("source", "`source` to be bytes", found=type(source).__name__)
     data = bytes(source)
     if len(data) < _HEAD.size or not data.startswith(_MAGIC):
         raise ValueError(f"Expected an update. Received: {len(data)} bytes that begin with {data[:3]!r}.")
@@ -585,10 +585,10 @@ def dense_gradients(model: MaskedModel, data: Any, *, loss: Any = None) -> Array
         [2.0, 6.0]
     """
     if not isinstance(model, MaskedModel):
-        raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
+        raise ArgumentTypeError("model", "`model` to be a MaskedModel", found=type(model).__name__)
     [whole] = batches(data, rows=None)
     if whole.y is None:
-        raise ValueError("Expected `data` to be (x, y), to compute a loss. Received: inputs only.")
+        raise ArgumentError("data", "`data` to be (x, y), to compute a loss", found="inputs only")
     check_batch(whole, model.model)
     gradients = model.gradients_of(loss).of(whole)
     return [
@@ -632,7 +632,7 @@ def measure_statistics(model: MaskedModel, samples: Any, *, batch_size: int = 32
         Diao et al., 2021, "HeteroFL", arXiv:2010.01264: static batch normalization.
     """
     if not isinstance(model, MaskedModel):
-        raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
+        raise ArgumentTypeError("model", "`model` to be a MaskedModel", found=type(model).__name__)
     layers = [layer for _, layer in walk(model.model) if isinstance(layer, keras.layers.BatchNormalization)]
     momenta, totals, count = [layer.momentum for layer in layers], _zeros(layers), 0
     for layer in layers:

@@ -12,7 +12,7 @@ from keras import ops
 
 from tfprune.base.arrays import output_axes
 from tfprune.base.output import Progress
-from tfprune.base.spec import Spec, check_count, check_number
+from tfprune.base.spec import ArgumentTypeError, Spec, check_count, check_number
 from tfprune.channels.groups import register_shrinkable
 from tfprune.facts import ClassMoments
 from tfprune.gradients import Episodes, MetaGradients, without_sparse_rows
@@ -325,9 +325,7 @@ def settings_of(optimizer: str | keras.optimizers.Optimizer) -> dict[str, Any]:
         TypeError: If it is neither an optimizer nor a name.
     """
     if not isinstance(optimizer, (str, keras.optimizers.Optimizer)):
-        raise TypeError(
-            f"Expected `optimizer` to be a Keras optimizer or its name. Received: optimizer={optimizer!r}."
-        )
+        raise ArgumentTypeError("optimizer", "`optimizer` to be a Keras optimizer or its name", repr(optimizer))
     settings = keras.optimizers.serialize(keras.optimizers.get(optimizer))
     changes = {"learning_rate": 0.0, "name": "optimizer"}
     return {**settings, "config": {**settings["config"], **changes}}

@@ -14,7 +14,7 @@ import numpy as np
 from tfprune.allocation import LayerThreshold, Weight
 from tfprune.base.folders import NamedArrays, RunFolder
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import Spec, check_count, check_number, resolve
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec, check_count, check_number, resolve
 from tfprune.compact.plan import Budget, plan_shrink
 from tfprune.compact.prune_to import described
 from tfprune.compact.shrink import ShrinkPlan, shrink
@@ -67,9 +67,11 @@ class FewShotStage(Spec):
 
     def __post_init__(self) -> None:
         if self.budget is not None and not isinstance(self.budget, (Budget, LayerThreshold)):
-            raise TypeError(
-                f"Expected `budget` to be a budget, a LayerThreshold or None. Received: budget={self.budget!r}. Pass "
-                f"tfprune.budget(parameters=0.5), for example."
+            raise ArgumentTypeError(
+                "budget",
+                "`budget` to be a budget, a LayerThreshold or None",
+                repr(self.budget),
+                advice="Pass tfprune.budget(parameters=0.5), for example.",
             )
         rate = check_number(self.learning_rate, "learning_rate", above=0)
         self._hold(episodes=check_count(self.episodes, "episodes", least=0), learning_rate=rate)
@@ -120,9 +122,10 @@ class ChannelTaxonomy(Spec):
         if self.symptoms is not None:
             self._hold(symptoms=_pairs(self.symptoms, "symptoms"))
             if dict(self.symptoms).keys() != dict(self.kinds).keys():
-                raise ValueError(
-                    f"Expected `kinds` and `symptoms` of the same classes. Received: {sorted(dict(self.kinds))} and "
-                    f"{sorted(dict(self.symptoms))}."
+                raise ArgumentError(
+                    "kinds",
+                    "`kinds` and `symptoms` of the same classes",
+                    found=f"{sorted(dict(self.kinds))} and {sorted(dict(self.symptoms))}",
                 )
 
     def levels(self, moments: ClassMoments) -> np.ndarray:
@@ -145,14 +148,10 @@ def _pairs(groups: Any, argument: str) -> tuple[tuple[int, Hashable], ...]:
     if not isinstance(listed, (list, tuple)) or not all(
         isinstance(pair, tuple) and len(pair) == 2 for pair in listed
     ):
-        raise TypeError(
-            f"Expected `{argument}` to be a dict from classes to groups. Received: {argument}={groups!r}."
-        )
+        raise ArgumentTypeError(argument, f"`{argument}` to be a dict from classes to groups", repr(groups))
     pairs = tuple((int(label), group) for label, group in listed)
     if len({group for _, group in pairs}) < 2:
-        raise ValueError(
-            f"Expected `{argument}` with at least two groups of classes. Received: {argument}={dict(pairs)!r}."
-        )
+        raise ArgumentError(argument, f"`{argument}` with at least two groups of classes", repr(dict(pairs)))
     return pairs
 
 
@@ -627,37 +626,46 @@ def prune_few_shot(
 def _checked(stages: Any) -> list[FewShotStage]:
     is_listed = isinstance(stages, Sequence) and all(isinstance(stage, FewShotStage) for stage in stages)
     if not is_listed:
-        raise TypeError(
-            f"Expected `stages` to be a list of tfprune.few_shot.FewShotStage. Received: stages={stages!r:.200}. "
-            f"Pass [tfprune.few_shot.FewShotStage(tfprune.budget(parameters=0.5), episodes=100)], for example."
+        raise ArgumentTypeError(
+            "stages",
+            "`stages` to be a list of tfprune.few_shot.FewShotStage",
+            f"{stages!r:.200}",
+            advice=(
+                "Pass [tfprune.few_shot.FewShotStage(tfprune.budget(parameters=0.5), episodes=100)], for example."
+            ),
         )
     if not stages:
-        raise ValueError("Expected at least one stage. Received: stages=[].")
+        raise ArgumentError("stages", "at least one stage", "[]")
     return list(stages)
 
 
 def _check_episodes(name: str, value: Any) -> None:
     is_optional = name != "tasks"
     if not (isinstance(value, Episodes) or (is_optional and value is None)):
-        raise TypeError(
-            f"Expected `{name}` to be tfprune.few_shot.Episodes{' or None' if is_optional else ''}. Received: {name}="
-            f"{value!r:.100}. Pass tfprune.few_shot.Episodes(x, y, ways=5, shots=5)."
+        raise ArgumentTypeError(
+            name,
+            f"`{name}` to be tfprune.few_shot.Episodes{' or None' if is_optional else ''}",
+            f"{value!r:.100}",
+            advice="Pass tfprune.few_shot.Episodes(x, y, ways=5, shots=5).",
         )
     if value is not None and not value.queries:
-        raise ValueError(f"Expected `{name}` with queries, whose loss or accuracy counts. Received: queries=0.")
+        raise ArgumentError("queries", f"`{name}` with queries, whose loss or accuracy counts", "0")
 
 
 def _check_taxonomy(taxonomy: Any, tasks: Episodes) -> None:
     if taxonomy is None:
         return
     if not isinstance(taxonomy, ChannelTaxonomy):
-        raise TypeError(
-            f"Expected `taxonomy` to be a tfprune.few_shot.ChannelTaxonomy or None. Received: {taxonomy!r:.100}."
+        raise ArgumentTypeError(
+            "taxonomy", "`taxonomy` to be a tfprune.few_shot.ChannelTaxonomy or None", found=f"{taxonomy!r:.100}"
         )
     missing = [label for label in tasks.labels if label not in dict(taxonomy.kinds)]
     if missing:
-        raise ValueError(
-            f"Expected `taxonomy` with all classes of `tasks`. Received: none for {missing[:5]}. Add them to `kinds`."
+        raise ArgumentError(
+            "taxonomy",
+            "`taxonomy` with all classes of `tasks`",
+            found=f"none for {missing[:5]}",
+            advice="Add them to `kinds`.",
         )
 
 

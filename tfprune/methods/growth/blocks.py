@@ -510,7 +510,7 @@ def find_blocks(model: keras.Model, pattern: str | None) -> Blocks:
         ValueError: If the model is not a graph, or has no repeated blocks; the message gives the reason.
     """
     anatomy = Anatomy.of(model)
-    expression = None if pattern is None else check_regex(pattern, "`blocks`")
+    expression = None if pattern is None else check_regex(pattern, "blocks")
     if not anatomy.kind.has_graph:
         raise ValueError(
             f"Expected a Sequential or Functional model, or a Functional subclass, such as a backbone of "

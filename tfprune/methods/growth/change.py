@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count, check_numbers
+from tfprune.base.spec import ArgumentError, check_choice, check_count, check_numbers
 from tfprune.compact.smaller_class import Exchange, Resized, build_with_arguments, dicts_in, resize
 from tfprune.compact.smaller_graph import NoClass
 from tfprune.masking.strip import sparsity_report
@@ -667,14 +667,19 @@ def _loss_for(model: keras.Model, drop: Any, count: Any, *, data: Any, loss: Any
             f"{received}."
         )
     if count is None and (data is not None or loss is not None):
-        raise ValueError(
-            "Expected `count` with `data` and `loss`, which choose the blocks. Received: `drop` with them. To "
-            "compare the outputs of both models on data, pass samples=..."
+        raise ArgumentError(
+            "count",
+            "`count` with `data` and `loss`, which choose the blocks",
+            found="`drop` with them",
+            advice="To compare the outputs of both models on data, pass samples=...",
         )
     if count is not None and data is None:
-        raise ValueError(
-            f"Expected `data` with `count`, on which the loss is measured. Received: count={count!r}, data=None. "
-            f"Pass data=(x, y)."
+        raise ArgumentError(
+            "count",
+            "`data` with `count`, on which the loss is measured",
+            repr(count),
+            advice="Pass data=(x, y).",
+            beside={"data": None},
         )
     return None if count is None else loss_of(model, loss)
 
@@ -895,9 +900,11 @@ def grow_depth(
     source = find_blocks(model, blocks)
     count = len(source.blocks)
     if keep_first + keep_last >= count:
-        raise ValueError(
-            f"Expected `keep_first` and `keep_last` to leave a block to repeat. Received: keep_first={keep_first}, "
-            f"keep_last={keep_last} for the {count} blocks of {model.name!r}. Lower one of them."
+        raise ArgumentError(
+            "keep_first",
+            "`keep_first` and `keep_last` to leave a block to repeat",
+            f"{keep_first}, keep_last={keep_last} for the {count} blocks of {model.name!r}",
+            advice="Lower one of them.",
         )
     batches = _comparison_data(samples, source)
     numbers = _growth_order(count, repeats, order=order, keep_first=keep_first, keep_last=keep_last)
@@ -907,9 +914,11 @@ def grow_depth(
         copies = [index for index, number in enumerate(numbers) if number in numbers[:index]]
         inputs = _sample_inputs(batches, source)
         if inputs is None:
-            raise ValueError(
-                f"Expected `samples` to try zero_output=True on. Received: None for {model.name!r}, which does not "
-                f"run on random numbers. Pass a few of its inputs."
+            raise ArgumentError(
+                "samples",
+                "`samples` to try zero_output=True on",
+                found=f"None for {model.name!r}, which does not run on random numbers",
+                advice="Pass a few of its inputs.",
             )
         zeroed = _zero_outputs(grown, copies, inputs=inputs)
     return grown.model, _report_growth(grown, batches, zeroed=zeroed)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count
+from tfprune.base.spec import ArgumentError, check_choice, check_count
 from tfprune.compact.narrow import narrow, width_of
 from tfprune.compact.plan import Budget, PartAlone, TransformerPlan, TransformerStep, check_budget
 from tfprune.compact.vocabulary import VocabularyReport, trim_vocabulary
@@ -388,10 +388,11 @@ def _targets(budget: Budget, costs: Mapping[str, float]) -> dict[str, float]:
 
 def _check_finite(model: keras.Model, loss: float, *, judge: Any) -> None:
     if not math.isfinite(loss):
-        raise ValueError(
-            f"Expected a model with a finite loss on `samples`. Received: {model.name!r}, computing in "
-            f"{model.compute_dtype}, with a loss of {loss} by judge={judge!r}. In float16, large numbers overflow: "
-            f"load the model in bfloat16 or float32."
+        raise ArgumentError(
+            "samples",
+            "a model with a finite loss on `samples`",
+            found=f"{model.name!r}, computing in {model.compute_dtype}, with a loss of {loss} by judge={judge!r}",
+            advice="In float16, large numbers overflow: load the model in bfloat16 or float32.",
         )
 
 
@@ -399,9 +400,11 @@ def _check_parts(parts: Sequence[str] | None, *, has_texts: bool) -> None:
     for part in parts or ():
         check_choice(part, "parts", choices=_KINDS)
     if parts is not None and (not parts or ("vocabulary" in parts) != has_texts):
-        raise ValueError(
-            f"Expected some parts, and `texts` with 'vocabulary' in `parts`, and only then. Received: "
-            f"parts={list(parts)!r}, {'' if has_texts else 'no '}texts. Pass the texts whose tokens remain."
+        raise ArgumentError(
+            "parts",
+            "some parts, and `texts` with 'vocabulary' in `parts`, and only then",
+            f"{list(parts)!r}, {'' if has_texts else 'no '}texts",
+            advice="Pass the texts whose tokens remain.",
         )
 
 
@@ -423,9 +426,8 @@ def _most(cuts: _MixedCuts, parts: Sequence[str], *, is_asked: bool) -> Levels:
             most[kind] = cuts.most(kind)
         except ValueError as error:
             if is_asked:
-                raise ValueError(
-                    f"Expected a model with what `parts` names. Received: parts={list(parts)!r}; {error} Leave "
-                    f"{kind!r} out."
+                raise ArgumentError(
+                    "parts", "a model with what `parts` names", f"{list(parts)!r}; {error} Leave {kind!r} out"
                 ) from error
             reasons.append(f"{kind}: {error}")
     if not any(most.values()):

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfprune.base.folders import RunFolder
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.spec import ArgumentError, check_choice, check_count, check_number
 from tfprune.compact.linear_map import every
 from tfprune.compact.shrink import RunningModel, ShrinkPlan, build_smaller
 from tfprune.masking.strip import flat_copy
@@ -272,9 +272,11 @@ def _weight_updates(
     orders: dict[str, str | None]
     orders = dict(reconstruction) if isinstance(reconstruction, Mapping) else dict.fromkeys(PARTS, reconstruction)
     if orders.keys() != set(PARTS):
-        raise ValueError(
-            f"Expected a reconstruction, or a dict with one for 'units' and one for 'heads'. Received: "
-            f"reconstruction={reconstruction!r}. Pass, for example, {{'units': 'sequential', 'heads': None}}."
+        raise ArgumentError(
+            "reconstruction",
+            "a reconstruction, or a dict with one for 'units' and one for 'heads'",
+            repr(reconstruction),
+            advice="Pass, for example, {'units': 'sequential', 'heads': None}.",
         )
     check_choice(targets, "targets", choices=_TARGETS)
     ridge, holdout = check_number(ridge, "ridge", least=0), check_number(holdout, "holdout", least=0, most=0.5)

@@ -14,7 +14,15 @@ import numpy as np
 
 from tfprune.allocation import ALLOCATIONS, Allocation, Weight, allocate, check_allocation
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity, resolve
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    check_choice,
+    check_count,
+    check_number,
+    check_sparsity,
+    resolve,
+)
 from tfprune.compact.linear_map import GraphWalk, LinearMap, Rows, Site, sites_of
 from tfprune.compact.reconstruct import (
     TARGETS,
@@ -223,16 +231,18 @@ def _checked_split(allocation: _Split | None, settings: _MaskSettings) -> _Split
         others = "a dict from regular expressions to sparsities, or a function"
         check_choice(allocation, "allocation", choices=(*_BY_ERROR, *_BY_BLOCK, *ALLOCATIONS), others=others)
     if allocation in _BY_ERROR and not (is_free and settings.criterion in _UPDATING):
-        raise ValueError(
-            f"Expected allocation='uniform' with criterion={settings.criterion!r} and pattern={settings.pattern!r}. "
-            f"Received: allocation={allocation!r}, which is for unstructured zeros or blocks by 'alps' or "
-            f"'sparsegpt'."
+        raise ArgumentError(
+            "allocation",
+            f"allocation='uniform' with criterion={settings.criterion!r} and pattern={settings.pattern!r}",
+            f"{allocation!r}, which is for unstructured zeros or blocks by 'alps' or 'sparsegpt'",
         )
     if isinstance(allocation, str) and allocation != "uniform" and not is_free:
-        raise ValueError(
-            f"Expected allocation='uniform' with pattern={settings.pattern!r}, whose groups have the same zeros in "
-            f"all kernels, or a dict. Received: allocation={allocation!r}. To leave kernels without zeros, pass for "
-            f"example allocation={{'out/kernel': None}}."
+        raise ArgumentError(
+            "allocation",
+            f"allocation='uniform' with pattern={settings.pattern!r}, whose groups have the same zeros in all "
+            f"kernels, or a dict",
+            repr(allocation),
+            advice="To leave kernels without zeros, pass for example allocation={'out/kernel': None}.",
         )
     return allocation
 
@@ -275,8 +285,11 @@ def _check_pattern(pattern: Pattern, path: str, share: float | None) -> None:
     try:
         pattern.check(share or 0)
     except ValueError as error:
-        raise ValueError(
-            f"Expected an `allocation` that pattern={pattern!r} allows. Received: {share:g} for {path}. {error}"
+        raise ArgumentError(
+            "allocation",
+            f"an `allocation` that pattern={pattern!r} allows",
+            found=f"{share:g} for {path}",
+            advice=str(error),
         ) from error
 
 
@@ -301,9 +314,11 @@ def _by_block(
         shares = split_by_tails(exponents, sizes=sizes, sparsity=sparsity)
     for name, share in zip(blocks, shares, strict=True):
         if not 0 <= share < 1:
-            raise ValueError(
-                f"Expected a sparsity that allocation={allocation!r} can split. Received: sparsity={sparsity!r}, of "
-                f"which {name} would get {share:.3f}. Pass allocation='error', or a sparsity nearer to 0.5."
+            raise ArgumentError(
+                "sparsity",
+                f"a sparsity that allocation={allocation!r} can split",
+                f"{sparsity!r}, of which {name} would get {share:.3f}",
+                advice="Pass allocation='error', or a sparsity nearer to 0.5.",
             )
     return {site: share for some, share in zip(blocks.values(), shares, strict=True) for site in some}
 
@@ -557,9 +572,10 @@ def _chosen(
     chosen = [pair for pair in pairs if is_chosen(_path_of(pair[0]), pair[0].map.layer, pair[0].map.kernel)]
     named = [f"{_path_of(site)} ({reasons[site]})" for site, _ in chosen if site in reasons]
     if named or not chosen:
-        raise ValueError(
-            f"Expected `filters` to match kernels that can be pruned. Received: filters={filters!r}, which match "
-            f"{', '.join(named) or 'none of ' + ', '.join(paths)}."
+        raise ArgumentError(
+            "filters",
+            "`filters` to match kernels that can be pruned",
+            f"{filters!r}, which match {', '.join(named) or 'none of ' + ', '.join(paths)}",
         )
     return chosen, []
 
@@ -603,14 +619,19 @@ def _mask_all(
 
 def _checked_rounding(rounding: Any, criterion: str) -> Rounding | None:
     if rounding is not None and not isinstance(rounding, Rounding):
-        raise TypeError(
-            f"Expected `rounding` to be a Rounding or None. Received: rounding={rounding!r}. Pass "
-            f"tfprune.Rounding(8) or tfprune.Rounding(4)."
+        raise ArgumentTypeError(
+            "rounding",
+            "`rounding` to be a Rounding or None",
+            repr(rounding),
+            advice="Pass tfprune.Rounding(8) or tfprune.Rounding(4).",
         )
     if rounding is not None and criterion != "sparsegpt":
-        raise ValueError(
-            f"Expected criterion='sparsegpt' with `rounding`: the other criteria set zeros only. Received: "
-            f"criterion={criterion!r}, rounding={rounding!r}. Pass criterion='sparsegpt'."
+        raise ArgumentError(
+            "criterion",
+            "criterion='sparsegpt' with `rounding`: the other criteria set zeros only",
+            repr(criterion),
+            advice="Pass criterion='sparsegpt'.",
+            beside={"rounding": rounding},
         )
     return rounding
 
@@ -618,9 +639,11 @@ def _checked_rounding(rounding: Any, criterion: str) -> Rounding | None:
 def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:
     resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
     if not isinstance(resolved, (Unstructured, NM, Block)):
-        raise ValueError(
-            f"Expected `pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols). Received: "
-            f"pattern={pattern!r}. Whole channels and heads are removed by prune_units."
+        raise ArgumentError(
+            "pattern",
+            "`pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols)",
+            repr(pattern),
+            advice="Whole channels and heads are removed by prune_units.",
         )
     resolved.check(sparsity)
     return resolved

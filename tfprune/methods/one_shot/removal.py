@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.base.folders import NamedArrays, RunFolder
-from tfprune.base.spec import check_sparsity
+from tfprune.base.spec import ArgumentError, check_sparsity
 from tfprune.compact.linear_map import GraphWalk, IsHeld, MomentSums, NotLinear
 from tfprune.compact.plan import attention_layers
 from tfprune.compact.reconstruct import ReconstructionRow, improve_layer, unsolved
@@ -408,9 +408,11 @@ def check_sparsities(sparsity: float | Mapping[str, float]) -> float | dict[str,
         return check_sparsity(sparsity, "sparsity")
     unknown = sorted(map(str, sparsity.keys() - set(PARTS)))
     if unknown or not sparsity:
-        raise ValueError(
-            f"Expected sparsities of 'units', 'heads' or both. Received: sparsity={dict(sparsity)!r}. Pass, for "
-            f"example, {{'units': 0.5, 'heads': 0.25}}."
+        raise ArgumentError(
+            "sparsity",
+            "sparsities of 'units', 'heads' or both",
+            repr(dict(sparsity)),
+            advice="Pass, for example, {'units': 0.5, 'heads': 0.25}.",
         )
     return {part: check_sparsity(sparsity.get(part, 0.0), f"sparsity[{part!r}]") for part in PARTS}
 
@@ -746,10 +748,11 @@ class OutputLoss:
         elif any(targets is None for _, targets in batches):
             raise _no_labels(judge)
         elif remaining is not None and any(remaining.are_scores(graph)):
-            raise ValueError(
-                f"Expected judge='perplexity' or 'distance' with `texts`, for a model that returns a score of each "
-                f"token: labels number the tokens of the whole vocabulary. Received: judge={judge!r} for "
-                f"{graph.model.name!r}."
+            raise ArgumentError(
+                "judge",
+                "judge='perplexity' or 'distance' with `texts`, for a model that returns a score of each token: "
+                "labels number the tokens of the whole vocabulary",
+                f"{judge!r} for {graph.model.name!r}",
             )
         else:
             self._loss = loss_of(graph.model, judge)
