@@ -30,7 +30,7 @@ from common import processor_seconds
 import tfprune
 from sample_apps.data.cache import CACHE
 from sample_apps.language_model import measures, subjects
-from tfprune.models.kernels import from_matrix, kernels, to_matrix
+from tfprune.models.anatomy import from_matrix, kernels, to_matrix
 from tfprune.solving.least_squares import grid_of
 
 MEASURED = 2  # windows of each text

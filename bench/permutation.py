@@ -27,7 +27,7 @@ from common import Row, at_least
 import tfprune
 from sample_apps import fashion_cnn
 from sample_apps.four_ways.networks import mobilenet
-from tfprune.models.kernels import from_matrix, kernels, to_matrix
+from tfprune.models.anatomy import from_matrix, kernels, to_matrix
 from tfprune.patterns import NM
 
 TWO_OF_FOUR = NM(2, 4)

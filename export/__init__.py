@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from tfprune.export.device.verify import verify as verify
     from tfprune.export.device.web import WebReport as WebReport
     from tfprune.export.device.web import web as web
+    from tfprune.export.file.container import pack as pack
+    from tfprune.export.file.container import unpack as unpack
     from tfprune.export.file.inspect import ModelReport as ModelReport
     from tfprune.export.file.inspect import inspect as inspect
-    from tfprune.export.file.pack import pack as pack
-    from tfprune.export.file.pack import unpack as unpack
     from tfprune.export.file.xnnpack import SparseInferenceReport as SparseInferenceReport
     from tfprune.export.keras_side.ask import Vela as Vela
     from tfprune.export.keras_side.ask import latency as latency
@@ -75,8 +75,8 @@ _HOMES = {
     "device.runner": ["Runner"],
     "device.verify": ["EvaluateReport", "VerifyReport", "evaluate", "verify"],
     "device.web": ["WebReport", "web"],
+    "file.container": ["pack", "unpack"],
     "file.inspect": ["ModelReport", "inspect"],
-    "file.pack": ["pack", "unpack"],
     "file.xnnpack": ["SparseInferenceReport"],
     "keras_side.ask": ["Vela", "latency", "micro_support", "sparse_inference", "vela"],
     "keras_side.convert": ["Quantization"],

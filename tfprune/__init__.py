@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from tfprune.methods.one_shot.plan_transformer import plan_transformer as plan_transformer
     from tfprune.methods.one_shot.prune_units import prune_units as prune_units
     from tfprune.methods.one_shot.prune_weights import prune_weights as prune_weights
-    from tfprune.models.kernels import register_prunable as register_prunable
+    from tfprune.models.anatomy import register_prunable as register_prunable
     from tfprune.quantizing.quantize_aware import equalize as equalize
     from tfprune.quantizing.quantize_aware import freeze_ranges as freeze_ranges
     from tfprune.quantizing.quantize_aware import quantization_report as quantization_report
@@ -95,7 +95,7 @@ _HOMES = {
     "methods.one_shot.plan_transformer": ["plan_transformer"],
     "methods.one_shot.prune_units": ["prune_units"],
     "methods.one_shot.prune_weights": ["prune_weights"],
-    "models.kernels": ["register_prunable"],
+    "models.anatomy": ["register_prunable"],
     "quantizing.quantize_aware": ["equalize", "freeze_ranges", "quantization_report", "quantize_aware"],
     "quantizing.quantized": ["Quantized"],
     "solving.dependency_graph": ["NoRule"],

@@ -31,9 +31,8 @@ from tfprune.gradients import (
     synaptic_flows,
     training_loss,
 )
-from tfprune.models.anatomy import placeholder, walk
+from tfprune.models.anatomy import Kernel, placeholder, walk
 from tfprune.models.graph import hooked_calls, read_only_scope
-from tfprune.models.kernels import Kernel
 from tfprune.models.training import Batch, batches, check_batch, check_source, classes_of
 
 # Where the tensors that a layer takes and returns hold the units of its kernel.

@@ -15,9 +15,8 @@ from tfprune.base.arrays import input_axes, output_axes
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.criteria import Criterion
 from tfprune.facts import FACTS, MEAN, META, Fact, UnknownFact
-from tfprune.models.anatomy import as_numpy, walk
+from tfprune.models.anatomy import Kernel, as_numpy, kernels, walk
 from tfprune.models.graph import holders, read_only_scope
-from tfprune.models.kernels import Kernel, kernels
 from tfprune.models.training import Batch, classes_of
 
 # Weights to gather evidence of, and the facts that are requested of each.

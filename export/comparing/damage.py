@@ -41,7 +41,7 @@ from tfprune.export.comparing.damage_report import (
     sorted_rows,
 )
 from tfprune.export.device.verify import EVALUATE_TIMEOUT, run_in_child, samples_and_answers
-from tfprune.export.file.pack import source_name
+from tfprune.export.file.container import source_name
 
 # Corruptions of samples, such as noise and blur: a pruned model may have less margin for them than before.
 #

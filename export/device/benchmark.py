@@ -15,12 +15,20 @@ import numpy as np
 from tfprune.base.folders import read_fields
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_count, check_number
-from tfprune.export.device.board import MAX_THREADS, board_name, governor, temperature
 from tfprune.export.device.processes import Device, read_job, runner_on, write_job
-from tfprune.export.device.runner import Runner, batch_inputs, inputs_from_job, inputs_to_job, random_inputs
+from tfprune.export.device.runner import (
+    MAX_THREADS,
+    Runner,
+    batch_inputs,
+    board_name,
+    governor,
+    inputs_from_job,
+    inputs_to_job,
+    random_inputs,
+    temperature,
+)
 from tfprune.export.device.writer_file import PreparedFile, Signatures, is_language_model, signature_names
-from tfprune.export.file.container import map_model, read_model
-from tfprune.export.file.pack import Source, read_source, source_name
+from tfprune.export.file.container import Source, map_model, read_model, read_source, source_name
 from tfprune.report import Report, table
 
 # Report of a benchmark: the time and the memory of a file.

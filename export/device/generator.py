@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
-from tfprune.export.device.board import MAX_THREADS
 from tfprune.export.device.processes import read_job, run_job, write_job
-from tfprune.export.device.runner import Runner
+from tfprune.export.device.runner import MAX_THREADS, Runner
 from tfprune.export.device.writer_file import (
     UNFINISHED,
     InterpretedFile,
@@ -24,9 +23,8 @@ from tfprune.export.device.writer_file import (
     Tokenizer,
     read_text_form,
 )
-from tfprune.export.file.container import read_model
-from tfprune.export.file.metadata import read_metadata
-from tfprune.export.file.pack import source_name
+from tfprune.export.file.container import read_model, source_name
+from tfprune.export.file.document import read_metadata
 
 # A conversation with a language model's file, of which earlier turns stay in the caches.
 

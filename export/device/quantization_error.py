@@ -16,11 +16,18 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.spec import ArgumentError, check_count
-from tfprune.export.device.board import find_interpreter, interpreter_module
 from tfprune.export.device.processes import Work, read_job, run_job, write_job
-from tfprune.export.device.runner import BATCH_ROWS, IOTensor, Runner, inputs_from_job, inputs_to_job
+from tfprune.export.device.runner import (
+    BATCH_ROWS,
+    IOTensor,
+    Runner,
+    find_interpreter,
+    inputs_from_job,
+    inputs_to_job,
+    interpreter_module,
+)
 from tfprune.export.file import schema
-from tfprune.export.file.container import read_model
+from tfprune.export.file.container import Source, read_model, source_name
 from tfprune.export.file.document import (
     Grid,
     NamedTensors,
@@ -31,7 +38,6 @@ from tfprune.export.file.document import (
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source, source_name
 from tfprune.export.file.reader import Operator, Subgraph
 from tfprune.report import Report, new_figure, save_figure, table
 

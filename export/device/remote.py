@@ -39,8 +39,8 @@ import numpy as np
 from tfprune.base.folders import LARGEST_INTEGER, LONGEST_REASON, parse_json, read_fields
 from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.export.device.benchmark import benchmark
-from tfprune.export.device.board import board_name
 from tfprune.export.device.processes import Completed, Device, Work, name_of, read_job, run_job, runner_on
+from tfprune.export.device.runner import board_name
 from tfprune.report import shortened
 
 # Messages between this machine and a device: a header in JSON, and contents by name.

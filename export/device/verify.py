@@ -15,18 +15,18 @@ from tfprune.base.folders import read_fields
 from tfprune.base.limit import Limit
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, check_number
-from tfprune.export.device.board import interpreter_module
 from tfprune.export.device.processes import Device, check_device, read_job, runner_on, write_job
 from tfprune.export.device.runner import (
     Runner,
     by_output,
     inputs_from_job,
     inputs_to_job,
+    interpreter_module,
     is_by_signature,
     random_inputs,
 )
+from tfprune.export.file.container import Source, source_name
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source, source_name
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import OPEN_BATCH, number_text, open_batch, yes_or_no
 from tfprune.export.file.schema import MissingPackage

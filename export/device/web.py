@@ -25,10 +25,9 @@ from tfprune.base.spec import ArgumentTypeError, check_number
 from tfprune.export.device.runner import arrays_of, batch_inputs, random_inputs
 from tfprune.export.device.verify import format_tolerance, run_in_child
 from tfprune.export.file import schema
-from tfprune.export.file.container import GZIP, XZ
-from tfprune.export.file.metadata import LITERTLM
+from tfprune.export.file.container import GZIP, XZ, read_source
+from tfprune.export.file.document import LITERTLM
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import read_source
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import TensorInfo, number_text, open_batch, reason_of, shape_text, yes_or_no
 from tfprune.report import Report, shortened, table

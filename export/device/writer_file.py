@@ -19,12 +19,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from tfprune.base.folders import parse_json, read_fields
-from tfprune.export.device.board import board_name, find_interpreter
 from tfprune.export.device.processes import read_job, run_job, write_job
+from tfprune.export.device.runner import board_name, find_interpreter
 from tfprune.export.file import schema
-from tfprune.export.file.container import is_packed, map_model, read_model
-from tfprune.export.file.metadata import LITERTLM, TOKENIZER, read_litertlm
-from tfprune.export.file.pack import read_source
+from tfprune.export.file.container import is_packed, map_model, read_model, read_source
+from tfprune.export.file.document import LITERTLM, TOKENIZER, read_litertlm
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.schema import MissingPackage
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tfprune.base.output import bar, document, facts, image, key, name_text, rows_table, section, swatch, text
-from tfprune.export.file.metadata import AXIS_LABELS, ENTRY, REDUCED_PRECISION, MetadataTable, read_model_metadata
+from tfprune.export.file.container import Source, read_source
+from tfprune.export.file.document import AXIS_LABELS, ENTRY, REDUCED_PRECISION, MetadataTable, read_model_metadata
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source, read_source
 from tfprune.export.file.reader import Model, Tensor
 from tfprune.export.file.report import (
     OPEN_BATCH,

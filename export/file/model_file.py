@@ -9,17 +9,17 @@ from functools import cached_property
 from typing import Any
 
 from tfprune.export.file import schema
-from tfprune.export.file.container import check_whole, read_model
+from tfprune.export.file.container import Source, check_whole, read_model, source_name
 from tfprune.export.file.document import (
+    REDUCED_PRECISION,
     numbers_operators,
     put_in_order,
+    read_metadata,
     save_objects,
     signatures_of,
     starting_at,
     unpack_objects,
 )
-from tfprune.export.file.metadata import REDUCED_PRECISION, read_metadata
-from tfprune.export.file.pack import Source, source_name
 from tfprune.export.file.reader import Model, read
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.xnnpack import Analysis, SparseInferenceReport, analyze, inference_of

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file import schema
-from tfprune.export.file.metadata import REDUCED_PRECISION
+from tfprune.export.file.document import REDUCED_PRECISION
 from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor
 from tfprune.export.file.report import fraction_of_zeros, yes_or_no
 from tfprune.report import Report, table

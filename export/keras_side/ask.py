@@ -14,8 +14,8 @@ from tfprune.base.spec import ArgumentTypeError, check_choice
 from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.processes import Device
 from tfprune.export.file import schema
+from tfprune.export.file.container import Source
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source
 from tfprune.export.file.xnnpack import Layers, SparseInferenceReport, describe
 from tfprune.export.keras_side.convert import Quantization, as_quantization, convert
 from tfprune.export.keras_side.prepare import signature

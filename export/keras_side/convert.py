@@ -33,7 +33,7 @@ from tfprune.export.file.reader import Operator, Subgraph, check_operators, keep
 from tfprune.export.file.report import reason_of
 from tfprune.export.keras_side.prepare import HALF_TYPES, Signature, holds_ranges, protect_scales, states_at_start
 from tfprune.export.rewriting.share_weights import check_levels
-from tfprune.export.rewriting.sparse_graph import merge_constants, own_biases
+from tfprune.export.rewriting.sparsify import merge_constants, own_biases
 from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized, four_bit_weights
 from tfprune.models.anatomy import Anatomy
 from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source

@@ -21,8 +21,7 @@ from tfprune.export.device.generator import MASK, MODEL, TOKENS, padded
 from tfprune.export.device.processes import write_job
 from tfprune.export.device.writer_file import TextForm
 from tfprune.export.file.container import LARGEST_FILE, check_destination, write_atomically, write_model
-from tfprune.export.file.document import load_objects
-from tfprune.export.file.metadata import put_metadata, with_metadata
+from tfprune.export.file.document import load_objects, put_metadata, with_metadata
 from tfprune.export.file.reader import read
 from tfprune.export.keras_side.convert import JOB, SAVED_MODEL, convert_apart
 from tfprune.export.keras_side.language_model import (

@@ -32,10 +32,9 @@ from tfprune.export.device.verify import (
     run_in_child,
 )
 from tfprune.export.file import schema
-from tfprune.export.file.container import check_destination, check_method, check_suffix, write_atomically
+from tfprune.export.file.container import Source, check_destination, check_method, check_suffix, write_atomically
 from tfprune.export.file.document import add_values, builtin_code, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
-from tfprune.export.file.pack import Source
 from tfprune.export.file.reader import Model
 from tfprune.export.file.sparse_tensors import WEIGHTS
 from tfprune.export.file.xnnpack import SPARSE_THRESHOLD
@@ -82,8 +81,7 @@ from tfprune.export.rewriting.rewrite import (
 from tfprune.export.rewriting.share_weights import share_values
 from tfprune.export.rewriting.weights import EdgeQuantizer
 from tfprune.masking.strip import warn_if_dense
-from tfprune.models.anatomy import Anatomy, as_numpy
-from tfprune.models.kernels import Kernel, kernels, to_matrix
+from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, kernels, to_matrix
 from tfprune.quantizing.quantized import shares_values
 
 # Checks of a file fresh from the converter: its zeros, its integers, and that it differs by rounding only.

@@ -23,6 +23,7 @@ from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import IOTensor
 from tfprune.export.device.verify import Run
 from tfprune.export.file import schema
+from tfprune.export.file.container import Source
 from tfprune.export.file.document import (
     add_constant,
     add_tensor,
@@ -33,7 +34,6 @@ from tfprune.export.file.document import (
     operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source
 from tfprune.export.file.schema import MissingPackage
 from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
 from tfprune.report import Report

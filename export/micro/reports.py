@@ -16,9 +16,8 @@ from typing import Any
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import random_inputs
-from tfprune.export.file.container import check_destination, check_not_read, write_atomically
+from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_atomically
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source, source_name
 from tfprune.export.file.reader import read
 from tfprune.export.file.report import shape_text, yes_or_no
 from tfprune.export.file.schema import MissingPackage

@@ -27,7 +27,15 @@ from tfprune.export.device.processes import ChildBar, ChildProgress, Work, read_
 from tfprune.export.device.runner import Runner, inputs_from_job, inputs_to_job
 from tfprune.export.device.verify import labeled_limit, limit_mode, measure
 from tfprune.export.file import schema
-from tfprune.export.file.container import check_destination, check_method, check_suffix, encode, write_atomically
+from tfprune.export.file.container import (
+    Source,
+    check_destination,
+    check_method,
+    check_suffix,
+    encode,
+    source_name,
+    write_atomically,
+)
 from tfprune.export.file.document import (
     drop_hash,
     graphs_of_signatures,
@@ -38,7 +46,6 @@ from tfprune.export.file.document import (
     starting_at,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source, source_name
 from tfprune.export.file.reader import read
 from tfprune.export.file.report import fraction_of_zeros, number_text
 from tfprune.export.pruning.layers import (

@@ -13,8 +13,7 @@ import numpy as np
 from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs
 from tfprune.export.file import schema
-from tfprune.export.file.document import operator_name
-from tfprune.export.file.metadata import ENTRY, read_model_metadata
+from tfprune.export.file.document import ENTRY, operator_name, read_model_metadata
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import TensorInfo, shape_text

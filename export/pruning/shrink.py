@@ -17,7 +17,15 @@ from tfprune.base.output import check_verbose
 from tfprune.base.spec import ArgumentError, BudgetLimit, check_budget_limit, check_count, check_number
 from tfprune.export.device.processes import ChildProgress
 from tfprune.export.file import schema
-from tfprune.export.file.container import check_destination, check_method, check_suffix, encode, write_atomically
+from tfprune.export.file.container import (
+    Source,
+    check_destination,
+    check_method,
+    check_suffix,
+    encode,
+    source_name,
+    write_atomically,
+)
 from tfprune.export.file.document import (
     add_tensor,
     add_values,
@@ -30,7 +38,6 @@ from tfprune.export.file.document import (
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source, source_name
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, type_name

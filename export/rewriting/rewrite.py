@@ -17,10 +17,17 @@ from tfprune.base.spec import ArgumentError, check_choice, check_count, check_nu
 from tfprune.export.device.benchmark import BenchmarkReport
 from tfprune.export.device.runner import arrays_of, random_inputs
 from tfprune.export.device.verify import Run, VerifyReport, compare_run, run_in_child
-from tfprune.export.file.container import check_destination, check_method, check_suffix, encode, write_atomically
-from tfprune.export.file.metadata import REDUCED_PRECISION
+from tfprune.export.file.container import (
+    Source,
+    check_destination,
+    check_method,
+    check_suffix,
+    encode,
+    source_name,
+    write_atomically,
+)
+from tfprune.export.file.document import REDUCED_PRECISION
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source, source_name
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import fraction_of_zeros, model_card, number_text, yes_or_no
 from tfprune.export.file.xnnpack import RUNTIME, SparseInferenceReport
@@ -28,8 +35,7 @@ from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
 from tfprune.export.micro.reports import MicroReport
 from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_padding
-from tfprune.export.rewriting.sparse_graph import INTEGER, has_hybrid_layers
-from tfprune.export.rewriting.sparsify import SparseForms, SparseRow
+from tfprune.export.rewriting.sparsify import INTEGER, SparseForms, SparseRow, has_hybrid_layers
 from tfprune.report import Report, table
 
 # Report of an export: the file that was written, and how it was checked.

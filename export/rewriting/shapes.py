@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.spec import ArgumentError
-from tfprune.export.device.board import interpreter_module
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.quantization_error import plain_interpreter
+from tfprune.export.device.runner import interpreter_module
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
     add_constant,

@@ -11,9 +11,8 @@ import numpy as np
 
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.file import schema
-from tfprune.export.file.container import SUFFIXES, check_destination, check_suffix, encode, write_atomically
-from tfprune.export.file.document import save_objects
-from tfprune.export.file.metadata import (
+from tfprune.export.file.container import SUFFIXES, Source, check_destination, check_suffix, encode, write_atomically
+from tfprune.export.file.document import (
     AXIS_LABELS,
     ENTRY,
     FIRST,
@@ -23,10 +22,10 @@ from tfprune.export.file.metadata import (
     MetadataTable,
     put_metadata,
     read_model_metadata,
+    save_objects,
     write_model_metadata,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import Source
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import TensorInfo, make_archive, read_archive, shape_text
 

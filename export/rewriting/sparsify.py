@@ -1,46 +1,444 @@
-"""Sparsify: store the weights of a .tflite file without their zeros.
-
-The stock converter's sparse modes write files that crash or give wrong outputs, so the encoding is written here.
-These forms are right in every interpreter tried:
-
-- float32 and float16: a sparse tensor, DENSIFY, and the operators as they were (through their DEQUANTIZE, if any);
-- 8-bit weights and activations: the same, but for FULLY_CONNECTED, which XNNPACK then refuses: it becomes a 1x1
-  convolution (`pointwise`);
-- 8-bit weights with float32 activations: no kernel takes what DENSIFY unpacks, so DEQUANTIZE follows, and operators
-  compute in float32. Those of the same graph whose weights stay dense do so too: XNNPACK cannot mix the two;
-- float32 weights of FULLY_CONNECTED whose zeros come in fours, without DENSIFY: the runtime has a kernel for them.
-"""
+"""Sparsify: store zeros of weights as what they are, nothing; which may be sparse, and what unpacks them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_number
 from tfprune.export.file import schema
-from tfprune.export.file.document import numbers_operators
-from tfprune.export.file.metadata import REDUCED_PRECISION
-from tfprune.export.file.model_file import ModelFile, fitting
-from tfprune.export.file.pack import Source
-from tfprune.export.file.reader import Subgraph, Tensor
-from tfprune.export.file.report import fraction_of_zeros, shape_text
-from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal
-from tfprune.export.rewriting.sparse_graph import (
-    BLOCK,
-    INTEGER,
-    Rewriter,
-    SparseEncoding,
-    WeightUse,
-    encode_blocks,
-    encode_rows,
-    lower_versions,
-    merge_constants,
-    weight_uses,
+from tfprune.export.file.container import Source
+from tfprune.export.file.document import (
+    REDUCED_PRECISION,
+    add_operator,
+    add_tensor,
+    add_values,
+    builtin_code,
+    indices_of,
+    inputs_of,
+    numbers_operators,
 )
+from tfprune.export.file.model_file import ModelFile, fitting
+from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor
+from tfprune.export.file.report import fraction_of_zeros, shape_text
+from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal, scales_of
 from tfprune.report import Report, table
+
+# Which weights of a .tflite file may be stored sparse: those whose operators take what DENSIFY unpacks.
+
+_Users = dict[int, list[tuple[Operator, int]]]  # operators and their slots, by the tensor that they take
+
+# Where an operator has its weight, and where the activations that tell in which type it computes.
+_WEIGHT = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 1,
+    "FULLY_CONNECTED": 1,
+    "TRANSPOSE_CONV": 1,
+    "BATCH_MATMUL": 1,
+    "GATHER": 0,
+    "EMBEDDING_LOOKUP": 1,
+}
+_ACTIVATION = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 2, "BATCH_MATMUL": 0}
+# XNNPACK unpacks what stands before DEQUANTIZE for its own operators only: others would read memory never written.
+_CHAINED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+INTEGER = "FULLY_CONNECTED takes no unpacked weights where it computes in int8"
+_TYPES = ("float32", "float16", "int8")  # those that DENSIFY unpacks
+
+
+@dataclass(frozen=True)
+class _WeightUse:
+    """A constant tensor of rank 2 or more in one graph, and what its operators allow.
+
+    Attributes:
+        tensor: Its index in the graph.
+        hybrid: True when its operators compute in float32 with its 8-bit values.
+        native: True when all its operators have a kernel for blocks.
+        pointwise: True when its operators have to become 1x1 convolutions first.
+        reason: Why it has to stay dense; empty when it may be sparse.
+    """
+
+    tensor: int
+    hybrid: bool
+    native: bool
+    pointwise: bool
+    reason: str
+
+
+def _weight_uses(graph: Subgraph) -> list[_WeightUse]:
+    """Find the weights of a graph, and say of each whether it may be sparse.
+
+    Args:
+        graph: A graph as `reader.read` describes it.
+
+    Returns:
+        One entry for each constant tensor of rank 2 or more that holds real numbers and is not sparse already.
+    """
+    users: _Users = defaultdict(list)
+    for operator in graph.operators:
+        for slot, tensor in enumerate(operator.inputs):
+            users[tensor].append((operator, slot))
+    return [
+        _weight_use(graph, number, users)
+        for number, tensor in enumerate(graph.tensors)
+        if tensor.weight and not tensor.sparse
+    ]
+
+
+def has_hybrid_layers(model: Model) -> bool:
+    """Return True if layers compute in float32 with 8-bit weights as they are, as converters write them."""
+    return any(
+        operator.name in _CHAINED and _is_hybrid(graph, graph.tensors[operator.inputs[1]], operator)
+        for graph in model.subgraphs
+        for operator in graph.operators
+    )
+
+
+def _weight_use(graph: Subgraph, number: int, users: _Users) -> _WeightUse:
+    tensor = graph.tensors[number]
+    direct = [end for end in users[number] if end[0].name != "DEQUANTIZE"]
+    unpacked = [index for operator, _ in users[number] if operator.name == "DEQUANTIZE" for index in operator.outputs]
+    chained = [user for index in unpacked for user in users[index]]
+    kinds, border = {operator.name for operator, _ in users[number]}, {*graph.inputs, *graph.outputs}
+    mixed = {_is_hybrid(graph, tensor, operator) for operator, _ in users[number]}
+    hybrid = mixed == {True}
+    connected = kinds == {"FULLY_CONNECTED"} and len(tensor.shape) == 2
+    native, pointwise = connected and tensor.dtype == "float32", connected and tensor.dtype == "int8" and not hybrid
+    if tensor.dtype not in _TYPES:
+        reason = f"DENSIFY does not unpack {tensor.dtype}"
+    elif {number, *unpacked} & border:
+        reason = "it is an input or output of its graph"
+    elif not direct + chained:
+        reason = "no operator computes with it"
+    elif len(mixed) > 1:
+        reason = "operators use it in two ways"
+    else:
+        reason = _refusal_at_ends(direct + chained) or _chain(chained + direct * hybrid)
+        reason = reason or ("" if hybrid or pointwise or tensor.dtype != "int8" else _integer(direct))
+    return _WeightUse(number, hybrid and kinds <= _CHAINED and number not in border, native, pointwise, reason)
+
+
+def _refusal_at_ends(ends: list[tuple[Operator, int]]) -> str:
+    bad = [operator.name for operator, slot in ends if _WEIGHT.get(operator.name) != slot]
+    return f"{bad[0]} may need a constant there" if bad else ""
+
+
+def _chain(ends: list[tuple[Operator, int]]) -> str:
+    bad = [operator.name for operator, _ in ends if operator.name not in _CHAINED]
+    return f"{bad[0]} cannot follow DENSIFY and DEQUANTIZE" if bad else ""
+
+
+def _integer(ends: list[tuple[Operator, int]]) -> str:
+    # XNNPACK refuses to load such a file, on every machine.
+    if any(operator.name == "FULLY_CONNECTED" for operator, _ in ends):
+        return INTEGER
+    return ""
+
+
+def _is_hybrid(graph: Subgraph, tensor: Tensor, operator: Operator) -> bool:
+    """Return True if an operator computes in float32 with the 8-bit values of a tensor."""
+    slot = _ACTIVATION.get(operator.name, 0)
+    if tensor.dtype != "int8" or operator.name not in _ACTIVATION or slot >= len(operator.inputs):
+        return False
+    return graph.tensors[operator.inputs[slot]].dtype == "float32"
+
+
+# Sparse forms of one array: the stored values, and where they belong.
+
+_INDEX_TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<i4"))  # those that the format has, smallest first
+_BLOCK = 4  # entries: the only length for which the runtime has a kernel
+
+
+@dataclass(frozen=True)
+class _SparseEncoding:
+    """An array, stored as its runs of non-zero entries.
+
+    The array is walked in `order`; all dimensions are walked in full, but for the last of the order, of which only
+    the entries named in `indices` are stored.
+
+    Attributes:
+        values: The stored entries, in order.
+        order: Dimensions, outermost first.
+        segments: Where the entries of each row begin in `indices`, and where the last one ends.
+        indices: Indices along the last dimension, counted in blocks.
+        block: Consecutive entries of the last dimension that are stored together; 1 for single entries.
+    """
+
+    values: np.ndarray
+    order: tuple[int, ...]
+    segments: np.ndarray
+    indices: np.ndarray
+    block: int = 1
+
+    @property
+    def form(self) -> str:
+        """How reports call it."""
+        return "csr" if self.block == 1 else "block"
+
+    @property
+    def raw(self) -> np.ndarray:
+        """The values as plain bytes."""
+        return np.ascontiguousarray(self.values).view(np.uint8)
+
+    @property
+    def bytes(self) -> int:
+        """What values and indices take together."""
+        return self.bytes_for(1)
+
+    def bytes_for(self, tensors: int) -> int:
+        """What they take when several tensors share the values: each has indices of its own."""
+        return self.values.nbytes + tensors * (self.segments.nbytes + self.indices.nbytes)
+
+
+def _encode_rows(array: np.ndarray) -> _SparseEncoding:
+    """Keep the entries that are not zero, walked in the order that takes the fewest bytes.
+
+    A dimension of at most 256 entries needs one byte for an index, so it can pay to walk another one last.
+
+    Args:
+        array: Any numbers, of rank 1 or more.
+
+    Returns:
+        The smallest form; of two equal ones that with the later dimension last.
+
+    Example:
+        >>> _encode_rows(np.array([[0, 7, 0], [5, 0, 6]], np.int8)).indices
+        array([1, 0, 2], dtype=uint8)
+    """
+    return min((_rows(array, order) for order in _orders(array.shape)), key=lambda encoded: encoded.bytes)
+
+
+def _encode_blocks(array: np.ndarray) -> _SparseEncoding:
+    """Keep the blocks of four entries along the last dimension that are not all zero.
+
+    Args:
+        array: Any numbers; the length of the last dimension is a multiple of four.
+
+    Returns:
+        The blocks in row-major order.
+    """
+    blocks = array.reshape(-1, array.shape[-1] // _BLOCK, _BLOCK)
+    mask = (blocks != 0).any(axis=-1)
+    return _encoded(mask, blocks[mask].ravel(), tuple(range(array.ndim)), _BLOCK)
+
+
+def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the orders worth a try: with each dimension last that is longer than one entry."""
+    dimensions = range(len(shape))
+    for last in [index for index in reversed(dimensions) if shape[index] > 1] or [len(shape) - 1]:
+        yield (*(index for index in dimensions if index != last), last)
+
+
+def _rows(array: np.ndarray, order: tuple[int, ...]) -> _SparseEncoding:
+    rows = array.transpose(order).reshape(-1, array.shape[order[-1]])
+    mask = rows != 0
+    return _encoded(mask, rows[mask], order, 1)
+
+
+def _encoded(kept: np.ndarray, values: np.ndarray, order: tuple[int, ...], block: int) -> _SparseEncoding:
+    segments = np.concatenate([[0], np.cumsum(np.count_nonzero(kept, axis=1))])
+    return _SparseEncoding(values, order, _narrow(segments), _narrow(np.nonzero(kept)[1]), block)
+
+
+def _narrow(numbers: np.ndarray) -> np.ndarray:
+    """Store whole numbers in the smallest type that holds them all."""
+    most = numbers.max(initial=0)
+    return numbers.astype(next(kind for kind in _INDEX_TYPES if most <= np.iinfo(kind).max))
+
+
+# Put sparse tensors, and the operators that unpack them, into the graphs of a model.
+
+_BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
+_LAST_OLD_VERSION = 10  # of tflite-runtime 2.14; with 8 and 8-bit weights unpacked, outputs were wrong
+
+
+class _Rewriter:
+    """Changes the weights of one graph.
+
+    The operators that compute with a weight are left as they are: its tensor becomes what new operators make.
+    """
+
+    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT) -> None:
+        self._model = model
+        self._graph = graph
+
+    def store(self, tensor: int, encoded: _SparseEncoding) -> None:
+        """Make a tensor sparse where it is: its operators have a kernel for that."""
+        weight = self._graph.tensors[tensor]
+        weight.sparsity = _sparsity(encoded, weight.shape)
+        for operator in self._graph.operators:
+            if tensor in inputs_of(operator):
+                code = self._model.operatorCodes[operator.opcodeIndex]
+                code.version = max(code.version, _BLOCKS_SINCE)
+
+    def unpack(self, tensor: int, encoded: _SparseEncoding) -> None:
+        """Make a tensor the output of DENSIFY on a sparse one, which takes its buffer."""
+        weight = self._graph.tensors[tensor]
+        sparse = self._constant(weight, b"/dense", sparsity=_sparsity(encoded, weight.shape))
+        add_operator(self._model, self._graph, name="DENSIFY", inputs=[sparse], outputs=[tensor])
+
+    def dequantize(self, tensor: int) -> int:
+        """Make an 8-bit tensor the float32 output of DEQUANTIZE; return the index of the 8-bit one."""
+        weight = self._graph.tensors[tensor]
+        small = self._constant(weight, b"/float32", quantization=weight.quantization)
+        weight.quantization, weight.type = None, schema.TensorType.FLOAT32
+        add_operator(self._model, self._graph, name="DEQUANTIZE", inputs=[small], outputs=[tensor])
+        return small
+
+    def _constant(self, weight: schema.TensorT, suffix: bytes, **fields: Any) -> int:
+        """Add a constant that takes a weight's name and buffer; the weight has no values of its own from now on."""
+        plain = schema.TensorT(shape=weight.shape, type=weight.type, buffer=weight.buffer, name=weight.name)
+        weight.buffer, weight.name = 0, (weight.name or b"") + suffix
+        return add_tensor(self._graph, plain, **fields)
+
+
+def _lower_versions(model: schema.ModelT) -> None:
+    """Ask for no newer FULLY_CONNECTED than float32 weights need, so that older interpreters take the file."""
+    newer = {
+        operator.opcodeIndex
+        for graph in model.subgraphs
+        for operator in graph.operators or ()
+        if any(graph.tensors[tensor].type != schema.TensorType.FLOAT32 for tensor in inputs_of(operator)[1:2])
+    }
+    for index, code in enumerate(model.operatorCodes):
+        if builtin_code(code) == schema.BuiltinOperator.FULLY_CONNECTED and index not in newer:
+            code.version = min(code.version, _LAST_OLD_VERSION)
+
+
+def _sparsity(encoded: _SparseEncoding, shape: Any) -> schema.SparsityParametersT:
+    """Describe the walk: all dimensions in full, the last one by its indices, a block's entries in full."""
+    walked = [int(shape[dimension]) for dimension in encoded.order[:-1]]
+    dimensions = [_full(length) for length in walked] + [_compressed(encoded)]
+    order = list(encoded.order)
+    blocks = None
+    if encoded.block > 1:
+        dimensions.append(_full(encoded.block))
+        order.append(len(order))
+        blocks = np.array(encoded.order[-1:], np.int32)
+    return schema.SparsityParametersT(
+        traversalOrder=np.array(order, np.int32), blockMap=blocks, dimMetadata=dimensions
+    )
+
+
+def _full(length: int) -> schema.DimensionMetadataT:
+    return schema.DimensionMetadataT(format=schema.DimensionType.DENSE, denseSize=length)
+
+
+def _compressed(encoded: _SparseEncoding) -> schema.DimensionMetadataT:
+    segments, indices = _vector(encoded.segments), _vector(encoded.indices)
+    return schema.DimensionMetadataT(
+        format=schema.DimensionType.SPARSE_CSR,
+        arraySegmentsType=segments[0],
+        arraySegments=segments[1],
+        arrayIndicesType=indices[0],
+        arrayIndices=indices[1],
+    )
+
+
+def _vector(numbers: np.ndarray) -> tuple[int, Any]:
+    name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[numbers.itemsize]
+    return getattr(schema.SparseIndexVector, name), getattr(schema, f"{name}T")(values=numbers)
+
+
+# Let operators take one tensor where several hold the same values, as each step of an unrolled network has its own.
+#
+# A sparse tensor has its own indices, so the copies of a weight would cost as much as the weight. And the other way
+# round: where the converter lets layers share a bias that means another number to each, each gets one of its own.
+
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with a bias as their third input
+
+
+def merge_constants(model: schema.ModelT) -> bool:
+    """Merge constants of one graph that share their values and have the same shape, type and scales.
+
+    Args:
+        model: An open file.
+
+    Returns:
+        Whether there was something to merge.
+    """
+    return sum(_merge(model, graph) for graph in model.subgraphs) > 0
+
+
+def own_biases(model: schema.ModelT) -> bool:
+    """Give each 16-bit layer a bias in units of its own: the scale of its input times those of its weight.
+
+    Steps of an unrolled network share a bias, but not the scale of their inputs; the converter writes one bias for
+    all of them, in the units of the first.
+
+    Args:
+        model: An open file of the converter.
+
+    Returns:
+        Whether a bias had to change.
+    """
+    operators = [(graph, operator) for graph in model.subgraphs for operator in graph.operators or ()]
+    return sum(_own_bias(model, graph, operator) for graph, operator in operators) > 0
+
+
+def _own_bias(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:
+    layers = {getattr(schema.BuiltinOperator, name) for name in _LAYERS}
+    widths = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
+    if builtin_code(model.operatorCodes[operator.opcodeIndex]) not in layers or not (operator.inputs[2:] >= 0).all():
+        return False
+    source, weight, *others = (graph.tensors[index] for index in operator.inputs)
+    if source.type != schema.TensorType.INT16 or not others or others[0].type not in widths:
+        return False
+    (bias,) = others
+    wanted = (source.quantization.scale * weight.quantization.scale).astype(np.float32)
+    if np.allclose(bias.quantization.scale, wanted, rtol=1e-5, atol=0):
+        return False
+    width = widths[bias.type]
+    values = np.asarray(model.buffers[bias.buffer].data).view(width) * (bias.quantization.scale / wanted)
+    quantization = copy.copy(bias.quantization)
+    quantization.scale = wanted
+    buffer = add_values(model, np.rint(values).astype(width))
+    inputs = operator.inputs.copy()
+    inputs[2] = add_tensor(graph, bias, buffer=buffer, quantization=quantization)
+    operator.inputs = inputs
+    return True
+
+
+def _merge(model: schema.ModelT, graph: schema.SubGraphT) -> bool:
+    border = {*indices_of(graph.inputs), *indices_of(graph.outputs)}
+    first: dict[Hashable, int] = {}
+    merged = np.arange(len(graph.tensors) + 1, dtype=np.int32)
+    merged[-1] = -1  # no tensor
+    for index, tensor in enumerate(graph.tensors):
+        filled = model.buffers[tensor.buffer].data is not None and len(model.buffers[tensor.buffer].data)
+        if filled and index not in border and tensor.sparsity is None and not tensor.isVariable:
+            merged[index] = first.setdefault(_identity(tensor), index)
+    operators = [operator for operator in graph.operators or () if operator.inputs is not None]
+    changed = [operator for operator in operators if (merged[operator.inputs] != operator.inputs).any()]
+    for operator in changed:
+        operator.inputs = merged[operator.inputs]
+    return bool(changed)
+
+
+def _identity(tensor: schema.TensorT) -> Hashable:
+    # Custom quantization is compared by what holds it: it has a form of its own.
+    custom = None if tensor.quantization is None else id(tensor.quantization.details or None)
+    return tensor.buffer, np.asarray(tensor.shape).tobytes(), custom, scales_of(tensor)
+
+
+# Sparsify: store the weights of a .tflite file without their zeros.
+#
+# The stock converter's sparse modes write files that crash or give wrong outputs, so the encoding is written here.
+# These forms are right in every interpreter tried:
+#
+# - float32 and float16: a sparse tensor, DENSIFY, and the operators as they were (through their DEQUANTIZE, if
+# any);
+# - 8-bit weights and activations: the same, but for FULLY_CONNECTED, which XNNPACK then refuses: it becomes a 1x1
+#   convolution (`pointwise`);
+# - 8-bit weights with float32 activations: no kernel takes what DENSIFY unpacks, so DEQUANTIZE follows, and
+# operators
+#   compute in float32. Those of the same graph whose weights stay dense do so too: XNNPACK cannot mix the two;
+# - float32 weights of FULLY_CONNECTED whose zeros come in fours, without DENSIFY: the runtime has a kernel for
+# them.
 
 _FORMS = ("csr", "block", "pointwise")
 _DENSE = "dense"
@@ -197,9 +595,9 @@ class _Group:
     """The tensors that share one buffer, and the form that they get."""
 
     tensor: Tensor
-    members: list[tuple[int, WeightUse]]  # number of the graph, and where in it
+    members: list[tuple[int, _WeightUse]]  # number of the graph, and where in it
     reason: str = ""
-    encoded: SparseEncoding | None = None
+    encoded: _SparseEncoding | None = None
 
     @property
     def pointwise(self) -> bool:
@@ -234,7 +632,7 @@ def _check(forms: Collection[str], min_sparsity: float) -> None:
 def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:
     groups: dict[int, _Group] = {}
     for number, graph in enumerate(graphs):
-        for use in weight_uses(graph):
+        for use in _weight_uses(graph):
             tensor = graph.tensors[use.tensor]
             group = groups.setdefault(tensor.buffer, _Group(tensor, []))
             group.members.append((number, use))
@@ -262,10 +660,10 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], min_spa
     array = np.asarray(model.buffers[tensor.buffer].data).view(kind).reshape(tensor.shape)
     array = array[:, None, None] if group.pointwise else array
     encodings = []
-    if "block" in forms and all(use.native for _, use in group.members) and tensor.shape[-1] % BLOCK == 0:
-        encodings.append(encode_blocks(array))
+    if "block" in forms and all(use.native for _, use in group.members) and tensor.shape[-1] % _BLOCK == 0:
+        encodings.append(_encode_blocks(array))
     if ("pointwise" if group.pointwise else "csr") in forms:
-        encodings.append(encode_rows(array))
+        encodings.append(_encode_rows(array))
     encoded = min(encodings, key=lambda encoded: encoded.bytes, default=None)
     copies, overhead = len(group.members), _SPARSE_OVERHEAD_BYTES * len(group.members)
     if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:
@@ -295,7 +693,7 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
 
 
 def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
-    rewriters = [Rewriter(model, graph) for graph in model.subgraphs]
+    rewriters = [_Rewriter(model, graph) for graph in model.subgraphs]
     pointwise = [member for group in groups if group.encoded and group.pointwise for member in group.members]
     for number, graph in enumerate(model.subgraphs):
         make_pointwise(model, graph, weights={use.tensor for which, use in pointwise if which == number})
@@ -313,4 +711,4 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
                 rewriter.unpack(tensor, group.encoded)
     # With it, LiteRT 2.2 and 2.3 run the zeros as if they were dense on ARMv8.2, and 2.1 gives NaN.
     model.metadata = [entry for entry in model.metadata or () if entry.name != REDUCED_PRECISION.encode()]
-    lower_versions(model)
+    _lower_versions(model)

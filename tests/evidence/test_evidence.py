@@ -207,7 +207,7 @@ def test_weights_inside_layers():
 def test_units_of_a_tensor(layer, shape, side, units):
     """Each unit of the tensor holds its own number."""
     layer.build(shape)
-    kernel = tfprune.models.kernels.kernels(layer)[0]
+    kernel = tfprune.models.anatomy.kernels(layer)[0]
     axis, size = units
     values = np.moveaxis(np.broadcast_to(np.arange(size), (2, *[3] * (len(shape) - 2), size)), -1, axis)
     values_by_unit = keras.ops.convert_to_numpy(
@@ -221,7 +221,7 @@ def test_outputs_along_two_axes_are_in_the_kernels_order():
     layer = layers.EinsumDense("abc,cde->abed", output_shape=(None, 3, 2))
     layer.build((None, 5, 4))
     values = np.arange(6).reshape(1, 1, 2, 3).transpose(0, 1, 3, 2)  # numbered in the kernel's order, d before e
-    kernel = tfprune.models.kernels.kernels(layer)[0]
+    kernel = tfprune.models.anatomy.kernels(layer)[0]
     units = _by_unit(keras.ops.convert_to_tensor(values), OUTPUTS, kernel=kernel, layer=layer)
     np.testing.assert_array_equal(units, [[np.arange(6)]])
 

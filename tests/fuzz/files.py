@@ -12,9 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export.file.container import encode
+from tfprune.export.file.container import encode, pack
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.pack import pack
 from tfprune.export.micro.micro import _Candidates
 from tfprune.export.rewriting.sparsify import sparsify
 

@@ -130,9 +130,9 @@ def targets() -> dict:
     """Import what is fuzzed."""
     from ai_edge_litert import interpreter, schema_py_generated  # noqa: F401  (loaded before memory is limited)
 
+    from tfprune.export.file.container import unpack
     from tfprune.export.file.document import load_objects
     from tfprune.export.file.inspect import inspect, page
-    from tfprune.export.file.pack import unpack
     from tfprune.export.file.reader import read
 
     return {

@@ -28,8 +28,8 @@ HALVES = {
 ORDER = {
     "tfprune.base": "arrays spec folders limit output",
     "tfprune.solving": "least_squares surgery zeros dependency_graph",
-    "tfprune.models": "anatomy graph kernels training by_attributes twin in_place tracing tasks",
-    "tfprune.channels": "graph layer_rules operation_rules groups",
+    "tfprune.models": "anatomy graph training by_attributes twin in_place tracing tasks",
+    "tfprune.channels": "graph rules groups",
     "tfprune.masking": "pruned strip wrap permute_channels grow update_masks callback sensitivity",
     "tfprune.quantizing": "quantized quantize_aware",
     "tfprune.compact": (
@@ -43,15 +43,13 @@ ORDER = {
     "tfprune.methods.one_shot": "removal prune_weights prune_units plan_transformer",
     "tfprune.methods.federated": "averages update masks flower_server flower_client",
     "tfprune.tfmot": "prune quantize",
-    "tfprune.export.file": (
-        "schema report sparse_tensors reader document pack metadata container xnnpack model_file inspect"
-    ),
+    "tfprune.export.file": ("schema report sparse_tensors reader document container xnnpack model_file inspect"),
     "tfprune.export.device": (
-        "processes board runner writer_file verify benchmark quantization_error generator web remote"
+        "processes runner writer_file verify benchmark quantization_error generator web remote"
     ),
     "tfprune.export.comparing": "damage_report damage",
     "tfprune.export.micro": "interpreter reports micro",
-    "tfprune.export.rewriting": ("edge_quantizer_child shapes sparse_graph weights share_weights sparsify rewrite"),
+    "tfprune.export.rewriting": ("edge_quantizer_child shapes sparsify weights share_weights rewrite"),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",
     "tfprune.export.keras_side": "sparse_ready prepare convert to_tflite ask language_model to_generator loading",
     "tfprune.export.compressing": "trials evaluate policy report compress",
@@ -69,7 +67,6 @@ INSIDE = {
     "tfprune.methods.federated.flower_client": {"flwr"},
     "tfprune.export.file.schema": {"ai_edge_litert"},
     "tfprune.export.file.document": {"flatbuffers"},
-    "tfprune.export.file.metadata": {"flatbuffers"},
     "tfprune.export.device.writer_file": {"sentencepiece", "tokenizers"},
     "tfprune.export.micro.interpreter": {"tflite_micro"},
     "tfprune.export.micro.reports": {"ethosu"},

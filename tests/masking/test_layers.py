@@ -14,8 +14,7 @@ from tiers import first, in_test_all
 
 import tfprune
 from tfprune.masking.pruned import Pruned
-from tfprune.models.anatomy import walk
-from tfprune.models.kernels import kernels
+from tfprune.models.anatomy import kernels, walk
 
 TOKENS, VECTOR, SERIES, IMAGE, VOLUME = "tokens", (6,), (6, 4), (5, 5, 4), (4, 4, 4, 2)
 FILMS = {rank: (3, *[4] * rank, 2) for rank in (1, 2, 3)}

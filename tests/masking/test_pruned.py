@@ -17,7 +17,7 @@ from tiers import first, in_test_ci
 import tfprune
 from tfprune import criteria, patterns
 from tfprune.masking.pruned import Pruned
-from tfprune.models import kernels as prunable
+from tfprune.models import anatomy as prunable
 
 SEED = 7
 IMAGE, VOLUME, SERIES, TOKENS = (2, 6, 6, 4), (2, 4, 4, 4, 2), (2, 6, 4), (2, 5)

@@ -12,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from tfprune.models.anatomy import as_numpy, walk
-from tfprune.models.kernels import Kernel, from_matrix, is_registered, kernels, register_prunable, to_matrix
+from tfprune.models.anatomy import (
+    Kernel,
+    as_numpy,
+    from_matrix,
+    is_registered,
+    kernels,
+    register_prunable,
+    to_matrix,
+    walk,
+)
 
 IMAGE, SERIES, VOLUME = (None, 8, 8, 4), (None, 8, 4), (None, 6, 6, 6, 2)
 
@@ -203,7 +211,7 @@ def test_matrix_view_by_index_arithmetic(case):
 
 
 def test_every_registered_layer_has_a_case():
-    from tfprune.models.kernels import _REGISTRY
+    from tfprune.models.anatomy import _REGISTRY
 
     in_keras = {cls.__name__ for cls in _REGISTRY if getattr(layers, cls.__name__, None) is cls}
     assert in_keras == {re.match(r"\w+", case)[0] for case in CASES}

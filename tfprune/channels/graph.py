@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from tfprune.models.anatomy import Factor, factors
 from tfprune.models.graph import Call, Graph
-from tfprune.models.kernels import Factor, factors
 from tfprune.solving.dependency_graph import (
     ChannelFlow,
     Layout,

@@ -13,11 +13,9 @@ from tfprune.allocation import Weight
 from tfprune.base.arrays import INPUT, OUTPUT
 from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.channels.graph import Flow, Rule
-from tfprune.channels.layer_rules import KERNELS, SEQUENCES
-from tfprune.channels.operation_rules import OPERATIONS, SHAPES, alone, elementwise
-from tfprune.models.anatomy import walk
+from tfprune.channels.rules import KERNELS, OPERATIONS, SEQUENCES, SHAPES, alone, elementwise
+from tfprune.models.anatomy import Filters, Kernel, factors, kernels, selector, walk
 from tfprune.models.graph import Graph, trace
-from tfprune.models.kernels import Filters, Kernel, factors, kernels, selector
 from tfprune.patterns import Pattern
 from tfprune.solving.dependency_graph import (
     ChanneledLayer,

@@ -15,9 +15,8 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import parse_equation, spell_out
-from tfprune.models.anatomy import as_numpy, sublayers
+from tfprune.models.anatomy import Kernel, as_numpy, from_matrix, kernels, sublayers, to_matrix
 from tfprune.models.graph import LOOPS, Call, Graph, hooked_calls
-from tfprune.models.kernels import Kernel, from_matrix, kernels, to_matrix
 from tfprune.models.training import Batches, token_masks, without_padding
 from tfprune.models.twin import layer_inside
 from tfprune.report import Skipped

@@ -15,9 +15,8 @@ from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import check_count
 from tfprune.compact.smaller_class import Resized, build_with_arguments, check_class, dicts_in
 from tfprune.compact.smaller_graph import NoClass
-from tfprune.models.anatomy import as_numpy, paired, rename, sublayers, walk, weight_bytes
+from tfprune.models.anatomy import as_numpy, paired, rename, sublayers, train_alike, walk, weight_bytes
 from tfprune.models.graph import Graph, functional, hooked_calls, trace_to_run
-from tfprune.models.kernels import train_alike
 from tfprune.models.tracing import (
     FAILURES,
     ROUNDED,

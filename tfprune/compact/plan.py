@@ -32,8 +32,7 @@ from tfprune.criteria import CRITERIA, Criterion, Magnitude, finite
 from tfprune.evidence import Gatherer, check_needs
 from tfprune.masking.strip import flat_copy, score_kernels
 from tfprune.masking.update_masks import check_sparsity_or_budget
-from tfprune.models.anatomy import Anatomy, as_numpy
-from tfprune.models.kernels import Filters
+from tfprune.models.anatomy import Anatomy, Filters, as_numpy
 from tfprune.patterns import Unstructured
 from tfprune.report import Report, Skipped, table
 from tfprune.solving.dependency_graph import Group, Network

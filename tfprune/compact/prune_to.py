@@ -23,8 +23,7 @@ from tfprune.compact.reconstruct import reconstruct_in_place
 from tfprune.compact.shrink import ShrinkPlan, build_smaller, flat_copy_for, shrink
 from tfprune.compact.trainer import FineTuning, MetricGuard, RunData, Trainer
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.models.anatomy import as_numpy, weight_values
-from tfprune.models.kernels import Filters
+from tfprune.models.anatomy import Filters, as_numpy, weight_values
 from tfprune.models.training import Batch, check_compiled
 from tfprune.report import Report, new_figure, save_figure, table
 

@@ -24,9 +24,8 @@ from tfprune.compact.linear_map import (
 )
 from tfprune.masking.pruned import holds_pruned
 from tfprune.masking.strip import copy_with, plain_copy, transfer_weights
-from tfprune.models.anatomy import Anatomy, as_numpy, rename, walk
+from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, from_matrix, kernels, rename, to_matrix, walk
 from tfprune.models.graph import Graph, trace_to_run
-from tfprune.models.kernels import Kernel, from_matrix, kernels, to_matrix
 from tfprune.models.tracing import Tolerance, call_graph, check_followable, same_outputs
 from tfprune.models.training import Batches, check_token_ids
 from tfprune.report import Report, Skipped, skipped_table, table

@@ -17,9 +17,8 @@ from tfprune.compact.linear_map import NotLinear, Site, linear_map
 from tfprune.compact.smaller_class import resized_by_arguments, smaller_class
 from tfprune.compact.smaller_graph import NoClass, SmallerGraph
 from tfprune.masking.strip import FlatCopy, flat_copy, strip
-from tfprune.models.anatomy import Anatomy, Kind, as_numpy, kind_of, walk
+from tfprune.models.anatomy import Anatomy, Kernel, Kind, as_numpy, kind_of, to_matrix, walk
 from tfprune.models.graph import Graph, trace_to_run
-from tfprune.models.kernels import Kernel, to_matrix
 from tfprune.models.twin import config_of, layer_states, plain_parts
 from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network

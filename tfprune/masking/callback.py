@@ -21,9 +21,8 @@ from tfprune.masking.grow import GRADIENT, Grow, check_grow, grow_at, uses_data
 from tfprune.masking.pruned import Pruned, count_kept
 from tfprune.masking.strip import hidden_share, masked_sparsity, pruned_layers, waits_for_data, wrappers
 from tfprune.masking.update_masks import MeetsBudget, check_training_budget, coupled_groups, gatherer_of, set_masks
-from tfprune.models.anatomy import as_numpy, kind_of
+from tfprune.models.anatomy import Kernel, as_numpy, kind_of
 from tfprune.models.graph import functional, retrace
-from tfprune.models.kernels import Kernel
 from tfprune.models.training import check_optimizer, inner_optimizers, max_updates_per_call, optimizers_of, updates_of
 from tfprune.patterns import Pattern
 from tfprune.schedules import Schedule

@@ -21,8 +21,7 @@ from tfprune.criteria import Criterion, Evidence, Magnitude
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import copy_with, hidden_share, pruned_layers
 from tfprune.masking.wrap import choose_weights
-from tfprune.models.anatomy import Anatomy, as_numpy, check_model
-from tfprune.models.kernels import Filters, from_matrix, to_matrix
+from tfprune.models.anatomy import Anatomy, Filters, as_numpy, check_model, from_matrix, to_matrix
 from tfprune.models.training import arguments_of, check_compiled, compile_like, optimizers_of, updates_of
 from tfprune.patterns import Block, Pattern, Unstructured
 from tfprune.schedules import Polynomial, Step, check_step

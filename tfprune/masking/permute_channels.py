@@ -21,8 +21,7 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.evidence import Gatherer, check_needs
 from tfprune.masking.pruned import holds_pruned
 from tfprune.masking.strip import FlatCopy, copy_with, flat_copy, mask_zeros, score_kernels, transfer_weights
-from tfprune.models.anatomy import Anatomy, as_numpy
-from tfprune.models.kernels import Filters, Kernel, selector, to_matrix
+from tfprune.models.anatomy import Anatomy, Filters, Kernel, as_numpy, selector, to_matrix
 from tfprune.models.tracing import LargestDifference, difference_in_words, first_run, run_on_numbers, same_outputs
 from tfprune.patterns import NM, Pattern
 from tfprune.report import Report, Skipped, skipped_table, table

@@ -17,18 +17,20 @@ from tfprune.base.arrays import CACHED_VALUES
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion, UnitScores
 from tfprune.models.anatomy import (
+    Kernel,
     as_numpy,
+    kernels,
     placeholder,
     quantized_already,
     recurrent_states,
     rename,
+    to_matrix,
     unbuilt,
     walk,
     with_signature_of,
 )
 from tfprune.models.by_attributes import UNGUARDED
 from tfprune.models.in_place import lock
-from tfprune.models.kernels import Kernel, kernels, to_matrix
 from tfprune.models.twin import TransparentWrapper, config_of
 from tfprune.patterns import PATTERNS, Pattern
 

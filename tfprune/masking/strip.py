@@ -21,11 +21,23 @@ from tfprune.criteria import Criterion, Evidence, finite
 from tfprune.evidence import Gatherer, gather
 from tfprune.gradients import Subject
 from tfprune.masking.pruned import Pruned, count_kept
-from tfprune.models.anatomy import Anatomy, Kind, as_numpy, check_keras, check_model, is_of_keras, sublayers, walk
+from tfprune.models.anatomy import (
+    Anatomy,
+    Kernel,
+    Kind,
+    as_numpy,
+    check_keras,
+    check_model,
+    is_of_keras,
+    is_registered,
+    kernels,
+    matrices,
+    sublayers,
+    walk,
+)
 from tfprune.models.by_attributes import own_variables
 from tfprune.models.graph import functional
 from tfprune.models.in_place import Replace, copy_layers, lock_models
-from tfprune.models.kernels import Kernel, is_registered, kernels, matrices
 from tfprune.models.tracing import TracedGraph, call_graph, check_followable, open_layers
 from tfprune.models.twin import (
     check_copy_of,

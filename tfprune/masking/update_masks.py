@@ -22,8 +22,7 @@ from tfprune.gradients import Subject
 from tfprune.masking.grow import Grow, Growth, check_grow, check_growable, criterion_of
 from tfprune.masking.pruned import Pruned
 from tfprune.masking.strip import SparsityReport, flat_copy, pruned_layers, sparsity_report
-from tfprune.models.anatomy import Anatomy, as_numpy
-from tfprune.models.kernels import from_matrix, to_matrix
+from tfprune.models.anatomy import Anatomy, as_numpy, from_matrix, to_matrix
 from tfprune.models.training import check_optimizer, optimizers_of, slots_by_variable, updates_of
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 

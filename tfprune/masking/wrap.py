@@ -15,9 +15,18 @@ from tfprune.channels.groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.masking.pruned import LATENT, Pruned, holds_pruned
 from tfprune.masking.strip import Source, check_way_back, copy_with, flat_copy, sparsity_report, try_copies
-from tfprune.models.anatomy import Anatomy, check_layers, check_model, quantized_already
+from tfprune.models.anatomy import (
+    Anatomy,
+    Filters,
+    Kernel,
+    check_layers,
+    check_model,
+    expected_kernels,
+    kernels,
+    quantized_already,
+    selector,
+)
 from tfprune.models.in_place import Replace, lock_models, replace_layers
-from tfprune.models.kernels import Filters, Kernel, expected_kernels, kernels, selector
 from tfprune.models.training import compile_like
 from tfprune.models.twin import layer_inside
 from tfprune.patterns import PATTERNS, Channel, Pattern

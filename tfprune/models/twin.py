@@ -27,6 +27,7 @@ from tfprune.models.anatomy import (
     kind_of,
     paired,
     quantized_already,
+    train_alike,
     unbuilt,
     walk,
 )
@@ -46,7 +47,6 @@ from tfprune.models.by_attributes import (
     reason_of,
     replace_nested,
 )
-from tfprune.models.kernels import train_alike
 
 _Configure = Callable[[keras.layers.Layer], dict[str, Any]]
 

@@ -13,9 +13,19 @@ from keras import layers
 
 from tfprune.base.spec import ArgumentError, check_count, check_regex
 from tfprune.masking.strip import copy_with, plain_copy
-from tfprune.models.anatomy import Anatomy, Kind, as_numpy, check_model, kind_of, quantized_already, walk
+from tfprune.models.anatomy import (
+    Anatomy,
+    Filters,
+    Kind,
+    as_numpy,
+    check_model,
+    kernels,
+    kind_of,
+    quantized_already,
+    selector,
+    walk,
+)
 from tfprune.models.graph import Call, Graph, check_graph, flatten, is_plain, trace
-from tfprune.models.kernels import Filters, kernels, selector
 from tfprune.patterns import Unstructured
 from tfprune.quantizing import quantized
 from tfprune.quantizing.quantized import (

@@ -14,8 +14,7 @@ import numpy as np
 from keras import activations, layers, ops
 
 from tfprune.masking.pruned import Pruned
-from tfprune.models.anatomy import Anatomy, as_numpy, check_keras
-from tfprune.models.kernels import Kernel, kernels
+from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, check_keras, kernels
 
 # Few values for each weight, shared by its entries and trained; zeros stay zeros.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import tfprune.tfmot as quantization  # noqa: F401
     import tfprune.tfmot as sparsity  # noqa: F401
     from tfprune.masking.sensitivity import PruningSummaries as PruningSummaries
-    from tfprune.models.kernels import PrunableLayer as PrunableLayer
+    from tfprune.models.anatomy import PrunableLayer as PrunableLayer
     from tfprune.tfmot.prune import ConstantSparsity as ConstantSparsity
     from tfprune.tfmot.prune import PolynomialDecay as PolynomialDecay
     from tfprune.tfmot.prune import PruneForLatencyOnXNNPack as PruneForLatencyOnXNNPack
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "masking.sensitivity": ["PruningSummaries"],
-    "models.kernels": ["PrunableLayer"],
+    "models.anatomy": ["PrunableLayer"],
     "tfmot.prune": [
         "UpdatePruningStep",
         "PruneForLatencyOnXNNPack",

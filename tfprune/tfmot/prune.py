@@ -32,9 +32,8 @@ from tfprune.masking.strip import (
 )
 from tfprune.masking.update_masks import set_masks
 from tfprune.masking.wrap import is_unbuilt
-from tfprune.models.anatomy import Anatomy, as_numpy, check_layers, check_model
+from tfprune.models.anatomy import Anatomy, as_numpy, check_layers, check_model, expected_kernels, kernels
 from tfprune.models.graph import Call, Graph, trace
-from tfprune.models.kernels import expected_kernels, kernels
 from tfprune.models.training import check_optimizer, updates_of
 from tfprune.patterns import NM, Block, Pattern, Unstructured
 from tfprune.schedules import Constant, Polynomial

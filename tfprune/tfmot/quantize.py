@@ -15,8 +15,7 @@ import numpy as np
 
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.masking.strip import copy_with, mask_zeros, plain_copy
-from tfprune.models.anatomy import Anatomy, as_numpy, check_keras, check_model
-from tfprune.models.kernels import kernels
+from tfprune.models.anatomy import Anatomy, as_numpy, check_keras, check_model, kernels
 from tfprune.quantizing.quantize_aware import quantization_plan, quantize_aware
 from tfprune.quantizing.quantized import Clustered, Quantized, place_centroids, shares_values
 

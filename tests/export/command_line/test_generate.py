@@ -12,7 +12,7 @@ import pytest
 from tfprune.export import Generator
 from tfprune.export.command_line.cli import _main
 from tfprune.export.device.writer_file import read_text_form
-from tfprune.export.file.metadata import TOKENIZER, read_metadata, with_metadata
+from tfprune.export.file.document import TOKENIZER, read_metadata, with_metadata
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from tfprune.export.device import board
+from tfprune.export.device import runner
 
 
 def test_the_name_is_that_of_the_board_or_of_the_processor(tmp_path, monkeypatch):
     model, processors = tmp_path / "model", tmp_path / "cpuinfo"
-    monkeypatch.setattr(board, "_PROCESSOR", (model, processors))
+    monkeypatch.setattr(runner, "_PROCESSOR", (model, processors))
     processors.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
-    assert board.board_name().endswith(", Some CPU @ 2 GHz")
+    assert runner.board_name().endswith(", Some CPU @ 2 GHz")
     model.write_text("Raspberry Pi 4 Model B Rev 1.4\0")
-    assert board.board_name().endswith(", Raspberry Pi 4 Model B Rev 1.4")
+    assert runner.board_name().endswith(", Raspberry Pi 4 Model B Rev 1.4")
 
 
 def test_governor_and_temperature_are_none_where_the_system_does_not_tell(tmp_path, monkeypatch):
-    monkeypatch.setattr(board, "_SYSTEM", tmp_path)
-    assert board.governor() is None and board.temperature() is None
+    monkeypatch.setattr(runner, "_SYSTEM", tmp_path)
+    assert runner.governor() is None and runner.temperature() is None
     (tmp_path / "devices/system/cpu/cpu0/cpufreq").mkdir(parents=True)
     (tmp_path / "devices/system/cpu/cpu0/cpufreq/scaling_governor").write_text("ondemand\n")
     for index, text in enumerate(["41350\n", "48686\n", "broken", ""]):
         (tmp_path / f"class/thermal/thermal_zone{index}").mkdir(parents=True)
         (tmp_path / f"class/thermal/thermal_zone{index}/temp").write_text(text)
-    assert board.governor() == "ondemand" and board.temperature() == 48.686
+    assert runner.governor() == "ondemand" and runner.temperature() == 48.686

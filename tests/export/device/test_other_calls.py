@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfprune.export import Runner, benchmark, inspect, pack, rewrite, share_weights, unpack, verify
-from tfprune.export.device.board import find_interpreter
+from tfprune.export.device.runner import find_interpreter
 from tfprune.export.device.writer_file import InterpretedFile, Signatures
 from tfprune.export.file.document import load_objects, save_objects
 

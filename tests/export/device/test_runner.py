@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.device import board
+from tfprune.export.device import runner as board
 from tfprune.export.device import runner as runner_module
 from tfprune.export.device.runner import IOTensor, Runner
 from tfprune.export.file.container import encode

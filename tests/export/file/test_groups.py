@@ -15,8 +15,16 @@ import pytest
 from after import after
 from tiers import in_test_ci
 
-from tfprune.export.file.document import add_values, builtin_code, load_objects, operator_code, save_objects
-from tfprune.export.file.metadata import REDUCED_PRECISION, read_metadata, with_metadata
+from tfprune.export.file.document import (
+    REDUCED_PRECISION,
+    add_values,
+    builtin_code,
+    load_objects,
+    operator_code,
+    read_metadata,
+    save_objects,
+    with_metadata,
+)
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.xnnpack import Analysis
 from tfprune.export.rewriting.shapes import spell_out_padding

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.file.metadata import (
+from tfprune.export.file.document import (
     _NUMBERS,
     _TABLES,
     _UNIONS,

@@ -18,8 +18,13 @@ from tiers import first
 
 from tfprune.base.arrays import _DICTIONARY_BYTES, _LZMA
 from tfprune.export import Runner, inspect, pack, unpack
-from tfprune.export.file.container import encode, read_model
-from tfprune.export.file.pack import _MAX_EXPANSION, _MAX_PIECE_BYTES, _MAX_SINGLE_STREAM_BYTES
+from tfprune.export.file.container import (
+    _MAX_EXPANSION,
+    _MAX_PIECE_BYTES,
+    _MAX_SINGLE_STREAM_BYTES,
+    encode,
+    read_model,
+)
 from tfprune.export.rewriting.sparsify import sparsify
 
 NAMES = ["dense", "int8", "int8_float_io", "two", "tokens", "fixed"]
@@ -64,7 +69,7 @@ def file_of(*vectors, shapes=()):
 
 
 def test_a_weight_of_nearly_all_zeros_is_no_bomb_and_one_of_nothing_else_is_not_packed(monkeypatch):
-    monkeypatch.setattr("tfprune.export.file.pack._ALWAYS_ALLOWED_BYTES", 0)  # spares tests of 64 MiB
+    monkeypatch.setattr("tfprune.export.file.container._ALWAYS_ALLOWED_BYTES", 0)  # spares tests of 64 MiB
     random = np.random.default_rng(0)
     pruned = file_of(np.where(random.random(2**19) < 0.001, random.normal(size=2**19), 0).astype(np.float32))
     assert _MAX_EXPANSION / 2 < len(pruned) / len(pack(pruned)) < _MAX_EXPANSION

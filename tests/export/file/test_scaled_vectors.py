@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.file.pack import _find_scaled, _scaled
+from tfprune.export.file.container import _find_scaled, _scaled
 
 
 def bits(number):

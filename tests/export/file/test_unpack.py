@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.file.pack import unpack
+from tfprune.export.file.container import unpack
 
 WORDS = np.random.default_rng(5).choice(4, 300, p=[0.7, 0.1, 0.1, 0.1]).astype("<u4").tobytes()
 STORED, DEFLATE, LZMA = range(3)
@@ -217,7 +217,7 @@ CAPPED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from tfprune.export.file.pack import unpack
+from tfprune.export.file.container import unpack
 status = Path("/proc/self/status").read_text().splitlines()
 size = int(next(line for line in status if line.startswith("VmSize")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (size + 80 * 2**20,) * 2)

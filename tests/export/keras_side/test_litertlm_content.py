@@ -11,7 +11,7 @@ from lite_lm import LENGTH, engine_text
 from tfprune.export import Generator, to_generator
 from tfprune.export.device.writer_file import SENTENCEPIECE, TextForm, read_text_form
 from tfprune.export.file.container import read_model
-from tfprune.export.file.metadata import TOKENIZER, read_litertlm, read_metadata, with_metadata
+from tfprune.export.file.document import TOKENIZER, read_litertlm, read_metadata, with_metadata
 from tfprune.export.keras_side.language_model import litertlm_content
 
 needs_builder = pytest.mark.skipif(

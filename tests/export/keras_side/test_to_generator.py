@@ -16,7 +16,7 @@ from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.reader import read
 from tfprune.export.keras_side import to_generator as to_generator_module
 from tfprune.export.keras_side.language_model import text_content
-from tfprune.models.kernels import kernels, to_matrix
+from tfprune.models.anatomy import kernels, to_matrix
 
 hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
 hub_writers = pytest.importorskip("hub_writers")

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from tfprune.export.device.runner import Runner
-from tfprune.export.file.document import load_objects
-from tfprune.export.file.metadata import with_metadata
+from tfprune.export.file.document import load_objects, with_metadata
 from tfprune.export.pruning.prune import _compare_outputs, _constant_outputs, prune_tflite
 from tfprune.export.pruning.samples import check_range, input_range, spread_over
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfprune.export.device.board import find_interpreter
+from tfprune.export.device.runner import find_interpreter
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.reader import read
 from tfprune.export.pruning.prune import prune_tflite

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tfprune.export.device.board import find_interpreter
-from tfprune.export.device.runner import Runner
+from tfprune.export.device.runner import Runner, find_interpreter
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.pruning.layers import find_layers
 from tfprune.export.pruning.pieces import LiveTensors, Pieces, with_variables

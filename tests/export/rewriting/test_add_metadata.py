@@ -8,16 +8,17 @@ import pytest
 
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import read_model
-from tfprune.export.file.document import load_objects, save_objects
-from tfprune.export.file.inspect import inspect
-from tfprune.export.file.metadata import (
+from tfprune.export.file.document import (
     ENTRY,
     MetadataTable,
+    load_objects,
     read_metadata,
     read_model_metadata,
+    save_objects,
     with_metadata,
     write_model_metadata,
 )
+from tfprune.export.file.inspect import inspect
 from tfprune.export.file.report import make_archive, read_archive
 from tfprune.export.rewriting.share_weights import add_metadata
 

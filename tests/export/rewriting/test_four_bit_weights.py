@@ -12,7 +12,7 @@ from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.file.document import load_objects
 from tfprune.export.file.reader import read
 from tfprune.export.keras_side.convert import convert
-from tfprune.export.rewriting.sparse_graph import merge_constants
+from tfprune.export.rewriting.sparsify import merge_constants
 from tfprune.export.rewriting.weights import _to_four_bits, four_bit_weights, packed
 
 RNG = np.random.default_rng(0)

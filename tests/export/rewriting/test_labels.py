@@ -11,7 +11,7 @@ from tiers import in_test_ci
 
 from tfprune import export
 from tfprune.export.file.container import read_model
-from tfprune.export.file.metadata import read_metadata, with_metadata
+from tfprune.export.file.document import read_metadata, with_metadata
 
 LABELS = {"labels.txt": b"zero\none\n"}
 MODEL_METADATA = {"TFLITE_METADATA": b"describes labels.txt", "extra": b"\x07"}

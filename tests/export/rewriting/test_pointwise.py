@@ -11,8 +11,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.document import add_constant, add_operator, add_tensor, load_objects, save_objects
 from tfprune.export.file.reader import read
-from tfprune.export.rewriting.sparse_graph import merge_constants
-from tfprune.export.rewriting.sparsify import sparsify
+from tfprune.export.rewriting.sparsify import merge_constants, sparsify
 
 KINDS = OpResolverType.BUILTIN, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 WIDTH = 64

@@ -11,9 +11,8 @@ from export_table import KINDS, convert
 import tfprune
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import read_model
-from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.file.document import load_objects, read_metadata, save_objects, with_metadata
 from tfprune.export.file.inspect import inspect
-from tfprune.export.file.metadata import read_metadata, with_metadata
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
 from tfprune.export.rewriting import rewrite as rewrite_module

@@ -18,8 +18,7 @@ from tfprune.export.device.runner import Runner
 from tfprune.export.device.verify import verify
 from tfprune.export.file.document import load_objects, operator_code, save_objects
 from tfprune.export.file.reader import read
-from tfprune.export.rewriting.sparse_graph import lower_versions
-from tfprune.export.rewriting.sparsify import _SPARSE_OVERHEAD_BYTES, sparsify
+from tfprune.export.rewriting.sparsify import _SPARSE_OVERHEAD_BYTES, _lower_versions, sparsify
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +119,7 @@ def test_a_file_whose_weights_became_float_runs_on_interpreters_that_know_no_new
     assert fully_connected(data) == ([12], {schema.TensorType.INT8})
     assert fully_connected(sparsify(data).data) == ([10], {schema.TensorType.FLOAT32})
     dense = load_objects(data)
-    lower_versions(dense)
+    _lower_versions(dense)
     assert fully_connected(save_objects(dense)) == fully_connected(data)
 
 

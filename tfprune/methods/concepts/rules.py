@@ -36,9 +36,8 @@ from tfprune.methods.rule_mining import (
     percent,
     with_negations,
 )
-from tfprune.models.anatomy import Anatomy, as_numpy
+from tfprune.models.anatomy import Anatomy, Kernel, as_numpy
 from tfprune.models.graph import LOOPS, Call, Graph, holders, trace
-from tfprune.models.kernels import Kernel
 from tfprune.models.training import batches, check_batch, check_source, size_of
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network

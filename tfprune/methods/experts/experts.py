@@ -14,10 +14,19 @@ import numpy as np
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.compact.smaller_class import dicts_in
 from tfprune.masking.pruned import Pruned
-from tfprune.models.anatomy import Anatomy, Kind, as_numpy, check_model, join_path, paired, walk
+from tfprune.models.anatomy import (
+    Anatomy,
+    Kind,
+    as_numpy,
+    check_model,
+    join_path,
+    paired,
+    to_matrix,
+    train_alike,
+    walk,
+)
 from tfprune.models.by_attributes import Groups, MadeOf, Origins, Shares, mean_of_groups, read_origins
 from tfprune.models.in_place import copy_layers, wrap_alike
-from tfprune.models.kernels import to_matrix, train_alike
 from tfprune.models.tracing import LargestDifference, difference_in_words, numbers_for, usable_length
 from tfprune.models.training import batches, check_batch, check_source
 from tfprune.models.twin import (

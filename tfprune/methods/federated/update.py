@@ -29,8 +29,7 @@ from tfprune.methods.federated.averages import (
     count_unmasked,
     kept_entries,
 )
-from tfprune.models.anatomy import as_numpy, walk
-from tfprune.models.kernels import to_matrix
+from tfprune.models.anatomy import as_numpy, to_matrix, walk
 from tfprune.models.training import batches, check_batch, optimizers_of, slots_by_variable
 from tfprune.report import Report, table
 

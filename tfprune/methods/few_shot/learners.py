@@ -16,8 +16,7 @@ from tfprune.base.spec import ArgumentTypeError, Spec, check_count, check_number
 from tfprune.channels.groups import register_shrinkable
 from tfprune.facts import ClassMoments
 from tfprune.gradients import Episodes, MetaGradients, without_sparse_rows
-from tfprune.models.anatomy import as_numpy
-from tfprune.models.kernels import kernels
+from tfprune.models.anatomy import as_numpy, kernels
 from tfprune.models.training import Batch
 
 # How a model learns from episodes: the methods that training and validation call.

@@ -19,11 +19,22 @@ from tfprune.compact.smaller_graph import NoClass
 from tfprune.masking.strip import sparsity_report
 from tfprune.methods.growth.blocks import Blocks, find_blocks
 from tfprune.methods.growth.rank import mean_loss, one_by_one
-from tfprune.models.anatomy import Anatomy, Kind, as_numpy, check_keras, join_path, kind_of, paired, rename, walk
+from tfprune.models.anatomy import (
+    Anatomy,
+    Kind,
+    as_numpy,
+    check_keras,
+    join_path,
+    kernels,
+    kind_of,
+    paired,
+    rename,
+    train_alike,
+    walk,
+)
 from tfprune.models.by_attributes import MadeOf, Origins, read_origins
 from tfprune.models.graph import Call, holders, hooked_calls, unused_name
 from tfprune.models.in_place import wrap_alike
-from tfprune.models.kernels import kernels, train_alike
 from tfprune.models.tracing import (
     EXACT,
     LargestDifference,

@@ -13,8 +13,7 @@ import numpy as np
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_count
 from tfprune.methods.growth.blocks import Blocks, find_blocks
-from tfprune.models.anatomy import as_numpy
-from tfprune.models.kernels import kernels
+from tfprune.models.anatomy import as_numpy, kernels
 from tfprune.models.training import Batches, batch_loss, check_token_ids, loss_of, token_masks, without_padding
 from tfprune.models.twin import layer_inside
 from tfprune.report import Report, table

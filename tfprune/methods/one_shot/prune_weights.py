@@ -34,9 +34,8 @@ from tfprune.compact.reconstruct import (
 )
 from tfprune.masking.pruned import holds_pruned
 from tfprune.masking.strip import copy_with, mask_zeros, plain_copy, transfer_weights
-from tfprune.models.anatomy import Anatomy, rename, walk
+from tfprune.models.anatomy import Anatomy, Filters, Kernel, kernels, rename, selector, walk
 from tfprune.models.graph import Graph, trace_to_run
-from tfprune.models.kernels import Filters, Kernel, kernels, selector
 from tfprune.models.tracing import call_graph, check_followable
 from tfprune.models.training import Batches, check_token_ids
 from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
