@@ -266,7 +266,7 @@ def _placeholders(model: keras.layers.Layer) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class _Surroundings:
-    """What stands around a weight in its model, for facts that need no data.
+    """The surroundings of a weight in its model, for facts that need no data.
 
     Attributes:
         path: The path of the weight in the model.

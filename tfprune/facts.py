@@ -13,7 +13,7 @@ from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 
 # Facts that a criterion may use besides the weight, each described once.
 #
-# `keras_models.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows
+# `tfprune.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows
 # the
 # `Fact`: it records the values that `recorded` names batch by batch, reduces a batch by `reduce` while the model
 # runs,

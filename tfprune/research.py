@@ -1,6 +1,6 @@
-"""Research: methods that these pages measured and found no gain in, and tools to compare ways to train sparse models.
+"""Research: methods that brought no gain in our measurements, and tools to compare ways to train sparse models.
 
-Use them to repeat a comparison, or on data where they may do better. `docs/howto/which_method.md` has the
+Use them to repeat a comparison, or on data where they may do better. `docs/papers/index.md` has the
 measurements.
 
 - AC/DC (arXiv:2106.12379) is the schedule `Alternating`.

@@ -818,7 +818,7 @@ def damage(
         output: The name or index of the output to compare, for models that have several. Default None.
         confidence: The coverage of the intervals, between 0 and 1. Default 0.95. A group counts as harmed if its
             adjusted p-value is below 1 - `confidence`.
-        max_drop: The accuracy that may be lost in all, 0.01 for one point, or the error that may be gained. Default
+        max_drop: The accuracy that may be lost in total, 0.01 for one point, or the error that may be gained. Default
             None: no limit.
         max_drop_per_group: The same for each class and each group. Default None: no limit.
         corruptions: Names of corruptions: `"noise"` (0.2 of the standard deviation of the samples), `"blur"` (1 pass

@@ -368,7 +368,7 @@ _NAME_WIDTH = 40  # characters of a group in the table
 
 @dataclass(frozen=True)
 class DamageReport(Report):
-    """What a model lost, in all and for each class and group; it prints the ten worst groups first.
+    """Report of `damage`: the loss of a model, in total and for each class and group, the ten worst groups first.
 
     Attributes:
         task: `"classification"`, `"regression"`, `"language"`, or `"agreement"` for classes without labels.
@@ -445,13 +445,13 @@ class DamageReport(Report):
 
     @property
     def score_name(self) -> str:
-        """What the scores are."""
+        """The name of the scores."""
         names = {"classification": "accuracy", "agreement": "agreement", "regression": "mean absolute error"}
         return names.get(self.task, "loss per token")
 
     @property
     def change_name(self) -> str:
-        """What the difference of the scores is."""
+        """The name of the difference of the scores."""
         return "increase" if self.is_error else "drop"
 
     @property
@@ -461,7 +461,7 @@ class DamageReport(Report):
 
     @property
     def counted(self) -> str:
-        """What `samples` counts."""
+        """The unit of `samples`."""
         return "tokens" if self.task == "language" else "samples"
 
     def number(self, score: float | None) -> str:

@@ -279,11 +279,11 @@ def compress(
     zero and in which pattern, whether to train quantization-aware, and for how long. Each trial makes a smaller
     model, exports a float32 and an int8 file of it, and runs both on the validation data.
 
-    Each trial starts from the model of an earlier one and inherits its weights ("Efficient Multi-objective Neural
+    Each trial starts from the model of an earlier one and keeps its weights ("Efficient Multi-objective Neural
     Architecture Search via Lamarckian Evolution", arXiv 1804.09081). By turns, a short trial removes at most half of
-    what is left (multiply-adds times weights), and one that is four times as long trains the model that promises most
-    for the best files. So training adds up over the search, and the folder stores the models. If Keras cannot save
-    and load the model, each trial starts from the original one.
+    the remaining model (multiply-adds times weights), and one that is four times as long trains the model whose file
+    is expected to improve the best files most. Training adds up over the search, and the folder stores the models. If
+    Keras cannot save and load the model, each trial starts from the original one.
 
     A search that was stopped continues when you call it again with the same arguments. `time` is that of all calls,
     and may be more than before.

@@ -146,12 +146,10 @@ def _added_area(file: MeasuredFile, front: Sequence[MeasuredFile], *, dense: Mea
 # Choose the next recipe of a search from what the trials before have measured: a population over the front.
 #
 # Nothing here trains a model, reads a file or looks at a clock, and nothing is drawn at random: the same trials and
-# settings give the same recipe. Each trial is a child of an earlier one and inherits its model (Elsken et al.,
-# "Efficient Multi-objective Neural Architecture Search via Lamarckian Evolution", arXiv 1804.09081). By turns, a
-# short
-# trial removes something from the model that promises the smallest file, and a long one trains the model that
-# promises
-# most for the front of the best files (its hypervolume).
+# settings give the same recipe. Each trial starts from the model of an earlier one (Elsken et al., "Efficient
+# Multi-objective Neural Architecture Search via Lamarckian Evolution", arXiv 1804.09081). By turns, a short trial
+# removes something from the model whose next file is expected to be the smallest, and a long one trains the model
+# that is expected to increase the hypervolume of the front of the best files most.
 
 
 @dataclass(frozen=True)
@@ -262,7 +260,7 @@ def _to_train(trials: Sequence[Trial], children: _Children, goal: Goal, settings
 def _to_shrink(
     trials: Sequence[Trial], children: _Children, goal: Goal, settings: SearchSettings
 ) -> tuple[Trial, float]:
-    """Return the trial within `max_drop` whose next step promises the smallest file, and the length of that step.
+    """Return the trial within `max_drop` whose next step has the smallest expected file, and that step's length.
 
     A step is shorter the more of the drop is used up, down to a half, and half as long for each child. A size whose
     next step would be too short is left alone as long as there are others.

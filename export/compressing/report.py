@@ -106,7 +106,7 @@ class CompressReport(Report):
 
     @property
     def warning(self) -> str:
-        """What the search lacked, in words; empty if at least one recipe was tried."""
+        """The reason why nothing was found, in words; empty if at least one recipe was tried."""
         if self.passed:
             return ""
         return (

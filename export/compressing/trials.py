@@ -170,7 +170,7 @@ class Recipe(Report):
 
     @property
     def all_steps(self) -> int:
-        """Training steps in all."""
+        """Training steps in total."""
         return self.steps * (self.rounds + self.extra_rounds)
 
     @property

@@ -130,7 +130,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a process measured, besides the times."""
+    """The measurements of a process, besides the times."""
 
     runtime: str
     machine: str

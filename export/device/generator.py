@@ -480,7 +480,7 @@ MODEL, _JOB, _RESULT = "model.tflite", "job", "result"
 
 @dataclass(frozen=True)
 class Written:
-    """What a file wrote.
+    """The tokens that a file wrote, with their scores and its speed.
 
     Attributes:
         tokens: The greedy continuation of each prompt.

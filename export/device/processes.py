@@ -216,7 +216,7 @@ if _CAN_FORK:
     os.register_at_fork(after_in_child=_waiting.clear)  # it is the parent's
 
 
-# The process that has a package imported and forks for each job: the other side of `fork_server`.
+# The process that has a package imported and forks for each job: the other side of `_ForkServer`.
 
 OUTPUT = "output.txt"  # in the folder of a job: what its process says
 _IDLE_SECONDS = 60.0  # seconds without a job, after which the memory is given back
@@ -284,7 +284,7 @@ def _tell(number: int) -> None:
 
 # Run one of our functions in a process of its own, where a crash can be caught and reported.
 #
-# The job travels in a folder that the caller owns (`job_files`).
+# The job travels in a folder that the caller owns (`write_job`).
 
 Work = Callable[[Path], None] | str  # a function of a module, by itself or as `module:function`
 _OUTPUT_TAIL = 20_000  # characters: enough for a traceback, little enough for an error message

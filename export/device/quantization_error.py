@@ -86,7 +86,7 @@ class QuantizationErrorRow(Report):
 
 @dataclass(frozen=True)
 class _Step:
-    """Operators that may stay in float, too: the squared errors that this wins back, and the bytes that it adds."""
+    """Operators that may stay in float, too: the squared errors that this removes, and the bytes that it adds."""
 
     names: tuple[str, ...]
     won: float
@@ -162,8 +162,9 @@ class QuantizationErrorReport(Report):
     def to_skip(self, *, max_bytes: int) -> tuple[QuantizationErrorRow, ...]:
         """Choose the operators that should stay in float, for `Quantization(skip=...)`.
 
-        A tensor is rounded no more if the operator that makes it and those that take it stay in float. What wins
-        most error back for the bytes that it adds is chosen first, then the next, until the file would be too large.
+        A tensor is rounded no more if the operator that makes it and those that take it stay in float. The
+        operators whose error is largest for the bytes that they add are chosen first, until the file would be too
+        large.
 
         Args:
             max_bytes: The largest size of the file, in bytes. It is estimated from the weights, and from the
@@ -404,7 +405,7 @@ class _WatchedRunner(Runner):
 
 
 class _Sums:
-    """What is added up over the samples for one tensor."""
+    """The sums over the samples for one tensor."""
 
     def __init__(self) -> None:
         self.squares = self.error = 0.0
@@ -493,7 +494,7 @@ _MOST_CLIPPED = 0.05  # of the values of a tensor may lie outside of its range, 
 
 @dataclass(frozen=True)
 class _Rounding:
-    """What an int8 file is, beside the float file of the same model.
+    """An int8 file beside the float file of the same model.
 
     Attributes:
         fault: The constant or operator that rounding does not explain; empty if there is none.
@@ -677,7 +678,7 @@ def _round_job(folder: Path) -> None:
     write_job(folder, "result", settings=settings, arrays=outputs)
 
 
-# Win back what 8 bits moved: each channel of an int8 file gets the mean that it has in the float file.
+# Correct what 8 bits moved: each channel of an int8 file gets the mean that it has in the float file.
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _CORRECTED = "corrected.tflite"

@@ -54,7 +54,7 @@ _RESULTS = ("loaded.json", "loaded.npz", "result.json", "result.npz")
 
 
 class _Message(NamedTuple):
-    """What one side says: plain values, and contents of files."""
+    """A message of one side: plain values, and contents of files."""
 
     header: dict[str, Any]
     contents: Mapping[str, bytes | bytearray]
@@ -75,7 +75,7 @@ def _receive(stream: BinaryIO, *, most: int = 0) -> _Message | None:
 
     Args:
         stream: Where it comes from.
-        most: The bytes that its contents may have in all.
+        most: The bytes that its contents may have in total.
 
     Raises:
         ValueError: If what comes is not a message, or a larger one.

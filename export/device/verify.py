@@ -511,13 +511,13 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a process has loaded the file with."""
+    """The runtime with which a process has loaded the file."""
 
     runtime: str
 
 
 class Run(NamedTuple):
-    """What a process of its own gave: outputs by name, the interpreter, and why there are none."""
+    """The answer of a separate process: outputs by name, the interpreter, and why there are none."""
 
     outputs: dict[str, np.ndarray]
     runtime: str

@@ -134,7 +134,7 @@ _MOST_BYTES = 2**24  # of the inputs and outputs of all runs of a file
 
 @dataclass(frozen=True)
 class _RecordedRuns:
-    """What a file was run on, and what it gave.
+    """The samples that a file was run on, and its outputs.
 
     Attributes:
         runs: For each run the arrays of `inputs` and `outputs`, in the file's order.
@@ -235,7 +235,7 @@ class WebFile(Report):
 
 @dataclass(frozen=True)
 class WebReport(Report):
-    """What `web` has written, and how to open it.
+    """Report of `web`: the written folder, and how to open it.
 
     Attributes:
         folder: The folder.
@@ -520,7 +520,7 @@ class WebResultRow(Report):
 
 @dataclass(frozen=True)
 class WebResult(Report):
-    """What a page has measured.
+    """The measurements of a page.
 
     Attributes:
         kind: Says that the JSON is of such a page.

@@ -62,7 +62,7 @@ def _with_shared_parts(model: schema.ModelT) -> schema.ModelT:
 
 
 class _Sharing:
-    """What a builder does besides: it remembers where it wrote each part."""
+    """A builder that remembers where it wrote each part."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)  # type: ignore[call-arg]

@@ -84,7 +84,7 @@ class Coding(Report):
 
 @dataclass(frozen=True)
 class _Counts:
-    """What the sizes of a weight depend on.
+    """The properties that the sizes of a weight depend on.
 
     Attributes:
         size: Number of entries.

@@ -241,7 +241,7 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class Model:
-    """What a .tflite file holds.
+    """The content of a .tflite file.
 
     Attributes:
         subgraphs: The main graph first.

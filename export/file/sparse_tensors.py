@@ -31,7 +31,7 @@ class SparseDimension:
 
     @property
     def bytes(self) -> int:
-        """What segments and indices take in the file."""
+        """The bytes of segments and indices in the file."""
         return sum(vector.nbytes for vector in (self.segments, self.indices) if vector is not None)
 
 
@@ -143,7 +143,7 @@ class DecodeConstants:
 
     @property
     def bytes(self) -> int:
-        """What both constants take together."""
+        """The bytes of both constants together."""
         return self.bits.nbytes + self.ancillary.nbytes
 
 
@@ -278,12 +278,12 @@ class TensorValues:
 
     @property
     def index_bytes(self) -> int:
-        """What the positions of a sparse tensor take in the file."""
+        """The bytes of the positions of a sparse tensor in the file."""
         return sum(dimension.bytes for dimension in self.dimensions or ())
 
     @property
     def file_bytes(self) -> tuple[int, int]:
-        """What the values take in the file, and their positions."""
+        """The bytes of the values and their positions in the file."""
         return self.stored or (self.raw.nbytes, self.index_bytes)
 
     def nnz(self) -> int | None:

@@ -179,7 +179,7 @@ _READY = "tfprune.export.make_sparse_ready(model) rewrites it"
 
 @dataclass(frozen=True)
 class _Role:
-    """What an operator can do in a group that runs with channels first.
+    """The abilities of an operator in a group that runs with channels first.
 
     Attributes:
         inside: It takes and gives channels first.
@@ -417,7 +417,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What XNNPACK makes of one graph of a file on ARM.
+    """The kernels that XNNPACK chooses on ARM for one graph of a file.
 
     Attributes:
         graph: The operators.

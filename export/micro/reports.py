@@ -69,7 +69,7 @@ class MicroLayer(Report):
 
 @dataclass(frozen=True)
 class MicroReport(Report):
-    """What a file takes on a microcontroller, as the interpreter counts it.
+    """The memory of a file on a microcontroller, as the interpreter counts it.
 
     Attributes:
         flash: The bytes of the file.
@@ -216,7 +216,7 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
 
 @dataclass(frozen=True)
 class ArrayReport(Report):
-    """What `c_array` wrote.
+    """Report of `c_array`: the written C source.
 
     Attributes:
         path: The source file.
@@ -263,7 +263,7 @@ _UNPACKED = ("DENSIFY", OPERATOR)  # make a weight while the model runs, so that
 
 @dataclass(frozen=True)
 class VelaReport(Report):
-    """What a file takes on an Arm Ethos-U NPU, as its compiler estimates it.
+    """Report of `vela`: the cycles and memory of a file on an Arm Ethos-U NPU, as its compiler estimates them.
 
     Attributes:
         accelerator: The NPU, and how many multiplications it does in a cycle.

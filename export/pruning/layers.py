@@ -138,7 +138,7 @@ def _steps_before(axis: int, columns: slice, *, is_reversed: bool) -> _Rows:
 
 
 class _Direction(NamedTuple):
-    """What reads time in one direction.
+    """The reader of time in one direction.
 
     Attributes:
         inputs: The places of the weights that see the inputs, each with the place of its bias; -1 without one.

@@ -289,7 +289,7 @@ class OutputError(Report):
 
 @dataclass(frozen=True)
 class PruneTfliteReport(Report):
-    """What `prune_tflite` did, and how far the file's outputs moved.
+    """Report of `prune_tflite`: the zeros of each weight, and how far the file's outputs moved.
 
     Attributes:
         sparsity: The fraction of zeros in the weights that were pruned.
@@ -558,7 +558,7 @@ _Jobs = dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]  # settings and 
 
 
 class _Changed(NamedTuple):
-    """What a process made of a file.
+    """The result of a process that pruned a file.
 
     Attributes:
         file: The new file.
@@ -810,7 +810,7 @@ class _Labeled:
 
 
 class _Job:
-    """What the parent asks for."""
+    """The request of the parent process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._samples = folder, FileJob(folder)

@@ -80,7 +80,7 @@ class ShrunkGroup(Report):
 
 @dataclass(frozen=True)
 class ShrinkTfliteReport(Report):
-    """What `shrink_tflite` removed, and how far the file's outputs moved.
+    """Report of `shrink_tflite`: the removed channels, and how far the file's outputs moved.
 
     Attributes:
         groups: One row for each group of channels.

@@ -87,7 +87,7 @@ def accuracy_drops(before: Mapping[str, float], file: Mapping[str, float], *, mo
 
 @dataclass(frozen=True)
 class ExportReport(Report):
-    """What `to_tflite` wrote, and how it was checked.
+    """Report of `to_tflite` and `rewrite`: the written file, and how it was checked.
 
     Attributes:
         path: The file that was written.
@@ -334,7 +334,7 @@ def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileF
 
 @dataclass(frozen=True)
 class Check:
-    """What the outputs of a file are compared with.
+    """The outputs that those of a file are compared with.
 
     Attributes:
         expected: The outputs for the samples, as `verify` takes them; for microcontrollers None compares with the
@@ -500,7 +500,7 @@ _FASTEST = ("size", "latency")  # what `optimize` may be for the web: the defaul
 
 @dataclass(frozen=True)
 class Target:
-    """What the arguments of an export ask for.
+    """The request that the arguments of an export make.
 
     Attributes:
         optimize: The form to take, as `choose` takes it.

@@ -186,11 +186,11 @@ class _SparseEncoding:
 
     @property
     def bytes(self) -> int:
-        """What values and indices take together."""
+        """The bytes of values and indices together."""
         return self.bytes_for(1)
 
     def bytes_for(self, tensors: int) -> int:
-        """What they take when several tensors share the values: each has indices of its own."""
+        """Their bytes if several tensors share the values: each tensor has separate indices."""
         return self.values.nbytes + tensors * (self.segments.nbytes + self.indices.nbytes)
 
 

@@ -218,7 +218,7 @@ class _StreamNorm:
 
 @dataclass(eq=False)
 class _NormStatistics:
-    """What the calls of a norm show, dimension by dimension.
+    """Statistics of the calls of a norm, dimension by dimension.
 
     Attributes:
         vectors: How many vectors were seen.
@@ -322,7 +322,7 @@ _COARSE = Tolerance(of_largest=0.05)  # of 16-bit floats
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """What remains of a residual stream.
+    """The dimensions of a residual stream that remain.
 
     Attributes:
         stream: The whole stream.

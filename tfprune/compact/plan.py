@@ -51,7 +51,7 @@ _Keeping = Callable[[list[float | None]], np.ndarray]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a model may cost once it is pruned; made by `budget`.
+    """The largest cost of a pruned model; made by `budget`.
 
     Attributes:
         limits: By name, `flops`, `parameters`, `bytes` or `latency`. An int is an amount, a float a fraction of what

@@ -280,7 +280,7 @@ def _without(flat: keras.Model, network: Network, bundle: int) -> Iterator[None]
 class GrowingPenalty(keras.callbacks.Callback):
     """Pull the channels that a plan removes toward zero, with a growing L2 penalty, while `model.fit` runs.
 
-    Use it between `plan_shrink` and `shrink`, where a cut at once costs accuracy that training does not win back: the
+    Use it between `plan_shrink` and `shrink`, where a cut at once costs accuracy that training does not recover: the
     other channels take over little by little. After the fit, `shrink` with the same plan changes the outputs hardly
     at all.
 

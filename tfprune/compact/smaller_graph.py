@@ -244,7 +244,7 @@ def without_branch(layer_class: Any) -> Any:
 
 
 class RemovedBranches:
-    """What becomes of the layers of branches that are removed whole, by their index in `copy.layers`.
+    """The fate of the layers of branches that are removed whole, by their index in `copy.layers`.
 
     Args:
         copy: The flat copy of a Functional subclass.

@@ -304,7 +304,7 @@ def _check_saved(layer: Any, store: Mapping[str, Any], own: Mapping[str, keras.V
 
 # Pruned: any Keras layer, its weights read through masks. The one class that touches Keras' forward pass.
 #
-# Between mask updates a weight itself holds zeros where its mask is 0 (`masked_weights`), so the optimizer, weight
+# Between mask updates a weight itself holds zeros where its mask is 0 (`MaskedWeights`), so the optimizer, weight
 # decay, checkpoints and averages of weights all see the sparse values. In training only the gradient is masked;
 # masking
 # the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans, to

@@ -85,7 +85,7 @@ class SensitivityReport(Report):
     def suggest(self, max_drop: float = 0.01) -> dict[str, float | None]:
         """Return the largest scanned sparsity of each weight that costs no more than `max_drop`.
 
-        Take it as a start: the drops of several pruned weights add up, and training wins much of them back.
+        Take it as a start: the drops of several pruned weights add up, and training recovers much of them.
 
         Args:
             max_drop: How much one weight may cost, in the unit of the metric, at least 0; default 0.01.
@@ -236,7 +236,7 @@ def sensitivity(
 
 @dataclass(frozen=True)
 class _Scan:
-    """What all evaluations share.
+    """Settings that all evaluations share.
 
     Attributes:
         model: The user's model.

@@ -179,7 +179,7 @@ def mask_zeros(model: keras.layers.Layer) -> None:
 
 
 def _check_owners(layers: list[tuple[str, Pruned]]) -> None:
-    """Refuse a weight under two masks: the one set last would win, silently."""
+    """Refuse a weight under two masks: the one set last would count, silently."""
     owners: dict[int, str] = {}
     for path, layer in layers:
         for name, kernel in layer.kernels.items():

@@ -229,7 +229,7 @@ def _is_worth_keeping(model_class: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """What a model is, as it was when it was read: one whose layers are replaced in place has to be read again.
+    """The structure of a model when it was read: a model whose layers are replaced in place has to be read again.
 
     Attributes:
         model: The model, or a layer.
@@ -273,7 +273,7 @@ class Anatomy:
 
     @cached_property
     def nodes(self) -> list[tuple[str, Anatomy]]:
-        """What `every` holds, as anatomies."""
+        """The layers in `every`, as anatomies."""
         return list(self._visit(lambda part: True, inner=True))
 
     @cached_property

@@ -44,7 +44,7 @@ class Call:
 
     @property
     def holder(self) -> int:
-        """What all calls of the layer have in common."""
+        """The object that all calls of the layer have in common."""
         return id(self.layer)
 
     @cached_property

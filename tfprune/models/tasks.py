@@ -48,7 +48,7 @@ WITHOUT_WORKERS = "Leave out `jobs` and `executor`."
 
 
 class PackedModel(NamedTuple):
-    """What travels to workers.
+    """The message that workers get.
 
     Attributes:
         model: A compiled model.

@@ -610,7 +610,7 @@ def plain_parts(model: keras.Model) -> list[keras.layers.Layer]:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What `plain_parts` returns of a copy; no list, so that Keras does not save it."""
+    """The parts of a copy that `plain_parts` returns; not a list, so that Keras does not save it."""
 
     layers: list[keras.layers.Layer]
 

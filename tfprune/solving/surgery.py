@@ -277,7 +277,7 @@ _ROUNDING = 1e-12  # of the square of float32 values
 
 @dataclass(frozen=True, eq=False)
 class ErrorCurve:
-    """What zeros in one weight cost.
+    """The cost of zeros in one weight.
 
     Attributes:
         size: The number of its entries.

@@ -311,7 +311,7 @@ class FewShotRow(Report):
 
 @dataclass(frozen=True, eq=False)
 class FewShotReport(Report):
-    """What each stage of `prune_few_shot` removed, cost and brought back; prints as a table.
+    """Report of `prune_few_shot`: the parameters and the accuracy of each stage; prints as a table.
 
     Attributes:
         before: The mean accuracy of the model given.
