@@ -43,7 +43,7 @@ def output_of(name, folder, *options, run=forked):
     output = folder / "here"
     printed = printed_by(APPS / f"{name}.py", *options, "--smoke", "--output", output, folder=ROOT, run=run)
     for path in output.iterdir():
-        if ".tflite" in path.name or path.suffix == ".tfz":
+        if path.is_file() and (".tflite" in path.name or path.suffix == ".tfz"):
             assert inspect(path).rows
         if path.suffix == ".png":
             assert path.read_bytes().startswith(b"\x89PNG")
@@ -65,7 +65,7 @@ def output_of(name, folder, *options, run=forked):
         ("prune_transformer", "dense.tflite small.tflite", "%"),
         ("shrink_mobilenet", "dense.tflite shrunk.tflite channels.png", "19,634,112"),
         ("what_pruning_broke", "what_pruning_broke_fashion.jsonl what_pruning_broke_fashion.md", "weighted"),
-        ("write_on_a_pi", "writers.jsonl", "equal tokens   96 of 96"),
+        ("write_on_a_pi", "writers.jsonl", "96 of 96"),
     ],
 )
 def test_an_app_runs_and_leaves_its_files(name, files, printed, tmp_path):
