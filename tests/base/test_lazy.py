@@ -20,15 +20,15 @@ LEFT = {
     "concepts": "concept_rules plan_concepts ConceptRules ConceptTrace",
     "few_shot": "prune_few_shot ChannelTaxonomy FewShotReport FewShotStage MAML Prototypes Episodes MetaGradients",
     "research": "GrowingPenalty learn_allocation scale_initial_weights TrainingCost",
-    "masking.wrapping.sparsity_report": "SparsityReport",
-    "masking.training.sensitivity_report": "SensitivityReport",
-    "masking.permuting.permutation_report": "PermutationReport",
-    "quantizing.quantization_report": "QuantizationReport",
-    "compact.reconstruction.reconstruction_report": "ReconstructionReport",
-    "compact.shrinking.budget": "Budget",
-    "compact.shrinking.ranking_report": "RankingReport",
-    "compact.fine_tuning.prune_report": "PruneReport",
-    "methods.one_shot.putri_report": "PutriReport",
+    "masking.strip": "SparsityReport",
+    "masking.sensitivity": "SensitivityReport",
+    "masking.permute_channels": "PermutationReport",
+    "quantizing.quantize_aware": "QuantizationReport",
+    "compact.reconstruct": "ReconstructionReport",
+    "compact.plan": "Budget",
+    "compact.rank": "RankingReport",
+    "compact.prune_to": "PruneReport",
+    "methods.one_shot.removal": "PutriReport",
 }
 NEW = {name: f"tfprune.{place}.{name}" for place, names in LEFT.items() for name in names.split()}
 NEW |= {f"{name}_experts": f"tfprune.experts.{name}" for name in ("rank", "drop", "merge", "grow", "register")}
@@ -60,7 +60,7 @@ def test_a_private_name_gets_no_advice():
 
 
 def test_an_entry_may_offer_a_name_under_another_one():
-    get, names = lazy_names("facade", {}, elsewhere={"base.lazy": ["lazy_names as lazy"]}, package="tfprune")
+    get, names = lazy_names("facade", {"base.spec": ["lazy_names as lazy"]}, package="tfprune")
     assert get("lazy") is lazy_names and names() == ["lazy"]
     with pytest.raises(AttributeError, match="module 'facade' has no attribute 'lazy_names'$"):
         get("lazy_names")

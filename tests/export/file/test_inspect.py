@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tfprune.export.device.runner import Runner
+from tfprune.export.file import schema
 from tfprune.export.file.container import encode
 from tfprune.export.file.inspect import _TITLES, Coding, ModelReport, TensorRow, inspect
 from tfprune.export.file.report import TensorInfo
@@ -168,5 +169,6 @@ def test_files_that_cannot_be_read_are_refused_by_name(cases, refused, tmp_path)
 
 def test_a_missing_package_is_told_with_what_to_install(cases, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    monkeypatch.delitem(vars(schema), "Model", raising=False)  # as where no file was read before
     with pytest.raises(MissingPackage, match='Run pip install "tfprune'):
         inspect(cases["dense"].path)
