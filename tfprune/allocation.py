@@ -291,7 +291,7 @@ def allocate(
         function = ALLOCATIONS[allocation] if isinstance(allocation, str) else allocation
         split = function(weights, sparsity)
     if not isinstance(split, (Sequence, np.ndarray)) or len(split) != len(weights):
-        raise ValueError(f"Expected the allocation to return {len(weights)} sparsities. Received: {split!r}.")
+        raise ArgumentError("allocation", f"the allocation to return {len(weights)} sparsities", found=repr(split))
     return [
         None if value is None else check_sparsity(value, f"sparsity of {weight.path}")
         for value, weight in zip(split, weights, strict=True)

@@ -630,9 +630,11 @@ def _of_tokens(groups: Any, counted: np.ndarray) -> dict[str, np.ndarray]:
     for name, each in named.items():
         array = np.asarray(each)
         if array.shape not in (counted.shape, counted.shape[:1]):
-            raise ValueError(
-                f"Expected one value for each of the {len(counted):,} texts, or for each token of shape "
-                f"{counted.shape}, in groups[{name!r}]. Received: an array of shape {array.shape}."
+            raise ArgumentError(
+                "groups",
+                f"one value for each of the {len(counted):,} texts, or for each token of shape {counted.shape}, in "
+                f"groups[{name!r}]",
+                found=f"an array of shape {array.shape}",
             )
         values[str(name)] = np.broadcast_to(array.reshape(len(array), -1), counted.shape)[counted]
     return values

@@ -298,7 +298,8 @@ def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
         except (TypeError, ValueError) as error:
             if not name:
                 raise
-            raise type(error)(f"For signature {name!r}: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"For signature {name!r}: {error}") from error
     return graphs
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from refusals import REFUSAL, refusals, refused
 
 from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
 from tfprune.base.spec import check_drop
@@ -26,25 +27,22 @@ def test_percents_of_an_accuracy_are_refused(metric: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"max_drop": -0.1}, ValueError, "max_drop=-0.1"),
-        ({"max_drop": math.nan}, ValueError, "max_drop"),
-        ({"max_drop": "1%"}, TypeError, "max_drop='1%'"),
-        ({"max_drop_per_class": -1}, ValueError, "max_drop_per_class=-1"),
-        ({"max_drop_per_class": 5}, ValueError, r"max_drop_per_class=5\. For 5 % pass 0\.05\."),
-        ({"max_drop_per_group": math.inf}, ValueError, "max_drop_per_group=inf"),
-        ({"groups": {"room": [1]}}, ValueError, "Expected `max_drop_per_group` with `groups`"),
-        ({"metric": 3}, TypeError, "metric=3"),
-        ({"metric": dict}, TypeError, "metric=<class 'dict'>"),
-        ({"output": 1}, TypeError, "output=1"),
-        ({"max_relative_drop": -0.1}, ValueError, "max_relative_drop=-0.1"),
-        ({"mode": "up"}, ValueError, "mode='up'"),
-    ],
+    REFUSAL,
+    refusals(
+        {
+            "max_drop": [-0.1, math.nan],
+            "max_drop_per_class": [-1, 5],
+            "max_drop_per_group": [math.inf],
+            "max_relative_drop": [-0.1],
+            "mode": ["up"],
+        },
+        {"max_drop": ["1%"], "metric": [3, dict], "output": [1]},
+        together=[("max_drop_per_group", {"groups": {"room": [1]}})],
+    ),
 )
-def test_other_values_are_refused_by_name(arguments: dict, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        Limit(**arguments)
+def test_other_values_are_refused_by_name(kind: type[Exception], argument: str, changes: dict) -> None:
+    with refused(kind, argument):
+        Limit(**changes)
 
 
 def test_a_relative_limit_is_a_part_of_the_metric_before() -> None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from graphs import RandomGraph
+from refusals import REFUSAL, refusals, refused
 from tiers import first
 
 import tfprune
@@ -94,34 +95,27 @@ def test_part_of_the_way_to_a_budget():
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "text"),
-    [
-        ({}, ValueError, r"Expected a limit, such as budget\(flops=0.5\)"),
-        (
-            {"flops": 0.0},
-            ValueError,
-            r"`flops` to be a number in \(0, 1\), a fraction of the cost .*: flops=0.0",
-        ),
-        (
-            {"flops": 1.5},
-            ValueError,
-            r"is half\), or an amount, an integer above 100. Received: flops=1.5. For 1.5 % of",
-        ),
-        ({"flops": 50}, ValueError, r"Received: flops=50. For 50 % of the cost now pass flops=0.5\.$"),
-        ({"bytes": 100}, ValueError, r"an integer above 100. Received: bytes=100\.$"),
-        ({"latency": 50.0, "measure": len}, ValueError, "an integer above 0. .* For 50 % of .* pass latency=0.5"),
-        ({"flops": "50%"}, TypeError, r"of the cost now \(0.5 is half\), .*\. Received: flops='50%' of type str\."),
-        ({"bytes": 0}, ValueError, "`bytes` to be an integer of at least 101. Received: bytes=0"),
-        ({"parameters": "half"}, TypeError, "parameters='half'"),
-        ({"parameters": True}, TypeError, "parameters=True"),
-        ({"latency": 0.5}, ValueError, "Expected `measure` with a latency, and only then"),
-        ({"flops": 0.5, "measure": len}, ValueError, "Expected `measure` with a latency, and only then"),
-        ({"flops": 0.5, "allocation": "fair"}, ValueError, "allocation='fair'"),
-    ],
+    REFUSAL,
+    refusals(
+        {"flops": [0.0, 1.5, 50], "bytes": [100, 0], "latency": [0.5]},
+        {"flops": ["50%"], "parameters": ["half", True]},
+        together=[
+            ("latency", {"latency": 50.0, "measure": len}),
+            ("latency", {"flops": 0.5, "measure": len}),
+            ("allocation", {"flops": 0.5, "allocation": "fair"}),
+        ],
+    ),
 )
-def test_what_is_no_budget_is_refused(settings, error, text):
-    with pytest.raises(error, match=text):
-        budget(**settings)
+def test_what_is_no_budget_is_refused(kind, argument, changes):
+    with refused(kind, argument):
+        budget(**changes)
+
+
+def test_a_budget_is_a_fraction_or_an_amount():
+    with pytest.raises(ValueError, match=r"Expected a limit, such as budget\(flops=0.5\)"):
+        budget()
+    with pytest.raises(ValueError, match=r"Received: flops=50. For 50 % of the cost now pass flops=0.5\.$"):
+        budget(flops=50)
 
 
 def test_where_a_budget_does_not_belong_it_is_refused():

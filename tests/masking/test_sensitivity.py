@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from keras import layers
 from pickling_executor import PicklingExecutor
+from refusals import REFUSAL, refusals, refused
 
 import tfprune
 from tfprune.masking.sensitivity import SensitivityReport, SensitivityRow
@@ -361,28 +362,23 @@ def test_without_matplotlib_the_error_says_what_to_install(report, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"sparsities": 0.5}, TypeError, "Expected `sparsities` to be a sequence"),
-        ({"sparsities": ()}, ValueError, "at least one number in `sparsities`"),
-        ({"sparsities": (0.5, 90)}, ValueError, "Received: sparsities[1]=90. For 90 % pass 0.9."),
-        ({"sparsities": ("half",)}, TypeError, "Expected `sparsities[0]` to be a number in [0, 1)"),
-        ({"metric": "accuracy"}, ValueError, "one of 'loss', 'mae'. Received: metric='accuracy'"),
-        ({"metric": "mae"}, ValueError, "metric='mae', mode=None. Pass mode='max' if a larger 'mae'"),
-        ({"metric": "loss", "mode": "down"}, ValueError, "`mode` to be 'max' or 'min'. Received: mode='down'"),
-        ({"metric": "loss", "mode": 1}, TypeError, "mode=1 of type int"),
-        ({"metric": max}, TypeError, "Expected `metric` to be a name"),
-        ({"data": (np.ones(3),)}, ValueError, "Received: 1 parts"),
-        ({"data": np.ones((3, 8))}, TypeError, "of type ndarray"),
-        ({"data": iter([1])}, TypeError, "read again and again"),
-        ({"model": "mlp"}, TypeError, "of type str"),
-        ({"model": keras.Sequential([layers.Dense(1)])}, ValueError, "Expected a compiled model"),
-    ],
+    REFUSAL,
+    refusals(
+        {"sparsities": [()], "metric": ["accuracy"], "data": [(np.ones(3),)], "mode": ["down"]},
+        {
+            "sparsities": [0.5],
+            "mode": [1],
+            "metric": [max],
+            "data": [np.ones((3, 8)), iter([1])],
+            "model": ["mlp"],
+        },
+        together=[("sparsities[1]", {"sparsities": (0.5, 90)}), ("mode", {"metric": "mae"})],
+    ),
 )
-def test_what_cannot_be_scanned_is_refused(change, error, message):
+def test_what_cannot_be_scanned_is_refused(kind, argument, changes):
     model, data = regression()
-    arguments = {"model": model, "data": data, "sparsities": (0.5,), "metric": "loss", **change}
-    with pytest.raises(error, match=re.escape(message)):
+    arguments = {"model": model, "data": data, "sparsities": (0.5,), "metric": "loss", **changes}
+    with refused(kind, argument):
         tfprune.sensitivity(**arguments)
 
 

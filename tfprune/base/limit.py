@@ -134,14 +134,17 @@ def _of_values(name: str, values: Any, samples: int) -> list[SampleGroup]:
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
         array = array.astype(str)
     if array.dtype.kind not in "biuSU":
-        raise TypeError(
-            f"Expected whole numbers, truth values or strings in groups[{name!r}]. Received: values of type "
-            f"{array.dtype}. Put measured numbers into bins first, for example with numpy.digitize."
+        raise ArgumentTypeError(
+            "groups",
+            f"whole numbers, truth values or strings in groups[{name!r}]",
+            found=f"values of type {array.dtype}",
+            advice="Put measured numbers into bins first, for example with numpy.digitize.",
         )
     if array.shape != (samples,):
-        raise ValueError(
-            f"Expected one value for each of the {samples:,} samples in groups[{name!r}]. Received: an array of "
-            f"shape {array.shape}."
+        raise ArgumentError(
+            "groups",
+            f"one value for each of the {samples:,} samples in groups[{name!r}]",
+            found=f"an array of shape {array.shape}",
         )
     if name == "class":
         raise ArgumentError("groups", "another name than 'class' in `groups`: the classes of the labels have it")
@@ -326,10 +329,14 @@ class GroupLimits:
         scores, labels = _column(outputs), _column(y)
         classes = None if scores is None or labels is None else class_numbers(labels, scores)
         if scores is None or classes is None or len(classes) != len(scores):
-            raise ValueError(
-                f"Expected one output with scores of classes, and their labels, for {limit!r}. Received: outputs of "
-                f"shape {_shapes(outputs)}, labels of shape {_shapes(y)}. Without classes there is no accuracy of a "
-                "class or group: leave `max_drop_per_class` and `max_drop_per_group` out."
+            raise ArgumentError(
+                "max_drop",
+                f"one output with scores of classes, and their labels, for {limit!r}",
+                found=f"outputs of shape {_shapes(outputs)}, labels of shape {_shapes(y)}",
+                advice=(
+                    "Without classes there is no accuracy of a class or group: leave `max_drop_per_class` and "
+                    "`max_drop_per_group` out."
+                ),
             )
         within_classes(classes, scores)
         names = [str(number) for number in range(int(classes.max()) + 1)]

@@ -282,10 +282,14 @@ def _as_logits(output: keras.KerasTensor | None, model: keras.Model) -> Callable
         return lambda values: ops.cast(values, "float32")
     activation = _activation(output, model)
     if len(output.shape) < 2 or output.shape[-1] == 1 or activation == "sigmoid":
-        raise ValueError(
-            f"Expected outputs that tell classes, logits or softmax, with a temperature. Received: {model.name!r} "
-            f"with an output of shape {output.shape}{activation and f' after {activation}'}. Pass temperature=None, "
-            f"and features=[...] with the name of the last layer to compare the outputs as they are."
+        raise ArgumentError(
+            "temperature",
+            "outputs that tell classes, logits or softmax, with a temperature",
+            found=f"{model.name!r} with an output of shape {output.shape}{activation and f' after {activation}'}",
+            advice=(
+                "Pass temperature=None, and features=[...] with the name of the last layer to compare the "
+                "outputs as they are."
+            ),
         )
     if activation == "softmax":
         return lambda values: ops.log(ops.maximum(ops.cast(values, "float32"), keras.backend.epsilon()))
@@ -391,9 +395,11 @@ def _layer(model: keras.Model, name: str, argument: str) -> keras.layers.Layer:
 def _check_apart(student: keras.Model, teacher: keras.Model) -> None:
     shared = {id(weight) for weight in student.weights} & {id(weight) for weight in teacher.weights}
     if shared:
-        raise ValueError(
-            f"Expected a teacher with weights of its own. Received: {teacher.name!r}, which shares {len(shared)} of "
-            f"its weights with {student.name!r}. Copy it first: keras.models.clone_model, then set_weights."
+        raise ArgumentError(
+            "teacher",
+            "a teacher with weights of its own",
+            found=f"{teacher.name!r}, which shares {len(shared)} of its weights with {student.name!r}",
+            advice="Copy it first: keras.models.clone_model, then set_weights.",
         )
 
 
@@ -403,8 +409,8 @@ def _check_shapes(student: keras.Model, teacher: keras.Model) -> None:
         for model in (student, teacher)
     )
     if own and other and own != other:
-        raise ValueError(
-            f"Expected student and teacher with outputs of the same shapes. Received: {own} and {other}."
+        raise ArgumentError(
+            "teacher", "student and teacher with outputs of the same shapes", found=f"{own} and {other}"
         )
 
 

@@ -319,9 +319,11 @@ def check_compiled(model: Any) -> None:
     """
     check_keras(model)
     if not model.compiled:
-        raise ValueError(
-            f"Expected a compiled model. Received: {model.name!r}, which is not. Call "
-            f"model.compile(loss=..., metrics=[...]) first."
+        raise ArgumentError(
+            "model",
+            "a compiled model",
+            found=f"{model.name!r}, which is not",
+            advice="Call model.compile(loss=..., metrics=[...]) first.",
         )
 
 
@@ -412,11 +414,11 @@ def sign_of(metric: str, mode: str | None) -> int:
     mode = mode or mode_of(metric)
     if mode is None:
         raise ArgumentError(
-            "metric",
+            "mode",
             "`mode` with a metric that is not an accuracy or a loss",
-            repr(metric),
+            "None",
             advice=f"Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is.",
-            beside={"mode": None},
+            beside={"metric": metric},
         )
     check_choice(mode, "mode", choices=_METRIC_MODES)
     return 1 if mode == "max" else -1

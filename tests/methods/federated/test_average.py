@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from refusals import refused
 
+from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.federated import TrimmedMean, clip_updates, masked_average
 
 RANDOM = np.random.default_rng(0)
@@ -132,45 +134,29 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("bad", "error", "message"),
+    ("kind", "argument", "bad"),
     [
-        ({"client_weights": [0, 0]}, ValueError, r"sum above 0. Received: \[0, 0\]"),
-        ({"client_weights": [1]}, ValueError, "`client_weights` to hold 2 entries. Received: 1"),
-        ({"client_weights": [1, -1]}, ValueError, r"`client_weights\[1\]` to be a number of at least 0"),
-        ({"client_weights": [1, float("nan")]}, ValueError, r"weights\[1\]=nan"),
-        (
-            {"updates": [], "masks": [], "client_weights": []},
-            ValueError,
-            "`updates` to hold an entry for each client",
-        ),
-        ({"masks": [None]}, ValueError, "`masks` to hold 2 entries"),
-        (
-            {"masks": [None, [np.ones(3)]]},
-            ValueError,
-            r"`masks\[1\]` to have the shape \(2,\) at index 0",
-        ),
-        ({"masks": [None, [np.array([1, 2])]]}, ValueError, r"`masks\[1\]` to hold zeros and ones"),
-        ({"masks": [None, np.ones(2)]}, TypeError, r"`masks\[1\]` to be a list of masks"),
-        (
-            {"updates": [[np.ones(2)], [np.ones(2), np.ones(2)]]},
-            ValueError,
-            r"`updates\[1\]` to hold 1 entries",
-        ),
-        ({"updates": [[np.ones(2)], [np.ones((2, 1))]]}, ValueError, r"shape \(2,\) at index 0. Received: \(2, 1\)"),
-        (
-            {"updates": [[np.ones(2)], [np.array([1, np.inf])]]},
-            ValueError,
-            r"`updates\[1\]` to hold finite.*1 of",
-        ),
-        ({"updates": [[np.ones(2)], [["a", "b"]]]}, TypeError, "hold arrays of numbers"),
-        ({"server": np.ones(2)}, TypeError, "`server` to be a list of arrays"),
-        ({"average": "mode"}, ValueError, "`average`"),
-        ({"average": TrimmedMean}, TypeError, r"Did you mean TrimmedMean\(\)"),
+        (ArgumentError, "client_weights", {"client_weights": [0, 0]}),
+        (ArgumentError, "client_weights", {"client_weights": [1]}),
+        (ArgumentError, "client_weights[1]", {"client_weights": [1, -1]}),
+        (ArgumentError, "client_weights[1]", {"client_weights": [1, float("nan")]}),
+        (ArgumentError, "updates", {"updates": [], "masks": [], "client_weights": []}),
+        (ArgumentError, "masks", {"masks": [None]}),
+        (ArgumentError, "masks[1]", {"masks": [None, [np.ones(3)]]}),
+        (ArgumentError, "masks[1]", {"masks": [None, [np.array([1, 2])]]}),
+        (ArgumentTypeError, "masks[1]", {"masks": [None, np.ones(2)]}),
+        (ArgumentError, "updates[1]", {"updates": [[np.ones(2)], [np.ones(2), np.ones(2)]]}),
+        (ArgumentError, "updates[1]", {"updates": [[np.ones(2)], [np.ones((2, 1))]]}),
+        (ArgumentError, "updates[1]", {"updates": [[np.ones(2)], [np.array([1, np.inf])]]}),
+        (ArgumentTypeError, "updates[1]", {"updates": [[np.ones(2)], [["a", "b"]]]}),
+        (ArgumentTypeError, "server", {"server": np.ones(2)}),
+        (ArgumentError, "average", {"average": "mode"}),
+        (ArgumentTypeError, "average", {"average": TrimmedMean}),
     ],
 )
-def test_bad_input_is_refused(bad, error, message):
+def test_bad_input_is_refused(kind, argument, bad):
     arguments = GOOD | bad
-    with pytest.raises(error, match=message):
+    with refused(kind, argument):
         masked_average(arguments.pop("updates"), arguments.pop("masks"), **arguments)
 
 

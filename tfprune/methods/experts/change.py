@@ -181,9 +181,10 @@ def drop_experts(
         unknown = [index for index in dropped if index >= count]
         if unknown or len(dropped) >= count:
             received = f"expert {unknown[0]}" if unknown else f"all {count}"
-            raise ValueError(
-                f"Expected experts to drop among 0 to {count - 1}, and at least one to remain. Received: {received} "
-                f"of {layer.path!r} in {model_or_layer.name!r}."
+            raise ArgumentError(
+                "drop",
+                f"experts to drop among 0 to {count - 1}, and at least one to remain",
+                found=f"{received} of {layer.path!r} in {model_or_layer.name!r}",
             )
         groups[layer.path] = [[index] for index in range(count) if index not in dropped]
     new_count = new_top_k(top_k, layers, groups=groups)

@@ -98,9 +98,11 @@ def _moe_layers(root: keras.layers.Layer) -> list[MoeLayer]:
     """
     layers = find_moe_layers(root)
     if not layers:
-        raise ValueError(
-            f"Expected a model or layer with a mixture of experts. Received: {root.name!r}, in which none is known. "
-            f"Register a layer of your own: tfprune.experts.register(MyMixture, {{'router/kernel': 1, ...}})."
+        raise ArgumentError(
+            "model_or_layer",
+            "a model or layer with a mixture of experts",
+            found=f"{root.name!r}, in which none is known",
+            advice="Register a layer of your own: tfprune.experts.register(MyMixture, {'router/kernel': 1, ...}).",
         )
     return layers
 
@@ -513,7 +515,9 @@ def read_experts(model_or_layer: Any) -> tuple[Anatomy, list[MoeLayer]]:
     if isinstance(model_or_layer, keras.Model):
         check_model(anatomy)
     elif not model_or_layer.built:
-        raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet.")
+        raise ArgumentError(
+            "model_or_layer", "a built layer", found=f"{model_or_layer.name!r}, which has no weights yet"
+        )
     return anatomy, _moe_layers(model_or_layer)
 
 
