@@ -223,7 +223,7 @@ class _OpenModel(keras.Model):
         recorder: keras.optimizers.Optimizer,
         training: bool,
     ) -> None:
-        super().__init__(dtype="float32", autocast=False)
+        super().__init__(dtype="float32", autocast=False, name="open_model")
         self.model = model
         self._scope = lambda: read_only_scope(model, masks)
         self._loss, self._in_training = loss, training

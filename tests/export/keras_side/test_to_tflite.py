@@ -15,7 +15,7 @@ from tfprune.export.device.runner import Runner
 from tfprune.export.device.verify import TOLERANCES
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
-from tfprune.export.keras_side.convert import INTEGERS, Quantization
+from tfprune.export.keras_side.convert import INTEGERS, Quantization, convert_prepared
 from tfprune.export.keras_side.to_tflite import to_tflite
 from tfprune.export.rewriting import rewrite
 
@@ -67,8 +67,12 @@ def content(packed):
 
 @pytest.fixture
 def delivers(monkeypatch, content):
-    """Let the converter give the file of the pruned network whatever it is asked for."""
-    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: ModelFile(content))
+    """Let the converter give the file of the pruned network, whatever number format it is asked for."""
+
+    def convert(*arguments, **settings):  # without a format it is the float file beside an int8 one
+        return ModelFile(content) if "form" in settings else convert_prepared(*arguments, **settings)
+
+    monkeypatch.setattr(CONVERT, convert)
 
 
 def constants(content):
