@@ -13,20 +13,18 @@ from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 
 # Facts that a criterion may use besides the weight, each described once.
 #
-# `tfprune.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows
-# the
+# `tfprune.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows the
 # `Fact`: it records the values that `recorded` names batch by batch, reduces a batch by `reduce` while the model
-# runs,
-# combines batches by `combine`, and ends a pass with `finish` and `over_passes`.
+# runs, combines batches by `combine`, and ends a pass with `finish` and `over_passes`.
 #
 # To add a fact, from your own code or here:
 #
-# 1. Choose what is `recorded`, and for gradients whether each entry, output or input has a value (`per`).
-# 2. Write `reduce(recorded, ops)` with operations of `ops`, which is `keras.ops`: so a fact works on each backend
-# and
-#    in a compiled model, this module loads no Keras, and a fact can be tried with `fact.reduce(array, numpy)`.
-# 3. Pass the `Fact` to `register_fact`; the facts of the library are listed in `_OWN`.
-# 4. Name it in the `needs` of a criterion, which reads it by `evidence.fact(name)`.
+# 1. Choose what is `recorded`, and for gradients whether each entry, output or input has a value
+#          (`per`). 2. Write `reduce(recorded, ops)` with operations of `ops`, which is `keras.ops`: so a fact
+#          works on each backend and
+#    in a compiled model, this module loads no Keras, and a fact can be tried with `fact.reduce(array,
+#             numpy)`. 3. Pass the `Fact` to `register_fact`; the facts of the library are listed in `_OWN`. 4.
+#             Name it in the `needs` of a criterion, which reads it by `evidence.fact(name)`.
 #
 # Nothing else has to change. A value that is unknown or has no effect is refused when the `Fact` is created.
 

@@ -479,8 +479,7 @@ def _quantization_error_job(folder: Path) -> None:
 # Prove an int8 file against the float file of the same model: constant by constant, and operator by operator.
 #
 # A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is
-# compared
-# with that of the float file, and every operator starts from the numbers that the int8 file has before it.
+# compared with that of the float file, and every operator starts from the numbers that the int8 file has before it.
 
 _log = logging.getLogger(__name__)
 _BORDERS_IN_ORDER = ("QUANTIZE", "DEQUANTIZE")

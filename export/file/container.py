@@ -49,8 +49,7 @@ from tfprune.export.file.report import reason_of
 # Vectors of floats that are a number times another vector, such as the scales of the biases in an integer file.
 #
 # A bias is held in steps of (scale of the input) x (scale of the weight), channel by channel, so that its scales
-# need
-# not be stored beside those of the weight.
+# need not be stored beside those of the weight.
 
 _Buffer = bytes | memoryview
 _REFERENCES_TRIED = 3  # vectors of a group that are tried as the reference of the others
@@ -192,19 +191,16 @@ def read_source(source: Source) -> bytes:
 
 # The packed file, as it is read: a header, a table, and streams. Nothing in it is trusted.
 #
-#     header   HEADER: magic, version, bytes and CRC-32 of the original, number of pieces, coder and bytes of the
-# table
+#     header   HEADER: magic, version, bytes and CRC-32 of the original, number of pieces, coder and
+#              bytes of the table
 #     table    packed: PIECE for each piece, then STREAM for each stream
 #     streams  first what lies outside of the pieces, then those of each piece
 #
 # A piece is a part of the original that was split by `streams`. `detail` is its commonest entry; where it was split
-# by
-# rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's index in the
-# table,
-# which is an earlier one, and 2^32 times the bits of the number. Files of version 1 have no pieces that are folded
-# or
-# split by rows, those of version 2 no streams of the coder FAR_LZMA, those of version 3 no pieces that lie near
-# another's product; they are the same otherwise.
+# by rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's index in the
+# table, which is an earlier one, and 2^32 times the bits of the number. Files of version 1 have no pieces that are
+# folded or split by rows, those of version 2 no streams of the coder FAR_LZMA, those of version 3 no pieces that
+# lie near another's product; they are the same otherwise.
 
 _MAGIC = b"TFZ"
 _VERSION, _FAR_VERSION, _NEAR_VERSION = 2, 3, 4  # a file has the lowest with which earlier readers can read it

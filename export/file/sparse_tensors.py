@@ -115,8 +115,8 @@ def _some(dimension: SparseDimension, parents: np.ndarray) -> np.ndarray:
 # from.
 #
 # The operator `TFLM_DECODE` takes pairs. The encoded tensor holds one bit for each entry, 1 where a value is
-# stored, or
-# an index into a table for each; the ancillary tensor holds a header of 16 bytes and then the values, or the table.
+# stored, or an index into a table for each; the ancillary tensor holds a header of 16 bytes and then the values, or
+# the table.
 
 OPERATOR = "TFLM_DECODE"
 _VERSION = 1  # of the header and of what each kind keeps in it

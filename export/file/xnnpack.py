@@ -363,14 +363,11 @@ _RULES: dict[str, Callable[[_Steps, _Step], _Role]] = {
 #
 # XNNPACK, the library that runs float models in LiteRT and TFLite, has sparse kernels for 1x1 convolutions with
 # channels first. While it loads a file that holds a sparse weight, it looks for groups of operators that can all
-# run
-# so. A group begins with the first convolution of a network for images and ends in a mean over the image. It is
-# taken
-# when more than two thirds of its 1x1 kernels are zero. On x86 processors with AVX no group is ever taken.
+# run so. A group begins with the first convolution of a network for images and ends in a mean over the image. It is
+# taken when more than two thirds of its 1x1 kernels are zero. On x86 processors with AVX no group is ever taken.
 #
 # XNNPACK does not check how a group ends: one that is left in another way than by a mean is taken too, and then
-# gives
-# wrong outputs, or the file does not load. `Analysis.hazards` lists these.
+# gives wrong outputs, or the file does not load. `Analysis.hazards` lists these.
 
 _CHANNELS_LAST_REASON = "it works with channels last"
 _KEEPDIMS_REASON = (

@@ -41,9 +41,8 @@ from tfprune.models.training import batches, check_holds_arrays, check_kind, che
 # Mixed precision: convert a model to a file of 8-bit integers in which some operators stay in float.
 #
 # A user names layers, and the converter takes the names of operators. TensorFlow numbers scopes of one name: the
-# scope
-# `conv_1` may be that of a layer `conv` or of a layer `conv_1`. A second SavedModel, whose layers have numbers for
-# names, shows which operators belong to which layer.
+# scope `conv_1` may be that of a layer `conv` or of a layer `conv_1`. A second SavedModel, whose layers have
+# numbers for names, shows which operators belong to which layer.
 
 _MARKED = "marked_model"
 _PATHS = "paths"  # of the layers, by their numbers
@@ -376,10 +375,8 @@ def as_quantization(quantize: Any) -> Quantization:
 # Put operators that only move values, and that the converter left in float, back among their 8-bit neighbours.
 #
 # The integer converter may leave such an operator in float when one of its results is unused, as in the first step
-# of
-# an unrolled LSTM, which needs no forget gate. That depends on where the converter's objects lie in memory, so the
-# same
-# model gives different files from run to run. On integers the outputs are the same, bit for bit.
+# of an unrolled LSTM, which needs no forget gate. That depends on where the converter's objects lie in memory, so
+# the same model gives different files from run to run. On integers the outputs are the same, bit for bit.
 
 _INTEGERS_SINCE = 2  # the version of each of `_MOVES` that takes 8-bit values
 _MOVES = {"SPLIT": 1, "SPLIT_V": 0, "UNPACK": 0}  # operators with several results, and the index of their input

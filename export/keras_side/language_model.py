@@ -340,10 +340,8 @@ def _is_bias(model: schema.ModelT, bias: schema.TensorT, sums: schema.TensorT, c
 # Put the weights of a language model into a file that was converted without them.
 #
 # The converter keeps several copies of each constant. Here it sees the weights as inputs of the signatures, of
-# which it
-# needs the shapes only. Afterwards each input becomes a constant, all signatures share it, and products with it
-# become
-# what the converter makes of products with constants: FULLY_CONNECTED.
+# which it needs the shapes only. Afterwards each input becomes a constant, all signatures share it, and products
+# with it become what the converter makes of products with constants: FULLY_CONNECTED.
 
 _KEEPS_DIMENSIONS = 5  # the version of FULLY_CONNECTED that returns as many dimensions as it takes
 

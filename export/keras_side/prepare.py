@@ -324,8 +324,7 @@ def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
 # A Keras model as the process that converts it reads it.
 #
 # On TensorFlow a SavedModel: inputs by name, loops in a form that the converter takes. From other backends a copy
-# saved
-# by Keras, whose custom classes are found by import.
+# saved by Keras, whose custom classes are found by import.
 
 _COPY = "model.keras"
 
@@ -609,8 +608,7 @@ def _before_rounding(model: schema.ModelT, makers: dict[int, schema.OperatorT], 
 #
 # The converter multiplies the weights of a FULLY_CONNECTED by a scale in front of it. In float32 that saves an
 # operator. In 8 bits it may lose what the scale is for: to make channels of different ranges alike. One step for
-# all
-# channels then rounds the small ones to nothing.
+# all channels then rounds the small ones to nothing.
 
 _PRODUCTS = ("MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")  # what the converter makes FULLY_CONNECTED of
 _SCALE, _SHIFT = "Mul", "AddV2"  # what it folds into the weights, and into the bias

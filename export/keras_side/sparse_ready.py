@@ -370,8 +370,7 @@ def _check_shared(graph: Graph, steps: tuple[MirrorStep, ...]) -> None:
 # Rewrite the layers after a global pool: a gate as 1x1 convolutions on 1x1 maps, a classifier as dense layers.
 #
 # A pooled map holds one number per channel, and a tensor of shape (batch, channels) holds the same. Keras computes
-# the
-# same with either; XNNPACK runs only the right one sparse.
+# the same with either; XNNPACK runs only the right one sparse.
 
 _MAP, _VECTOR = 4, 2  # ranks
 _ARGUMENTS = (  # that a dense layer and a convolution have in common

@@ -360,8 +360,7 @@ def _positions(model: Any) -> int:
 #
 # The caches of a file have the form [1, heads, positions, size of a head], which runtimes for phones expect. Each
 # signature takes them and returns them with the new positions filled in. Kernels and tables are inputs here, too:
-# the
-# converter would copy them several times, and needs their shapes only (`bind_weights`).
+# the converter would copy them several times, and needs their shapes only (`bind_weights`).
 
 _DECODE, _PREFILL, _WEIGHT = "decode", "prefill_", "weight_"
 _TOKENS, _POSITIONS, _LOGITS = "tokens", "input_pos", "logits"

@@ -476,10 +476,8 @@ def _run_file(micro: Micro | None) -> Callable[..., Run]:
 # Weights of few values, as integers of few values: one grid for all channels of a weight.
 #
 # The converter scales each channel by its largest entry, so that a value that channels share becomes another
-# integer in
-# each of them. Here the channels of such a weight get the integers that the weight has as a whole, and scales that
-# make
-# the same products of them.
+# integer in each of them. Here the channels of such a weight get the integers that the weight has as a whole, and
+# scales that make the same products of them.
 
 _LARGEST_INTEGER = 127
 # Operators whose second input is a weight: the places of what it is applied to, and of the bias.

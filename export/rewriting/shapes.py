@@ -33,9 +33,8 @@ from tfprune.export.file.report import TensorInfo, open_batch, shape_text
 # Write the zeros that `padding="same"` adds into the file, where XNNPACK has to know them to run a network sparse.
 #
 # The converter turns `ZeroPadding2D` and `padding="valid"` into `padding="same"` wherever both are the same, which
-# they
-# are with stride 2 on maps of odd size. XNNPACK adds such zeros while it runs, so its sparse kernels do not take
-# them.
+# they are with stride 2 on maps of odd size. XNNPACK adds such zeros while it runs, so its sparse kernels do not
+# take them.
 
 
 def spell_out_padding(model: schema.ModelT) -> bool:
@@ -333,8 +332,7 @@ def _numbers(images: _OnePixelImages, index: int) -> list[int]:
 # Fix the batch of a .tflite file: the shapes of its tensors, and the numbers that it computes from shapes only.
 #
 # LiteRT.js cannot resize an input. Nor can it bind an output whose shape is computed while the model runs, as by
-# the
-# RESHAPE at the end of Keras' MobileNet: it then returns zeros without an error. So shapes become constants.
+# the RESHAPE at the end of Keras' MobileNet: it then returns zeros without an error. So shapes become constants.
 
 _MODEL, _FIXED = "model.tflite", "fixed.tflite"
 _TIMEOUT = 600.0  # seconds for two runs of the file

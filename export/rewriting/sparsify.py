@@ -430,15 +430,14 @@ def _identity(tensor: schema.TensorT) -> Hashable:
 # The stock converter's sparse modes write files that crash or give wrong outputs, so the encoding is written here.
 # These forms are right in every interpreter tried:
 #
-# - float32 and float16: a sparse tensor, DENSIFY, and the operators as they were (through their DEQUANTIZE, if
-# any);
-# - 8-bit weights and activations: the same, but for FULLY_CONNECTED, which XNNPACK then refuses: it becomes a 1x1
-#   convolution (`pointwise`);
-# - 8-bit weights with float32 activations: no kernel takes what DENSIFY unpacks, so DEQUANTIZE follows, and
-# operators
-#   compute in float32. Those of the same graph whose weights stay dense do so too: XNNPACK cannot mix the two;
-# - float32 weights of FULLY_CONNECTED whose zeros come in fours, without DENSIFY: the runtime has a kernel for
-# them.
+# - float32 and float16: a sparse tensor, DENSIFY, and the operators as they were (through their
+#          DEQUANTIZE, if any); - 8-bit weights and activations: the same, but for FULLY_CONNECTED, which XNNPACK
+#          then refuses: it becomes a 1x1
+#   convolution (`pointwise`); - 8-bit weights with float32 activations: no kernel takes what DENSIFY
+#            unpacks, so DEQUANTIZE follows, and operators
+#   compute in float32. Those of the same graph whose weights stay dense do so too: XNNPACK cannot mix
+#            the two; - float32 weights of FULLY_CONNECTED whose zeros come in fours, without DENSIFY: the runtime
+#            has a kernel for them.
 
 _FORMS = ("csr", "block", "pointwise")
 _DENSE = "dense"

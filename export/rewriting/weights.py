@@ -39,8 +39,7 @@ from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal
 # Four bits for each weight of an 8-bit file, where every runtime takes them: in convolutions.
 #
 # Fully connected layers become 1x1 convolutions first: as they are, tflite-runtime 2.14 and TFLite Micro refuse
-# them
-# with 4-bit weights. Activations keep their 8 bits.
+# them with 4-bit weights. Activations keep their 8 bits.
 
 _LARGEST_INT4 = 7  # the integers go from -7 to 7, so that each channel needs a scale only
 _SCALE_FACTORS = np.linspace(
@@ -193,12 +192,9 @@ def packed(values: np.ndarray) -> np.ndarray:
 # Eight or four bits for the weights of a float file: of fully connected layers, and of tables.
 #
 # Eight bits have a scale for each row, and four a scale for each 32 weights of a row. Activations stay floats: a
-# fully
-# connected layer rounds its inputs to 8 bits by their own range, each time. GATHER knows one scale for a whole
-# table,
-# EMBEDDING_LOOKUP one for each row, as FULLY_CONNECTED does. So a table that is also the kernel of the scores, as
-# the
-# vocabulary of a language model, stays one tensor.
+# fully connected layer rounds its inputs to 8 bits by their own range, each time. GATHER knows one scale for a
+# whole table, EMBEDDING_LOOKUP one for each row, as FULLY_CONNECTED does. So a table that is also the kernel of the
+# scores, as the vocabulary of a language model, stays one tensor.
 
 _LARGEST_INT8 = 127  # of 8 bits: the integers go from -127 to 127, so that each row needs a scale only
 _BLOCK = 32  # weights of 4 bits that share a scale, the fewest that XNNPACK takes

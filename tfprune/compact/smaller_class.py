@@ -36,10 +36,8 @@ from tfprune.solving.dependency_graph import ChanneledLayer, Network
 # Exchange layers deep inside a model of a class for smaller ones; the model is saved with them.
 #
 # The code of a class makes all blocks alike, of the sizes that its arguments give. Where blocks keep different
-# numbers
-# of heads or units, their layers are exchanged, and the numbers that their code reads are set. Other settings are
-# set
-# as well, such as the window of a block that has another index now.
+# numbers of heads or units, their layers are exchanged, and the numbers that their code reads are set. Other
+# settings are set as well, such as the window of a block that has another index now.
 
 _SIZES = "tfprune_sizes"  # where a resized model keeps what was exchanged
 _ORIGIN = "tfprune_made_from"  # where it keeps what class it was made by

@@ -91,8 +91,7 @@ def _merged_parts(
 # SentencePiece's file: read its pieces, and write it with some of them, all others byte for byte as they were.
 #
 # The file is a protobuf message. Of its fields, 1 is a piece (1 its text, 2 its score, 3 its type), 2 the settings
-# of
-# the training, and 4 sentences by which it tests itself.
+# of the training, and 4 sentences by which it tests itself.
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of pieces
 _UNIGRAM, _BYTE_PAIRS = 1, 2  # kinds of models

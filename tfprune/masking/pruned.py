@@ -112,8 +112,7 @@ class _Scope(keras.StatelessScope):
 # Weights under masks: a mask is set, the values that it hides are kept, come back with a later one, and are saved.
 #
 # Between mask updates a weight itself holds zeros where its mask is 0; what the zeros replaced, the latent values,
-# is
-# set aside in a variable of its own, or forgotten if no memory is to be spent on it.
+# is set aside in a variable of its own, or forgotten if no memory is to be spent on it.
 
 LATENT = ("keep", "zero")
 
@@ -306,10 +305,8 @@ def _check_saved(layer: Any, store: Mapping[str, Any], own: Mapping[str, keras.V
 #
 # Between mask updates a weight itself holds zeros where its mask is 0 (`MaskedWeights`), so the optimizer, weight
 # decay, checkpoints and averages of weights all see the sparse values. In training only the gradient is masked;
-# masking
-# the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans, to
-# select
-# by: a product would have to turn them into floats first, a second pass.
+# masking the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans,
+# to select by: a product would have to turn them into floats first, a second pass.
 
 for _spec in (*CRITERIA.values(), UnitScores, *PATTERNS.values(), patterns.Block, patterns.NM):
     keras.saving.register_keras_serializable(package="tfprune")(_spec)

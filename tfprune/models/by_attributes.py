@@ -21,8 +21,7 @@ from tfprune.models.anatomy import UNCONFIGURED, Anatomy, Kind, attributes, is_o
 # array or a function, is the same in both.
 #
 # A model or layer that changes inside becomes another one, as Keras lets a built layer take no other layers: it
-# gets
-# the class and the attributes of a new one, and whatever refers to it still does.
+# gets the class and the attributes of a new one, and whatever refers to it still does.
 
 ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
 PARTS = "tfprune_parts"  # where it keeps the layers of that model, in an order that comes again

@@ -17,8 +17,7 @@ from tfprune.base.spec import ArgumentError, Spec, check_count
 # Least squares on streamed statistics: the weights that keep an output when some of its inputs go.
 #
 # Weights are matrices of outputs by inputs. Memory does not grow with the number of samples: only their second
-# moments
-# are kept, in double precision.
+# moments are kept, in double precision.
 
 RIDGE = 1e-5
 _PRECISION = np.finfo(np.float64).eps
