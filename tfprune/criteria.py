@@ -3,10 +3,8 @@
 A criterion is a pure function from evidence to scores of the weight's shape; entries with the largest scores are
 kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`. In `needs` it names the
 facts that it uses besides the weight. A new fact is one `Fact`, passed to `register_fact`.
-`weight_criteria` holds the criteria that use the weight alone, `data_criteria` those that use activations and
-gradients, and `label_criteria` those that use class labels, by statistics of `class_moments`. `facts` describes the
-facts. All of it is NumPy; the room `evidence` gathers the facts.
-Start at `base.Criterion`, `base.Evidence` and `facts.Fact`.
+Some criteria use the weight alone, others activations and gradients, and others class labels. `facts` describes the
+facts, and `evidence` gathers them. All of this is NumPy. Start at `Criterion` and `Evidence`.
 """
 
 from __future__ import annotations

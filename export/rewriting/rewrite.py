@@ -410,7 +410,7 @@ def choose(
         check: The outputs for them.
         optimize: "latency" takes the fastest kernels that the form reaches, which is estimated from the file, not
             measured, and of these the fewest bytes as written; all others take the fewest bytes.
-        compress: How the file is to be written, as `codec.encode` takes it.
+        compress: How the file is to be written, as `encode` takes it.
         each_form: Called when a form was checked, to move a bar.
 
     Raises:

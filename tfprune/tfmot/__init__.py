@@ -4,10 +4,9 @@
     model = tfmot.sparsity.keras.prune_low_magnitude(model)
 
 `tfmot.sparsity.keras` is this module itself, under tfmot's path; so are `quantization.keras` and `clustering.keras`.
-`prune` wraps, strips and loads; `wrapper` is a `Pruned` layer that carries its own schedule (`schedules`), `policy`
-chooses the layers of a model, and `callback` updates the masks. `annotate` marks layers, `quantize` quantizes them,
-and `schemes` keeps zeros and shared values of weights; `cluster` lets their entries share values. All of it only
-turns arguments into those of the other wings. Start at `prune.prune_low_magnitude`.
+`prune` has wrappers that carry their own schedules, policies that choose the layers of a model, and the callback that
+updates masks. `quantize` annotates and quantizes layers, keeps zeros and shared values of weights, and lets entries
+share values. All of it only turns arguments into those of the other folders. Start at `prune.prune_low_magnitude`.
 """
 
 from __future__ import annotations
