@@ -146,7 +146,7 @@ def _exactly(stream: BinaryIO, size: int) -> bytearray | None:
 _JOBS = ("tfprune.export.device.benchmark:_benchmark_job", "tfprune.export.device.verify:_verify_job")
 
 
-def _serve(folder: str, *, silence: float) -> None:
+def serve(folder: str, *, silence: float) -> None:
     """Answer jobs until the input ends, which it also does when the connection is lost.
 
     Args:

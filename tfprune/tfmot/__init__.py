@@ -18,6 +18,7 @@ from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
     import tfprune.tfmot as clustering  # noqa: F401
+    import tfprune.tfmot as combine  # noqa: F401
     import tfprune.tfmot as experimental  # noqa: F401
     import tfprune.tfmot as keras  # noqa: F401
     import tfprune.tfmot as quantization  # noqa: F401

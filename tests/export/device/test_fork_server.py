@@ -99,7 +99,7 @@ def test_a_package_that_is_not_there_is_the_job_s_to_tell(tmp_path):
 
 def test_nobody_to_ask_is_the_end():
     ends, lifeline = os.pipe()
-    command = [sys.executable, "-m", "tfprune.export.device.processes", "json", str(ends)]
+    command = [sys.executable, "-m", "tfprune.export.device.processes", "--fork", "json", str(ends)]
     assert subprocess.run(command, stdin=subprocess.DEVNULL, pass_fds=(ends,), timeout=60).returncode == 0
     os.close(ends)
     os.close(lifeline)

@@ -114,7 +114,7 @@ def test_it_goes_into_other_processes_as_an_address(remote):
 def test_the_device_needs_nothing_but_the_archive_and_it_is_the_same_each_time(board):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import tfprune.export.device.remote as agent; "
-        "from tfprune.export.device.running import benchmark, verify; print(agent.__file__)"
+        "from tfprune.export.device import benchmark, verify; print(agent.__file__)"
     )
     path = board / "device.zip"
     path.write_bytes(remote_module._payload().content)

@@ -12,7 +12,7 @@ SCRIPT = """
 import contextlib, os
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
-from tfprune.export.file.tflite import schema
+from tfprune.export.file import schema
 from tfprune.export.file.document import save_objects
 
 def file_with(builtin):
