@@ -42,7 +42,7 @@ FAILURES: tuple[type[Exception], ...] = (
     *((sys.modules["tensorflow"].errors.OpError,) if keras.config.backend() == "tensorflow" else ()),
 )
 
-_OURS = tuple(f"{folder}{os.sep}" for folder in (Path(keras.__file__).parent, Path(__file__).parents[2]))
+_OURS = tuple(f"{folder}{os.sep}" for folder in (Path(keras.__file__).parent, Path(__file__).parents[1]))
 _LONGEST = 160
 _COLORS = re.compile(r"\x1b\[\d+m")
 
