@@ -89,7 +89,7 @@ def _meant(word: str, choices: Sequence[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 if a check failed, or 2 if it could not be done."""
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -168,4 +168,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(main())

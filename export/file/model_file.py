@@ -118,6 +118,7 @@ class ModelFile:
         A file that names its operators by number keeps its order.
 
         Example:
+            >>> file = ModelFile.open("digits.tflite")
             >>> with file.edit() as edit:
             ...     edit.model.description = b"digits"
             >>> edit.file.content != file.content

@@ -17,7 +17,7 @@ from tfprune.models.tasks import _THREADS, _ProcessPool
 
 PROGRAM = """
 import os, sys, time
-from tfprune.models.tasks import ProcessPool
+from tfprune.models.tasks import _ProcessPool as ProcessPool
 print("begun", flush=True)
 pool = ProcessPool(2, environment={})
 pids = [pool.submit(os.getpid) for _ in range(2)]

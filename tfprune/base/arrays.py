@@ -100,7 +100,7 @@ def parse_equation(text: str) -> _Equation:
 
     Example:
         >>> parse_equation("...x,xyz->...yz")
-        Equation(inputs='...x', kernel='xyz', outputs='...yz')
+        _Equation(inputs='...x', kernel='xyz', outputs='...yz')
     """
     match = _EQUATION.fullmatch(text)
     if match is None:

@@ -38,6 +38,8 @@ class ArgumentMessage:
         found: What was received, in words, where the value itself would not help; else empty.
         beside: The values of other arguments that do not go with it, by name.
 
+    Without `expected`, the first argument is the whole message: so Keras copies an error out of a layer's call.
+
     Example:
         >>> print(ArgumentError("rate", "`rate` to be positive", "-1", advice="Pass 0.1.", beside={"steps": None}))
         Expected `rate` to be positive. Received: rate=-1, steps=None. Pass 0.1.
@@ -46,13 +48,15 @@ class ArgumentMessage:
     def __init__(
         self,
         argument: str | None,
-        expected: str,
+        expected: str = "",
         received: str = "",
         *,
         found: str = "",
         advice: str = "",
         beside: Mapping[str, Any] | None = None,
     ) -> None:
+        if not expected:
+            argument, found = None, argument or ""
         self.argument, self.expected, self.received = argument, expected, received
         self.found, self.advice, self.beside = found, advice, {**(beside or {})}
 
@@ -65,6 +69,8 @@ class ArgumentMessage:
         Args:
             words: Returns a part of the message with other names in place of the arguments' ones.
         """
+        if not self.expected:
+            return words(self.found)
         values = {self.argument: self.received} if self.argument and self.received else {}
         values |= {name: repr(other) for name, other in self.beside.items()}
         found = words(self.found) or ", ".join(words(f"{name}={text}") for name, text in values.items())
