@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.flower_client import FedMaskClient as FedMaskClient
     from tfprune.methods.federated.flower_client import MaskedClient as MaskedClient
     from tfprune.methods.federated.flower_server import MaskedFedAvg as MaskedFedAvg
+    from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
+    from tfprune.methods.federated.masked_model import dense_gradients as dense_gradients
+    from tfprune.methods.federated.masked_model import measure_statistics as measure_statistics
     from tfprune.methods.federated.masks import FedMask as FedMask
     from tfprune.methods.federated.masks import HeteroFL as HeteroFL
     from tfprune.methods.federated.masks import LotteryFL as LotteryFL
@@ -32,11 +35,8 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.masks import PruneFL as PruneFL
     from tfprune.methods.federated.masks import Scaler as Scaler
     from tfprune.methods.federated.masks import leading_channels as leading_channels
-    from tfprune.methods.federated.update import MaskedModel as MaskedModel
     from tfprune.methods.federated.update import Traffic as Traffic
     from tfprune.methods.federated.update import Update as Update
-    from tfprune.methods.federated.update import dense_gradients as dense_gradients
-    from tfprune.methods.federated.update import measure_statistics as measure_statistics
     from tfprune.methods.federated.update import pack_masks as pack_masks
     from tfprune.methods.federated.update import unpack_masks as unpack_masks
 
@@ -53,12 +53,10 @@ _HOMES = {
         "OwnClassesLoss",
         "leading_channels",
     ],
+    "methods.federated.masked_model": ["MaskedModel", "dense_gradients", "measure_statistics"],
     "methods.federated.update": [
-        "MaskedModel",
         "Traffic",
         "Update",
-        "dense_gradients",
-        "measure_statistics",
         "pack_masks",
         "unpack_masks",
     ],

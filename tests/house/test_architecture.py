@@ -41,7 +41,7 @@ ORDER = {
     "tfprune.methods.experts": "experts change",
     "tfprune.methods.few_shot": "learners prune",
     "tfprune.methods.one_shot": "removal prune_weights prune_units plan_transformer",
-    "tfprune.methods.federated": "averages update masks flower_server flower_client",
+    "tfprune.methods.federated": "averages update masked_model masks flower_server flower_client",
     "tfprune.tfmot": "prune quantize",
     "tfprune.export.file": ("schema report sparse_tensors reader document container xnnpack model_file inspect"),
     "tfprune.export.device": (

@@ -59,6 +59,7 @@ class ArgumentMessage:
             argument, found = None, argument or ""
         self.argument, self.expected, self.received = argument, expected, received
         self.found, self.advice, self.beside = found, advice, {**(beside or {})}
+        self.args: tuple[Any, ...] = (self.sentence(),)  # what is copied and pickled, beside the attributes
 
     def __str__(self) -> str:
         return self.sentence()

@@ -10,8 +10,9 @@ import numpy as np
 from tfprune.base.spec import ArgumentTypeError
 from tfprune.methods.federated.averages import Masks, check_arrays
 from tfprune.methods.federated.flower_server import CLIENT, DATA, DUE, ROUND, SQUARES, UPDATE, value_in
+from tfprune.methods.federated.masked_model import MaskedModel
 from tfprune.methods.federated.masks import FedMask, MaskScores, SharedMask
-from tfprune.methods.federated.update import MaskedModel, Update, layout_in, layout_of, pack_masks, unpack_masks
+from tfprune.methods.federated.update import Update, layout_in, layout_of, pack_masks, unpack_masks
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message

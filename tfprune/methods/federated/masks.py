@@ -13,17 +13,8 @@ from keras import ops
 
 from tfprune.base.arrays import keep_largest, kept_count
 from tfprune.base.spec import ArgumentError, Spec, check_count, check_number, check_numbers, check_sparsity
-from tfprune.methods.federated.averages import (
-    Arrays,
-    Masks,
-    channeled,
-    check_arrays,
-    check_each,
-    check_masks,
-    masked,
-    masks_of_channels,
-)
-from tfprune.methods.federated.update import MaskedModel, dense_gradients
+from tfprune.methods.federated.averages import Arrays, Masks, check_arrays, check_each, check_masks, masked
+from tfprune.methods.federated.masked_model import MaskedModel, channeled, dense_gradients, masks_of_channels
 from tfprune.models.training import batches
 
 # FedMask: frozen weights, and masks that are learned; each client sends one bit per weight.
