@@ -41,8 +41,8 @@ def main() -> int:
         device = ["--on", server.address, "--python", str(python), "--ssh", " ".join(server.options())]
         compared = ["--against", str(folder / "net.keras"), "--samples", str(inputs)]
         timed = [str(folder / "net.tflite"), *sys.argv[2:]]
-        codes = [cli._main(["bench", path, *device, "--runs", "20"]) for path in timed]
-        codes.append(cli._main(["verify", timed[0], *device, *compared]))
+        codes = [cli.main(["bench", path, *device, "--runs", "20"]) for path in timed]
+        codes.append(cli.main(["verify", timed[0], *device, *compared]))
         server.close()
         left = [path.name for path in (folder / "tmp").iterdir()]
     console.print(f"left on the device: {', '.join(left) or 'nothing'}")

@@ -74,6 +74,6 @@ def test_the_commands_of_the_page_run_one_after_the_other(tmp_path, monkeypatch)
     for line in COMMANDS:
         printed, errors = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-            code = cli._main(shlex.split(line)[1:])
+            code = cli.main(shlex.split(line)[1:])
         assert code == 0, (line, printed.getvalue(), errors.getvalue())
     assert Path("sparse.tflite.md").is_file() and list(Path("compressed").glob("*.tflite.md"))

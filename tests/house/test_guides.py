@@ -38,7 +38,7 @@ def call(line):
     """Run a command of the command line."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert cli._main(shlex.split(line, comments=True)[1:]) == 0
+        assert cli.main(shlex.split(line, comments=True)[1:]) == 0
     return printed.getvalue()
 
 

@@ -1,6 +1,6 @@
 """How many files open while a public call runs, and how often it reads its model or file: the table may only fall.
 
-`python tests/house/test_opened.py` writes the table where values fell; it never writes a larger one.
+`PYTHONPATH=tests/helpers python tests/house/test_opened.py` writes the table where values fell, and never a larger one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def test_no_call_opens_more_files_than_the_table_says_and_what_opens_fewer_is_wr
     now, allowed = measured(), table()
     more = {name: row for name, row in now.items() if _is_more(row, allowed[name])}
     assert more == {}, "what a call opens may only fall: see `make bench opened` for the files"
-    assert now == allowed, f"it fell: python {Path(__file__).name} writes the table"
+    assert now == allowed, "it fell: PYTHONPATH=tests/helpers python tests/house/test_opened.py writes the table"
 
 
 def _is_more(row: dict[str, int], allowed: dict[str, int]) -> bool:
@@ -40,7 +40,7 @@ def test_a_file_counts_once_where_a_function_of_it_runs():
 
 if __name__ == "__main__":
     old = table() if TABLE.exists() else {}
-    lines = ["# Written by python tests/house/test_opened.py: values may only fall.\n"]
+    lines = ["# Written by tests/house/test_opened.py: values may only fall.\n"]
     for name, row in measured().items():
         before = old.get(name, row)
         lines.append(

@@ -41,4 +41,4 @@ def test_the_loop_classifies_the_last_window_of_readings(model, monkeypatch, cap
 
 def test_the_commands_run(model, capsys):
     assert [command.split()[0] for command in COMMANDS] == ["inspect", "verify", "bench"]
-    assert [cli._main(shlex.split(command)) for command in COMMANDS] == [0, 0, 0]
+    assert [cli.main(shlex.split(command)) for command in COMMANDS] == [0, 0, 0]

@@ -21,7 +21,7 @@ from tiers import in_test_ci
 
 import tfprune
 from tfprune.base.spec import ArgumentWarning, warn_user
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import encode, read_model
 from tfprune.export.file.document import load_objects, save_objects
@@ -41,13 +41,13 @@ def folder(tmp_path_factory):
     np.save(folder / "samples.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
     arguments = ["export", f"{folder}/model.keras", f"{folder}/model.tflite.gz", "--compress", "gzip"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert _main([*arguments, "--check-on", f"{folder}/samples.npy", "--json"]) == 0
+        assert main([*arguments, "--check-on", f"{folder}/samples.npy", "--json"]) == 0
     (folder / "export.json").write_text(printed.getvalue())
     return folder
 
 
 def run(capsys, *arguments):
-    code = _main([str(argument) for argument in arguments])
+    code = main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -215,7 +215,7 @@ def test_bench_measures(folder, capsys):
 def ask(capsys, *arguments):
     """Return what a call prints that ends the program well, as --help does; nothing may go to stderr."""
     with pytest.raises(SystemExit) as stopped:
-        _main([*arguments])
+        main([*arguments])
     printed = capsys.readouterr()
     assert (stopped.value.code, printed.err) == (0, "")
     return printed.out
@@ -269,7 +269,7 @@ def test_npus_are_listed_in_one_place_and_named_whole_in_errors(capsys):
     assert "[--target TARGET]" in out
     assert "ethos-u65-256/512" in " ".join(out.split())
     with pytest.raises(SystemExit):
-        _main(["compress", "model.keras", "--train", "x.npy", "--target", "ethos-u55-12"])
+        main(["compress", "model.keras", "--train", "x.npy", "--target", "ethos-u55-12"])
     message = capsys.readouterr().err
     assert "one of micro, ethos-u55-32, ethos-u55-64" in message
     assert "Did you mean ethos-u55-128?" in message
@@ -356,7 +356,7 @@ def test_a_mistake_prints_one_line_and_exits_2(arguments, words, folder, capsys,
 )
 def test_a_misspelled_word_is_answered_with_the_right_one(arguments, words, capsys):
     with pytest.raises(SystemExit, match="2"):
-        _main(arguments)
+        main(arguments)
     assert re.search(words.replace("?", r"\?"), capsys.readouterr().err)
 
 

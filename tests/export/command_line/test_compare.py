@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfprune.export import damage
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 400)
@@ -24,7 +24,7 @@ def files(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments):
-    code = _main(["compare", *arguments])
+    code = main(["compare", *arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

@@ -6,12 +6,12 @@ import subprocess
 import pytest
 import shtab
 
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.command_line.options import _FILES
 
 
 def script_of(shell, capsys):
-    assert _main(["completion", shell]) == 0
+    assert main(["completion", shell]) == 0
     return capsys.readouterr().out
 
 

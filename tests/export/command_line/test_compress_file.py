@@ -10,7 +10,7 @@ from stub_trials import SCORE, StubRunner, stubbed
 
 import tfprune.export.compressing.compress as compressing
 from tfprune.export import EdgeQuantizer
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.keras_side.ask import vela
 from tfprune.export.micro.micro import Micro
 
@@ -37,7 +37,7 @@ def run(trained, monkeypatch, capsys):
 
     def run_command(line, runner=None):
         with stubbed(runner):
-            code = _main(["compress", *line.split()])
+            code = main(["compress", *line.split()])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tfprune.export import Generator
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.device.writer_file import read_text_form
 from tfprune.export.file.document import TOKENIZER, read_metadata, with_metadata
 
@@ -33,10 +33,10 @@ def test_each_line_of_a_conversation_is_answered(talker, monkeypatch, capsys, in
     answers = [talk.send(text, max_tokens=1) for text in ("a", "b")]
     command = ["generate", str(talker), *instructions, "--chat", "--max-tokens", "1", "--threads", "1"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("a\n\nb\n"))
-    assert _main(command) == 0
+    assert main(command) == 0
     assert capsys.readouterr().out.rstrip("\n").split("\n") == answers
     monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb"))
-    assert _main([*command, "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     assert [turn["text"] for turn in json.loads(capsys.readouterr().out)["turns"]] == answers
 
 
@@ -45,5 +45,5 @@ def test_each_line_of_a_conversation_is_answered(talker, monkeypatch, capsys, in
     [([], "a text to continue, or --chat"), (["--chat", "--stop", "a"], "--chat without --stop")],
 )
 def test_refused_options(talker, capsys, arguments, error):
-    assert _main(["generate", str(talker), *arguments]) != 0
+    assert main(["generate", str(talker), *arguments]) != 0
     assert error in capsys.readouterr().err

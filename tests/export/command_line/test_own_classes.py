@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 
 MODULE = """
     import keras
@@ -63,7 +63,7 @@ def saved(layer: keras.layers.Layer) -> keras.Model:
 
 
 def run(capsys, line):
-    code = _main(line.split())
+    code = main(line.split())
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.command_line.options import file_samples
 
 
@@ -22,14 +22,14 @@ def inside(exports, tmp_path, monkeypatch):
 @pytest.mark.programs
 def test_a_file_and_some_samples(inside, capsys):
     assert (
-        _main(["prune", "model.tflite", "--samples", "x.npy", "--sparsity", "0.6", "--compress", "packed", "--json"])
+        main(["prune", "model.tflite", "--samples", "x.npy", "--sparsity", "0.6", "--compress", "packed", "--json"])
         == 0
     )
     report = json.loads(capsys.readouterr().out)
     assert report["sparsity"] == pytest.approx(0.6, abs=0.02)
     assert report["file"]["bytes"] == (inside / "model.pruned.tfz").stat().st_size
     assert (
-        _main(["prune", "model.tflite", "nm.tflite", "--samples", "random", "--sparsity", "0.5", "--pattern", "2:4"])
+        main(["prune", "model.tflite", "nm.tflite", "--samples", "random", "--sparsity", "0.5", "--pattern", "2:4"])
         == 0
     )
     assert "random numbers, not data" in capsys.readouterr().out
@@ -74,6 +74,6 @@ def test_some_of_many_samples(cases, joined, tmp_path, capsys):
 @pytest.mark.parametrize("line", MISTAKES)
 def test_mistakes(line, inside, capsys):
     before = sorted(inside.iterdir())
-    assert _main(["prune", "model.tflite", *line.split()]) == 2
+    assert main(["prune", "model.tflite", *line.split()]) == 2
     assert MISTAKES[line] in capsys.readouterr().err
     assert sorted(inside.iterdir()) == before

@@ -11,7 +11,7 @@ from file_graphs import FileGraph
 from sklearn.datasets import load_digits
 
 import tfprune
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def inside(trained, tmp_path, monkeypatch):
 
 
 def run(capsys, line):
-    code = _main(line.split())
+    code = main(line.split())
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

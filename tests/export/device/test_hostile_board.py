@@ -140,7 +140,7 @@ def test_names_that_no_job_leaves_are_not_written(tmp_path):
 def test_the_command_line_prints_one_line_and_exits_with_2(tmp_path, monkeypatch, capsys):
     (tmp_path / "words").write_bytes(BAD["an answer without ok"][0])
     monkeypatch.setattr(remotes, "_transport", lambda *_: Board(tmp_path / "words"))
-    assert cli._main(["bench", str(FILE), "--on", "pi@board"]) == 2
+    assert cli.main(["bench", str(FILE), "--on", "pi@board"]) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert printed.startswith("tfprune: Expected the fields of a Completed. Received: none named 'ok'.")

@@ -192,7 +192,7 @@ def test_by_keyboard_on_a_phone_up_to_the_table(chromium, page, tmp_path, capsys
         while not (tmp_path / "result.json").exists() and time.monotonic() < end:
             time.sleep(0.05)
         assert (tmp_path / "result.json").read_text() == chromium.evaluate(JSON_TEXT)
-    assert cli._main(["bench", "--web", str(tmp_path / "result.json"), "--json"]) == 0
+    assert cli.main(["bench", "--web", str(tmp_path / "result.json"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["rounds"], result["errors"], result["cores"]) == (25, [], os.cpu_count())
     assert result["files"][0]["times_faster"] == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.runner import Runner, batch_inputs, inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.device.verify import verify
@@ -70,7 +70,7 @@ def test_the_command_line_runs_it_too(spectrogram, audio, tmp_path, capsys):
     np.save(tmp_path / "audio.npy", audio)
     for command in ("verify", "bench"):
         arguments = [command, tmp_path / "model.tflite", "--samples", tmp_path / "audio.npy", "--json"]
-        assert _main([str(argument) for argument in arguments]) == 0
+        assert main([str(argument) for argument in arguments]) == 0
         report = json.loads(capsys.readouterr().out)
         assert report.get("passed", True)
 

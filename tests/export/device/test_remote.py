@@ -225,12 +225,12 @@ def test_devices_that_lack_something_say_what(server, tmp_path, cases):
 def test_the_command_line_runs_files_there(cases, server, board, capsys):
     device = ["--on", server.address, "--python", str(board / "python"), "--ssh", " ".join(server.options())]
     settings = ["--runs", "3", "--processes", "2", "--cool-down", "0", "--json"]
-    assert cli._main(["bench", str(cases["dense"].path), *device, *settings]) == 0
+    assert cli.main(["bench", str(cases["dense"].path), *device, *settings]) == 0
     assert len(json.loads(capsys.readouterr().out)["medians_ms"]) == 2
-    assert cli._main(["verify", str(cases["dense"].path), *device]) == 0
+    assert cli.main(["verify", str(cases["dense"].path), *device]) == 0
     assert re.match("verified +yes", capsys.readouterr().out)
-    assert cli._main(["bench", str(cases["dense"].path), "--on=-oProxyCommand=x"]) == 2
+    assert cli.main(["bench", str(cases["dense"].path), "--on=-oProxyCommand=x"]) == 2
     assert "Expected an address" in capsys.readouterr().err
-    assert cli._main(["verify", str(cases["dense"].path), "--python", "python3"]) == 2
+    assert cli.main(["verify", str(cases["dense"].path), "--python", "python3"]) == 2
     assert "Expected --on DEVICE with --python" in capsys.readouterr().err
     assert left_on(board) == []

@@ -212,7 +212,7 @@ def test_names_are_data_in_the_page(tmp_path, dense):
 
 def test_the_command(tmp_path, dense, capsys):
     np.save(tmp_path / "x.npy", np.zeros((2, 4, 4, 2), np.float32))
-    assert cli._main(["web", str(dense), str(tmp_path / "page"), "--samples", str(tmp_path / "x.npy")]) == 0
+    assert cli.main(["web", str(dense), str(tmp_path / "page"), "--samples", str(tmp_path / "x.npy")]) == 0
     assert "localhost:8000" in capsys.readouterr().out
-    assert cli._main(["web", str(dense), str(tmp_path), "--json"]) == 2
+    assert cli.main(["web", str(dense), str(tmp_path), "--json"]) == 2
     assert "new or empty folder" in capsys.readouterr().err

@@ -23,19 +23,19 @@ def written(tmp_path, content):
 def test_a_result_prints_as_a_table(tmp_path, capsys):
     sparse = {**FILE, "name": "sparse.tfz", "wire_bytes": 20000, "median_ms": 2.0, "times_faster": 4.25}
     path = written(tmp_path, {**RESULT, "files": [FILE, sparse]})
-    assert cli._main(["bench", "--web", str(path)]) == 0
+    assert cli.main(["bench", "--web", str(path)]) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[2].split() == ["dense.tflite", "342,420", "21.2", "8.5", "1", "1.5e-07", "yes"]
     assert printed.splitlines()[3].split() == ["sparse.tfz", "20,000", "21.2", "2", "4.25", "1.5e-07", "yes"]
     assert "Chrome" in printed and "unknown" in printed
-    assert cli._main(["bench", "--json", "--web", str(path)]) == 0
+    assert cli.main(["bench", "--json", "--web", str(path)]) == 0
     assert json.loads(capsys.readouterr().out)["files"][1]["times_faster"] == 4.25
 
 
 def test_a_failed_file_and_an_error_of_the_console_end_with_1(tmp_path, capsys):
     failed = {"name": "\x1b[2Jbad", "passed": False, "tolerance": 1e-4, "reason": "it is damaged"}
     for fields in ({"files": [FILE, failed]}, {"files": [FILE], "errors": ["it is damaged"]}):
-        assert cli._main(["bench", "--web", str(written(tmp_path, {**RESULT, **fields}))]) == 1
+        assert cli.main(["bench", "--web", str(written(tmp_path, {**RESULT, **fields}))]) == 1
         printed = capsys.readouterr().out
         assert "it is damaged" in printed and "\x1b" not in printed
 
@@ -66,7 +66,7 @@ def test_what_is_not_a_result_is_refused(tmp_path, content, match):
 
 def test_bench_takes_a_model_or_a_result(tmp_path, capsys):
     path = str(written(tmp_path, {**RESULT, "files": [FILE]}))
-    assert cli._main(["bench"]) == 2
+    assert cli.main(["bench"]) == 2
     assert "Expected a MODEL, or --web RESULT" in capsys.readouterr().err
-    assert cli._main(["bench", "--web", path, "--runs", "3"]) == 2
+    assert cli.main(["bench", "--web", path, "--runs", "3"]) == 2
     assert "--runs with a MODEL only" in capsys.readouterr().err

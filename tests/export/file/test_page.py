@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from pages import WIDTHS, Elements, browse, luminances, measured_at, needs_browser
 
 from tfprune.base.output import text
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.file.inspect import _MAX_LISTED, _MAX_PICTURES, _size_text, inspect, page
 from tfprune.export.file.xnnpack import OperatorRow, SparseInferenceReport
 from tfprune.export.keras_side.ask import sparse_inference
@@ -147,12 +147,12 @@ def test_a_file_without_weights_has_a_page():
 
 def test_the_command_writes_the_page_whole_or_not_at_all(cases, tmp_path, capsys):
     target = tmp_path / "page.html"
-    assert _main(["inspect", str(cases["dense"].path), "--html", str(target), "--json"]) == 0
+    assert main(["inspect", str(cases["dense"].path), "--html", str(target), "--json"]) == 0
     right = page(cases["dense"].path, inference=sparse_inference(cases["dense"].path))
     assert target.read_text(encoding="utf-8") == right
     assert json.loads(capsys.readouterr().out) == inspect(cases["dense"].path).as_dict()
-    assert _main(["inspect", str(cases["dense"].path), "--html", str(tmp_path / "missing" / "page.html")]) == 2
-    assert _main(["inspect", str(tmp_path / "none.tflite"), "--html", str(target)]) == 2
+    assert main(["inspect", str(cases["dense"].path), "--html", str(tmp_path / "missing" / "page.html")]) == 2
+    assert main(["inspect", str(tmp_path / "none.tflite"), "--html", str(target)]) == 2
     assert target.read_text(encoding="utf-8") == right
 
 

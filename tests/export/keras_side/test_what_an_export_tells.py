@@ -12,7 +12,7 @@ import pytest
 from terminal import Terminal, terminal
 
 from tfprune.export import to_tflite
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_an_export_shows_a_bar_on_a_terminal(model, tmp_path):
 def test_the_command_draws_beside_the_report(model, tmp_path):
     model.save(tmp_path / "net.keras")
     with terminal() as shown, contextlib.redirect_stderr(Terminal()) as beside:
-        assert _main(["export", str(tmp_path / "net.keras"), str(tmp_path / "net.tflite"), "--json"]) == 0
+        assert main(["export", str(tmp_path / "net.keras"), str(tmp_path / "net.tflite"), "--json"]) == 0
     assert json.loads(shown.getvalue())["bytes"] == (tmp_path / "net.tflite").stat().st_size
     assert [line[:5] for line in beside.seen()] == ["4/4 ━"]
 

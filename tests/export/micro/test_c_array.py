@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfprune.export import c_array, micro_support, rewrite
-from tfprune.export.command_line.cli import _main
+from tfprune.export.command_line.cli import main
 from tfprune.export.file.container import encode
 from tfprune.export.file.inspect import inspect
 from tfprune.export.file.model_file import ModelFile
@@ -149,13 +149,13 @@ def test_the_commands(network, sparse, tmp_path, capsys):
     dense.write_bytes(network.files["int8"])
     np.save(tmp_path / "x.npy", network.samples)
     command = ["export", str(dense), str(small), "--target", "micro", "--arena", "9000"]
-    assert _main([*command, "--check-on", str(tmp_path / "x.npy")]) == 0
+    assert main([*command, "--check-on", str(tmp_path / "x.npy")]) == 0
     assert "bit for bit" in capsys.readouterr().out
-    assert _main(["micro", str(small), "--board", "pico", "--c-array", str(source)]) == 0
+    assert main(["micro", str(small), "--board", "pico", "--c-array", str(source)]) == 0
     assert "FITS" in capsys.readouterr().out
     assert "small_arena_size" in source.with_suffix(".h").read_text()
     (tmp_path / "sparse.tflite").write_bytes(sparse)
-    assert _main(["micro", str(tmp_path / "sparse.tflite"), "--json"]) == 1
+    assert main(["micro", str(tmp_path / "sparse.tflite"), "--json"]) == 1
     assert '"DENSIFY"' in capsys.readouterr().out
     assert rewrite(small.read_bytes(), dense, target="micro").micro.rows
 
