@@ -101,6 +101,9 @@ def load_keras() -> Any:
         try:
             import keras
 
+            import tfprune.models.in_place
+            import tfprune.tfmot.prune  # noqa: F401  (Keras has to know what is saved before it loads it)
+
             keras.ops.zeros(1)
         finally:
             os.dup2(stderr, 2)

@@ -57,6 +57,7 @@ def _checking_here() -> Iterator[None]:
     works = (verify._verify_job, quantization_error._round_job, prune._run_job, shrink._run_job)
     jobs = {name_of(work): work for work in (*works, generator._run_write_job)}
 
+    @functools.wraps(run_apart)
     def run_here(work: Any, folder: str, *, timeout: float, **settings: Any) -> Completed:
         if name_of(work) not in jobs:
             return run_apart(work, folder, timeout=timeout, **settings)

@@ -29,8 +29,10 @@ MODULES = ["tfprune", "tfprune.export"] + [
 LONG = {"tfprune.export", "tfprune.export.command_line"}
 LONG |= {"tfprune.compact.prune_to"}
 LONG |= {"tfprune.export.micro.reports", "tfprune.export.rewriting.rewrite"}
-LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune_few_shot", "moments.moment_cosines")}
-LONG |= {name for name in MODULES if name.endswith((".generator", ".writer_file", ".to_generator"))}
+LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune", "moments")}
+LONG |= {
+    name for name in MODULES if name.endswith((".generator", ".writer_file", ".to_generator", ".language_model"))
+}
 SEARCH = "tfprune.export.compressing.compress"  # half a minute; so do docs/howto/commands.md and release/trials.py
 
 
@@ -93,19 +95,28 @@ def test_examples(name, tmp_path, monkeypatch, request):
         pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     if "vela" in name:
         pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
-    module = importlib.import_module(name)
-    names = {}
-    if not any(test.examples for test in doctest.DocTestFinder().find(module)):
-        return
-    if name.startswith("tfprune.export"):
-        files = "encoder" if name.endswith("embedder") else "writer" if ".generating." in name else "digits"
-        folder, names = request.getfixturevalue(files)
-        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)  # an example may write files
-    keras.utils.set_random_seed(0)  # a small network of random weights may be dead
-    flags = doctest.IGNORE_EXCEPTION_DETAIL | doctest.ELLIPSIS
-    results = doctest.testmod(module, optionflags=flags, extraglobs=names, report=True)
-    assert results.failed == 0, f"run python -m doctest on {name}"
+    runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL | doctest.ELLIPSIS)
+    for number, test in enumerate(doctest.DocTestFinder().find(importlib.import_module(name))):
+        if not test.examples:
+            continue
+        here = tmp_path / str(number)  # an example may write files
+        here.mkdir()
+        if name.startswith("tfprune.export"):
+            folder, names = request.getfixturevalue(_files_of(test))
+            shutil.copytree(folder, here, dirs_exist_ok=True)
+            test.globs.update(names)
+        monkeypatch.chdir(here)
+        keras.utils.set_random_seed(0)  # a small network of random weights may be dead
+        runner.run(test)
+    assert runner.failures == 0, f"run python -m doctest on {name}"
+
+
+def _files_of(test):
+    """Return the fixture with the files and names that an example starts from."""
+    source = "".join(example.source for example in test.examples)
+    if any(word in source for word in ("mbedder", "encoder.tflite")):
+        return "encoder"
+    return "writer" if any(word in source for word in ("enerator", "causal_lm", "writer.tflite")) else "digits"
 
 
 @pytest.mark.parametrize("name", documented_names())

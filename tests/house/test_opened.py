@@ -1,6 +1,6 @@
 """How many files open while a public call runs, and how often it reads its model or file: the table may only fall.
 
-`PYTHONPATH=tests/helpers python tests/house/test_opened.py` writes the table where values fell, and never a larger one.
+`PYTHONPATH=tests/helpers python tests/house/test_opened.py` writes the table where values fell, never a larger value.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Any .tflite file, pruned on samples: the zeros asked for, and outputs near those of the dense file."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -291,7 +292,7 @@ def test_a_crash_is_an_error_here(content, images, tmp_path):
     from tfprune.export.pruning import prune as module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_job", processes.run_job)
+        patch.setattr(module, "run_job", inspect.unwrap(processes.run_job))
         report = prune_tflite(content, tmp_path / "sparse.tflite", images, sparsity=0.5)
         assert report.sparsity == pytest.approx(0.5, abs=0.02)
         patch.setattr(module, "_TIMEOUT", 0.01)
