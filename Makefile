@@ -112,14 +112,14 @@ device-ssh: .venv/dev
 device-page: build/device/files.json
 	$(BIN)/python tests/device/page.py build/device
 
-build/device/files.json: $(wildcard tfprune/*.py tfprune/*/*.py tfprune/*/*/*.py export/*/*.py export/*/*/*.py tests/device/*.py) | .venv/dev
+build/device/files.json: $(wildcard tfprune/*.py tfprune/*/*.py tfprune/*/*/*.py export/*.py export/*/*.py tests/device/*.py) | .venv/dev
 	$(BIN)/python tests/device/make_files.py build/device
 
 # Every network x format x dense or sparse, exported as a user would, in the three runtimes, in one table.
 grid: build/grid/files.json
 	$(BIN)/python tests/device/grid.py build/grid
 
-build/grid/files.json: $(wildcard tfprune/*.py tfprune/*/*.py tfprune/*/*/*.py export/*/*.py export/*/*/*.py tests/device/*.py) | .venv/dev
+build/grid/files.json: $(wildcard tfprune/*.py tfprune/*/*.py tfprune/*/*/*.py export/*.py export/*/*.py tests/device/*.py) | .venv/dev
 	$(BIN)/python tests/device/make_grid.py build/grid
 
 .venv/demo .venv/dev: .venv/%: setup.cfg pyproject.toml

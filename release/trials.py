@@ -160,7 +160,7 @@ def demo() -> None:
 
     program._SEARCH_SECONDS = 5.0  # in `make demo`, a minute
     with contextlib.redirect_stdout(io.StringIO()) as told:
-        assert cli._main(["demo", "--output", "demo"]) == 0
+        assert cli.main(["demo", "--output", "demo"]) == 0
     printed = told.getvalue()
     assert all(row in printed for row in ("dense, float32", "dense, int8", "pruned, float32", "pruned, int8"))
     assert list(Path("demo").glob("*.png"))

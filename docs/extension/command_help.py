@@ -19,7 +19,7 @@ def help_of(command: str) -> str:
     os.environ["COLUMNS"] = "88"
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            cli._main([*command.split(), "--help"])
+            cli.main([*command.split(), "--help"])
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
     return printed.getvalue()
