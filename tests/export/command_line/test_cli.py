@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import encode, read_model
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.inspect import inspect
+from tfprune.export.keras_side import loading
 from tfprune.export.keras_side.loading import load_keras
 
 
@@ -193,6 +195,24 @@ def test_verify_against_the_keras_model(folder, capsys):
     code, out, _ = run(capsys, *arguments, "--samples", folder / "samples.npy", "--json")
     assert code == 0
     assert json.loads(out)["max_abs_diff"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["model.tflite.gz", "nowhere.keras", "samples.npy"])
+def test_what_cannot_be_compared_with_is_refused_before_keras_is_imported(name, folder, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load_keras", None)
+    arguments = [
+        "verify",
+        folder / "model.tflite.gz",
+        "--against",
+        folder / name,
+        "--samples",
+        folder / "samples.npy",
+    ]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and name in err
+    if name == "model.tflite.gz":
+        words = shlex.join(["tfprune", "compare", *[str(folder / name)] * 2, "--data", str(folder / "samples.npy")])
+        assert f"Compare two of them: {words}." in err
 
 
 def test_verify_against_another_model_fails_with_code_1(folder, capsys, tmp_path):
@@ -443,12 +463,12 @@ MODELS = {
 SAMPLES = {
     "cut.npz": "zip file",
     "flipped.npz": "CRC",
-    "huge.npy": "allocate",
+    "huge.npy": "promises more than it holds",
     "open.npy": "EOF",
     "one.npy": "its array is a single value",
     "one.npz": "temperature is a single value",
-    "objects.npz": "Object arrays",
-    "cut.h5": "pickle",
+    "objects.npz": "Python objects",
+    "cut.h5": "as neither of them does",
     "cut.keras": "zip file",
     "folder.keras": "a folder",
 }
