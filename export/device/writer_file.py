@@ -26,6 +26,7 @@ from tfprune.export.file.container import is_packed, map_model, read_model, read
 from tfprune.export.file.document import LITERTLM, TOKENIZER, read_litertlm
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.schema import MissingPackage
+from tfprune.report import install
 
 # Call the signatures of a language model's file, with its caches of keys and values from call to call.
 
@@ -493,7 +494,7 @@ def _coder(kind: str, content: bytes) -> Any:
     except ImportError as error:
         raise MissingPackage(
             f"Expected the package {kind}, which reads the tokenizer in the file. Received: it is not installed. Run "
-            f'pip install "tfprune[generate]", or give token ids in place of text.'
+            f"{install('generate')}, or give token ids in place of text."
         ) from error
     raise ValueError(
         f"Expected a tokenizer of the kinds {SENTENCEPIECE!r} or {JSON!r}. Received: {kind!r}. "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import Limit, largest_drop
 from tfprune.base.output import check_verbose
 from tfprune.base.spec import (
@@ -958,7 +958,7 @@ def prune_tflite(
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         pruned = run_apart(
             _run_job, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose
         )

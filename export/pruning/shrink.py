@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import check_verbose
 from tfprune.base.spec import ArgumentError, BudgetLimit, check_budget_limit, check_count, check_number
 from tfprune.export.device.processes import ChildProgress
@@ -210,7 +210,7 @@ def shrink_tflite(
     file = ModelFile.open(source)
     graph = first_graph(samples, file.graph)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         small = run_apart(
             _run_job, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose
         )
