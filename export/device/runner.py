@@ -551,7 +551,8 @@ def arrays_of(inputs: Any, *, names: Sequence[str]) -> list[np.ndarray]:
         received = [f"{len(values)} arrays"]
     if len(values) != len(names):
         raise ValueError(
-            f"Expected an array for each of the inputs {[*names]}. Received: {', '.join(map(str, received))}."
+            f"Expected an array for each of the inputs {[*names]}. Received: "
+            f"{', '.join(map(str, received)) or 'none'}."
         )
     return [np.asarray(value) for value in values]
 

@@ -306,7 +306,7 @@ def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
     graphs = []
     for name, own in _by_signature(samples, file).items():
         try:
-            graphs.append(first_graph(own, file.starting_at(name).graph)._replace(signature=name))
+            graphs.append(_checked(own, file.starting_at(name).graph)._replace(signature=name))
         except (TypeError, ValueError) as error:
             if not name:
                 raise
@@ -315,17 +315,31 @@ def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
     return graphs
 
 
-def first_graph(samples: Any, model: Model) -> GraphSamples:
-    """Return the samples of the first graph of a file.
+def first_graph(samples: Any, file: ModelFile) -> GraphSamples:
+    """Return the samples of the first graph of a file, given as they are, or under a signature that starts there.
 
     Args:
         samples: What `shrink_tflite` takes.
-        model: The file.
+        file: The file.
 
     Raises:
         TypeError: If there are none.
-        ValueError: If they do not fit the inputs.
+        ValueError: If they do not fit the inputs, or are those of another graph.
     """
+    given, graphs = _by_signature(samples, file), file.signatures
+    if others := [name for name in given if name and graphs[name]]:
+        firsts = ", ".join(repr(name) for name, graph in graphs.items() if not graph) or "without a signature"
+        raise ArgumentError(
+            "samples",
+            f"samples for the first graph ({firsts}), in which channels are removed",
+            found=f"samples for {', '.join(map(repr, others))}",
+            advice="`prune_tflite` takes samples for several signatures.",
+        )
+    (own,) = given.values()
+    return _checked(own, file.graph)
+
+
+def _checked(samples: Any, model: Model) -> GraphSamples:
     arrays = check_samples(samples, model)
     return GraphSamples("", arrays, _held_out(arrays, model), isinstance(samples, str))
 
