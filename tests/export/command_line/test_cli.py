@@ -546,6 +546,32 @@ def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, t
         assert [path.name for path in (tmp_path / end.name).iterdir() if path != temporary] == ["model.tflite"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are looked for in /proc")
+@pytest.mark.parametrize("wait", [0, 0.4, 1.0])
+def test_a_program_that_is_ended_while_it_exports_leaves_nothing_for_long(wait, folder, tmp_path, monkeypatch):
+    code = f"""
+import keras
+from tfprune.export import to_tflite
+to_tflite(keras.saving.load_model({str(folder / "model.keras")!r}), "model.tflite", verbose=0)"""
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        temporary = tmp_path / end.name / "temporary"
+        temporary.mkdir(parents=True)
+        monkeypatch.setenv("TMPDIR", str(temporary))
+        program = subprocess.Popen([sys.executable, "-c", code], cwd=temporary.parent)
+        _wait_until(lambda: list(temporary.glob("tfprune-*")))  # noqa: B023 (called at once)
+        time.sleep(wait)
+        program.send_signal(end)
+        assert program.wait(60) == -end
+        _wait_until(lambda: not _children(temporary))  # noqa: B023
+        if end == signal.SIGKILL:  # the next process does it
+            time.sleep(1.5)
+            start = "from tfprune.base.folders import TemporaryFolder; TemporaryFolder().cleanup()"
+            subprocess.run([sys.executable, "-c", start], check=True)
+        assert list(temporary.glob("*tfprune*")) == []
+        assert list(temporary.parent.iterdir()) == [temporary]
+
+
 def _export_in(place, folder):
     (place / "temporary").mkdir(parents=True)
     (place / "model.tflite").write_bytes(b"old")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from file_graphs import FileGraph
-from tiers import in_test_ci
+from tiers import in_test_all, in_test_ci
 
 from tfprune import export
 from tfprune.base.folders import RunFolder
@@ -148,7 +148,11 @@ WRITERS = {
     "to_generator": to_generator,
     "to_embedder": to_embedder,
 }
-IN_TEST_CI = ("to_tflite", "prune", "to_generator", "to_embedder")
+IN_TEST_CI, IN_TEST_ALL = ("to_tflite", "prune"), ("to_generator", "to_embedder")
+
+
+def tier(name: str):
+    return in_test_ci(name) if name in IN_TEST_CI else in_test_all(name) if name in IN_TEST_ALL else name
 
 
 @pytest.fixture
@@ -165,7 +169,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("limit", [0, 700, AT_LAST])
-@pytest.mark.parametrize("name", [in_test_ci(name) if name in IN_TEST_CI else name for name in WRITERS])
+@pytest.mark.parametrize("name", [tier(name) for name in WRITERS])
 def test_nothing_is_left(name, limit, source, tmp_path, monkeypatch):
     if (name, limit) == ("web", AT_LAST):
         pytest.skip("its files are not synced one by one")
