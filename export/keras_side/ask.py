@@ -72,6 +72,7 @@ def latency(
             answer.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> latency(model, runs=5) > 0
         True
@@ -136,6 +137,7 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
             in the table; or (also an ImportError) if tflite-micro is not installed.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> micro_support(model).missing
         ()
