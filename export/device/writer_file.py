@@ -346,7 +346,7 @@ class PreparedFile:
         loaded: The file in its runtime.
 
     Raises:
-        ValueError: If the file cannot be read, is not a language model's, or can be prepared nowhere.
+        ValueError: If the file cannot be read, is not a language model's, or can be unpacked nowhere.
     """
 
     data: memoryview
@@ -390,8 +390,10 @@ class PreparedFile:
             return self._fill(self._folder, unpacked, key)
         except OSError as error:
             self._temporary.cleanup()
+            if not self._packed:  # the interpreter needs no other file
+                return _Record(key, reason_of(error), {})
             raise ValueError(
-                f"Expected room to prepare {str(self._path)!r}, beside it or in {str(self._folder.parent)!r}. "
+                f"Expected room to unpack {str(self._path)!r}, beside it or in {str(self._folder.parent)!r}. "
                 f"Received: {reason_of(error)}. Free some space, or name a folder with space in the variable TMPDIR."
             ) from error
 
@@ -402,8 +404,6 @@ class PreparedFile:
             plain = folder / _MODEL
             plain.write_bytes(unpacked)
         reason = _attempt(folder, plain, threads=self._threads)
-        if reason:
-            (folder / _WEIGHTS).unlink(missing_ok=True)
         record = _Record(key, reason, _checksums(folder))
         for name in record.checksums:
             sync(folder / name)
@@ -413,15 +413,11 @@ class PreparedFile:
         return record
 
     def _put_in_place(self, new: Path, record: _Record) -> _Record:
-        shutil.rmtree(self._folder, ignore_errors=True)  # a process that uses it keeps what it has mapped
-        try:
-            new.replace(self._folder)
-        except OSError as error:  # another process was faster, or uses it on a system that forbids to replace it
-            other = _read_record(self._folder, record.key)
-            if other is None:
-                raise
-            _log.info("%s stays as it is: %s", self._folder, reason_of(error))
+        other = _read_record(self._folder, record.key)
+        if other is not None:  # another process was faster
             return other
+        shutil.rmtree(self._folder, ignore_errors=True)  # a process that uses it keeps what it has mapped
+        new.replace(self._folder)
         sync(self._folder.parent)
         return record
 
@@ -459,14 +455,22 @@ def _attempt(folder: Path, plain: Path, *, threads: int) -> str:
     """Load a file in CompiledModel in another process, and call it; return why that failed, or nothing."""
     if not _has_compiled_model():
         return "CompiledModel is not installed"
-    write_job(folder, _JOB, settings={"path": str(plain.absolute()), "threads": threads})
-    completed = run_job(_run_attempt, folder, timeout=_TIMEOUT)
-    return completed.reason
+    settings = {"path": str(plain.absolute()), "threads": threads}
+    reasons = []
+    for weights in (str((folder / _WEIGHTS).absolute()), ""):
+        write_job(folder, _JOB, settings={**settings, "weights": weights})
+        reasons.append(run_job(_run_attempt, folder, timeout=_TIMEOUT).reason)
+        if reasons[0]:
+            (folder / _WEIGHTS).unlink(missing_ok=True)  # what was written of them
+        if not reasons[0].startswith(_CRASHES):
+            return reasons[0]
+    # It ends the process on a full disk, too: that is no matter of the processor.
+    return reasons[0] if reasons[1] else f"the ordered weights cannot be written ({reasons[0]})"
 
 
 def _run_attempt(folder: Path) -> None:
     settings, _ = read_job(folder, _JOB)
-    file = _CompiledFile(settings["path"], threads=settings["threads"], weights=str(folder / _WEIGHTS))
+    file = _CompiledFile(**settings)
     signatures = Signatures(file)
     signatures.begin().prefill([0])
     signatures.begin().decode(0)
