@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -647,7 +647,8 @@ class Embedder:
         Example:
             >>> vectors = embedder.encode(["a fox", "a dog"])
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        is_list = isinstance(texts, Collection) and not isinstance(texts, str)
+        if not is_list or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"Expected a list of texts. Received: {texts!r:.80}. Give for example ['a text'].")
         if not len(texts):
             raise ValueError("Expected at least one text. Received: none.")

@@ -56,6 +56,9 @@ class _LoadedFile(Protocol):
     def call(self, signature: str, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray | None:
         """Fill in the caches, and return the scores of the next token, if the signature gives some."""
 
+    def clear(self) -> None:
+        """Write zeros into the caches: numbers that are not finite would come through the mask of later texts."""
+
 
 class Signatures:
     """The signatures of one file, whose caches hold one text at a time: the one that was begun last.
@@ -105,7 +108,7 @@ class Signatures:
             The scores of the next token, if the signature gives some.
 
         Raises:
-            ValueError: If another text was begun since.
+            ValueError: If another text was begun since, or the scores are no numbers.
         """
         tokens = np.zeros((1, count), np.int32)  # what padding writes is overwritten before it is attended to
         tokens[0, : len(part)] = part
@@ -118,6 +121,13 @@ class Signatures:
             start = len(text.tokens)
             scores = self._file.call(name, tokens, np.arange(start, start + count, dtype=np.int32))
             text.tokens += part  # after the call, so that an interrupted one counts for nothing
+            if scores is not None and not np.isfinite(scores.max()):
+                self._tokens = []
+                self._file.clear()
+                raise ValueError(
+                    f"Expected scores that are numbers. Received: {scores.max()} after {start + 1:,} tokens. The "
+                    f"weights are damaged, or too large for the number format: export the model again."
+                )
         return scores
 
 
@@ -157,11 +167,6 @@ class CachedText:
         """
         scores = self._signatures.call(self, _DECODE, [token], 1)
         assert scores is not None
-        if not np.isfinite(scores.max()):
-            raise ValueError(
-                f"Expected scores that are numbers. Received: {scores.max()} after {len(self.tokens):,} tokens. The "
-                f"weights are damaged, or too large for the number format: export the model again."
-            )
         return scores
 
 
@@ -241,8 +246,7 @@ class _CompiledFile:
             self._logits = self._model.create_output_buffer_by_name(_DECODE, _LOGITS)
         except _UNLOADABLE as error:
             raise _not_a_writer(path, error) from error
-        for name, shape in self.caches.items():  # numbers that are not finite would come through the mask
-            self._caches[name].write(np.zeros(shape, np.float32))
+        self.clear()
 
     def call(self, signature: str, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray | None:
         """Fill in the caches, and return the scores of the next token, if the signature gives some."""
@@ -253,6 +257,11 @@ class _CompiledFile:
         outputs = {**self._caches, _LOGITS: self._logits} if gives_scores else self._caches
         self._model.run_by_name(signature, {**self._caches, **own}, outputs)
         return self._logits.read(self.vocabulary, np.float32) if gives_scores else None
+
+    def clear(self) -> None:
+        """Write zeros into the caches."""
+        for name, shape in self.caches.items():
+            self._caches[name].write(np.zeros(shape, np.float32))
 
     def _input(self, signature: str, name: str) -> Any:
         return self._model.create_input_buffer_by_name(signature, name)
@@ -295,13 +304,17 @@ class InterpretedFile:
         self.caches = {
             name: tuple(map(int, detail["shape"])) for name, detail in details.items() if name.startswith(_CACHE)
         }
-        self._caches = {name: np.zeros(shape, np.float32) for name, shape in self.caches.items()}
+        self.clear()
 
     def call(self, signature: str, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray | None:
         """Fill in the caches, and return the scores of the next token, if the signature gives some."""
         outputs = self._runners[signature](**{_TOKENS: tokens, _POSITIONS: positions}, **self._caches)
         self._caches = {name: outputs[name] for name in self.caches}
         return outputs[_LOGITS].reshape(-1) if _LOGITS in outputs else None
+
+    def clear(self) -> None:
+        """Write zeros into the caches."""
+        self._caches = {name: np.zeros(shape, np.float32) for name, shape in self.caches.items()}
 
 
 # Try CompiledModel on a file in another process, keep the weights as it orders them, and remember how that ended.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tfprune.export import Generator
+from tfprune.export.device import writer_file
 from tfprune.export.device.writer_file import InterpretedFile, Signatures
 from tfprune.export.file.document import load_objects, save_objects
 
@@ -140,12 +141,21 @@ def test_threads_write_their_own_text_or_are_refused(writer):
     assert ends == [True] * 40
 
 
-def test_scores_that_are_no_numbers_are_refused(generator, monkeypatch):
-    scores = np.full(generator.vocabulary, np.nan, np.float32)
-    monkeypatch.setattr(Signatures, "call", lambda *_: scores)
-    for call in (generator.perplexity, generator.generate):
-        with pytest.raises(ValueError, match="scores that are numbers. Received: nan"):
-            call([3, 5])
+@pytest.mark.parametrize("is_in_place", [True, False])
+def test_scores_that_are_no_numbers_are_refused_and_leave_no_trace(writer, tmp_path, monkeypatch, is_in_place):
+    model = load_objects(writer.read_bytes())
+    positions = next(t for t in model.subgraphs[0].tensors if t.name == b"decode_weight_1:0")
+    values = np.array(model.buffers[positions.buffer].data).view(np.float32).reshape(positions.shape)
+    values[8:] = np.nan  # what a longer text leaves in the caches
+    model.buffers[positions.buffer].data = values.reshape(-1).view(np.uint8)
+    (tmp_path / "damaged.tflite").write_bytes(save_objects(model))
+    monkeypatch.setattr(writer_file, "_has_compiled_model", lambda: is_in_place)
+    damaged_generator = Generator(tmp_path / "damaged.tflite", threads=1)
+    assert damaged_generator.runtime.endswith("in place") == is_in_place
+    for call in (damaged_generator.perplexity, damaged_generator.generate):
+        with pytest.raises(ValueError, match=r"scores that are numbers. Received: nan after (9|10) tokens"):
+            call([3] * 10)
+        assert damaged_generator.generate([3, 5, 7], max_tokens=3) == greedy(writer, [3, 5, 7], 3)
 
 
 def test_other_files(writer, tmp_path):

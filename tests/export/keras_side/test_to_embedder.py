@@ -41,8 +41,9 @@ def test_vectors_are_those_of_keras(encoder, tokenizer, tmp_path):
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     with pytest.raises(ValueError, match="at most 16 tokens. Received: 20 in text 1"):
         embedder.encode(["dog", "dog " * 18])
-    with pytest.raises(TypeError, match="a list of texts"):
-        embedder.encode("dog")
+    for texts in ("dog", 3, ["dog", 3]):
+        with pytest.raises(TypeError, match="a list of texts"):
+            embedder.encode(texts)
     with pytest.raises(ValueError, match="at least one text"):
         embedder.encode([])
 
