@@ -399,8 +399,8 @@ def _quiet_libraries() -> Iterator[None]:
 def _drop_native_errors() -> None:
     """Let native code write its errors nowhere, and Python where it did before."""
     sys.stderr.flush()
+    encoding = sys.stderr.encoding
     if sys.stderr is sys.__stderr__:  # not replaced by another program
-        encoding = sys.stderr.encoding
         sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1, encoding=encoding, errors="backslashreplace")
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (not a path on every system)
         os.dup2(nowhere.fileno(), _STDERR)

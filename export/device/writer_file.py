@@ -291,6 +291,8 @@ class InterpretedFile:
         ValueError: If the file has not the signatures of a language model, or cannot be loaded.
     """
 
+    _caches: dict[str, np.ndarray]
+
     def __init__(self, path: str, *, threads: int) -> None:
         interpreter, self.runtime = find_interpreter()
         try:
@@ -667,6 +669,7 @@ def _is_turn(value: Any) -> bool:
 
 
 def _coder(kind: str, content: bytes) -> Any:
+    coder: Any
     try:
         if kind == SENTENCEPIECE:
             import sentencepiece
