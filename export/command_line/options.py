@@ -77,6 +77,7 @@ def printed(message: str | Exception, options: argparse.Namespace) -> str:
         names[str(message.argument)] = str(message.argument)
 
     def words(text: str) -> str:
+        text = text.replace(" in a tfprune.Limit", "")  # options stand alone
         for name, option in names.items():
             first, *others = f" {text.replace(f'`{name}`', option)}".split(f" {name}=")
             text = "".join([first, *(f" {_option(option, other)}" for other in others)])[1:]
