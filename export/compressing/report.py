@@ -279,7 +279,7 @@ def _costs(file: MeasuredFile, cost: str) -> list[str]:
 
 # The page about a search, for a browser: the best files, and the program that makes each.
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 640, 300, 64, 44, 16  # pixels
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 640, 310, 64, 64, 16  # pixels
 _TICKS = (1, 2, 5)
 _LINE_HEIGHT, _CHARACTER = 22, 11.3  # of labels on a phone, in pixels of the chart
 _CHARTS = {
@@ -361,7 +361,7 @@ def _lineage(report: CompressReport) -> str:
     ]
     table = rows_table(["Step", "Bytes", "Of the step before", "Drop"], rows)
     summary = "All trials, each below the one that it started from"
-    return f"{table}<details><summary>{summary}</summary>{_tree(report)}</details>"
+    return f'{table}<details><summary><span class="what">{summary}</span></summary>{_tree(report)}</details>'
 
 
 def _tree(report: CompressReport) -> str:
@@ -407,13 +407,13 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
     ]
     marks = [*_errors(report, across, up, by), *marks]
     limit = up(report.max_drop)
-    levels = [(up(drop), _level(report.baseline - report.sign * drop)) for drop in (0.0, most, least)]
+    drops = (0.0, report.max_drop, most, least)
+    levels = [(up(drop), _level(report.baseline - report.sign * drop)) for drop in drops]
     ticks = [(across(math.log(tick)), _tick(tick)) for tick in _ticks(low, high)]
     lines = [
         f'<line x1="{_LEFT}" x2="{_WIDTH - _EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
         f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
-        _words(_WIDTH - _EDGE, limit - 5, f"at most {report.max_drop:.4g} lost", "end"),
-        *(_words(x, _HEIGHT - _BOTTOM + 18, tick, "middle") for x, tick in _apart(ticks, _width)),
+        *(_words(x, _HEIGHT - _BOTTOM + 30, tick, "middle") for x, tick in _apart(ticks, _width)),
         *(_words(_LEFT - 8, y + 4, level, "end") for y, level in _apart(levels, lambda level: _LINE_HEIGHT)),
         _words((_LEFT + _WIDTH) / 2, _HEIGHT - 6, f"{axis}, logarithmic", "middle"),
     ]
@@ -422,9 +422,11 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
         f'style="fill:none;stroke:var(--line)"/>'
     )
     title = f"{text(report.metric).capitalize()} against {axis}"
-    caption = [f"{title}.", "Blue: the best files."]
-    if report.standard_error(report.best) is not None:
-        caption[1] = "Blue: the best files, with a standard error up and down."
+    has_errors = report.standard_error(report.best) is not None
+    caption = [
+        f"{title}. Blue: the best files{', with a standard error up and down' if has_errors else ''}.",
+        f"Dashed: {report.max_drop:.4g} {'lost' if report.mode == 'max' else 'more'}, which is allowed.",
+    ]
     others = [file for file in dots if file not in report.front]
     if others:
         lower = any(file.drop > most for file in others)
