@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import re
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,8 @@ from tfprune.export.file.container import (
     read_model,
     write_atomically,
 )
-from tfprune.export.keras_side.loading import load_arrays, load_model
+from tfprune.export.keras_side.loading import load_arrays, load_keras, load_model
 from tfprune.export.micro.reports import ACCELERATORS
-from tfprune.patterns import NM
 from tfprune.report import Report
 
 # `tfprune export`: a saved Keras model, or a .tflite file, into a smaller file.
@@ -304,7 +303,10 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
         help="learning rate of the training (default: that of the model)",
     )
     parser.add_argument(
-        "--pattern", default="unstructured", help="unstructured, or N:M such as 2:4, for hardware that needs it"
+        "--pattern",
+        default="unstructured",
+        metavar="PATTERN",
+        help="unstructured, N:M such as 2:4, or blocks such as 1x4, for hardware that needs it",
     )
     text = (
         "measure of importance, such as magnitude or wanda, and without --epochs also alps, sparsegpt and ria "
@@ -332,19 +334,34 @@ def _add_prune_goal(parser: argparse.ArgumentParser) -> None:
 
 
 def _prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
-    if is_model_file(options.source):
-        refuse_options(parser, options, names=_PRUNE_OF_MODELS, of="a Keras model")
+    if _is_file(parser, options, of_models=_PRUNE_OF_MODELS, of_files=_PRUNE_OF_FILES):
         return _prune_tflite(options)
-    refuse_options(parser, options, names=_PRUNE_OF_FILES, of="a .tflite file")
-    for name, value in (("PATH", options.path), ("--data", options.data)):
-        if value is None:
-            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune prune --help`.")
-    from tfprune.export.keras_side.loading import load_keras
-
     load_keras()
     from tfprune.export.command_line.saved_models import prune_file
 
     return prune_file(options)
+
+
+def _is_file(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    *,
+    of_models: Collection[str],
+    of_files: Collection[str],
+) -> bool:
+    """Return whether the source is a .tflite file; otherwise it is a saved Keras model.
+
+    Raises:
+        ValueError: If there are options for the other kind, or a Keras model lacks those that it needs.
+    """
+    if is_model_file(options.source):
+        refuse_options(parser, options, names=of_models, of="a Keras model")
+        return True
+    refuse_options(parser, options, names=of_files, of="a .tflite file")
+    for name, value in (("PATH", options.path), ("--data", options.data)):
+        if value is None:
+            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `{parser.prog} --help`.")
+    return False
 
 
 def _prune_tflite(options: argparse.Namespace) -> Any:
@@ -352,10 +369,6 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
 
     suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
     path = options.path or str(Path(options.source).with_suffix(suffix))
-    pattern: Any = options.pattern
-    group = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if group:
-        pattern = NM(int(group[1]), int(group[2]))
     return prune_tflite(
         options.source,
         path,
@@ -364,7 +377,7 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
         max_bytes=options.max_bytes,
         max_error=options.max_error,
         max_drop=_prune_limit(options),
-        pattern=pattern,
+        pattern=options.pattern,
         compress=options.compress,
     )
 
@@ -380,8 +393,6 @@ def _prune_limit(options: argparse.Namespace) -> Limit | None:
         raise ValueError(
             f"Expected --validation X,Y with --max-drop: samples and labels. Received: {options.validation!r}."
         )
-    from tfprune.export.keras_side.loading import load_arrays
-
     return Limit(options.max_drop, options.metric, data=(load_arrays(samples), load_arrays(labels)))
 
 
@@ -434,15 +445,8 @@ tfprune shrink model.tflite small.tflite --max-error 0.1 --samples photos --rang
 
 
 def _shrink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
-    if is_model_file(options.source):
-        refuse_options(parser, options, names=_SHRINK_OF_MODELS, of="a Keras model")
+    if _is_file(parser, options, of_models=_SHRINK_OF_MODELS, of_files=_SHRINK_OF_FILES):
         return _shrink_tflite(options)
-    refuse_options(parser, options, names=_SHRINK_OF_FILES, of="a .tflite file")
-    for name, value in (("PATH", options.path), ("--data", options.data)):
-        if value is None:
-            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune shrink --help`.")
-    from tfprune.export.keras_side.loading import load_keras
-
     load_keras()
     from tfprune.export.command_line.saved_models import shrink_file
 
@@ -576,8 +580,6 @@ def _add_compress_goal(parser: argparse.ArgumentParser) -> None:
 
 
 def _compress(options: argparse.Namespace) -> Any:
-    from tfprune.export.keras_side.loading import load_keras
-
     load_keras()
     from tfprune.export.command_line.saved_models import compress_file
 

@@ -502,7 +502,6 @@ def _compare_numbers(compared: _Comparable, groups: list[SampleGroup], *, level:
         for side in (compared.before, compared.after)
     )
     grown = after - before
-    low, high = mean_interval(grown, level=level) or (None, None)
     rows = [
         damage_row(
             group,
@@ -520,8 +519,44 @@ def _compare_numbers(compared: _Comparable, groups: list[SampleGroup], *, level:
             'If the outputs are scores of classes, such as logits, compare the classes: `task="classification"` '
             "(`tfprune compare --task classification`)."
         )
+    return _of_errors(
+        "regression",
+        before,
+        after,
+        interval=mean_interval(grown, level=level),
+        rows=sorted_rows(rows, level),
+        flips=tuple(
+            FlippedSample(int(index), True, "", f"{before[index]:.4g}", f"{after[index]:.4g}", None, None)
+            for index in worst
+        ),
+        level=level,
+        notes=tuple(notes),
+    )
+
+
+def _of_errors(
+    task: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    interval: tuple[float, float] | None,
+    level: float,
+    **parts: Any,
+) -> DamageReport:
+    """Return the report of errors or losses.
+
+    Args:
+        task: Its name.
+        before: The error of each sample or token before.
+        after: That after.
+        interval: The interval of the mean growth; None if there is none.
+        level: Its coverage.
+        parts: The rows, the flips and the notes of the report.
+    """
+    grown = after - before
+    low, high = interval or (None, None)
     return DamageReport(
-        task="regression",
+        task=task,
         samples=len(grown),
         before=Quality(float(before.mean())),
         after=Quality(float(after.mean())),
@@ -531,13 +566,8 @@ def _compare_numbers(compared: _Comparable, groups: list[SampleGroup], *, level:
         lost=int((grown > 0).sum()),
         gained=int((grown < 0).sum()),
         p_value=None,
-        rows=sorted_rows(rows, level),
-        flips=tuple(
-            FlippedSample(int(index), True, "", f"{before[index]:.4g}", f"{after[index]:.4g}", None, None)
-            for index in worst
-        ),
         level=float(level),
-        notes=tuple(notes),
+        **parts,
     )
 
 
@@ -570,21 +600,14 @@ def _compare_tokens(compared: _Comparable, groups: Any, *, level: float) -> Dama
     grown = after - before
     named = {"frequency": _frequency_classes(compared.labels[counted]), **_of_tokens(groups, counted)}
     rows = [_row(group, before, after, texts=texts, level=level) for group in read_groups(named, len(grown))]
-    low, high = clustered_interval(grown, clusters=texts, level=level) or (None, None)
-    return DamageReport(
-        task="language",
-        samples=len(grown),
-        before=Quality(float(before.mean())),
-        after=Quality(float(after.mean())),
-        drop=float(grown.mean()),
-        low=low,
-        high=high,
-        lost=int((grown > 0).sum()),
-        gained=int((grown < 0).sum()),
-        p_value=None,
+    return _of_errors(
+        "language",
+        before,
+        after,
+        interval=clustered_interval(grown, clusters=texts, level=level),
         rows=sorted_rows(rows, level),
         flips=_worst_texts(before, after, texts),
-        level=float(level),
+        level=level,
         notes=("Intervals and tests count texts, because tokens of a text are not independent.",),
     )
 

@@ -21,7 +21,6 @@ from tfprune.base.spec import (
     check_count,
     check_number,
     check_sparsity,
-    resolve,
 )
 from tfprune.export.device.processes import ChildBar, ChildProgress, Work, read_job, run_job, write_job
 from tfprune.export.device.runner import Runner, inputs_from_job, inputs_to_job
@@ -84,7 +83,7 @@ from tfprune.export.rewriting.rewrite import (
     export_report,
     file_name,
 )
-from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+from tfprune.patterns import NM, Block, Pattern, Unstructured, as_weight_pattern
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.surgery import LEVELS, ErrorCurve, split_by_error
@@ -127,24 +126,6 @@ class _PruningGoal:
         """Return the limits as JSON can hold them."""
         names = ("sparsity", "max_bytes", "max_error", "max_drop", "max_relative_drop", "metric", "mode")
         return {name: getattr(self, name) for name in names}
-
-
-def _checked_pattern(pattern: str | Pattern) -> Pattern:
-    """Return a pattern that weights of files can have.
-
-    Raises:
-        TypeError: If it is neither a pattern nor a string.
-        ValueError: If it is one that they cannot have.
-    """
-    resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
-    if not isinstance(resolved, (Unstructured, NM, Block)):
-        raise ArgumentError(
-            "pattern",
-            "`pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols)",
-            repr(pattern),
-            advice="Channels of a file cannot be removed yet.",
-        )
-    return resolved
 
 
 def _checked_goal(pattern: Pattern, **limits: Any) -> _PruningGoal:
@@ -305,7 +286,7 @@ class PruneTfliteReport(Report):
         samples: The number of samples that were used to prune.
         held_out: The number of samples that the outputs were compared on.
         warnings: What makes these numbers less reliable.
-        file: The file that was written, and how it was checked.
+        file: The file that was written, with the zeros of all its weights, and how it was checked.
         lost: What the metric of `max_drop` lost on its labeled data, for each output; empty without `max_drop`.
 
     Example:
@@ -329,6 +310,9 @@ class PruneTfliteReport(Report):
             [layer.name, layer.operator, f"{layer.size:,}", f"{layer.sparsity:.1%}", number_text(layer.error)]
             for layer in self.layers
         ]
+        size = sum(layer.size for layer in self.layers)
+        if size != self.file.size:
+            layers.append(["pruned weights", "", f"{size:,}", f"{self.sparsity:.1%}", ""])
         outputs = [row.row for row in self.errors]
         text = table(["layer", "operator", "weights", "zeros", "error"], layers, left=2) + skipped_table(self.skipped)
         lost = [[row.metric, number_text(row.before), number_text(row.file)] for row in self.lost]
@@ -565,34 +549,67 @@ def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> _Jobs:
     return jobs
 
 
-def run_apart(work: Work, folder: str, *, content: bytes, jobs: _Jobs, name: str, verbose: int | str = 0) -> _Changed:
-    """Run a function that changes a file in a process of its own.
+def _run_apart(work: Work, content: bytes, *, jobs: _Jobs, name: str, verbose: int | str) -> _Changed:
+    """Run a function that changes a file in a process of its own; see `write_changed`."""
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        Path(folder, _DENSE).write_bytes(content)
+        for job, (settings, arrays) in jobs.items():
+            write_job(folder, job, settings=settings, arrays=arrays)
+        with ChildBar(folder, verbose=verbose, unit="layer") as bar:
+            completed = run_job(work, folder, timeout=_TIMEOUT, environment=_ONE_THREAD, each_second=bar.look)
+            if not completed.ok:
+                raise ArgumentError(_refusal(completed.reason, name))  # whole, but the command line knows its options
+        names = [jobs[f"{_SAMPLES}{number}"][0]["signature"] for number in range(jobs[_JOB][0]["graphs"])]
+        inputs, outputs = (
+            {name: read_job(folder, f"{kind}{number}")[1] for number, name in enumerate(names)}
+            for kind in (_HELD, _OUTPUTS)
+        )
+        file = ModelFile(Path(folder, _CHANGED).read_bytes())
+        return _Changed(file, read_job(folder, _RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
+
+
+_ADVICE = "Check that the file itself runs (`tfprune verify`)."
+
+
+def write_changed(
+    work: Work,
+    file: ModelFile,
+    *,
+    jobs: _Jobs,
+    source: Source,
+    path: Path,
+    form: str,
+    optimize: str,
+    compress: str | None,
+    verbose: int | str,
+) -> tuple[_Changed, ExportReport]:
+    """Change a file in a process of its own, and write the best form of the new one, checked.
 
     Args:
         work: The function, which hands over the new file by `FileJob`.
-        folder: An empty folder.
-        content: The plain file.
+        file: The file.
         jobs: What `jobs_of` returns, and others.
-        name: The name of the file, for errors.
-        verbose: How to show the progress that the module counts, in layers.
+        source: Where the file is from.
+        path: Where the new file is written.
+        form: What it is called, such as `pruned`.
+        optimize: As in `rewrite`.
+        compress: How the new file is compressed.
+        verbose: How to show the progress.
+
+    Returns:
+        What the function handed over, and the report of the new file, with the zeros of all its weights.
 
     Raises:
-        ValueError: If it fails.
+        ValueError: If the function fails, or no form passes its check.
     """
-    Path(folder, _DENSE).write_bytes(content)
-    for job, (settings, arrays) in jobs.items():
-        write_job(folder, job, settings=settings, arrays=arrays)
-    with ChildBar(folder, verbose=verbose, unit="layer") as bar:
-        completed = run_job(work, folder, timeout=_TIMEOUT, environment=_ONE_THREAD, each_second=bar.look)
-        if not completed.ok:
-            raise ArgumentError(_refusal(completed.reason, name))  # whole, but the command line knows its options
-    names = [jobs[f"{_SAMPLES}{number}"][0]["signature"] for number in range(jobs[_JOB][0]["graphs"])]
-    inputs, outputs = (
-        {name: read_job(folder, f"{kind}{number}")[1] for number, name in enumerate(names)}
-        for kind in (_HELD, _OUTPUTS)
-    )
-    file = ModelFile(Path(folder, _CHANGED).read_bytes())
-    return _Changed(file, read_job(folder, _RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
+    changed = _run_apart(work, file.content, jobs=jobs, name=source_name(source), verbose=verbose)
+    forms = candidate_files(changed.file, name=form, optimize=optimize)
+    check = Check(changed.outputs, default_tolerance(file.graph), _ADVICE)
+    choice = choose(forms, inputs=changed.inputs, check=check, optimize=optimize, compress=compress)
+    write_atomically(path, choice.packed)
+    weights = changed.file.graph.weights
+    size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
+    return changed, export_report(str(path), choice, source=file_name(source), nnz=nnz, size=size)
 
 
 def _refusal(reason: str, name: str) -> str:
@@ -862,9 +879,6 @@ def _run_job(folder: Path) -> None:
     _Job(folder).run()
 
 
-_ADVICE = "Check that the file itself runs (`tfprune verify`)."
-
-
 def prune_tflite(
     source: Source,
     path: str | os.PathLike[str],
@@ -909,7 +923,8 @@ def prune_tflite(
         max_bytes: The largest size of the new file, as written: the fewest zeros that keep to it are taken.
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: the most zeros that keep to it are taken.
-        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`.
+        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`, in short `"2:4"` and
+            `"1x4"`.
         optimize: As in `rewrite`: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with
             the fastest kernels, `"dense"` the dense one, `"sparse"` the smallest sparse one.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
@@ -944,7 +959,7 @@ def prune_tflite(
     check_method(compress)
     check_suffix(destination, compress)
     check_choice(optimize, "optimize", choices=OPTIMIZE)
-    shape = _checked_pattern(pattern)
+    shape = as_weight_pattern(pattern, advice="Channels are removed by shrink_tflite, or by `tfprune shrink`.")
     goal = _checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     file = ModelFile.open(source)
     graphs = samples_of_graphs(samples, file)
@@ -954,14 +969,17 @@ def prune_tflite(
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        pruned = run_apart(
-            _run_job, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose
-        )
-    forms = candidate_files(pruned.file, name="pruned", optimize=optimize)
-    check = Check(pruned.outputs, default_tolerance(file.graph), _ADVICE)
-    choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
-    write_atomically(destination, choice.packed)
+    pruned, report = write_changed(
+        _run_job,
+        file,
+        jobs=jobs,
+        source=source,
+        path=destination,
+        form="pruned",
+        optimize=optimize,
+        compress=compress,
+        verbose=verbose,
+    )
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     return PruneTfliteReport(
@@ -973,5 +991,5 @@ def prune_tflite(
         held_out=sum(graph.held for graph in graphs),
         warnings=warnings_of(graphs, pruned.settings["warnings"]),
         lost=tuple(AccuracyDrop(**row) for row in pruned.settings["lost"]),
-        file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
+        file=report,
     )

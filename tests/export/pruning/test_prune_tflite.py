@@ -253,7 +253,7 @@ def test_arguments_that_do_not_fit(content, images, tmp_path):
         prune_tflite(content, path, images, max_drop=tfprune.Limit(data=(images, images)))
     with pytest.raises(TypeError, match="Expected the name of a metric in the Limit"):
         prune_tflite(content, path, images, max_drop=tfprune.Limit(1, metric=len, mode="min", data=(images, images)))
-    with pytest.raises(ValueError, match="Channels of a file"):
+    with pytest.raises(ValueError, match="Channels are removed by shrink_tflite"):
         prune_tflite(content, path, images, sparsity=0.5, pattern="channel")
     with pytest.raises(ValueError, match="sparsity"):
         prune_tflite(content, path, images, sparsity=1.5)
