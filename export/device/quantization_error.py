@@ -43,7 +43,6 @@ from tfprune.report import Report, new_figure, save_figure, table
 
 # Report of the error of an 8-bit file, layer by layer: a table and a picture.
 
-_ROUNDING_ERROR_STEPS = 0.29  # steps: the error of rounding alone, 1 / sqrt(12)
 _BORDER_BYTES = 100  # of an operator that turns floats into integers or back, with its tensor
 _NAME_WIDTH = 48  # characters of a name in the table
 

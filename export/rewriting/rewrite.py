@@ -93,8 +93,8 @@ class ExportReport(Report):
         path: The file that was written.
         bytes: The size of the file, in bytes.
         tflite_bytes: The size of the unpacked file, in bytes.
-        nnz: The number of non-zero entries in the exported Keras kernels.
-        size: The number of entries in the exported Keras kernels.
+        nnz: The number of non-zero entries in the exported Keras kernels, or in all weights of a changed file.
+        size: The number of entries in them.
         sparsity: The fraction of zeros, 1 - nnz / size.
         max_abs_diff: The largest difference from the outputs of Keras.
         tolerance: The difference that is allowed, relative to the largest output of Keras.
@@ -179,7 +179,7 @@ class ExportReport(Report):
         rows = [
             ["bytes", f"{self.bytes:,}"],
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
-            ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
+            ["all kernels", _zeros(self.nnz, self.size, self.sparsity)],
             ["difference", self._difference],
             *([["compared on", "calibration data only: pass other samples as check_on"]] * self.uses_calibration),
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
@@ -631,7 +631,7 @@ def rewrite(
         --------------  ---...
         bytes           5,...
         unpacked bytes  60,...
-        kernels         1,480 of 14,800 entries non-zero (90.0% zeros)
+        all kernels     1,480 of 14,800 entries non-zero (90.0% zeros)
         difference      0 (limit: ... = 0.0001 x the largest output)
         ...
     """

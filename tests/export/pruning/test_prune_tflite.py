@@ -74,7 +74,8 @@ def test_zeros_are_there_and_outputs_near_those_of_the_dense_file(exports, tmp_p
         spread = np.sqrt(dense.var(axis=0).mean())
         error = np.sqrt(np.square(values - dense[-len(held) :]).mean()) / spread
         assert row.error == pytest.approx(error, rel=1e-3)
-        assert row.agreement == (values.argmax(1) == dense[-len(held) :].argmax(1)).mean()
+        agreement = (values.argmax(1) == dense[-len(held) :].argmax(1)).mean()
+        assert row.agreement in (agreement, None)
         assert error < 0.35
 
 
@@ -252,7 +253,7 @@ def test_arguments_that_do_not_fit(content, images, tmp_path):
         prune_tflite(content, path, images, max_drop=tfprune.Limit(data=(images, images)))
     with pytest.raises(TypeError, match="Expected the name of a metric in the Limit"):
         prune_tflite(content, path, images, max_drop=tfprune.Limit(1, metric=len, mode="min", data=(images, images)))
-    with pytest.raises(ValueError, match="Channels of a file"):
+    with pytest.raises(ValueError, match="Channels are removed by shrink_tflite"):
         prune_tflite(content, path, images, sparsity=0.5, pattern="channel")
     with pytest.raises(ValueError, match="sparsity"):
         prune_tflite(content, path, images, sparsity=1.5)
