@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from boards import DONE, HELLO, board_that_says
 from mutations import OTHERS, changed_archive, changed_bytes, changed_json
 
 from tfprune.export import Generator, benchmark, verify
+from tfprune.export.device import writer_file
 from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.device.remote import _MARK
 from tfprune.export.device.writer_file import (
@@ -368,8 +370,12 @@ def interrupts(folder: Path) -> Iterator[Callable[[Random], str]]:
 
 def interrupting(path: Path) -> Callable[[Random], str]:
     """Return a function that interrupts a call at one of its lines, and raises where the next one is another text."""
-    generator, signatures = Generator(path, threads=1), Signatures(InterpretedFile(str(path), threads=1))
-    generator._form = dataclasses.replace(generator._form, turns=LETTERS)
+    generators, signatures = {}, Signatures(InterpretedFile(str(path), threads=1))
+    for runtime, is_there in (("in place", True), ("interpreter", False)):
+        with patch.object(writer_file, "_has_compiled_model", return_value=is_there):
+            generator = generators[runtime] = Generator(path, threads=1)
+        assert generator.runtime.endswith("in place") == is_there
+        generator._form = dataclasses.replace(generator._form, turns=LETTERS)
 
     def fresh(prompt: list[int], count: int) -> list[int]:
         """Continue a prompt token by token, in other caches."""
@@ -381,6 +387,8 @@ def interrupting(path: Path) -> Callable[[Random], str]:
         return tokens
 
     def work(random: Random) -> str:
+        runtime = random.choice([*generators])
+        generator = generators[runtime]
         ids = [random.randrange(1, generator.vocabulary) for _ in range(11)]
         name = random.choice(["read", "write", "perplexity", "turn", "pieces"])
         cached = ids[: random.randrange(1, 11)]
@@ -407,7 +415,7 @@ def interrupting(path: Path) -> Callable[[Random], str]:
             answer = generator._tokenizer.decode(fresh(prompt, 1))
             assert talk.send("c", max_tokens=1) == answer
         assert generator.generate(prompt, max_tokens=3) == fresh(prompt, 3)
-        return f"{name}: as fresh"
+        return f"as fresh: {name}, {runtime}"
 
     return work
 

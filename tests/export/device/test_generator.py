@@ -104,7 +104,7 @@ def test_stops_of_other_types(generator, stop):
 def test_after_an_interrupted_call_the_text_is_that_of_a_fresh_generator(writer):
     work = damaged.interrupting(writer)
     ends = {work(Random(number)) for number in range(200)}
-    assert {end.partition(":")[0] for end in ends} == {"read", "write", "perplexity", "turn", "pieces"}
+    assert len(ends) == 10, "five kinds of calls, in both runtimes"
 
 
 @pytest.mark.parametrize("name", ["stream", "perplexity", "generate"])
