@@ -21,6 +21,7 @@ from tfprune.export.device.writer_file import (
     PreparedFile,
     Signatures,
     Tokenizer,
+    check_whole_text,
     read_text_form,
 )
 from tfprune.export.file.container import read_model, source_name
@@ -647,14 +648,26 @@ class Embedder:
         Example:
             >>> vectors = embedder.encode(["a fox", "a dog"])
         """
-        is_list = isinstance(texts, Collection) and not isinstance(texts, str)
-        if not is_list or not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"Expected a list of texts. Received: {texts!r:.80}. Give for example ['a text'].")
-        if not len(texts):
-            raise ValueError("Expected at least one text. Received: none.")
+        check_texts(texts)
         assert self._tokenizer is not None
         rows = [[*self._tokenizer.encode(text), *self._form.stop] for text in texts]
         return self._runner.predict(padded(rows, self.length))
+
+
+def check_texts(texts: Any) -> None:
+    """Refuse what is not a list of texts for an encoder.
+
+    Raises:
+        TypeError: If it is not a list, or has something else than texts.
+        ValueError: If it has no text, or a text has a half of a character.
+    """
+    is_list = isinstance(texts, Collection) and not isinstance(texts, str)
+    if not is_list or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"Expected a list of texts. Received: {texts!r:.80}. Give for example ['a text'].")
+    if not len(texts):
+        raise ValueError("Expected at least one text. Received: none.")
+    for text in texts:
+        check_whole_text(text)
 
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarray]:

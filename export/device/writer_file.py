@@ -583,11 +583,7 @@ class Tokenizer:
         Raises:
             ValueError: If the text has a half of a character, or the tokenizer is damaged.
         """
-        if not is_whole(text):
-            raise ValueError(
-                f"Expected a text of whole characters. Received: {text!r:.80}, where a surrogate such as '\\ud83d' "
-                f"has lost the other half of its character. Decode the bytes again, with errors='replace'."
-            )
+        check_whole_text(text)
         with self._reading:
             if self._form.tokenizer == SENTENCEPIECE:
                 return [*self._form.start, *self._coder.EncodeAsIds(text)]
@@ -631,8 +627,20 @@ class _Reading:
             ) from error
 
 
-def is_whole(text: str) -> bool:
-    """Return False for a text with a half of a character, which no encoding can hold."""
+def check_whole_text(text: str) -> None:
+    """Refuse a text with a half of a character, which no encoding can hold.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if not _is_whole(text):
+        raise ValueError(
+            f"Expected a text of whole characters. Received: {text!r:.80}, where a surrogate such as '\\ud83d' has "
+            f"lost the other half of its character. Decode the bytes again, with errors='replace'."
+        )
+
+
+def _is_whole(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -665,7 +673,7 @@ def _is_id(value: Any) -> bool:
 
 def _is_turn(value: Any) -> bool:
     """Return True for a list of the texts before and after a turn."""
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) and is_whole(v) for v in value)
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) and _is_whole(v) for v in value)
 
 
 def _coder(kind: str, content: bytes) -> Any:

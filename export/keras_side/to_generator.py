@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from keras import ops
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.device import generator
-from tfprune.export.device.generator import MASK, MODEL, TOKENS, padded
+from tfprune.export.device.generator import MASK, MODEL, TOKENS, check_texts, padded
 from tfprune.export.device.processes import write_job
-from tfprune.export.device.writer_file import TextForm
+from tfprune.export.device.writer_file import TextForm, check_whole_text
 from tfprune.export.file.container import LARGEST_FILE, check_destination, write_atomically, write_model
 from tfprune.export.file.document import load_objects, put_metadata, with_metadata
 from tfprune.export.file.reader import read
@@ -624,6 +624,8 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
         raise ArgumentTypeError(
             "check_on", "a list of texts in `check_on`", found="a text", advice=f"Give check_on=[{check_on!r:.60}]."
         )
+    if not isinstance(check_on, Iterable | None):
+        raise ArgumentTypeError("check_on", "`check_on` to be a list of texts", f"{check_on!r:.80}")
     vocabulary = int(model.output.shape[-1])
     if check_on is None:
         random_ids = np.random.default_rng(0).integers(0, vocabulary, min(_DRAWN, most))
@@ -634,6 +636,8 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
             raise ArgumentError(
                 "check_on", f"token ids in `check_on`, as {model.name!r} has no preprocessor", found="a text"
             )
+        if isinstance(text, str):
+            check_whole_text(text)
         ids = np.asarray(keras_ids(model, text) if isinstance(text, str) else text)
         if (
             ids.ndim != 1
@@ -704,6 +708,7 @@ def to_embedder(
     encoder = _with_mean(model, length)
     form, content = encoder_content(tokenizer)
     texts = _EXAMPLES if check_on is None else check_on
+    check_texts(texts)
     samples = padded([[*form.start, *np.asarray(tokenizer(text)).tolist(), *form.stop] for text in texts], length)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         unfinished = Path(folder, "encoder.tflite")

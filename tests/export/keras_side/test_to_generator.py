@@ -165,11 +165,13 @@ def test_refused_arguments(tmp_path):
         ({"length": 16, "quantize": "int2"}, "int2"),
         ({"length": 16, "check_on": [[1]]}, "at least two ids from 0 to 49"),
         ({"length": 16, "check_on": [[1, 50]]}, "from 0 to 49"),
+        ({"length": 16, "check_on": ["the \ud83d fox"]}, "whole characters"),
     ):
         with pytest.raises(ValueError, match=error):
             to_generator(model, tmp_path / "writer.tflite", **settings)
-    with pytest.raises(TypeError, match="a list of texts"):
-        to_generator(model, tmp_path / "writer.tflite", length=16, check_on="the fox")
+    for texts in ("the fox", 3):
+        with pytest.raises(TypeError, match="a list of texts"):
+            to_generator(model, tmp_path / "writer.tflite", length=16, check_on=texts)
 
 
 @pytest.mark.programs
