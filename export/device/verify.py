@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfprune.base.folders import read_fields
-from tfprune.base.limit import Limit, why_not_classes
+from tfprune.base.limit import Limit, refuse_text, why_not_classes
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import (
     ArgumentError,
@@ -266,8 +266,10 @@ def _refuse_numbers(labels: np.ndarray, scores: np.ndarray, *, argument: str, ad
     """Refuse targets and outputs that are numbers to be reached, of which an accuracy says nothing.
 
     Raises:
+        TypeError: If labels are text.
         ValueError: If they are not classes and their scores.
     """
+    refuse_text(labels, argument)
     found = why_not_classes(labels, scores)
     if found:
         raise ArgumentError(

@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.limit import refuse_text
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_regex
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.quantization_error import MOVES
@@ -861,6 +862,8 @@ def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
         )
     x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
     check_holds_arrays((x, y), argument=argument)
+    for labels in keras.tree.flatten(y):
+        refuse_text(labels, argument)
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
     if len(sizes) > 1 or sizes == [0]:
         received = " and ".join(map(str, sizes))

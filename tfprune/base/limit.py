@@ -53,6 +53,25 @@ def class_numbers(labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
     return labels.astype(np.int64) if scores.ndim == 2 or is_binary else None
 
 
+def refuse_text(labels: np.ndarray, argument: str) -> None:
+    """Refuse the names of classes in place of their numbers.
+
+    Args:
+        labels: The labels.
+        argument: What the user calls them.
+
+    Raises:
+        TypeError: If there are strings.
+    """
+    if labels.dtype.kind in "USO" and labels.size and isinstance(labels.flat[0], (str, bytes)):
+        raise ArgumentTypeError(
+            argument,
+            f"numbers as labels in `{argument}`",
+            found=f"text, such as {str(labels.flat[0])!r}",
+            advice="Pass the number of each class, in the order of the outputs, such as names.index(label).",
+        )
+
+
 def why_not_classes(labels: np.ndarray, scores: np.ndarray) -> str:
     """Return what keeps labels and outputs from being classes and their scores, which an accuracy compares.
 
@@ -67,7 +86,7 @@ def why_not_classes(labels: np.ndarray, scores: np.ndarray) -> str:
         What was received instead, for a message; empty for classes. Shapes that do not fit are not looked at.
     """
     if labels.dtype.kind not in "biuf":
-        return f"labels of type {labels.dtype}" + (f", such as {labels.flat[0]!r}" if labels.size else "")
+        return f"labels of type {labels.dtype}"
     if not labels.size or not scores.size:
         return ""
     is_one = scores.ndim < 2 or scores.shape[-1] == 1
