@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from tfprune.base.folders import read_fields
 from tfprune.base.limit import Limit, refuse_text, why_not_classes
@@ -441,7 +440,7 @@ def verify(
     samples: Any = None,
     expected: Any = None,
     *,
-    labels: ArrayLike | None = None,
+    labels: np.ndarray | Sequence[int] | None = None,
     tolerance: float | None = None,
     on: Device | None = None,
     timeout: float = 120,
