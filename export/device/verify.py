@@ -168,10 +168,11 @@ def measure(
     values = {}
     by_output = _targets(targets, [*outputs])
     for output, own_metrics in _metrics(metrics, [*outputs]).items():
+        advice = an_error if len(outputs) == 1 else f"{an_error}, or name another output than {output!r}"
         for metric in own_metrics:
             name = metric_name(metric)
             key = name if len(outputs) == 1 else f"{output}_{name}"
-            values[key] = _value(metric, by_output[output], outputs[output], an_error=an_error)
+            values[key] = _value(metric, by_output[output], outputs[output], an_error=advice)
     return values
 
 

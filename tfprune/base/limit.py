@@ -102,7 +102,7 @@ def why_not_classes(labels: np.ndarray, scores: np.ndarray) -> str:
     most = 1 if is_one else scores.shape[-1] - 1
     if not 0 <= low <= high <= most:
         return f"labels from {low:g} to {high:g} for an output with the classes 0 to {most}"
-    if is_one and not (scores.min() >= 0 and scores.max() <= 1 + _ROUNDING):
+    if is_one and not (scores.min() >= -_INTEGER_STEP and scores.max() <= 1 + _INTEGER_STEP):
         return f"one output from {scores.min():.3g} to {scores.max():.3g}, without a sigmoid"
     return ""
 
@@ -408,6 +408,8 @@ class GroupLimits:
                 ),
             )
         within_classes(classes, scores)
+        names = [str(number) for number in range(int(classes.max()) + 1)]
+        groups = [*class_groups(classes, names), *read_groups(limit.groups, len(classes))]
         missing = classes_without_samples(classes, 2 if scores.ndim == 1 else scores.shape[1])
         if missing:
             raise ArgumentError(
@@ -416,8 +418,6 @@ class GroupLimits:
                 found=f"none of {listed_classes([str(each) for each in missing])}",
                 advice="Add samples of them: without any, nobody sees that a class is never predicted any more.",
             )
-        names = [str(number) for number in range(int(classes.max()) + 1)]
-        groups = [*class_groups(classes, names), *read_groups(limit.groups, len(classes))]
         per_class = [limit.max_drop_per_class, limit.max_drop_per_group]
         bounds = {True: min(drop for drop in per_class if drop is not None), False: limit.max_drop_per_group}
         has_probabilities = are_probabilities(scores)

@@ -159,6 +159,11 @@ def test_a_file_gives_what_evaluate_prints(two):
     assert evaluate(path, (x, in_order), metrics=metrics).metrics == values
 
 
+def test_an_output_of_numbers_is_named_among_several(two):
+    with pytest.raises(ValueError, match="metrics='mae', or name another output than 'size'"):
+        evaluate(two[1], two[2])
+
+
 def test_batches_are_joined_and_metrics_of_keras_are_taken(two):
     _, path, (x, y), _ = two
     cuts = [slice(start, start + 30) for start in (0, 30, 60)]
