@@ -17,6 +17,7 @@ from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import (
     ArgumentError,
     ArgumentTypeError,
+    call_it,
     check_choice,
     check_drop,
     check_number,
@@ -835,7 +836,7 @@ def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:
             argument,
             f"`{argument}` to be a tuple (x, y), or batches of such tuples",
             found=_received(data),
-            advice="Pass (x, y), samples and their labels.",
+            advice=call_it(data) or "Pass (x, y), samples and their labels.",
         )
     return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))
 
