@@ -569,7 +569,10 @@ def _add_compress_goal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help=text)
     text = "most cycles of one inference (needs an NPU as --target; default: no limit)"
     parser.add_argument("--max-cycles", type=int, metavar="CYCLES", help=text)
-    text = "metric that files are compared by: accuracy, mae, mse, or one of the compiled model (default: accuracy)"
+    text = (
+        "metric that files are compared by: accuracy, mae, mse, or one of the compiled model (default: the accuracy "
+        "or first metric that it was compiled with, else accuracy)"
+    )
     parser.add_argument("--metric", metavar="NAME", help=text)
     text = "whether a larger or a smaller metric is better (default: that of the metric, where it is one of Keras)"
     parser.add_argument("--mode", choices=["max", "min"], help=text)

@@ -22,6 +22,7 @@ from tfprune.base.limit import (
     paired_interval,
     predicted_classes,
     read_groups,
+    refuse_text,
     within_classes,
 )
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, check_number
@@ -249,6 +250,7 @@ def _class_texts(class_names: Sequence[str] | None, classes: int) -> list[str]:
 
 def _as_array(y: Any, samples: int) -> np.ndarray:
     labels = np.asarray(y)
+    refuse_text(labels, "data")
     if labels.dtype.kind not in "biuf" or not labels.ndim or len(labels) != samples:
         raise ValueError(
             f"Expected a label for each of the {samples:,} samples. Received: an array of shape {labels.shape} and "

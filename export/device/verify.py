@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from tfprune.base.folders import read_fields
-from tfprune.base.limit import Limit, why_not_classes
+from tfprune.base.limit import Limit, refuse_text, why_not_classes
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import (
     ArgumentError,
     ArgumentTypeError,
+    call_it,
     check_choice,
     check_drop,
     check_number,
@@ -169,10 +169,11 @@ def measure(
     values = {}
     by_output = _targets(targets, [*outputs])
     for output, own_metrics in _metrics(metrics, [*outputs]).items():
+        advice = an_error if len(outputs) == 1 else f"{an_error}, or name another output than {output!r}"
         for metric in own_metrics:
             name = metric_name(metric)
             key = name if len(outputs) == 1 else f"{output}_{name}"
-            values[key] = _value(metric, by_output[output], outputs[output], an_error=an_error)
+            values[key] = _value(metric, by_output[output], outputs[output], an_error=advice)
     return values
 
 
@@ -266,8 +267,10 @@ def _refuse_numbers(labels: np.ndarray, scores: np.ndarray, *, argument: str, ad
     """Refuse targets and outputs that are numbers to be reached, of which an accuracy says nothing.
 
     Raises:
+        TypeError: If labels are text.
         ValueError: If they are not classes and their scores.
     """
+    refuse_text(labels, argument)
     found = why_not_classes(labels, scores)
     if found:
         raise ArgumentError(
@@ -439,7 +442,7 @@ def verify(
     samples: Any = None,
     expected: Any = None,
     *,
-    labels: ArrayLike | None = None,
+    labels: np.ndarray | Sequence[int] | None = None,
     tolerance: float | None = None,
     on: Device | None = None,
     timeout: float = 120,
@@ -833,7 +836,7 @@ def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:
             argument,
             f"`{argument}` to be a tuple (x, y), or batches of such tuples",
             found=_received(data),
-            advice="Pass (x, y), samples and their labels.",
+            advice=call_it(data) or "Pass (x, y), samples and their labels.",
         )
     return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))
 

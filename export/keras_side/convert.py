@@ -23,7 +23,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_regex
+from tfprune.base.limit import refuse_text
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    ArgumentWarning,
+    check_choice,
+    check_regex,
+    warn_user,
+)
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.quantization_error import MOVES
 from tfprune.export.file import schema
@@ -770,12 +778,23 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
         if remaining <= 0:
             break
     count = sum(map(_length, parts))
-    if all(_is_constant([part[name] for part in parts], count) for name in signature.names):
+    constant = [name for name in signature.names if _is_constant([part[name] for part in parts], count)]
+    if len(constant) == len(signature.names):
         raise ArgumentError(
             "calibration",
             "samples in `calibration` that differ from each other, so that ranges follow from them",
             found=f"{count} that are all the same" if count > 1 else "one sample of one number only",
             advice="Give about 100 samples of real data, such as calibration=x[:100].",
+        )
+    floats = [entry.name for entry in signature.inputs if entry.name in constant and "float" in entry.dtype]
+    if floats and count > 1:
+        warn_user(
+            ArgumentWarning(
+                "calibration",
+                "samples in `calibration` that differ in each input, whose range follows from them",
+                found=f"the same values of {', '.join(map(repr, floats))} in all {count} samples",
+                advice="If other values will come, they are clipped to these: calibrate on data that have them.",
+            )
         )
     return parts
 
@@ -861,6 +880,8 @@ def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
         )
     x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
     check_holds_arrays((x, y), argument=argument)
+    for labels in keras.tree.flatten(y):
+        refuse_text(labels, argument)
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
     if len(sizes) > 1 or sizes == [0]:
         received = " and ".join(map(str, sizes))

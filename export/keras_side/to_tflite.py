@@ -832,7 +832,8 @@ def to_tflite(
     labeled = _read_max_drop(max_drop, inputs, model)
     with Progress(_PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         expected = predict(stripped.model, data, inputs=inputs, argument="check_on")
-        if form.scheme in INTEGERS and (batches or check_on is not None):
+        is_evidence = allowed is None and labeled is None  # else the user judges by other means
+        if is_evidence and form.scheme in INTEGERS and (batches or check_on is not None):
             _refuse_constant(expected, data, argument="calibration" if check_on is None else "check_on")
         scored = _scored(stripped.model, labeled, inputs=inputs)
         plain = stripped.without_unread()

@@ -261,7 +261,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._path is not None and error is not None and [*self._path.glob("*.npz")] == [self._path / "run.npz"]:
+            (self._path / "run.npz").unlink()  # refused before its first step: the next run may have other settings
         if self._lock is not None:
             self._lock.release()
 

@@ -53,6 +53,25 @@ def class_numbers(labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
     return labels.astype(np.int64) if scores.ndim == 2 or is_binary else None
 
 
+def refuse_text(labels: np.ndarray, argument: str) -> None:
+    """Refuse the names of classes in place of their numbers.
+
+    Args:
+        labels: The labels.
+        argument: What the user calls them.
+
+    Raises:
+        TypeError: If there are strings.
+    """
+    if labels.dtype.kind in "USO" and labels.size and isinstance(labels.flat[0], (str, bytes)):
+        raise ArgumentTypeError(
+            argument,
+            f"numbers as labels in `{argument}`",
+            found=f"text, such as {str(labels.flat[0])!r}",
+            advice="Pass the number of each class, in the order of the outputs, such as names.index(label).",
+        )
+
+
 def why_not_classes(labels: np.ndarray, scores: np.ndarray) -> str:
     """Return what keeps labels and outputs from being classes and their scores, which an accuracy compares.
 
@@ -67,7 +86,7 @@ def why_not_classes(labels: np.ndarray, scores: np.ndarray) -> str:
         What was received instead, for a message; empty for classes. Shapes that do not fit are not looked at.
     """
     if labels.dtype.kind not in "biuf":
-        return f"labels of type {labels.dtype}" + (f", such as {labels.flat[0]!r}" if labels.size else "")
+        return f"labels of type {labels.dtype}"
     if not labels.size or not scores.size:
         return ""
     is_one = scores.ndim < 2 or scores.shape[-1] == 1
@@ -83,7 +102,7 @@ def why_not_classes(labels: np.ndarray, scores: np.ndarray) -> str:
     most = 1 if is_one else scores.shape[-1] - 1
     if not 0 <= low <= high <= most:
         return f"labels from {low:g} to {high:g} for an output with the classes 0 to {most}"
-    if is_one and not (scores.min() >= 0 and scores.max() <= 1 + _ROUNDING):
+    if is_one and not (scores.min() >= -_INTEGER_STEP and scores.max() <= 1 + _INTEGER_STEP):
         return f"one output from {scores.min():.3g} to {scores.max():.3g}, without a sigmoid"
     return ""
 
@@ -389,6 +408,8 @@ class GroupLimits:
                 ),
             )
         within_classes(classes, scores)
+        names = [str(number) for number in range(int(classes.max()) + 1)]
+        groups = [*class_groups(classes, names), *read_groups(limit.groups, len(classes))]
         missing = classes_without_samples(classes, 2 if scores.ndim == 1 else scores.shape[1])
         if missing:
             raise ArgumentError(
@@ -397,8 +418,6 @@ class GroupLimits:
                 found=f"none of {listed_classes([str(each) for each in missing])}",
                 advice="Add samples of them: without any, nobody sees that a class is never predicted any more.",
             )
-        names = [str(number) for number in range(int(classes.max()) + 1)]
-        groups = [*class_groups(classes, names), *read_groups(limit.groups, len(classes))]
         per_class = [limit.max_drop_per_class, limit.max_drop_per_group]
         bounds = {True: min(drop for drop in per_class if drop is not None), False: limit.max_drop_per_group}
         has_probabilities = are_probabilities(scores)

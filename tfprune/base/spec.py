@@ -297,8 +297,8 @@ def call_it(data: Any) -> str:
     """Return the advice to call a function that makes data, such as a generator; empty for other values."""
     if not inspect.isfunction(data) and not inspect.ismethod(data):
         return ""
-    name = data.__name__ if data.__name__.isidentifier() else "the function"
-    return f"Call it: {name}()."
+    name = data.__name__
+    return f"Call it: {name}()." if name.isidentifier() else "Call it, and pass what it returns."
 
 
 def _range_text(least: float, above: float, most: float, below: float) -> str:
