@@ -310,7 +310,7 @@ def _callbacks_of_fit(callback: keras.callbacks.Callback) -> list[keras.callback
 
 
 def _ended_early(
-    callbacks: Sequence[keras.callbacks.Callback], *, step: int, end: int, of_fit: Any, lost: str, epoch: int
+    callbacks: Sequence[keras.callbacks.Callback], *, step: int, end: float, of_fit: Any, lost: str, epoch: int
 ) -> str:
     """Return the warning that training ended before the schedule did.
 
