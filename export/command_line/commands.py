@@ -46,8 +46,10 @@ from tfprune.report import Report
 
 _MAX_DROP = 0.01
 
+_EXPORT_LIMITS = ("max_drop", "max_relative_drop", "max_drop_per_class", "metric")  # on --evaluate-on
+
 # Options that stand for arguments of the library with other names.
-_EXPORT_ARGUMENTS = {"scheme": "--quantize", "class_names": "--labels"}
+_EXPORT_ARGUMENTS = {"scheme": "--quantize", "class_names": "--labels", "y": "--evaluate-on"}
 
 
 def add_export(commands: Any) -> None:
@@ -117,8 +119,11 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
         "--max-drop",
         type=float,
         metavar="DROP",
-        help=f"largest drop of accuracy on --evaluate-on (default: {_MAX_DROP})",
+        help=f"largest drop of --metric on --evaluate-on (default: {_MAX_DROP}, if there is no --max-relative-drop)",
     )
+    text = "largest drop as a fraction of the metric: 0.05 lets an error grow by 5 percent (default: no limit)"
+    parser.add_argument("--max-relative-drop", type=float, metavar="DROP", help=text)
+    parser.add_argument("--metric", metavar="NAME", help="metric of --max-drop, such as mae (default: accuracy)")
     text = "largest drop of accuracy in each class on --evaluate-on (default: no limit)"
     parser.add_argument("--max-drop-per-class", type=float, metavar="DROP", help=text)
     parser.add_argument(
@@ -211,7 +216,7 @@ def _recipe(options: argparse.Namespace) -> Any:
 
 def _export_limit(options: argparse.Namespace) -> Limit | None:
     if options.evaluate_on is None:
-        for name in ("max_drop", "max_drop_per_class"):
+        for name in _EXPORT_LIMITS:
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"Expected --evaluate-on X,Y with {option}. Received: no --evaluate-on.")
@@ -219,16 +224,21 @@ def _export_limit(options: argparse.Namespace) -> Limit | None:
     samples, _, labels = options.evaluate_on.partition(",")
     if not labels:
         raise ValueError(f"Expected --evaluate-on X,Y, samples and labels. Received: {options.evaluate_on!r}.")
-    max_drop = _MAX_DROP if options.max_drop is None else options.max_drop
-    data = (load_arrays(samples), load_arrays(labels))
-    return Limit(max_drop, data=data, max_drop_per_class=options.max_drop_per_class)
+    has_no_bound = options.max_drop is None and options.max_relative_drop is None
+    return Limit(
+        _MAX_DROP if has_no_bound else options.max_drop,
+        options.metric,
+        data=(load_arrays(samples), load_arrays(labels)),
+        max_relative_drop=options.max_relative_drop,
+        max_drop_per_class=options.max_drop_per_class,
+    )
 
 
 def _rewrite(options: argparse.Namespace, path: str, check_on: Any) -> Any:
     from tfprune.export.rewriting.rewrite import rewrite
 
     number_format = ("quantize", "recipe", "recipe_python", "levels", "io_dtype", "calibration")
-    for name in (*number_format, "evaluate_on", "max_drop", "max_drop_per_class"):
+    for name in (*number_format, "evaluate_on", *_EXPORT_LIMITS):
         if getattr(options, name) is not None:
             raise ValueError(
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
@@ -256,7 +266,7 @@ _PRUNE_OF_MODELS = (
 )
 
 # Options that stand for arguments of the library with other names.
-_PRUNE_ARGUMENTS = {"validation_data": "--validation"}
+_PRUNE_ARGUMENTS = {"validation_data": "--validation", "y": "--validation"}
 
 
 def add_prune(commands: Any) -> None:
@@ -481,6 +491,7 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
 # Options that stand for arguments of the library with other names.
 _COMPRESS_ARGUMENTS = {
     "data": "--train",
+    "y": "--validation",
     "validation_data": "--validation",
     "test_data": "--test",
     "time": "--minutes",

@@ -84,6 +84,7 @@ def printed(message: str | Exception, options: argparse.Namespace) -> str:
     spelled = re.compile(rf"`({any_name})`|(?<![\w.`'\"/-])({any_name})=")
 
     def words(text: str) -> str:
+        text = text.replace(" in a tfprune.Limit", "")  # options stand alone
         text = _LIMIT.sub(_limit_as_arguments, text)
         calls = [match.span() for match in _CALL.finditer(text)]
         for match in reversed([*spelled.finditer(text)]):

@@ -17,6 +17,8 @@ from tfprune.base.limit import (
     are_probabilities,
     class_groups,
     class_numbers,
+    classes_without_samples,
+    listed_classes,
     paired_interval,
     predicted_classes,
     read_groups,
@@ -405,7 +407,9 @@ def _compare_classes(
     ]
     everything = _counts(right[0], right[1])
     low, high = paired_interval(everything[1], everything[2], samples=len(labels), level=level)
-    notes = () if are_shares[0] else ("The outputs are logits: confidences are those of a softmax or sigmoid.",)
+    notes = [] if are_shares[0] else ["The outputs are logits: confidences are those of a softmax or sigmoid."]
+    missing = [names[each] for each in classes_without_samples(labels, compared.classes)] if has_labels else []
+    notes += [f"Not measured, for want of samples: {listed_classes(missing)}."] if missing else []
     return DamageReport(
         task="classification" if has_labels else "agreement",
         samples=len(labels),
@@ -420,7 +424,8 @@ def _compare_classes(
         rows=_class_rows([*class_groups(labels, names), *groups], right, level),
         flips=_flips(right, labels, predicted, confidences, names),
         level=float(level),
-        notes=notes,
+        notes=tuple(notes),
+        without_samples=tuple(missing),
     )
 
 

@@ -759,7 +759,7 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
 
     Raises:
         TypeError: If `data` holds no batches.
-        ValueError: If there is no sample, or a batch does not fit the inputs.
+        ValueError: If there is no sample, all samples are the same, or a batch does not fit the inputs.
     """
     check_kind(data, argument="calibration")
     parts: list[dict[str, np.ndarray]] = []
@@ -769,7 +769,21 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
         remaining -= _length(parts[-1])
         if remaining <= 0:
             break
+    count = sum(map(_length, parts))
+    if all(_is_constant([part[name] for part in parts], count) for name in signature.names):
+        raise ArgumentError(
+            "calibration",
+            "samples in `calibration` that differ from each other, so that ranges follow from them",
+            found=f"{count} that are all the same" if count > 1 else "one sample of one number only",
+            advice="Give about 100 samples of real data, such as calibration=x[:100].",
+        )
     return parts
+
+
+def _is_constant(parts: Sequence[np.ndarray], count: int) -> bool:
+    """Return True if all samples of an input are the same; if all numbers are, where there is one sample."""
+    first = parts[0][:1] if count > 1 else parts[0].reshape(-1)[:1]
+    return all(part.shape[1:] == parts[0].shape[1:] and bool((part == first).all()) for part in parts)
 
 
 def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on") -> dict[str, np.ndarray]:

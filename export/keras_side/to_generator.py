@@ -128,7 +128,7 @@ def _compare_written(folder: Path, model: Any, *, prompts: Sequence[Sequence[int
 
 
 def _perplexity(losses: np.ndarray) -> float:
-    return float(np.exp(losses.mean())) if losses.size else float("nan")
+    return float(np.exp(losses.mean()))
 
 
 def _keras_scores(model: Any, ids: Sequence[int]) -> np.ndarray:
@@ -166,7 +166,7 @@ class GeneratorReport(Report):
         equal: How many of them Keras would have chosen, too, after the same tokens.
         difference: The largest difference of the scores, as a fraction of Keras' largest score.
         tolerance: The difference that is allowed.
-        perplexity: Of the file on `check_on`; NaN if the texts are too short.
+        perplexity: Of the file on `check_on`.
         keras_perplexity: Of the Keras model on the same texts.
         prefill_speed: Tokens of a prompt in a second of processor time, by one thread of this machine.
         decode_speed: Tokens written in a second of processor time.
@@ -477,8 +477,8 @@ def to_generator(
             take 8 bytes for each position and channel of the keys.
         prefill: How many tokens of a prompt one call takes, a number for each signature, such as (32, 128). Default
             (128,); numbers above `length` become `length`.
-        max_tokens: How many tokens the file writes after each text of `check_on`, at least 1. Default 32; fewer where
-            `length` ends before.
+        max_tokens: How many tokens the file writes after each text of `check_on`, at least 1. Default 32; at most
+            half of `length`, as the texts need the other half.
         quantize: None (the default) for float32, `"int8"` for 8-bit weights with a scale for each row, or `"int4"`
             for 4-bit weights with a scale for each 32 of a row; rows of another length get 8 bits. Activations stay
             floats, and so do weights of fewer than 1,024 entries and those of experts.
@@ -520,12 +520,12 @@ def to_generator(
         raise ArgumentError(
             "prefill", "at least one number in `prefill`", found="none", advice="Give for example prefill=(128,)."
         )
-    count = min(check_count(max_tokens, "max_tokens", least=1), length - 1)
+    count = min(check_count(max_tokens, "max_tokens", least=1), length // 2)
     form, tokenizer = text_content(model)
     is_litertlm = destination.suffix == SUFFIX
     if is_litertlm:
         _check_litertlm(model, form)
-    prompts = _prompts(model, check_on, most=min(_READ_TOKENS, length - count))
+    prompts = _prompts(model, check_on, most=min(_READ_TOKENS, length + 1 - count))  # the last token is not read
     with Progress(_PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         cached = CachedModel(_stripped(model), length)
         _check_cache(cached, model)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from refusals import REFUSAL, refusals, refused
 
-from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
-from tfprune.base.spec import check_drop
+from tfprune.base.limit import GroupLimits, Limit, as_limit, check_can_lose, largest_drop
+from tfprune.base.spec import ArgumentError, check_drop
 
 
 def test_a_number_is_a_limit_of_the_default_metric() -> None:
@@ -113,3 +113,24 @@ def test_one_output_is_the_score_of_class_1() -> None:
 def test_other_outputs_than_classes_are_refused(outputs, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         GroupLimits.of(Limit(max_drop_per_class=0.1), outputs, labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.minimum(LABELS, 1),  # no sample of class 2
+        (SCORES.argmax(axis=1) + 1) % 3,  # the model gets none right before
+    ],
+)
+def test_a_limit_of_each_class_that_nothing_can_break_is_refused(labels) -> None:
+    with refused(ArgumentError, "max_drop"):
+        GroupLimits.of(Limit(max_drop_per_class=0.1), SCORES, labels)
+
+
+def test_an_accuracy_that_has_nothing_to_lose_is_refused() -> None:
+    """As with labels that are wrong before and after."""
+    with refused(ArgumentError, "max_drop"):
+        check_can_lose(Limit(0.01), {"mae": 0.0, "kind_accuracy": 0.01})
+    check_can_lose(Limit(0.01), {"mae": 0.0, "accuracy": 0.02})
+    check_can_lose(Limit(), {"accuracy": 0.0})
+    check_can_lose(Limit(1.0), {"accuracy": 0.5})

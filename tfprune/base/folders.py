@@ -187,8 +187,11 @@ if sys.platform == "win32":
         file.seek(1 << 30)  # others cannot read the byte that is locked: one behind the text
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
-    def _sync(folder: Path) -> None:
-        """Do nothing: this system writes the names in a folder at once."""
+    def sync(path: Path) -> None:
+        """Write what a file holds to the disk; this system writes the names in a folder at once."""
+        if not path.is_dir():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
 
 else:
     import fcntl
@@ -196,9 +199,9 @@ else:
     def _try_lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _sync(folder: Path) -> None:
-        """Write the names in a folder to the disk, as `fsync` writes what a file holds."""
-        descriptor = os.open(folder, os.O_RDONLY)
+    def sync(path: Path) -> None:
+        """Write what a file holds, or the names in a folder, to the disk."""
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -343,7 +346,7 @@ class RunFolder:
                     stream.flush()
                     os.fsync(stream.fileno())
                 unfinished.replace(file)
-                _sync(file.parent)
+                sync(file.parent)
         finally:
             unfinished.unlink(missing_ok=True)
 

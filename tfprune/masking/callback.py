@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, Weight, allocate, check_allocation
-from tfprune.base.spec import ArgumentTypeError, check_count, check_sparsity
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_sparsity
 from tfprune.masking.grow import GRADIENT, Grow, check_grow, grow_at, uses_data
 from tfprune.masking.pruned import Pruned, count_kept
 from tfprune.masking.strip import hidden_share, masked_sparsity, pruned_layers, waits_for_data, wrappers
@@ -480,6 +480,7 @@ class PruningCallback(keras.callbacks.Callback):
             number of steps is unknown.
         ValueError: When training begins, if data is needed and missing, or nothing uses the data.
         ValueError: If `grow` comes with a budget, or, when training begins, a pattern cannot grow.
+        ValueError: When training begins, if `fit` has another `PruningCallback`.
 
     Example:
         >>> from tfprune import schedules, wrap
@@ -527,6 +528,14 @@ class PruningCallback(keras.callbacks.Callback):
         self._after_all = keras.callbacks.LambdaCallback(on_train_end=self._warn_at_end)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        several = [each for each in _callbacks_of_fit(self) if isinstance(each, PruningCallback)]
+        if len(several) > 1:
+            raise ArgumentError(
+                "callbacks",
+                "one PruningCallback in `callbacks`: each sets all masks, so the last one alone would count",
+                found=f"{len(several)}, with {' and '.join(repr(each.schedule) for each in several)}",
+                advice="Give weights schedules of their own by the `allocation` of one callback.",
+            )
         for optimizer in optimizers_of(self.model):
             check_optimizer(optimizer)
         for _, layer in wrappers(self.model):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, call_it, check_choice
 from tfprune.models.anatomy import check_keras, recurrent_states, walk
 from tfprune.models.graph import Graph
 
@@ -50,6 +50,7 @@ def check_kind(data: Any, *, argument: str = "data") -> None:
             argument,
             f"`{argument}` to be a tuple (x, y) of arrays, a dataset, or an iterable of batches",
             found=f"an object of type {type(data).__name__}",
+            advice=call_it(data),
         )
 
 
@@ -241,7 +242,8 @@ def classes_of(batch: Batch) -> np.ndarray:
         is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
         labels = labels.argmax(axis=1) if is_one_hot else labels
     labels = labels.reshape(-1) if labels.shape[1:] == (1,) else labels
-    if labels.ndim != 1 or not np.array_equal(labels, np.asarray(labels).astype(np.int64)):
+    is_number = labels.dtype.kind in "biuf"
+    if not is_number or labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)):
         raise ArgumentError(
             "data",
             "class labels in `data`: integers of shape (samples,), or one-hot",

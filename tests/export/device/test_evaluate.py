@@ -29,6 +29,11 @@ BINARY = RNG.integers(0, 2, 300)
         ("accuracy", np.eye(12)[CLASSES], SCORES),
         ("accuracy", BINARY, CHANCES),
         ("accuracy", RNG.integers(0, 4, (5, 6, 7)), RNG.random((5, 6, 7, 4))),
+        ("accuracy", BINARY[:, None].astype("float32"), CHANCES),
+        ("accuracy", np.eye(12)[CLASSES] * 0.9 + 0.1 / 12, SCORES),
+        ("accuracy", RNG.integers(0, 2, (300, 5)), RNG.random((300, 5))),
+        ("accuracy", RNG.integers(0, 2, (5, 6, 7, 1)), RNG.random((5, 6, 7, 1))),
+        ("binary_accuracy", RNG.integers(0, 2, (300, 5)), RNG.random((300, 5))),
         ("binary_accuracy", BINARY[:, None], CHANCES),
         ("categorical_accuracy", np.eye(12)[CLASSES], SCORES),
         ("sparse_categorical_accuracy", CLASSES, SCORES),
@@ -91,7 +96,8 @@ def test_a_metric_of_several_numbers_is_refused():
     ("y", "text"),
     [
         (CLASSES[:5], "as many rows as `x`, 300. Received: 5"),
-        (CLASSES + 1, "from 0 to 11 .* from 1 to 12"),
+        (CLASSES + 1, "labels from 1 to 12 for an output with the classes 0 to 11"),
+        (np.array(["cat"] * 300), "number .* Received: labels of type <U3, such as .*'cat'"),
         (RNG.random((300, 3)), r"shape, \(300, 12\)\. Received: an array of shape \(300, 3\)"),
     ],
 )
