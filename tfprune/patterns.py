@@ -326,8 +326,7 @@ def as_weight_pattern(value: Any, *, advice: str) -> Pattern:
     if not isinstance(pattern, (Unstructured, NM, Block)):
         raise ArgumentError(
             "pattern",
-            "`pattern` to be 'unstructured', patterns.NM(n, m) such as '2:4', or patterns.Block(rows, cols) such as "
-            "'1x4'",
+            "`pattern` to be 'unstructured', N:M such as '2:4', or blocks such as '1x4'",
             repr(value),
             advice=advice,
         )

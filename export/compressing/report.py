@@ -220,7 +220,8 @@ class CompressReport(Report):
     def _checks(self, file: MeasuredFile) -> list[list[str]]:
         rows = [["largest drop allowed", f"{self.max_drop:g} of {self.metric}"]]
         if file.quantize:
-            rows.append(["largest difference of an output", f"not limited: files are chosen by their {self.metric}"])
+            words = f"not limited, as files are chosen by their {self.metric}"
+            rows.append(["largest difference of an output", words])
         names = {"max_drop_per_class": "of each class", "max_drop_per_group": "of each class and group"}
         rows += [[f"largest {name.replace('_', ' ')}", f"{most:,}"] for name, most in self.budgets.items()]
         rows += [[f"largest drop {names[name]}", f"{drop:g} of accuracy"] for name, drop in self.limits.items()]

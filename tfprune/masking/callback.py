@@ -310,7 +310,7 @@ def _callbacks_of_fit(callback: keras.callbacks.Callback) -> list[keras.callback
 
 
 def _ended_early(
-    callbacks: Sequence[keras.callbacks.Callback], *, step: int, end: int, of_fit: Any, lost: str, epoch: int
+    callbacks: Sequence[keras.callbacks.Callback], *, step: int, end: float, of_fit: Any, lost: str, epoch: int
 ) -> str:
     """Return the warning that training ended before the schedule did.
 
@@ -442,13 +442,13 @@ class PruningCallback(keras.callbacks.Callback):
     trained. The sparsity is in `logs` as `sparsity`, and so in `History`, the progress bar and the callbacks listed
     after this one. If the first batch builds the model, masks are checked and set after it.
 
-    It warns, with the numbers, if the schedule is only a jump, because `every` is too large for its steps or `end` is
-    the int 1; if training ends before the schedule does; if the first update brings pruned weights
-    back, because the model was sparser than the schedule; if the sparsity rises while the learning rate is below a
-    tenth of its peak in this fit, which costs accuracy that training cannot recover (once per fit); if frozen layers
-    get no zeros, at the start and at the end; and, after all other callbacks, if one of them brought back or saved as
-    the best the weights of an epoch with fewer zeros. Where `EarlyStopping` restores weights, give it
-    `start_from_epoch`.
+    It warns, with the numbers, if the schedule is only a jump, because `every` or the model's `steps_per_execution`
+    is too large for its steps or `end` is the int 1; if training ends before the schedule does; if the first update
+    brings pruned weights back, because the model was sparser than the schedule; if the sparsity rises while the
+    learning rate is below a tenth of its peak in this fit, which costs accuracy that training cannot recover (once
+    per fit); if frozen layers get no zeros, at the start and at the end; and, after all other callbacks, if one of
+    them brought back or saved as the best the weights of an epoch with fewer zeros. Where `EarlyStopping` restores
+    weights, give it `start_from_epoch`.
 
     Args:
         schedule: The sparsity at each step, for example `schedules.Polynomial(0.9, end=5000)`. Give steps as ints, or
