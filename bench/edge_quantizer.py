@@ -1,6 +1,6 @@
-"""Recipes of AI Edge Quantizer beside the number formats of tfprune, on a pruned network of the digits.
+"""Recipes of LiteRT Quantizer beside the number formats of tfprune, on a pruned network of the digits.
 
-edge_quantizer.py PYTHON, where PYTHON is the path of one that has ai-edge-quantizer.
+edge_quantizer.py PYTHON, where PYTHON is the path of one that has litert-quantizer.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 __all__ = ["Report", "Skipped", "table"]
@@ -152,6 +151,16 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
 
 
+def install(extra: str) -> str:
+    """Return the command that installs an extra, as messages give it: nothing is on PyPI yet.
+
+    Example:
+        >>> install("plot")
+        'pip install "tfprune[plot]" (from a checkout: pip install ".[plot]")'
+    """
+    return f'pip install "tfprune[{extra}]" (from a checkout: pip install ".[{extra}]")'
+
+
 def new_figure(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, its size in inches.
 
@@ -162,20 +171,6 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib import figure
     except ImportError as error:
         raise ValueError(
-            'Expected the package matplotlib. Received: not installed. Run pip install "tfprune[plot]".'
+            f"Expected the package matplotlib. Received: not installed. Run {install('plot')}."
         ) from error
     return figure.Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure to an image file in the format of its suffix.
-
-    Raises:
-        ValueError: If the file cannot be written, or the format is not known.
-    """
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise ValueError(
-            f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
-        ) from error

@@ -7,12 +7,12 @@ import contextlib
 import dataclasses
 import functools
 import sys
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import Limit
 from tfprune.export.command_line.options import (
     add_command,
@@ -156,7 +156,7 @@ def _described(options: argparse.Namespace) -> Any:
     if options.compress != SUFFIXES.get(path.suffix.lower()):
         raise ValueError(f"Expected a path whose suffix says how it is compressed. Received: {options.path!r}.")
     names = _names(options.labels) if options.labels else None
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfprune-") as folder:
+    with TemporaryFolder(beside=path.parent) as folder:
         report = _exported(options, str(Path(folder, path.name)))
         add_metadata(report.path, path, class_names=names, mean=options.mean, std=options.std)
     sizes = {"bytes": path.stat().st_size, "tflite_bytes": len(read_model(path))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfprune
+from tfprune.base.folders import TemporaryFolder
 from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.report import CompressReport
 from tfprune.export.device.benchmark import benchmark
@@ -231,7 +231,7 @@ def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder
 def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tuple[list[float], str]:
     """Measure the accuracy of the packed files in a process where TensorFlow cannot be imported."""
     files = [str(path.with_suffix(".tfz").resolve()) for path in paths]
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"files": files}, arrays={"x": x, "y": y})
         completed = run_job(run_on_device, folder, timeout=300)
         if not completed.ok:

@@ -6,6 +6,7 @@ import argparse
 import atexit
 import contextlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from tfprune.export.command_line.options import (
     refuse_options,
 )
 from tfprune.export.comparing.damage import CORRUPTIONS
-from tfprune.export.file.container import check_destination, check_not_read
+from tfprune.export.file.container import check_destination, check_not_read, is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_groups, load_keras, load_model
 from tfprune.report import Report
 
@@ -94,6 +95,8 @@ tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@ra
 def _verify(options: argparse.Namespace) -> Any:
     from tfprune.export.device.verify import verify
 
+    if options.against:
+        _check_against(options)
     inputs = load_arrays(options.samples) if options.samples else None
     expected = None
     if options.against:
@@ -104,9 +107,19 @@ def _verify(options: argparse.Namespace) -> Any:
         return verify(options.model, inputs, expected, labels=labels, tolerance=options.tolerance, on=device)
 
 
-def _predict(model: Any, inputs: Any) -> Any:
-    if inputs is None:
+def _check_against(options: argparse.Namespace) -> None:
+    """Refuse what cannot be compared with, before Keras is imported."""
+    if is_model_file(options.against):
+        words = ["tfprune", "compare", options.against, options.model, "--data", options.samples or "x.npy"]
+        raise ValueError(
+            f"Expected a saved Keras model with --against. Received: {options.against!r}, which is a model file for "
+            f"devices. Compare two of them: {shlex.join(words)}."
+        )
+    if not options.samples:
         raise ValueError("Expected samples to compare on. Received: --against without --samples FILE.")
+
+
+def _predict(model: Any, inputs: Any) -> Any:
     import tfprune
     from tfprune.export.keras_side.prepare import signature
 

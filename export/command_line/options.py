@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.base.spec import ArgumentMessage, check_count
-from tfprune.report import Report
+from tfprune.report import Report, install
 
 # Add commands to the command line, and the arguments that several of them share.
 
@@ -54,7 +54,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
-    needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install ".[{extra}]")'
+    needs = f"This command needs: {install(extra)}"
     parser.set_defaults(command=run, needs=needs, arguments={})
     return parser
 
@@ -199,10 +199,10 @@ def target_of(options: argparse.Namespace) -> Any:
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, text: str) -> None:
-    """Add the options of a recipe of AI Edge Quantizer; the text says what becomes of it."""
-    text = f"recipe of AI Edge Quantizer, by its name or as a JSON file, {text}"
+    """Add the options of a recipe of LiteRT Quantizer; the text says what becomes of it."""
+    text = f"recipe of LiteRT Quantizer, by its name or as a JSON file, {text}"
     add_file(parser, "--recipe", metavar="RECIPE", help=text)
-    text = "Python that has AI Edge Quantizer (default: the one that runs now)"
+    text = "Python that has LiteRT Quantizer (default: the one that runs now)"
     add_file(parser, "--recipe-python", metavar="PATH", help=text)
 
 
@@ -221,7 +221,7 @@ def recipe_of(options: argparse.Namespace) -> Any:
 
     if not options.recipe.lower().endswith(".json"):
         return EdgeQuantizer(options.recipe, python=options.recipe_python)
-    expected = "a recipe of AI Edge Quantizer in JSON with --recipe"
+    expected = "a recipe of LiteRT Quantizer in JSON with --recipe"
     with reading(options.recipe, expected=expected, advice='It is a list of rules, with "regex" and "operation"'):
         rules = parse_json(Path(options.recipe).read_bytes())
         try:

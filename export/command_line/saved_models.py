@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 import tfprune
 from tfprune.allocation import ALLOCATIONS
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import Limit
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity
 from tfprune.criteria import CRITERIA, Criterion
@@ -322,7 +322,7 @@ def _save(job: _Job, model: keras.Model, *, path: str, done: Report) -> SavedMod
         model.optimizer.build(model.trainable_variables)  # else Keras warns when it loads the file
     before, after = job.measure(job.model), job.measure(model)
     metrics = tuple(Metric(name, before[name], value) for name, value in after.items())
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         saved = Path(folder) / "model.keras"
         model.save(saved)
         content = saved.read_bytes()

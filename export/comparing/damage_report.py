@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.limit import SampleGroup, has_nothing_to_lose, listed_classes
-from tfprune.base.output import document, facts, image, name_text, rows_table, section, text
+from tfprune.base.output import document, facts, image, name_text, rows_table, save_figure, section, text
 from tfprune.export.file.container import write_atomically
 from tfprune.export.file.inspect import png_file
-from tfprune.report import Report, new_figure, save_figure, shortened, table
+from tfprune.report import Report, new_figure, shortened, table
 
 # Statistics of two models on the same samples, in NumPy: intervals, exact tests and their correction.
 

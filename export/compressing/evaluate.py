@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -19,7 +18,7 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.base.folders import NamedArrays, RunFolder, parse_json
+from tfprune.base.folders import NamedArrays, RunFolder, TemporaryFolder, parse_json
 from tfprune.base.limit import GroupLimits, Limit
 from tfprune.base.spec import ArgumentError, warn_user
 from tfprune.compact.trainer import Distillation
@@ -230,7 +229,7 @@ class FileEvaluator:
         on: The device or devices on which files are timed; None is this machine.
         limits: The largest loss of each class and group; None for none.
         times_all: Whether files are timed also where their size is searched for.
-        number_formats: The number formats of files, of `FORMATS`, and recipes of AI Edge Quantizer.
+        number_formats: The number formats of files, of `FORMATS`, and recipes of LiteRT Quantizer.
         mixed_from: The drop that int8 alone has to add before a mixed file is made.
         reference: Where workers read the samples and labels; None sends them.
         npu: The NPU that files are for, whose compiler counts their cycles; None for other devices.
@@ -304,7 +303,7 @@ class FileEvaluator:
         is_calibrated = is_recipe or (quantize in (*INTEGERS, "mixed") and not has_ranges)
         calibration = self.calibration if is_calibrated else None
         export = self._export(Quantization("int8", skip=skip) if quantize == "mixed" else quantize)
-        with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        with TemporaryFolder() as folder:
             path = Path(folder, "model.tflite")
             try:
                 report = export(model, path, calibration=calibration, verbose=0)
@@ -634,14 +633,14 @@ def _pruning(recipe: Recipe) -> list[keras.callbacks.Callback]:
 
 
 def _saved(model: keras.Model) -> np.ndarray:
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder, "model.keras")
         model.save(path, include_optimizer=False)
         return np.frombuffer(path.read_bytes(), np.uint8)
 
 
 def _loaded(content: np.ndarray) -> keras.Model:
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder, "model.keras")
         path.write_bytes(content.tobytes())
         return load_model(str(path))

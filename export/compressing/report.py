@@ -20,7 +20,7 @@ from tfprune.export.compressing.policy import Goal, SearchLoop, pareto_front
 from tfprune.export.compressing.trials import FORMATS, LEAST_FLOPS, PATTERNS, MeasuredFile
 from tfprune.export.file.container import write_atomically
 from tfprune.export.file.report import model_card
-from tfprune.report import Report, table
+from tfprune.report import Report, install, table
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.trials import Recipe
@@ -522,7 +522,7 @@ def _optuna_study(report: CompressReport, storage: str | None) -> Any:
         ValueError: If Optuna is not installed, or the storage has a study of this name.
     """
     if find_spec("optuna") is None:
-        raise ValueError("Expected Optuna. Received: none. Run pip install 'tfprune[search]'.")
+        raise ValueError(f"Expected Optuna. Received: none. Run {install('search')}.")
     import optuna
 
     name, by = f"compress {report.folder}", report.cost if report.optimize == "latency" else "bytes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import read_fields
+from tfprune.base.folders import TemporaryFolder, read_fields
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_count, check_number
 from tfprune.export.device.processes import Device, read_job, runner_on, write_job
@@ -212,7 +211,7 @@ def benchmark(
     results = []
     check_verbose(verbose)
     with (
-        tempfile.TemporaryDirectory(prefix="tfprune-") as folder,
+        TemporaryFolder() as folder,
         Progress(processes, verbose=verbose, unit="process") as progress,
     ):
         write_job(folder, "job", settings={**settings, "form": form}, arrays=arrays)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
+from tfprune.base.output import save_figure
 from tfprune.base.spec import ArgumentError, check_count
 from tfprune.export.device.processes import Work, read_job, run_job, write_job
 from tfprune.export.device.runner import (
@@ -39,7 +40,7 @@ from tfprune.export.file.document import (
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Operator, Subgraph
-from tfprune.report import Report, new_figure, save_figure, table
+from tfprune.report import Report, new_figure, table
 
 # Report of the error of an 8-bit file, layer by layer: a table and a picture.
 
@@ -272,7 +273,7 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
     form, arrays = inputs_to_job(samples)
     graph = files[1].graph.subgraphs[0]
     names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & _names_of(files[0]))
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"form": form, "names": names}, arrays=arrays)
         _run_both([file.content for file in files], folder, work=_quantization_error_job)
         measured, _ = read_job(folder, "result")
@@ -513,7 +514,7 @@ def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str,
         quantized: The plain int8 file.
         inputs: Samples by the names of the inputs.
     """
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", arrays={name: array[:_SAMPLES] for name, array in inputs.items()})
         try:
             _run_both([reference, quantized], folder, work=_round_job)
@@ -719,7 +720,7 @@ def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
             "Expected a float file and an int8 file of the same model. Received: two without an 8-bit layer in "
             "common. Export both from one model, the second with quantize='int8'."
         )
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
         _run_both([file.content for file in files], folder, work=_correct_biases_job)
         return Path(folder, _CORRECTED).read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfprune.base.folders import read_fields
+from tfprune.base.folders import TemporaryFolder, read_fields
 from tfprune.base.limit import Limit, refuse_text, why_not_classes
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import (
@@ -566,7 +565,7 @@ def run_in_child(
     run_there = runner_on(on, package=interpreter_module(), each_second=each_second)
     file = ModelFile.open(source)
     form, arrays = inputs_to_job(inputs)
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
         Path(folder, _MODEL).write_bytes(file.content)
         completed = run_there(_verify_job, folder, timeout=timeout)

@@ -13,8 +13,7 @@ import shutil
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tfprune.base.folders import UNREADABLE, parse_json, read_fields, sync
+from tfprune.base.folders import UNREADABLE, TemporaryFolder, parse_json, read_fields, sync
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import board_name, find_interpreter
 from tfprune.export.file import schema
@@ -30,6 +29,7 @@ from tfprune.export.file.container import is_packed, map_model, read_model, read
 from tfprune.export.file.document import LITERTLM, TOKENIZER, read_litertlm
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.schema import MissingPackage
+from tfprune.report import install
 
 # Call the signatures of a language model's file, with its caches of keys and values from call to call.
 
@@ -371,7 +371,7 @@ class PreparedFile:
         self._path, self._threads = Path(path), threads
         self._packed = is_packed(path)
         self._folder = Path(f"{os.fspath(path)}{_SUFFIX}")
-        self._temporary: tempfile.TemporaryDirectory | None = None
+        self._temporary: TemporaryFolder | None = None
         if not self._packed:
             self.data = _mapped(self._path)
         if not _has_compiled_model() and not self._packed:
@@ -394,21 +394,22 @@ class PreparedFile:
         if self._packed:
             _check_signatures(unpacked, str(self._path))
         try:
-            with _unfinished_folder(self._path) as new:
-                record = self._fill(new, unpacked, key)
-                return self._put_in_place(new, record)
-        except OSError as error:
+            with TemporaryFolder(beside=self._path.parent) as name:
+                record = self._fill(Path(name), unpacked, key)
+                return self._put_in_place(Path(name), record)
+        except (OSError, ValueError) as error:
             _log.info("nothing is kept beside %s: %s", self._path, reason_of(error))
-        self._temporary = tempfile.TemporaryDirectory(prefix="tfprune-")
-        self._folder = Path(self._temporary.name)
         try:
+            self._temporary = TemporaryFolder()
+            self._folder = Path(self._temporary.name)
             return self._fill(self._folder, unpacked, key)
-        except OSError as error:
-            self._temporary.cleanup()
+        except (OSError, ValueError) as error:
+            if self._temporary is not None:
+                self._temporary.cleanup()
             if not self._packed:  # the interpreter needs no other file
                 return _Record(key, reason_of(error), {})
             raise ValueError(
-                f"Expected room to unpack {str(self._path)!r}, beside it or in {str(self._folder.parent)!r}. "
+                f"Expected room to unpack {str(self._path)!r}, beside it or in {tempfile.gettempdir()!r}. "
                 f"Received: {reason_of(error)}. Free some space, or name a folder with space in the variable TMPDIR."
             ) from error
 
@@ -435,16 +436,6 @@ class PreparedFile:
         new.replace(self._folder)
         sync(self._folder.parent)
         return record
-
-
-@contextmanager
-def _unfinished_folder(path: Path) -> Iterator[Path]:
-    """Make a hidden folder beside a file, and remove what is still there at the end of the block."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpacked(path: Path) -> bytes:
@@ -693,6 +684,6 @@ def _coder(kind: str, content: bytes) -> Any:
     except ImportError as error:
         raise MissingPackage(
             f"Expected the package {kind}, which reads the tokenizer in the file. Received: it is not installed. Run "
-            f'pip install "tfprune[generate]", or give token ids in place of text.'
+            f"{install('generate')}, or give token ids in place of text."
         ) from error
     return coder

@@ -6,9 +6,7 @@ import logging
 import lzma
 import mmap
 import os
-import shutil
 import struct
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from tfprune.base.arrays import (
     split,
     split_rows,
 )
+from tfprune.base.folders import write_whole
 from tfprune.base.spec import ArgumentError, check_choice, check_count
 from tfprune.export.file import schema
 from tfprune.export.file.document import ALIGNMENT, LITERTLM, save_objects
@@ -909,21 +908,22 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         ValueError: If the file cannot be written; what was there before is untouched.
     """
-    destination = check_destination(path)
-    real = _real_path(destination)
-    temporary = real.parent / f".tfprune-{uuid.uuid4().hex}"
+    write_together({path: data})
+
+
+def write_together(files: Mapping[str | os.PathLike[str], bytes]) -> None:
+    """Write several files as `write_atomically` does, all or none of them.
+
+    Raises:
+        ValueError: If one of them cannot be written; what was there before is untouched.
+    """
+    places = {_real_path(check_destination(path)): path for path in files}
     try:
-        with temporary.open("xb") as stream:
-            if real.exists():
-                shutil.copymode(real, temporary)  # who may read a file stays as it is
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(real)
+        write_whole({real: files[path] for real, path in places.items()})
     except OSError as error:
+        name = places.get(Path(error.filename or ""), next(iter(files)))
         raise ValueError(
-            f"Cannot write {str(destination)!r}: {error.strerror}. Choose another folder or free some space."
+            f"Cannot write {os.fspath(name)!r}: {error.strerror}. Choose another folder or free some space."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _log.info("wrote %s: %s bytes", destination, f"{len(data):,}")
+    for path, data in files.items():
+        _log.info("wrote %s: %s bytes", os.fspath(path), f"{len(data):,}")

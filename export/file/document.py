@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.folders import most_unpacked
 from tfprune.export.file import schema
 from tfprune.export.file.reader import (
     DAMAGE_ERRORS,
@@ -666,15 +667,17 @@ def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:
     try:
         model = read_root(data, 0)
         entries = [model.Metadata(index) for index in range(model.MetadataLength())]
-        contents = {entry.Name() or b"": model.Buffers(entry.Buffer()).DataAsNumpy() for entry in entries}
+        places = {entry.Name() or b"": entry.Buffer() for entry in entries}
+        # Each buffer once: many entries may share a large one.
+        contents = {
+            place: np.asarray(model.Buffers(place).DataAsNumpy(), np.uint8).tobytes() for place in {*places.values()}
+        }
     except DAMAGE_ERRORS as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {len(data):,} bytes with damaged metadata "
             f"({reason_of(error)}). Copy the file again."
         ) from error
-    return {
-        name.decode("utf-8", "replace"): np.asarray(content, np.uint8).tobytes() for name, content in contents.items()
-    }
+    return {name.decode("utf-8", "replace"): contents[place] for name, place in places.items()}
 
 
 # Read and write TFLite Metadata, the flatbuffer that names a file's labels and how its inputs are normalized.
@@ -911,7 +914,7 @@ def _write_part(builder: Any, value: Any) -> int:
 LITERTLM = b"LITERTLM"
 _HEADER_END, _HEADER = 24, 32  # where the end of the header stands, and its begin
 _MODEL, _SENTENCEPIECE, _JSON = 3, 4, 6  # types of sections
-_SIZE_BYTES, _MOST_BYTES = 8, 2**28  # of a tokenizer.json: its size stands before it, and bounds what zlib may give
+_SIZE_BYTES = 8  # of a tokenizer.json: its size stands before it, and bounds what zlib may give
 
 
 def read_litertlm(data: bytes) -> bytes:
@@ -922,34 +925,37 @@ def read_litertlm(data: bytes) -> bytes:
     """
     try:
         sections = _sections(data)
-        tokenizers = [*sections.get(_SENTENCEPIECE, ()), *map(_unpacked_section, sections.get(_JSON, ()))]
+        models, texts, packed = (sections.get(kind, []) for kind in (_MODEL, _SENTENCEPIECE, _JSON))
+        if len(models) != 1 or len(texts) + len(packed) > 1:  # before any is copied: all may be the whole file
+            raise ValueError(
+                f"Expected a .litertlm file with one model and one tokenizer, as to_generator writes it. Received: "
+                f"one with {len(models)} and {len(texts) + len(packed)}."
+            )
+        tokenizers = [*map(bytes, texts), *map(_unpacked_section, packed)]
     except (IndexError, struct.error, zlib.error) as error:
         raise ValueError(f"Expected a whole .litertlm file. Received: a damaged one ({error}).") from error
-    models = sections.get(_MODEL, [])
-    if len(models) != 1 or len(tokenizers) > 1:
-        raise ValueError(
-            f"Expected a .litertlm file with one model and one tokenizer, as to_generator writes it. Received: one "
-            f"with {len(models)} and {len(tokenizers)}."
-        )
-    return with_metadata(models[0], {TOKENIZER: tokenizers[0]}) if tokenizers else models[0]
+    model = bytes(models[0])
+    return with_metadata(model, {TOKENIZER: tokenizers[0]}) if tokenizers else model
 
 
-def _sections(data: bytes) -> dict[int, list[bytes]]:
+def _sections(data: bytes) -> dict[int, list[memoryview]]:
     """Return the contents of a file by type."""
     (end,) = struct.unpack_from("<Q", data, _HEADER_END)
     listed = FlatbufferTable.root(data[_HEADER:end]).table(1)
-    sections: dict[int, list[bytes]] = {}
+    sections: dict[int, list[memoryview]] = {}
     for section in listed.tables(0) if listed else ():
         first, last = section.number(1, "<Q"), section.number(2, "<Q")
         if not _HEADER <= first <= last <= len(data):
             raise ValueError("Expected a whole .litertlm file. Received: one that is cut short.")
-        sections.setdefault(section.number(3, "<B"), []).append(data[first:last])
+        sections.setdefault(section.number(3, "<B"), []).append(memoryview(data)[first:last])
     return sections
 
 
-def _unpacked_section(section: bytes) -> bytes:
+def _unpacked_section(section: memoryview) -> bytes:
     (size,) = struct.unpack_from("<Q", section)
-    content = zlib.decompressobj().decompress(section[_SIZE_BYTES:], min(size, _MOST_BYTES) + 1)
+    if size > (most := most_unpacked(len(section))):
+        raise ValueError(f"Expected a tokenizer of at most {most:,} bytes. Received: one of {size:,}, as it says.")
+    content = zlib.decompressobj().decompress(section[_SIZE_BYTES:], size + 1)
     if len(content) != size:
         raise ValueError(f"Expected a tokenizer of {size:,} bytes. Received: another number of them.")
     return content

@@ -13,7 +13,6 @@ import functools
 import logging
 import re
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import refuse_text
 from tfprune.base.spec import (
     ArgumentError,
@@ -45,6 +45,7 @@ from tfprune.export.rewriting.sparsify import merge_constants, own_biases
 from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized, four_bit_weights
 from tfprune.models.anatomy import Anatomy
 from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source
+from tfprune.report import install
 
 # Mixed precision: convert a model to a file of 8-bit integers in which some operators stay in float.
 #
@@ -222,7 +223,7 @@ def _tensorflow() -> Any:
         import tensorflow
     except ImportError as error:
         raise ValueError(
-            f"Expected TensorFlow, which converts models. Received: {error}. Run pip install 'tfprune[train]'."
+            f"Expected TensorFlow, which converts models. Received: {error}. Run {install('train')}."
         ) from error
     return tensorflow
 
@@ -592,7 +593,7 @@ def convert_prepared(
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         unroll = unroll or quantize in INTEGERS
         things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(skip))

@@ -22,6 +22,7 @@ from keras import ops
 import tfprune
 from tfprune.compact.shrink import ShrinkPlan
 from tfprune.criteria import finite
+from tfprune.export.device.runner import warn_of_bytes
 from tfprune.export.file import schema
 from tfprune.export.file.document import inputs_of, operator_name
 from tfprune.masking.pruned import Pruned, holds_pruned
@@ -306,6 +307,8 @@ def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
             f"Expected {'numbers' if is_float else 'integers'} for input {entry.name!r} of type {dtype} in {where}. "
             f"Received: dtype {array.dtype}. Convert it first."
         )
+    if is_float:
+        warn_of_bytes(array, entry.name)
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
     if is_float and not np.isfinite(converted).all():

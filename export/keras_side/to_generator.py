@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.device import generator
@@ -530,7 +530,7 @@ def to_generator(
         cached = CachedModel(_stripped(model), length)
         _check_cache(cached, model)
         entries = form.as_metadata(b"" if is_litertlm else tokenizer)
-        with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+        with TemporaryFolder() as name:
             unchecked = Path(name, MODEL)
             _write(cached, unchecked, counts=counts, quantize=quantize, entries=entries, each_step=progress.add)
             comparison = _compare_written(Path(name), model, prompts=prompts, count=count)
@@ -591,7 +591,7 @@ def _write(
     each_step: Callable[[], None],
 ) -> None:
     """Convert the model without its weights, put them in, and write the file."""
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         signatures = _write_signatures(cached, folder / SAVED_MODEL, prefill=counts)
         each_step()
@@ -710,7 +710,7 @@ def to_embedder(
     texts = _EXAMPLES if check_on is None else check_on
     check_texts(texts)
     samples = padded([[*form.start, *np.asarray(tokenizer(text)).tolist(), *form.stop] for text in texts], length)
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         unfinished = Path(folder, "encoder.tflite")
         report = to_tflite(
             encoder, unfinished, quantize=quantize, check_on=samples, tolerance=tolerance, verbose=verbose

@@ -748,7 +748,7 @@ def to_tflite(
             weights and 16-bit activations, `"int4"` 4-bit weights in convolutions and Dense layers and 8-bit
             activations. The last three need `calibration`, except `"int8"` for a model of `quantize_aware`, whose
             ranges were trained. A `Quantization` has further options, such as integer inputs and outputs, and an
-            `EdgeQuantizer` is a recipe of AI Edge Quantizer, such as 4-bit weights with a scale for each block.
+            `EdgeQuantizer` is a recipe of LiteRT Quantizer, such as 4-bit weights with a scale for each block.
         calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
             ignored, and only the first 500 samples are read, which have to differ from each other.

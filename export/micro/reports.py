@@ -8,15 +8,15 @@ import importlib.util
 import math
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import random_inputs
-from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_atomically
+from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_together
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
 from tfprune.export.file.report import shape_text, yes_or_no
@@ -32,7 +32,7 @@ from tfprune.export.micro.interpreter import (
     require_interpreter,
     run_files,
 )
-from tfprune.report import Report, printable, shortened, table
+from tfprune.report import Report, install, printable, shortened, table
 
 # Report of a file for microcontrollers: what it takes there, and how each layer is stored.
 
@@ -321,7 +321,7 @@ def check_accelerator(accelerator: Any) -> None:
     if importlib.util.find_spec(_PACKAGE) is None:
         raise MissingPackage(
             "Expected ethos-u-vela, the compiler for Arm's Ethos-U. Received: it is not installed. "
-            'Run pip install "tfprune[vela]".'
+            f"Run {install('vela')}."
         )
 
 
@@ -342,7 +342,7 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
             f"Expected a file with its weights as they are, which the compiler packs itself. Received: {runtime[0]}, "
             "which makes them while the model runs. Write the file with optimize='dense' and without target='micro'."
         )
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         (folder / _MODEL).write_bytes(content)
         options = {"--accelerator-config": accelerator, "--system-config": system, "--memory-mode": memory}
@@ -497,8 +497,8 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
         operators=len(calls),
         calls=" &&\n         ".join(f"static_cast<int>(resolver.{call}()) == 0" for call in calls) or "true",
     )
-    write_atomically(header, text.encode())
-    write_atomically(target, _CODE.format(header=header.name, name=name, lines=_lines(content)).encode())
+    code = _CODE.format(header=header.name, name=name, lines=_lines(content))
+    write_together({header: text.encode(), target: code.encode()})
     return ArrayReport(str(target), str(header), name, len(content), tuple(calls))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import Limit, are_probabilities, check_can_lose, largest_drop
 from tfprune.base.output import check_verbose
 from tfprune.base.spec import (
@@ -551,7 +551,7 @@ def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> _Jobs:
 
 def _run_apart(work: Work, content: bytes, *, jobs: _Jobs, name: str, verbose: int | str) -> _Changed:
     """Run a function that changes a file in a process of its own; see `write_changed`."""
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         Path(folder, _DENSE).write_bytes(content)
         for job, (settings, arrays) in jobs.items():
             write_job(folder, job, settings=settings, arrays=arrays)

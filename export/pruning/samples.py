@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import wave
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfprune.base.folders import most_unpacked
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, call_it
-from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs
+from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs, warn_of_bytes
 from tfprune.export.file import schema
 from tfprune.export.file.document import ENTRY, operator_name, read_model_metadata
 from tfprune.export.file.model_file import ModelFile
@@ -154,6 +156,7 @@ def check_range(numbers: np.ndarray, expected: _InputRange, *, name: str) -> lis
 # Read a folder of images or WAV files as samples for the input of a file.
 
 _IMAGES, _SOUNDS = (".png", ".jpg", ".jpeg", ".bmp"), (".wav",)
+_PIXEL_BYTES = 4  # that Pillow keeps of each color image
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of an image with so many channels, as Pillow names them
 
 
@@ -217,11 +220,19 @@ def _image(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
         )
     try:
         with Image.open(path) as image:
+            _check_picture(path, image.size)
             pixels = np.asarray(image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR))
-    except OSError as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"Expected an image. Received: {str(path)!r}: {error}.") from error
     values = pixels.reshape(height, width, channels).astype(np.float32) / np.float32(_BYTE)
     return np.moveaxis(values, 2, 0) if is_first else values
+
+
+def _check_picture(path: Path, size: tuple[int, int]) -> None:
+    """Refuse an image that takes far more memory than its file explains, before it is unpacked."""
+    unpacked, most = math.prod(size) * _PIXEL_BYTES, most_unpacked(path.stat().st_size)
+    if unpacked > most:
+        raise ValueError(f"it would take {unpacked:,} bytes, and at most {most:,} are read from a file of its size")
 
 
 def _sound(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -235,7 +246,8 @@ def _sound(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     try:
         with wave.open(str(path)) as sound:
             width, channels = sound.getsampwidth(), sound.getnchannels()
-            content = sound.readframes(sound.getnframes())
+            most = path.stat().st_size // (width * channels)  # memory is taken for what the header says
+            content = sound.readframes(min(sound.getnframes(), most))
     except (EOFError, wave.Error) as error:
         raise ValueError(f"Expected a WAV file. Received: {str(path)!r}: {error}.") from error
     if width != 2:
@@ -294,7 +306,7 @@ def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
     graphs = []
     for name, own in _by_signature(samples, file).items():
         try:
-            graphs.append(first_graph(own, file.starting_at(name).graph)._replace(signature=name))
+            graphs.append(_checked(own, file.starting_at(name).graph)._replace(signature=name))
         except (TypeError, ValueError) as error:
             if not name:
                 raise
@@ -303,17 +315,31 @@ def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
     return graphs
 
 
-def first_graph(samples: Any, model: Model) -> GraphSamples:
-    """Return the samples of the first graph of a file.
+def first_graph(samples: Any, file: ModelFile) -> GraphSamples:
+    """Return the samples of the first graph of a file, given as they are, or under a signature that starts there.
 
     Args:
         samples: What `shrink_tflite` takes.
-        model: The file.
+        file: The file.
 
     Raises:
         TypeError: If there are none.
-        ValueError: If they do not fit the inputs.
+        ValueError: If they do not fit the inputs, or are those of another graph.
     """
+    given, graphs = _by_signature(samples, file), file.signatures
+    if others := [name for name in given if name and graphs[name]]:
+        firsts = ", ".join(repr(name) for name, graph in graphs.items() if not graph) or "without a signature"
+        raise ArgumentError(
+            "samples",
+            f"samples for the first graph ({firsts}), in which channels are removed",
+            found=f"samples for {', '.join(map(repr, others))}",
+            advice="`prune_tflite` takes samples for several signatures.",
+        )
+    (own,) = given.values()
+    return _checked(own, file.graph)
+
+
+def _checked(samples: Any, model: Model) -> GraphSamples:
     arrays = check_samples(samples, model)
     held = _held_out(arrays, model)
     if held > 1 and not isinstance(samples, str):
@@ -449,6 +475,8 @@ def _check_array(info: TensorInfo, array: np.ndarray) -> None:
         )
     if array.dtype.kind not in "biuf":
         raise TypeError(f"Expected numbers for input {info.name!r}. Received: values of type {array.dtype}.")
+    if info.dtype.startswith("float"):
+        warn_of_bytes(array, info.name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"Expected finite numbers for input {info.name!r}. Received: NaN or infinity.")
 

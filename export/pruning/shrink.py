@@ -154,7 +154,9 @@ def shrink_tflite(
             weights.
         path: Where the new file is written; it may be the path of the old one.
         samples: Inputs as the file will see them, without labels, 256 or so, as for `prune_tflite`. Every eighth is
-            held out, from the end. `"random"` draws numbers in the range of the inputs, which costs accuracy.
+            held out, from the end. They are those of the first graph; in a file with signatures, a dict may give them
+            under the name of the signature that starts there. `"random"` draws numbers in the range of the inputs,
+            which costs accuracy.
         max_bytes: The largest size of the new file, as written: as few channels go as this allows.
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: as many channels go as this allows.
@@ -196,7 +198,7 @@ def shrink_tflite(
     limits = _checked_limits(flops=flops, max_bytes=max_bytes, max_error=max_error)
     round_to = check_count(round_to, "round_to", least=1)
     file = ModelFile.open(source)
-    graph = first_graph(samples, file.graph)
+    graph = first_graph(samples, file)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
     small, report = write_changed(
         _run_job,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tfprune.base.folders import save_file
 from tfprune.base.spec import check_choice, check_count
 from tfprune.report import shortened
 
@@ -307,3 +310,18 @@ def _is_watched() -> bool:
     if keras and not keras.config.is_interactive_logging_enabled():
         return False
     return getattr(stream, "isatty", bool)() or type(stream).__module__.startswith("ipykernel.")
+
+
+# Figures of matplotlib, written to a file.
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure to an image file in the format of its suffix, whole or not at all.
+
+    Raises:
+        ValueError: If the file cannot be written, or the format is not known.
+    """
+    file, content = Path(path), io.BytesIO()
+    suffix = file.suffix or f".{figure.canvas.get_default_filetype()}"
+    figure.savefig(content, dpi=150, format=suffix[1:])
+    save_file(file.with_suffix(suffix), content.getvalue())

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import keep_largest, shape_along
+from tfprune.base.output import save_figure
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 from tfprune.compact.linear_map import NotLinear, Site, linear_map
 from tfprune.compact.smaller_class import resized_by_arguments, smaller_class
@@ -20,7 +21,7 @@ from tfprune.masking.strip import FlatCopy, flat_copy, strip
 from tfprune.models.anatomy import Anatomy, Kernel, Kind, as_numpy, kind_of, to_matrix, walk
 from tfprune.models.graph import Graph, trace_to_run
 from tfprune.models.twin import config_of, layer_states, plain_parts
-from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
+from tfprune.report import Report, Skipped, new_figure, skipped_table, table
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 # The flat copy that a plan was made of, kept so that the plan can be carried out without another one.

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from tfprune.base.limit import Limit, check_can_lose
-from tfprune.base.output import Progress, check_verbose
+from tfprune.base.output import Progress, check_verbose, save_figure
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_sparsity
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import pruned_layers, sparsity_report, waits_for_data
@@ -36,7 +36,7 @@ from tfprune.models.tasks import (
     unpack_model,
 )
 from tfprune.models.training import arguments_of, check_compiled, compile_like, measured, sign_of
-from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
+from tfprune.report import Report, Skipped, install, new_figure, skipped_table, table
 
 # Report of a sensitivity scan: a table, a picture, and an allocation to start from.
 
@@ -395,7 +395,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             update_freq = check_count(update_freq, "update_freq", least=1)
         if importlib.util.find_spec("tensorboard") is None:  # Keras would find out in the middle of the first epoch
             raise ValueError(
-                'Expected the package tensorboard. Received: not installed. Run pip install "tfprune[tensorboard]".'
+                f"Expected the package tensorboard. Received: not installed. Run {install('tensorboard')}."
             )
         super().__init__(log_dir, update_freq=update_freq, **kwargs)
         self._batch_count = 0

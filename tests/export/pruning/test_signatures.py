@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from file_graphs import FileGraph
 
+from tfprune.base.spec import ArgumentError
 from tfprune.export.device.runner import find_interpreter
+from tfprune.export.file import schema
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.reader import read
 from tfprune.export.pruning.prune import prune_tflite
+from tfprune.export.pruning.shrink import shrink_tflite
 
 
 def shared(export, joined):
@@ -125,4 +129,27 @@ def test_names_that_do_not_fit(cases, joined, tmp_path):
     with pytest.raises(ValueError, match="the same graph under two names"):
         twice = dict.fromkeys(["first", "second"], vectors)
         prune_tflite(save_objects(model), tmp_path / "none.tflite", twice, sparsity=0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_channels_are_removed_on_the_samples_of_the_first_signature(cases, joined, tmp_path):
+    graph, samples = FileGraph(0, shape=(1, 64)), np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
+    model = load_objects(graph.content(graph.dense(graph.dense(graph.input, 32), 8)))
+    ends = (model.subgraphs[0].inputs[0], model.subgraphs[0].outputs[0])
+    entry, leaving = (
+        schema.TensorMapT(name=name, tensorIndex=end) for name, end in zip((b"x", b"y"), ends, strict=True)
+    )
+    model.signatureDefs = [schema.SignatureDefT(inputs=[entry], outputs=[leaving], signatureKey=b"main")]
+    content, made = save_objects(model), []
+    for given in (samples, {"x": samples}, {"main": samples}, {"main": {"x": samples}}):
+        shrink_tflite(content, tmp_path / "small.tflite", given, flops=0.7, verbose=0)
+        made.append((tmp_path / "small.tflite").read_bytes())
+    assert len({*made}) == 1 and len(made[0]) < len(content)
+    (tmp_path / "small.tflite").unlink()
+    two = joined(cases["dense"].data, cases["dense"].data)
+    for given in ({"second": cases["dense"].inputs}, dict.fromkeys(["first", "second"], cases["dense"].inputs)):
+        with pytest.raises(
+            ArgumentError, match="the first graph \\('first'\\), in .* Received: samples for 'second'"
+        ):
+            shrink_tflite(two, tmp_path / "small.tflite", given, flops=0.7)
     assert not list(tmp_path.iterdir())

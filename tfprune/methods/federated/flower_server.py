@@ -27,6 +27,7 @@ from tfprune.methods.federated.averages import (
 )
 from tfprune.methods.federated.masks import FedMask, PruneFL, SharedMask
 from tfprune.methods.federated.update import RoundTraffic, Traffic, Update, unpack_masks
+from tfprune.report import install
 
 # The server's side of a round, its messages and averages: for masks of clients, for PruneFL and for FedMask.
 
@@ -281,7 +282,7 @@ try:
     from flwr.serverapp.strategy import FedAvg, Result
 except ImportError as error:
     raise ImportError(
-        'Expected the package flwr (Flower). Received: not installed. Run pip install "tfprune[federated]".'
+        f"Expected the package flwr (Flower). Received: not installed. Run {install('federated')}."
     ) from error
 
 _log = logging.getLogger(__name__)
