@@ -897,7 +897,7 @@ def check_not_read(destination: str, *sources: str | None) -> None:
             )
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, holds: bytes | None = None) -> None:
     """Write a file whole or not at all: readers see the old content or the new, never a part.
 
     The permissions of a file that is replaced stay.
@@ -905,9 +905,11 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Args:
         path: Where to write, exactly as given; a link stays, and what it points to is written.
         data: The content.
+        holds: The checked model file that was packed: the new file is read again, and has to unpack to it. None for
+            other content.
 
     Raises:
-        ValueError: If the file cannot be written; what was there before is untouched.
+        ValueError: If the file cannot be written, or does not unpack to `holds`; what was there before is untouched.
     """
     destination = check_destination(path)
     real = _real_path(destination)
@@ -919,6 +921,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
+        if holds is not None:
+            _check_holds(temporary, holds, name=str(destination))
         temporary.replace(real)
     except OSError as error:
         raise ValueError(
@@ -927,3 +931,20 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _log.info("wrote %s: %s bytes", destination, f"{len(data):,}")
+
+
+def _check_holds(path: Path, content: bytes, *, name: str) -> None:
+    """Refuse a new file that is not what was checked, whatever changed it on its way to the disk.
+
+    Raises:
+        ValueError: If it does not unpack to the content.
+    """
+    try:
+        unpacked = _decode(path.read_bytes())
+    except ValueError:
+        unpacked = b""
+    if unpacked != content:
+        raise ValueError(
+            f"Expected a file that unpacks to the {len(content):,} bytes that were checked. Received: {name!r}, "
+            "which does not. Nothing was written. Try again; if it fails again, test the memory and the disk."
+        )

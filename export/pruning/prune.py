@@ -965,7 +965,7 @@ def prune_tflite(
     forms = candidate_files(pruned.file, name="pruned", optimize=optimize)
     check = Check(pruned.outputs, default_tolerance(file.graph), _ADVICE)
     choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
-    write_atomically(destination, choice.packed)
+    write_atomically(destination, choice.packed, holds=choice.form.file.content)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     return PruneTfliteReport(

@@ -217,7 +217,7 @@ def shrink_tflite(
     forms = candidate_files(small.file, name="shrunk", optimize="dense")
     check = Check(small.outputs, default_tolerance(file.graph), _ADVICE)
     choice = choose(forms, inputs=small.inputs, check=check, optimize="dense", compress=compress)
-    write_atomically(destination, choice.packed)
+    write_atomically(destination, choice.packed, holds=choice.form.file.content)
     weights = choice.form.file.graph.weights
     size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
     return ShrinkTfliteReport(
