@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -18,7 +18,7 @@ from tfprune.export.file.container import Source
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.xnnpack import Layers, SparseInferenceReport, describe
 from tfprune.export.keras_side.convert import Quantization, as_quantization, convert
-from tfprune.export.keras_side.prepare import signature
+from tfprune.export.keras_side.prepare import recurrent_layers, signature
 from tfprune.export.micro.interpreter import require_interpreter
 from tfprune.export.micro.reports import (
     MicroSupportReport,
@@ -134,11 +134,15 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
     if _is_file(model_or_source):
         return support_of_file(model_or_source, board=board)
     require_interpreter()
-    return support_of_file(_dense_int8(model_or_source), board=board)
+    content, unrolled = _dense_int8(model_or_source)
+    return replace(support_of_file(content, board=board), unrolled=unrolled)
 
 
-def _dense_int8(model: keras.Model) -> bytes:
+def _dense_int8(model: keras.Model) -> tuple[bytes, tuple[str, ...]]:
     """Convert a model as a dense int8 file with a batch of 1, on random numbers, which change ranges and no sizes.
+
+    Returns:
+        The file, and the names of the layers that are unrolled in it.
 
     Raises:
         ValueError: If it cannot be converted.
@@ -148,7 +152,8 @@ def _dense_int8(model: keras.Model) -> bytes:
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(_RANDOM_SAMPLES, model=plain))]
     content = convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
-    return ModelFile.open(content).after(_widen_ranges).content
+    unrolled = tuple(layer.name for layer in recurrent_layers(plain))
+    return ModelFile.open(content).after(_widen_ranges).content, unrolled
 
 
 def _randomize_constant_weights(model: keras.Model) -> None:
@@ -268,7 +273,7 @@ class Vela:
             ValueError: If a model cannot be converted, a file cannot be read or holds nothing for the NPU, or the
                 compiler refuses it.
         """
-        content = model_or_source if _is_file(model_or_source) else _dense_int8(model_or_source)
+        content = model_or_source if _is_file(model_or_source) else _dense_int8(model_or_source)[0]
         return compile_file(content, self.accelerator, system=self.system, memory=self.memory)
 
 

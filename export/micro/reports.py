@@ -150,6 +150,7 @@ class MicroSupportReport(Report):
         flash: The bytes of the file.
         arena: The bytes of RAM in which it runs; None if it does not.
         boards: Whether it fits on common boards, or on the one that was named; empty if it does not run.
+        unrolled: The recurrent layers of the model whose operators the file has once for each step.
 
     Example:
         >>> report = tfprune.export.micro_support("digits.tflite")
@@ -165,6 +166,7 @@ class MicroSupportReport(Report):
     flash: int
     arena: int | None
     boards: tuple[BoardFit, ...]
+    unrolled: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -176,11 +178,17 @@ class MicroSupportReport(Report):
             *([["because", self.reason]] if self.reason else []),
             ["flash", f"{self.flash:,} bytes"],
             ["arena", "-" if self.arena is None else f"{self.arena:,} bytes"],
+            *unrolled_row(self.unrolled),
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
             ["to register", ", ".join(self.registrations)],
         ]
         text = table(["runs on microcontrollers", yes_or_no(self.runs)], rows, left=2)
         return f"{text}\n\n{_board_text(self.boards)}" if self.boards else text
+
+
+def unrolled_row(names: tuple[str, ...]) -> list[list[str]]:
+    """Return the row of a report that says which recurrent layers were unrolled, if any were."""
+    return [["unrolled", f"{', '.join(names)}: the operators are repeated for each step"]] if names else []
 
 
 def support_of_file(source: Source, *, board: str | None = None) -> MicroSupportReport:
