@@ -134,15 +134,19 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
     if _is_file(model_or_source):
         return support_of_file(model_or_source, board=board)
     require_interpreter()
-    content, unrolled = _dense_int8(model_or_source)
-    return replace(support_of_file(content, board=board), unrolled=unrolled)
+    content, plain = _dense_int8(model_or_source)
+    report = support_of_file(content, board=board)
+    unrolled = tuple(layer.name for layer in recurrent_layers(plain))
+    if not unrolled:
+        return report
+    return replace(report, unrolled=unrolled, as_float=support_of_file(convert(plain, batch=1), board=board))
 
 
-def _dense_int8(model: keras.Model) -> tuple[bytes, tuple[str, ...]]:
+def _dense_int8(model: keras.Model) -> tuple[bytes, keras.Model]:
     """Convert a model as a dense int8 file with a batch of 1, on random numbers, which change ranges and no sizes.
 
     Returns:
-        The file, and the names of the layers that are unrolled in it.
+        The file, and the model without wrappers that it was made from.
 
     Raises:
         ValueError: If it cannot be converted.
@@ -152,8 +156,7 @@ def _dense_int8(model: keras.Model) -> tuple[bytes, tuple[str, ...]]:
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(_RANDOM_SAMPLES, model=plain))]
     content = convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
-    unrolled = tuple(layer.name for layer in recurrent_layers(plain))
-    return ModelFile.open(content).after(_widen_ranges).content, unrolled
+    return ModelFile.open(content).after(_widen_ranges).content, plain
 
 
 def _randomize_constant_weights(model: keras.Model) -> None:
