@@ -58,6 +58,7 @@ class VerifyReport(Report):
         accuracy: The fraction of samples whose largest output is that of their class; None without labels.
         open_batch: The inputs of the first graph that take any number of samples at once; empty if the file did not
             run.
+        rms_diff: The root of the mean squared difference in the same output; None if nothing could be compared.
 
     Example:
         >>> report = tfprune.export.verify("digits.tflite", images, expected=model(images))
@@ -73,10 +74,12 @@ class VerifyReport(Report):
     runtime: str
     accuracy: float | None = None
     open_batch: tuple[str, ...] = ()
+    rms_diff: float | None = None
 
     def __str__(self) -> str:
         compared = [
             ["difference", number_text(self.max_abs_diff)],
+            *rms_row(self.rms_diff, self.tolerance),
             ["largest output", number_text(self.scale)],
             ["tolerance", f"{self.tolerance:g}"],
         ]
@@ -89,6 +92,11 @@ class VerifyReport(Report):
         if self.reason:
             rows.insert(0, ["reason", self.reason])
         return table(["verified", yes_or_no(self.passed)], rows, left=2)
+
+
+def rms_row(rms_diff: float | None, tolerance: float) -> list[list[str]]:
+    """Return the row of a report with the root mean square of a difference, where rounding makes one."""
+    return [] if rms_diff is None or tolerance <= TOLERANCES[None] else [["root mean square", number_text(rms_diff)]]
 
 
 # How much the outputs of a file may differ from those of its Keras model, by the number format of the file.
@@ -526,6 +534,7 @@ class Comparison(NamedTuple):
     reason: str = ""
     difference: float | None = None
     scale: float | None = None
+    rms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -602,6 +611,7 @@ def compare_run(run: Run, expected: Any, *, tolerance: float) -> VerifyReport:
         reason=comparison.reason,
         max_abs_diff=comparison.difference,
         scale=comparison.scale,
+        rms_diff=comparison.rms,
         tolerance=float(tolerance),
         runtime=run.runtime,
     )
@@ -682,14 +692,15 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
         return Comparison(f"output {name!r} differs where the expected values are not finite")
     wanted = expected[finite].astype(np.float64)
     scale = max(_SMALLEST_SCALE, float(np.abs(wanted).max(initial=0)))
-    difference = float(np.abs(output[finite].astype(np.float64) - wanted).max(initial=0))
+    apart = np.abs(output[finite].astype(np.float64) - wanted)
+    difference, rms = float(apart.max(initial=0)), float(np.sqrt(np.square(apart).sum() / max(1, apart.size)))
     if difference <= tolerance * scale:
-        return Comparison("", difference, scale)
+        return Comparison("", difference, scale, rms)
     reason = (
         f"output {name!r} differs by up to {difference:.3g}; allowed: {tolerance:g} of {scale:.3g}, "
         "its largest expected magnitude"
     )
-    return Comparison(reason, difference, scale)
+    return Comparison(reason, difference, scale, rms)
 
 
 # Report of an evaluation: how good the outputs of a file are.

@@ -212,9 +212,9 @@ def _convert_job(folder: Path) -> None:
     tensorflow = _tensorflow()
     if not (folder / SAVED_MODEL).exists():
         _export_copy(settings, folder)
-    if settings["quantize"] in _LEAST_ENTRIES:
+    if settings.get("like") in _LEAST_ENTRIES:
         for name in (SAVED_MODEL, *([_MARKED] if settings.get("skip") else [])):
-            protect_scales(folder / name, least=_LEAST_ENTRIES[settings["quantize"]])
+            protect_scales(folder / name, least=_LEAST_ENTRIES[settings["like"]])
     _convert(tensorflow, settings, arrays, folder)
 
 
@@ -568,7 +568,7 @@ def convert_prepared(
     form: Quantization | EdgeQuantizer = _FLOATS,
     batches: Sequence[Mapping[str, np.ndarray]] = (),
     batch: int | None = None,
-    unroll: bool = False,
+    beside: Quantization | EdgeQuantizer | None = None,
 ) -> ModelFile:
     """Convert a model whose inputs and calibration data have been read, with options that have been checked.
 
@@ -578,14 +578,15 @@ def convert_prepared(
         form: The number format; `levels` and `allow_float` are for later.
         batches: What `read_calibration` returned; empty without calibration data.
         batch: As in `convert`.
-        unroll: Whether recurrent layers are unrolled, as they always are for integers.
+        beside: The number format of the file with which this one will be compared: it gets the same operators, with
+            recurrent layers unrolled and scales protected as there. None (the default) is `form`.
 
     Raises:
         ValueError: As `convert` does.
     """
 
     if isinstance(form, EdgeQuantizer):
-        file = convert_prepared(model, inputs, batch=batch, unroll=unroll)
+        file = convert_prepared(model, inputs, batch=batch, beside=beside)
         return edge_quantized(form, file, samples=_split(batches, rows=batch or inputs.batch or 1))
     quantize, skip = form.scheme, form.skip or ()
     _check_inputs(inputs, quantize)
@@ -595,10 +596,11 @@ def convert_prepared(
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
     with TemporaryFolder() as name:
         folder = Path(name)
-        unroll = unroll or quantize in INTEGERS
+        like = (beside or form).scheme
+        unroll = like in INTEGERS
         things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(skip))
         settings = {"quantize": quantize, "io_dtype": form.io_dtype, "things": things, **dataclasses.asdict(inputs)}
-        settings |= {"unroll": unroll, "skip": [*skip]}
+        settings |= {"unroll": unroll, "like": like, "skip": [*skip]}
         _write_job(folder, settings, samples)
         content = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
     if quantize in INTEGERS:

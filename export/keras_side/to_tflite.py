@@ -35,7 +35,14 @@ from tfprune.export.device.verify import (
     usual_mode,
 )
 from tfprune.export.file import schema
-from tfprune.export.file.container import Source, check_destination, check_method, check_suffix, write_atomically
+from tfprune.export.file.container import (
+    Source,
+    check_destination,
+    check_method,
+    check_suffix,
+    encode,
+    write_atomically,
+)
 from tfprune.export.file.document import add_values, builtin_code, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import Model
@@ -57,6 +64,7 @@ from tfprune.export.keras_side.prepare import (
     StrippedModel,
     half_types,
     holds_ranges,
+    recurrent_layers,
     signature,
     strip_for_export,
     with_known_ranges,
@@ -164,20 +172,22 @@ def _check_rounding(
     file: ModelFile,
     plain: keras.Model,
     *,
+    form: Quantization,
     inputs: Signature,
     batch: int | None,
     data: Mapping[str, np.ndarray],
     check: Check,
     precision: float,
 ) -> Check:
-    """Refuse an int8 file that differs from its model by more than rounding explains, weight by weight.
+    """Refuse a file that differs from its model by more than rounding explains, weight by weight.
 
-    The float file of the model has to give its outputs; each constant and each operator of the int8 file is then
-    compared with those of the float file, in steps of the int8 file's own scales (`explain_rounding`).
+    The float file of the model has to give its outputs; each constant of the other file, and each operator of an int8
+    file, is then compared with those of the float file, in steps of the other file's own scales (`explain_rounding`).
 
     Args:
-        file: The int8 file.
+        file: The file of another number format.
         plain: The model that it was made from.
+        form: The number format.
         inputs: The inputs of the model.
         batch: The batch that the file takes; None leaves it open where the model does.
         data: Samples by the names of the inputs.
@@ -185,13 +195,13 @@ def _check_rounding(
         precision: How far those of a float file may be.
 
     Returns:
-        The check, with a wider tolerance where rounding alone moves the outputs further than that, but by less than
-        half of the largest output.
+        The check, with a wider tolerance where rounding alone moves the outputs of an int8 file further than that,
+        but by less than half of the largest output.
 
     Raises:
         ValueError: Naming the constant or operator.
     """
-    reference = convert_prepared(plain, inputs, batch=batch, unroll=True)
+    reference = convert_prepared(plain, inputs, batch=batch, beside=form)
     unrounded, expected, has_ranges = reference, check.expected, holds_ranges(plain)
     if has_ranges:  # where numbers are rounded the other way somewhere, such files differ as much as int8 ones
         unrounded = reference.after(without_rounding)
@@ -202,7 +212,7 @@ def _check_rounding(
     rounding = explain_rounding(reference.content, file.content, inputs=data)
     if rounding.fault:
         raise ValueError(check.refusal(rounding.fault))
-    if not (report.passed and rounding.is_whole):
+    if not (report.passed and rounding.is_whole and form.scheme == "int8"):
         return check
     first = [output[: len(result)] for output, result in zip(check.expected, rounding.outputs.values(), strict=True)]
     moved = compare_run(Run(rounding.outputs, ""), first, tolerance=check.tolerance)
@@ -706,12 +716,13 @@ _log = logging.getLogger(__name__)
 
 # Of models that compute in half precision, whose outputs are less exact than those of the file.
 _HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
-# Of the float file beside an int8 one: rounding in float32 moves the outputs of an untrained deep network by 1e-4.
-_FLOAT_BESIDE_INT8 = 1e-3
+# Of the float file beside another one: rounding in float32 moves the outputs of an untrained deep network by 1e-4.
+_FLOAT_BESIDE = 1e-3
 _ADVICE = (
     "Try another value of `quantize`, for 'int8' calibration data scaled like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
+_FLOAT_BYTES = 4  # of a weight
 _PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
 
@@ -758,10 +769,10 @@ def to_tflite(
         tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None (the
             default) allows 1e-4 for float32, 1e-2 for float16, 0.1 for dynamic and int16x8, 0.35 for int8 and 0.5 for
             int4; at least 1e-2 or 0.1 if layers of the model compute in float16 or bfloat16, whose outputs are less
-            exact than those of the file. For int8, None also compares each weight and each operator with the float
-            file: they may differ by a few steps of the int8 file's scales, and the outputs by the effect of such
-            rounding. Scores of a softmax may move further where two classes are close: judge such a file by its
-            accuracy (`max_drop`), and raise the tolerance if needed.
+            exact than those of the file. None also compares each weight with that of the float file, as far as the
+            format allows, and each operator of an int8 file: they may differ by a few steps of the file's scales, and
+            the outputs of an int8 file by the effect of such rounding. Scores of a softmax may move further where two
+            classes are close: judge such a file by its accuracy (`max_drop`), and raise the tolerance if needed.
         optimize: `"size"` (the default) for the fewest bytes, or `"latency"` for the fastest kernels that a form
             reaches, which is estimated from the file (`sparse_inference`), not measured. `"latency"` also tries
             `make_sparse_ready(model)`, and its sparse forms have no channels that no kernel reads. Both try sparse
@@ -842,10 +853,10 @@ def to_tflite(
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         file = _share_grids(converted, plain, of=trained)
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _ADVICE)
-        if form.scheme == "int8" and allowed is None:
-            precision = max(_FLOAT_BESIDE_INT8, _default(None, plain))
+        if form.scheme is not None and isinstance(form, Quantization) and allowed is None:
+            precision = max(_FLOAT_BESIDE, _default(None, plain))
             check = _check_rounding(
-                file, plain, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
+                file, plain, form=form, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
             )
         file = file.after(*_passes(form))
         called_on = plain, first
@@ -862,10 +873,36 @@ def to_tflite(
             progress.add()
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
-    write_atomically(destination, choice.packed)
+    write_atomically(destination, choice.packed, holds=choice.form.file.content)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     report = export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
-    return replace(report, uses_calibration=check_on is None and bool(batches))
+    report = replace(report, uses_calibration=check_on is None and bool(batches))
+    return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
+
+
+def _beside_loops(
+    report: ExportReport,
+    plain: keras.Model,
+    inputs: Signature,
+    *,
+    form: Quantization | EdgeQuantizer,
+    compress: str | None,
+    batch: int | None,
+) -> ExportReport:
+    """Say in a report that recurrent layers were unrolled, and how large files are that keep their loops.
+
+    The other files are made only if they may be smaller than that of integers.
+    """
+    unrolled = recurrent_layers(plain) if form.scheme in INTEGERS else []
+    if not unrolled:
+        return report
+    other_bytes: dict[str, int] = {}
+    if report.tflite_bytes > _FLOAT_BYTES * report.nnz:
+        for scheme in (None,) if report.micro else (None, "dynamic"):
+            file = convert_prepared(plain, inputs, form=Quantization(scheme), batch=batch)
+            packed = (encode(form.file.content, compress) for form in candidate_files(file, name="", optimize="size"))
+            other_bytes[scheme or "float32"] = min(map(len, packed))
+    return replace(report, unrolled=tuple(layer.name for layer in unrolled), other_bytes=other_bytes)
 
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:

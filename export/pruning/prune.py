@@ -606,7 +606,7 @@ def write_changed(
     forms = candidate_files(changed.file, name=form, optimize=optimize)
     check = Check(changed.outputs, default_tolerance(file.graph), _ADVICE)
     choice = choose(forms, inputs=changed.inputs, check=check, optimize=optimize, compress=compress)
-    write_atomically(path, choice.packed)
+    write_atomically(path, choice.packed, holds=choice.form.file.content)
     weights = changed.file.graph.weights
     size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
     return changed, export_report(str(path), choice, source=file_name(source), nnz=nnz, size=size)

@@ -379,8 +379,12 @@ def unfinished(path: Path) -> Iterator[Path]:
         _unwatch(new)
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
+def write_whole(files: Mapping[Path, bytes], *, check: Callable[[Path], None] | None = None) -> None:
     """Write files, each whole or not at all; none of them if there is no room for all.
+
+    Args:
+        files: Content by path.
+        check: Called with each new file before any of them takes its place; raises if the file is wrong.
 
     Raises:
         OSError: If they cannot be written, with the path of the one that could not.
@@ -397,6 +401,8 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
                     os.fsync(stream.fileno())
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error
+            if check is not None:
+                check(new)
         for path, new in written.items():
             new.replace(path)
 
