@@ -18,10 +18,10 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 test: .venv/dev
 	$(PYTEST) -m "not programs and not slow"
 
-# What to run before a change is submitted; PART=1/3 runs a third of the programs. Sample apps, the study and most
-# parameters are run before a release: test-all.
+# What to run before a change is submitted, and what .ci/run runs. Sample apps, the study and most parameters are run
+# before a release: test-all.
 test-ci: .venv/dev
-	$(PYTEST) -m "not slow" $(if $(PART),--part $(PART))
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/dev
 	$(PYTEST)

@@ -31,7 +31,7 @@ def trained() -> tuple[keras.Model, Any, Any]:
     model = tfprune.wrap(model)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     schedule = tfprune.schedules.Polynomial(SPARSITY, end=0.7)
-    model.fit(*train, epochs=EPOCHS, verbose=0, callbacks=[tfprune.PruningCallback(schedule)])
+    model.fit(*train, epochs=EPOCHS, verbose=0, callbacks=[tfprune.PruningCallback(schedule, every=100)])
     return tfprune.strip(model), train, test
 
 

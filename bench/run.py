@@ -13,6 +13,7 @@ from rich.table import Table
 COMMANDS = [
     ["imports.py"],
     ["opened.py"],
+    ["house.py"],
     ["masks.py"],
     ["on_device.py"],
     ["evidence.py"],

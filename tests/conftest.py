@@ -6,7 +6,6 @@ import gc
 import itertools
 import os
 import sys
-import zlib
 from collections.abc import Generator
 from typing import Any
 
@@ -20,27 +19,8 @@ settings.register_profile("tfprune", deadline=None, derandomize=True, max_exampl
 settings.load_profile("tfprune")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", metavar="K/N", help="of the tests marked `programs`, run the K-th of N parts only")
-
-
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the other parts of the programs."""
-    if part := config.getoption("--part"):
-        number, count = map(int, part.split("/"))
-        others = [
-            item
-            for item in items
-            if item.get_closest_marker("programs") and zlib.crc32(item.nodeid.encode()) % count != number % count
-        ]
-        config.hook.pytest_deselected(items=others)
-        left_out = set(map(id, others))
-        items[:] = [item for item in items if id(item) not in left_out]
-    _deal(items)
-
-
-def _deal(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin each worker's share with programs, file by file, so that no worker is left with a long one at the end."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     takes_long = {id(item) for item in items for name in ("programs", "slow") if item.get_closest_marker(name)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -104,8 +105,13 @@ class Skipped(Report):
     kind: str = field(default=OTHER, compare=False)
 
 
+_MOST_NAMED = 3  # layers with one reason; more would hide what stands beside the table
+
+
 def skipped_table(skipped: Iterable[Skipped]) -> str:
     """Return the table of skipped layers, after an empty line; an empty string if there are none.
+
+    Many layers with one reason are one row.
 
     Example:
         >>> print("A table." + skipped_table([Skipped("norm", "only scales")]))
@@ -115,8 +121,17 @@ def skipped_table(skipped: Iterable[Skipped]) -> str:
         -------  -----------
         norm     only scales
     """
-    rows = [[entry.layer, entry.reason] for entry in skipped]
-    return "\n\n" + table(["skipped", "reason"], rows, left=2) if rows else ""
+    entries = list(skipped)
+    counts = Counter(entry.reason for entry in entries)
+    rows, seen = [], set()
+    for layer, reason in ((entry.layer, entry.reason) for entry in entries):
+        if counts[reason] <= _MOST_NAMED:
+            rows.append([layer, reason])
+        elif reason not in seen:
+            rows.append([f"{layer} and {counts[reason] - 1} more", reason])
+            seen.add(reason)
+    note = "\n`as_dict()` lists all of them, and so does --json on the command line." if seen else ""
+    return "\n\n" + table(["skipped", "reason"], rows, left=2) + note if rows else ""
 
 
 def printable(text: str) -> str:

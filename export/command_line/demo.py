@@ -83,7 +83,7 @@ class DemoReport(Report):
         header = ["model", "accuracy", "non-zeros", "bytes", "bytes, packed", "latency, ms"]
         note = f"Accuracy was measured by {self.runtime}, in a process without TensorFlow and Keras."
         folder = shlex.quote(self.folder)
-        opened = f"In a browser: cd {folder} && tfprune web dense-float32.tfz pruned-float32.tfz page"
+        opened = f"In a browser: cd {folder} && tfprune web dense-web.tfz pruned-web.tfz page"
         most = f"{self.search.max_drop:.0%}"
         searched = f"What `tfprune compress` finds in {_SEARCH_SECONDS:.0f} seconds, losing at most {most}:"
         parts = [
@@ -214,9 +214,10 @@ def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder
                 quantize=quantize,
                 calibration=calibration,
                 check_on=held_x,
-                batch=1,  # for LiteRT.js in a browser
             )
             plain = rewrite(packed, path, check_on=held_x)
+            if quantize is None:  # LiteRT.js takes one image at a time
+                rewrite(packed, folder / f"{name}-web.tfz", compress="packed", target="web", check_on=held_x[:1])
             exports.append((label, path, built.nnz, plain.bytes, built.bytes))
     tell("running the files without TensorFlow", 0.52)
     accuracies, runtime = _without_tensorflow([path for _, path, *_ in exports], held_x, held_y)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -354,13 +356,17 @@ def _generate(options: argparse.Namespace) -> Any:
         raise ValueError("Expected --chat without --stop, as turns end by themselves. Received: both.")
     names = ("max_tokens", "temperature", "top_k", "top_p", "seed")
     settings = {name: getattr(options, name) for name in names}
-    with _quiet_libraries():
+
+    def write() -> _WrittenText:
         generator = Generator(options.model, threads=options.threads)
         if options.chat:
             talk = generator.chat(instructions=options.prompt or "")
             return _conversation(talk, options, settings)
         pieces = generator.stream(options.prompt, stop=options.stop, **settings)
         return _written(options.prompt, pieces, options)
+
+    with _quiet_libraries():
+        return write()
 
 
 def _conversation(talk: Any, options: argparse.Namespace, settings: Mapping[str, Any]) -> _Conversation:
@@ -385,16 +391,32 @@ def _written(prompt: str, pieces: Iterator[str], options: argparse.Namespace) ->
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Drop what native code logs: LiteRT writes a page when it loads a file, and has no setting for that."""
-    sys.stderr.flush()
-    saved = os.dup(_STDERR)
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (not a path on every system)
-        os.dup2(nowhere.fileno(), _STDERR)
+    """Drop what native code logs: LiteRT writes a page when it loads a file, and has no setting for that.
+
+    It also writes lines when the file is closed, and when the process ends.
+    """
+    atexit.register(_drop_native_errors)
+    saved, python = os.dup(_STDERR), sys.stderr
+    _drop_native_errors()
     try:
         yield
     finally:
+        traceback.clear_frames(sys.exc_info()[2])  # those of an error hold the file, which is closed here
+        if sys.stderr is not python:
+            sys.stderr.close()
+        sys.stderr = python
         os.dup2(saved, _STDERR)
         os.close(saved)
+
+
+def _drop_native_errors() -> None:
+    """Let native code write its errors nowhere, and Python where it did before."""
+    sys.stderr.flush()
+    encoding = sys.stderr.encoding
+    if sys.stderr is sys.__stderr__:  # not replaced by another program
+        sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1, encoding=encoding, errors="backslashreplace")
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (not a path on every system)
+        os.dup2(nowhere.fileno(), _STDERR)
 
 
 # `tfprune web`: a folder that runs files in a browser.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shlex
 import sys
 import textwrap
@@ -58,8 +59,13 @@ def add_command(
     return parser
 
 
+# A call in Python keeps the names of its arguments, except a Limit, whose arguments are options.
+_CALL = re.compile(r"[\w.]+\((?:[^()]|\([^()]*\))*\)")
+_LIMIT = re.compile(r"(\w+)=tfprune\.Limit\(([^()]*)\)")
+
+
 def printed(message: str | Exception, options: argparse.Namespace) -> str:
-    """Return the text of an error or warning; one that carries its argument gets the option in its place.
+    """Return the text of an error or warning, with the options of the command in place of arguments in Python.
 
     Seconds become minutes.
 
@@ -69,20 +75,34 @@ def printed(message: str | Exception, options: argparse.Namespace) -> str:
         >>> printed(error, argparse.Namespace(tolerance=2.0, arguments={"time": "--minutes"}))
         'Expected --minutes with --tolerance. Received: --tolerance 2.0, no --minutes.'
     """
-    if not isinstance(message, ArgumentMessage):
-        return str(message)
     names = {name: f"--{name.replace('_', '-')}" for name in vars(options) if name not in _NOT_OPTIONS}
     names |= options.arguments
-    if (message.argument or "").startswith("--"):  # checked by the command itself
-        names[str(message.argument)] = str(message.argument)
+    argument = message.argument if isinstance(message, ArgumentMessage) else None
+    if argument and argument.startswith("--"):  # checked by the command itself
+        names[argument] = argument
+    any_name = "|".join(map(re.escape, names))
+    spelled = re.compile(rf"`({any_name})`|(?<![\w.`'\"/-])({any_name})=")
 
     def words(text: str) -> str:
-        for name, option in names.items():
-            first, *others = f" {text.replace(f'`{name}`', option)}".split(f" {name}=")
-            text = "".join([first, *(f" {_option(option, other)}" for other in others)])[1:]
+        text = text.replace(" in a tfprune.Limit", "")  # options stand alone
+        text = _LIMIT.sub(_limit_as_arguments, text)
+        calls = [match.span() for match in _CALL.finditer(text)]
+        for match in reversed([*spelled.finditer(text)]):
+            start, rest = match.start(), text[match.end() :]
+            if match[1]:
+                text = f"{text[:start]}{names[match[1]]}{rest}"
+            elif not any(first < start < last for first, last in calls):
+                text = f"{text[:start]}{_option(names[match[2]], rest)}"
         return text
 
-    return message.sentence(words)
+    return message.sentence(words) if isinstance(message, ArgumentMessage) else words(str(message))
+
+
+def _limit_as_arguments(match: re.Match[str]) -> str:
+    """Return `max_drop=0.01 metric='mae'` for `max_drop=tfprune.Limit(0.01, metric='mae')`."""
+    arguments = match[2].split(", ")
+    first = [] if "=" in arguments[0] else [f"{match[1]}={arguments.pop(0)}"]
+    return " ".join([*first, *arguments])
 
 
 def _option(option: str, text: str) -> str:

@@ -42,7 +42,7 @@ from tfprune.export.file.container import encode
 from tfprune.export.keras_side.ask import Vela, vela
 from tfprune.export.keras_side.convert import INTEGERS, Quantization, convert, count_inputs, labeled_arrays
 from tfprune.export.keras_side.loading import load_model
-from tfprune.export.keras_side.to_tflite import file_outputs, to_tflite
+from tfprune.export.keras_side.to_tflite import compiled_metrics, file_outputs, to_tflite, with_metric
 from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.export.rewriting.weights import EdgeQuantizer
 from tfprune.masking.strip import plain_copy
@@ -86,12 +86,15 @@ class FileMetric:
     def of(cls, limit: Limit, model: keras.Model) -> FileMetric:
         """Return the metric of a limit: one by name, one of a compiled model by its name, or the one it has.
 
+        A limit without a metric has that of the compiled model, as `with_metric` says.
+
         Raises:
             ValueError: If there is no metric of this name, or `mode` is wrong or needed.
         """
+        limit = with_metric(limit, model)
         metric = limit.metric
         if isinstance(metric, str) and metric not in NAMES:
-            compiled = _compiled_metrics(model)
+            compiled = compiled_metrics(model)
             if metric not in compiled:
                 others = "".join(f", {name!r}" for name in compiled if name not in NAMES)
                 raise ArgumentError(
@@ -199,17 +202,6 @@ class FileMetric:
         definition = imported(entry["path"], expected="the metric")
         metric = definition.from_config(entry["config"]) if "config" in entry else definition
         return cls(metric, settings["mode"], settings["output"])
-
-
-def _compiled_metrics(model: keras.Model) -> dict[str, Any]:
-    """Return the metrics that a model was compiled with, by name."""
-    config = keras.saving.deserialize_keras_object(model.get_compile_config())
-    compiled = keras.tree.flatten([config.get(key) for key in ("metrics", "weighted_metrics")])
-    metrics = [
-        each if isinstance(each, keras.metrics.Metric) else keras.metrics.get(each) for each in compiled if each
-    ]
-    names = [each if isinstance(each, str) else metric_name(each) for each in compiled if each]
-    return dict(zip(names, metrics, strict=True))
 
 
 # Export models, run the files on validation data, and measure them.

@@ -26,7 +26,7 @@ from tfprune.export.device.runner import (
     random_inputs,
     temperature,
 )
-from tfprune.export.device.writer_file import PreparedFile, Signatures, is_language_model, signature_names
+from tfprune.export.device.writer_file import CachedText, PreparedFile, Signatures, is_language_model, signature_names
 from tfprune.export.file.container import Source, map_model, read_model, read_source, source_name
 from tfprune.report import Report, table
 
@@ -294,27 +294,27 @@ def _written(path: Path, settings: dict[str, Any]) -> tuple[str, list[float], fl
     """Let a language model write, and return its runtime, milliseconds of each token, and tokens read in a second."""
     signatures = Signatures(PreparedFile(path, threads=settings["threads"]).loaded)
     prompt = [0] * min(max(signatures.counts, default=1), signatures.length - 1)
+    text = signatures.begin()
     for _ in range(settings["warmup"]):
-        _restart_if_full(signatures)
-        signatures.decode(0)
+        text = _with_room(signatures, text)
+        text.decode(0)
     seconds = []
     for _ in range(_PREFILLS):
-        signatures.position = 0
+        text = signatures.begin()
         start = time.perf_counter_ns()
-        signatures.prefill(prompt)
+        text.prefill(prompt)
         seconds.append((time.perf_counter_ns() - start) / 1e9)
     times = []
     for _ in range(settings["runs"]):
-        _restart_if_full(signatures)
+        text = _with_room(signatures, text)
         start = time.perf_counter_ns()
-        signatures.decode(0)
+        text.decode(0)
         times.append((time.perf_counter_ns() - start) / 1e6)
     return signatures.runtime, times, len(prompt) / float(np.median(seconds))
 
 
-def _restart_if_full(signatures: Signatures) -> None:
-    if signatures.position == signatures.length:
-        signatures.position = 0
+def _with_room(signatures: Signatures, text: CachedText) -> CachedText:
+    return text if len(text.tokens) < signatures.length else signatures.begin()
 
 
 def _check_no_samples(samples: Any, batch_size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import re
 import struct
 import zlib
@@ -27,6 +28,7 @@ from tfprune.export.file.reader import (
     read,
 )
 from tfprune.export.file.report import append_archive, reason_of, trailing_archive
+from tfprune.export.file.sparse_tensors import TensorValues
 
 # Write equal parts of a file once: in the format, several tensors and operators may point at the same bytes.
 #
@@ -536,7 +538,8 @@ def _numbers(tensors: object) -> np.ndarray:
 
 # Look up the tensors of a file by name: their values, the grids of their integers, and their operators.
 
-_INTEGERS = ("int8", "int16", "int32")
+_INTEGERS = ("int4", "int8", "int16", "int32", "int64")
+_CONSTANTS = (*_INTEGERS, "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -546,12 +549,12 @@ class Grid:
     Attributes:
         scale: The step between two integers, as a real number.
         zero: The integer that means 0.
-        limits: The smallest and the largest integer.
+        most: The largest integer.
     """
 
     scale: np.ndarray
     zero: np.ndarray
-    limits: np.iinfo
+    most: int
 
     def real(self, integers: np.ndarray) -> np.ndarray:
         """Return the real numbers that integers mean."""
@@ -561,21 +564,29 @@ class Grid:
         """Return where real numbers lie among the integers, before rounding."""
         return real.astype(np.float64) / self.scale + self.zero
 
+    def inside(self, position: np.ndarray) -> np.ndarray:
+        """Return positions with those beyond the smallest and the largest integer moved there."""
+        return np.clip(position, -self.most - 1, self.most)
+
 
 class NamedTensors:
-    """The first graph of a file, whose tensors are found by name, and the operator that makes each of them.
+    """A graph of a file, whose tensors are found by name, and the operator that makes each of them.
+
+    Args:
+        model: The file.
+        number: The number of the graph.
 
     Attributes:
         model: The file as objects, which may be changed and saved.
-        graph: Its first graph.
+        graph: The graph.
         tensors: The tensors of this graph.
         maker: The operator that makes a tensor, by the index of the tensor.
         known: The indices of the tensors with a name that no other tensor has.
     """
 
-    def __init__(self, content: bytes) -> None:
-        self.model = load_objects(content)
-        self.graph = self.model.subgraphs[0]
+    def __init__(self, model: schema.ModelT, number: int = 0) -> None:
+        self.model = model
+        self.graph = model.subgraphs[number]
         self.graph.operators = self.graph.operators or []
         self.tensors = self.graph.tensors
         self.maker = {index: operator for operator in self.graph.operators for index in indices_of(operator.outputs)}
@@ -611,15 +622,19 @@ class NamedTensors:
             along = [1] * len(tensor.shape)
             along[tensor.quantization.quantizedDimension] = -1
             parts = [part.reshape(along) for part in parts]
-        return Grid(parts[0], parts[1], np.iinfo(dtype))
+        return Grid(parts[0], parts[1], 2 ** (int(dtype.removeprefix("int")) - 1) - 1)
 
     def constant(self, index: int) -> np.ndarray | None:
-        """Return the values of a constant that is held as it is."""
+        """Return the values of a constant that is held as it is; integers of 4 bits as int8."""
         tensor, dtype = self.tensors[index], self.dtype(index)
         data = self.model.buffers[tensor.buffer].data
-        if dtype not in (*_INTEGERS, "float32") or data is None or not len(data) or tensor.sparsity is not None:
+        if dtype not in _CONSTANTS or data is None or not len(data) or tensor.sparsity is not None:
             return None
-        return data.view(dtype).reshape(tensor.shape)
+        shape = () if tensor.shape is None else tuple(tensor.shape)
+        values = np.zeros(math.prod(shape), "int8" if dtype == "int4" else dtype)
+        for places, numbers in TensorValues(np.asarray(data), dtype, shape).pieces():
+            values[places] = numbers
+        return values.reshape(shape)
 
 
 # Named bytes in a .tflite file that interpreters ignore: its metadata.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,11 +145,22 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
     if _is_file(model_or_source):
         return support_of_file(model_or_source, board=board)
     require_interpreter()
-    return support_of_file(_dense_int8(model_or_source), board=board)
+    from tfprune.export.keras_side.convert import convert
+    from tfprune.export.keras_side.prepare import recurrent_layers
+
+    content, plain = _dense_int8(model_or_source)
+    report = support_of_file(content, board=board)
+    unrolled = tuple(layer.name for layer in recurrent_layers(plain))
+    if not unrolled:
+        return report
+    return replace(report, unrolled=unrolled, as_float=support_of_file(convert(plain, batch=1), board=board))
 
 
-def _dense_int8(model: keras.Model) -> bytes:
+def _dense_int8(model: keras.Model) -> tuple[bytes, keras.Model]:
     """Convert a model as a dense int8 file with a batch of 1, on random numbers, which change ranges and no sizes.
+
+    Returns:
+        The file, and the model without wrappers that it was made from.
 
     Raises:
         ValueError: If it cannot be converted.
@@ -162,7 +173,7 @@ def _dense_int8(model: keras.Model) -> bytes:
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(_RANDOM_SAMPLES, model=plain))]
     content = convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
-    return ModelFile.open(content).after(_widen_ranges).content
+    return ModelFile.open(content).after(_widen_ranges).content, plain
 
 
 def _randomize_constant_weights(model: keras.Model) -> None:
@@ -283,7 +294,7 @@ class Vela:
             ValueError: If a model cannot be converted, a file cannot be read or holds nothing for the NPU, or the
                 compiler refuses it.
         """
-        content = model_or_source if _is_file(model_or_source) else _dense_int8(model_or_source)
+        content = model_or_source if _is_file(model_or_source) else _dense_int8(model_or_source)[0]
         return compile_file(content, self.accelerator, system=self.system, memory=self.memory)
 
 

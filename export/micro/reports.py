@@ -150,6 +150,8 @@ class MicroSupportReport(Report):
         flash: The bytes of the file.
         arena: The bytes of RAM in which it runs; None if it does not.
         boards: Whether it fits on common boards, or on the one that was named; empty if it does not run.
+        unrolled: The recurrent layers of the model whose operators the file has once for each step.
+        as_float: The report of the float32 file, which keeps the loops of these layers; None if there are none.
 
     Example:
         >>> report = tfprune.export.micro_support("digits.tflite")
@@ -165,22 +167,39 @@ class MicroSupportReport(Report):
     flash: int
     arena: int | None
     boards: tuple[BoardFit, ...]
+    unrolled: tuple[str, ...] = ()
+    as_float: MicroSupportReport | None = None
 
     @property
     def passed(self) -> bool:
         """Whether it runs, and fits on the board if one was named."""
         return self.runs and (len(self.boards) != 1 or self.boards[0].fits)
 
+    @property
+    def _loops(self) -> list[list[str]]:
+        """A row with what the file takes whose recurrent layers are loops, if it runs."""
+        loops = self.as_float
+        if loops is None or loops.arena is None:
+            return []
+        return [["as float32", f"{loops.flash:,} bytes of flash, {loops.arena:,} of RAM: it keeps the loops"]]
+
     def __str__(self) -> str:
         rows = [
             *([["because", self.reason]] if self.reason else []),
             ["flash", f"{self.flash:,} bytes"],
             ["arena", "-" if self.arena is None else f"{self.arena:,} bytes"],
+            *unrolled_row(self.unrolled),
+            *self._loops,
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
             ["to register", ", ".join(self.registrations)],
         ]
         text = table(["runs on microcontrollers", yes_or_no(self.runs)], rows, left=2)
         return f"{text}\n\n{_board_text(self.boards)}" if self.boards else text
+
+
+def unrolled_row(names: tuple[str, ...]) -> list[list[str]]:
+    """Return the row of a report that says which recurrent layers were unrolled, if any were."""
+    return [["unrolled", f"{', '.join(names)}: the operators are repeated for each step"]] if names else []
 
 
 def support_of_file(source: Source, *, board: str | None = None) -> MicroSupportReport:

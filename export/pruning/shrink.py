@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import check_verbose
 from tfprune.base.spec import ArgumentError, BudgetLimit, check_budget_limit, check_count, check_number
 from tfprune.export.device.processes import ChildProgress
@@ -23,8 +22,6 @@ from tfprune.export.file.container import (
     check_method,
     check_suffix,
     encode,
-    source_name,
-    write_atomically,
 )
 from tfprune.export.file.document import (
     add_tensor,
@@ -41,16 +38,10 @@ from tfprune.export.file.model_file import ModelFile
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, type_name
-from tfprune.export.pruning.prune import TRIES, FileJob, OutputError, jobs_of, run_apart, search
+from tfprune.export.pruning.prune import TRIES, FileJob, OutputError, jobs_of, search, write_changed
 from tfprune.export.pruning.samples import first_graph, warnings_of
 from tfprune.export.rewriting.rewrite import (
-    Check,
     ExportReport,
-    candidate_files,
-    choose,
-    default_tolerance,
-    export_report,
-    file_name,
 )
 from tfprune.export.rewriting.weights import packed
 from tfprune.report import Report, Skipped, skipped_table, table
@@ -134,9 +125,6 @@ class ShrinkTfliteReport(Report):
         return "\n\n".join(parts)
 
 
-_ADVICE = "Check that the file itself runs (`tfprune verify`)."
-
-
 def shrink_tflite(
     source: Source,
     path: str | os.PathLike[str],
@@ -212,16 +200,17 @@ def shrink_tflite(
     file = ModelFile.open(source)
     graph = first_graph(samples, file)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
-    with TemporaryFolder() as folder:
-        small = run_apart(
-            _run_job, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose
-        )
-    forms = candidate_files(small.file, name="shrunk", optimize="dense")
-    check = Check(small.outputs, default_tolerance(file.graph), _ADVICE)
-    choice = choose(forms, inputs=small.inputs, check=check, optimize="dense", compress=compress)
-    write_atomically(destination, choice.packed)
-    weights = choice.form.file.graph.weights
-    size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
+    small, report = write_changed(
+        _run_job,
+        file,
+        jobs=jobs,
+        source=source,
+        path=destination,
+        form="shrunk",
+        optimize="dense",
+        compress=compress,
+        verbose=verbose,
+    )
     return ShrinkTfliteReport(
         groups=tuple(ShrunkGroup(**row) for row in small.settings["groups"]),
         flops=small.settings["flops"],
@@ -232,7 +221,7 @@ def shrink_tflite(
         samples=graph.fitted,
         held_out=graph.held,
         warnings=warnings_of([graph], small.settings["warnings"]),
-        file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
+        file=report,
     )
 
 

@@ -36,7 +36,7 @@ def changed_json(value: Any, random: Random) -> bytes:
         elif isinstance(holder[key], (int, float)) and kind < 0.8:
             holder[key] = random.choice(NUMBERS)
         else:
-            holder[key] = random.choice(NUMBERS + OTHERS)
+            holder[key] = copy.deepcopy(random.choice(NUMBERS + OTHERS))  # which the next change may change
         if not value:
             return b""
     text = json.dumps(value[0])

@@ -280,14 +280,16 @@ def _public_names(tree: ast.Module) -> Iterator[str]:
 PUBLIC = {name: [each for each in _public_names(tree) if not each.startswith("_")] for name, tree in TREES.items()}
 
 
-def _used_from_outside() -> set[tuple[str, str]]:
-    """Return module and name of what another module imports, or a facade offers to users."""
+def used_from_outside(*, by_folder: bool = False) -> set[tuple[str, str]]:
+    """Return module and name of what another module, or a module of another folder, imports, or a facade offers."""
     used = set()
-    for tree in TREES.values():
+    for name, tree in TREES.items():
         modules = {}  # by the names that they have here
         for node in ast.walk(tree):
             for alias in node.names if isinstance(node, ast.ImportFrom) and node.module in MODULES else ():
                 path = f"{node.module}.{alias.name}"
+                if by_folder and MODULES[node.module].parent == MODULES[name].parent:
+                    continue
                 if path in MODULES:
                     modules[alias.asname or alias.name] = path
                 else:
@@ -302,7 +304,7 @@ def _used_from_outside() -> set[tuple[str, str]]:
 OFFERING = {"schedules", "patterns", "allocation", "report", "criteria", "facts"}
 
 
-def _is_offered(module: str, name: str) -> bool:
+def is_offered(module: str, name: str) -> bool:
     if (half_of(module) == "tfprune" and top_of(module) in OFFERING) or name == "main":  # of setup.cfg
         return True
     node = next((node for node in TREES[module].body if getattr(node, "name", "") == name), None)
@@ -313,10 +315,10 @@ def _is_offered(module: str, name: str) -> bool:
 
 
 def test_names_without_an_underscore_are_used_outside_of_their_module():
-    used, rooms = _used_from_outside(), defaultdict(list)
+    used, rooms = used_from_outside(), defaultdict(list)
     for module, names in PUBLIC.items():
         if module not in FACADES:
-            needed = [((module, name) in used) or _is_offered(module, name) for name in names]
+            needed = [((module, name) in used) or is_offered(module, name) for name in names]
             rooms[module] += list(zip(names, needed, strict=True))
     wrong = {}
     for module, rows in rooms.items():

@@ -379,8 +379,12 @@ def unfinished(path: Path) -> Iterator[Path]:
         _unwatch(new)
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
+def write_whole(files: Mapping[Path, bytes], *, check: Callable[[Path], None] | None = None) -> None:
     """Write files, each whole or not at all; none of them if there is no room for all.
+
+    Args:
+        files: Content by path.
+        check: Called with each new file before any of them takes its place; raises if the file is wrong.
 
     Raises:
         OSError: If they cannot be written, with the path of the one that could not.
@@ -397,6 +401,8 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
                     os.fsync(stream.fileno())
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error
+            if check is not None:
+                check(new)
         for path, new in written.items():
             new.replace(path)
 
@@ -492,8 +498,11 @@ if sys.platform == "win32":
         file.seek(1 << 30)  # others cannot read the byte that is locked: one behind the text
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
-    def _sync(folder: Path) -> None:
-        """Do nothing: this system writes the names in a folder at once."""
+    def sync(path: Path) -> None:
+        """Write what a file holds to the disk; this system writes the names in a folder at once."""
+        if not path.is_dir():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
 
 else:
     import fcntl
@@ -501,9 +510,9 @@ else:
     def _try_lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _sync(folder: Path) -> None:
-        """Write the names in a folder to the disk, as `fsync` writes what a file holds."""
-        descriptor = os.open(folder, os.O_RDONLY)
+    def sync(path: Path) -> None:
+        """Write what a file holds, or the names in a folder, to the disk."""
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -563,7 +572,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._path is not None and error is not None and [*self._path.glob("*.npz")] == [self._path / "run.npz"]:
+            (self._path / "run.npz").unlink()  # refused before its first step: the next run may have other settings
         if self._lock is not None:
             self._lock.release()
 
@@ -643,7 +654,7 @@ class RunFolder:
                 stream.flush()
                 os.fsync(stream.fileno())
             new.replace(file)
-            _sync(file.parent)
+            sync(file.parent)
 
 
 @contextmanager

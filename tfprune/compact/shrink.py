@@ -221,12 +221,11 @@ def _shortened(members: tuple[str, ...]) -> str:
     return ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
-    """Return a flat copy of the model that a plan was made for, with the weights that the model has now.
+def check_plan(plan: Any) -> None:
+    """Refuse everything but a plan.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
-        ValueError: If the plan was made for another model.
+        TypeError: If it is not one.
     """
     if not isinstance(plan, ShrinkPlan):
         raise ArgumentTypeError(
@@ -235,6 +234,16 @@ def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
             f"{plan!r} of type {type(plan).__name__}",
             advice="Make one with tfprune.plan_shrink(model, 0.5).",
         )
+
+
+def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
+    """Return a flat copy of the model that a plan was made for, with the weights that the model has now.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: If the plan was made for another model.
+    """
+    check_plan(plan)
     planned = None if plan.planned_copy is None else plan.planned_copy.of(model)
     if planned is not None:
         return planned

@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 
+from tfprune.base.limit import Limit, check_can_lose
 from tfprune.base.output import Progress, check_verbose, save_figure
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_sparsity
 from tfprune.masking.pruned import Pruned, holds_pruned
@@ -96,7 +97,7 @@ class SensitivityReport(Report):
 
         Raises:
             TypeError: If `max_drop` is not a number.
-            ValueError: If `max_drop` is negative or not finite.
+            ValueError: If `max_drop` is negative or not finite, or an accuracy has no more than that to lose.
 
         Example:
             >>> rows = (SensitivityRow("out/kernel", 0.5, 0.97, 0.0), SensitivityRow("out/kernel", 0.9, 0.7, 0.27))
@@ -104,6 +105,7 @@ class SensitivityReport(Report):
             {'^out/kernel$': 0.5}
         """
         max_drop = check_number(max_drop, "max_drop", least=0)
+        check_can_lose(Limit(max_drop), {self.metric: self.baseline})
         return {
             f"^{re.escape(path)}$": max((row.sparsity for row in rows if row.drop <= max_drop), default=None)
             for path, rows in self._by_path()

@@ -1,5 +1,6 @@
 """The command line, run as a user runs it; most of it in this process."""
 
+import argparse
 import contextlib
 import errno
 import io
@@ -21,8 +22,9 @@ import pytest
 from tiers import in_test_ci
 
 import tfprune
-from tfprune.base.spec import ArgumentWarning, warn_user
+from tfprune.base.spec import ArgumentError, ArgumentWarning, warn_user
 from tfprune.export.command_line.cli import main
+from tfprune.export.command_line.options import printed
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import encode, read_model
 from tfprune.export.file.document import load_objects, save_objects
@@ -378,6 +380,27 @@ def test_a_misspelled_word_is_answered_with_the_right_one(arguments, words, caps
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert re.search(words.replace("?", r"\?"), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("A loss. Pass max_drop=0.02 or `tolerance`.", "A loss. Pass --max-drop 0.02 or --tolerance."),
+        (
+            "Pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae').",
+            "Pass --max-relative-drop 0.05 --metric mae.",
+        ),
+        ("Pass max_drop=tfprune.Limit(0.1, metric='mae').", "Pass --max-drop 0.1 --metric mae."),
+        ("Export it with to_tflite(tolerance=1).", "Export it with to_tflite(tolerance=1)."),
+        ("Received: 'a/tolerance=3.npy' (tolerance=None).", "Received: 'a/tolerance=3.npy' (no --tolerance)."),
+        (ArgumentError("data", "pairs in `data`", "1"), "Expected pairs in --train. Received: --train 1."),
+    ],
+)
+def test_errors_and_warnings_name_the_options_that_were_typed(message, text):
+    names = ("max_drop", "max_relative_drop", "metric", "tolerance", "train")
+    options = argparse.Namespace(**dict.fromkeys(names), arguments={"data": "--train"})
+    for form in (message, ValueError(message)) if isinstance(message, str) else (message,):
+        assert printed(form, options) == text
 
 
 @pytest.mark.parametrize("method", ["gzip", "xz", "packed"])

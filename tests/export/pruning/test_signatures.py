@@ -58,6 +58,9 @@ def test_shared_weights_are_pruned_once_and_seen_by_all(cases, joined, tmp_path,
     pruned = (tmp_path / "sparse.tflite").read_bytes()
     assert report.sparsity == pytest.approx(0.7, abs=0.03) and not report.skipped
     assert {row.signature for row in report.errors} == {"second"}
+    assert any("'first' share pruned weights and have no samples" in text for text in report.warnings)
+    with pytest.raises(ValueError, match="samples of each signature whose outputs move.* none of 'first'"):
+        prune_tflite(content, tmp_path / "none.tflite", {"second": x}, max_error=0.5)
     first, second = (outputs(pruned, signature, x) for signature in ("first", "second"))
     assert np.array_equal(first, second)  # the graphs are the same
     assert not np.array_equal(first, outputs(content, "first", x))
@@ -65,6 +68,7 @@ def test_shared_weights_are_pruned_once_and_seen_by_all(cases, joined, tmp_path,
     both = prune_tflite(content, tmp_path / "both.tflite", samples, sparsity=0.7, optimize="dense")
     assert (tmp_path / "both.tflite").read_bytes() == pruned
     assert {row.signature for row in both.errors} == {"first", "second"} and both.layers == report.layers
+    assert not any("share pruned weights" in text for text in both.warnings)
 
 
 @pytest.mark.parametrize("is_by_name", [True, False])
