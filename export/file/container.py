@@ -537,6 +537,7 @@ _OTHER_FILES = {".keras": "a Keras model", ".h5": "a Keras model", ".npy": "a Nu
 _OTHER_FILES[".litertlm"] = "a file of LiteRT-LM"
 _XZ_MEMORY_LIMIT = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 _GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
+_COUNTED_BYTES = 2**20  # that are unpacked at once to count them
 GZIP = b"\x1f\x8b"
 XZ = b"\xfd7zXZ\x00"
 _PACKED_HEAD_BYTES = 2**16  # packed bytes that surely hold the first of the content
@@ -660,17 +661,26 @@ def _head_of(data: bytes) -> bytes:
         return b""
 
 
+def _holds_more(data: bytes, limit: int) -> bool:
+    """Tell whether data packed with xz unpack to more than a limit, without keeping what comes out."""
+    decompressor, rest = _decompressor("xz"), data
+    while not decompressor.eof and limit >= 0 and (part := decompressor.decompress(rest, _COUNTED_BYTES)):
+        rest, limit = b"", limit - len(part)
+    return limit < 0
+
+
 def _open_packed(data: bytes, limit: int) -> bytes:
     method = _method(data)
     decompressor = _decompressor(method)
     try:
-        unpacked = decompressor.decompress(data, limit + 1)
+        holds_more = method == "xz" and _holds_more(data, limit)  # gzip packs to 1/1,032 at best
+        unpacked = b"" if holds_more else decompressor.decompress(data, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
         raise ValueError(
             f"Expected whole {method} data. Received: data that are damaged ({reason_of(error)}). "
             "Copy the file again."
         ) from error
-    if len(unpacked) > limit:
+    if holds_more or len(unpacked) > limit:
         raise ValueError(
             f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. This is not a TFLite "
             f"file: packed data hold at most {_EXPANSION_LIMIT}."

@@ -183,14 +183,17 @@ def test_a_model_for_workers():
         unpack_model(content)
 
 
-@pytest.mark.parametrize("packed", ["gzip", in_test_ci("xz"), "tfz"])
+@pytest.mark.parametrize("packed", ["gzip", in_test_ci("xz"), "tfz", in_test_ci("model in xz")])
 def test_packed_models(packed):
     """Those that are models may unpack to as much as `pack` and SECURITY.md allow."""
     if packed == "tfz":
         data = bytearray(pack(labeled_bytes()))
         struct.pack_into("<Q", data, 4, 2**31)  # what it says that it unpacks to
+    elif packed == "gzip":
+        data = gzip.compress(bytes(72 << 20), 1)
     else:
-        data = gzip.compress(bytes(72 << 20), 1) if packed == "gzip" else lzma.compress(bytes(72 << 20), preset=0)
+        start = b"\x1c\0\0\0TFL3" if packed == "model in xz" else b""
+        data = lzma.compress(start + bytes(100 << 20), preset=0)
     refused(lambda: read_model(bytes(data)), len(data))
 
 
