@@ -274,3 +274,11 @@ def test_a_second_graph_without_finite_outputs_does_not_pass(cases, joined):
     assert Runner(content).signatures == ("first", "second") and verify(cases["dense"].data).passed
     report = verify(content)
     assert not report.passed and "second/" in report.reason and "first/" not in report.reason
+
+
+def test_pixels_are_warned_of_before_the_file_runs(cases):
+    case = cases["dense"]
+    pixels = np.full(case.inputs.shape, 200, np.uint8)
+    with pytest.warns(UserWarning, match="takes floats, and gets uint8 from 200 to 200"):
+        report = verify(case.path, pixels)
+    assert report.passed
