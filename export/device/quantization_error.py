@@ -568,29 +568,39 @@ class _SameGraph:
         return {index: same for index, same in by_name.items() if same is not None}
 
     def _follow(self) -> None:
-        """Find outputs with other names, of operators that alone take the same tensors and are of the same kind."""
+        """Find outputs with other names, of operators that alone take the same tensors and make as many numbers."""
         makers: dict[tuple[str, tuple[int, ...]], list[schema.OperatorT]] = defaultdict(list)
         for other in self.file.graph.operators:
             taken = tuple(end for index in inputs_of(other) if (end := _origin(self.file, index)) >= 0)
             makers[self.file.kind(other), taken].append(other)
         for operator in self.exact.graph.operators:
-            if self._partner(operator) is None and self.exact.kind(operator) not in _PASSING:
+            if self.partner(operator) is None and self.exact.kind(operator) not in _PASSING:
                 ends = [end for index in inputs_of(operator) if (end := _origin(self.exact, index)) >= 0]
                 taken = tuple(_origin(self.file, self.same.get(end, -1)) for end in ends)
                 kind = self.exact.kind(operator)
+                size = _size(self.exact, operator)
                 found = [*makers[kind, taken], *makers[_AS_CONVOLUTION.get(kind, ""), taken]]
+                found = [other for other in found if _size(self.file, other) == size]
+                if len(found) > 1:  # such as keys and values of attention
+                    names = self._constant_names(self.exact, operator)
+                    found = [other for other in found if names & self._constant_names(self.file, other)]
                 if len(found) == 1 and min(taken, default=-1) >= 0:
                     self.same.update(zip(indices_of(operator.outputs), indices_of(found[0].outputs), strict=False))
 
+    def _constant_names(self, file: NamedTensors, operator: schema.OperatorT) -> set[str]:
+        """Return the names of the constants that an operator takes."""
+        before = [self._before(index) if file is self.file else index for index in indices_of(operator.inputs)]
+        return {file.name(index) for index in before if index not in file.maker}
+
     def inputs(self, operator: schema.OperatorT) -> list[tuple[int, int]]:
         """Return the tensors that an operator of the float file takes, each with that of the other file, or -1."""
-        inputs, other = inputs_of(operator), self._partner(operator)
+        inputs, other = inputs_of(operator), self.partner(operator)
         others = [] if other is None else inputs_of(other)
         if len(others) != len(inputs) and self.exact.kind(operator) not in _AS_CONVOLUTION:
             others = []
         return [*zip(inputs, [*others, *([-1] * len(inputs))], strict=False)]
 
-    def _partner(self, operator: schema.OperatorT) -> schema.OperatorT | None:
+    def partner(self, operator: schema.OperatorT) -> schema.OperatorT | None:
         """Return the operator of the other file that computes the same; None if there is none of the same kind."""
         made = indices_of(operator.outputs)  # nothing, where a variable is set
         other = self.file.maker.get(self.same.get(made[0], -1)) if made else None
@@ -611,7 +621,7 @@ class _SameGraph:
     def faults(self) -> Iterator[str]:
         """Yield what rounding does not explain in the constants and the activations of the operators."""
         for operator in self.exact.graph.operators:
-            other = self._partner(operator)
+            other = self.partner(operator)
             if other is not None:
                 own, wanted = (getattr(each.builtinOptions, _ACTIVATION, 0) for each in (other, operator))
                 if own != wanted:
@@ -669,6 +679,12 @@ def _spacings_off(values: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.where(values == right.astype(values.dtype), 0, off)  # infinity, too, where the format ends
 
 
+def _size(file: NamedTensors, operator: schema.OperatorT) -> int:
+    """Return how many numbers an operator makes for one sample."""
+    shapes = (file.tensors[index].shape for index in indices_of(operator.outputs))
+    return sum(1 if shape is None else math.prod(map(abs, shape)) for shape in shapes)
+
+
 def _origin(file: NamedTensors, index: int) -> int:
     """Return the tensor that one is made from without computing, or -1 if that is a constant."""
     while index in file.maker and file.kind(file.maker[index]) in _PASSING:
@@ -708,7 +724,9 @@ class _CutPair:
                     inputs[-1] = clones[index, same]
             operator.inputs = np.array(inputs, np.int32)
         grids = {index: grid for index, same in self.same.items() if (grid := self.file.grid(same))}
-        floats = {index for index in exact.maker if exact.dtype(index) == "float32"}
+        alone = [operator for operator in exact.graph.operators if exact.kind(operator) in _AS_CONVOLUTION]
+        unknown = {int(operator.outputs[0]) for operator in alone if self.graph.partner(operator) is None}
+        floats = {index for index in exact.maker.keys() - unknown if exact.dtype(index) == "float32"}
         self.output_grids = {index: grid for index, grid in grids.items() if index in floats}
         self.input_grids = {index: grid for index, grid in grids.items() if index in self.names}
         self.inputs = [*indices_of(exact.graph.inputs), *self.fed]

@@ -180,8 +180,8 @@ def _check_rounding(
 ) -> Check:
     """Refuse a file that differs from its model by more than rounding explains, weight by weight.
 
-    The float file of the model has to give its outputs; each constant of the other file, and each operator of an int8
-    file, is then compared with those of the float file, in steps of the other file's own scales (`explain_rounding`).
+    The float file of the model has to give its outputs; each constant of the other file, and each operator of
+    integers, is then compared with those of the float file, in steps of the other file's scales (`explain_rounding`).
 
     Args:
         file: The file.
@@ -772,7 +772,7 @@ def to_tflite(
             default) allows 1e-4 for float32, 1e-2 for float16, 0.1 for dynamic and int16x8, 0.35 for int8 and 0.5 for
             int4; at least 1e-2 or 0.1 if layers of the model compute in float16 or bfloat16, whose outputs are less
             exact than those of the file. None also compares each weight with that of the float file, as far as the
-            format allows, and each operator of an int8 file: they may differ by a few steps of the file's scales, and
+            format allows, and each operator of integers: they may differ by a few steps of the file's scales, and
             the outputs of an int8 file by the effect of such rounding. Scores of a softmax may move further where two
             classes are close: judge such a file by its accuracy (`max_drop`), and raise the tolerance if needed.
         optimize: `"size"` (the default) for the fewest bytes, or `"latency"` for the fastest kernels that a form
