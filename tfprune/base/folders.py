@@ -180,7 +180,7 @@ def read_data(
         if not head.startswith((np.lib.format.MAGIC_PREFIX, b"PK")):
             raise ValueError(f"it begins with {head!r}, as neither of them does")
         if head != np.lib.format.MAGIC_PREFIX:
-            return _arrays(stream, most=most_unpacked(size), only=only)
+            return dict(_arrays(stream, most=most_unpacked(size), only=only))  # a subclass is no structure of Keras
         if _described(stream, "it") > size - stream.tell():
             raise ValueError("its header promises more than it holds")
         stream.seek(0)
