@@ -33,7 +33,18 @@ _UNARY = {  # operators on each entry that XNNPACK takes with channels first
     *("ABS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
     *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SQRT", "SQUARE", "TANH"),
 }
+_KEEPING_SIGN = {
+    *("ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "PAD"),
+    *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR"),
+}
+_LONGEST_CHAIN = 8  # operators that stand for one upsampling
 _NOT_NEGATIVE = {"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "ABS", "SQUARE", "SQRT", "EXP"}
+# What the XNNPACK delegate of every runtime takes: before a group, other operators would cut it into two.
+_DELEGATED = {
+    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX", *_UNARY),
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
+    *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "DENSIFY", "DEQUANTIZE"),
+}
 _MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
 _ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
 
@@ -43,8 +54,8 @@ class _Node:
     """An operator that may run in a group, as a function of maps.
 
     Attributes:
-        kind: `convolution`, `depthwise`, `maximum`, `join`, `concatenation` or `mean`.
-        operators: The operators of the file that it stands for: itself, and the zeros that are added before it.
+        kind: `convolution`, `depthwise`, `maximum`, `enlarge`, `join`, `concatenation` or `mean`.
+        operators: The operators of the file that it stands for, the last of which makes its target.
         sources: The tensors that it takes.
         target: The tensor that it makes.
         window: How it moves over the image, for those that do.
@@ -131,7 +142,9 @@ class _Reader:
         rule = _RULES.get(kind)
         if rule is None:
             return f"{kind} has no form with channels first"
-        if not inputs or not self.is_map(inputs[0]) or (kind != "MEAN" and not self.is_map(int(operator.outputs[0]))):
+        taken = inputs[0] if rule is not _enlarge and inputs else int(operator.outputs[0])
+        made = int(operator.outputs[0]) if rule is not _mean else taken
+        if not inputs or not self.is_map(taken) or not self.is_map(made):
             return "it does not work on one image of float32 with a fixed size"
         return rule(self, operator, kind)
 
@@ -146,11 +159,23 @@ class _Reader:
             return source, (0, 0), (operator,)
         return inputs_of(before)[0], (int(amounts[1, 0]), int(amounts[2, 0])), (before, operator)
 
+    def moved(self, operator: schema.OperatorT, numbers: np.ndarray) -> np.ndarray | None:
+        """Return what an operator that only moves or repeats entries makes of an array; None for any other."""
+        kind, values = self.kind(operator), [self.values(index) for index in inputs_of(operator)[1:]]
+        if kind == "RESHAPE":
+            return numbers.reshape(self.shape(int(operator.outputs[0])))
+        if kind == "TILE" and values[0] is not None and len(values[0]) == numbers.ndim:
+            return np.tile(numbers, values[0])
+        if kind == "RESIZE_NEAREST_NEIGHBOR" and values[0] is not None and not operator.builtinOptions.alignCorners:
+            times = values[0] // numbers.shape[1:3]
+            return numbers.repeat(times[0], axis=1).repeat(times[1], axis=2)
+        return None
+
     def _note_sign(self, operator: schema.OperatorT) -> None:
         """Note tensors without negative values."""
         kind, inputs = self.kind(operator), inputs_of(operator)
         fused = getattr(operator.builtinOptions, "fusedActivationFunction", _NO_ACTIVATION)
-        keeps = kind in ("ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "PAD")
+        keeps = kind in _KEEPING_SIGN
         if (
             kind in _NOT_NEGATIVE
             or fused in _CLIPPING
@@ -238,6 +263,45 @@ def _concatenation(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node
     return _Node("concatenation", (operator,), tuple(inputs), target, activation=activation)
 
 
+def _average(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
+    options = operator.builtinOptions
+    size = options.filterHeight, options.filterWidth
+    found = _window(reader, operator, size)
+    if isinstance(found, str):
+        return found
+    window, source, operators = found
+    _, height, width, channels = reader.shape(source)
+    made = reader.shape(int(operator.outputs[0]))[1:3]
+    reached = [(length - 1) * window.stride + entries for length, entries in zip(made, size, strict=True)]
+    if window.padding != (0, 0) or reached[0] > height or reached[1] > width:
+        return "it averages fewer pixels at the border than inside"
+    kernel = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32)
+    target, bias = int(operator.outputs[0]), np.zeros(channels, np.float32)
+    activation = options.fusedActivationFunction
+    return _Node("depthwise", operators, (source,), target, window, kernel, bias, activation)
+
+
+def _enlarge(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
+    """Recognize nearest upsampling by two, which converters write as RESHAPE and TILE, by what it does."""
+    chain, source = [operator], inputs_of(operator)[0]
+    while not reader.is_map(source) and source in reader.producers and len(chain) < _LONGEST_CHAIN:
+        chain.insert(0, reader.producers[source])
+        source = inputs_of(chain[0])[0] if inputs_of(chain[0]) else -1
+    shape, target = reader.shape(source), int(operator.outputs[0])
+    _, height, width, channels = reader.shape(target)
+    no = f"{kind} has no form with channels first"
+    if not reader.is_map(source) or shape != (1, height // 2, width // 2, channels) or height % 2 or width % 2:
+        return no
+    numbers = np.arange(np.prod(shape)).reshape(shape)
+    found = numbers
+    for each in chain:
+        found = reader.moved(each, found)
+        if found is None:
+            return no
+    is_double = np.array_equal(found, numbers.repeat(2, axis=1).repeat(2, axis=2))
+    return _Node("enlarge", tuple(chain), (source,), target) if is_double else no
+
+
 def _mean(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
     axes = reader.values(inputs_of(operator)[1])
     if axes is None or sorted((axes.ravel() % 4).tolist()) != [1, 2]:
@@ -249,6 +313,9 @@ _RULES: dict[str, Callable[[_Reader, schema.OperatorT, str], _Node | str]] = {
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _convolution,
     "MAX_POOL_2D": _maximum,
+    "AVERAGE_POOL_2D": _average,
+    "RESHAPE": _enlarge,
+    "RESIZE_NEAREST_NEIGHBOR": _enlarge,
     "ADD": _join,
     "MUL": _join,
     "CONCATENATION": _concatenation,
@@ -345,7 +412,7 @@ class _Planner:
 
     def plan(self) -> _Plan | None:
         """Return the best plan that was found; None if the operators cannot run in a group."""
-        if not any(node.kind == "convolution" for node in self.nodes):
+        if not any(node.kind == "convolution" for node in self.nodes) or not self._runs_whole():
             return None
         first = {index for index in self.entering if self._is_image(index)}
         chosen = self._closed({self._alike[index] for index in first})
@@ -366,6 +433,20 @@ class _Planner:
         before = sum(map(self._dense, self.reader.operators))
         rest = sum(map(self._dense, self.outside()))
         return _Plan(self.nodes, phases, before, rest + lowest)
+
+    def _runs_whole(self) -> bool:
+        """Tell whether XNNPACK gets all operators before the group and in it at once."""
+        makers = {index: each for each in self.outside() for index in indices_of(each.outputs)}
+        ahead, seen = [index for node in self.nodes for index in node.sources], set[int]()
+        while ahead:
+            index = ahead.pop()
+            operator = makers.get(index)
+            if index not in seen and operator is not None:
+                if self.reader.kind(operator) not in _DELEGATED:
+                    return False
+                ahead += inputs_of(operator)
+            seen.add(index)
+        return True
 
     def _is_image(self, index: int) -> bool:
         return self.reader.shape(index)[3] <= 3
@@ -411,6 +492,8 @@ class _Planner:
         if node.kind == "join":
             return pixels * behind**2 * channels * algebra.PER_SUM * max(len(node.sources) - 1, 1)
         inputs = [reader.shape(index)[3] for index in node.sources]
+        if node.kind == "enlarge":
+            return self._enlarging(node, (before, behind))
         if node.kind == "concatenation":
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
         if not self._keeps_grid(node, (before, behind)):
@@ -421,6 +504,14 @@ class _Planner:
             return pixels * channels * algebra.PER_SHIFT[node.window.size[0]]
         sizes = inputs[0], channels
         return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
+
+    def _enlarging(self, node: _Node, phases: tuple[int, int]) -> float:
+        shape = self.reader.shape(node.target)
+        moved = float(np.prod(shape))
+        if phases == (2, 2):
+            return float("inf")
+        copied = moved * (algebra.PER_PRODUCT + algebra.PER_ENTRY)
+        return copied if phases[1] == 2 else copied + moved * _PER_MOVED + _entry_cost(shape, 1)
 
     def _keeps_grid(self, node: _Node, phases: tuple[int, int]) -> bool:
         """Tell whether shifts with zeros around them give an image of the right size."""
@@ -493,6 +584,8 @@ class _Writer:
             self.maps[node.target] = self._copied(node.operators[-1], [self.maps[index] for index in node.sources])
         elif node.kind == "concatenation":
             self.maps[node.target] = self._concatenation(node)
+        elif node.kind == "enlarge":
+            self.maps[node.target] = self._enlarged(node)
         elif self._is_native(node):
             self.maps[node.target] = self._depthwise(
                 source, node.kernel[..., 0], stride=node.window.stride, bias=node.bias, activation=node.activation
@@ -600,6 +693,20 @@ class _Writer:
             made.append(self._product(self.maps[index], matrix.reshape(phases**2 * sum(sizes), -1)))
             start += size
         return functools.reduce(lambda first, second: self._sum(first, second, activation=node.activation), made)
+
+    def _enlarged(self, node: _Node) -> int:
+        """Copy each pixel into 2 x 2 phases, which are the enlarged map, or leave and enter the group again."""
+        before, behind = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
+        _, height, width, channels = self._shape(node.target)
+        block = 2 * before
+        copies = np.zeros((block, block, channels, before, before, channels), np.float32)
+        for p, q in np.ndindex(block, block):
+            copies[p, q, :, p // 2, q // 2] = np.eye(channels)
+        source = self._product(self.maps[node.sources[0]], copies.reshape(block**2 * channels, -1))
+        if behind == 2:
+            return source
+        options = schema.DepthToSpaceOptionsT(blockSize=block)
+        return self._airlock(self._add("DEPTH_TO_SPACE", [source], self._map(height, width, channels), options))
 
     def _mean(self, node: _Node) -> None:
         """Leave the group by a mean over the image."""
