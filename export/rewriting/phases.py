@@ -250,8 +250,9 @@ def maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> Recipe
 
 # What a recipe takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
 
-PER_SHIFT = {3: 14.0, 5: 30.0}  # for each channel and pixel
-PER_PRODUCT, PER_SUM, PER_ENTRY = 6.0, 5.0, 1.5  # for each output and pixel; the last for each non-zero entry
+PER_SHIFT = {3: 11.0, 5: 26.0}  # for each channel and pixel
+PER_PRODUCT, PER_SUM, PER_ENTRY = 4.5, 3.5, 1.8  # for each output and pixel; the last for each non-zero entry
+_FULL, _FULL_TIMES = 0.8, 4.0  # such products run on a kernel for blocks of rows, which WebAssembly has without SIMD
 
 
 def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[int, int]) -> float:
@@ -263,9 +264,10 @@ def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[
         entries: The non-zero entries of its kernel.
         phases: Those of its input and its output.
     """
-    return min((_work(each, sizes) for each in _forms(window, phases)), default=float("inf")) + (
-        PER_ENTRY * entries * phases[1] ** 2
-    )
+    is_full = entries > _FULL * sizes[0] * sizes[1] * window.size[0] * window.size[1]
+    each_entry = PER_ENTRY * (_FULL_TIMES if is_full else 1.0)
+    work = min((_work(each, sizes) for each in _forms(window, phases)), default=float("inf"))
+    return work + each_entry * entries * phases[1] ** 2
 
 
 @functools.cache
