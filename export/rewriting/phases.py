@@ -115,7 +115,7 @@ class Step:
         return 5 if self.amounts.size and np.abs(self.amounts).max() > 1 else 3
 
 
-class Recipe:
+class Chain:
     """Steps from one map to another; the last one gives the result.
 
     Attributes:
@@ -147,14 +147,14 @@ class Recipe:
         return all(np.abs(amounts).max(initial=0) <= _FARTHEST for amounts in shifts)
 
 
-def one_sided(taps: Taps) -> Recipe:
+def one_sided(taps: Taps) -> Chain:
     """Shift the input in each way that is needed, multiply each of the shifted maps, and add."""
     (first, *_) = taps.matrices.values()
     channels = first.shape[1]
     wanted = [
         [shift for shift, matrix in taps.matrices.items() if matrix[:, channel].any()] for channel in range(channels)
     ]
-    recipe = Recipe()
+    chain = Chain()
     maps = []
     for number in range(max(1, *map(len, wanted))):
         amounts = np.array([shifts[number] if number < len(shifts) else (0, 0) for shifts in wanted])
@@ -162,14 +162,14 @@ def one_sided(taps: Taps) -> Recipe:
         for channel in range(channels):
             if number < len(wanted[channel]):
                 matrix[:, channel] = taps.matrices[wanted[channel][number]][:, channel]
-        maps.append((recipe.shift(0, amounts, stride=taps.stride), matrix))
-    products = [recipe.add(source, matrix=matrix) for source, matrix in maps]
-    recipe.bias = products[0]
-    recipe.sum(products)
-    return recipe
+        maps.append((chain.shift(0, amounts, stride=taps.stride), matrix))
+    products = [chain.add(source, matrix=matrix) for source, matrix in maps]
+    chain.bias = products[0]
+    chain.sum(products)
+    return chain
 
 
-def two_sided(taps: Taps) -> Recipe | None:
+def two_sided(taps: Taps) -> Chain | None:
     """Shift columns before the products, and rows behind them; None with a stride, which both sides would need.
 
     In 2 x 2 phases a 3x3 kernel needs two shifts and four products in this form.
@@ -185,21 +185,23 @@ def two_sided(taps: Taps) -> Recipe | None:
         for side in np.ndindex(matrices.shape[:2]):
             part = np.ix_(behind == side[0], before == side[1])
             matrices[side][part] += matrix[part]
-    recipe = Recipe()
-    inputs = [recipe.shift(0, _amounts(columns, number, axis=1), stride=1) for number in range(matrices.shape[1])]
+    chain = Chain()
+    inputs = [chain.shift(0, _amounts(columns, number, axis=1), stride=1) for number in range(matrices.shape[1])]
     behind, products = [], {}
     for number in range(matrices.shape[0]):
         sums = [
-            recipe.add(source, matrix=matrices[number, side])
+            chain.add(source, matrix=matrices[number, side])
             for side, source in enumerate(inputs)
             if matrices[number, side].any()
         ]
         if sums:
             products[number] = sums[0]
-            behind.append(recipe.shift(recipe.sum(sums), _amounts(rows, number, axis=0), stride=1))
-    recipe.bias = products.get(0, 0)
-    recipe.sum(behind)
-    return recipe if recipe.bias else None
+            behind.append(chain.shift(chain.sum(sums), _amounts(rows, number, axis=0), stride=1))
+    if 0 not in products:  # the bias needs a product that is not shifted
+        return None
+    chain.bias = products[0]
+    chain.sum(behind)
+    return chain
 
 
 def _sides(taps: Taps, *, axis: int) -> list[list[int]]:
@@ -217,7 +219,7 @@ def _amounts(found: list[list[int]], number: int, *, axis: int) -> np.ndarray:
     return amounts
 
 
-def maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> Recipe:
+def maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> Chain:
     """Return the largest entry of each window of a map without negative values, which zeros around it do not change.
 
     Copies of the map are shifted, and then compared in a tree: max(a, b) = a + relu(b - a).
@@ -232,23 +234,23 @@ def maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> Recipe
             matrices = taps_of(kernel, window, phases=phases).matrices
             copies.append(sum(matrices.values()))
             amounts.append(sum(matrix.any(axis=1)[:, None] * np.array(shift) for shift, matrix in matrices.items()))
-    recipe = Recipe()
+    chain = Chain()
     rows = behind**2 * channels
-    source = recipe.add(0, matrix=np.concatenate(copies))
-    source = recipe.shift(source, np.concatenate(amounts), stride=stride_between(window.stride, phases))
+    source = chain.add(0, matrix=np.concatenate(copies))
+    source = chain.shift(source, np.concatenate(amounts), stride=stride_between(window.stride, phases))
     values = [np.eye(len(copies) * rows, dtype=np.float32)[number * rows :][:rows] for number in range(len(copies))]
     while len(values) > 1:
         pairs = list(zip(values[::2], values[1::2], strict=False))
         made = [part for first, second in pairs for part in (first, second - first)] + values[2 * len(pairs) :]
-        source = recipe.add(source, matrix=np.concatenate(made), clips=True)
+        source = chain.add(source, matrix=np.concatenate(made), clips=True)
         kept = np.eye(len(made) * rows, dtype=np.float32)
         parts = [kept[number * rows :][:rows] for number in range(len(made))]
         values = [parts[2 * number] + parts[2 * number + 1] for number in range(len(pairs))] + parts[2 * len(pairs) :]
-    recipe.bias = recipe.add(source, matrix=values[0])
-    return recipe
+    chain.bias = chain.add(source, matrix=values[0])
+    return chain
 
 
-# What a recipe takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
+# What a chain takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
 
 PER_SHIFT = {3: 11.0, 5: 26.0}  # for each channel and pixel
 PER_PRODUCT, PER_SUM, PER_ENTRY = 4.5, 3.5, 1.8  # for each output and pixel; the last for each non-zero entry
@@ -256,7 +258,7 @@ _FULL, _FULL_TIMES = 0.8, 4.0  # such products run on a kernel for blocks of row
 
 
 def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[int, int]) -> float:
-    """Estimate the cheapest recipe of a convolution, for each pixel of its output in phases; infinite without one.
+    """Estimate the cheapest chain of a convolution, for each pixel of its output in phases; infinite without one.
 
     Args:
         window: How it moves.
@@ -271,59 +273,59 @@ def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[
 
 
 @functools.cache
-def _forms(window: Window, phases: tuple[int, int]) -> tuple[Recipe, ...]:
-    """Return the recipes of a kernel of ones on one channel."""
+def _forms(window: Window, phases: tuple[int, int]) -> tuple[Chain, ...]:
+    """Return the chains of a kernel of ones on one channel."""
     if not stride_between(window.stride, phases):
         return ()
-    return recipes(taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
+    return chains(taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
 
 
-def recipes(taps: Taps) -> tuple[Recipe, ...]:
-    """Return the recipes of a convolution that XNNPACK's kernels can follow."""
-    return tuple(recipe for recipe in (two_sided(taps), one_sided(taps)) if recipe is not None and recipe.fits)
+def chains(taps: Taps) -> tuple[Chain, ...]:
+    """Return the chains of a convolution that XNNPACK's kernels can follow."""
+    return tuple(chain for chain in (two_sided(taps), one_sided(taps)) if chain is not None and chain.fits)
 
 
-def _work(recipe: Recipe, sizes: tuple[int, int]) -> float:
+def _work(chain: Chain, sizes: tuple[int, int]) -> float:
     total = 0.0
-    for step in recipe.steps:
+    for step in chain.steps:
         if step.amounts is not None:
             total += PER_SHIFT[step.size] * len(step.amounts) * sizes[step.sources != (0,)]
         elif step.matrix is not None:
             total += PER_PRODUCT * len(step.matrix) * sizes[1]
         else:
-            total += PER_SUM * _channels(recipe, step) * sizes[1]
+            total += PER_SUM * _channels(chain, step) * sizes[1]
     return total
 
 
-def _channels(recipe: Recipe, step: Step) -> int:
+def _channels(chain: Chain, step: Step) -> int:
     while step.matrix is None:
-        step = recipe.steps[step.sources[-1] - 1]
+        step = chain.steps[step.sources[-1] - 1]
     return len(step.matrix)
 
 
-def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Recipe:
-    """Return the recipe of a convolution that is estimated to be the fastest.
+def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Chain:
+    """Return the chain of a convolution that is estimated to be the fastest.
 
     Raises:
         ValueError: If there is none.
     """
     sizes = kernel.shape[3], kernel.shape[0]
     forms = [_work(each, sizes) for each in _forms(window, phases)]
-    found = recipes(taps_of(kernel, window, phases=phases))
+    found = chains(taps_of(kernel, window, phases=phases))
     order = sorted(range(len(found)), key=lambda number: forms[number] if len(forms) == len(found) else number)
     return found[order[0]]
 
 
 def cost_of_maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> float:
     """Estimate `maximum` for each pixel of its output in phases."""
-    recipe = _maximum_of_one(window, phases)
-    if recipe is None:
+    chain = _maximum_of_one(window, phases)
+    if chain is None:
         return float("inf")
-    entries = sum(int(np.count_nonzero(step.matrix)) for step in recipe.steps if step.matrix is not None)
-    return channels * (_work(recipe, (1, 1)) + PER_ENTRY * entries)
+    entries = sum(int(np.count_nonzero(step.matrix)) for step in chain.steps if step.matrix is not None)
+    return channels * (_work(chain, (1, 1)) + PER_ENTRY * entries)
 
 
 @functools.cache
-def _maximum_of_one(window: Window, phases: tuple[int, int]) -> Recipe | None:
-    recipe = maximum(window, channels=1, phases=phases) if stride_between(window.stride, phases) else None
-    return recipe if recipe is not None and recipe.fits else None
+def _maximum_of_one(window: Window, phases: tuple[int, int]) -> Chain | None:
+    chain = maximum(window, channels=1, phases=phases) if stride_between(window.stride, phases) else None
+    return chain if chain is not None and chain.fits else None

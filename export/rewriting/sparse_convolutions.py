@@ -22,10 +22,12 @@ from tfprune.export.file.document import (
     add_tensor,
     indices_of,
     inputs_of,
+    numbers_operators,
     operator_name,
 )
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import phases as algebra
-from tfprune.export.rewriting.phases import Recipe, Window
+from tfprune.export.rewriting.phases import Chain, Window
 
 _NO_ACTIVATION = schema.ActivationFunctionType.NONE
 _CLIPPING = (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6)
@@ -37,7 +39,7 @@ _KEEPING_SIGN = {
     *("ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "PAD"),
     *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR"),
 }
-_LONGEST_CHAIN = 8  # operators that stand for one upsampling
+_LONGEST_CHAIN, _MOST_TIMES = 12, 8  # operators that stand for one upsampling, and its factor
 _NOT_NEGATIVE = {"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "ABS", "SQUARE", "SQRT", "EXP"}
 # What the XNNPACK delegate of every runtime takes: before a group, other operators would cut it into two.
 _DELEGATED = {
@@ -282,24 +284,25 @@ def _average(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str
 
 
 def _enlarge(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
-    """Recognize nearest upsampling by two, which converters write as RESHAPE and TILE, by what it does."""
+    """Recognize nearest upsampling, which converters write as RESHAPE and TILE, by what it does."""
     chain, source = [operator], inputs_of(operator)[0]
     while not reader.is_map(source) and source in reader.producers and len(chain) < _LONGEST_CHAIN:
         chain.insert(0, reader.producers[source])
         source = inputs_of(chain[0])[0] if inputs_of(chain[0]) else -1
-    shape, target = reader.shape(source), int(operator.outputs[0])
-    _, height, width, channels = reader.shape(target)
-    no = f"{kind} has no form with channels first"
-    if not reader.is_map(source) or shape != (1, height // 2, width // 2, channels) or height % 2 or width % 2:
+    no, target = f"{kind} has no form with channels first", int(operator.outputs[0])
+    if not reader.is_map(source):
+        return no
+    shape, made = reader.shape(source), reader.shape(target)
+    times = made[1] // shape[1]
+    if made != (1, times * shape[1], times * shape[2], shape[3]) or not 2 <= times <= _MOST_TIMES:
         return no
     numbers = np.arange(np.prod(shape)).reshape(shape)
-    found = numbers
+    found: np.ndarray | None = numbers
     for each in chain:
-        found = reader.moved(each, found)
-        if found is None:
-            return no
-    is_double = np.array_equal(found, numbers.repeat(2, axis=1).repeat(2, axis=2))
-    return _Node("enlarge", tuple(chain), (source,), target) if is_double else no
+        found = None if found is None else reader.moved(each, found)
+    if found is None or not np.array_equal(found, numbers.repeat(times, axis=1).repeat(times, axis=2)):
+        return no
+    return _Node("enlarge", tuple(chain), (source,), target, Window((times, times)))
 
 
 def _mean(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
@@ -508,7 +511,7 @@ class _Planner:
     def _enlarging(self, node: _Node, phases: tuple[int, int]) -> float:
         shape = self.reader.shape(node.target)
         moved = float(np.prod(shape))
-        if phases == (2, 2):
+        if phases[1] == 2 and (phases[0] == 2 or node.window.size[0] != 2):
             return float("inf")
         copied = moved * (algebra.PER_PRODUCT + algebra.PER_ENTRY)
         return copied if phases[1] == 2 else copied + moved * _PER_MOVED + _entry_cost(shape, 1)
@@ -594,11 +597,11 @@ class _Writer:
             phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
             channels = self._shape(node.sources[0])[3]
             if node.kind == "maximum":
-                recipe, bias = algebra.maximum(node.window, channels=channels, phases=phases), None
+                chain, bias = algebra.maximum(node.window, channels=channels, phases=phases), None
             else:
-                recipe = algebra.cheapest(_spread(node.kernel, channels), node.window, phases=phases)
+                chain = algebra.cheapest(_spread(node.kernel, channels), node.window, phases=phases)
                 bias = np.tile(node.bias, phases[1] ** 2)
-            self.maps[node.target] = self._follow(recipe, source, bias=bias, activation=node.activation)
+            self.maps[node.target] = self._follow(chain, source, bias=bias, activation=node.activation)
 
     def _is_native(self, node: _Node) -> bool:
         return node.is_plain_depthwise and self.plan.phases[node.sources[0]] == self.plan.phases[node.target] == 1
@@ -606,12 +609,12 @@ class _Writer:
     def _shape(self, index: int) -> tuple[int, ...]:
         return self.reader.shape(index)
 
-    def _follow(self, recipe: Recipe, source: int, *, bias: np.ndarray | None, activation: int) -> int:
-        """Write the steps of a recipe, and return the last map."""
+    def _follow(self, chain: Chain, source: int, *, bias: np.ndarray | None, activation: int) -> int:
+        """Write the steps of a chain, and return the last map."""
         maps = [source]
-        for number, step in enumerate(recipe.steps, 1):
-            own = bias if number == recipe.bias else None
-            fused = activation if number == len(recipe.steps) else _NO_ACTIVATION
+        for number, step in enumerate(chain.steps, 1):
+            own = bias if number == chain.bias else None
+            fused = activation if number == len(chain.steps) else _NO_ACTIVATION
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
                 fused = schema.ActivationFunctionType.RELU if step.clips else fused
@@ -698,10 +701,11 @@ class _Writer:
         """Copy each pixel into 2 x 2 phases, which are the enlarged map, or leave and enter the group again."""
         before, behind = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
         _, height, width, channels = self._shape(node.target)
-        block = 2 * before
+        times = node.window.size[0]
+        block = times * before
         copies = np.zeros((block, block, channels, before, before, channels), np.float32)
         for p, q in np.ndindex(block, block):
-            copies[p, q, :, p // 2, q // 2] = np.eye(channels)
+            copies[p, q, :, p // times, q // times] = np.eye(channels)
         source = self._product(self.maps[node.sources[0]], copies.reshape(block**2 * channels, -1))
         if behind == 2:
             return source
@@ -823,15 +827,26 @@ def _one_hot(amounts: np.ndarray, size: int) -> np.ndarray:
     return kernel
 
 
-def spread_convolutions(model: schema.ModelT) -> float:
-    """Rewrite the convolutions of a file's main graph in place, where the estimate says that it pays.
+_LEAST_GAIN = 1.1  # by the estimate, which is off by a few tenths
+
+
+def spread_convolutions(file: ModelFile) -> tuple[ModelFile, float]:
+    """Write the convolutions of a file's main graph as sparse 1x1 convolutions between shifts of whole maps.
+
+    Outputs stay the same but for the order of sums. XNNPACK skips the zeros of such a file on ARM and in WebAssembly
+    once its weights are stored sparse; elsewhere it runs all of it dense, and slower than the file as it was.
+
+    Args:
+        file: A float32 file with a fixed batch of 1.
 
     Returns:
-        The estimated time of the file as it was, divided by that of the rewritten one; 1.0 if nothing was changed.
+        The next file, whose 1x1 convolutions are still stored dense, and the estimated time of the file as it was,
+        divided by that of the next one. Where the estimate is below 1.1, the file itself and 1.
     """
+    model = file.objects()
     reader = _Reader(model)
     plan = _best_plan(reader)
-    if plan.gain <= 1:
-        return 1.0
+    if plan.gain < _LEAST_GAIN or numbers_operators(model):
+        return file, 1.0
     _Writer(reader, plan).write()
-    return plan.gain
+    return file.saved(model), plan.gain
