@@ -339,7 +339,7 @@ def _spread_forms(dense: ModelFile, *, name: str) -> list[FileForm]:
     """Return the form whose convolutions are sparse 1x1 convolutions between shifts, where that pays."""
     spread, gain = spread_convolutions(dense)
     file = spread if spread is dense else SparseForms(spread).form(("csr",))[0]
-    text = f"convolutions as shifts and sparse 1x1 convolutions, estimated {gain:.1f} times as fast"
+    text = f"convolutions as sparse 1x1 ones, about {gain:.1f} times as fast on ARM and in browsers"
     return [FileForm(f"{name}, {text}", file)] if gain > 1 and file.inference.active else []
 
 
