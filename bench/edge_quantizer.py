@@ -1,6 +1,6 @@
-"""Recipes of AI Edge Quantizer beside the number formats of tfprune, on a pruned network of the digits.
+"""Recipes of LiteRT Quantizer beside the number formats of tfprune, on a pruned network of the digits.
 
-edge_quantizer.py PYTHON, where PYTHON is the path of one that has ai-edge-quantizer.
+edge_quantizer.py PYTHON, where PYTHON is the path of one that has litert-quantizer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def trained() -> tuple[keras.Model, Any, Any]:
     model = tfprune.wrap(model)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     schedule = tfprune.schedules.Polynomial(SPARSITY, end=0.7)
-    model.fit(*train, epochs=EPOCHS, verbose=0, callbacks=[tfprune.PruningCallback(schedule)])
+    model.fit(*train, epochs=EPOCHS, verbose=0, callbacks=[tfprune.PruningCallback(schedule, every=100)])
     return tfprune.strip(model), train, test
 
 

@@ -37,17 +37,17 @@ def paired(dense: str, *others: str) -> None:
     from tfprune.export.device.writer_file import InterpretedFile, Signatures
 
     print("| file | MB | time of a token |\n|---|---|---|")
-    first = Signatures(InterpretedFile(dense, threads=1))
+    first = Signatures(InterpretedFile(dense, threads=1)).begin()
     for other in others:
-        second = Signatures(InterpretedFile(other, threads=1))
+        second = Signatures(InterpretedFile(other, threads=1)).begin()
         seconds(first), seconds(second)  # the first call may still arrange something
         ratio = statistics.median(seconds(second) / seconds(first) for _ in range(PAIRS))
         print(f"| {Path(other).name} | {Path(other).stat().st_size / 1e6:.0f} | {ratio:.2f} |", flush=True)
 
 
-def seconds(signatures: Signatures) -> float:  # noqa: F821
+def seconds(text: CachedText) -> float:  # noqa: F821
     start = time.process_time()
-    signatures.decode(1)
+    text.decode(1)
     return time.process_time() - start
 
 

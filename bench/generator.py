@@ -43,17 +43,17 @@ def measured(path: str, way: str) -> dict[str, float]:
     start = time.process_time()
     file = InterpretedFile(path, threads=1) if way == "runner" else PreparedFile(path, threads=1).loaded
     assert way == "runner" or file.runtime.endswith("in place"), file.runtime
-    signatures = Signatures(file)
+    text = Signatures(file).begin()
     loaded = time.process_time()
     prompt = np.random.default_rng(0).integers(1, file.vocabulary, PROMPT).tolist()
-    signatures.prefill(prompt)  # the first call may still arrange something
-    signatures.decode(1)
-    signatures.position = 0
+    text.prefill(prompt)  # the first call may still arrange something
+    text.decode(1)
+    text.tokens.clear()
     begin = time.process_time()
-    signatures.prefill(prompt)
+    text.prefill(prompt)
     between = time.process_time()
     for _ in range(TOKENS):
-        signatures.decode(1)
+        text.decode(1)
     end = time.process_time()
     return {
         "prefill": (between - begin) / PROMPT,

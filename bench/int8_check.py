@@ -16,7 +16,7 @@ from tfprune.export.device.processes import Completed
 from tfprune.export.device.quantization_error import explain_rounding
 from tfprune.export.file.document import add_values, inputs_of, load_objects, operator_name, save_objects
 from tfprune.export.keras_side import convert as conversion
-from tfprune.export.keras_side.convert import convert, convert_prepared
+from tfprune.export.keras_side.convert import Quantization, convert, convert_prepared
 from tfprune.export.keras_side.prepare import signature
 
 TRIALS, CAUGHT = 100, 95
@@ -66,7 +66,7 @@ def measure() -> list[Row]:
     files = {}
     for name in MODELS:
         model = network(name)
-        exact = convert_prepared(model.model, signature(model.model), unroll=True).content
+        exact = convert_prepared(model.model, signature(model.model), beside=Quantization("int8")).content
         files[name] = exact, convert(model.model, quantize="int8", calibration=[model.samples]), model.samples
     faults = [explain_rounding(exact, content, inputs=data).fault for exact, content, data in files.values()]
     passed = faults.count("")

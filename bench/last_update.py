@@ -85,7 +85,8 @@ def _own(weights: list, data: tuple, *, final: float, end: float) -> keras.Model
     model.set_weights(weights)
     pruned = _compiled(tfprune.wrap(model), keras)
     schedule = tfprune.schedules.Polynomial(final, initial=INITIAL, end=end)
-    pruned.fit(*data, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[tfprune.PruningCallback(schedule)])
+    pruning = tfprune.PruningCallback(schedule, every=100)  # the default of tfmot
+    pruned.fit(*data, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[pruning])
     return tfprune.strip(pruned)
 
 

@@ -1,8 +1,8 @@
-"""Activations of 16 bits in some layers of an int8 file, beside floats in these layers, by AI Edge Quantizer.
+"""Activations of 16 bits in some layers of an int8 file, beside floats in these layers, by LiteRT Quantizer.
 
     python bench/sixteen_bits.py PYTHON [FOLDER]
 
-PYTHON is the path of one that has ai-edge-quantizer. The network and the layers are those of the first seed of
+PYTHON is the path of one that has litert-quantizer. The network and the layers are those of the first seed of
 mixed_precision.py. With a folder, the trained network is kept there, and read by the next call.
 """
 

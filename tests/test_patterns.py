@@ -15,7 +15,7 @@ from scores import SPARSITIES, by_sorting, scores_of
 
 from tfprune.base.arrays import keep_largest, kept_count
 from tfprune.base.spec import ArgumentError, ArgumentTypeError
-from tfprune.patterns import NM, PATTERNS, Block, Channel, Head, Pattern, Unstructured
+from tfprune.patterns import NM, PATTERNS, Block, Channel, Head, Pattern, Unstructured, as_pattern, as_weight_pattern
 
 
 def digits(mask: np.ndarray) -> str:
@@ -39,6 +39,35 @@ def digits(mask: np.ndarray) -> str:
 )
 def test_unstructured_by_hand(scores, sparsity, mask):
     assert digits(Unstructured()(np.array(scores, dtype=np.float32), sparsity)) == mask
+
+
+@pytest.mark.parametrize(
+    ("identifier", "pattern"),
+    [("2:4", NM(2, 4)), ("1x4", Block(1, 4)), ("channel", Channel()), (NM(1, 16), NM(1, 16))],
+)
+def test_an_identifier_means_a_pattern(identifier, pattern):
+    assert as_pattern(identifier) == pattern
+
+
+@pytest.mark.parametrize(
+    ("identifier", "message"),
+    [
+        ("4:2", "Expected `n` below `m`"),
+        ("0x4", "Expected `rows` to be an integer of at least 1. Received: rows=0."),
+        ("2:4:8", "or an instance of Pattern, such as patterns.NM(2, 4), in short '2:4', or patterns.Block(1, 4)"),
+        ("2 : 4", "Received: pattern='2 : 4'."),
+        ("chanel", "Did you mean 'channel'?"),
+    ],
+)
+def test_an_identifier_of_no_pattern_is_refused(identifier, message):
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        as_pattern(identifier)
+
+
+def test_weights_by_themselves_have_no_pattern_of_channels():
+    assert as_weight_pattern("2:4", advice="") == NM(2, 4)
+    with pytest.raises(ArgumentError, match=re.escape("Received: pattern='head'. Use prune_units.")):
+        as_weight_pattern("head", advice="Use prune_units.")
 
 
 def test_a_constant_weight_is_pruned():

@@ -153,6 +153,18 @@ def test_a_table_of_nothing_skipped_is_nothing():
     ]
 
 
+def test_many_layers_skipped_for_one_reason_are_one_row():
+    frozen = [Skipped(f"block_{number}", "frozen") for number in range(20)]
+    table_of_all = skipped_table([Skipped("norm", "small"), *frozen, Skipped("head", "small")])
+    assert table_of_all.split("\n")[4:] == [
+        "norm                 small",
+        "block_0 and 19 more  frozen",
+        "head                 small",
+        "`as_dict()` lists all of them, and so does --json on the command line.",
+    ]
+    assert "more" not in skipped_table(frozen[:3])
+
+
 def test_reports_turn_into_json_in_one_place():
     root = Path(__file__).parents[1]
     texts = {

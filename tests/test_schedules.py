@@ -233,6 +233,13 @@ def test_a_window_is_given_by_name(make):
         make()
 
 
+def test_a_percentage_is_refused_before_the_end_is_asked_for():
+    with pytest.raises(ValueError, match=re.escape("Received: final=80. For 80 % pass 0.8.")):
+        Polynomial(80)
+    with pytest.raises(TypeError, match=re.escape("Received: end=None. Pass end=0.7")):
+        Polynomial(0.8)
+
+
 @dataclass(frozen=True)
 class Stairs(Schedule):
     """A schedule from outside the library: a step up every `width` updates."""

@@ -4,17 +4,20 @@ A pattern is a pure function from scores and a sparsity to a 0/1 mask. Scores co
 the first axis, inputs along the last, and the kernel positions of a convolution between them, so that a block or a
 group of inputs never covers two positions. Among equal scores the earlier entry, in row-major order, is kept. To
 add a pattern, derive a frozen dataclass from `Pattern` and define `__call__`.
+
+Functions take a pattern or its identifier: `"2:4"` for `NM(2, 4)`, `"1x4"` for `Block(1, 4)`, or a name.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tfprune.base.arrays import keep_largest, kept_count
-from tfprune.base.spec import ArgumentError, Spec, check_count
+from tfprune.base.spec import ArgumentError, Spec, check_count, resolve
 
 __all__ = ["NM", "Block", "Channel", "Head", "Pattern", "Unstructured"]
 
@@ -38,7 +41,7 @@ class Pattern(Spec):
     """
 
     kind: ClassVar[str | None] = None
-    _EXAMPLES: ClassVar[str] = "patterns.NM(2, 4) or patterns.Block(2, 4)"
+    _EXAMPLES: ClassVar[str] = "patterns.NM(2, 4), in short '2:4', or patterns.Block(1, 4), in short '1x4'"
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         """Return a boolean mask, True = keep.
@@ -288,3 +291,43 @@ class Head(Channel):
 
 
 PATTERNS: dict[str, type[Pattern]] = {"unstructured": Unstructured, "channel": Channel, "head": Head}
+_BY_SIGN: dict[str, type[NM | Block]] = {":": NM, "x": Block}
+
+
+def as_pattern(value: Any) -> Pattern:
+    """Return the pattern of an identifier: `"2:4"`, `"1x4"`, or a name such as `"unstructured"`; a pattern as it is.
+
+    Raises:
+        TypeError: If `value` is neither a string nor a pattern.
+        ValueError: If there is no such pattern.
+
+    Example:
+        >>> as_pattern("2:4"), as_pattern("1x4"), as_pattern("unstructured")
+        (NM(n=2, m=4), Block(rows=1, cols=4), Unstructured())
+    """
+    sizes = re.fullmatch("([0-9]{1,9})([:x])([0-9]{1,9})", value) if isinstance(value, str) else None
+    if sizes:
+        return _BY_SIGN[sizes[2]](int(sizes[1]), int(sizes[3]))
+    return resolve(value, PATTERNS, Pattern, "pattern")
+
+
+def as_weight_pattern(value: Any, *, advice: str) -> Pattern:
+    """Return the pattern of an identifier, as `as_pattern` does, for weights that are pruned without their neighbors.
+
+    Args:
+        value: The pattern or its identifier.
+        advice: What to do instead where whole channels or heads are meant, in a sentence.
+
+    Raises:
+        TypeError: If `value` is neither a string nor a pattern.
+        ValueError: If there is no such pattern, or it is for whole channels, or from outside of this module.
+    """
+    pattern = as_pattern(value)
+    if not isinstance(pattern, (Unstructured, NM, Block)):
+        raise ArgumentError(
+            "pattern",
+            "`pattern` to be 'unstructured', N:M such as '2:4', or blocks such as '1x4'",
+            repr(value),
+            advice=advice,
+        )
+    return pattern

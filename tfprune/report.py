@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 __all__ = ["Report", "Skipped", "table"]
@@ -105,8 +105,13 @@ class Skipped(Report):
     kind: str = field(default=OTHER, compare=False)
 
 
+_MOST_NAMED = 3  # layers with one reason; more would hide what stands beside the table
+
+
 def skipped_table(skipped: Iterable[Skipped]) -> str:
     """Return the table of skipped layers, after an empty line; an empty string if there are none.
+
+    Many layers with one reason are one row.
 
     Example:
         >>> print("A table." + skipped_table([Skipped("norm", "only scales")]))
@@ -116,8 +121,17 @@ def skipped_table(skipped: Iterable[Skipped]) -> str:
         -------  -----------
         norm     only scales
     """
-    rows = [[entry.layer, entry.reason] for entry in skipped]
-    return "\n\n" + table(["skipped", "reason"], rows, left=2) if rows else ""
+    entries = list(skipped)
+    counts = Counter(entry.reason for entry in entries)
+    rows, seen = [], set()
+    for layer, reason in ((entry.layer, entry.reason) for entry in entries):
+        if counts[reason] <= _MOST_NAMED:
+            rows.append([layer, reason])
+        elif reason not in seen:
+            rows.append([f"{layer} and {counts[reason] - 1} more", reason])
+            seen.add(reason)
+    note = "\n`as_dict()` lists all of them, and so does --json on the command line." if seen else ""
+    return "\n\n" + table(["skipped", "reason"], rows, left=2) + note if rows else ""
 
 
 def printable(text: str) -> str:
@@ -137,6 +151,16 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
 
 
+def install(extra: str) -> str:
+    """Return the command that installs an extra, as messages give it: nothing is on PyPI yet.
+
+    Example:
+        >>> install("plot")
+        'pip install "tfprune[plot]" (from a checkout: pip install ".[plot]")'
+    """
+    return f'pip install "tfprune[{extra}]" (from a checkout: pip install ".[{extra}]")'
+
+
 def new_figure(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, its size in inches.
 
@@ -147,20 +171,6 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib import figure
     except ImportError as error:
         raise ValueError(
-            'Expected the package matplotlib. Received: not installed. Run pip install "tfprune[plot]".'
+            f"Expected the package matplotlib. Received: not installed. Run {install('plot')}."
         ) from error
     return figure.Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure to an image file in the format of its suffix.
-
-    Raises:
-        ValueError: If the file cannot be written, or the format is not known.
-    """
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise ValueError(
-            f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
-        ) from error

@@ -161,7 +161,7 @@ class Polynomial(Schedule):
         final: The sparsity at the end, the fraction of zeros in [0, 1).
         begin: The step of the first pruning: an int, or a float in [0, 1] as a fraction of the training run. Default
             0.
-        end: The step at which `final` is reached, in the same form.
+        end: The step at which `final` is reached, in the same form; it has no default.
         initial: The sparsity at the begin, in [0, 1); default 0.
         power: The exponent, above 0; default 3. A power of 1 is a straight line.
 
@@ -180,14 +180,19 @@ class Polynomial(Schedule):
 
     final: float
     begin: Step = dataclasses.field(default=0, kw_only=True)
-    end: Step = dataclasses.field(kw_only=True)
+    end: Step = dataclasses.field(default=None, kw_only=True)  # type: ignore[assignment]  # `final` is checked first
     initial: float = dataclasses.field(default=0.0, kw_only=True)
     power: float = dataclasses.field(default=3.0, kw_only=True)
 
     def __post_init__(self) -> None:
         self._hold(final=check_sparsity(self.final, "final"), initial=check_sparsity(self.initial, "initial"))
         if self.end is None:
-            raise ArgumentTypeError("end", "`end` to be a step or a fraction of the training run", "None")
+            raise ArgumentTypeError(
+                "end",
+                "`end`, the step at which `final` is reached, or a fraction of the training run",
+                "None",
+                advice="Pass end=0.7, for example, to train with the final sparsity from 70 % of the run on.",
+            )
         begin, end = _check_window(self.begin, self.end)
         self._hold(begin=begin, end=end, power=check_number(self.power, "power", above=0))
 

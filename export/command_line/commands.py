@@ -6,13 +6,13 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import re
 import sys
-import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import Limit
 from tfprune.export.command_line.options import (
     add_command,
@@ -38,17 +38,18 @@ from tfprune.export.file.container import (
     read_model,
     write_atomically,
 )
-from tfprune.export.keras_side.loading import load_arrays, load_model
+from tfprune.export.keras_side.loading import load_arrays, load_keras, load_model
 from tfprune.export.micro.reports import ACCELERATORS
-from tfprune.patterns import NM
 from tfprune.report import Report
 
 # `tfprune export`: a saved Keras model, or a .tflite file, into a smaller file.
 
 _MAX_DROP = 0.01
 
+_EXPORT_LIMITS = ("max_drop", "max_relative_drop", "max_drop_per_class", "metric")  # on --evaluate-on
+
 # Options that stand for arguments of the library with other names.
-_EXPORT_ARGUMENTS = {"scheme": "--quantize", "class_names": "--labels"}
+_EXPORT_ARGUMENTS = {"scheme": "--quantize", "class_names": "--labels", "y": "--evaluate-on"}
 
 
 def add_export(commands: Any) -> None:
@@ -118,8 +119,11 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
         "--max-drop",
         type=float,
         metavar="DROP",
-        help=f"largest drop of accuracy on --evaluate-on (default: {_MAX_DROP})",
+        help=f"largest drop of --metric on --evaluate-on (default: {_MAX_DROP}, if there is no --max-relative-drop)",
     )
+    text = "largest drop as a fraction of the metric: 0.05 lets an error grow by 5 percent (default: no limit)"
+    parser.add_argument("--max-relative-drop", type=float, metavar="DROP", help=text)
+    parser.add_argument("--metric", metavar="NAME", help="metric of --max-drop, such as mae (default: accuracy)")
     text = "largest drop of accuracy in each class on --evaluate-on (default: no limit)"
     parser.add_argument("--max-drop-per-class", type=float, metavar="DROP", help=text)
     parser.add_argument(
@@ -152,7 +156,7 @@ def _described(options: argparse.Namespace) -> Any:
     if options.compress != SUFFIXES.get(path.suffix.lower()):
         raise ValueError(f"Expected a path whose suffix says how it is compressed. Received: {options.path!r}.")
     names = _names(options.labels) if options.labels else None
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfprune-") as folder:
+    with TemporaryFolder(beside=path.parent) as folder:
         report = _exported(options, str(Path(folder, path.name)))
         add_metadata(report.path, path, class_names=names, mean=options.mean, std=options.std)
     sizes = {"bytes": path.stat().st_size, "tflite_bytes": len(read_model(path))}
@@ -212,7 +216,7 @@ def _recipe(options: argparse.Namespace) -> Any:
 
 def _export_limit(options: argparse.Namespace) -> Limit | None:
     if options.evaluate_on is None:
-        for name in ("max_drop", "max_drop_per_class"):
+        for name in _EXPORT_LIMITS:
             if getattr(options, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"Expected --evaluate-on X,Y with {option}. Received: no --evaluate-on.")
@@ -220,16 +224,21 @@ def _export_limit(options: argparse.Namespace) -> Limit | None:
     samples, _, labels = options.evaluate_on.partition(",")
     if not labels:
         raise ValueError(f"Expected --evaluate-on X,Y, samples and labels. Received: {options.evaluate_on!r}.")
-    max_drop = _MAX_DROP if options.max_drop is None else options.max_drop
-    data = (load_arrays(samples), load_arrays(labels))
-    return Limit(max_drop, data=data, max_drop_per_class=options.max_drop_per_class)
+    has_no_bound = options.max_drop is None and options.max_relative_drop is None
+    return Limit(
+        _MAX_DROP if has_no_bound else options.max_drop,
+        options.metric,
+        data=(load_arrays(samples), load_arrays(labels)),
+        max_relative_drop=options.max_relative_drop,
+        max_drop_per_class=options.max_drop_per_class,
+    )
 
 
 def _rewrite(options: argparse.Namespace, path: str, check_on: Any) -> Any:
     from tfprune.export.rewriting.rewrite import rewrite
 
     number_format = ("quantize", "recipe", "recipe_python", "levels", "io_dtype", "calibration")
-    for name in (*number_format, "evaluate_on", "max_drop", "max_drop_per_class"):
+    for name in (*number_format, "evaluate_on", *_EXPORT_LIMITS):
         if getattr(options, name) is not None:
             raise ValueError(
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
@@ -257,7 +266,7 @@ _PRUNE_OF_MODELS = (
 )
 
 # Options that stand for arguments of the library with other names.
-_PRUNE_ARGUMENTS = {"validation_data": "--validation"}
+_PRUNE_ARGUMENTS = {"validation_data": "--validation", "y": "--validation"}
 
 
 def add_prune(commands: Any) -> None:
@@ -294,7 +303,10 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
         help="learning rate of the training (default: that of the model)",
     )
     parser.add_argument(
-        "--pattern", default="unstructured", help="unstructured, or N:M such as 2:4, for hardware that needs it"
+        "--pattern",
+        default="unstructured",
+        metavar="PATTERN",
+        help="unstructured, N:M such as 2:4, or blocks such as 1x4, for hardware that needs it",
     )
     text = (
         "measure of importance, such as magnitude or wanda, and without --epochs also alps, sparsegpt and ria "
@@ -322,19 +334,34 @@ def _add_prune_goal(parser: argparse.ArgumentParser) -> None:
 
 
 def _prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
-    if is_model_file(options.source):
-        refuse_options(parser, options, names=_PRUNE_OF_MODELS, of="a Keras model")
+    if _is_file(parser, options, of_models=_PRUNE_OF_MODELS, of_files=_PRUNE_OF_FILES):
         return _prune_tflite(options)
-    refuse_options(parser, options, names=_PRUNE_OF_FILES, of="a .tflite file")
-    for name, value in (("PATH", options.path), ("--data", options.data)):
-        if value is None:
-            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune prune --help`.")
-    from tfprune.export.keras_side.loading import load_keras
-
     load_keras()
     from tfprune.export.command_line.saved_models import prune_file
 
     return prune_file(options)
+
+
+def _is_file(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    *,
+    of_models: Collection[str],
+    of_files: Collection[str],
+) -> bool:
+    """Return whether the source is a .tflite file; otherwise it is a saved Keras model.
+
+    Raises:
+        ValueError: If there are options for the other kind, or a Keras model lacks those that it needs.
+    """
+    if is_model_file(options.source):
+        refuse_options(parser, options, names=of_models, of="a Keras model")
+        return True
+    refuse_options(parser, options, names=of_files, of="a .tflite file")
+    for name, value in (("PATH", options.path), ("--data", options.data)):
+        if value is None:
+            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `{parser.prog} --help`.")
+    return False
 
 
 def _prune_tflite(options: argparse.Namespace) -> Any:
@@ -342,10 +369,6 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
 
     suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
     path = options.path or str(Path(options.source).with_suffix(suffix))
-    pattern: Any = options.pattern
-    group = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if group:
-        pattern = NM(int(group[1]), int(group[2]))
     return prune_tflite(
         options.source,
         path,
@@ -354,7 +377,7 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
         max_bytes=options.max_bytes,
         max_error=options.max_error,
         max_drop=_prune_limit(options),
-        pattern=pattern,
+        pattern=options.pattern,
         compress=options.compress,
     )
 
@@ -370,8 +393,6 @@ def _prune_limit(options: argparse.Namespace) -> Limit | None:
         raise ValueError(
             f"Expected --validation X,Y with --max-drop: samples and labels. Received: {options.validation!r}."
         )
-    from tfprune.export.keras_side.loading import load_arrays
-
     return Limit(options.max_drop, options.metric, data=(load_arrays(samples), load_arrays(labels)))
 
 
@@ -424,15 +445,8 @@ tfprune shrink model.tflite small.tflite --max-error 0.1 --samples photos --rang
 
 
 def _shrink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
-    if is_model_file(options.source):
-        refuse_options(parser, options, names=_SHRINK_OF_MODELS, of="a Keras model")
+    if _is_file(parser, options, of_models=_SHRINK_OF_MODELS, of_files=_SHRINK_OF_FILES):
         return _shrink_tflite(options)
-    refuse_options(parser, options, names=_SHRINK_OF_FILES, of="a .tflite file")
-    for name, value in (("PATH", options.path), ("--data", options.data)):
-        if value is None:
-            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune shrink --help`.")
-    from tfprune.export.keras_side.loading import load_keras
-
     load_keras()
     from tfprune.export.command_line.saved_models import shrink_file
 
@@ -477,6 +491,7 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
 # Options that stand for arguments of the library with other names.
 _COMPRESS_ARGUMENTS = {
     "data": "--train",
+    "y": "--validation",
     "validation_data": "--validation",
     "test_data": "--test",
     "time": "--minutes",
@@ -554,7 +569,10 @@ def _add_compress_goal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help=text)
     text = "most cycles of one inference (needs an NPU as --target; default: no limit)"
     parser.add_argument("--max-cycles", type=int, metavar="CYCLES", help=text)
-    text = "metric that files are compared by: accuracy, mae, mse, or one of the compiled model (default: accuracy)"
+    text = (
+        "metric that files are compared by: accuracy, mae, mse, or one of the compiled model (default: the accuracy "
+        "or first metric that it was compiled with, else accuracy)"
+    )
     parser.add_argument("--metric", metavar="NAME", help=text)
     text = "whether a larger or a smaller metric is better (default: that of the metric, where it is one of Keras)"
     parser.add_argument("--mode", choices=["max", "min"], help=text)
@@ -565,8 +583,6 @@ def _add_compress_goal(parser: argparse.ArgumentParser) -> None:
 
 
 def _compress(options: argparse.Namespace) -> Any:
-    from tfprune.export.keras_side.loading import load_keras
-
     load_keras()
     from tfprune.export.command_line.saved_models import compress_file
 

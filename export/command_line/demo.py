@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfprune
+from tfprune.base.folders import TemporaryFolder
 from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.report import CompressReport
 from tfprune.export.device.benchmark import benchmark
@@ -83,7 +83,7 @@ class DemoReport(Report):
         header = ["model", "accuracy", "non-zeros", "bytes", "bytes, packed", "latency, ms"]
         note = f"Accuracy was measured by {self.runtime}, in a process without TensorFlow and Keras."
         folder = shlex.quote(self.folder)
-        opened = f"In a browser: cd {folder} && tfprune web dense-float32.tfz pruned-float32.tfz page"
+        opened = f"In a browser: cd {folder} && tfprune web dense-web.tfz pruned-web.tfz page"
         most = f"{self.search.max_drop:.0%}"
         searched = f"What `tfprune compress` finds in {_SEARCH_SECONDS:.0f} seconds, losing at most {most}:"
         parts = [
@@ -214,9 +214,10 @@ def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder
                 quantize=quantize,
                 calibration=calibration,
                 check_on=held_x,
-                batch=1,  # for LiteRT.js in a browser
             )
             plain = rewrite(packed, path, check_on=held_x)
+            if quantize is None:  # LiteRT.js takes one image at a time
+                rewrite(packed, folder / f"{name}-web.tfz", compress="packed", target="web", check_on=held_x[:1])
             exports.append((label, path, built.nnz, plain.bytes, built.bytes))
     tell("running the files without TensorFlow", 0.52)
     accuracies, runtime = _without_tensorflow([path for _, path, *_ in exports], held_x, held_y)
@@ -230,7 +231,7 @@ def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder
 def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tuple[list[float], str]:
     """Measure the accuracy of the packed files in a process where TensorFlow cannot be imported."""
     files = [str(path.with_suffix(".tfz").resolve()) for path in paths]
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"files": files}, arrays={"x": x, "y": y})
         completed = run_job(run_on_device, folder, timeout=300)
         if not completed.ok:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +26,7 @@ from tfprune.export.command_line.options import (
     refuse_options,
 )
 from tfprune.export.comparing.damage import CORRUPTIONS
-from tfprune.export.file.container import check_destination, check_not_read
+from tfprune.export.file.container import check_destination, check_not_read, is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_groups, load_keras, load_model
 from tfprune.report import Report
 
@@ -92,6 +95,8 @@ tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@ra
 def _verify(options: argparse.Namespace) -> Any:
     from tfprune.export.device.verify import verify
 
+    if options.against:
+        _check_against(options)
     inputs = load_arrays(options.samples) if options.samples else None
     expected = None
     if options.against:
@@ -102,9 +107,19 @@ def _verify(options: argparse.Namespace) -> Any:
         return verify(options.model, inputs, expected, labels=labels, tolerance=options.tolerance, on=device)
 
 
-def _predict(model: Any, inputs: Any) -> Any:
-    if inputs is None:
+def _check_against(options: argparse.Namespace) -> None:
+    """Refuse what cannot be compared with, before Keras is imported."""
+    if is_model_file(options.against):
+        words = ["tfprune", "compare", options.against, options.model, "--data", options.samples or "x.npy"]
+        raise ValueError(
+            f"Expected a saved Keras model with --against. Received: {options.against!r}, which is a model file for "
+            f"devices. Compare two of them: {shlex.join(words)}."
+        )
+    if not options.samples:
         raise ValueError("Expected samples to compare on. Received: --against without --samples FILE.")
+
+
+def _predict(model: Any, inputs: Any) -> Any:
     import tfprune
     from tfprune.export.keras_side.prepare import signature
 
@@ -341,13 +356,17 @@ def _generate(options: argparse.Namespace) -> Any:
         raise ValueError("Expected --chat without --stop, as turns end by themselves. Received: both.")
     names = ("max_tokens", "temperature", "top_k", "top_p", "seed")
     settings = {name: getattr(options, name) for name in names}
-    with _quiet_libraries():
+
+    def write() -> _WrittenText:
         generator = Generator(options.model, threads=options.threads)
         if options.chat:
             talk = generator.chat(instructions=options.prompt or "")
             return _conversation(talk, options, settings)
         pieces = generator.stream(options.prompt, stop=options.stop, **settings)
         return _written(options.prompt, pieces, options)
+
+    with _quiet_libraries():
+        return write()
 
 
 def _conversation(talk: Any, options: argparse.Namespace, settings: Mapping[str, Any]) -> _Conversation:
@@ -372,16 +391,32 @@ def _written(prompt: str, pieces: Iterator[str], options: argparse.Namespace) ->
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Drop what native code logs: LiteRT writes a page when it loads a file, and has no setting for that."""
-    sys.stderr.flush()
-    saved = os.dup(_STDERR)
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (not a path on every system)
-        os.dup2(nowhere.fileno(), _STDERR)
+    """Drop what native code logs: LiteRT writes a page when it loads a file, and has no setting for that.
+
+    It also writes lines when the file is closed, and when the process ends.
+    """
+    atexit.register(_drop_native_errors)
+    saved, python = os.dup(_STDERR), sys.stderr
+    _drop_native_errors()
     try:
         yield
     finally:
+        traceback.clear_frames(sys.exc_info()[2])  # those of an error hold the file, which is closed here
+        if sys.stderr is not python:
+            sys.stderr.close()
+        sys.stderr = python
         os.dup2(saved, _STDERR)
         os.close(saved)
+
+
+def _drop_native_errors() -> None:
+    """Let native code write its errors nowhere, and Python where it did before."""
+    sys.stderr.flush()
+    encoding = sys.stderr.encoding
+    if sys.stderr is sys.__stderr__:  # not replaced by another program
+        sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1, encoding=encoding, errors="backslashreplace")
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (not a path on every system)
+        os.dup2(nowhere.fileno(), _STDERR)
 
 
 # `tfprune web`: a folder that runs files in a browser.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shlex
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.base.spec import ArgumentMessage, check_count
-from tfprune.report import Report
+from tfprune.report import Report, install
 
 # Add commands to the command line, and the arguments that several of them share.
 
@@ -53,13 +54,18 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
-    needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install ".[{extra}]")'
+    needs = f"This command needs: {install(extra)}"
     parser.set_defaults(command=run, needs=needs, arguments={})
     return parser
 
 
+# A call in Python keeps the names of its arguments, except a Limit, whose arguments are options.
+_CALL = re.compile(r"[\w.]+\((?:[^()]|\([^()]*\))*\)")
+_LIMIT = re.compile(r"(\w+)=tfprune\.Limit\(([^()]*)\)")
+
+
 def printed(message: str | Exception, options: argparse.Namespace) -> str:
-    """Return the text of an error or warning; one that carries its argument gets the option in its place.
+    """Return the text of an error or warning, with the options of the command in place of arguments in Python.
 
     Seconds become minutes.
 
@@ -69,20 +75,34 @@ def printed(message: str | Exception, options: argparse.Namespace) -> str:
         >>> printed(error, argparse.Namespace(tolerance=2.0, arguments={"time": "--minutes"}))
         'Expected --minutes with --tolerance. Received: --tolerance 2.0, no --minutes.'
     """
-    if not isinstance(message, ArgumentMessage):
-        return str(message)
     names = {name: f"--{name.replace('_', '-')}" for name in vars(options) if name not in _NOT_OPTIONS}
     names |= options.arguments
-    if (message.argument or "").startswith("--"):  # checked by the command itself
-        names[str(message.argument)] = str(message.argument)
+    argument = message.argument if isinstance(message, ArgumentMessage) else None
+    if argument and argument.startswith("--"):  # checked by the command itself
+        names[argument] = argument
+    any_name = "|".join(map(re.escape, names))
+    spelled = re.compile(rf"`({any_name})`|(?<![\w.`'\"/-])({any_name})=")
 
     def words(text: str) -> str:
-        for name, option in names.items():
-            first, *others = f" {text.replace(f'`{name}`', option)}".split(f" {name}=")
-            text = "".join([first, *(f" {_option(option, other)}" for other in others)])[1:]
+        text = text.replace(" in a tfprune.Limit", "")  # options stand alone
+        text = _LIMIT.sub(_limit_as_arguments, text)
+        calls = [match.span() for match in _CALL.finditer(text)]
+        for match in reversed([*spelled.finditer(text)]):
+            start, rest = match.start(), text[match.end() :]
+            if match[1]:
+                text = f"{text[:start]}{names[match[1]]}{rest}"
+            elif not any(first < start < last for first, last in calls):
+                text = f"{text[:start]}{_option(names[match[2]], rest)}"
         return text
 
-    return message.sentence(words)
+    return message.sentence(words) if isinstance(message, ArgumentMessage) else words(str(message))
+
+
+def _limit_as_arguments(match: re.Match[str]) -> str:
+    """Return `max_drop=0.01 metric='mae'` for `max_drop=tfprune.Limit(0.01, metric='mae')`."""
+    arguments = match[2].split(", ")
+    first = [] if "=" in arguments[0] else [f"{match[1]}={arguments.pop(0)}"]
+    return " ".join([*first, *arguments])
 
 
 def _option(option: str, text: str) -> str:
@@ -179,10 +199,10 @@ def target_of(options: argparse.Namespace) -> Any:
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, text: str) -> None:
-    """Add the options of a recipe of AI Edge Quantizer; the text says what becomes of it."""
-    text = f"recipe of AI Edge Quantizer, by its name or as a JSON file, {text}"
+    """Add the options of a recipe of LiteRT Quantizer; the text says what becomes of it."""
+    text = f"recipe of LiteRT Quantizer, by its name or as a JSON file, {text}"
     add_file(parser, "--recipe", metavar="RECIPE", help=text)
-    text = "Python that has AI Edge Quantizer (default: the one that runs now)"
+    text = "Python that has LiteRT Quantizer (default: the one that runs now)"
     add_file(parser, "--recipe-python", metavar="PATH", help=text)
 
 
@@ -201,7 +221,7 @@ def recipe_of(options: argparse.Namespace) -> Any:
 
     if not options.recipe.lower().endswith(".json"):
         return EdgeQuantizer(options.recipe, python=options.recipe_python)
-    expected = "a recipe of AI Edge Quantizer in JSON with --recipe"
+    expected = "a recipe of LiteRT Quantizer in JSON with --recipe"
     with reading(options.recipe, expected=expected, advice='It is a list of rules, with "regex" and "operation"'):
         rules = parse_json(Path(options.recipe).read_bytes())
         try:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
-import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 
 import tfprune
 from tfprune.allocation import ALLOCATIONS
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import Limit
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity
 from tfprune.criteria import CRITERIA, Criterion
@@ -36,6 +34,7 @@ from tfprune.export.keras_side.prepare import signature
 from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.weights import EdgeQuantizer
 from tfprune.models.training import compile_like, create_variables
+from tfprune.patterns import NM, as_weight_pattern
 from tfprune.report import Report, table
 
 # Read and check a saved Keras model and samples for it, before any work starts.
@@ -323,7 +322,7 @@ def _save(job: _Job, model: keras.Model, *, path: str, done: Report) -> SavedMod
         model.optimizer.build(model.trainable_variables)  # else Keras warns when it loads the file
     before, after = job.measure(job.model), job.measure(model)
     metrics = tuple(Metric(name, before[name], value) for name, value in after.items())
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         saved = Path(folder) / "model.keras"
         model.save(saved)
         content = saved.read_bytes()
@@ -336,7 +335,6 @@ def _save(job: _Job, model: keras.Model, *, path: str, done: Report) -> SavedMod
 
 _OF_PRUNE_WEIGHTS = ("alps", "sparsegpt", "ria")  # criteria of `prune_weights`
 _ALLOCATIONS_TOO = ("error", "outputs", "owl", "alpha_pruning")  # allocations of it
-_LEAST_MASK_UPDATES = 50
 _PRUNING_END = 0.7  # the fraction of the training after which the sparsity stays
 
 
@@ -373,20 +371,13 @@ def _settings(options: argparse.Namespace, *, epochs: int) -> dict[str, Any]:
     if options.allocation is not None:
         allocations = [*ALLOCATIONS, *_ALLOCATIONS_TOO] if is_of_prune_weights else ALLOCATIONS
         check_choice(options.allocation, "--allocation", choices=allocations)
-    pattern: Any = options.pattern
-    group = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if group:
-        pattern = tfprune.patterns.NM(int(group[1]), int(group[2]))
-    elif pattern != "unstructured":
-        raise ValueError(
-            f"Expected --pattern unstructured, or N:M such as 2:4. Received: {pattern!r}. tfprune shrink removes "
-            f"channels; tfprune.wrap knows more patterns."
-        )
+    pattern = as_weight_pattern(options.pattern, advice="Channels are removed by `tfprune shrink`.")
+    groups = isinstance(pattern, NM)
     return {
         "sparsity": check_sparsity(options.sparsity, "--sparsity"),
         "criterion": criterion,
         "pattern": pattern,
-        "allocation": options.allocation or (None if is_of_prune_weights else "uniform" if group else "lamp"),
+        "allocation": options.allocation or (None if is_of_prune_weights else "uniform" if groups else "lamp"),
     }
 
 
@@ -415,10 +406,8 @@ def _trained(job: _Job, wrapped: keras.Model, settings: dict[str, Any], options:
     compile_like(wrapped, job.model, advice=_ADVICE)
     if options.learning_rate is not None:
         wrapped.optimizer.learning_rate = check_number(options.learning_rate, "--learning-rate", above=0)
-    steps = math.ceil(job.data.sizes[0] / job.batch_size) * options.epochs
     pruning = tfprune.PruningCallback(
         tfprune.schedules.Polynomial(settings["sparsity"], end=_PRUNING_END),
-        every=max(1, int(steps * _PRUNING_END / _LEAST_MASK_UPDATES)),
         allocation=settings["allocation"],
         data=job.evidence(settings["criterion"], options.max_samples),
     )

@@ -17,9 +17,12 @@ from tfprune.base.limit import (
     are_probabilities,
     class_groups,
     class_numbers,
+    classes_without_samples,
+    listed_classes,
     paired_interval,
     predicted_classes,
     read_groups,
+    refuse_text,
     within_classes,
 )
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, check_number
@@ -247,6 +250,7 @@ def _class_texts(class_names: Sequence[str] | None, classes: int) -> list[str]:
 
 def _as_array(y: Any, samples: int) -> np.ndarray:
     labels = np.asarray(y)
+    refuse_text(labels, "data")
     if labels.dtype.kind not in "biuf" or not labels.ndim or len(labels) != samples:
         raise ValueError(
             f"Expected a label for each of the {samples:,} samples. Received: an array of shape {labels.shape} and "
@@ -405,7 +409,9 @@ def _compare_classes(
     ]
     everything = _counts(right[0], right[1])
     low, high = paired_interval(everything[1], everything[2], samples=len(labels), level=level)
-    notes = () if are_shares[0] else ("The outputs are logits: confidences are those of a softmax or sigmoid.",)
+    notes = [] if are_shares[0] else ["The outputs are logits: confidences are those of a softmax or sigmoid."]
+    missing = [names[each] for each in classes_without_samples(labels, compared.classes)] if has_labels else []
+    notes += [f"Not measured, for want of samples: {listed_classes(missing)}."] if missing else []
     return DamageReport(
         task="classification" if has_labels else "agreement",
         samples=len(labels),
@@ -420,7 +426,8 @@ def _compare_classes(
         rows=_class_rows([*class_groups(labels, names), *groups], right, level),
         flips=_flips(right, labels, predicted, confidences, names),
         level=float(level),
-        notes=notes,
+        notes=tuple(notes),
+        without_samples=tuple(missing),
     )
 
 
@@ -497,7 +504,6 @@ def _compare_numbers(compared: _Comparable, groups: list[SampleGroup], *, level:
         for side in (compared.before, compared.after)
     )
     grown = after - before
-    low, high = mean_interval(grown, level=level) or (None, None)
     rows = [
         damage_row(
             group,
@@ -515,8 +521,44 @@ def _compare_numbers(compared: _Comparable, groups: list[SampleGroup], *, level:
             'If the outputs are scores of classes, such as logits, compare the classes: `task="classification"` '
             "(`tfprune compare --task classification`)."
         )
+    return _of_errors(
+        "regression",
+        before,
+        after,
+        interval=mean_interval(grown, level=level),
+        rows=sorted_rows(rows, level),
+        flips=tuple(
+            FlippedSample(int(index), True, "", f"{before[index]:.4g}", f"{after[index]:.4g}", None, None)
+            for index in worst
+        ),
+        level=level,
+        notes=tuple(notes),
+    )
+
+
+def _of_errors(
+    task: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    interval: tuple[float, float] | None,
+    level: float,
+    **parts: Any,
+) -> DamageReport:
+    """Return the report of errors or losses.
+
+    Args:
+        task: Its name.
+        before: The error of each sample or token before.
+        after: That after.
+        interval: The interval of the mean growth; None if there is none.
+        level: Its coverage.
+        parts: The rows, the flips and the notes of the report.
+    """
+    grown = after - before
+    low, high = interval or (None, None)
     return DamageReport(
-        task="regression",
+        task=task,
         samples=len(grown),
         before=Quality(float(before.mean())),
         after=Quality(float(after.mean())),
@@ -526,13 +568,8 @@ def _compare_numbers(compared: _Comparable, groups: list[SampleGroup], *, level:
         lost=int((grown > 0).sum()),
         gained=int((grown < 0).sum()),
         p_value=None,
-        rows=sorted_rows(rows, level),
-        flips=tuple(
-            FlippedSample(int(index), True, "", f"{before[index]:.4g}", f"{after[index]:.4g}", None, None)
-            for index in worst
-        ),
         level=float(level),
-        notes=tuple(notes),
+        **parts,
     )
 
 
@@ -565,21 +602,14 @@ def _compare_tokens(compared: _Comparable, groups: Any, *, level: float) -> Dama
     grown = after - before
     named = {"frequency": _frequency_classes(compared.labels[counted]), **_of_tokens(groups, counted)}
     rows = [_row(group, before, after, texts=texts, level=level) for group in read_groups(named, len(grown))]
-    low, high = clustered_interval(grown, clusters=texts, level=level) or (None, None)
-    return DamageReport(
-        task="language",
-        samples=len(grown),
-        before=Quality(float(before.mean())),
-        after=Quality(float(after.mean())),
-        drop=float(grown.mean()),
-        low=low,
-        high=high,
-        lost=int((grown > 0).sum()),
-        gained=int((grown < 0).sum()),
-        p_value=None,
+    return _of_errors(
+        "language",
+        before,
+        after,
+        interval=clustered_interval(grown, clusters=texts, level=level),
         rows=sorted_rows(rows, level),
         flips=_worst_texts(before, after, texts),
-        level=float(level),
+        level=level,
         notes=("Intervals and tests count texts, because tokens of a text are not independent.",),
     )
 

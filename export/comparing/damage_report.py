@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.limit import SampleGroup
-from tfprune.base.output import document, facts, image, name_text, rows_table, section, text
+from tfprune.base.limit import SampleGroup, has_nothing_to_lose, listed_classes
+from tfprune.base.output import document, facts, image, name_text, rows_table, save_figure, section, text
 from tfprune.export.file.container import write_atomically
 from tfprune.export.file.inspect import png_file
-from tfprune.report import Report, new_figure, save_figure, shortened, table
+from tfprune.report import Report, new_figure, shortened, table
 
 # Statistics of two models on the same samples, in NumPy: intervals, exact tests and their correction.
 
@@ -389,6 +389,7 @@ class DamageReport(Report):
         max_drop_per_group: The limit of each row's `drop`; None for none.
         corrupted: The scores on samples with noise, blur and so on, if corruptions were asked for.
         notes: What to know about the figures: groups of few samples, scores that are not probabilities.
+        without_samples: The classes that no label names, of which nothing is known.
 
     Example:
         >>> labels = model.predict(images, verbose=0).argmax(axis=1)
@@ -400,6 +401,7 @@ class DamageReport(Report):
     JSON_NAMES = (
         "task", "samples", "before", "after", "drop", "low", "high", "lost", "gained", "p_value", "rows", "flips",
         "level", "max_drop", "max_drop_per_group", "corrupted", "harmed", "broken", "passed", "notes",
+        "without_samples",
     )  # fmt: skip
 
     task: str
@@ -419,6 +421,7 @@ class DamageReport(Report):
     max_drop_per_group: float | None = None
     corrupted: tuple[CorruptedScores, ...] = ()
     notes: tuple[str, ...] = ()
+    without_samples: tuple[str, ...] = ()
     pictured: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -432,7 +435,11 @@ class DamageReport(Report):
         losses = []
         if self.max_drop is not None and self.drop > self.max_drop:
             losses.append(f"all samples lost {self.number(self.drop)}, more than {self.number(self.max_drop)}")
+        if self.task == "classification" and has_nothing_to_lose(self.before.score, self.max_drop):
+            losses.append(f"the accuracy was {self.number(self.before.score)} before, so no model loses more")
         limit = self.max_drop_per_group
+        if limit is not None and self.without_samples:
+            losses.append(f"no samples of {listed_classes(self.without_samples)}, so nobody knows what they lost")
         for row in self.rows if limit is not None else ():
             if limit is not None and row.drop > limit:
                 losses.append(f"{row.name} lost {self.number(row.drop)}, more than {self.number(limit)}")

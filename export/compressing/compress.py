@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from tfprune.base.folders import NamedArrays, RunFolder
-from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop, read_groups
+from tfprune.base.limit import GroupLimits, Limit, as_limit, check_can_lose, largest_drop, read_groups
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import (
     ArgumentError,
@@ -192,8 +192,9 @@ class _SearchLimit:
                 repr(max_drop),
                 advice="Pass 0.01, for example.",
             )
-        check_drop(limit.max_drop, "max_drop", metric="accuracy" if limit.metric is None else limit.metric)
-        return cls(limit, FileMetric.of(limit, model))
+        metric = FileMetric.of(limit, model)
+        check_drop(limit.max_drop, "max_drop", metric=metric.metric)
+        return cls(limit, metric)
 
     def settings(self) -> dict[str, Any]:
         """Return what tells this limit from another one, as values of JSON."""
@@ -214,11 +215,10 @@ class _SearchLimit:
             ValueError: If the labels do not fit, or a relative limit is one of 0.
         """
         x, y = data
-        self._check_classes(y)
         outputs = baseline_outputs(model, x)
         GroupLimits.of(self.limit, outputs, y)  # refused before anything is stored
         score = self.metric.score(outputs, y)
-        largest_drop(self.limit, score)
+        check_can_lose(self.limit, {self.metric.name: score})
         return {"score": np.array(score), **({"outputs": [*outputs.values()][0]} if self.limit.bounds_groups else {})}
 
     def read_baseline(self, arrays: NamedArrays, *, y: Any) -> tuple[float, GroupLimits | None]:
@@ -239,17 +239,6 @@ class _SearchLimit:
         sizes = {**board, **{name.removeprefix("max_"): size for name, size in search.bounds.items()}}
         budgets = {name: size for name, size in sizes.items() if size is not None}
         return Goal(by, largest_drop(self.limit, baseline) or 0.0, budgets, noise=noise, sample=sample)
-
-    def _check_classes(self, y: Any) -> None:
-        """Refuse numbers other than classes for the metric that nobody named."""
-        for labels in keras.tree.flatten(y) if self.limit.metric is None else ():
-            if np.issubdtype(labels.dtype, np.floating) and np.any(labels % 1):
-                raise ArgumentError(
-                    "validation_data",
-                    "classes as labels in `validation_data`, for the accuracy",
-                    found="numbers with fractions",
-                    advice="For a regression pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae').",
-                )
 
 
 # Search for the smallest or fastest file of a trained model that loses at most what the user allows.
@@ -307,7 +296,9 @@ def compress(
             the interpreter for microcontrollers. Needs the extra `micro`. An NPU, such as `vela("ethos-u55-128")`, is
             for `optimize="latency"` or a limit of cycles: files are then dense int8, and its compiler, in a process
             for each file, estimates the cycles of one inference. Needs the extra `vela`.
-        max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
+        max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. If a model
+            of one output was compiled with metrics, it is that of the first accuracy among them, else of the first
+            one; an error needs a `tfprune.Limit`, because a number alone does not say in which unit. A
             `tfprune.Limit` bounds another metric: by a name that `evaluate` knows or that the model was compiled
             with, a metric of Keras, or a function of labels and outputs. Of an error, it is how much the error may
             grow. With `max_drop_per_class` or `max_drop_per_group` it also bounds the accuracy that each class or

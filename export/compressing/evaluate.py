@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -19,7 +18,7 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.base.folders import NamedArrays, RunFolder, parse_json
+from tfprune.base.folders import NamedArrays, RunFolder, TemporaryFolder, parse_json
 from tfprune.base.limit import GroupLimits, Limit
 from tfprune.base.spec import ArgumentError, warn_user
 from tfprune.compact.trainer import Distillation
@@ -43,7 +42,7 @@ from tfprune.export.file.container import encode
 from tfprune.export.keras_side.ask import Vela, vela
 from tfprune.export.keras_side.convert import INTEGERS, Quantization, convert, count_inputs, labeled_arrays
 from tfprune.export.keras_side.loading import load_model
-from tfprune.export.keras_side.to_tflite import file_outputs, to_tflite
+from tfprune.export.keras_side.to_tflite import compiled_metrics, file_outputs, to_tflite, with_metric
 from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.export.rewriting.weights import EdgeQuantizer
 from tfprune.masking.strip import plain_copy
@@ -87,12 +86,15 @@ class FileMetric:
     def of(cls, limit: Limit, model: keras.Model) -> FileMetric:
         """Return the metric of a limit: one by name, one of a compiled model by its name, or the one it has.
 
+        A limit without a metric has that of the compiled model, as `with_metric` says.
+
         Raises:
             ValueError: If there is no metric of this name, or `mode` is wrong or needed.
         """
+        limit = with_metric(limit, model)
         metric = limit.metric
         if isinstance(metric, str) and metric not in NAMES:
-            compiled = _compiled_metrics(model)
+            compiled = compiled_metrics(model)
             if metric not in compiled:
                 others = "".join(f", {name!r}" for name in compiled if name not in NAMES)
                 raise ArgumentError(
@@ -202,17 +204,6 @@ class FileMetric:
         return cls(metric, settings["mode"], settings["output"])
 
 
-def _compiled_metrics(model: keras.Model) -> dict[str, Any]:
-    """Return the metrics that a model was compiled with, by name."""
-    config = keras.saving.deserialize_keras_object(model.get_compile_config())
-    compiled = keras.tree.flatten([config.get(key) for key in ("metrics", "weighted_metrics")])
-    metrics = [
-        each if isinstance(each, keras.metrics.Metric) else keras.metrics.get(each) for each in compiled if each
-    ]
-    names = [each if isinstance(each, str) else metric_name(each) for each in compiled if each]
-    return dict(zip(names, metrics, strict=True))
-
-
 # Export models, run the files on validation data, and measure them.
 
 _CALIBRATION_SAMPLES = 100
@@ -238,7 +229,7 @@ class FileEvaluator:
         on: The device or devices on which files are timed; None is this machine.
         limits: The largest loss of each class and group; None for none.
         times_all: Whether files are timed also where their size is searched for.
-        number_formats: The number formats of files, of `FORMATS`, and recipes of AI Edge Quantizer.
+        number_formats: The number formats of files, of `FORMATS`, and recipes of LiteRT Quantizer.
         mixed_from: The drop that int8 alone has to add before a mixed file is made.
         reference: Where workers read the samples and labels; None sends them.
         npu: The NPU that files are for, whose compiler counts their cycles; None for other devices.
@@ -312,7 +303,7 @@ class FileEvaluator:
         is_calibrated = is_recipe or (quantize in (*INTEGERS, "mixed") and not has_ranges)
         calibration = self.calibration if is_calibrated else None
         export = self._export(Quantization("int8", skip=skip) if quantize == "mixed" else quantize)
-        with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        with TemporaryFolder() as folder:
             path = Path(folder, "model.tflite")
             try:
                 report = export(model, path, calibration=calibration, verbose=0)
@@ -642,14 +633,14 @@ def _pruning(recipe: Recipe) -> list[keras.callbacks.Callback]:
 
 
 def _saved(model: keras.Model) -> np.ndarray:
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder, "model.keras")
         model.save(path, include_optimizer=False)
         return np.frombuffer(path.read_bytes(), np.uint8)
 
 
 def _loaded(content: np.ndarray) -> keras.Model:
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder, "model.keras")
         path.write_bytes(content.tobytes())
         return load_model(str(path))

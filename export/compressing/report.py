@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from tfprune.export.compressing.policy import Goal, SearchLoop, pareto_front
 from tfprune.export.compressing.trials import FORMATS, LEAST_FLOPS, PATTERNS, MeasuredFile
 from tfprune.export.file.container import write_atomically
 from tfprune.export.file.report import model_card
-from tfprune.report import Report, table
+from tfprune.report import Report, install, table
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.trials import Recipe
@@ -219,6 +219,9 @@ class CompressReport(Report):
 
     def _checks(self, file: MeasuredFile) -> list[list[str]]:
         rows = [["largest drop allowed", f"{self.max_drop:g} of {self.metric}"]]
+        if file.quantize:
+            words = f"not limited, as files are chosen by their {self.metric}"
+            rows.append(["largest difference of an output", words])
         names = {"max_drop_per_class": "of each class", "max_drop_per_group": "of each class and group"}
         rows += [[f"largest {name.replace('_', ' ')}", f"{most:,}"] for name, most in self.budgets.items()]
         rows += [[f"largest drop {names[name]}", f"{drop:g} of accuracy"] for name, drop in self.limits.items()]
@@ -277,8 +280,9 @@ def _costs(file: MeasuredFile, cost: str) -> list[str]:
 
 # The page about a search, for a browser: the best files, and the program that makes each.
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 640, 300, 64, 44, 16  # pixels
-_TICKS, _LINE_HEIGHT = (1, 2, 5), 14
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 640, 310, 64, 64, 16  # pixels
+_TICKS = (1, 2, 5)
+_LINE_HEIGHT, _CHARACTER = 22, 11.3  # of labels on a phone, in pixels of the chart
 _CHARTS = {
     "latency_ms": ("Latency", "milliseconds of one inference"),
     "arena_bytes": ("RAM", "bytes of the arena"),
@@ -358,7 +362,7 @@ def _lineage(report: CompressReport) -> str:
     ]
     table = rows_table(["Step", "Bytes", "Of the step before", "Drop"], rows)
     summary = "All trials, each below the one that it started from"
-    return f"{table}<details><summary>{summary}</summary>{_tree(report)}</details>"
+    return f'{table}<details><summary><span class="what">{summary}</span></summary>{_tree(report)}</details>'
 
 
 def _tree(report: CompressReport) -> str:
@@ -404,30 +408,34 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
     ]
     marks = [*_errors(report, across, up, by), *marks]
     limit = up(report.max_drop)
-    drops = (most, 0.0, least) if up(0.0) - up(least) > _LINE_HEIGHT else (most, 0.0)
-    levels = [(up(drop), report.baseline - report.sign * drop) for drop in drops]
+    drops = (0.0, report.max_drop, most, least)
+    levels = [(up(drop), _level(report.baseline - report.sign * drop)) for drop in drops]
+    ticks = [(across(math.log(tick)), _tick(tick)) for tick in _ticks(low, high)]
     lines = [
         f'<line x1="{_LEFT}" x2="{_WIDTH - _EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
         f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
-        _words(_WIDTH - _EDGE, limit - 5, f"at most {report.max_drop:.4g} lost", "end"),
-        *(
-            _words(across(math.log(tick)), _HEIGHT - _BOTTOM + 18, _tick(tick), "middle")
-            for tick in _ticks(low, high)
-        ),
-        *(_words(_LEFT - 8, height + 4, _level(value), "end") for height, value in levels),
+        *(_words(x, _HEIGHT - _BOTTOM + 30, tick, "middle") for x, tick in _apart(ticks, _width)),
+        *(_words(_LEFT - 8, y + 4, level, "end") for y, level in _apart(levels, lambda level: _LINE_HEIGHT)),
         _words((_LEFT + _WIDTH) / 2, _HEIGHT - 6, f"{axis}, logarithmic", "middle"),
     ]
     frame = (
         f'<rect x="{_LEFT}" y="{_EDGE}" width="{_WIDTH - _EDGE - _LEFT}" height="{_HEIGHT - _BOTTOM - _EDGE}" '
         f'style="fill:none;stroke:var(--line)"/>'
     )
-    errors = "" if report.standard_error(report.best) is None else ", with a standard error up and down"
     title = f"{text(report.metric).capitalize()} against {axis}"
+    has_errors = report.standard_error(report.best) is not None
+    caption = [
+        f"{title}. Blue: the best files{', with a standard error up and down' if has_errors else ''}.",
+        f"Dashed: {report.max_drop:.4g} {'lost' if report.mode == 'max' else 'more'}, which is allowed.",
+    ]
+    others = [file for file in dots if file not in report.front]
+    if others:
+        lower = any(file.drop > most for file in others)
+        caption.append(f"Grey: the others{'; those that lose more stand on the bottom line' if lower else ''}.")
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}" style="width:100%;max-width:46rem">'
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}">'
         f"{frame}{''.join(lines)}{''.join(marks)}</svg>"
-        f'<p class="soft">{title}. Blue: the best files{errors}. Grey: the others; those that lose more stand on '
-        f"the bottom line.</p>"
+        f'<p class="soft">{" ".join(caption)}</p>'
     )
 
 
@@ -451,9 +459,27 @@ def _scale(low: float, high: float, start: float, end: float) -> _Scale:
 
 def _ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [part * 10.0**power for power in powers for part in _TICKS]
+    ticks = [part * 10.0**power for part in _TICKS for power in powers]  # the roundest first
     inside = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
     return inside if len(inside) > 1 else [low, high]
+
+
+def _width(words: str) -> float:
+    return _CHARACTER * (len(words) + 1)
+
+
+def _apart(labels: Iterable[tuple[float, str]], size: Callable[[str], float]) -> list[tuple[float, str]]:
+    """Return the labels along an axis that do not lie on one another; of two, the first.
+
+    Args:
+        labels: The middle of each, and its words; the most important one first.
+        size: Returns how much of the axis words take.
+    """
+    kept: list[tuple[float, str]] = []
+    for at, words in labels:
+        if all(abs(at - other) >= (size(words) + size(said)) / 2 for other, said in kept):
+            kept.append((at, words))
+    return kept
 
 
 def _level(value: float) -> str:
@@ -465,9 +491,7 @@ def _tick(value: float) -> str:
 
 
 def _words(x: float, y: float, words: str, anchor: str) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:var(--soft);font-size:12px">{words}</text>'
-    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
 
 
 def _codes(files: Sequence[MeasuredFile]) -> Iterator[str]:
@@ -498,7 +522,7 @@ def _optuna_study(report: CompressReport, storage: str | None) -> Any:
         ValueError: If Optuna is not installed, or the storage has a study of this name.
     """
     if find_spec("optuna") is None:
-        raise ValueError("Expected Optuna. Received: none. Run pip install 'tfprune[search]'.")
+        raise ValueError(f"Expected Optuna. Received: none. Run {install('search')}.")
     import optuna
 
     name, by = f"compress {report.folder}", report.cost if report.optimize == "latency" else "bytes"

@@ -19,17 +19,12 @@ from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.compact.trainer import Distillation
 from tfprune.export.rewriting.weights import RECIPE_NAME
 from tfprune.models.anatomy import Kind, kind_of, walk
-from tfprune.patterns import NM, Block, Pattern, Unstructured
+from tfprune.patterns import NM, Pattern, as_pattern
 from tfprune.report import Report
 
 # A recipe: which parts of a model are removed, how exact its numbers are, how long it trains; and as a program.
 
-PATTERNS: dict[str, Pattern] = {
-    "unstructured": Unstructured(),
-    "2:4": NM(2, 4),
-    "1x4": Block(1, 4),
-    "4x1": Block(4, 1),
-}
+PATTERNS: dict[str, Pattern] = {name: as_pattern(name) for name in ("unstructured", "2:4", "1x4", "4x1")}
 PRUNING_END = 0.6  # the fraction of the training after which the sparsity stays
 _MOST_MASK_UPDATES = 25
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02  # the smallest fractions that a search leaves
@@ -54,6 +49,7 @@ def train(model, rounds, learning_rate, *callbacks):
 
 
 """
+_ANY_DIFFERENCE = "# The file was chosen by its score, so its outputs may differ from the model's by any amount.\n"
 _TEACHER = "    model = tfprune.distilled(model, dense, tfprune.{!r})  # `dense` teaches; the layers are the same\n"
 
 
@@ -238,14 +234,15 @@ def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str
     exports = ", ".join(
         [*(name for name in ("EdgeQuantizer", "Micro", "Quantization") if f"{name}(" in settings), "to_tflite"]
     )
+    note = _ANY_DIFFERENCE if "tolerance=" in settings else ""
     if recipe is None:
         head = _PROGRAM_HEAD.partition("x, y = x")[0].format(exports=exports)
-        return head + f'to_tflite(dense, "model.tflite"{settings})\n'
+        return head + f'{note}to_tflite(dense, "model.tflite"{settings})\n'
     lines = [line for step in recipe.chain for line in _lines(step)]
     teacher = _TEACHER.format(recipe.distillation) if recipe.distillation else ""
     sizes = {"samples": recipe.samples, "steps": recipe.steps, "batch_size": batch_size}
     begin = _PROGRAM_HEAD.format(exports=exports, teacher=teacher, **sizes)
-    return begin + "\n".join([*lines, f'to_tflite(model, "model.tflite"{settings})']) + "\n"
+    return begin + "\n".join([*lines, f'{note}to_tflite(model, "model.tflite"{settings})']) + "\n"
 
 
 def _lines(recipe: Recipe) -> list[str]:
@@ -265,9 +262,7 @@ def _lines(recipe: Recipe) -> list[str]:
     if not recipe.sparsity:
         lines.append(f"model = tfprune.strip({model})")
     else:
-        is_named = recipe.pattern == "unstructured"
-        pattern = repr(recipe.pattern) if is_named else f"tfprune.patterns.{PATTERNS[recipe.pattern]!r}"
-        lines.append(f"model = tfprune.wrap({model}, pattern={pattern})")
+        lines.append(f"model = tfprune.wrap({model}, pattern={recipe.pattern!r})")
         initial = f", initial={recipe.initial}" if recipe.initial else ""
         lines.append(f"schedule = tfprune.schedules.Polynomial({recipe.sparsity}{initial}, end={PRUNING_END})")
         settings = f"every={recipe.every}, allocation={recipe.allocation!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import read_fields
+from tfprune.base.folders import TemporaryFolder, read_fields
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_count, check_number
 from tfprune.export.device.processes import Device, read_job, runner_on, write_job
@@ -27,7 +26,7 @@ from tfprune.export.device.runner import (
     random_inputs,
     temperature,
 )
-from tfprune.export.device.writer_file import PreparedFile, Signatures, is_language_model, signature_names
+from tfprune.export.device.writer_file import CachedText, PreparedFile, Signatures, is_language_model, signature_names
 from tfprune.export.file.container import Source, map_model, read_model, read_source, source_name
 from tfprune.report import Report, table
 
@@ -212,7 +211,7 @@ def benchmark(
     results = []
     check_verbose(verbose)
     with (
-        tempfile.TemporaryDirectory(prefix="tfprune-") as folder,
+        TemporaryFolder() as folder,
         Progress(processes, verbose=verbose, unit="process") as progress,
     ):
         write_job(folder, "job", settings={**settings, "form": form}, arrays=arrays)
@@ -295,27 +294,27 @@ def _written(path: Path, settings: dict[str, Any]) -> tuple[str, list[float], fl
     """Let a language model write, and return its runtime, milliseconds of each token, and tokens read in a second."""
     signatures = Signatures(PreparedFile(path, threads=settings["threads"]).loaded)
     prompt = [0] * min(max(signatures.counts, default=1), signatures.length - 1)
+    text = signatures.begin()
     for _ in range(settings["warmup"]):
-        _restart_if_full(signatures)
-        signatures.decode(0)
+        text = _with_room(signatures, text)
+        text.decode(0)
     seconds = []
     for _ in range(_PREFILLS):
-        signatures.position = 0
+        text = signatures.begin()
         start = time.perf_counter_ns()
-        signatures.prefill(prompt)
+        text.prefill(prompt)
         seconds.append((time.perf_counter_ns() - start) / 1e9)
     times = []
     for _ in range(settings["runs"]):
-        _restart_if_full(signatures)
+        text = _with_room(signatures, text)
         start = time.perf_counter_ns()
-        signatures.decode(0)
+        text.decode(0)
         times.append((time.perf_counter_ns() - start) / 1e6)
     return signatures.runtime, times, len(prompt) / float(np.median(seconds))
 
 
-def _restart_if_full(signatures: Signatures) -> None:
-    if signatures.position == signatures.length:
-        signatures.position = 0
+def _with_room(signatures: Signatures, text: CachedText) -> CachedText:
+    return text if len(text.tokens) < signatures.length else signatures.begin()
 
 
 def _check_no_samples(samples: Any, batch_size: int) -> None:

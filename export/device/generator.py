@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tfprune.export.device.writer_file import (
     PreparedFile,
     Signatures,
     Tokenizer,
+    check_whole_text,
     read_text_form,
 )
 from tfprune.export.file.container import read_model, source_name
@@ -32,6 +33,23 @@ _CONTEXT = 8  # tokens before an answer, with which its first piece is decoded: 
 _USER, _MODEL, _SYSTEM = "user", "model", "system"  # the roles that a file names
 
 
+@dataclass
+class _Turn:
+    """A turn of the user, and the answer as far as it is written.
+
+    Attributes:
+        before: The ids of the turns before it.
+        ids: Those, and the ids of this one up to its answer.
+        answer: The ids of the answer.
+        is_over: Whether the answer has ended.
+    """
+
+    before: list[int]
+    ids: list[int]
+    answer: list[int] = field(default_factory=list)
+    is_over: bool = False
+
+
 class _Chat:
     """Hold a conversation, one turn after the other; `Generator.chat` begins it.
 
@@ -41,9 +59,6 @@ class _Chat:
         write: From token ids and settings to the ids that follow.
         pieces: From ids, texts to stop at, and the ids before to pieces of text.
         instructions: Sent before the first turn.
-
-    Attributes:
-        tokens: The ids of all turns.
 
     Raises:
         TypeError: If `instructions` is not a text.
@@ -66,12 +81,20 @@ class _Chat:
                 "without. Use generate, or export a model that was trained on conversations, with its preprocessor."
             )
         self._turns, self._tokenizer, self._write, self._pieces = turns, tokenizer, write, pieces
-        self.tokens: list[int] = []
-        self._system = ""  # what the first turn of the user begins with, where there is no turn of the system
+        self._system, begin = "", []  # what the first turn of the user begins with, and ids of a turn of the system
         if self._checked(instructions, "instructions") and _SYSTEM in turns:
-            self.tokens = self._ids(self._turn(_SYSTEM, instructions))
+            begin = self._ids(self._turn(_SYSTEM, instructions), behind=[])
         elif instructions:
             self._system = f"{instructions}\n\n"
+        self._last = _Turn(begin, begin)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids of all turns; the last one is among them once its answer has begun."""
+        turn = self._last
+        if not turn.answer and not turn.is_over:
+            return turn.before
+        return self._ids(self._turns[_MODEL][1], behind=[*turn.ids, *turn.answer])
 
     def send(self, text: str, **settings: Any) -> str:
         """Say something, and return the answer.
@@ -86,15 +109,23 @@ class _Chat:
         Raises:
             TypeError: If an argument has another type.
             ValueError: If the conversation and the text do not fit into the caches, the text has one of the texts
-                that separate turns, or an argument is out of range. The conversation is as it was before.
+                that separate turns, an argument is out of range, or another text is begun in the meantime. After
+                this or any other exception, the conversation is as it was before.
 
         Example:
             >>> answer = generator.chat().send("a fox", max_tokens=2)
         """
-        return "".join(self.stream(text, **settings))
+        pieces, turn = self.stream(text, **settings), self._last
+        try:
+            return "".join(pieces)
+        finally:
+            if not turn.is_over:
+                turn.answer = []  # nobody has heard it
 
     def stream(self, text: str, **settings: Any) -> Iterator[str]:
         """Say something, and yield the pieces of the answer as soon as they are written.
+
+        Of an answer that is not heard to its end, the conversation keeps what was written.
 
         Args:
             text: As in `send`.
@@ -105,32 +136,42 @@ class _Chat:
 
         Raises:
             TypeError: As `send` does, at once.
-            ValueError: As `send` does, at once.
+            ValueError: As `send` does, at once; and where it would go on after another turn, or another text of the
+                `Generator`, was begun.
 
         Example:
             >>> pieces = list(generator.chat().stream("a fox", max_tokens=2))
         """
-        said = self._turn(_USER, self._system + self._checked(text, "text")) + self._turns[_MODEL][0]
-        ids = [*self.tokens, *self._ids(said)]
-        return self._kept(ids, self._write(ids, **settings))
+        before, text = self.tokens, self._checked(text, "text")
+        said = self._turn(_USER, text if before else self._system + text) + self._turns[_MODEL][0]
+        ids = self._ids(said, behind=before)
+        tokens = self._write(ids, **settings)
+        self._last = turn = _Turn(before, ids)
+        return self._pieces(self._recorded(turn, tokens), (), ids[-_CONTEXT:])
 
-    def _kept(self, ids: list[int], tokens: Iterator[int]) -> Iterator[str]:
-        """Yield the pieces of an answer, and keep both turns, also if the caller stops listening."""
-        answer: list[int] = []
-        try:
-            yield from self._pieces(_recorded(tokens, answer), (), ids[-_CONTEXT:])
-        finally:
-            self._system = ""
-            self.tokens = [*ids, *answer]
-            self.tokens += self._ids(self._turns[_MODEL][1])
+    def _recorded(self, turn: _Turn, tokens: Iterator[int]) -> Iterator[int]:
+        """Yield the ids of an answer, and add them to its turn."""
+        while not turn.is_over:
+            if turn is not self._last:
+                raise ValueError(
+                    "Expected one turn at a time. Received: an answer that goes on after another turn was begun. "
+                    "Take all pieces of an answer before you say the next."
+                )
+            token = next(tokens, None)
+            if token is None:
+                turn.is_over = True
+            else:
+                turn.answer.append(token)
+                yield token
 
     def _turn(self, role: str, text: str) -> str:
         before, after = self._turns[role]
         return f"{before}{text}{after}"
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str, *, behind: list[int]) -> list[int]:
+        """Return the ids of a text behind other ids; a text begins once."""
         ids = self._tokenizer.encode(text)
-        return ids[len(self._tokenizer.encode("")) :] if self.tokens else ids  # a text begins once
+        return [*behind, *(ids[len(self._tokenizer.encode("")) :] if behind else ids)]
 
     def _checked(self, text: str, name: str) -> str:
         if not isinstance(text, str):
@@ -142,12 +183,6 @@ class _Chat:
                 f"Expected a text without {present[0]!r}, which separates turns. Received: {text!r:.80}."
             )
         return text
-
-
-def _recorded(tokens: Iterator[int], into: list[int]) -> Iterator[int]:
-    for token in tokens:
-        into.append(token)
-        yield token
 
 
 # Choose the next token from the scores of all.
@@ -220,7 +255,8 @@ class Generator:
     can: on some processors it ends the process, so that it is tried in another process first, and the interpreter
     takes its place. What was found, and the weights in the order that the processor reads them, are kept in a folder
     beside the file, `writer.tflite.cache`. You may delete it at any time. The runtime is native code in this
-    process, as with `Runner`. One text at a time: threads need generators of their own.
+    process, as with `Runner`. One text at a time: a stream that goes on after another text was begun is refused, so
+    that threads need generators of their own. After an interrupted call, the next one writes what it always would.
 
     Args:
         path: The path of a .tflite file, plain or packed, or of a .litertlm file. The .tflite file in one of the
@@ -251,7 +287,6 @@ class Generator:
         self._signatures = Signatures(self._prepared.loaded)
         self.runtime, self.length = self._signatures.runtime, self._signatures.length
         self.vocabulary = self._signatures.vocabulary
-        self._read: list[int] = []  # the tokens in the caches
 
     def generate(
         self,
@@ -284,8 +319,8 @@ class Generator:
 
         Raises:
             TypeError: If an argument has another type.
-            ValueError: If the prompt is empty or does not fit, an id is not in the vocabulary, or an argument is out
-                of range.
+            ValueError: If the prompt is empty or does not fit, an id is not in the vocabulary, an argument is out of
+                range, another text is begun in the meantime, or the file gives scores that are no numbers.
 
         Example:
             >>> len(generator.generate([2, 17, 4], max_tokens=2, temperature=0.8, seed=0))
@@ -323,7 +358,7 @@ class Generator:
 
         Raises:
             TypeError: As `generate` does, at once.
-            ValueError: As `generate` does, at once.
+            ValueError: As `generate` does, at once; and where it would go on after another text was begun.
 
         Example:
             >>> pieces = list(generator.stream("the fox", max_tokens=4))
@@ -356,7 +391,8 @@ class Generator:
 
         Raises:
             TypeError: If `prompt` is neither a text nor a flat list of token ids.
-            ValueError: If there are fewer than two tokens, they do not fit, or an id is not in the vocabulary.
+            ValueError: If there are fewer than two tokens, they do not fit, an id is not in the vocabulary, another
+                text is begun in the meantime, or the file gives scores that are no numbers.
 
         Example:
             >>> generator.perplexity("the fox jumps") > 1
@@ -365,10 +401,10 @@ class Generator:
         ids = self._ids(prompt)
         if len(ids) < 2:
             raise ValueError("Expected a text of at least two tokens. Received: one. Give a longer text.")
-        self._signatures.position, self._read = 0, []
+        text = self._signatures.begin()
         losses = []
         for token, expected in itertools.pairwise(ids):
-            scores = self._signatures.decode(token).astype(np.float64)
+            scores = text.decode(token).astype(np.float64)
             top = scores.max()
             losses.append(top + np.log(np.exp(scores - top).sum()) - scores[expected])
         return float(np.exp(np.mean(losses)))
@@ -399,15 +435,11 @@ class Generator:
         return _Chat(turns, self._tokenizer, write=write, pieces=self._pieces, instructions=instructions)
 
     def _tokens(self, ids: Sequence[int], count: int, sampling: _Sampling, ends: set[int]) -> Iterator[int]:
-        equal = [earlier == now for earlier, now in zip(self._read, ids[:-1], strict=False)]
-        prefix_length = (*equal, False).index(False)  # tokens that an earlier text has left in the caches
-        self._signatures.position = prefix_length
-        self._signatures.prefill(ids[prefix_length:-1])
-        self._read = [*ids[:-1]]
+        text = self._signatures.begin(ids[:-1])
+        text.prefill(ids[len(text.tokens) : -1])
         token = ids[-1]
         for _ in range(count):
-            self._read.append(token)
-            token = sampling.choose(self._signatures.decode(token))
+            token = sampling.choose(text.decode(token))
             if token in ends:
                 return
             yield token
@@ -440,10 +472,7 @@ class Generator:
                 )
             ids = self._tokenizer.encode(prompt)
         else:
-            array = np.asarray(prompt)
-            if array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
-                raise TypeError(f"Expected a text, or a flat list of token ids. Received: {prompt!r:.80}.")
-            ids = array.tolist()
+            ids = _flat_ids(prompt)
         wrong = [number for number in ids if not 0 <= number < self.vocabulary]
         if wrong or not ids:
             raise ValueError(
@@ -458,14 +487,28 @@ class Generator:
         return ids
 
     def _stops(self, stop: str | Iterable[str | int], *, is_text: bool) -> tuple[list[str], set[int]]:
-        entries = [stop] if isinstance(stop, str) else list(stop)
+        if isinstance(stop, bytes | bytearray) or not isinstance(stop, Iterable):
+            raise ArgumentTypeError("stop", "`stop` to be a text, or a list of texts and token ids", f"{stop!r:.80}")
+        entries = [stop] if isinstance(stop, str) else [*stop]
         texts = [entry for entry in entries if isinstance(entry, str)]
         ids = [entry for entry in entries if isinstance(entry, int | np.integer) and not isinstance(entry, bool)]
         if len(texts) + len(ids) < len(entries) or "" in texts or (texts and not is_text):
             raise ArgumentError(
-                "stop", "texts that are not empty, or token ids, in `stop`; texts for a text only", found=repr(stop)
+                "stop",
+                "texts that are not empty, or token ids, in `stop`; texts for a text only",
+                found=f"{stop!r:.80}",
             )
         return texts, {*map(int, ids), *self._form.stop}
+
+
+def _flat_ids(prompt: Any) -> list[int]:
+    try:
+        array = np.asarray(prompt)
+    except ValueError:  # lists of different lengths
+        array = np.zeros((0, 0))
+    if array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"Expected a text, or a flat list of token ids. Received: {prompt!r:.80}.")
+    return array.tolist()
 
 
 def _begun(text: str, stop: str) -> int:
@@ -527,15 +570,15 @@ def _run_write_job(folder: Path) -> None:
     results: dict[str, np.ndarray] = {}
     seconds, counts = np.zeros(2), np.zeros(2)  # of prefill and decode
     for name, prompt in prompts.items():
-        signatures.position = 0
-        prompt_scores = [signatures.decode(int(token)) for token in prompt[:-1]]
-        signatures.position = 0
+        text = signatures.begin()
+        prompt_scores = [text.decode(int(token)) for token in prompt[:-1]]
+        text = signatures.begin()
         start = time.process_time()
-        signatures.prefill(prompt[:-1].tolist())
+        text.prefill(prompt[:-1].tolist())
         between = time.process_time()
-        scores = [signatures.decode(int(prompt[-1]))]
+        scores = [text.decode(int(prompt[-1]))]
         while len(scores) < settings["count"]:
-            scores.append(signatures.decode(int(scores[-1].argmax())))
+            scores.append(text.decode(int(scores[-1].argmax())))
         seconds += between - start, time.process_time() - between
         counts += len(prompt) - 1, len(scores)
         results[f"scores/{name}"], results[f"read/{name}"] = np.array(scores), np.array(prompt_scores)
@@ -605,13 +648,26 @@ class Embedder:
         Example:
             >>> vectors = embedder.encode(["a fox", "a dog"])
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"Expected a list of texts. Received: {texts!r:.80}. Give for example ['a text'].")
-        if not len(texts):
-            raise ValueError("Expected at least one text. Received: none.")
+        check_texts(texts)
         assert self._tokenizer is not None
         rows = [[*self._tokenizer.encode(text), *self._form.stop] for text in texts]
         return self._runner.predict(padded(rows, self.length))
+
+
+def check_texts(texts: Any) -> None:
+    """Refuse what is not a list of texts for an encoder.
+
+    Raises:
+        TypeError: If it is not a list, or has something else than texts.
+        ValueError: If it has no text, or a text has a half of a character.
+    """
+    is_list = isinstance(texts, Collection) and not isinstance(texts, str)
+    if not is_list or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"Expected a list of texts. Received: {texts!r:.80}. Give for example ['a text'].")
+    if not len(texts):
+        raise ValueError("Expected at least one text. Received: none.")
+    for text in texts:
+        check_whole_text(text)
 
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarray]:

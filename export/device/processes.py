@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import gc
 import importlib
@@ -33,7 +34,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tfprune.base.folders import parse_json, read_arrays, read_fields, reading
+from tfprune.base.folders import full_disk, parse_json, read_arrays, read_fields, reading
 from tfprune.base.output import Progress
 from tfprune.base.spec import ArgumentTypeError
 
@@ -42,6 +43,7 @@ from tfprune.base.spec import ArgumentTypeError
 _MODULE = "tfprune.export.device.processes"  # this one: `__name__` is another in a child
 _FORK = "--fork"  # what a child does that has a package imported, and forks for each job
 _REASON = "reason.txt"  # in the folder of a job: why it refused
+_NO_ROOM = 74  # the exit code of a child for which the disk was full
 _REMOVE_TRIES = 100  # to remove a folder into which another thread may still write
 
 
@@ -62,11 +64,19 @@ def _call_work(work: str, folder: Path) -> None:
         folder: The folder. The text of a ValueError or TypeError is written there, as the reason for the parent.
     """
     module, _, function = work.partition(":")
-    try:
-        getattr(importlib.import_module(module), function)(folder)
-    except (TypeError, ValueError) as error:
-        (folder / _REASON).write_text(str(error), encoding="utf-8")
-        raise
+    with contextlib.ExitStack() as stack:
+        stack.push(_exit_if_full)
+        try:
+            getattr(importlib.import_module(module), function)(folder)
+        except (TypeError, ValueError) as error:
+            (folder / _REASON).write_text(str(error), encoding="utf-8")
+            raise
+
+
+def _exit_if_full(kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    """Tell the parent of a full disk by the exit code: nothing can be written that would say it."""
+    if isinstance(error, Exception) and full_disk(str(error)):
+        sys.exit(_NO_ROOM)
 
 
 def _wait_and_end(folder: Path) -> None:
@@ -314,7 +324,7 @@ def run_job(
     package: str | None = None,
     each_second: Callable[[], None] | None = None,
 ) -> Completed:
-    """Call `work(folder)` in a new process and wait; whatever happens to the child is reported, not raised.
+    """Call `work(folder)` in a new process and wait; what happens to the child is reported, not raised.
 
     Args:
         work: The function, or its name as `module:function`. The text of a ValueError or TypeError that it raises is
@@ -330,6 +340,9 @@ def run_job(
     Returns:
         Whether it ended well and, if not, why: `killed by SIGSEGV`, `did not finish in 120 s`, or the
         message of the error raised in the child, without its final period.
+
+    Raises:
+        OSError: If the disk was too full for the child's files, which says nothing of its work.
     """
     folder = Path(folder)
     variables = {**_environment(), **(environment or {})}
@@ -371,6 +384,8 @@ def _completed(code: int, folder: Path) -> Completed:
     text = _output(folder)
     if code == 0:
         return Completed(ok=True, reason="", output=text)
+    if code == _NO_ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     return Completed(ok=False, reason=_failure(code, folder, text), output=text)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
+from tfprune.base.output import save_figure
 from tfprune.base.spec import ArgumentError, check_count
 from tfprune.export.device.processes import Work, read_job, run_job, write_job
 from tfprune.export.device.runner import (
@@ -35,15 +36,15 @@ from tfprune.export.file.document import (
     add_values,
     indices_of,
     inputs_of,
+    load_objects,
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Operator, Subgraph
-from tfprune.report import Report, new_figure, save_figure, table
+from tfprune.report import Report, new_figure, table
 
 # Report of the error of an 8-bit file, layer by layer: a table and a picture.
 
-_ROUNDING_ERROR_STEPS = 0.29  # steps: the error of rounding alone, 1 / sqrt(12)
 _BORDER_BYTES = 100  # of an operator that turns floats into integers or back, with its tensor
 _NAME_WIDTH = 48  # characters of a name in the table
 
@@ -273,7 +274,7 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
     form, arrays = inputs_to_job(samples)
     graph = files[1].graph.subgraphs[0]
     names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & _names_of(files[0]))
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"form": form, "names": names}, arrays=arrays)
         _run_both([file.content for file in files], folder, work=_quantization_error_job)
         measured, _ = read_job(folder, "result")
@@ -476,29 +477,39 @@ def _quantization_error_job(folder: Path) -> None:
     )
 
 
-# Prove an int8 file against the float file of the same model: constant by constant, and operator by operator.
+# Prove a file against the float file of the same model: constant by constant, and integers operator by operator.
 #
 # A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is
-# compared with that of the float file, and every operator starts from the numbers that the int8 file has before it.
+# compared with that of the float file, in steps of its number format. Every operator of integers starts from the
+# numbers that the file has before it.
 
 _log = logging.getLogger(__name__)
 _BORDERS_IN_ORDER = ("QUANTIZE", "DEQUANTIZE")
 _SAMPLES = 8  # operators show within a few what they do; the constants need none
 _MOST_NUMBERS = 2**24  # in all tensors of one invocation, which bounds memory
-_MOST_OFF = 1.0  # steps of a constant's scale: rounding leaves half of one, and the end of the range the other half
+_PASSING = (*_BORDERS_IN_ORDER, "RESHAPE")  # operators that give the numbers that they take
+_ACTIVATION = "fusedActivationFunction"
+_AS_CONVOLUTION = {"FULLY_CONNECTED": "CONV_2D"}  # operators that are others in a file of 4-bit weights
+# Steps of a constant's scale, or between two floats of its size: rounding leaves half of one. The end of a range of
+# integers may take the other half, 4 bits are rounded from 8, and sums of float32 are a few steps apart.
+_MOST_OFF = {"int4": 0.6, "float16": 0.51, "float32": 8.0, **dict.fromkeys(("int8", "int16", "int32", "int64"), 1.0)}
 _PRECISION = 1e-6  # of a constant itself: what float32 leaves
-_MOST_STEPS = 3.0  # of an operator's output: kernels for integers were seen 1.1 off, and most 0.5
+# Steps of 8 bits of an operator's output: kernels for integers were seen 1.1 off, and most 0.5; those for 16 bits 18
+# of their own steps, which are 256 times smaller.
+_MOST_STEPS, _EIGHT_BITS = 3.0, 128
 _MOST_CLIPPED = 0.05  # of the values of a tensor may lie outside of its range, if rounding is to explain the outputs
 
 
 @dataclass(frozen=True)
 class _Rounding:
-    """An int8 file beside the float file of the same model.
+    """A file of another number format beside the float file of the same model.
 
     Attributes:
         fault: The constant or operator that rounding does not explain; empty if there is none.
-        is_whole: Whether every weight and every output was compared, and few values lie outside of their range.
-        outputs: The outputs for the first samples, by plain kernels; empty with a fault, or if these do not run.
+        is_whole: Whether every weight and every output of a file of integers was compared, and few values lie outside
+            of their range.
+        outputs: The outputs of a file of integers for the first samples, by plain kernels; empty with a fault, or if
+            these do not run.
     """
 
     fault: str
@@ -507,38 +518,44 @@ class _Rounding:
 
 
 def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str, np.ndarray]) -> _Rounding:
-    """Compare an int8 file with the float file of the same model, in a process of its own.
+    """Compare a file with the float file of the same model, in a process of its own.
+
+    Constants and fused activations are compared in each number format, and in a file of integers also what each
+    operator makes of the samples.
 
     Args:
-        reference: The plain float file; one with fake quantization, too.
-        quantized: The plain int8 file.
+        reference: The plain float file, with the same operators; one with fake quantization, too.
+        quantized: The plain file of another number format.
         inputs: Samples by the names of the inputs.
     """
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", arrays={name: array[:_SAMPLES] for name, array in inputs.items()})
         try:
             _run_both([reference, quantized], folder, work=_round_job)
         except ValueError as error:
-            _log.info("the operators of the int8 file are not compared: %s", error)
+            _log.info("constants and operators are not compared with those of the float file: %s", error)
             return _Rounding("", False, {})
         settings, outputs = read_job(folder, "result")
     return _Rounding(settings["fault"], settings["is_whole"], outputs)
 
 
-class _CutPair:
-    """The float file, cut so that each operator starts from the numbers and constants of the int8 file."""
+class _SameGraph:
+    """A graph of the float file and that of another file of the same model: what means the same in both.
 
-    def __init__(self, reference: bytes, quantized: bytes) -> None:
-        self.exact, self.file = NamedTensors(reference), NamedTensors(quantized)
-        self.faults: list[str] = []
-        self.is_clipped = False
-        self.compared: set[int] = set()  # constants and outputs of the int8 file
-        self.names = {entry.tensorIndex: entry.name.decode() for entry in self.exact.model.signatureDefs[0].inputs}
-        self.same = self._same_tensors()
-        self.fed: dict[int, int] = {}  # inputs of the cut file, and tensors of the int8 file
-        self._cut()
+    Attributes:
+        exact: The graph of the float file.
+        file: The graph of the other file.
+        same: The tensors of the other file by those of the float file, as far as their names or their makers say so.
+        compared: The constants of the other file that were compared.
+    """
 
-    def _same_tensors(self) -> dict[int, int]:
+    def __init__(self, exact: NamedTensors, file: NamedTensors) -> None:
+        self.exact, self.file = exact, file
+        self.compared: set[int] = set()
+        self.same = self._same_names()
+        self._follow()
+
+    def _same_names(self) -> dict[int, int]:
         """Find the tensors that operators make in both files, by their names in the float file."""
         file, inputs = self.file, indices_of(self.file.graph.inputs)
         counterparts = {file.name(index): index for index in file.known if index in file.maker or index in inputs}
@@ -548,28 +565,146 @@ class _CutPair:
                 inner, outer = sorted(ends, key=lambda index: file.grid(index) is None)
                 counterparts[file.name(outer)] = inner
         by_name = {index: counterparts.get(self.exact.name(index)) for index in self.exact.known}
-        return {index: same for index, same in by_name.items() if same is not None and file.grid(same) is not None}
+        return {index: same for index, same in by_name.items() if same is not None}
+
+    def _follow(self) -> None:
+        """Find outputs with other names, of operators that alone take the same tensors and are of the same kind."""
+        makers: dict[tuple[str, tuple[int, ...]], list[schema.OperatorT]] = defaultdict(list)
+        for other in self.file.graph.operators:
+            taken = tuple(end for index in inputs_of(other) if (end := _origin(self.file, index)) >= 0)
+            makers[self.file.kind(other), taken].append(other)
+        for operator in self.exact.graph.operators:
+            if self._partner(operator) is None and self.exact.kind(operator) not in _PASSING:
+                ends = [end for index in inputs_of(operator) if (end := _origin(self.exact, index)) >= 0]
+                taken = tuple(_origin(self.file, self.same.get(end, -1)) for end in ends)
+                kind = self.exact.kind(operator)
+                found = [*makers[kind, taken], *makers[_AS_CONVOLUTION.get(kind, ""), taken]]
+                if len(found) == 1 and min(taken, default=-1) >= 0:
+                    self.same.update(zip(indices_of(operator.outputs), indices_of(found[0].outputs), strict=False))
+
+    def inputs(self, operator: schema.OperatorT) -> list[tuple[int, int]]:
+        """Return the tensors that an operator of the float file takes, each with that of the other file, or -1."""
+        inputs, other = inputs_of(operator), self._partner(operator)
+        others = [] if other is None else inputs_of(other)
+        if len(others) != len(inputs) and self.exact.kind(operator) not in _AS_CONVOLUTION:
+            others = []
+        return [*zip(inputs, [*others, *([-1] * len(inputs))], strict=False)]
+
+    def _partner(self, operator: schema.OperatorT) -> schema.OperatorT | None:
+        """Return the operator of the other file that computes the same; None if there is none of the same kind."""
+        other = self.file.maker.get(self.same.get(int(operator.outputs[0]), -1))
+        if other is None:
+            return None
+        kind = self.exact.kind(operator)
+        return other if self.file.kind(other) in (kind, _AS_CONVOLUTION.get(kind)) else None
+
+    @property
+    def computes_integers(self) -> bool:
+        """Whether operators of the other file compute with integers that other operators make."""
+        file = self.file
+        inputs = [
+            index for each in file.graph.operators if file.kind(each) != "DEQUANTIZE" for index in inputs_of(each)
+        ]
+        return any(index in file.maker and file.grid(index) is not None for index in inputs)
+
+    def faults(self) -> Iterator[str]:
+        """Yield what rounding does not explain in the constants and the activations of the operators."""
+        for operator in self.exact.graph.operators:
+            other = self._partner(operator)
+            if other is not None:
+                own, wanted = (getattr(each.builtinOptions, _ACTIVATION, 0) for each in (other, operator))
+                if own != wanted:
+                    names = {number: name for name, number in vars(schema.ActivationFunctionType).items()}
+                    title = self.exact.title(operator)
+                    yield f"{title} ends with the activation {names.get(own)}, the model's with {names.get(wanted)}"
+            for index, same in self.inputs(operator):
+                fault = self._constant_fault(index, self._before(same)) if index >= 0 else ""
+                if fault:
+                    yield f"a constant of {self.exact.title(operator)} is {fault}"
+
+    def _before(self, index: int) -> int:
+        """Return the constant that a tensor is made from without computing; the tensor itself if there is none."""
+        maker = self.file.maker.get(index)
+        return index if maker is None or self.file.kind(maker) != "DEQUANTIZE" else int(maker.inputs[0])
+
+    def _constant_fault(self, index: int, same: int) -> str:
+        """Say how far a constant is from that of the float file, if rounding does not explain it."""
+        file, right = self.file, self.exact.constant(index)
+        values = None if same < 0 else file.constant(same)
+        if right is None or values is None or right.dtype != np.float32 or right.size != values.size:
+            return ""
+        grid, dtype = file.grid(same), file.dtype(same)
+        right = right.reshape(values.shape)
+        if grid is None and values.dtype.kind != "f":
+            return ""
+        off = _spacings_off(values, right) if grid is None else _steps_off(values, right, grid=grid, dtype=dtype)
+        self.compared.add(same)
+        wrong = ~(off <= _MOST_OFF[dtype])
+        if not wrong.any():
+            return ""
+        axis = file.tensors[same].quantization.quantizedDimension if grid is not None and grid.scale.size > 1 else -1
+        unit = f"steps of {dtype}" if grid is None else "steps of its scale"
+        text = f"up to {off[wrong].max():.1f} {unit} from the model's{_in_column(np.where(wrong, off, 0), axis)}"
+        return f"{text}; rounding leaves {_MOST_OFF[dtype]:g} at most"
+
+
+def _steps_off(values: np.ndarray, right: np.ndarray, *, grid: Grid, dtype: str) -> np.ndarray:
+    """Return how many steps of their scale integers are from the right numbers."""
+    position = grid.position(right)
+    if dtype == "int4":  # weights of 4 bits may clip, on both sides alike
+        position = np.clip(position, -grid.most, grid.most)
+    elif grid.zero.any():  # a range that other tensors share may be narrower; that of a weight is its own
+        position = grid.inside(position)
+    return np.abs(values - position) - _PRECISION * np.abs(position)
+
+
+def _spacings_off(values: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return how far floats are from the right numbers, in distances to the next float of their type.
+
+    Sums of float32 are as exact as the largest number in the constant.
+    """
+    size = np.abs(values).max(initial=0) if values.dtype == np.float32 else np.abs(values)
+    off = np.abs(values.astype(np.float64) - right) / np.spacing(size)
+    return np.where(values == right.astype(values.dtype), 0, off)  # infinity, too, where the format ends
+
+
+def _origin(file: NamedTensors, index: int) -> int:
+    """Return the tensor that one is made from without computing, or -1 if that is a constant."""
+    while index in file.maker and file.kind(file.maker[index]) in _PASSING:
+        index = int(file.maker[index].inputs[0])
+    return index if index in file.maker or index in indices_of(file.graph.inputs) else -1
+
+
+class _CutPair:
+    """The float file, cut so that each operator starts from the numbers and constants of the file of integers."""
+
+    def __init__(self, graph: _SameGraph) -> None:
+        self.graph, self.exact, self.file = graph, graph.exact, graph.file
+        self.faults: list[str] = []
+        self.is_clipped = False
+        self.compared = graph.compared  # constants and outputs of the file of integers
+        self.names = {entry.tensorIndex: entry.name.decode() for entry in self.exact.model.signatureDefs[0].inputs}
+        self.same = {index: same for index, same in graph.same.items() if self.file.grid(same) is not None}
+        self.fed: dict[int, int] = {}  # inputs of the cut file, and tensors of the file of integers
+        self._cut()
 
     def _cut(self) -> None:
         exact, clones = self.exact, {}
         for operator in exact.graph.operators:
-            other = self.file.maker.get(self.same.get(int(operator.outputs[0]), -1))
-            is_same = other is not None and exact.kind(operator) == self.file.kind(other)
-            others = inputs_of(other) if is_same else []
-            inputs = inputs_of(operator)
-            others = others if len(others) == len(inputs) else [-1] * len(inputs)
-            for place, (index, same) in enumerate(zip(inputs, others, strict=True)):
+            inputs = []
+            for index, same in self.graph.inputs(operator):
+                inputs.append(index)
                 if index < 0 or exact.dtype(index) != "float32":
                     continue
                 if index not in exact.maker and index not in self.names:
-                    inputs[place] = self._constant(operator, index, same)
+                    inputs[-1] = self._constant(index, same)
                     continue
                 same = same if same >= 0 and self.file.grid(same) is not None else self.same.get(index, -1)
                 if same >= 0:
                     if (index, same) not in clones:
                         clones[index, same] = add_tensor(exact.graph, exact.tensors[index], name=b"fed")
                         self.fed[clones[index, same]] = same
-                    inputs[place] = clones[index, same]
+                    inputs[-1] = clones[index, same]
             operator.inputs = np.array(inputs, np.int32)
         grids = {index: grid for index, same in self.same.items() if (grid := self.file.grid(same))}
         floats = {index for index in exact.maker if exact.dtype(index) == "float32"}
@@ -580,31 +715,21 @@ class _CutPair:
         exact.graph.outputs = np.array([*self.output_grids], np.int32)
         exact.model.signatureDefs = None
 
-    def _constant(self, operator: schema.OperatorT, index: int, same: int) -> int:
-        """Compare a constant, and return the index of one with the values that the int8 file has."""
-        exact, file = self.exact, self.file
-        right, values = exact.constant(index), None if same < 0 else file.constant(same)
-        grid = None if values is None else file.grid(same)
-        if right is None or values is None or grid is None or right.shape != values.shape:
+    def _constant(self, index: int, same: int) -> int:
+        """Return a constant with the values that the file of integers has; the one given if it has none."""
+        exact = self.exact
+        if same not in self.compared:
             return index
-        self.compared.add(same)
-        position = grid.position(right)
-        if grid.zero.any():  # a range that other tensors share may be narrower; that of a weight is its own
-            position = np.clip(position, grid.limits.min, grid.limits.max)
-        off = np.abs(values - position)
-        wrong = off > _MOST_OFF + _PRECISION * np.abs(position)
-        if wrong.any():
-            axis = file.tensors[same].quantization.quantizedDimension if grid.scale.size > 1 else -1
-            self.faults.append(
-                f"a constant of {exact.title(operator)} is up to {off[wrong].max():.1f} steps of its scale from the "
-                f"model's{_in_column(np.where(wrong, off, 0), axis)}; rounding leaves {_MOST_OFF:g} at most"
-            )
+        grid, values = self.file.grid(same), self.file.constant(same)
+        if grid is None or values is None:
+            return index
         return add_tensor(exact.graph, exact.tensors[index], buffer=add_values(exact.model, grid.real(values)))
 
     def run(self, quantized: bytes, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run both files, compare what each operator makes, and return the outputs of the int8 file."""
         runner, exact = _WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
-        numbers = sum(math.prod(abs(length) for length in tensor.shape) for tensor in self.file.tensors)
+        shapes = [() if tensor.shape is None else tensor.shape for tensor in self.file.tensors]
+        numbers = sum(math.prod(abs(length) for length in shape) for shape in shapes)
         step = min(runner.rows, max(1, _MOST_NUMBERS // numbers))
         off, chunks = dict.fromkeys(self.output_grids, (0.0, "")), []
         for start in range(0, _length_of(arrays), step):
@@ -620,17 +745,18 @@ class _CutPair:
                 off[index] = max(off[index], (float(apart.max(initial=0)), _in_column(apart, -1)))
         for index, (steps, where) in off.items():
             self.compared.add(self.same[index])
-            if steps > _MOST_STEPS:
+            most = _MOST_STEPS * (self.output_grids[index].most + 1) / _EIGHT_BITS
+            if steps > most:
                 title = self.exact.title(self.exact.maker[index])
                 text = f"the output of {title} is up to {steps:.1f} steps from what its inputs give{where}"
-                self.faults.append(f"{text}; rounding leaves {_MOST_STEPS:g} at most")
+                self.faults.append(f"{text}; rounding leaves {most:g} at most")
         parts = zip(runner.outputs, zip(*chunks, strict=True), strict=True)
         return {info.name: np.concatenate(arrays) for info, arrays in parts}
 
     def _inside(self, grid: Grid, real: np.ndarray) -> np.ndarray:
         """Return positions within the range of a grid, and note if many lie outside."""
         position = grid.position(real)
-        inside = np.clip(position, grid.limits.min, grid.limits.max)
+        inside = grid.inside(position)
         clipped = np.count_nonzero(np.abs(position - inside) > 1)
         self.is_clipped |= bool(clipped > _SAMPLES + _MOST_CLIPPED * position.size)
         return inside
@@ -640,7 +766,11 @@ class _CutPair:
         for index in self.inputs:
             same = self.fed.get(index, -1)
             grid = None if same < 0 else self.file.grid(same)
-            arrays.append(part[self.names[index]] if grid is None else grid.real(runner.integers(same)))
+            if grid is None:
+                arrays.append(part[self.names[index]])
+                continue
+            array, shape = grid.real(runner.integers(same)), self.exact.tensors[index].shape
+            arrays.append(array if len(shape) == array.ndim else array.reshape(-1, *shape[1:]))  # a pixel of an image
         for detail, array in zip(details, arrays, strict=True):
             exact.resize_tensor_input(detail["index"], array.shape)
         exact.allocate_tensors()
@@ -671,9 +801,16 @@ def _in_column(off: np.ndarray, axis: int) -> str:
 def _round_job(folder: Path) -> None:
     _, arrays = read_job(folder, "job")
     reference, quantized = ((folder / name).read_bytes() for name in _FILES)
-    pair = _CutPair(reference, quantized)
-    outputs = {} if pair.faults else pair.run(quantized, arrays)
-    settings = {"fault": "".join(pair.faults[:1]), "is_whole": pair.is_whole}
+    exact, file = load_objects(reference), load_objects(quantized)
+    numbers = range(min(len(exact.subgraphs), len(file.subgraphs)))
+    graphs = [_SameGraph(NamedTensors(exact, number), NamedTensors(file, number)) for number in numbers]
+    faults = [fault for graph in graphs for fault in graph.faults()]
+    outputs, is_whole = {}, False
+    if not faults and graphs[0].computes_integers:
+        pair = _CutPair(graphs[0])
+        outputs = pair.run(quantized, arrays)
+        faults, is_whole = pair.faults, pair.is_whole
+    settings = {"fault": "".join(faults[:1]), "is_whole": is_whole}
     write_job(folder, "result", settings=settings, arrays=outputs)
 
 
@@ -720,7 +857,7 @@ def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
             "Expected a float file and an int8 file of the same model. Received: two without an 8-bit layer in "
             "common. Export both from one model, the second with quantize='int8'."
         )
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
         _run_both([file.content for file in files], folder, work=_correct_biases_job)
         return Path(folder, _CORRECTED).read_bytes()

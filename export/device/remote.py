@@ -36,7 +36,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from tfprune.base.folders import LARGEST_INTEGER, LONGEST_REASON, parse_json, read_fields
+from tfprune.base.folders import HELD, LARGEST_INTEGER, LONGEST_REASON, parse_json, read_fields
 from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.processes import Completed, Device, Work, name_of, read_job, run_job, runner_on
@@ -648,7 +648,8 @@ class Remote:
         Raises:
             ValueError: If the device does not answer, or the connection is lost.
         """
-        contents = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+        files = [path for path in Path(folder).iterdir() if path.is_file() and path.name != HELD]
+        contents = {path.name: path.read_bytes() for path in files}
         with self._lock:
             link = self._connected()
             answer = link.request(_Message({"work": name_of(work), "timeout": timeout}, contents), timeout=timeout)

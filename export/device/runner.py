@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice, check_count
+from tfprune.base.spec import check_choice, check_count, warn_user
 from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.file.container import Source, read_model, source_name
 from tfprune.export.file.reader import in_order
 from tfprune.export.file.report import TensorInfo, shape_text
 from tfprune.export.file.schema import MissingPackage
-from tfprune.report import shortened
+from tfprune.report import install, shortened
 
 # The machine that this runs on: its name, how its clock is governed, and how warm it is.
 
@@ -101,11 +101,14 @@ def find_interpreter() -> tuple[Any, str]:
             continue
     raise MissingPackage(
         "Expected an interpreter for TFLite files. Received: none of "
-        f'{", ".join(name for *_, name in _INTERPRETERS)} is installed. Run pip install "tfprune[device]".'
+        f"{', '.join(name for *_, name in _INTERPRETERS)} is installed. Run {install('device')}."
     )
 
 
 # One input or output of an interpreter, and the way of its numbers into the file and out of it.
+
+
+_MOST_CLIPPED = 0.5  # the part of integers that may lie outside of what the input can hold
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,8 @@ class IOTensor:
             )
         if self.scale:
             return self._quantize(array)
+        if self.dtype.kind == "f":
+            warn_of_bytes(array, self.info.name)
         with np.errstate(invalid="ignore", over="ignore"):
             converted = array.astype(self.dtype, copy=False)
         if self.dtype.kind != "f" and not np.array_equal(converted, array):
@@ -195,7 +200,24 @@ class IOTensor:
             )
         limits = np.iinfo(self.dtype)
         quantized = np.rint(real / np.float32(self.scale)) + self.zero_point
-        return np.clip(quantized, limits.min, limits.max).astype(self.dtype)
+        clipped = np.clip(quantized, limits.min, limits.max)
+        if array.dtype.kind in "iu" and np.mean(clipped != quantized) > _MOST_CLIPPED:
+            low, high = ((limit - self.zero_point) * self.scale for limit in (limits.min, limits.max))
+            raise ValueError(
+                f"Expected real numbers between {low:.4g} and {high:.4g} for input {self.info.name!r}, which are "
+                f"quantized here. Received: {array.dtype} from {array.min()} to {array.max()}, most of which would "
+                f"be clipped. Scale them as for training, and do not quantize them yourself."
+            )
+        return clipped.astype(self.dtype)
+
+
+def warn_of_bytes(array: np.ndarray, name: str) -> None:
+    """Warn of pixels for an input of floats: most models were trained on scaled ones."""
+    if array.dtype == np.uint8 and array.size and array.max() > 1:
+        warn_user(
+            f"Input {name!r} takes floats, and gets uint8 from {array.min()} to {array.max()}, as they are. If the "
+            f"model was trained on scaled numbers, scale these in the same way; if not, pass them as float32."
+        )
 
 
 # Run a .tflite file, plain or packed, with NumPy and an interpreter and nothing else.
@@ -529,7 +551,8 @@ def arrays_of(inputs: Any, *, names: Sequence[str]) -> list[np.ndarray]:
         received = [f"{len(values)} arrays"]
     if len(values) != len(names):
         raise ValueError(
-            f"Expected an array for each of the inputs {[*names]}. Received: {', '.join(map(str, received))}."
+            f"Expected an array for each of the inputs {[*names]}. Received: "
+            f"{', '.join(map(str, received)) or 'none'}."
         )
     return [np.asarray(value) for value in values]
 

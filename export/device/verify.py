@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfprune.base.folders import read_fields
-from tfprune.base.limit import Limit
+from tfprune.base.folders import TemporaryFolder, read_fields
+from tfprune.base.limit import Limit, refuse_text, why_not_classes
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, check_number
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    call_it,
+    check_choice,
+    check_drop,
+    check_number,
+    is_accuracy,
+)
 from tfprune.export.device.processes import Device, check_device, read_job, runner_on, write_job
 from tfprune.export.device.runner import (
     Runner,
@@ -51,6 +58,7 @@ class VerifyReport(Report):
         accuracy: The fraction of samples whose largest output is that of their class; None without labels.
         open_batch: The inputs of the first graph that take any number of samples at once; empty if the file did not
             run.
+        rms_diff: The root of the mean squared difference in the same output; None if nothing could be compared.
 
     Example:
         >>> report = tfprune.export.verify("digits.tflite", images, expected=model(images))
@@ -66,10 +74,12 @@ class VerifyReport(Report):
     runtime: str
     accuracy: float | None = None
     open_batch: tuple[str, ...] = ()
+    rms_diff: float | None = None
 
     def __str__(self) -> str:
         compared = [
             ["difference", number_text(self.max_abs_diff)],
+            *rms_row(self.rms_diff, self.tolerance),
             ["largest output", number_text(self.scale)],
             ["tolerance", f"{self.tolerance:g}"],
         ]
@@ -82,6 +92,11 @@ class VerifyReport(Report):
         if self.reason:
             rows.insert(0, ["reason", self.reason])
         return table(["verified", yes_or_no(self.passed)], rows, left=2)
+
+
+def rms_row(rms_diff: float | None, tolerance: float) -> list[list[str]]:
+    """Return the row of a report with the root mean square of a difference, where rounding makes one."""
+    return [] if rms_diff is None or tolerance <= TOLERANCES[None] else [["root mean square", number_text(rms_diff)]]
 
 
 # How much the outputs of a file may differ from those of its Keras model, by the number format of the file.
@@ -127,9 +142,19 @@ _Function = Callable[[np.ndarray, np.ndarray], float]
 _TOP_K = 5  # classes that may hold the right one
 _METRIC_METHODS = ("update_state", "result", "name")  # what a metric of Keras has
 _METRIC_BATCH_ROWS = 1024  # at once for a metric of Keras, which copies them
+_MEASURE_ERRORS = (
+    "If they are numbers to be reached, leave `labels` out, and measure an error with tfprune.export.evaluate and "
+    "metrics='mae'."
+)
 
 
-def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) -> dict[str, float]:
+def measure(
+    outputs: Mapping[str, np.ndarray],
+    targets: Any,
+    *,
+    metrics: Any,
+    an_error: str = "metric='mae' in a tfprune.Limit",
+) -> dict[str, float]:
     """Compare outputs with what they should be.
 
     Args:
@@ -138,21 +163,24 @@ def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) ->
         metrics: A name in `NAMES`, an object with `update_state`, `result` and `name` such as a metric of Keras, a
             function of labels and outputs, or a list of these. For several outputs a dict by name may give each its
             own.
+        an_error: How the user passes an error as the metric, for messages.
 
     Returns:
         The metrics by name, behind the name of the output and an underscore if there are several, as in Keras.
 
     Raises:
         TypeError: If a metric is something else.
-        ValueError: If a name is not known, or targets do not fit the outputs.
+        ValueError: If a name is not known, targets do not fit the outputs, or an accuracy is asked for of targets
+            that are not classes.
     """
     values = {}
     by_output = _targets(targets, [*outputs])
     for output, own_metrics in _metrics(metrics, [*outputs]).items():
+        advice = an_error if len(outputs) == 1 else f"{an_error}, or name another output than {output!r}"
         for metric in own_metrics:
             name = metric_name(metric)
             key = name if len(outputs) == 1 else f"{output}_{name}"
-            values[key] = _value(metric, by_output[output], outputs[output])
+            values[key] = _value(metric, by_output[output], outputs[output], an_error=advice)
     return values
 
 
@@ -177,9 +205,8 @@ def metric_mode(metric: Any, mode: str | None = None) -> str:
     Raises:
         ValueError: If the mode is not known, or the user says the other one.
     """
-    names = {metric} if isinstance(metric, str) else {each.__name__ for each in type(metric).__mro__}
-    usual_mode = next((each for each, better in _BETTER.items() if names & better), None)
-    if mode is None and usual_mode is None:
+    usual = usual_mode(metric)
+    if mode is None and usual is None:
         raise ArgumentError(
             "mode",
             f"`mode` with the metric {metric_name(metric)!r}, of which it is not known whether larger or smaller "
@@ -187,11 +214,15 @@ def metric_mode(metric: Any, mode: str | None = None) -> str:
             "None",
             advice="Pass mode='max' or mode='min'.",
         )
-    if mode is not None and usual_mode not in (None, mode):
-        raise ArgumentError(
-            "mode", f"mode={usual_mode!r} for {metric_name(metric)!r}", repr(mode), advice="Leave it out."
-        )
-    return mode or str(usual_mode)
+    if mode is not None and usual not in (None, mode):
+        raise ArgumentError("mode", f"mode={usual!r} for {metric_name(metric)!r}", repr(mode), advice="Leave it out.")
+    return mode or str(usual)
+
+
+def usual_mode(metric: Any) -> str | None:
+    """Return `"max"` or `"min"` for a metric of Keras, by name or itself; None for others."""
+    names = {metric} if isinstance(metric, str) else {each.__name__ for each in type(metric).__mro__}
+    return next((each for each, better in _BETTER.items() if names & better), None)
 
 
 def _check_metrics(metrics: Any, argument: str = "metrics") -> None:
@@ -217,47 +248,45 @@ def _is_keras_like(metric: Any) -> bool:
     return all(hasattr(metric, name) for name in _METRIC_METHODS)
 
 
-def _check_labels(labels: Any) -> np.ndarray:
-    """Return the number of the class of each sample, (samples,).
-
-    Raises:
-        ValueError: If they are something else than one whole number for each sample.
-    """
-    array = np.asarray(labels)
-    column = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    if column.ndim != 1 or not np.issubdtype(column.dtype, np.integer):
-        raise ArgumentError(
-            "labels",
-            "the number of its class for each sample in `labels`",
-            found=f"an array of shape {array.shape} and type {array.dtype}",
-            advice="Pass labels.argmax(axis=1)." if array.ndim == 2 else "",
-        )
-    return column
-
-
 def _classification_accuracy(outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
     """Return the fraction of samples whose largest output is that of their class.
 
     Args:
         outputs: What a file gave, by the name of the output.
-        labels: The number of the class of each sample, (samples,).
+        labels: Classes, as `why_not_classes` says.
 
     Raises:
-        ValueError: If there is not one output of shape (samples, classes), or a label is not one of the classes.
+        ValueError: If there is not one output with a row for each label, or they are not classes.
     """
     shapes = {name: array.shape for name, array in outputs.items()}
     output = next(iter(outputs.values()))
-    if len(outputs) != 1 or output.ndim != 2 or output.shape[1] < 2 or len(output) != len(labels):
-        raise ArgumentError(
-            "labels", f"one output of shape ({len(labels)}, classes) to compare with `labels`", found=str(shapes)
-        )
-    if labels.size and not 0 <= labels.min() <= labels.max() < output.shape[1]:
+    if len(outputs) != 1 or not output.ndim or labels.shape[:1] != output.shape[:1]:
         raise ArgumentError(
             "labels",
-            f"`labels` from 0 to {output.shape[1] - 1}, the classes of the file",
-            found=f"from {labels.min()} to {labels.max()}",
+            "one output with the scores of each sample's classes to compare with `labels`",
+            found=f"outputs of shape {shapes}, labels of shape {labels.shape}",
         )
-    return _sparse(labels, output)
+    _refuse_numbers(labels, output, argument="labels", advice=_MEASURE_ERRORS)
+    return _accuracy(labels, output)
+
+
+def _refuse_numbers(labels: np.ndarray, scores: np.ndarray, *, argument: str, advice: str) -> None:
+    """Refuse targets and outputs that are numbers to be reached, of which an accuracy says nothing.
+
+    Raises:
+        TypeError: If labels are text.
+        ValueError: If they are not classes and their scores.
+    """
+    refuse_text(labels, argument)
+    found = why_not_classes(labels, scores)
+    if found:
+        raise ArgumentError(
+            argument,
+            f"classes in `{argument}`, by number or as rows of 0 and 1, and outputs that are their scores, for an "
+            f"accuracy",
+            found=found,
+            advice=advice,
+        )
 
 
 def _metrics(metrics: Any, names: list[str]) -> dict[str, Sequence[Any]]:
@@ -289,10 +318,13 @@ def _check_names(given: Mapping[str, Any], names: list[str], *, argument: str, w
         raise ArgumentError(argument, f"`{argument}` by the names of the outputs, {names}", found=str(list(given)))
 
 
-def _value(metric: Any, y_true: np.ndarray, y_pred: np.ndarray) -> float:
+def _value(metric: Any, y_true: np.ndarray, y_pred: np.ndarray, *, an_error: str) -> float:
     if len(y_true) != len(y_pred):
         raise ArgumentError("y", f"`y` with as many rows as `x`, {len(y_pred)}", found=str(len(y_true)))
     if isinstance(metric, str):
+        if is_accuracy(metric) or y_true.dtype.kind not in "biuf":
+            advice = f"If they are numbers to be reached, pass an error as the metric, such as {an_error}."
+            _refuse_numbers(y_true, y_pred, argument="y", advice=advice)
         return NAMES[metric](y_true, y_pred)
     if not _is_keras_like(metric):  # a function returns one number, or one for each sample
         return float(np.mean(np.asarray(metric(y_true, y_pred))))
@@ -311,7 +343,7 @@ def _value(metric: Any, y_true: np.ndarray, y_pred: np.ndarray) -> float:
 
 def _accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     """Choose as Keras does between one output, classes by number, and classes as one-hot rows."""
-    if y_pred.shape[-1:] in ((), (1,)):
+    if y_pred.ndim < 2 or y_pred.shape[-1] == 1:
         return _binary(y_true, y_pred)
     by_number = y_true.ndim < y_pred.ndim or y_true.shape[-1] == 1
     return _sparse(y_true, y_pred) if by_number else _categorical(y_true, y_pred)
@@ -359,12 +391,6 @@ def _classes(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
             "y",
             f"`y` with the number of a class for each row of the output, of shape {y_pred.shape[:-1]}",
             found=f"an array of shape {y_true.shape}",
-        )
-    if labels.size and not 0 <= labels.min() <= labels.max() < y_pred.shape[-1]:
-        raise ArgumentError(
-            "y",
-            f"classes from 0 to {y_pred.shape[-1] - 1} in `y`, those of the output",
-            found=f"from {labels.min()} to {labels.max()}",
         )
     return labels
 
@@ -445,8 +471,9 @@ def verify(
             that the file runs.
         expected: The expected outputs: an array; for several outputs a list in the file's order or a dict by name;
             by signature as `samples` are. None (the default) compares nothing.
-        labels: The number of the class of each sample, (samples,), for a file that classifies: the report then has
-            the accuracy, which does not decide whether the file passes. Default None.
+        labels: The class of each sample, for a file that classifies: numbers of shape (samples,), one-hot rows, or 0
+            and 1 for one output that is a probability. The report then has the accuracy, which does not decide
+            whether the file passes. Default None.
         tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of the output, at
             least 0. None (the default) chooses it by the number format of the file, as `to_tflite` does: 1e-4 for
             float32, 1e-2 for float16, 0.1 for dynamic and int16x8, 0.35 for int8, 0.5 for int4.
@@ -476,7 +503,7 @@ def verify(
     for name, value in (("expected", expected), ("labels", labels)):
         if samples is None and value is not None:
             raise ArgumentError("samples", f"the samples of `{name}`", "None")
-    classes = None if labels is None else _check_labels(labels)
+    classes = None if labels is None else np.asarray(labels)
     if tolerance is not None:
         check_number(tolerance, "tolerance", least=0)
     check_verbose(verbose)
@@ -507,6 +534,7 @@ class Comparison(NamedTuple):
     reason: str = ""
     difference: float | None = None
     scale: float | None = None
+    rms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -546,7 +574,7 @@ def run_in_child(
     run_there = runner_on(on, package=interpreter_module(), each_second=each_second)
     file = ModelFile.open(source)
     form, arrays = inputs_to_job(inputs)
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
         Path(folder, _MODEL).write_bytes(file.content)
         completed = run_there(_verify_job, folder, timeout=timeout)
@@ -583,6 +611,7 @@ def compare_run(run: Run, expected: Any, *, tolerance: float) -> VerifyReport:
         reason=comparison.reason,
         max_abs_diff=comparison.difference,
         scale=comparison.scale,
+        rms_diff=comparison.rms,
         tolerance=float(tolerance),
         runtime=run.runtime,
     )
@@ -663,14 +692,15 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
         return Comparison(f"output {name!r} differs where the expected values are not finite")
     wanted = expected[finite].astype(np.float64)
     scale = max(_SMALLEST_SCALE, float(np.abs(wanted).max(initial=0)))
-    difference = float(np.abs(output[finite].astype(np.float64) - wanted).max(initial=0))
+    apart = np.abs(output[finite].astype(np.float64) - wanted)
+    difference, rms = float(apart.max(initial=0)), float(np.sqrt(np.square(apart).sum() / max(1, apart.size)))
     if difference <= tolerance * scale:
-        return Comparison("", difference, scale)
+        return Comparison("", difference, scale, rms)
     reason = (
         f"output {name!r} differs by up to {difference:.3g}; allowed: {tolerance:g} of {scale:.3g}, "
         "its largest expected magnitude"
     )
-    return Comparison(reason, difference, scale)
+    return Comparison(reason, difference, scale, rms)
 
 
 # Report of an evaluation: how good the outputs of a file are.
@@ -753,7 +783,8 @@ def evaluate(
             "Check it with `tfprune verify`."
         )
     rows = len(next(iter(run.outputs.values())))
-    return EvaluateReport(metrics=measure(run.outputs, y, metrics=metrics), samples=rows, runtime=run.runtime)
+    values = measure(run.outputs, y, metrics=metrics, an_error="metrics='mae'")
+    return EvaluateReport(metrics=values, samples=rows, runtime=run.runtime)
 
 
 def metric_of(limit: Limit) -> Any:
@@ -815,7 +846,7 @@ def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:
             argument,
             f"`{argument}` to be a tuple (x, y), or batches of such tuples",
             found=_received(data),
-            advice="Pass (x, y), samples and their labels.",
+            advice=call_it(data) or "Pass (x, y), samples and their labels.",
         )
     return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))
 

@@ -10,8 +10,6 @@ import json
 import math
 import os
 import shlex
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files as resources
@@ -20,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import LARGEST_JSON, parse_json, read_fields, reading
+from tfprune.base.folders import LARGEST_JSON, parse_json, read_fields, reading, unfinished
 from tfprune.base.spec import ArgumentTypeError, check_number
 from tfprune.export.device.runner import arrays_of, batch_inputs, random_inputs
 from tfprune.export.device.verify import format_tolerance, run_in_child
@@ -98,22 +96,20 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], *, package: Mapping[
     real = Path(os.path.realpath(folder))
     marked = json.dumps({**package, _MARK: {"web": 1}}, indent=2).encode()
     inside = real.is_dir()
-    staged = (real if inside else real.parent) / f".tfprune-{uuid.uuid4().hex}"
     try:
-        for name, content in {**files, _PACKAGE: marked}.items():
-            path = staged / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        if inside:
-            _replace(real, staged)
-        else:
-            staged.rename(real)
+        with unfinished(real / "page" if inside else real) as staged:
+            for name, content in {**files, _PACKAGE: marked}.items():
+                path = staged / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            if inside:
+                _replace(real, staged)
+            else:
+                staged.rename(real)
     except OSError as error:
         raise ValueError(
             f"Cannot write {str(folder)!r}: {reason_of(error)}. Choose another folder or free some space."
         ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _replace(folder: Path, staged: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import lzma
 import mmap
 import os
-import shutil
 import struct
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from tfprune.base.arrays import (
     split,
     split_rows,
 )
+from tfprune.base.folders import write_whole
 from tfprune.base.spec import ArgumentError, check_choice, check_count
 from tfprune.export.file import schema
 from tfprune.export.file.document import ALIGNMENT, LITERTLM, save_objects
@@ -897,7 +897,7 @@ def check_not_read(destination: str, *sources: str | None) -> None:
             )
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, holds: bytes | None = None) -> None:
     """Write a file whole or not at all: readers see the old content or the new, never a part.
 
     The permissions of a file that is replaced stay.
@@ -905,25 +905,52 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Args:
         path: Where to write, exactly as given; a link stays, and what it points to is written.
         data: The content.
+        holds: The checked model file that was packed: the new file is read again, and has to unpack to it. None for
+            other content.
 
     Raises:
-        ValueError: If the file cannot be written; what was there before is untouched.
+        ValueError: If the file cannot be written, or does not unpack to `holds`; what was there before is untouched.
     """
-    destination = check_destination(path)
-    real = _real_path(destination)
-    temporary = real.parent / f".tfprune-{uuid.uuid4().hex}"
+    check = None if holds is None else functools.partial(_check_holds, content=holds, name=os.fspath(path))
+    write_together({path: data}, check=check)
+
+
+def write_together(
+    files: Mapping[str | os.PathLike[str], bytes], *, check: Callable[[Path], None] | None = None
+) -> None:
+    """Write several files as `write_atomically` does, all or none of them.
+
+    Args:
+        files: Content by path.
+        check: Called with each new file before any of them takes its place; raises if the file is wrong.
+
+    Raises:
+        ValueError: If one of them cannot be written; what was there before is untouched.
+    """
+    places = {_real_path(check_destination(path)): path for path in files}
     try:
-        with temporary.open("xb") as stream:
-            if real.exists():
-                shutil.copymode(real, temporary)  # who may read a file stays as it is
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(real)
+        write_whole({real: files[path] for real, path in places.items()}, check=check)
     except OSError as error:
+        name = places.get(Path(error.filename or ""), next(iter(files)))
         raise ValueError(
-            f"Cannot write {str(destination)!r}: {error.strerror}. Choose another folder or free some space."
+            f"Cannot write {os.fspath(name)!r}: {error.strerror}. Choose another folder or free some space."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _log.info("wrote %s: %s bytes", destination, f"{len(data):,}")
+    for path, data in files.items():
+        _log.info("wrote %s: %s bytes", os.fspath(path), f"{len(data):,}")
+
+
+def _check_holds(path: Path, content: bytes, *, name: str) -> None:
+    """Refuse a new file that is not what was checked, whatever changed it on its way to the disk.
+
+    Raises:
+        ValueError: If it does not unpack to the content.
+    """
+    try:
+        unpacked = _decode(path.read_bytes())
+    except ValueError:
+        unpacked = b""
+    if unpacked != content:
+        raise ValueError(
+            f"Expected a file that unpacks to the {len(content):,} bytes that were checked. Received: {name!r}, "
+            "which does not. Nothing was written. Try again; if it fails again, test the memory and the disk."
+        )

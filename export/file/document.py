@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import re
 import struct
 import zlib
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.folders import most_unpacked
 from tfprune.export.file import schema
 from tfprune.export.file.reader import (
     DAMAGE_ERRORS,
@@ -26,6 +28,7 @@ from tfprune.export.file.reader import (
     read,
 )
 from tfprune.export.file.report import append_archive, reason_of, trailing_archive
+from tfprune.export.file.sparse_tensors import TensorValues
 
 # Write equal parts of a file once: in the format, several tensors and operators may point at the same bytes.
 #
@@ -535,7 +538,8 @@ def _numbers(tensors: object) -> np.ndarray:
 
 # Look up the tensors of a file by name: their values, the grids of their integers, and their operators.
 
-_INTEGERS = ("int8", "int16", "int32")
+_INTEGERS = ("int4", "int8", "int16", "int32", "int64")
+_CONSTANTS = (*_INTEGERS, "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -545,12 +549,12 @@ class Grid:
     Attributes:
         scale: The step between two integers, as a real number.
         zero: The integer that means 0.
-        limits: The smallest and the largest integer.
+        most: The largest integer.
     """
 
     scale: np.ndarray
     zero: np.ndarray
-    limits: np.iinfo
+    most: int
 
     def real(self, integers: np.ndarray) -> np.ndarray:
         """Return the real numbers that integers mean."""
@@ -560,21 +564,29 @@ class Grid:
         """Return where real numbers lie among the integers, before rounding."""
         return real.astype(np.float64) / self.scale + self.zero
 
+    def inside(self, position: np.ndarray) -> np.ndarray:
+        """Return positions with those beyond the smallest and the largest integer moved there."""
+        return np.clip(position, -self.most - 1, self.most)
+
 
 class NamedTensors:
-    """The first graph of a file, whose tensors are found by name, and the operator that makes each of them.
+    """A graph of a file, whose tensors are found by name, and the operator that makes each of them.
+
+    Args:
+        model: The file.
+        number: The number of the graph.
 
     Attributes:
         model: The file as objects, which may be changed and saved.
-        graph: Its first graph.
+        graph: The graph.
         tensors: The tensors of this graph.
         maker: The operator that makes a tensor, by the index of the tensor.
         known: The indices of the tensors with a name that no other tensor has.
     """
 
-    def __init__(self, content: bytes) -> None:
-        self.model = load_objects(content)
-        self.graph = self.model.subgraphs[0]
+    def __init__(self, model: schema.ModelT, number: int = 0) -> None:
+        self.model = model
+        self.graph = model.subgraphs[number]
         self.graph.operators = self.graph.operators or []
         self.tensors = self.graph.tensors
         self.maker = {index: operator for operator in self.graph.operators for index in indices_of(operator.outputs)}
@@ -610,15 +622,19 @@ class NamedTensors:
             along = [1] * len(tensor.shape)
             along[tensor.quantization.quantizedDimension] = -1
             parts = [part.reshape(along) for part in parts]
-        return Grid(parts[0], parts[1], np.iinfo(dtype))
+        return Grid(parts[0], parts[1], 2 ** (int(dtype.removeprefix("int")) - 1) - 1)
 
     def constant(self, index: int) -> np.ndarray | None:
-        """Return the values of a constant that is held as it is."""
+        """Return the values of a constant that is held as it is; integers of 4 bits as int8."""
         tensor, dtype = self.tensors[index], self.dtype(index)
         data = self.model.buffers[tensor.buffer].data
-        if dtype not in (*_INTEGERS, "float32") or data is None or not len(data) or tensor.sparsity is not None:
+        if dtype not in _CONSTANTS or data is None or not len(data) or tensor.sparsity is not None:
             return None
-        return data.view(dtype).reshape(tensor.shape)
+        shape = () if tensor.shape is None else tuple(tensor.shape)
+        values = np.zeros(math.prod(shape), "int8" if dtype == "int4" else dtype)
+        for places, numbers in TensorValues(np.asarray(data), dtype, shape).pieces():
+            values[places] = numbers
+        return values.reshape(shape)
 
 
 # Named bytes in a .tflite file that interpreters ignore: its metadata.
@@ -666,15 +682,17 @@ def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:
     try:
         model = read_root(data, 0)
         entries = [model.Metadata(index) for index in range(model.MetadataLength())]
-        contents = {entry.Name() or b"": model.Buffers(entry.Buffer()).DataAsNumpy() for entry in entries}
+        places = {entry.Name() or b"": entry.Buffer() for entry in entries}
+        # Each buffer once: many entries may share a large one.
+        contents = {
+            place: np.asarray(model.Buffers(place).DataAsNumpy(), np.uint8).tobytes() for place in {*places.values()}
+        }
     except DAMAGE_ERRORS as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {len(data):,} bytes with damaged metadata "
             f"({reason_of(error)}). Copy the file again."
         ) from error
-    return {
-        name.decode("utf-8", "replace"): np.asarray(content, np.uint8).tobytes() for name, content in contents.items()
-    }
+    return {name.decode("utf-8", "replace"): contents[place] for name, place in places.items()}
 
 
 # Read and write TFLite Metadata, the flatbuffer that names a file's labels and how its inputs are normalized.
@@ -911,7 +929,7 @@ def _write_part(builder: Any, value: Any) -> int:
 LITERTLM = b"LITERTLM"
 _HEADER_END, _HEADER = 24, 32  # where the end of the header stands, and its begin
 _MODEL, _SENTENCEPIECE, _JSON = 3, 4, 6  # types of sections
-_SIZE_BYTES, _MOST_BYTES = 8, 2**28  # of a tokenizer.json: its size stands before it, and bounds what zlib may give
+_SIZE_BYTES = 8  # of a tokenizer.json: its size stands before it, and bounds what zlib may give
 
 
 def read_litertlm(data: bytes) -> bytes:
@@ -922,34 +940,37 @@ def read_litertlm(data: bytes) -> bytes:
     """
     try:
         sections = _sections(data)
-        tokenizers = [*sections.get(_SENTENCEPIECE, ()), *map(_unpacked_section, sections.get(_JSON, ()))]
+        models, texts, packed = (sections.get(kind, []) for kind in (_MODEL, _SENTENCEPIECE, _JSON))
+        if len(models) != 1 or len(texts) + len(packed) > 1:  # before any is copied: all may be the whole file
+            raise ValueError(
+                f"Expected a .litertlm file with one model and one tokenizer, as to_generator writes it. Received: "
+                f"one with {len(models)} and {len(texts) + len(packed)}."
+            )
+        tokenizers = [*map(bytes, texts), *map(_unpacked_section, packed)]
     except (IndexError, struct.error, zlib.error) as error:
         raise ValueError(f"Expected a whole .litertlm file. Received: a damaged one ({error}).") from error
-    models = sections.get(_MODEL, [])
-    if len(models) != 1 or len(tokenizers) > 1:
-        raise ValueError(
-            f"Expected a .litertlm file with one model and one tokenizer, as to_generator writes it. Received: one "
-            f"with {len(models)} and {len(tokenizers)}."
-        )
-    return with_metadata(models[0], {TOKENIZER: tokenizers[0]}) if tokenizers else models[0]
+    model = bytes(models[0])
+    return with_metadata(model, {TOKENIZER: tokenizers[0]}) if tokenizers else model
 
 
-def _sections(data: bytes) -> dict[int, list[bytes]]:
+def _sections(data: bytes) -> dict[int, list[memoryview]]:
     """Return the contents of a file by type."""
     (end,) = struct.unpack_from("<Q", data, _HEADER_END)
     listed = FlatbufferTable.root(data[_HEADER:end]).table(1)
-    sections: dict[int, list[bytes]] = {}
+    sections: dict[int, list[memoryview]] = {}
     for section in listed.tables(0) if listed else ():
         first, last = section.number(1, "<Q"), section.number(2, "<Q")
         if not _HEADER <= first <= last <= len(data):
             raise ValueError("Expected a whole .litertlm file. Received: one that is cut short.")
-        sections.setdefault(section.number(3, "<B"), []).append(data[first:last])
+        sections.setdefault(section.number(3, "<B"), []).append(memoryview(data)[first:last])
     return sections
 
 
-def _unpacked_section(section: bytes) -> bytes:
+def _unpacked_section(section: memoryview) -> bytes:
     (size,) = struct.unpack_from("<Q", section)
-    content = zlib.decompressobj().decompress(section[_SIZE_BYTES:], min(size, _MOST_BYTES) + 1)
+    if size > (most := most_unpacked(len(section))):
+        raise ValueError(f"Expected a tokenizer of at most {most:,} bytes. Received: one of {size:,}, as it says.")
+    content = zlib.decompressobj().decompress(section[_SIZE_BYTES:], size + 1)
     if len(content) != size:
         raise ValueError(f"Expected a tokenizer of {size:,} bytes. Received: another number of them.")
     return content

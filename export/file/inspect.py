@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -49,7 +49,7 @@ _TITLES = {
     "offsets": "CSR, offsets",
     "csr": "CSR, indices",
     "entropy": "entropy bound",
-    "file": "this file",
+    "file": "file, unpacked",
     "best": "smallest of each weight",
 }
 
@@ -280,9 +280,9 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 # Report of a file: its operators, its weights, and the bytes they take.
 
 _NOTE = """\
-Only `this file` was measured; the rest are estimates. `bit mask` and `CSR` store the non-zero values and
-their positions: one bit for each entry, or an offset or index for each value. No coder of single values
-gets below the entropy bound. The page of `tfprune inspect MODEL --html PAGE` explains each row."""
+Only `file, unpacked` was measured; the rest are estimates. `bit mask` and `CSR` store the non-zero
+values and their positions: one bit for each entry, or an offset or index for each value. No coder of
+single values gets below the entropy bound. The page of `tfprune inspect MODEL --html PAGE` explains each row."""
 _LEAST_ALIKE = 4  # inputs or outputs that differ in a number only, as the caches of a language model, for one line
 _NAME_WIDTH = 48  # characters of a name in a table; the converter joins the names of all that it fuses
 
@@ -539,6 +539,9 @@ def _report_of(file: ModelFile, *, file_bytes: int) -> ModelReport:
     )
 
 
+_MOST_LABEL_BYTES = 2**20  # of text; 21,843 names of ImageNet's classes take half of that
+
+
 class _Described(NamedTuple):
     labels: dict[str, tuple[str, ...]]
     normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
@@ -551,13 +554,13 @@ def _described(content: bytes | None, model: Model, data: bytes) -> _Described:
         return _Described({}, {})
     try:
         graphs = read_model_metadata(content).tables("subgraph_metadata")[:1]
-        files = read_archive(trailing_archive(data))
+        lines = _LabelLines(read_archive(trailing_archive(data)))
         described = _Described({}, {})
         for graph in graphs:
             for info, entry in _pairs(graph, "input_tensor_metadata", model.inputs, model.input_tensors, model):
                 _add_normalization(described.normalization, info.name, entry)
             for info, entry in _pairs(graph, "output_tensor_metadata", model.outputs, model.output_tensors, model):
-                _add_labels(described.labels, info.name, entry, files)
+                _add_labels(described.labels, info.name, entry, lines)
         return described
     except ValueError as error:
         return _Described({}, {}, reason_of(error))
@@ -583,14 +586,31 @@ def _add_normalization(normalization: dict[str, Any], name: str, entry: Metadata
             normalization[name] = tuple(map(float, means)), tuple(map(float, stds))
 
 
-def _add_labels(labels: dict[str, tuple[str, ...]], name: str, entry: MetadataTable, files: dict[str, bytes]) -> None:
+class _LabelLines:
+    """The lines of the label files behind a model, each file split once: a line takes more memory than its bytes."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files, self._left = files, _MOST_LABEL_BYTES
+        self._read: dict[str, tuple[str, ...]] = {}
+
+    def __getitem__(self, title: str) -> tuple[str, ...]:
+        if title not in self._files:
+            raise ValueError(f"the file {title!r}, which they name, is missing.")
+        if title not in self._read:
+            self._left -= len(self._files[title])
+            if self._left < 0:
+                raise ValueError(
+                    f"the labels in {title!r}, and those before, take more than {_MOST_LABEL_BYTES:,} bytes."
+                )
+            self._read[title] = tuple(self._files[title].decode("utf-8", "replace").splitlines())
+        return self._read[title]
+
+
+def _add_labels(labels: dict[str, tuple[str, ...]], name: str, entry: MetadataTable, lines: _LabelLines) -> None:
     for file in entry.tables("associated_files"):
         if file.fields.get("type") != AXIS_LABELS or name in labels:
             continue  # other languages come after the first
-        title = file.fields.get("name", b"").decode("utf-8", "replace")
-        if title not in files:
-            raise ValueError(f"the file {title!r}, which they name, is missing.")
-        labels[name] = tuple(files[title].decode("utf-8", "replace").splitlines())
+        labels[name] = lines[file.fields.get("name", b"").decode("utf-8", "replace")]
 
 
 def _row(weight: Tensor) -> TensorRow:

@@ -636,7 +636,10 @@ class FlatbufferTable:
         if not position:
             return np.zeros(0, dtype)
         start = self._follow(position)
-        return np.frombuffer(self._data, dtype, struct.unpack_from("<I", self._data, start)[0], start + 4)
+        try:
+            return np.frombuffer(self._data, dtype, struct.unpack_from("<I", self._data, start)[0], start + 4)
+        except ValueError as error:
+            raise IndexError("a list goes beyond the end of the file") from error
 
     def _follow(self, position: int) -> int:
         return position + struct.unpack_from("<I", self._data, position)[0]

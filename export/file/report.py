@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tfprune.base.folders import reading
+from tfprune.base.folders import most_unpacked, open_archive, read_entry, reading
 from tfprune.report import Report, printable
 
 # Reports of files: what several of them share.
@@ -139,7 +139,6 @@ def _escaped(text: str) -> str:
 _END, _ENTRY, _LOCAL = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
 _END_RECORD_BYTES = 22  # bytes of the archive's last record, before its comment
 _MAX_COMMENT_BYTES = 2**16 - 1  # the longest comment behind it
-_MAX_FILES_BYTES = 2**26  # that labels and vocabularies take at most, unpacked: an archive may be a bomb
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of a file in an archive: the same content gives the same bytes
 
 
@@ -171,20 +170,19 @@ def read_archive(archive: bytes) -> dict[str, bytes]:
     """Return the files in an archive of `trailing_archive`, by name.
 
     Raises:
-        ValueError: If it is damaged, names a file twice, or holds more than 64 MiB.
+        ValueError: If it is damaged, names a file twice, holds more than 32 MiB and 100 times its size, or is packed
+            by another way than deflate, which the tools of TFLite do not use.
     """
     if not archive:
         return {}
     with (
         reading("labels", expected="a whole archive behind the model", advice="Copy the file again"),
-        zipfile.ZipFile(io.BytesIO(archive)) as files,
+        open_archive(io.BytesIO(archive), most=most_unpacked(len(archive))) as files,
     ):
         entries = files.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
             raise ValueError("it names a file twice")
-        if sum(entry.file_size for entry in entries) > _MAX_FILES_BYTES:
-            raise ValueError(f"its files take more than {_MAX_FILES_BYTES:,} bytes")
-        return {entry.filename: files.read(entry) for entry in entries}
+        return {entry.filename: read_entry(files, entry) for entry in entries}
 
 
 def make_archive(files: Mapping[str, bytes]) -> bytes:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfprune.report import install
+
 
 class MissingPackage(ImportError, ValueError):  # noqa: N818 (said in words, not with a suffix)
     """No interpreter, or no reader of the file format, is installed."""
@@ -27,7 +29,7 @@ def _generated() -> Any:
     except ImportError as error:
         raise MissingPackage(
             "Expected ai-edge-litert, which knows the format of TFLite files. Received: it is not installed. "
-            'Run pip install "tfprune[device]".'
+            f"Run {install('device')}."
         ) from error
     return schema_py_generated
 

@@ -1,13 +1,16 @@
-"""Questions before training: latency, sparse inference, microcontrollers and NPUs, of a model as a file."""
+"""Questions before training: latency, sparse inference, microcontrollers and NPUs, of a model as a file.
+
+Of a file they can be asked where Keras is not installed, so it is imported for models only.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from tfprune.base.spec import ArgumentTypeError, check_choice
@@ -17,8 +20,6 @@ from tfprune.export.file import schema
 from tfprune.export.file.container import Source
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.xnnpack import Layers, SparseInferenceReport, describe
-from tfprune.export.keras_side.convert import Quantization, as_quantization, convert
-from tfprune.export.keras_side.prepare import signature
 from tfprune.export.micro.interpreter import require_interpreter
 from tfprune.export.micro.reports import (
     MicroSupportReport,
@@ -28,11 +29,12 @@ from tfprune.export.micro.reports import (
     support_of_file,
 )
 from tfprune.export.rewriting.shapes import spell_out_padding
-from tfprune.masking.strip import plain_copy
-from tfprune.models.anatomy import Anatomy
 
 if TYPE_CHECKING:
+    import keras
     from typing_extensions import TypeIs
+
+    from tfprune.export.keras_side.convert import Quantization
 
 
 # How long a Keras model takes, once it is a TFLite file.
@@ -70,14 +72,16 @@ def latency(
             answer.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> latency(model, runs=5) > 0
         True
     """
+    from tfprune.export.keras_side.convert import as_quantization, convert
+
     form = as_quantization(quantize)
-    plain = plain_copy(Anatomy.of(model))
     content = convert(
-        plain, quantize=form.scheme, calibration=calibration, io_dtype=form.io_dtype, skip=form.skip or ()
+        _plain(model), quantize=form.scheme, calibration=calibration, io_dtype=form.io_dtype, skip=form.skip or ()
     )
     return 1000 * benchmark(content, runs=runs, threads=threads, on=on).median_ms
 
@@ -86,21 +90,27 @@ def latency(
 
 
 def _is_file(model_or_source: keras.Model | Source) -> TypeIs[Source]:
-    """Tell a file from a Keras model, without importing Keras for a file.
+    """Tell a file from a Keras model, of which there is none where Keras was not imported.
 
     Raises:
         TypeError: If it is neither a model nor a path nor bytes.
     """
     if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
         return True
-    import keras
-
-    if not isinstance(model_or_source, keras.Model):
+    keras = sys.modules.get("keras")
+    if keras is None or not isinstance(model_or_source, keras.Model):
         raise TypeError(
             "Expected a Keras model, or a path or the bytes of a .tflite file. Received: "
             f"{type(model_or_source).__name__}."
         )
     return False
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    from tfprune.masking.strip import plain_copy
+    from tfprune.models.anatomy import Anatomy
+
+    return plain_copy(Anatomy.of(model))
 
 
 # Whether a microcontroller runs a Keras model, or a file, and what it takes there.
@@ -127,6 +137,7 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
             in the table; or (also an ImportError) if tflite-micro is not installed.
 
     Example:
+        >>> import keras
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> micro_support(model).missing
         ()
@@ -134,25 +145,41 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
     if _is_file(model_or_source):
         return support_of_file(model_or_source, board=board)
     require_interpreter()
-    return support_of_file(_dense_int8(model_or_source), board=board)
+    from tfprune.export.keras_side.convert import convert
+    from tfprune.export.keras_side.prepare import recurrent_layers
+
+    content, plain = _dense_int8(model_or_source)
+    report = support_of_file(content, board=board)
+    unrolled = tuple(layer.name for layer in recurrent_layers(plain))
+    if not unrolled:
+        return report
+    return replace(report, unrolled=unrolled, as_float=support_of_file(convert(plain, batch=1), board=board))
 
 
-def _dense_int8(model: keras.Model) -> bytes:
+def _dense_int8(model: keras.Model) -> tuple[bytes, keras.Model]:
     """Convert a model as a dense int8 file with a batch of 1, on random numbers, which change ranges and no sizes.
+
+    Returns:
+        The file, and the model without wrappers that it was made from.
 
     Raises:
         ValueError: If it cannot be converted.
     """
-    plain = plain_copy(Anatomy.of(model))
+    from tfprune.export.keras_side.convert import convert
+    from tfprune.export.keras_side.prepare import signature
+
+    plain = _plain(model)
     _randomize_constant_weights(plain)
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(_RANDOM_SAMPLES, model=plain))]
     content = convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
-    return ModelFile.open(content).after(_widen_ranges).content
+    return ModelFile.open(content).after(_widen_ranges).content, plain
 
 
 def _randomize_constant_weights(model: keras.Model) -> None:
     """Randomize weights of equal entries, as biases are before training: the converter omits biases of 0."""
+    import keras
+
     draw = np.random.default_rng(0)
     for weight in model.weights:
         if "float" in weight.dtype:
@@ -212,9 +239,8 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
 
 def _of_model(model: keras.Model) -> SparseInferenceReport:
     from tfprune.export.keras_side.convert import convert
-    from tfprune.masking.strip import plain_copy
 
-    plain = plain_copy(Anatomy.of(model))
+    plain = _plain(model)
     file = ModelFile.open(convert(plain)).after(spell_out_padding)
     return describe(file.analyses, layers=_layers(plain))
 
@@ -268,7 +294,7 @@ class Vela:
             ValueError: If a model cannot be converted, a file cannot be read or holds nothing for the NPU, or the
                 compiler refuses it.
         """
-        content = model_or_source if _is_file(model_or_source) else _dense_int8(model_or_source)
+        content = model_or_source if _is_file(model_or_source) else _dense_int8(model_or_source)[0]
         return compile_file(content, self.accelerator, system=self.system, memory=self.memory)
 
 

@@ -13,7 +13,6 @@ import functools
 import logging
 import re
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_regex
+from tfprune.base.folders import TemporaryFolder
+from tfprune.base.limit import refuse_text
+from tfprune.base.spec import (
+    ArgumentError,
+    ArgumentTypeError,
+    ArgumentWarning,
+    check_choice,
+    check_regex,
+    warn_user,
+)
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.quantization_error import MOVES
 from tfprune.export.file import schema
@@ -37,6 +45,7 @@ from tfprune.export.rewriting.sparsify import merge_constants, own_biases
 from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized, four_bit_weights
 from tfprune.models.anatomy import Anatomy
 from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source
+from tfprune.report import install
 
 # Mixed precision: convert a model to a file of 8-bit integers in which some operators stay in float.
 #
@@ -203,9 +212,9 @@ def _convert_job(folder: Path) -> None:
     tensorflow = _tensorflow()
     if not (folder / SAVED_MODEL).exists():
         _export_copy(settings, folder)
-    if settings["quantize"] in _LEAST_ENTRIES:
+    if settings.get("like") in _LEAST_ENTRIES:
         for name in (SAVED_MODEL, *([_MARKED] if settings.get("skip") else [])):
-            protect_scales(folder / name, least=_LEAST_ENTRIES[settings["quantize"]])
+            protect_scales(folder / name, least=_LEAST_ENTRIES[settings["like"]])
     _convert(tensorflow, settings, arrays, folder)
 
 
@@ -214,7 +223,7 @@ def _tensorflow() -> Any:
         import tensorflow
     except ImportError as error:
         raise ValueError(
-            f"Expected TensorFlow, which converts models. Received: {error}. Run pip install 'tfprune[train]'."
+            f"Expected TensorFlow, which converts models. Received: {error}. Run {install('train')}."
         ) from error
     return tensorflow
 
@@ -559,7 +568,7 @@ def convert_prepared(
     form: Quantization | EdgeQuantizer = _FLOATS,
     batches: Sequence[Mapping[str, np.ndarray]] = (),
     batch: int | None = None,
-    unroll: bool = False,
+    beside: Quantization | EdgeQuantizer | None = None,
 ) -> ModelFile:
     """Convert a model whose inputs and calibration data have been read, with options that have been checked.
 
@@ -569,14 +578,15 @@ def convert_prepared(
         form: The number format; `levels` and `allow_float` are for later.
         batches: What `read_calibration` returned; empty without calibration data.
         batch: As in `convert`.
-        unroll: Whether recurrent layers are unrolled, as they always are for integers.
+        beside: The number format of the file with which this one will be compared: it gets the same operators, with
+            recurrent layers unrolled and scales protected as there. None (the default) is `form`.
 
     Raises:
         ValueError: As `convert` does.
     """
 
     if isinstance(form, EdgeQuantizer):
-        file = convert_prepared(model, inputs, batch=batch, unroll=unroll)
+        file = convert_prepared(model, inputs, batch=batch, beside=beside)
         return edge_quantized(form, file, samples=_split(batches, rows=batch or inputs.batch or 1))
     quantize, skip = form.scheme, form.skip or ()
     _check_inputs(inputs, quantize)
@@ -584,12 +594,13 @@ def convert_prepared(
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
-        unroll = unroll or quantize in INTEGERS
+        like = (beside or form).scheme
+        unroll = like in INTEGERS
         things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(skip))
         settings = {"quantize": quantize, "io_dtype": form.io_dtype, "things": things, **dataclasses.asdict(inputs)}
-        settings |= {"unroll": unroll, "skip": [*skip]}
+        settings |= {"unroll": unroll, "like": like, "skip": [*skip]}
         _write_job(folder, settings, samples)
         content = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
     if quantize in INTEGERS:
@@ -759,7 +770,7 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
 
     Raises:
         TypeError: If `data` holds no batches.
-        ValueError: If there is no sample, or a batch does not fit the inputs.
+        ValueError: If there is no sample, all samples are the same, or a batch does not fit the inputs.
     """
     check_kind(data, argument="calibration")
     parts: list[dict[str, np.ndarray]] = []
@@ -769,7 +780,32 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
         remaining -= _length(parts[-1])
         if remaining <= 0:
             break
+    count = sum(map(_length, parts))
+    constant = [name for name in signature.names if _is_constant([part[name] for part in parts], count)]
+    if len(constant) == len(signature.names):
+        raise ArgumentError(
+            "calibration",
+            "samples in `calibration` that differ from each other, so that ranges follow from them",
+            found=f"{count} that are all the same" if count > 1 else "one sample of one number only",
+            advice="Give about 100 samples of real data, such as calibration=x[:100].",
+        )
+    floats = [entry.name for entry in signature.inputs if entry.name in constant and "float" in entry.dtype]
+    if floats and count > 1:
+        warn_user(
+            ArgumentWarning(
+                "calibration",
+                "samples in `calibration` that differ in each input, whose range follows from them",
+                found=f"the same values of {', '.join(map(repr, floats))} in all {count} samples",
+                advice="If other values will come, they are clipped to these: calibrate on data that have them.",
+            )
+        )
     return parts
+
+
+def _is_constant(parts: Sequence[np.ndarray], count: int) -> bool:
+    """Return True if all samples of an input are the same; if all numbers are, where there is one sample."""
+    first = parts[0][:1] if count > 1 else parts[0].reshape(-1)[:1]
+    return all(part.shape[1:] == parts[0].shape[1:] and bool((part == first).all()) for part in parts)
 
 
 def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on") -> dict[str, np.ndarray]:
@@ -847,6 +883,8 @@ def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
         )
     x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
     check_holds_arrays((x, y), argument=argument)
+    for labels in keras.tree.flatten(y):
+        refuse_text(labels, argument)
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
     if len(sizes) > 1 or sizes == [0]:
         received = " and ".join(map(str, sizes))

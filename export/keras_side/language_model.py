@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.compact.smaller_class import has_cache, own_heads
 from tfprune.export.device.writer_file import JSON, SENTENCEPIECE, TextForm, Tokenizer
 from tfprune.export.file import schema
@@ -26,6 +26,7 @@ from tfprune.export.file.document import add_tensor, drop_hash, inputs_of, opera
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.schema import MissingPackage
 from tfprune.models.anatomy import walk
+from tfprune.report import install
 
 # The caches of keys and values of a KerasHub language model, one for each block, whatever its class calls them.
 #
@@ -686,7 +687,7 @@ def require_builder() -> Any:
     except ImportError as error:
         raise MissingPackage(
             f"Expected the package litert-lm-builder, which writes {SUFFIX} files. Received: it is not installed. "
-            f'Run pip install "tfprune[litertlm]", or write a .tflite file.'
+            f"Run {install('litertlm')}, or write a .tflite file."
         ) from error
     return litert_lm_builder
 
@@ -704,7 +705,7 @@ def litertlm_content(content: bytes, form: TextForm, *, tokenizer: bytes, length
         ValueError: If litert-lm-builder is not installed (also an ImportError).
     """
     package = require_builder()
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         builder = package.LitertLmFileBuilder()
         text = package.Metadata(key="Authors", value="tfprune", dtype=package.DType.STRING)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
 import os
 import re
 import sys
@@ -18,7 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import LONGEST_REASON, UNREADABLE
+from tfprune.base.folders import (
+    LONGEST_REASON,
+    UNREADABLE,
+    most_unpacked,
+    open_archive,
+    parse_json,
+    read_data,
+    read_entry,
+)
 from tfprune.report import shortened
 
 # Bytes that a model may take while it is loaded: what its configuration asks for is made before its weights are read.
@@ -37,17 +44,20 @@ class _UnknownClassError(ValueError):
 @contextmanager
 def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
     """Turn whatever goes wrong with a file into one error that names it."""
-    file = Path(path)
-    if not file.exists():
-        raise ValueError(f"Expected {expected}. Received: {path!r}, which does not exist.{_meant(file)}")
+    _check_exists(path, expected)
     try:
-        if file.is_dir():
+        if Path(path).is_dir():
             raise IsADirectoryError("a folder")
         yield
     except _UnknownClassError:
         raise
     except _with_tensorflow(UNREADABLE, "OpError") as error:
         raise ValueError(f"Expected {expected}. Received: {path!r}: {_reason(error)}. {advice}.") from error
+
+
+def _check_exists(path: str, expected: str) -> None:
+    if not Path(path).exists():
+        raise ValueError(f"Expected {expected}. Received: {path!r}, which does not exist.{_meant(Path(path))}")
 
 
 def _with_tensorflow(errors: tuple[type[Exception], ...], name: str) -> tuple[type[Exception], ...]:
@@ -123,6 +133,10 @@ def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()
         ValueError: If the file is missing, damaged, or not what Keras saves; or if it needs code that Keras does not
             know or, such as that of a Lambda layer, does not run.
     """
+    expected = "a model saved by Keras as .keras or .h5"
+    _check_exists(path, expected)  # before Keras is imported, which takes many seconds
+    if Path(path).is_file() and not path.endswith((".keras", ".h5", ".hdf5")):
+        raise ValueError(f"Expected {expected}. Received: {path!r}. Save the model with model.save('x.keras').")
     keras = load_keras()
     for module in imports:
         _register(_imported(module))
@@ -130,9 +144,6 @@ def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()
         "Copy the file again, or save the model anew with model.save('x.keras'). A model with classes of its own "
         "needs --import MODULE; one with other code is exported in Python: tfprune.export.to_tflite(model, path)"
     )
-    expected = "a model saved by Keras as .keras or .h5"
-    if Path(path).is_file() and not path.endswith((".keras", ".h5", ".hdf5")):
-        raise ValueError(f"Expected {expected}. Received: {path!r}. Save the model with model.save('x.keras').")
     with _reading(path, expected, advice), warnings.catch_warnings():
         # Of a model that was compiled and never trained; its optimizer starts anew.
         warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
@@ -176,8 +187,12 @@ def _check_classes(path: str) -> None:
     Raises:
         UnknownClassError: Naming them, and their modules.
     """
-    with zipfile.ZipFile(path) as archive:
-        todo = [json.loads(archive.read("config.json"))]
+    most = most_unpacked(Path(path).stat().st_size)
+    with Path(path).open("rb") as stream, open_archive(stream, most=most) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                read_entry(archive, entry)  # Keras would unpack all of it, whatever its size is said to be
+        todo = [parse_json(read_entry(archive, archive.getinfo("config.json")))]
     unknown: dict[str, str] = {}
     while todo:
         entry = todo.pop()
@@ -240,16 +255,12 @@ def load_arrays(path: str, *, mmap_mode: Any = None) -> Any:
         raise ValueError(f"Expected one file of inputs only, without labels. Received: {path!r}. Pass {inputs}.")
     advice = "Save samples with numpy.save, or one array per input with numpy.savez"
     with _reading(path, "a .npy or .npz file of samples along the first axis", advice):
-        content = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            arrays = {"its array": content}
-        else:
-            with content:
-                arrays = dict(content)
+        content = read_data(path, mmap_mode=mmap_mode)
+        arrays = {"its array": content} if isinstance(content, np.ndarray) else content
         for name, array in arrays.items():
             if not np.ndim(array):
                 raise TypeError(f"{name} is a single value")
-        return content if isinstance(content, np.ndarray) else arrays
+        return content
 
 
 def load_groups(path: str | None) -> dict[str, np.ndarray] | None:

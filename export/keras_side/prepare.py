@@ -22,6 +22,7 @@ from keras import ops
 import tfprune
 from tfprune.compact.shrink import ShrinkPlan
 from tfprune.criteria import finite
+from tfprune.export.device.runner import warn_of_bytes
 from tfprune.export.file import schema
 from tfprune.export.file.document import inputs_of, operator_name
 from tfprune.masking.pruned import Pruned, holds_pruned
@@ -306,6 +307,8 @@ def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
             f"Expected {'numbers' if is_float else 'integers'} for input {entry.name!r} of type {dtype} in {where}. "
             f"Received: dtype {array.dtype}. Convert it first."
         )
+    if is_float:
+        warn_of_bytes(array, entry.name)
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
     if is_float and not np.isfinite(converted).all():
@@ -344,7 +347,7 @@ def write_saved_model(
     Raises:
         ValueError: If a recurrent layer of open length would have to be unrolled.
     """
-    if not (unroll and _recurrent(model)):
+    if not (unroll and recurrent_layers(model)):
         _write(model, folder, inputs=inputs, batch=inputs.batch, last=last)
         # Lists of tensors (a recurrent layer's steps) have a builtin form only when their size is known.
         if b"TensorListReserve" not in (folder / "saved_model.pb").read_bytes():
@@ -407,14 +410,15 @@ def _without_messages() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _recurrent(model: keras.Model) -> list[keras.layers.RNN]:
+def recurrent_layers(model: keras.Model) -> list[keras.layers.RNN]:
+    """Return the recurrent layers of a model, which are unrolled in files of integers."""
     return [layer for _, layer in walk(model) if isinstance(layer, keras.layers.RNN)]
 
 
 @contextmanager
 def _unrolled(model: keras.Model) -> Iterator[None]:
     """Unroll every recurrent layer for the time being: the integer converter crashes on their loops."""
-    layers = _recurrent(model)
+    layers = recurrent_layers(model)
     before = [layer.unroll for layer in layers]
     try:
         for layer in layers:

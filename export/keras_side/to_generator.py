@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.device import generator
-from tfprune.export.device.generator import MASK, MODEL, TOKENS, padded
+from tfprune.export.device.generator import MASK, MODEL, TOKENS, check_texts, padded
 from tfprune.export.device.processes import write_job
-from tfprune.export.device.writer_file import TextForm
+from tfprune.export.device.writer_file import TextForm, check_whole_text
 from tfprune.export.file.container import LARGEST_FILE, check_destination, write_atomically, write_model
 from tfprune.export.file.document import load_objects, put_metadata, with_metadata
 from tfprune.export.file.reader import read
@@ -128,7 +128,7 @@ def _compare_written(folder: Path, model: Any, *, prompts: Sequence[Sequence[int
 
 
 def _perplexity(losses: np.ndarray) -> float:
-    return float(np.exp(losses.mean())) if losses.size else float("nan")
+    return float(np.exp(losses.mean()))
 
 
 def _keras_scores(model: Any, ids: Sequence[int]) -> np.ndarray:
@@ -166,7 +166,7 @@ class GeneratorReport(Report):
         equal: How many of them Keras would have chosen, too, after the same tokens.
         difference: The largest difference of the scores, as a fraction of Keras' largest score.
         tolerance: The difference that is allowed.
-        perplexity: Of the file on `check_on`; NaN if the texts are too short.
+        perplexity: Of the file on `check_on`.
         keras_perplexity: Of the Keras model on the same texts.
         prefill_speed: Tokens of a prompt in a second of processor time, by one thread of this machine.
         decode_speed: Tokens written in a second of processor time.
@@ -477,8 +477,8 @@ def to_generator(
             take 8 bytes for each position and channel of the keys.
         prefill: How many tokens of a prompt one call takes, a number for each signature, such as (32, 128). Default
             (128,); numbers above `length` become `length`.
-        max_tokens: How many tokens the file writes after each text of `check_on`, at least 1. Default 32; fewer where
-            `length` ends before.
+        max_tokens: How many tokens the file writes after each text of `check_on`, at least 1. Default 32; at most
+            half of `length`, as the texts need the other half.
         quantize: None (the default) for float32, `"int8"` for 8-bit weights with a scale for each row, or `"int4"`
             for 4-bit weights with a scale for each 32 of a row; rows of another length get 8 bits. Activations stay
             floats, and so do weights of fewer than 1,024 entries and those of experts.
@@ -520,17 +520,17 @@ def to_generator(
         raise ArgumentError(
             "prefill", "at least one number in `prefill`", found="none", advice="Give for example prefill=(128,)."
         )
-    count = min(check_count(max_tokens, "max_tokens", least=1), length - 1)
+    count = min(check_count(max_tokens, "max_tokens", least=1), length // 2)
     form, tokenizer = text_content(model)
     is_litertlm = destination.suffix == SUFFIX
     if is_litertlm:
         _check_litertlm(model, form)
-    prompts = _prompts(model, check_on, most=min(_READ_TOKENS, length - count))
+    prompts = _prompts(model, check_on, most=min(_READ_TOKENS, length + 1 - count))  # the last token is not read
     with Progress(_PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         cached = CachedModel(_stripped(model), length)
         _check_cache(cached, model)
         entries = form.as_metadata(b"" if is_litertlm else tokenizer)
-        with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+        with TemporaryFolder() as name:
             unchecked = Path(name, MODEL)
             _write(cached, unchecked, counts=counts, quantize=quantize, entries=entries, each_step=progress.add)
             comparison = _compare_written(Path(name), model, prompts=prompts, count=count)
@@ -591,7 +591,7 @@ def _write(
     each_step: Callable[[], None],
 ) -> None:
     """Convert the model without its weights, put them in, and write the file."""
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         signatures = _write_signatures(cached, folder / SAVED_MODEL, prefill=counts)
         each_step()
@@ -624,6 +624,8 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
         raise ArgumentTypeError(
             "check_on", "a list of texts in `check_on`", found="a text", advice=f"Give check_on=[{check_on!r:.60}]."
         )
+    if not isinstance(check_on, Iterable | None):
+        raise ArgumentTypeError("check_on", "`check_on` to be a list of texts", f"{check_on!r:.80}")
     vocabulary = int(model.output.shape[-1])
     if check_on is None:
         random_ids = np.random.default_rng(0).integers(0, vocabulary, min(_DRAWN, most))
@@ -634,6 +636,8 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
             raise ArgumentError(
                 "check_on", f"token ids in `check_on`, as {model.name!r} has no preprocessor", found="a text"
             )
+        if isinstance(text, str):
+            check_whole_text(text)
         ids = np.asarray(keras_ids(model, text) if isinstance(text, str) else text)
         if (
             ids.ndim != 1
@@ -704,8 +708,9 @@ def to_embedder(
     encoder = _with_mean(model, length)
     form, content = encoder_content(tokenizer)
     texts = _EXAMPLES if check_on is None else check_on
+    check_texts(texts)
     samples = padded([[*form.start, *np.asarray(tokenizer(text)).tolist(), *form.stop] for text in texts], length)
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         unfinished = Path(folder, "encoder.tflite")
         report = to_tflite(
             encoder, unfinished, quantize=quantize, check_on=samples, tolerance=tolerance, verbose=verbose

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,14 +14,15 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.base.limit import GroupLimits, Limit, largest_drop
+from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, check_number
+from tfprune.base.spec import ArgumentError, check_number, is_accuracy
 from tfprune.export.device.quantization_error import explain_rounding
 from tfprune.export.device.runner import arrays_of
 from tfprune.export.device.verify import (
     DATA,
     EVALUATE_TIMEOUT,
+    NAMES,
     TOLERANCES,
     Run,
     compare_run,
@@ -29,10 +30,19 @@ from tfprune.export.device.verify import (
     labeled_limit,
     limit_mode,
     measure,
+    metric_name,
     run_in_child,
+    usual_mode,
 )
 from tfprune.export.file import schema
-from tfprune.export.file.container import Source, check_destination, check_method, check_suffix, write_atomically
+from tfprune.export.file.container import (
+    Source,
+    check_destination,
+    check_method,
+    check_suffix,
+    encode,
+    write_atomically,
+)
 from tfprune.export.file.document import add_values, builtin_code, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import Model
@@ -54,6 +64,7 @@ from tfprune.export.keras_side.prepare import (
     StrippedModel,
     half_types,
     holds_ranges,
+    recurrent_layers,
     signature,
     strip_for_export,
     with_known_ranges,
@@ -90,6 +101,7 @@ _MORE_DATA = "Try another value of `quantize`, more calibration data"  # for a f
 _FLOATS = ("float16", "float32", "float64")
 _BORDERS = ("QUANTIZE", "DEQUANTIZE")  # turn floats into integers, and back
 _ROUNDED_AGAIN = 2  # other kernels round in other places: how much further outputs may then be from the model's
+_SAME = 1e-6  # of the largest output: what float32 may round
 _MOST_MOVED = 0.5  # of the largest output: rounding that moves outputs further leaves nothing of what the model does
 
 
@@ -160,20 +172,22 @@ def _check_rounding(
     file: ModelFile,
     plain: keras.Model,
     *,
+    form: Quantization,
     inputs: Signature,
     batch: int | None,
     data: Mapping[str, np.ndarray],
     check: Check,
     precision: float,
 ) -> Check:
-    """Refuse an int8 file that differs from its model by more than rounding explains, weight by weight.
+    """Refuse a file that differs from its model by more than rounding explains, weight by weight.
 
-    The float file of the model has to give its outputs; each constant and each operator of the int8 file is then
-    compared with those of the float file, in steps of the int8 file's own scales (`explain_rounding`).
+    The float file of the model has to give its outputs; each constant of the other file, and each operator of an int8
+    file, is then compared with those of the float file, in steps of the other file's own scales (`explain_rounding`).
 
     Args:
-        file: The int8 file.
+        file: The file of another number format.
         plain: The model that it was made from.
+        form: The number format.
         inputs: The inputs of the model.
         batch: The batch that the file takes; None leaves it open where the model does.
         data: Samples by the names of the inputs.
@@ -181,13 +195,13 @@ def _check_rounding(
         precision: How far those of a float file may be.
 
     Returns:
-        The check, with a wider tolerance where rounding alone moves the outputs further than that, but by less than
-        half of the largest output.
+        The check, with a wider tolerance where rounding alone moves the outputs of an int8 file further than that,
+        but by less than half of the largest output.
 
     Raises:
         ValueError: Naming the constant or operator.
     """
-    reference = convert_prepared(plain, inputs, batch=batch, unroll=True)
+    reference = convert_prepared(plain, inputs, batch=batch, beside=form)
     unrounded, expected, has_ranges = reference, check.expected, holds_ranges(plain)
     if has_ranges:  # where numbers are rounded the other way somewhere, such files differ as much as int8 ones
         unrounded = reference.after(without_rounding)
@@ -198,7 +212,7 @@ def _check_rounding(
     rounding = explain_rounding(reference.content, file.content, inputs=data)
     if rounding.fault:
         raise ValueError(check.refusal(rounding.fault))
-    if not (report.passed and rounding.is_whole):
+    if not (report.passed and rounding.is_whole and form.scheme == "int8"):
         return check
     first = [output[: len(result)] for output, result in zip(check.expected, rounding.outputs.values(), strict=True)]
     moved = compare_run(Run(rounding.outputs, ""), first, tolerance=check.tolerance)
@@ -368,7 +382,63 @@ class _LabeledSamples:
     limit: Limit
 
 
-def _read_max_drop(max_drop: Any, inputs: Signature) -> _LabeledSamples | None:
+def compiled_metrics(model: keras.Model) -> dict[str, Any]:
+    """Return the metrics that a model was compiled with, by name: a name that `evaluate` knows as it is.
+
+    Those of the user's own, which Keras cannot load again, are left out.
+    """
+    config = model.get_compile_config() or {}
+    metrics = {}
+    for entry in _entries([config.get(key) for key in ("metrics", "weighted_metrics")]):
+        try:
+            metric = entry if isinstance(entry, str) else keras.saving.deserialize_keras_object(entry)
+            name = entry if isinstance(entry, str) else metric_name(metric)
+            metrics[name] = keras.metrics.get(metric) if isinstance(metric, str) and name not in NAMES else metric
+        except (TypeError, ValueError) as error:
+            _log.info("a compiled metric of %r is left out: %s", model.name, error)
+    return metrics
+
+
+def _entries(config: Any) -> Iterator[Any]:
+    """Yield the metrics of a configuration, one after the other: names, and dicts of what Keras can load."""
+    if isinstance(config, Mapping) and "class_name" not in config:
+        config = [*config.values()]
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _entries(part)
+    elif config is not None:
+        yield config
+
+
+def with_metric(limit: Limit, model: keras.Model) -> Limit:
+    """Return a limit that names its metric: without one, the metric that a model of one output was compiled with.
+
+    An accuracy goes first, and a metric of which nobody says whether larger is better is left out.
+
+    Raises:
+        ValueError: If it is an error, and the limit a number, whose unit would then be the error's.
+    """
+    if limit.metric is not None or len(getattr(model, "outputs", None) or [model]) > 1:
+        return limit
+    metrics = compiled_metrics(model)
+    known = [name for name, metric in metrics.items() if limit.mode or usual_mode(metric)]
+    name = next((name for name in known if is_accuracy(name)), known[0] if known else None)
+    if name is None:
+        return limit
+    if limit.max_drop is not None and (usual_mode(metrics[name]) or limit.mode) == "min":
+        raise ArgumentError(
+            "max_drop",
+            f"the metric of `max_drop` by name: the model was compiled with {name!r}, an error in a unit of its own",
+            f"{limit.max_drop:g}",
+            advice=(
+                f"Name it, as metric={name!r} in a tfprune.Limit, or allow a fraction of it, such as "
+                f"max_relative_drop=0.05."
+            ),
+        )
+    return replace(limit, metric=metrics[name])
+
+
+def _read_max_drop(max_drop: Any, inputs: Signature, model: keras.Model) -> _LabeledSamples | None:
     """Read a limit and its labeled data, before any work is done; None measures nothing.
 
     Raises:
@@ -377,8 +447,53 @@ def _read_max_drop(max_drop: Any, inputs: Signature) -> _LabeledSamples | None:
     """
     if max_drop is None:
         return None
+    if isinstance(max_drop, Limit):
+        max_drop = with_metric(max_drop, model)
     metric, x, y = labeled_limit(max_drop)
     return _LabeledSamples(read_check_on(x, inputs, argument=DATA), y, metric, max_drop)
+
+
+def _refuse_constant(expected: Sequence[np.ndarray], data: Mapping[str, np.ndarray], *, argument: str) -> None:
+    """Refuse samples that give the same outputs: a file that returns a constant would pass on them.
+
+    Args:
+        expected: The outputs of the model.
+        data: The samples, by the names of the inputs.
+        argument: What the user calls them.
+
+    Raises:
+        ValueError: If all samples, of several, have the same outputs up to rounding.
+    """
+    rows = max(len(array) for array in data.values() if array.ndim)
+    varying = [
+        output
+        for output in expected
+        if not output.ndim or np.ptp(output, axis=0).max(initial=0) > _SAME * np.abs(output).max(initial=0)
+    ]
+    if rows > 1 and not varying:
+        raise ArgumentError(
+            argument,
+            f"samples in `{argument}` that change the outputs of the model",
+            found=f"{rows} samples, all with the same outputs",
+            advice=(
+                "Check the preprocessing. If it is right, pass samples of several classes as `check_on`: those of "
+                "one class say nothing about the others."
+            ),
+        )
+
+
+def _scored(model: keras.Model, data: _LabeledSamples | None, *, inputs: Signature) -> list[np.ndarray]:
+    """Return the outputs of a model for labeled samples, which its file is measured against; none without them.
+
+    Raises:
+        ValueError: If the labels do not fit the only output, so that nothing is converted first.
+    """
+    if data is None:
+        return []
+    outputs = predict(model, data.x, inputs=inputs, argument=DATA)
+    if len(outputs) == 1 and data.limit.output is None and not isinstance(data.y, Mapping):  # the file has the names
+        check_can_lose(data.limit, measure({"": outputs[0]}, data.y, metrics=data.metric))
+    return outputs
 
 
 def _accuracy_drop(
@@ -412,6 +527,7 @@ def _accuracy_drop(
         )
     outputs = dict(zip(run.outputs, expected, strict=True))
     before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
+    check_can_lose(data.limit, before)
     lost = accuracy_drops(before, after, mode=limit_mode(data.limit))
     for output in lost:
         most = largest_drop(data.limit, output.before)
@@ -600,12 +716,13 @@ _log = logging.getLogger(__name__)
 
 # Of models that compute in half precision, whose outputs are less exact than those of the file.
 _HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
-# Of the float file beside an int8 one: rounding in float32 moves the outputs of an untrained deep network by 1e-4.
-_FLOAT_BESIDE_INT8 = 1e-3
+# Of the float file beside another one: rounding in float32 moves the outputs of an untrained deep network by 1e-4.
+_FLOAT_BESIDE = 1e-3
 _ADVICE = (
     "Try another value of `quantize`, for 'int8' calibration data scaled like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
+_FLOAT_BYTES = 4  # of a weight
 _PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
 
@@ -642,20 +759,20 @@ def to_tflite(
             weights and 16-bit activations, `"int4"` 4-bit weights in convolutions and Dense layers and 8-bit
             activations. The last three need `calibration`, except `"int8"` for a model of `quantize_aware`, whose
             ranges were trained. A `Quantization` has further options, such as integer inputs and outputs, and an
-            `EdgeQuantizer` is a recipe of AI Edge Quantizer, such as 4-bit weights with a scale for each block.
+            `EdgeQuantizer` is a recipe of LiteRT Quantizer, such as 4-bit weights with a scale for each block.
         calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
-            ignored, and only the first 500 samples are read.
+            ignored, and only the first 500 samples are read, which have to differ from each other.
         check_on: Samples on which the file is compared with Keras, any number of them, in the same forms as
             `calibration`. None (the default) uses the first calibration batch (32 samples of an array), or random
             numbers without calibration data.
         tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None (the
             default) allows 1e-4 for float32, 1e-2 for float16, 0.1 for dynamic and int16x8, 0.35 for int8 and 0.5 for
             int4; at least 1e-2 or 0.1 if layers of the model compute in float16 or bfloat16, whose outputs are less
-            exact than those of the file. For int8, None also compares each weight and each operator with the float
-            file: they may differ by a few steps of the int8 file's scales, and the outputs by the effect of such
-            rounding. Scores of a softmax may move further where two classes are close: judge such a file by its
-            accuracy (`max_drop`), and raise the tolerance if needed.
+            exact than those of the file. None also compares each weight with that of the float file, as far as the
+            format allows, and each operator of an int8 file: they may differ by a few steps of the file's scales, and
+            the outputs of an int8 file by the effect of such rounding. Scores of a softmax may move further where two
+            classes are close: judge such a file by its accuracy (`max_drop`), and raise the tolerance if needed.
         optimize: `"size"` (the default) for the fewest bytes, or `"latency"` for the fastest kernels that a form
             reaches, which is estimated from the file (`sparse_inference`), not measured. `"latency"` also tries
             `make_sparse_ready(model)`, and its sparse forms have no channels that no kernel reads. Both try sparse
@@ -673,8 +790,9 @@ def to_tflite(
         batch: The number of samples that the file takes at once, at least 1, such as 1 for LiteRT.js, which cannot
             resize an input. None (the default) leaves it open where the model does, but for a `target`.
         max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`. The file and the
-            Keras model are both measured on this data, with `metric` by a name that `tfprune.export.evaluate` knows
-            (`"accuracy"` by default); the report has both values, and a file that loses more is refused. With
+            Keras model are both measured on this data, with `metric` by a name that `tfprune.export.evaluate` knows,
+            by default the accuracy or first metric that a model of one output was compiled with, else
+            `"accuracy"`; the report has both values, and a file that loses more is refused. With
             `max_drop_per_class`, a file that loses more of one class is refused, too. None (the default) measures
             nothing.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
@@ -693,12 +811,12 @@ def to_tflite(
     Example:
         >>> report = to_tflite(model, "model.tflite.xz", quantize="float16", compress="xz", check_on=images)
         >>> print(report)
-        exported        model.tflite.xz
-        --------------  ---...
-        bytes           4,...
-        unpacked bytes  6,...
-        kernels         1,480 of 14,800 entries non-zero (90.0% zeros)
-        difference      ... (limit: ... = 0.01 x the largest output)
+        exported          model.tflite.xz
+        ----------------  ---...
+        bytes             4,...
+        unpacked bytes    6,...
+        all kernels       1,480 of 14,800 entries non-zero (90.0% zeros)
+        difference        ... (limit: ... = 0.01 x the largest output)
         ...
     """
     destination = check_destination(path)
@@ -722,20 +840,23 @@ def to_tflite(
     batches = None if calibration is None else read_calibration(calibration, inputs)
     data = choose_check_on(check_on, inputs, batches=batches, model=stripped.model)
     first = inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()})
-    labeled = _read_max_drop(max_drop, inputs)
+    labeled = _read_max_drop(max_drop, inputs, model)
     with Progress(_PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         expected = predict(stripped.model, data, inputs=inputs, argument="check_on")
-        scored = [] if labeled is None else predict(stripped.model, labeled.x, inputs=inputs, argument=DATA)
+        is_evidence = allowed is None and labeled is None  # else the user judges by other means
+        if is_evidence and form.scheme in INTEGERS and (batches or check_on is not None):
+            _refuse_constant(expected, data, argument="calibration" if check_on is None else "check_on")
+        scored = _scored(stripped.model, labeled, inputs=inputs)
         plain = stripped.without_unread()
         kernels = _kernels_read(plain, first)
         progress.add()
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         file = _share_grids(converted, plain, of=trained)
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _ADVICE)
-        if form.scheme == "int8" and allowed is None:
-            precision = max(_FLOAT_BESIDE_INT8, _default(None, plain))
+        if form.scheme is not None and isinstance(form, Quantization) and allowed is None:
+            precision = max(_FLOAT_BESIDE, _default(None, plain))
             check = _check_rounding(
-                file, plain, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
+                file, plain, form=form, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
             )
         file = file.after(*_passes(form))
         called_on = plain, first
@@ -752,10 +873,36 @@ def to_tflite(
             progress.add()
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
-    write_atomically(destination, choice.packed)
+    write_atomically(destination, choice.packed, holds=choice.form.file.content)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     report = export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
-    return replace(report, uses_calibration=check_on is None and bool(batches))
+    report = replace(report, uses_calibration=check_on is None and bool(batches))
+    return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
+
+
+def _beside_loops(
+    report: ExportReport,
+    plain: keras.Model,
+    inputs: Signature,
+    *,
+    form: Quantization | EdgeQuantizer,
+    compress: str | None,
+    batch: int | None,
+) -> ExportReport:
+    """Say in a report that recurrent layers were unrolled, and how large files are that keep their loops.
+
+    The other files are made only if they may be smaller than that of integers.
+    """
+    unrolled = recurrent_layers(plain) if form.scheme in INTEGERS else []
+    if not unrolled:
+        return report
+    other_bytes: dict[str, int] = {}
+    if report.tflite_bytes > _FLOAT_BYTES * report.nnz:
+        for scheme in (None,) if report.micro else (None, "dynamic"):
+            file = convert_prepared(plain, inputs, form=Quantization(scheme), batch=batch)
+            packed = (encode(form.file.content, compress) for form in candidate_files(file, name="", optimize="size"))
+            other_bytes[scheme or "float32"] = min(map(len, packed))
+    return replace(report, unrolled=tuple(layer.name for layer in unrolled), other_bytes=other_bytes)
 
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:

@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import math
 import os
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import IOTensor
 from tfprune.export.device.verify import Run
@@ -36,7 +36,7 @@ from tfprune.export.file.document import (
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.schema import MissingPackage
 from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
-from tfprune.report import Report
+from tfprune.report import Report, install
 
 # Run files in the interpreter for microcontrollers, in a process of its own: it ends when in doubt.
 
@@ -79,7 +79,7 @@ def require_interpreter() -> None:
     if importlib.util.find_spec(_PACKAGE) is None:
         raise MissingPackage(
             "Expected tflite-micro, the interpreter that microcontrollers run. Received: it is not installed. "
-            'Run pip install "tfprune[micro]".'
+            f"Run {install('micro')}."
         )
 
 
@@ -125,7 +125,7 @@ def run_files(
 
 def _run(files: Sequence[ModelFile], inputs: Sequence[np.ndarray], timeout: float) -> list[MicroRun]:
     """Run files until one takes the process down."""
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         arrays = {str(index): array for index, array in enumerate(inputs)}
         counts = [len(file.graph.subgraphs[0].outputs) for file in files]

@@ -8,15 +8,15 @@ import importlib.util
 import math
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import random_inputs
-from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_atomically
+from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_together
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
 from tfprune.export.file.report import shape_text, yes_or_no
@@ -32,7 +32,7 @@ from tfprune.export.micro.interpreter import (
     require_interpreter,
     run_files,
 )
-from tfprune.report import Report, printable, shortened, table
+from tfprune.report import Report, install, printable, shortened, table
 
 # Report of a file for microcontrollers: what it takes there, and how each layer is stored.
 
@@ -150,6 +150,8 @@ class MicroSupportReport(Report):
         flash: The bytes of the file.
         arena: The bytes of RAM in which it runs; None if it does not.
         boards: Whether it fits on common boards, or on the one that was named; empty if it does not run.
+        unrolled: The recurrent layers of the model whose operators the file has once for each step.
+        as_float: The report of the float32 file, which keeps the loops of these layers; None if there are none.
 
     Example:
         >>> report = tfprune.export.micro_support("digits.tflite")
@@ -165,22 +167,39 @@ class MicroSupportReport(Report):
     flash: int
     arena: int | None
     boards: tuple[BoardFit, ...]
+    unrolled: tuple[str, ...] = ()
+    as_float: MicroSupportReport | None = None
 
     @property
     def passed(self) -> bool:
         """Whether it runs, and fits on the board if one was named."""
         return self.runs and (len(self.boards) != 1 or self.boards[0].fits)
 
+    @property
+    def _loops(self) -> list[list[str]]:
+        """A row with what the file takes whose recurrent layers are loops, if it runs."""
+        loops = self.as_float
+        if loops is None or loops.arena is None:
+            return []
+        return [["as float32", f"{loops.flash:,} bytes of flash, {loops.arena:,} of RAM: it keeps the loops"]]
+
     def __str__(self) -> str:
         rows = [
             *([["because", self.reason]] if self.reason else []),
             ["flash", f"{self.flash:,} bytes"],
             ["arena", "-" if self.arena is None else f"{self.arena:,} bytes"],
+            *unrolled_row(self.unrolled),
+            *self._loops,
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
             ["to register", ", ".join(self.registrations)],
         ]
         text = table(["runs on microcontrollers", yes_or_no(self.runs)], rows, left=2)
         return f"{text}\n\n{_board_text(self.boards)}" if self.boards else text
+
+
+def unrolled_row(names: tuple[str, ...]) -> list[list[str]]:
+    """Return the row of a report that says which recurrent layers were unrolled, if any were."""
+    return [["unrolled", f"{', '.join(names)}: the operators are repeated for each step"]] if names else []
 
 
 def support_of_file(source: Source, *, board: str | None = None) -> MicroSupportReport:
@@ -321,7 +340,7 @@ def check_accelerator(accelerator: Any) -> None:
     if importlib.util.find_spec(_PACKAGE) is None:
         raise MissingPackage(
             "Expected ethos-u-vela, the compiler for Arm's Ethos-U. Received: it is not installed. "
-            'Run pip install "tfprune[vela]".'
+            f"Run {install('vela')}."
         )
 
 
@@ -342,7 +361,7 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
             f"Expected a file with its weights as they are, which the compiler packs itself. Received: {runtime[0]}, "
             "which makes them while the model runs. Write the file with optimize='dense' and without target='micro'."
         )
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+    with TemporaryFolder() as name:
         folder = Path(name)
         (folder / _MODEL).write_bytes(content)
         options = {"--accelerator-config": accelerator, "--system-config": system, "--memory-mode": memory}
@@ -497,8 +516,8 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
         operators=len(calls),
         calls=" &&\n         ".join(f"static_cast<int>(resolver.{call}()) == 0" for call in calls) or "true",
     )
-    write_atomically(header, text.encode())
-    write_atomically(target, _CODE.format(header=header.name, name=name, lines=_lines(content)).encode())
+    code = _CODE.format(header=header.name, name=name, lines=_lines(content))
+    write_together({header: text.encode(), target: code.encode()})
     return ArrayReport(str(target), str(header), name, len(content), tuple(calls))
 
 

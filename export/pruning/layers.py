@@ -430,8 +430,17 @@ def _recurrent(
     return maps, "the file has no tensor of what it multiplies"
 
 
-def weights_elsewhere(pieces: Pieces, numbers: Collection[int]) -> list[tuple[int, str, str]]:
-    """Return buffer, name and reason of each weight outside of some graphs of a file and the bodies of their loops.
+class WeightElsewhere(NamedTuple):
+    """A weight of a graph without samples: its buffer and name, why it is left alone, and the graph's signature."""
+
+    buffer: int
+    name: str
+    reason: str
+    signature: str
+
+
+def weights_elsewhere(pieces: Pieces, numbers: Collection[int]) -> list[WeightElsewhere]:
+    """Return the weights outside of some graphs of a file and the bodies of their loops.
 
     Args:
         pieces: Any graph of the file.
@@ -441,13 +450,19 @@ def weights_elsewhere(pieces: Pieces, numbers: Collection[int]) -> list[tuple[in
     signatures = {number: name for name, number in graphs_of_signatures(pieces.model).items()}
     weights = []
     for number, graph in enumerate(pieces.model.subgraphs):
-        reason = f"its signature {signatures[number]!r} has no samples" if number in signatures else _ELSEWHERE
+        signature = signatures.get(number, "")
+        reason = f"its signature {signature!r} has no samples" if signature else _ELSEWHERE
         for operator in [] if number in {*numbers, *bodies} else graph.operators or ():
             kind = operator_name(pieces.model, operator)
             if kind in PLACES or kind in _RECURRENT:
                 tensors = [graph.tensors[index] for index in inputs_of(operator) if index >= 0]
                 weights += [
-                    (tensor.buffer, (tensor.name or b"").decode(errors="replace"), f"{kind}: {reason}")
+                    WeightElsewhere(
+                        tensor.buffer,
+                        (tensor.name or b"").decode(errors="replace"),
+                        f"{kind}: {reason}",
+                        signature,
+                    )
                     for tensor in tensors
                     if _is_matrix(pieces.model, tensor)
                 ]

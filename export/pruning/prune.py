@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from tfprune.base.limit import Limit, largest_drop
+from tfprune.base.folders import TemporaryFolder
+from tfprune.base.limit import Limit, are_probabilities, check_can_lose, largest_drop
 from tfprune.base.output import check_verbose
 from tfprune.base.spec import (
     ArgumentError,
@@ -21,7 +21,6 @@ from tfprune.base.spec import (
     check_count,
     check_number,
     check_sparsity,
-    resolve,
 )
 from tfprune.export.device.processes import ChildBar, ChildProgress, Work, read_job, run_job, write_job
 from tfprune.export.device.runner import Runner, inputs_from_job, inputs_to_job
@@ -59,10 +58,15 @@ from tfprune.export.pruning.layers import (
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, has_variables, with_variables
 from tfprune.export.pruning.samples import (
     GraphSamples,
+    are_rows,
+    blocks_of,
     check_range,
     check_samples,
+    constant_outputs,
+    deviation,
     drawn_text,
     input_range,
+    refuse_same_outputs,
     samples_of_graphs,
     spread_over,
     warnings_of,
@@ -79,7 +83,7 @@ from tfprune.export.rewriting.rewrite import (
     export_report,
     file_name,
 )
-from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+from tfprune.patterns import NM, Block, Pattern, Unstructured, as_weight_pattern
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.surgery import LEVELS, ErrorCurve, split_by_error
@@ -122,24 +126,6 @@ class _PruningGoal:
         """Return the limits as JSON can hold them."""
         names = ("sparsity", "max_bytes", "max_error", "max_drop", "max_relative_drop", "metric", "mode")
         return {name: getattr(self, name) for name in names}
-
-
-def _checked_pattern(pattern: str | Pattern) -> Pattern:
-    """Return a pattern that weights of files can have.
-
-    Raises:
-        TypeError: If it is neither a pattern nor a string.
-        ValueError: If it is one that they cannot have.
-    """
-    resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
-    if not isinstance(resolved, (Unstructured, NM, Block)):
-        raise ArgumentError(
-            "pattern",
-            "`pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols)",
-            repr(pattern),
-            advice="Channels of a file cannot be removed yet.",
-        )
-    return resolved
 
 
 def _checked_goal(pattern: Pattern, **limits: Any) -> _PruningGoal:
@@ -271,7 +257,8 @@ class OutputError(Report):
         error: The root of the mean squared difference, as a fraction of the output's standard deviation over the
             samples; None if the output is the same for all of them.
         agreement: The fraction of samples whose largest entry is the same one; None if the output is not a row of
-            classes.
+            scores of classes: the means of numbers such as landmarks are far apart, compared with how much each
+            varies from sample to sample.
         signature: The signature that returns the output, where samples are by signature; otherwise empty.
     """
 
@@ -299,7 +286,7 @@ class PruneTfliteReport(Report):
         samples: The number of samples that were used to prune.
         held_out: The number of samples that the outputs were compared on.
         warnings: What makes these numbers less reliable.
-        file: The file that was written, and how it was checked.
+        file: The file that was written, with the zeros of all its weights, and how it was checked.
         lost: What the metric of `max_drop` lost on its labeled data, for each output; empty without `max_drop`.
 
     Example:
@@ -323,6 +310,9 @@ class PruneTfliteReport(Report):
             [layer.name, layer.operator, f"{layer.size:,}", f"{layer.sparsity:.1%}", number_text(layer.error)]
             for layer in self.layers
         ]
+        size = sum(layer.size for layer in self.layers)
+        if size != self.file.size:
+            layers.append(["pruned weights", "", f"{size:,}", f"{self.sparsity:.1%}", ""])
         outputs = [row.row for row in self.errors]
         text = table(["layer", "operator", "weights", "zeros", "error"], layers, left=2) + skipped_table(self.skipped)
         lost = [[row.metric, number_text(row.before), number_text(row.file)] for row in self.lost]
@@ -355,6 +345,7 @@ class _PruningInOrder:
 
     Attributes:
         skipped: The names of the weights left alone, and why.
+        unmeasured: The signatures without samples that use weights which get zeros; empty if there are none.
     """
 
     def __init__(
@@ -371,11 +362,13 @@ class _PruningInOrder:
             self._graphs.append(graph)
             self.skipped += graph.skipped
         others = weights_elsewhere(Pieces(self._model), runs)
-        self.skipped += [(name, reason) for buffer, name, reason in others if buffer not in buffers]
+        self.skipped += [(each.name, each.reason) for each in others if each.buffer not in buffers]
         progress.expect(len(self._checked_layers()))
         for graph in self._graphs:
             self.skipped += graph.measure()
-        self._checked_layers()
+        pruned = {layer.buffer for layer in self._checked_layers()}
+        moved = sorted({each.signature for each in others if each.buffer in pruned and each.signature})
+        self.unmeasured = ", ".join(map(repr, moved))
 
     def _checked_layers(self) -> list[FileLayer]:
         layers = [layer for graph in self._graphs for layer in graph.layers]
@@ -481,11 +474,7 @@ def _order(use: tuple[LinearOperator, FileLayer]) -> tuple[int, int]:
     return use[0].order
 
 
-# Compare the outputs of two files on samples, and tell when samples hardly change them.
-
-_BLOCK = 2**20  # numbers that are in double precision at the same time
-_HARDLY = 0.03  # of the size of an output: samples without preprocessing reach 0.002 to 0.03, right ones 0.1 to 1
-_MANY = 16  # samples that are all of the same class
+# Compare the outputs of two files on samples.
 
 
 def _compare_outputs(
@@ -502,48 +491,28 @@ def _compare_outputs(
     for name, values in dense.items():
         outputs = np.atleast_1d(pruned[name])
         right = np.atleast_1d(values)[-len(outputs) :]
-        spread = _deviation(values)
-        pairs = zip(_blocks(outputs), _blocks(right), strict=True)
+        spread = deviation(values)
+        pairs = zip(blocks_of(outputs), blocks_of(right), strict=True)
         error = float(np.sqrt(sum(np.square(ours - theirs).sum() for ours, theirs in pairs) / outputs.size))
-        has_classes = _has_classes(right, rows=held)
+        has_classes = are_rows(right, rows=held) and _has_classes(values)
         agreement = float((outputs.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
         rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
     return rows
 
 
-def _constant_outputs(dense: Mapping[str, np.ndarray], *, samples: int) -> list[str]:
-    """Return a warning for each output that hardly varies over the samples."""
-    warnings = []
-    for name, values in dense.items():
-        size = float(np.sqrt(sum(np.square(block).sum() for block in _blocks(values)) / max(values.size, 1)))
-        part = _deviation(values) / size if size else 0.0
-        text = ""
-        if values.ndim and len(values) == samples > 1 and part < _HARDLY:
-            text = f"hardly changes: its standard deviation over the samples is {part:.1%} of its size"
-        elif samples >= _MANY and _has_classes(values, rows=samples) and len({*values.argmax(axis=1).tolist()}) == 1:
-            text = "has its largest entry at the same index for all samples"
-        if text:
-            warnings.append(f"output {name!r} of the dense file {text}. Check the preprocessing.")
-    return warnings
+# Of variances: landmarks of faces, eyes and hands reach 8 to 26, logits of classifiers 0.01 to 0.05, of samples of
+# nearly one class 2 to 7. Coordinates of poses have 0.5 to 1.5, so that they pass for scores.
+_APART = 3.0
 
 
-def _has_classes(values: np.ndarray, *, rows: int) -> bool:
-    return values.ndim == 2 and values.shape[1] > 1 and len(values) == rows
+def _has_classes(values: np.ndarray) -> bool:
+    """Return True if rows are scores of classes, and not numbers such as landmarks.
 
-
-def _deviation(values: np.ndarray) -> float:
-    """Return the standard deviation over the samples: the root of the mean variance of the entries."""
-    if not values.ndim:
-        return 0.0
-    return float(np.sqrt(sum(block.var(axis=0).sum() for block in _blocks(values)) / max(values[0].size, 1)))
-
-
-def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield some entries of all samples at a time, in double precision."""
-    flat = values.reshape(len(values) if values.ndim else 1, -1)
-    step = max(1, _BLOCK // max(len(flat), 1))
-    for start in range(0, flat.shape[1], step):
-        yield flat[:, start : start + step].astype(np.float64)
+    Scores that are not probabilities vary from sample to sample about as much as from class to class; coordinates
+    stay near their places.
+    """
+    real = values.astype(np.float64)
+    return are_probabilities(real) or bool(_APART * real.var(axis=0).mean() >= real.mean(axis=0).var())
 
 
 # Work on a file and samples in a process of its own: nobody has tested the pieces of a foreign file.
@@ -582,34 +551,67 @@ def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> _Jobs:
     return jobs
 
 
-def run_apart(work: Work, folder: str, *, content: bytes, jobs: _Jobs, name: str, verbose: int | str = 0) -> _Changed:
-    """Run a function that changes a file in a process of its own.
+def _run_apart(work: Work, content: bytes, *, jobs: _Jobs, name: str, verbose: int | str) -> _Changed:
+    """Run a function that changes a file in a process of its own; see `write_changed`."""
+    with TemporaryFolder() as folder:
+        Path(folder, _DENSE).write_bytes(content)
+        for job, (settings, arrays) in jobs.items():
+            write_job(folder, job, settings=settings, arrays=arrays)
+        with ChildBar(folder, verbose=verbose, unit="layer") as bar:
+            completed = run_job(work, folder, timeout=_TIMEOUT, environment=_ONE_THREAD, each_second=bar.look)
+            if not completed.ok:
+                raise ArgumentError(_refusal(completed.reason, name))  # whole, but the command line knows its options
+        names = [jobs[f"{_SAMPLES}{number}"][0]["signature"] for number in range(jobs[_JOB][0]["graphs"])]
+        inputs, outputs = (
+            {name: read_job(folder, f"{kind}{number}")[1] for number, name in enumerate(names)}
+            for kind in (_HELD, _OUTPUTS)
+        )
+        file = ModelFile(Path(folder, _CHANGED).read_bytes())
+        return _Changed(file, read_job(folder, _RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
+
+
+_ADVICE = "Check that the file itself runs (`tfprune verify`)."
+
+
+def write_changed(
+    work: Work,
+    file: ModelFile,
+    *,
+    jobs: _Jobs,
+    source: Source,
+    path: Path,
+    form: str,
+    optimize: str,
+    compress: str | None,
+    verbose: int | str,
+) -> tuple[_Changed, ExportReport]:
+    """Change a file in a process of its own, and write the best form of the new one, checked.
 
     Args:
         work: The function, which hands over the new file by `FileJob`.
-        folder: An empty folder.
-        content: The plain file.
+        file: The file.
         jobs: What `jobs_of` returns, and others.
-        name: The name of the file, for errors.
-        verbose: How to show the progress that the module counts, in layers.
+        source: Where the file is from.
+        path: Where the new file is written.
+        form: What it is called, such as `pruned`.
+        optimize: As in `rewrite`.
+        compress: How the new file is compressed.
+        verbose: How to show the progress.
+
+    Returns:
+        What the function handed over, and the report of the new file, with the zeros of all its weights.
 
     Raises:
-        ValueError: If it fails.
+        ValueError: If the function fails, or no form passes its check.
     """
-    Path(folder, _DENSE).write_bytes(content)
-    for job, (settings, arrays) in jobs.items():
-        write_job(folder, job, settings=settings, arrays=arrays)
-    with ChildBar(folder, verbose=verbose, unit="layer") as bar:
-        completed = run_job(work, folder, timeout=_TIMEOUT, environment=_ONE_THREAD, each_second=bar.look)
-        if not completed.ok:
-            raise ValueError(_refusal(completed.reason, name))
-    names = [jobs[f"{_SAMPLES}{number}"][0]["signature"] for number in range(jobs[_JOB][0]["graphs"])]
-    inputs, outputs = (
-        {name: read_job(folder, f"{kind}{number}")[1] for number, name in enumerate(names)}
-        for kind in (_HELD, _OUTPUTS)
-    )
-    file = ModelFile(Path(folder, _CHANGED).read_bytes())
-    return _Changed(file, read_job(folder, _RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
+    changed = _run_apart(work, file.content, jobs=jobs, name=source_name(source), verbose=verbose)
+    forms = candidate_files(changed.file, name=form, optimize=optimize)
+    check = Check(changed.outputs, default_tolerance(file.graph), _ADVICE)
+    choice = choose(forms, inputs=changed.inputs, check=check, optimize=optimize, compress=compress)
+    write_atomically(path, choice.packed, holds=choice.form.file.content)
+    weights = changed.file.graph.weights
+    size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
+    return changed, export_report(str(path), choice, source=file_name(source), nnz=nnz, size=size)
 
 
 def _refusal(reason: str, name: str) -> str:
@@ -693,7 +695,9 @@ class _GraphJob:
         samples, self.warnings = runner.in_range([*arrays.values()], content=content, is_random=is_random)
         self._dense = runner.outputs_of(samples)
         rows = max(len(array) for array in samples if array.ndim)
-        self.warnings += _constant_outputs(self._dense, samples=rows)
+        self.warnings += constant_outputs(self._dense, samples=rows)
+        if not has_variables(content):
+            refuse_same_outputs(self._dense, rows=rows, held=self._held)
         self._first = [array[: len(array) - self._held] if array.ndim else array for array in samples]
         self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]
         self._compared = samples if has_variables(content) else self._last
@@ -776,7 +780,7 @@ class FileJob:
         (self.folder / _CHANGED).write_bytes(content)
         for graph in self._graphs:
             graph.hand_over(expected or content)
-        warnings = [text for graph in self._graphs for text in graph.warnings]
+        warnings = [*settings.get("warnings", ()), *(text for graph in self._graphs for text in graph.warnings)]
         write_job(self.folder, _RESULT, settings={**settings, "warnings": warnings}, arrays={})
 
 
@@ -817,10 +821,18 @@ class _Job:
         self._settings, content = self._samples.settings, self._samples.content
         metric = self._settings["metric"]
         self._labeled = _Labeled(folder, content, metric) if metric else None
+        self._allowed = Limit(self._settings["max_drop"], max_relative_drop=self._settings["max_relative_drop"])
+        if self._labeled is not None:
+            check_can_lose(self._allowed, self._labeled.before)
         pattern = _PATTERNS[self._settings["pattern"]](**self._settings["pattern_arguments"])
         pruned = 1 if self._settings["sparsity"] is not None else TRIES
         progress = ChildProgress(folder, rounds=1 + pruned)
         self._files = _PruningInOrder(content, self._samples.runs, pattern=pattern, folder=folder, progress=progress)
+        if self._files.unmeasured and self._settings["max_error"] is not None:
+            raise ValueError(
+                f"Expected samples of each signature whose outputs move, for a limit of their error. Received: none "
+                f"of {self._files.unmeasured}, which share weights that are pruned. Pass samples by signature"
+            )
 
     def run(self) -> None:
         """Write the pruned file, and what is to be known of it."""
@@ -831,6 +843,9 @@ class _Job:
             "skipped": self._files.skipped,
             "lost": [vars(row) for row in self._lost(content)],
         }
+        if self._files.unmeasured:
+            text = "share pruned weights and have no samples: nobody measured how far their outputs moved."
+            settings["warnings"] = [f"Signatures {self._files.unmeasured} {text} Pass samples by signature."]
         self._samples.hand_over(content, settings)
 
     def _wanted(self) -> tuple[bytes, list[PrunedLayer]]:
@@ -842,9 +857,8 @@ class _Job:
         if max_error is not None:
             limit = f"an error of {max_error:g}"
             return self._search(lambda content: self._samples.error(content) <= max_error, limit, toward=1)
-        allowed = Limit(self._settings["max_drop"], max_relative_drop=self._settings["max_relative_drop"])
-        drops = ", ".join(f"{name}={drop:g}" for name, drop in allowed.drops.items())
-        return self._search(lambda content: self._allows(allowed, content), drops, toward=1)
+        drops = ", ".join(f"{name}={drop:g}" for name, drop in self._allowed.drops.items())
+        return self._search(self._allows, drops, toward=1)
 
     def _search(self, fits: Callable[[bytes], bool], limit: str, *, toward: int) -> tuple[bytes, list[PrunedLayer]]:
         make = self._files.pruned
@@ -854,8 +868,8 @@ class _Job:
         forms = candidate_files(ModelFile(content), name="pruned", optimize=self._settings["optimize"])
         return min(len(encode(form.file.content, self._settings["compress"])) for form in forms)
 
-    def _allows(self, limit: Limit, content: bytes) -> bool:
-        return all(row.drop <= (largest_drop(limit, row.before) or 0.0) for row in self._lost(content))
+    def _allows(self, content: bytes) -> bool:
+        return all(row.drop <= (largest_drop(self._allowed, row.before) or 0.0) for row in self._lost(content))
 
     def _lost(self, content: bytes) -> tuple[AccuracyDrop, ...]:
         if self._labeled is None:
@@ -865,9 +879,6 @@ class _Job:
 
 def _run_job(folder: Path) -> None:
     _Job(folder).run()
-
-
-_ADVICE = "Check that the file itself runs (`tfprune verify`)."
 
 
 def prune_tflite(
@@ -903,17 +914,19 @@ def prune_tflite(
         samples: Inputs as the file will see them, without labels, 256 or so: one array, batch first; for several
             inputs a list in the file's order or a dict by name. For a file with several signatures a dict of such
             samples by signature, or those of its first graph alone; the others keep their weights. A weight that
-            signatures share is pruned on the samples of the first one that uses it. For a file that keeps values from
-            one run to the next, such as a wake word, samples are successive inputs of one stream. Real numbers,
-            preprocessed as in training: no error in the report shows a wrong preprocessing. Every eighth is held out,
-            from the end: put samples of another origin there. `"random"` draws numbers in the range of the inputs,
-            which costs accuracy.
+            signatures share is pruned on the samples of the first one that uses it; the report warns of signatures
+            without samples whose outputs so move, and `max_error` needs samples of them. For a file that keeps
+            values from one run to the next, such as a wake word, samples are successive inputs of one stream. Real
+            numbers, preprocessed as in training: no error in the report shows a wrong preprocessing. Every eighth is
+            held out, from the end: put samples of another origin there. `"random"` draws numbers in the range of the
+            inputs, which costs accuracy.
         sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this, or
             one of `max_bytes`, `max_error` and `max_drop`.
         max_bytes: The largest size of the new file, as written: the fewest zeros that keep to it are taken.
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: the most zeros that keep to it are taken.
-        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`.
+        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`, in short `"2:4"` and
+            `"1x4"`.
         optimize: As in `rewrite`: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with
             the fastest kernels, `"dense"` the dense one, `"sparse"` the smallest sparse one.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
@@ -948,7 +961,7 @@ def prune_tflite(
     check_method(compress)
     check_suffix(destination, compress)
     check_choice(optimize, "optimize", choices=OPTIMIZE)
-    shape = _checked_pattern(pattern)
+    shape = as_weight_pattern(pattern, advice="Channels are removed by shrink_tflite, or by `tfprune shrink`.")
     goal = _checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     file = ModelFile.open(source)
     graphs = samples_of_graphs(samples, file)
@@ -958,14 +971,17 @@ def prune_tflite(
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        pruned = run_apart(
-            _run_job, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose
-        )
-    forms = candidate_files(pruned.file, name="pruned", optimize=optimize)
-    check = Check(pruned.outputs, default_tolerance(file.graph), _ADVICE)
-    choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
-    write_atomically(destination, choice.packed)
+    pruned, report = write_changed(
+        _run_job,
+        file,
+        jobs=jobs,
+        source=source,
+        path=destination,
+        form="pruned",
+        optimize=optimize,
+        compress=compress,
+        verbose=verbose,
+    )
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     return PruneTfliteReport(
@@ -977,5 +993,5 @@ def prune_tflite(
         held_out=sum(graph.held for graph in graphs),
         warnings=warnings_of(graphs, pruned.settings["warnings"]),
         lost=tuple(AccuracyDrop(**row) for row in pruned.settings["lost"]),
-        file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
+        file=report,
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfprune.base.spec import ArgumentError, ArgumentTypeError
-from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs
+from tfprune.base.folders import most_unpacked
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, call_it
+from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs, warn_of_bytes
 from tfprune.export.file import schema
 from tfprune.export.file.document import ENTRY, operator_name, read_model_metadata
 from tfprune.export.file.model_file import ModelFile
@@ -154,6 +156,7 @@ def check_range(numbers: np.ndarray, expected: _InputRange, *, name: str) -> lis
 # Read a folder of images or WAV files as samples for the input of a file.
 
 _IMAGES, _SOUNDS = (".png", ".jpg", ".jpeg", ".bmp"), (".wav",)
+_PIXEL_BYTES = 4  # that Pillow keeps of each color image
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of an image with so many channels, as Pillow names them
 
 
@@ -217,11 +220,19 @@ def _image(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
         )
     try:
         with Image.open(path) as image:
+            _check_picture(path, image.size)
             pixels = np.asarray(image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR))
-    except OSError as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"Expected an image. Received: {str(path)!r}: {error}.") from error
     values = pixels.reshape(height, width, channels).astype(np.float32) / np.float32(_BYTE)
     return np.moveaxis(values, 2, 0) if is_first else values
+
+
+def _check_picture(path: Path, size: tuple[int, int]) -> None:
+    """Refuse an image that takes far more memory than its file explains, before it is unpacked."""
+    unpacked, most = math.prod(size) * _PIXEL_BYTES, most_unpacked(path.stat().st_size)
+    if unpacked > most:
+        raise ValueError(f"it would take {unpacked:,} bytes, and at most {most:,} are read from a file of its size")
 
 
 def _sound(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -235,7 +246,8 @@ def _sound(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     try:
         with wave.open(str(path)) as sound:
             width, channels = sound.getsampwidth(), sound.getnchannels()
-            content = sound.readframes(sound.getnframes())
+            most = path.stat().st_size // (width * channels)  # memory is taken for what the header says
+            content = sound.readframes(min(sound.getnframes(), most))
     except (EOFError, wave.Error) as error:
         raise ValueError(f"Expected a WAV file. Received: {str(path)!r}: {error}.") from error
     if width != 2:
@@ -294,7 +306,7 @@ def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
     graphs = []
     for name, own in _by_signature(samples, file).items():
         try:
-            graphs.append(first_graph(own, file.starting_at(name).graph)._replace(signature=name))
+            graphs.append(_checked(own, file.starting_at(name).graph)._replace(signature=name))
         except (TypeError, ValueError) as error:
             if not name:
                 raise
@@ -303,19 +315,51 @@ def samples_of_graphs(samples: Any, file: ModelFile) -> list[GraphSamples]:
     return graphs
 
 
-def first_graph(samples: Any, model: Model) -> GraphSamples:
-    """Return the samples of the first graph of a file.
+def first_graph(samples: Any, file: ModelFile) -> GraphSamples:
+    """Return the samples of the first graph of a file, given as they are, or under a signature that starts there.
 
     Args:
         samples: What `shrink_tflite` takes.
-        model: The file.
+        file: The file.
 
     Raises:
         TypeError: If there are none.
-        ValueError: If they do not fit the inputs.
+        ValueError: If they do not fit the inputs, or are those of another graph.
     """
+    given, graphs = _by_signature(samples, file), file.signatures
+    if others := [name for name in given if name and graphs[name]]:
+        firsts = ", ".join(repr(name) for name, graph in graphs.items() if not graph) or "without a signature"
+        raise ArgumentError(
+            "samples",
+            f"samples for the first graph ({firsts}), in which channels are removed",
+            found=f"samples for {', '.join(map(repr, others))}",
+            advice="`prune_tflite` takes samples for several signatures.",
+        )
+    (own,) = given.values()
+    return _checked(own, file.graph)
+
+
+def _checked(samples: Any, model: Model) -> GraphSamples:
     arrays = check_samples(samples, model)
-    return GraphSamples("", arrays, _held_out(arrays, model), isinstance(samples, str))
+    held = _held_out(arrays, model)
+    if held > 1 and not isinstance(samples, str):
+        _refuse_same([array[-held:] for array in arrays if array.ndim], held)
+    return GraphSamples("", arrays, held, isinstance(samples, str))
+
+
+def _refuse_same(arrays: Sequence[np.ndarray], held: int) -> None:
+    """Refuse held-out samples that are all the same, on which any two files may agree.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if all((array == array[:1]).all() for array in arrays):
+        raise ArgumentError(
+            "samples",
+            f"`samples` of which the last {held}, held out, differ from each other",
+            found="the same sample again and again",
+            advice="Shuffle them, or put samples of another origin at the end.",
+        )
 
 
 def _by_signature(samples: Any, file: ModelFile) -> Mapping[str, Any]:
@@ -358,6 +402,9 @@ def check_samples(samples: Any, model: Model) -> list[np.ndarray]:
             "None",
             advice="If there are none at all, samples='random' draws numbers, which costs accuracy.",
         )
+    if call_it(samples):
+        found = f"a {type(samples).__name__}"
+        raise ArgumentTypeError("samples", "arrays in `samples`", found=found, advice=call_it(samples))
     _check_batch(model)
     if isinstance(samples, str):
         return _random(samples, model)
@@ -428,5 +475,61 @@ def _check_array(info: TensorInfo, array: np.ndarray) -> None:
         )
     if array.dtype.kind not in "biuf":
         raise TypeError(f"Expected numbers for input {info.name!r}. Received: values of type {array.dtype}.")
+    if info.dtype.startswith("float"):
+        warn_of_bytes(array, info.name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"Expected finite numbers for input {info.name!r}. Received: NaN or infinity.")
+
+
+# Outputs that samples hardly change, which show nothing.
+
+_BLOCK = 2**20  # numbers that are in double precision at the same time
+_HARDLY = 0.03  # of the size of an output: samples without preprocessing reach 0.002 to 0.03, right ones 0.1 to 1
+_MANY = 16  # samples that are all of the same class
+
+
+def constant_outputs(dense: Mapping[str, np.ndarray], *, samples: int) -> list[str]:
+    """Return a warning for each output that hardly varies over the samples."""
+    warnings = []
+    for name, values in dense.items():
+        size = float(np.sqrt(sum(np.square(block).sum() for block in blocks_of(values)) / max(values.size, 1)))
+        part = deviation(values) / size if size else 0.0
+        text = ""
+        if values.ndim and len(values) == samples > 1 and part < _HARDLY:
+            text = f"hardly changes: its standard deviation over the samples is {part:.1%} of its size"
+        elif samples >= _MANY and are_rows(values, rows=samples) and len({*values.argmax(axis=1).tolist()}) == 1:
+            text = "has its largest entry at the same index for all samples"
+        if text:
+            warnings.append(f"output {name!r} of the dense file {text}. Check the preprocessing.")
+    return warnings
+
+
+def refuse_same_outputs(dense: Mapping[str, np.ndarray], *, rows: int, held: int) -> None:
+    """Refuse held-out samples that give the same outputs, although others do not: they show no error."""
+    outputs = [values for values in dense.values() if values.ndim and len(values) == rows]
+    is_same = [bool((values[-held:] == values[-1:]).all()) for values in outputs]
+    if held > 1 and outputs and all(is_same) and any((values != values[:1]).any() for values in outputs):
+        raise ValueError(
+            f"Expected held-out samples, the last {held}, that change the outputs. Received: the same outputs for "
+            "all of them. Shuffle the samples"
+        )
+
+
+def are_rows(values: np.ndarray, *, rows: int) -> bool:
+    """Return True if an output has a row of several numbers for each sample."""
+    return values.ndim == 2 and values.shape[1] > 1 and len(values) == rows
+
+
+def deviation(values: np.ndarray) -> float:
+    """Return the standard deviation over the samples: the root of the mean variance of the entries."""
+    if not values.ndim:
+        return 0.0
+    return float(np.sqrt(sum(block.var(axis=0).sum() for block in blocks_of(values)) / max(values[0].size, 1)))
+
+
+def blocks_of(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield some entries of all samples at a time, in double precision."""
+    flat = values.reshape(len(values) if values.ndim else 1, -1)
+    step = max(1, _BLOCK // max(len(flat), 1))
+    for start in range(0, flat.shape[1], step):
+        yield flat[:, start : start + step].astype(np.float64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +22,6 @@ from tfprune.export.file.container import (
     check_method,
     check_suffix,
     encode,
-    source_name,
-    write_atomically,
 )
 from tfprune.export.file.document import (
     add_tensor,
@@ -41,16 +38,10 @@ from tfprune.export.file.model_file import ModelFile
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, type_name
-from tfprune.export.pruning.prune import TRIES, FileJob, OutputError, jobs_of, run_apart, search
+from tfprune.export.pruning.prune import TRIES, FileJob, OutputError, jobs_of, search, write_changed
 from tfprune.export.pruning.samples import first_graph, warnings_of
 from tfprune.export.rewriting.rewrite import (
-    Check,
     ExportReport,
-    candidate_files,
-    choose,
-    default_tolerance,
-    export_report,
-    file_name,
 )
 from tfprune.export.rewriting.weights import packed
 from tfprune.report import Report, Skipped, skipped_table, table
@@ -134,9 +125,6 @@ class ShrinkTfliteReport(Report):
         return "\n\n".join(parts)
 
 
-_ADVICE = "Check that the file itself runs (`tfprune verify`)."
-
-
 def shrink_tflite(
     source: Source,
     path: str | os.PathLike[str],
@@ -166,7 +154,9 @@ def shrink_tflite(
             weights.
         path: Where the new file is written; it may be the path of the old one.
         samples: Inputs as the file will see them, without labels, 256 or so, as for `prune_tflite`. Every eighth is
-            held out, from the end. `"random"` draws numbers in the range of the inputs, which costs accuracy.
+            held out, from the end. They are those of the first graph; in a file with signatures, a dict may give them
+            under the name of the signature that starts there. `"random"` draws numbers in the range of the inputs,
+            which costs accuracy.
         max_bytes: The largest size of the new file, as written: as few channels go as this allows.
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: as many channels go as this allows.
@@ -208,18 +198,19 @@ def shrink_tflite(
     limits = _checked_limits(flops=flops, max_bytes=max_bytes, max_error=max_error)
     round_to = check_count(round_to, "round_to", least=1)
     file = ModelFile.open(source)
-    graph = first_graph(samples, file.graph)
+    graph = first_graph(samples, file)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        small = run_apart(
-            _run_job, folder, content=file.content, jobs=jobs, name=source_name(source), verbose=verbose
-        )
-    forms = candidate_files(small.file, name="shrunk", optimize="dense")
-    check = Check(small.outputs, default_tolerance(file.graph), _ADVICE)
-    choice = choose(forms, inputs=small.inputs, check=check, optimize="dense", compress=compress)
-    write_atomically(destination, choice.packed)
-    weights = choice.form.file.graph.weights
-    size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
+    small, report = write_changed(
+        _run_job,
+        file,
+        jobs=jobs,
+        source=source,
+        path=destination,
+        form="shrunk",
+        optimize="dense",
+        compress=compress,
+        verbose=verbose,
+    )
     return ShrinkTfliteReport(
         groups=tuple(ShrunkGroup(**row) for row in small.settings["groups"]),
         flops=small.settings["flops"],
@@ -230,7 +221,7 @@ def shrink_tflite(
         samples=graph.fitted,
         held_out=graph.held,
         warnings=warnings_of([graph], small.settings["warnings"]),
-        file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
+        file=report,
     )
 
 

@@ -1,8 +1,9 @@
-"""Quantize a float file with AI Edge Quantizer: a program for an environment that has it, without tfprune."""
+"""Quantize a float file with LiteRT Quantizer: a program for an environment that has it, without tfprune."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-_PACKAGE = "ai_edge_quantizer"
+_PACKAGES = ("litert_quantizer", "ai_edge_quantizer")  # its name, and the one that it had up to version 0.10
 JOB, FLOAT, QUANTIZED = "job", "float.tflite", "quantized.tflite"
 _REASON = "reason.txt"
 _OWN_STATISTICS = ("GPTQ", "OSCAR")  # algorithms that collect more than ranges
@@ -21,7 +22,7 @@ _OWN_STATISTICS = ("GPTQ", "OSCAR")  # algorithms that collect more than ranges
 
 def _quantize_folder(folder: Path) -> None:
     """Quantize the file in a folder by the recipe of the job there, and write the new file beside it."""
-    quantizer = importlib.import_module(f"{_PACKAGE}.quantizer").Quantizer(str(folder / FLOAT))
+    quantizer = _module("quantizer").Quantizer(str(folder / FLOAT))
     job = json.loads((folder / f"{JOB}.json").read_text(encoding="utf-8"))
     settings = job["settings"]
     recipe = settings["recipe"]
@@ -38,6 +39,14 @@ def _quantize_folder(folder: Path) -> None:
     (folder / QUANTIZED).write_bytes(content)
 
 
+def _module(name: str) -> Any:
+    """Import a module of the package."""
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package):
+            return importlib.import_module(f"{package}.{name}")
+    raise ModuleNotFoundError(f"No module named {' or '.join(map(repr, _PACKAGES))}")
+
+
 def _calibrated(quantizer: Any, samples: dict[str, list[dict[str, np.ndarray]]], folder: Path) -> Any:
     """Return the ranges of activations: their extremes, as the package's moving averages clip many values.
 
@@ -47,9 +56,7 @@ def _calibrated(quantizer: Any, samples: dict[str, list[dict[str, np.ndarray]]],
     recipe = quantizer.get_quantization_recipe()
     if any(rule["algorithm_key"] in _OWN_STATISTICS for rule in recipe):
         return quantizer.calibrate(samples, num_threads=threads)
-    calibrator, recipe_manager = (
-        importlib.import_module(f"{_PACKAGE}.{name}") for name in ("calibrator", "recipe_manager")
-    )
+    calibrator, recipe_manager = map(_module, ("calibrator", "recipe_manager"))
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe)
     calibration = calibrator.Calibrator(str(folder / FLOAT), num_threads=threads, qsv_update_func=_extremes)
@@ -65,7 +72,7 @@ def _extremes(before: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
 
 def _named(name: str, folder: Path) -> Any:
     """Return a recipe of the package: a function of its module, or a file beside it."""
-    recipes: Any = importlib.import_module(f"{_PACKAGE}.recipe")
+    recipes: Any = _module("recipe")
     files = {path.stem.removesuffix("_recipe"): path for path in Path(recipes.__file__).parent.glob("recipes/*.json")}
     if name in files:
         return json.loads(files[name].read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,7 +16,7 @@ from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_choice, check_count, check_number
 from tfprune.export.device.benchmark import BenchmarkReport
 from tfprune.export.device.runner import arrays_of, random_inputs
-from tfprune.export.device.verify import Run, VerifyReport, compare_run, run_in_child
+from tfprune.export.device.verify import Run, VerifyReport, compare_run, rms_row, run_in_child
 from tfprune.export.file.container import (
     Source,
     check_destination,
@@ -33,7 +33,7 @@ from tfprune.export.file.report import fraction_of_zeros, model_card, number_tex
 from tfprune.export.file.xnnpack import RUNTIME, SparseInferenceReport
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
-from tfprune.export.micro.reports import MicroReport
+from tfprune.export.micro.reports import MicroReport, unrolled_row
 from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_padding
 from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 from tfprune.export.rewriting.sparsify import INTEGER, SparseForms, SparseRow, has_hybrid_layers
@@ -94,8 +94,8 @@ class ExportReport(Report):
         path: The file that was written.
         bytes: The size of the file, in bytes.
         tflite_bytes: The size of the unpacked file, in bytes.
-        nnz: The number of non-zero entries in the exported Keras kernels.
-        size: The number of entries in the exported Keras kernels.
+        nnz: The number of non-zero entries in the exported Keras kernels, or in all weights of a changed file.
+        size: The number of entries in them.
         sparsity: The fraction of zeros, 1 - nnz / size.
         max_abs_diff: The largest difference from the outputs of Keras.
         tolerance: The difference that is allowed, relative to the largest output of Keras.
@@ -109,6 +109,10 @@ class ExportReport(Report):
         scale: The largest magnitude of the output that differs most; None if nothing could be compared.
         uses_calibration: Whether the outputs were compared on calibration data, because `check_on` was not given.
         left_out: The entries of the source's metadata that are not in the file, because its zeros would not be fast.
+        rms_diff: The root of the mean squared difference in the output that differs most; None if nothing could be
+            compared.
+        unrolled: The recurrent layers whose operators the file has once for each step, as files of integers have to.
+        other_bytes: The sizes in other formats, as written, where they may be smaller than an unrolled file.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -134,6 +138,9 @@ class ExportReport(Report):
     scale: float | None = None
     uses_calibration: bool = False
     left_out: tuple[str, ...] = ()
+    rms_diff: float | None = None
+    unrolled: tuple[str, ...] = ()
+    other_bytes: dict[str, int] = field(default_factory=dict)
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -176,12 +183,21 @@ class ExportReport(Report):
             limit = f"{number_text(self.tolerance * self.scale)} = {limit}"
         return f"{number_text(self.max_abs_diff)} (limit: {limit})"
 
+    @property
+    def _other_formats(self) -> list[list[str]]:
+        """A row with the formats in which the file would be smaller."""
+        smaller = [f"{name} {size:,} bytes" for name, size in self.other_bytes.items() if size < self.bytes]
+        return [["smaller as", ", ".join(smaller)]] if smaller else []
+
     def __str__(self) -> str:
         rows = [
             ["bytes", f"{self.bytes:,}"],
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
-            ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
+            ["all kernels", _zeros(self.nnz, self.size, self.sparsity)],
             ["difference", self._difference],
+            *rms_row(self.rms_diff, self.tolerance),
+            *unrolled_row(self.unrolled),
+            *self._other_formats,
             *([["compared on", "calibration data only: pass other samples as check_on"]] * self.uses_calibration),
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
             *(["left out", f"metadata {name}: half precision has no sparse kernels"] for name in self.left_out),
@@ -493,6 +509,7 @@ def export_report(
         max_abs_diff=choice.verified.max_abs_diff,
         tolerance=choice.verified.tolerance,
         scale=choice.verified.scale,
+        rms_diff=choice.verified.rms_diff,
         ops=choice.form.file.graph.ops,
         candidates=choice.candidates,
         runtime=choice.verified.runtime,
@@ -642,7 +659,7 @@ def rewrite(
         --------------  ---...
         bytes           5,...
         unpacked bytes  60,...
-        kernels         1,480 of 14,800 entries non-zero (90.0% zeros)
+        all kernels     1,480 of 14,800 entries non-zero (90.0% zeros)
         difference      0 (limit: ... = 0.0001 x the largest output)
         ...
     """
@@ -671,7 +688,7 @@ def rewrite(
             choice = choose(
                 forms, inputs=inputs, check=check, optimize=wanted.optimize, compress=compress, each_form=progress.add
             )
-    write_atomically(destination, choice.packed)
+    write_atomically(destination, choice.packed, holds=choice.form.file.content)
     size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
     report = export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
     dropped = {REDUCED_PRECISION} & (file.metadata.keys() - choice.form.file.metadata.keys())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.spec import ArgumentError
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.quantization_error import plain_interpreter
@@ -397,7 +397,7 @@ def fix_batch(file: ModelFile, batch: int) -> ModelFile:
             f"Expected a file whose batch alone is open. Received: a file with the inputs {named}. Convert the model "
             "again with fixed lengths."
         )
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         Path(folder, _MODEL).write_bytes(file.content)
         write_job(folder, "job", settings={"batch": batch})
         completed = run_job(_run_job, folder, timeout=_TIMEOUT, package=interpreter_module())

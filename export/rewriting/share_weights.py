@@ -228,7 +228,8 @@ def add_metadata(
     if mean is not None or std is not None:
         _normalize(subgraph.tables("input_tensor_metadata"), graph.inputs, mean, std)
     put_metadata(model, {ENTRY: write_model_metadata(root)})
-    write_atomically(destination, encode(save_objects(model), method))
+    content = save_objects(model)
+    write_atomically(destination, encode(content, method), holds=content)
 
 
 def _metadata_of(content: bytes | None, graph: Model) -> MetadataTable:

@@ -1,4 +1,4 @@
-"""Weights of a file in fewer bits: four bits, blocks of eight, or a recipe of AI Edge Quantizer."""
+"""Weights of a file in fewer bits: four bits, blocks of eight, or a recipe of LiteRT Quantizer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import json
 import re
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tfprune.base.folders import TemporaryFolder
 from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.export.device.processes import run_program, write_job
 from tfprune.export.file import schema
@@ -352,20 +352,20 @@ def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:
         add_operator(model, graph, name="RESHAPE", inputs=inputs, outputs=[target], options=options)
 
 
-# EdgeQuantizer: a recipe of AI Edge Quantizer, which another Python applies to a float file.
+# EdgeQuantizer: a recipe of LiteRT Quantizer, which another Python applies to a float file.
 
 _TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
 RECIPE_NAME = re.compile(r"\w{1,100}")
 _BITS = {"INT8": 8, "INT4": 4, "INT2": 2}  # of weights in blocks, by their types in the format
 _INSTALL = (
-    "Make an environment for it: python -m venv edge; edge/bin/pip install ai-edge-quantizer, and give "
+    "Make an environment for it: python -m venv edge; edge/bin/pip install litert-quantizer, and give "
     "edge/bin/python as its Python"
 )
 
 
 @dataclass(frozen=True)
 class EdgeQuantizer:
-    """A recipe of AI Edge Quantizer, as the number format of a file.
+    """A recipe of LiteRT Quantizer, which was AI Edge Quantizer up to version 0.10, as the number format of a file.
 
     Pass it as `quantize=` to `to_tflite`, or in `Search(formats=...)` to `compress`, for formats that tfprune does
     not have, such as 4-bit weights with a scale for each block. The package runs in a process of its own, and may be
@@ -443,7 +443,7 @@ def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Ma
     signature = next(iter(file.signatures), "")
     settings = {"recipe": form.recipe, "samples": len(samples), "signature": signature}
     arrays = {f"{row}/{name}": array for row, sample in enumerate(samples) for name, array in sample.items()}
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         Path(folder, child.FLOAT).write_bytes(file.content)
         write_job(folder, child.JOB, settings=settings, arrays=arrays)
         result = _run_recipe(form, Path(folder))
@@ -459,7 +459,7 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
         completed = run_program(command, folder, timeout=_TIMEOUT)
     except OSError as error:
         raise ValueError(
-            f"Expected a Python that has AI Edge Quantizer. Received: {python!r}: {error.strerror}. {_INSTALL}."
+            f"Expected a Python that has LiteRT Quantizer. Received: {python!r}: {error.strerror}. {_INSTALL}."
         ) from error
     if completed.ok:
         return Path(folder, child.QUANTIZED).read_bytes()
@@ -467,9 +467,9 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
     if reason.startswith("Expected"):
         raise ValueError(f"{reason}. Nothing was written.")
     if "No module named" in reason:
-        raise ValueError(f"Expected a Python that has AI Edge Quantizer. Received: {python!r}: {reason}. {_INSTALL}.")
+        raise ValueError(f"Expected a Python that has LiteRT Quantizer. Received: {python!r}: {reason}. {_INSTALL}.")
     raise ValueError(
-        f"Expected a recipe that AI Edge Quantizer takes for this model. Received: {form.name!r}: "
+        f"Expected a recipe that LiteRT Quantizer takes for this model. Received: {form.name!r}: "
         f"{reason}. Nothing was written."
     )
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from refusals import REFUSAL, refusals, refused
 
-from tfprune.base.limit import GroupLimits, Limit, as_limit, largest_drop
-from tfprune.base.spec import check_drop
+from tfprune.base.limit import GroupLimits, Limit, as_limit, check_can_lose, largest_drop, why_not_classes
+from tfprune.base.spec import ArgumentError, check_drop
 
 
 def test_a_number_is_a_limit_of_the_default_metric() -> None:
@@ -113,3 +113,64 @@ def test_one_output_is_the_score_of_class_1() -> None:
 def test_other_outputs_than_classes_are_refused(outputs, labels, message) -> None:
     with pytest.raises(ValueError, match=message):
         GroupLimits.of(Limit(max_drop_per_class=0.1), outputs, labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.minimum(LABELS, 1),  # no sample of class 2
+        (SCORES.argmax(axis=1) + 1) % 3,  # the model gets none right before
+    ],
+)
+def test_a_limit_of_each_class_that_nothing_can_break_is_refused(labels) -> None:
+    with refused(ArgumentError, "max_drop"):
+        GroupLimits.of(Limit(max_drop_per_class=0.1), SCORES, labels)
+
+
+def test_an_accuracy_that_has_nothing_to_lose_is_refused() -> None:
+    """As with labels that are wrong before and after."""
+    with refused(ArgumentError, "max_drop"):
+        check_can_lose(Limit(0.01), {"mae": 0.0, "kind_accuracy": 0.01})
+    check_can_lose(Limit(0.01), {"mae": 0.0, "accuracy": 0.02})
+    check_can_lose(Limit(), {"accuracy": 0.0})
+    check_can_lose(Limit(1.0), {"accuracy": 0.5})
+
+
+HALVES = np.array([0, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs"),
+    [
+        (HALVES, np.array([0.1, 0.9, 1.003, -0.003])),  # a sigmoid on the grid of an 8-bit file
+        (HALVES[:, None].astype(bool), np.array([[0.1], [0.9], [0.8], [0.0]])),
+        (HALVES.astype(float), np.array([[0.1], [0.9], [0.8], [0.0]])),
+        (LABELS, 9 * SCORES - 4),
+        (LABELS[:, None].astype(float), SCORES),
+        (SCORES, 9 * SCORES - 4),
+        (0.9 * SCORES + 0.1 / 3, SCORES),  # smoothed labels
+        (np.ones((4, 3)), np.full((4, 3), 0.7)),  # several classes at once
+        (np.arange(12).reshape(2, 6) % 3, np.zeros((2, 6, 3))),  # one for each pixel or token
+        (HALVES.reshape(2, 2, 1), np.full((2, 2, 1), 0.5)),
+    ],
+)
+def test_classes_in_every_form_have_an_accuracy(labels, outputs) -> None:
+    assert why_not_classes(labels, outputs) == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs"),
+    [
+        (np.array([25.0, 310, 142, 75]), np.zeros((4, 1))),
+        (HALVES + 0.5, np.zeros((4, 1))),
+        (2 * HALVES - 1, np.zeros((4, 1))),
+        (HALVES, np.array([-3.0, 2, 4, -1])),  # logits: nobody knows where their threshold is
+        (np.linspace(0, 1, 24).reshape(4, 6), np.zeros((4, 6))),
+        (np.arange(24).reshape(4, 6), np.zeros((4, 6))),
+        (np.array([0.5, 1.5, 2, 0]), np.zeros((4, 3))),
+        (np.array([0, 1, 2, 3]), np.zeros((4, 3))),
+        (np.array([0, 1, np.nan, 2]), np.zeros((4, 3))),
+    ],
+)
+def test_numbers_to_be_reached_have_none(labels, outputs) -> None:
+    assert why_not_classes(labels, outputs)

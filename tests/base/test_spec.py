@@ -148,7 +148,8 @@ def test_resolve_refuses(value, error, message):
 
 def test_resolve_names_patterns_that_a_tuple_may_mean():
     message = (
-        "'head', or an instance of Pattern, such as patterns.NM(2, 4) or patterns.Block(2, 4). Received: pattern=(2"
+        "'head', or an instance of Pattern, such as patterns.NM(2, 4), in short '2:4', or patterns.Block(1, 4), in "
+        "short '1x4'. Received: pattern=(2"
     )
     with pytest.raises(TypeError, match=re.escape(message)):
         resolve((2, 4), PATTERNS, Pattern, "pattern")

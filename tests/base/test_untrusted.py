@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 from mutations import changed_archive, changed_bytes
 
 from tfprune.base import folders
-from tfprune.base.folders import _MOST_ARRAYS, UNREADABLE, parse_json, read_arrays, read_fields, reading
+from tfprune.base.folders import _MOST_ENTRIES, UNREADABLE, parse_json, read_arrays, read_fields, reading
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), arrays(scalar_dtypes(), array_shapes(min_dims=0, min_side=0))))
@@ -44,8 +44,8 @@ def lie(shape: str, dtype: str = "'<f4'") -> bytes:
 ARCHIVES = {
     "more than the file": (lie("(1000000000000,)"), "not what its header says"),
     "less than the file": (lie("(3,)"), "not what its header says"),
-    "a negative length": (lie("(-16,)"), "not what its header says"),
-    "objects": (lie("(8,)", "'|O'"), "not what its header says"),
+    "a negative length": (lie("(-16,)"), "has a negative length"),
+    "objects": (lie("(8,)", "'|O'"), "holds Python objects"),
     "no bytes at all": (lie("(100000000000,)", "'<U0'"), "not what its header says"),
     "something else": (b"no array", "magic string"),
 }
@@ -61,12 +61,12 @@ def test_arrays_that_lie_are_refused_before_memory_is_taken(name, tmp_path):
 
 def test_a_small_archive_of_a_large_array_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "arrays.npz", a=np.zeros(3 * 10**7, np.uint8))
-    check_refused(tmp_path / "arrays.npz", "larger than the file")
+    check_refused(tmp_path / "arrays.npz", "it would take 30,000,128 bytes")
 
 
 def test_too_many_entries_are_refused_before_they_are_read(tmp_path):
-    (tmp_path / "arrays.npz").write_bytes((b"PK\x01\x02" + bytes(42)) * (_MOST_ARRAYS + 1))
-    check_refused(tmp_path / "arrays.npz", "more than 131,072 arrays")
+    (tmp_path / "arrays.npz").write_bytes((b"PK\x01\x02" + bytes(42)) * (_MOST_ENTRIES + 1))
+    check_refused(tmp_path / "arrays.npz", "more than 131,072 entries")
 
 
 def check_refused(path, words):

@@ -252,7 +252,9 @@ def test_a_picture_of_the_channels_kept(tmp_path):
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=re.escape('Run pip install "tfprune[plot]".')):
+    with pytest.raises(
+        ValueError, match=re.escape('Run pip install "tfprune[plot]" (from a checkout: pip install ".[plot]").')
+    ):
         plan_shrink(residual(), 0.5).plot(tmp_path / "channels.png")
 
 

@@ -32,7 +32,7 @@ CRASHES = FOLDER / "crashes"
 TARGETS = ("read", "load", "inspect", "page", "unpack", "micro", "runner", "interpreter")
 RUNS = 100_000
 # Targets that make their own inputs, and the program beside this one that runs them.
-PROGRAMS = {"messages": "untrusted.py", "jobs": "untrusted.py", "folders": "untrusted.py"}
+PROGRAMS = dict.fromkeys(("messages", "jobs", "folders", "texts", "interrupts"), "untrusted.py")
 PROGRAMS["keras"] = "saved_models.py"
 
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = (*TARGETS, *PROGRAMS)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(every)} (default: all)")
-    text = f"inputs for each target (default: {RUNS:,}; 1,000 to 20,000 of those that are not .tflite files)"
+    text = f"inputs for each target (default: {RUNS:,}; 200 to 20,000 of those that are not .tflite files)"
     parser.add_argument("--runs", type=int, help=text)
     parser.add_argument("--seed", type=int, default=1, help="where the mutations begin (default: %(default)s)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -1,18 +1,20 @@
-"""Damaged answers of a board, job files and folders of a search, for what reads them.
+"""Damaged answers of a board, job files, folders of a search and texts of a file, for their readers; and interrupts.
 
 `tests/fuzz/untrusted.py` runs many. A finding is another exception than ValueError, a message that is long or names
-no file, more than `MEMORY` on top of what the libraries take, more than `SECONDS` for one case, and anything that
-changes outside of the folder.
+no file, more than `MEMORY` on top of what the libraries take, more than `SECONDS` for one case, anything that changes
+outside of the folder, and another text after an interrupted call than without it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -20,14 +22,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from boards import DONE, HELLO, board_that_says
 from mutations import OTHERS, changed_archive, changed_bytes, changed_json
 
-from tfprune.export import benchmark, verify
+from tfprune.export import Generator, benchmark, verify
+from tfprune.export.device import writer_file
 from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.device.remote import _MARK
+from tfprune.export.device.writer_file import (
+    JSON,
+    SENTENCEPIECE,
+    InterpretedFile,
+    Signatures,
+    TextForm,
+    read_text_form,
+)
+from tfprune.export.file.container import read_model
+from tfprune.export.file.document import read_litertlm, read_metadata, with_metadata
 
 FILE = Path(__file__).parents[1] / "saved" / "packed.tfz"
 MEMORY = 2**29  # bytes
@@ -45,7 +59,9 @@ def fuzz(target: str, cases: range) -> tuple[list[str], Counter[str]]:
             try:
                 with limited(SECONDS):
                     ends[work(Random(number))] += 1
-            except Exception:  # noqa: BLE001 (each is a finding)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 (each is a finding, a panic in native code, too)
                 findings.append(f"case {number}: {traceback.format_exc()}")
             if peak_bytes() - before > MEMORY:
                 findings.append(f"case {number} took {(peak_bytes() - before) >> 20:,} MiB")
@@ -226,4 +242,205 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-TARGETS = {"messages": messages, "jobs": jobs, "folders": folders}
+TEXT = "the quick brown fox, 12 times"
+TURNS = {"system": ["v", "u"], "user": ["x", "y"], "model": ["z", "w"]}
+
+
+@contextlib.contextmanager
+def texts(folder: Path) -> Iterator[Callable[[Random], str]]:
+    """Yield a function that reads damaged tokenizers, what else a file says of its text, and files of LiteRT-LM."""
+    plain = read_model(FILE)
+    forms = [(TextForm(kind, [1], [2], TURNS), content) for kind, content in tokenizer_contents()]
+    containers = [with_metadata(plain, form.as_metadata(content)) for form, content in forms]
+    is_packed = [False] * len(forms)
+    with contextlib.suppress(ImportError):  # without the package that writes the others
+        from tfprune.export.keras_side.language_model import litertlm_content
+
+        for form, content in forms:
+            bare = with_metadata(plain, form.as_metadata(b""))
+            containers.append(litertlm_content(bare, form, tokenizer=content, length=16))
+            is_packed.append(True)
+
+    def work(random: Random) -> str:
+        kind = random.choice(["tokenizer", "tokenizer", "form", "container"])
+        form, content = random.choice(forms)
+        metadata = form.as_metadata(content)
+        name = [*metadata][kind == "tokenizer"]
+        is_json = kind == "form" or form.tokenizer == JSON
+        try:
+            if kind == "container":
+                place = random.randrange(len(containers))
+                damaged = _damaged_container(containers[place], random)
+                metadata = read_metadata(read_model(read_litertlm(damaged) if is_packed[place] else damaged))
+            elif is_json and random.random() < 0.6:
+                metadata[name] = _changed_part(json.loads(metadata[name]), random)
+            else:
+                metadata[name] = random.choice([changed_bytes, _other_letters])(metadata[name], random)
+            read, tokenizer = read_text_form(metadata)
+            if tokenizer is not None:
+                for text in (TEXT, *(part for turn in read.turns.values() for part in turn)):
+                    tokenizer.decode(tokenizer.encode(text))
+                tokenizer.decode([*range(200)])
+        except ValueError as error:
+            return check_message(error)
+        return "accepted"
+
+    yield work
+
+
+def _changed_part(parts: dict[str, Any], random: Random) -> bytes:
+    """Change all of an object in JSON, or one of its parts: a step of a tokenizer, and not its vocabulary."""
+    if random.random() < 0.3:
+        return changed_json(parts, random)
+    name = random.choice([name for name, part in parts.items() if part])
+    whole = {key: json.dumps(part).encode() for key, part in parts.items()}
+    texts = {**whole, name: changed_json(parts[name], random)}
+    return b"{" + b", ".join(b'"%s": %s' % (key.encode(), text) for key, text in texts.items()) + b"}"
+
+
+def _other_letters(content: bytes, random: Random) -> bytes:
+    """Exchange some letters and digits for others: most of the content stays readable."""
+    changed = bytearray(content)
+    places = [place for place, byte in enumerate(content) if chr(byte).isalnum()]
+    for place in random.sample(places, random.choice([1, 1, 3])):
+        changed[place] = ord(random.choice("0129" if chr(content[place]).isdigit() else "aAez_"))
+    return bytes(changed)
+
+
+def _damaged_container(content: bytes, random: Random) -> bytes:
+    """Change a few bytes, more often at the begin, where the places of the parts stand."""
+    begin = random.choice([64, 512, len(content)])
+    return changed_bytes(content[:begin], random) + content[begin:]
+
+
+def tokenizer_contents() -> list[tuple[str, bytes]]:
+    """Return small tokenizers: each model and most steps that `tokenizers` knows, and one of SentencePiece."""
+    import sentencepiece
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    pieces = ["[UNK]", "<s>", *"abcdefghijklmnopqrstuvwxyz,.0123456789_\u0120", "th", "the", "##e", "fox"]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    scores = [(piece, -float(number)) for number, piece in enumerate(pieces)]
+    merges = [("t", "h"), ("th", "e")]
+    joined = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(" ", "_"), normalizers.Prepend("_")])
+    steps = [
+        (models.BPE(ids, merges), normalizers.NFC(), pre_tokenizers.ByteLevel(), decoders.ByteLevel()),
+        (
+            *(models.WordPiece(ids, unk_token="[UNK]"), normalizers.BertNormalizer()),
+            *(pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()),
+        ),
+        (models.Unigram(scores, 0), joined, pre_tokenizers.Metaspace("_"), decoders.Metaspace("_")),
+        (models.WordLevel(ids, "[UNK]"), normalizers.Lowercase(), pre_tokenizers.Whitespace(), decoders.Fuse()),
+        (
+            *(models.BPE(ids, [], continuing_subword_prefix="##", unk_token="[UNK]"), normalizers.Strip()),
+            *(pre_tokenizers.FixedLength(5), decoders.Strip("#", 1, 0)),
+        ),
+    ]
+    contents = []
+    for model, *others in steps:
+        made = Tokenizer(model)
+        made.normalizer, made.pre_tokenizer, made.decoder = others
+        made.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", 1)])
+        made.enable_padding(length=8)
+        made.enable_truncation(6)
+        contents.append((JSON, made.to_str().encode()))
+    trained = io.BytesIO()
+    sentences = ["the quick brown fox jumps over the lazy dog", "a fox and a dog, 12 times"] * 4
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=trained, vocab_size=45, minloglevel=2, model_type="bpe"
+    )
+    return [*contents, (SENTENCEPIECE, trained.getvalue())]
+
+
+LETTERS = {"user": ["x", "y"], "model": ["z", "w"]}  # turns in the vocabulary of `writer_task`
+INTERRUPTED = ("tfprune.export.device.generator", "tfprune.export.device.writer_file", "ai_edge_litert.")
+
+
+@contextlib.contextmanager
+def interrupts(folder: Path) -> Iterator[Callable[[Random], str]]:
+    """Yield a function that interrupts a call of a generator, and compares the next one with a fresh generator's."""
+    from hub_writers import writer_task
+
+    from tfprune.export import to_generator
+
+    path = folder / "writer.tflite"
+    to_generator(writer_task(), path, length=16, prefill=(2, 4), max_tokens=6, verbose=0)
+    yield interrupting(path)
+
+
+def interrupting(path: Path) -> Callable[[Random], str]:
+    """Return a function that interrupts a call at one of its lines, and raises where the next one is another text."""
+    generators, signatures = {}, Signatures(InterpretedFile(str(path), threads=1))
+    for runtime, is_there in (("in place", True), ("interpreter", False)):
+        with patch.object(writer_file, "_has_compiled_model", return_value=is_there):
+            generator = generators[runtime] = Generator(path, threads=1)
+        assert generator.runtime.endswith("in place") == is_there
+        generator._form = dataclasses.replace(generator._form, turns=LETTERS)
+
+    def fresh(prompt: list[int], count: int) -> list[int]:
+        """Continue a prompt token by token, in other caches."""
+        text, tokens = signatures.begin(), []
+        scores = [text.decode(token) for token in prompt][-1]
+        while len(tokens) < count and scores.argmax() not in generator._form.stop:
+            tokens.append(int(scores.argmax()))
+            scores = text.decode(tokens[-1])
+        return tokens
+
+    def work(random: Random) -> str:
+        runtime = random.choice([*generators])
+        generator = generators[runtime]
+        ids = [random.randrange(1, generator.vocabulary) for _ in range(11)]
+        name = random.choice(["read", "write", "perplexity", "turn", "pieces"])
+        cached = ids[: random.randrange(1, 11)]
+
+        def prepared() -> tuple[Any, Callable[[], object]]:
+            generator.generate(cached, max_tokens=1)
+            talk = generator.chat()
+            return talk, {
+                "read": lambda: generator.generate(ids, max_tokens=1),
+                "write": lambda: generator.generate(ids[:4], max_tokens=8, temperature=1.0, seed=0),
+                "perplexity": lambda: generator.perplexity(ids),
+                "turn": lambda: talk.send("b", max_tokens=1),
+                "pieces": lambda: [*talk.stream("b", max_tokens=1)],
+            }[name]
+
+        _, call = prepared()
+        _, lines = interrupted_at(0, call)
+        talk, call = prepared()
+        is_interrupted, _ = interrupted_at(random.randint(1, lines), call)
+        assert is_interrupted
+        prompt = [*ids[: random.randrange(1, 11)], random.randrange(1, generator.vocabulary)]
+        if name in ("turn", "pieces"):
+            prompt = [*talk.tokens, *generator._tokenizer.encode("xcyz")[bool(talk.tokens) :]]
+            answer = generator._tokenizer.decode(fresh(prompt, 1))
+            assert talk.send("c", max_tokens=1) == answer
+        assert generator.generate(prompt, max_tokens=3) == fresh(prompt, 3)
+        return f"as fresh: {name}, {runtime}"
+
+    return work
+
+
+def interrupted_at(line: int, call: Callable[[], object]) -> tuple[bool, int]:
+    """Interrupt a call at a line of the generator or its runtime; return whether it was, and how many lines ran."""
+    lines, before = 0, sys.gettrace()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if not frame.f_globals.get("__name__", "").startswith(INTERRUPTED):
+            return None
+        lines += event == "line"
+        if event == "line" and lines == line:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True, lines
+    finally:
+        sys.settrace(before)
+    return False, lines
+
+
+TARGETS = {"messages": messages, "jobs": jobs, "folders": folders, "texts": texts, "interrupts": interrupts}

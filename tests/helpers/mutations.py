@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -33,7 +36,7 @@ def changed_json(value: Any, random: Random) -> bytes:
         elif isinstance(holder[key], (int, float)) and kind < 0.8:
             holder[key] = random.choice(NUMBERS)
         else:
-            holder[key] = random.choice(NUMBERS + OTHERS)
+            holder[key] = copy.deepcopy(random.choice(NUMBERS + OTHERS))  # which the next change may change
         if not value:
             return b""
     text = json.dumps(value[0])
@@ -124,3 +127,19 @@ def _lie(content: bytes, random: Random) -> bytes:
     version = random.choice([b"\x01\0", b"\x01\0", b"\x02\0", b"\x03\0", b"\x09\0"])
     size = len(header).to_bytes(2 if version[0] == 1 else 4, "little")
     return b"\x93NUMPY" + version + size + header + content[128:]
+
+
+@functools.cache
+def lying_archive(name: str, start: bytes, method: int, *, says: int) -> bytes:
+    """Return an archive of 72 MiB of zeros after a start, whose directory and checksum say that it is less."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", method, compresslevel=1) as archive, archive.open(name, "w") as entry:
+        entry.write(start)
+        for _ in range(72):
+            entry.write(bytes(2**20))
+    content = bytearray(written.getvalue())
+    checksum = zlib.crc32((start + bytes(says))[:says])
+    for place in (content.find(b"PK\x03\x04") + 14, content.rfind(b"PK\x01\x02") + 16):
+        struct.pack_into("<I", content, place, checksum)
+        struct.pack_into("<I", content, place + 8, says)
+    return bytes(content)

@@ -39,9 +39,14 @@ window.onload = () => {{
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
   page.querySelectorAll("details").forEach(details => details.open = true);
   const box = element => element.getBoundingClientRect();
+  const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const touching = texts => texts.flatMap((one, index) => texts.slice(index + 1)
+    .filter(other => meet(box(one), box(other))).map(other => `${{one.textContent}} / ${{other.textContent}}`));
   const wide = [...page.body.querySelectorAll("*")].filter(element => box(element).right > {width} + 0.5);
   document.querySelector("pre").textContent = JSON.stringify({{
     seen: root.clientWidth, needed: root.scrollWidth, wide: wide.map(element => element.outerHTML.slice(0, 80)),
+    touching: [...page.querySelectorAll("svg")].flatMap(svg => touching([...svg.querySelectorAll("text")])),
+    signs: [...page.querySelectorAll("summary")].map(each => getComputedStyle(each, "::before").content),
     pictures: [...page.images].every(image => image.naturalWidth > 0 && box(image).width > 9),
     letters: Math.min(...[...page.querySelectorAll("p,td,th,dd,dt,figcaption,summary *")].map(
       element => parseFloat(getComputedStyle(element).fontSize)))

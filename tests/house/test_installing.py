@@ -72,12 +72,21 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
         (path.name, extra.strip())
         for path in (*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / ".ci" / "run", *files)
         for match in re.findall(
-            r"pip install[^`\n]*?\[([\w, -]+)\]|\(extra `([\w-]+)`\)", path.read_text(encoding="utf-8")
+            r"pip install[^`\n]*?\[([\w, -]+)\]|\(extra `([\w-]+)`\)|\binstall\('([\w-]+)'\)",
+            path.read_text(encoding="utf-8"),
         )
         for extra in "".join(match).split(",")
     }
     assert {"README.md", "Makefile", "prune_language_model.md", "interpreter.py"} <= {name for name, _ in named}
     assert not [(name, extra) for name, extra in named if extra not in defined]
+
+
+def test_one_function_composes_how_a_message_installs_an_extra():
+    """Nothing is released: each message says how to install it from a checkout, too."""
+    files = [path for folder in ("tfprune", "export") for path in (ROOT / folder).rglob("*.py")]
+    command = re.compile(r"(?<!`)pip install [\"']\.?\w*\[")
+    composed = [path for path in files if command.search(path.read_text(encoding="utf-8"))]
+    assert composed == [ROOT / "tfprune/report.py"]
 
 
 def test_no_text_recommends_an_installation_that_editors_and_mypy_do_not_follow():

@@ -58,9 +58,11 @@ def test_it_fits_on_a_screen_or_two():
     assert len(BLOCKS) == 2  # all other code is on the pages, whose own test runs it
 
 
-def test_device_block_runs_the_file_of_the_first(first, monkeypatch):
+def test_device_block_runs_the_file_of_the_first_with_nothing_but_its_folder(first, monkeypatch, capsys):
     monkeypatch.chdir(first[2])
-    names = {"samples": (first[0]["x"][:3] / 16).astype(np.float32)}
+    names = {}
     exec(compile(BLOCKS[-1], "README.md", "exec"), names)
-    expected = first[0]["model"].predict(names["samples"], verbose=0)
-    assert names["runner"].predict(names["samples"]) == pytest.approx(expected, abs=1e-4)
+    assert "[" in capsys.readouterr().out
+    samples = (first[0]["x"][:3] / 16).astype(np.float32)
+    expected = first[0]["model"].predict(samples, verbose=0)
+    assert names["runner"].predict(samples) == pytest.approx(expected, abs=1e-4)

@@ -47,11 +47,11 @@ def ordered(order, *callbacks):
     return callbacks if order == "pruning first" else callbacks[::-1]
 
 
-def warned(model, *callbacks, epochs=6) -> list[str]:
+def warned(model, *callbacks, epochs=6, ended=True) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         history = fit(model, Cost(), *callbacks, epochs=epochs)
-    assert history["sparsity"][-1] == 0.8 or epochs < 5
+    assert history["sparsity"][-1] == 0.8 or epochs < 5 or not ended
     return [str(warning.message) for warning in caught if "sparsity" in str(warning.message)]
 
 
@@ -88,10 +88,28 @@ def test_a_fit_that_stops_early_says_the_sparsity_that_is_left(order):
     early, back = warned(model, *ordered(order, pruning(), stopping()), epochs=4)
     sparsity = tfprune.sparsity_report(model).sparsity
     assert (
-        f"Training ended at step 40, before the pruning schedule did at step 45: the sparsity is {sparsity:.4f}"
-        in early
+        f"Training ended at step 40, before the pruning schedule did at step 45: the sparsity is {sparsity:.4f} "
+        "instead of 0.8000. Train until step 45, or end the schedule at step 40 or earlier." in early
     )
     assert "EarlyStopping brought back the weights of epoch 2" in back
+
+
+@pytest.mark.parametrize(
+    ("end", "advice"),
+    [
+        (45, "or end the schedule at step 30 or earlier."),
+        (0.75, "or end the schedule at a smaller fraction of the fit than end=0.75."),  # step 45
+    ],
+)
+def test_early_stopping_within_the_schedule_is_named_first_with_advice_that_helps(end, advice):
+    def run(**arguments) -> list[str]:
+        stop = keras.callbacks.EarlyStopping("cost", mode="min", patience=1, **arguments)
+        return warned(make(), tfprune.PruningCallback(Polynomial(0.8, end=end, power=1)), stop, ended=bool(arguments))
+
+    (message,) = run()
+    assert message.startswith("EarlyStopping ended training at step 30, before the pruning schedule did at step 45: ")
+    assert "Pass start_from_epoch=4 to EarlyStopping, " in message and message.endswith(advice)
+    assert run(start_from_epoch=4) == []
 
 
 class FromEpoch(keras.callbacks.ModelCheckpoint):

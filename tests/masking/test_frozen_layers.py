@@ -41,7 +41,7 @@ def warned(model, *callbacks, **arguments) -> list[str]:
 )
 def test_what_is_frozen_and_what_can_be_reached_is_said_before_and_after(allocation, names, listed, reach):
     model = frozen(*names)
-    start, end = warned(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2, allocation=allocation))
+    start, end = warned(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=1, allocation=allocation))
     assert f"Frozen layers get no zeros: {listed}. This fit can reach a sparsity of {reach:.4f} instead of" in start
     assert f"Training ended at a sparsity of {reach:.4f} instead of 0.8000, because frozen" in end and listed in end
     kernels = [model.get_layer(name).layer.kernel.numpy() for name in ("hidden", "out")]
@@ -63,7 +63,7 @@ def test_a_model_without_trainable_weights_makes_no_steps_and_says_why():
     model = tfprune.wrap(plain())
     model.trainable = False
     model.compile("sgd", "mse")
-    _, end = warned(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2))
+    _, end = warned(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=1))
     assert "Training ended at a sparsity of 0.0000 instead of 0.8000, because frozen layers got no zeros" in end
 
 

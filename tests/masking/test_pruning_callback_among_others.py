@@ -10,8 +10,10 @@ import pytest
 import tiers
 from callback_runs import Record, X, Y, assert_equal, fit, make, plain, sparsities
 from keras import layers
+from refusals import refused
 
 import tfprune
+from tfprune.base.spec import ArgumentError
 from tfprune.schedules import Constant, Polynomial
 
 
@@ -31,6 +33,13 @@ def test_sparsity_is_in_history_and_in_what_later_callbacks_log(tmp_path):
     assert history["sparsity"][1] == 0.5 and 0.3 < history["sparsity"][0] < 0.5
     assert Seen.values[9::10] == history["sparsity"] and Seen.values[0] == 0
     assert set(history) == {"loss", "val_loss", "sparsity"}
+
+
+def test_a_second_pruning_callback_is_refused_before_training():
+    model = make()
+    with refused(ArgumentError, "callbacks"):
+        fit(model, *(tfprune.PruningCallback(Polynomial(end, end=20)) for end in (0.9, 0.3)))
+    assert int(model.optimizer.iterations) == 0
 
 
 class Crash(keras.callbacks.Callback):

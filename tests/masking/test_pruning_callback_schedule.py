@@ -14,6 +14,7 @@ from keras import layers
 from tiers import first
 
 import tfprune
+from tfprune.masking.callback import _default_every
 from tfprune.schedules import Constant, Polynomial
 
 
@@ -27,6 +28,31 @@ def test_masks_follow_the_schedule_step_by_step():
             current = round(100 * (0.8 - 0.6 * remaining**3))
         truth.append(current)
     assert record.zeros == truth
+
+
+@pytest.mark.parametrize(
+    ("schedule", "apart"),
+    [
+        (Polynomial(0.9, end=20), 1),
+        (Polynomial(0.9, begin=100, end=430), 3),
+        (Polynomial(0.9, end=5000), 50),
+        (Constant(0.9, end=10**6), 100),
+        (Constant(0.9), 100),  # which never ends
+    ],
+)
+def test_by_default_a_schedule_has_about_a_hundred_updates(schedule, apart):
+    callback = tfprune.PruningCallback(schedule)
+    assert callback.every is None
+    assert _default_every(schedule) == apart
+
+
+def test_the_default_follows_the_length_of_each_schedule():
+    schedule, record = Polynomial(0.8, end=1.0), Record()
+    own = Constant(0.25, begin=8)
+    model = make()
+    fit(model, tfprune.PruningCallback(schedule, allocation={"out": own}), record, epochs=2)
+    assert record.zeros == [round(100 * 0.8 * (1 - (1 - step / 20) ** 3)) for step in range(1, 21)]
+    assert sparsities(model) == [0.8, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def test_no_warning_when_all_is_reached():
     model = make()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=3))
-        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=3))
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=2))
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10)))
 
 
 def test_a_weight_that_is_zero_by_chance_was_not_pruned():
@@ -53,7 +53,7 @@ def test_a_weight_that_is_zero_by_chance_was_not_pruned():
     model.compile("sgd", "mse")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        fit(model, tfprune.PruningCallback(Polynomial(0.8, begin=2, end=10), every=3))
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, begin=2, end=10), every=1))
 
 
 LATE = {"epochs": 10, "batch_size": 10}  # 4 updates an epoch, 40 in all
@@ -74,7 +74,7 @@ def warned(model, *callbacks) -> list[str]:
 @pytest.mark.parametrize(
     ("rates", "schedule", "step"),
     first(
-        ([1e-2] * 5 + [9e-4], Polynomial(0.8, begin=8, end=30), 24),  # the first update after the drop, at step 20
+        ([1e-2] * 5 + [9e-4], Polynomial(0.8, begin=8, end=30), 22),  # the first update after the drop, at step 20
         in_test_ci(([1e-1] * 5 + [1e-2], Polynomial(0.8, begin=8, end=30), None)),  # a tenth is not below a tenth
         ([1e-2] * 5 + [1e-4], Polynomial(0.8, begin=8, end=18), None),  # pruned before
         ([1e-2] * 5 + [1e-4], Constant(0.8, begin=4), None),  # updated for ever, but nothing more is pruned
@@ -88,7 +88,7 @@ def warned(model, *callbacks) -> list[str]:
 )
 def test_pruning_under_a_low_learning_rate_warns_once(rates, schedule, step):
     # First in the list, so that `compile`'s rate still stands when an epoch begins.
-    messages = warned(make(), tfprune.PruningCallback(schedule, every=4), by_epoch(rates))
+    messages = warned(make(), tfprune.PruningCallback(schedule, every=2), by_epoch(rates))
     assert len(messages) == (step is not None)
     if step is not None:
         assert TOO_LOW in messages[0] and f"at step {step}, where" in messages[0]
@@ -97,10 +97,15 @@ def test_pruning_under_a_low_learning_rate_warns_once(rates, schedule, step):
 @pytest.mark.parametrize(
     ("schedule", "every", "message"),
     first(
-        (Polynomial(0.8, end=22), 100, "only once in this schedule of 22 steps, from 0 to 0.8. .*, pass every=4."),
-        in_test_ci((Polynomial(0.8, end=22), 4, None)),
-        (Polynomial(0.8, begin=4, end=24), 10, "only twice in this schedule of 20 steps, .*, pass every=4."),
-        (Polynomial(0.8, end=0.5), 100, "only once in this schedule of 20 steps, .*, pass every=4."),
+        (
+            Polynomial(0.8, end=22),
+            100,
+            "every=100 raises .* only 1 update of this schedule of 22 steps, from 0 to 0.8",
+        ),
+        in_test_ci((Polynomial(0.8, end=22), 5, None)),
+        (Polynomial(0.8, end=40), 10, "only 4 updates of .* by up to 0.4625 in one. .*, leave out `every`: .* is 1"),
+        (Polynomial(0.8, end=0.5), 100, "only 1 update of this schedule of 20 steps, .*, leave out `every`"),
+        (Polynomial(0.8, end=0.5), None, None),
         (Polynomial(0.8, end=1), 100, "ends after the first step: end=1 is one step. .* pass end=1.0."),
         (Constant(0.8, end=1), 1, "ends after the first step: end=1 is one step. .* pass end=1.0."),
         (Polynomial(0.8, end=1.0), 8, None),
@@ -114,6 +119,12 @@ def test_a_schedule_that_is_a_jump_warns_with_what_to_pass(schedule, every, mess
     assert len(messages) == (message is not None)
     if message is not None:
         assert re.search(message, messages[0])
+
+
+def test_calls_of_many_steps_that_leave_few_updates_warn():
+    (message,) = warned(make(steps_per_execution=20), tfprune.PruningCallback(Polynomial(0.8, end=1.0)))
+    assert "A call of 20 steps (steps_per_execution) raises the sparsity in only 2 updates" in message
+    assert message.endswith("compile the model with steps_per_execution=1.")
 
 
 class Reached(keras.callbacks.Callback):

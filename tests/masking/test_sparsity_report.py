@@ -90,7 +90,7 @@ def test_reasons_are_given(model):
     skipped = {entry.layer: entry.reason for entry in entries}
     assert skipped.keys() == {"norm", "depthwise", "head"}
     assert skipped["norm"] == "BatchNormalization has only biases, scales or statistics"
-    assert "left out by `filters` or by the pattern" in skipped["depthwise"]
+    assert skipped["depthwise"] == "kernel: depthwise, and pruned only where `filters` ask for it"
     assert skipped["head"].startswith("frozen (trainable=False)")
 
     class Odd(layers.Layer):

@@ -180,7 +180,7 @@ def test_every_kernel_of_a_mixture_is_pruned_and_what_is_left_out_is_reported(mi
     }
     skipped = {one.layer: one.reason for one in report.skipped}
     assert skipped["features/block/scale"] == "LayerScale has only biases, scales or statistics"
-    assert skipped["features/block/depthwise"] == "kernel left out by `filters` or by the pattern"
+    assert skipped["features/block/depthwise"] == "kernel: depthwise, and pruned only where `filters` ask for it"
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import errno
 import functools
 import json
 import logging
@@ -11,18 +13,25 @@ import math
 import os
 import platform
 import re
+import shutil
+import signal
+import stat
 import struct
 import sys
+import tempfile
+import threading
 import time
 import uuid
+import weakref
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, Any, BinaryIO, TypeVar, cast, get_args, get_type_hints
+from types import TracebackType
+from typing import IO, Any, BinaryIO, Literal, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 
@@ -40,7 +49,11 @@ UNREADABLE = (
 LONGEST_REASON = 1000  # characters
 LARGEST_JSON = 1 << 24  # bytes; Python takes up to thirty times as many to read it
 LARGEST_INTEGER = 1 << 63
-_MOST_ARRAYS = 1 << 17  # in a file; zipfile takes half a kilobyte for each
+_MOST_ENTRIES = 1 << 17  # in an archive; zipfile takes half a kilobyte for each
+_ALWAYS_UNPACKED, _MOST_EXPANSION = (
+    1 << 25,
+    100,
+)  # bytes that any archive may unpack to, and then so many times its own
 _ENTRY = re.compile(rb"PK\x01\x02")  # what each entry in the directory of an archive begins with
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -134,49 +147,347 @@ class _Arrays(dict[str, np.ndarray]):
         raise ValueError(f"it has no array {name!r}")
 
 
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the arrays that `numpy.savez` wrote into a file, in no more memory than the file is large.
+def read_arrays(source: str | os.PathLike[str] | BinaryIO) -> dict[str, np.ndarray]:
+    """Read the arrays that `numpy.savez` wrote into a file or stream, in no more memory than the file is large.
 
     Raises:
         ValueError: If it is not such a file, or its arrays are larger than itself, or of Python objects. Call it
             within `reading`, as a damaged file may raise anything of `UNREADABLE`.
     """
-    with open(path, "rb") as stream:  # noqa: PTH123 (a folder is refused in the same words by all)
-        size = os.fstat(stream.fileno()).st_size
-        _check_entries(stream)
-        with zipfile.ZipFile(stream) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > size:
-                raise ValueError("its arrays would be larger than the file")
-            return _Arrays({entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries})
+    if not isinstance(source, (str, os.PathLike)):
+        return _arrays(source, most=_size(source))
+    with open(source, "rb") as stream:  # noqa: PTH123 (a folder is refused in the same words by all)
+        return _arrays(stream, most=_size(stream))
+
+
+def read_data(
+    path: str | os.PathLike[str], *, only: Container[str] | None = None, mmap_mode: Literal["r"] | None = None
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Read the array of a .npy file, or the arrays of a .npz file, which may be compressed.
+
+    Args:
+        path: The file.
+        only: The names of the arrays that are read from a .npz file; None for all.
+        mmap_mode: With `"r"`, only entries of a .npy file that are used are read from the disk.
+
+    Raises:
+        ValueError: If it is neither, its arrays are of Python objects, or what it says of them does not fit what it
+            holds. Call it within `reading`, as a damaged file may raise anything of `UNREADABLE`.
+    """
+    with open(path, "rb") as stream:  # noqa: PTH123 (as above)
+        size, head = _size(stream), stream.read(len(np.lib.format.MAGIC_PREFIX))
+        stream.seek(0)
+        if not head.startswith((np.lib.format.MAGIC_PREFIX, b"PK")):
+            raise ValueError(f"it begins with {head!r}, as neither of them does")
+        if head != np.lib.format.MAGIC_PREFIX:
+            return _arrays(stream, most=most_unpacked(size), only=only)
+        if _described(stream, "it") > size - stream.tell():
+            raise ValueError("its header promises more than it holds")
+        stream.seek(0)
+        return np.load(path if mmap_mode else stream, mmap_mode=mmap_mode, allow_pickle=False)
+
+
+def most_unpacked(size: int) -> int:
+    """Return how many bytes the content of an archive or picture of so many bytes may take: more is a bomb."""
+    return _ALWAYS_UNPACKED + _MOST_EXPANSION * size
+
+
+@contextmanager
+def open_archive(stream: BinaryIO, *, most: int) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive from outside, whose entries take no more memory together than is allowed.
+
+    Read them by `read_entry`, or through `ZipFile.open` in parts of bounded size.
+
+    Args:
+        stream: The archive.
+        most: The most bytes that its entries may say that they take.
+
+    Raises:
+        ValueError: If they take more, are too many, or are packed by another way than deflate: with bzip2 and LZMA,
+            Python's reader unpacks the whole of an entry, whatever its size is said to be.
+    """
+    _check_entries(stream)
+    with zipfile.ZipFile(stream) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{entry.filename!r} is packed by another way than deflate")
+            if entry.compress_type == zipfile.ZIP_STORED and entry.file_size != entry.compress_size:
+                raise ValueError(f"{entry.filename!r} is not as long as it says")
+        total = sum(entry.file_size for entry in archive.infolist())
+        if total > most:
+            raise ValueError(f"it would take {total:,} bytes, and at most {most:,} are read from a file of its size")
+        yield archive
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Return what an entry of `open_archive` holds.
+
+    Raises:
+        ValueError: If it holds more or less than it says. All else of `UNREADABLE`, if it is damaged.
+    """
+    with _opened(archive, entry) as stream:
+        content = stream.read(entry.file_size)
+        _check_end(stream, entry)
+    if len(content) < entry.file_size:
+        raise ValueError(f"{entry.filename!r} is not as long as it says")
+    return content
+
+
+def _opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
+    longer = copy.copy(entry)
+    longer.file_size += 1  # else what comes after the end by the directory would be cut off without a word
+    return archive.open(longer)
+
+
+def _check_end(stream: IO[bytes], entry: zipfile.ZipInfo) -> None:
+    if stream.read(1):
+        raise ValueError(f"{entry.filename!r} is not as long as it says")
+
+
+def _size(stream: BinaryIO) -> int:
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size
+
+
+def _arrays(stream: BinaryIO, *, most: int, only: Container[str] | None = None) -> _Arrays:
+    with open_archive(stream, most=most) as archive:
+        names = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        return _Arrays(
+            {name: _array(archive, entry) for name, entry in names.items() if only is None or name in only}
+        )
 
 
 def _check_entries(stream: BinaryIO) -> None:
     """Refuse archives with more entries than there can be, before all of them are read."""
     count, tail = 0, b""
     while part := stream.read(1 << 20):
-        count += sum(1 for _ in islice(_ENTRY.finditer(tail + part), _MOST_ARRAYS))
+        count += sum(1 for _ in islice(_ENTRY.finditer(tail + part), _MOST_ENTRIES))
         tail = part[-3:]
-        if count > _MOST_ARRAYS:
-            raise ValueError(f"more than {_MOST_ARRAYS:,} arrays")
+        if count > _MOST_ENTRIES:
+            raise ValueError(f"more than {_MOST_ENTRIES:,} entries")
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in _HEADERS:
-            raise ValueError(f"{entry.filename!r} has the version {version}")
-        shape, _, dtype = _HEADERS[version](stream)
-        if dtype.hasobject or math.prod(shape) * max(1, dtype.itemsize) != entry.file_size - stream.tell():
+        if _described(stream, repr(entry.filename)) != entry.file_size - stream.tell():
             raise ValueError(f"{entry.filename!r} is not what its header says")
-    with archive.open(entry) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+    with _opened(archive, entry) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        _check_end(stream, entry)
+    return array
+
+
+def _described(stream: IO[bytes], name: str) -> int:
+    """Return how many bytes follow by the header of an array, which is read."""
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"{name} has the version {version}")
+    shape, _, dtype = _HEADERS[version](stream)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"{name} has a negative length")
+    return math.prod(shape) * max(1, dtype.itemsize)
+
+
+# Temporary files and folders, of which nothing is left: not by an error, by SIGTERM, or by a process that was killed.
+
+_log = logging.getLogger(__name__)
+_UNFINISHED, _TEMPORARY, HELD = ".tfprune-", "tfprune-", ".tfprune-held"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LEAST_AGE = 1.0  # seconds: a file that shows that a folder is in use is locked a moment after it was made
+_live: dict[Path, int] = {}  # what is removed at SIGTERM, and the process that made it: a fork has a copy of this
+
+
+def full_disk(text: str) -> str:
+    """Return why nothing could be written, if a message says that a disk is full; empty if it does not."""
+    reasons = [reason for reason in map(os.strerror, _FULL) if reason in text]
+    if re.search(r"\d requested and \d+ written", text):  # all that NumPy says
+        reasons = [os.strerror(errno.ENOSPC)]
+    return reasons[0] if reasons else ""
+
+
+class TemporaryFolder(tempfile.TemporaryDirectory[str]):
+    """A folder for temporary files, which is removed at the end of the block, or with the object.
+
+    SIGTERM removes it, too, if the program does nothing else at SIGTERM. After SIGKILL, the next process that makes
+    such a folder removes it.
+
+    Args:
+        beside: The folder in which it is made; None takes that of the system for temporary files.
+
+    Raises:
+        ValueError: If there is no room for it; at the end of the block, if there was not enough for its files.
+    """
+
+    def __init__(self, *, beside: Path | None = None) -> None:
+        self._place = "the folder for temporary files" if beside is None else repr(str(beside))
+        try:
+            parent = Path(tempfile.gettempdir()) if beside is None else beside
+            self._place = repr(str(parent))
+            prefix = _TEMPORARY if beside is None else _UNFINISHED
+            _remove_abandoned(parent, prefix)
+            super().__init__(prefix=prefix, dir=parent)
+        except OSError as error:
+            raise ValueError(self._no_room(str(error.strerror or error))) from error
+        path = Path(self.name)
+        _watch(path)
+        self._let_go = weakref.finalize(self, _let_go, path, _hold(path))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, at)
+        if isinstance(error, Exception) and not isinstance(error, ValueError):
+            self._check_room(error)
+
+    def cleanup(self) -> None:
+        """Remove the folder."""
+        self._let_go()
+        super().cleanup()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say of an error within the block that there was not enough room, where the folder outlives the block."""
+        try:
+            yield
+        except OSError as error:
+            self._check_room(error)
+            raise
+
+    def _check_room(self, error: Exception) -> None:
+        if reason := full_disk(str(error)):
+            raise ValueError(self._no_room(reason)) from error
+
+    def _no_room(self, reason: str) -> str:
+        return (
+            f"Expected room for temporary files in {self._place}. Received: {reason}. Free some space there, or let "
+            f"the environment variable TMPDIR name another folder."
+        )
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Give the path of a new file or folder beside another one, and remove what is there at the end of the block."""
+    new = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
+    _watch(new)
+    try:
+        yield new
+    finally:
+        _remove(new)
+        _unwatch(new)
+
+
+def write_whole(files: Mapping[Path, bytes], *, check: Callable[[Path], None] | None = None) -> None:
+    """Write files, each whole or not at all; none of them if there is no room for all.
+
+    Args:
+        files: Content by path.
+        check: Called with each new file before any of them takes its place; raises if the file is wrong.
+
+    Raises:
+        OSError: If they cannot be written, with the path of the one that could not.
+    """
+    with ExitStack() as stack:
+        written = {path: stack.enter_context(unfinished(path)) for path in files}
+        for path, new in written.items():
+            try:
+                with new.open("xb") as stream:
+                    if path.exists():
+                        shutil.copymode(path, new)  # who may read a file stays as it is
+                    stream.write(files[path])
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            if check is not None:
+                check(new)
+        for path, new in written.items():
+            new.replace(path)
+
+
+def save_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ValueError: If it cannot be written; what was there stays.
+    """
+    try:
+        write_whole({Path(os.path.realpath(path)): content})
+    except OSError as error:
+        raise ValueError(
+            f"Expected a file that can be written. Received: {os.fspath(path)!r} ({error.strerror}). Choose another "
+            f"folder, or free some space."
+        ) from error
+
+
+@functools.cache
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove temporary folders of this user's processes that were killed, once for each place: those nobody holds."""
+    for folder in parent.glob(f"{prefix}*"):
+        with suppress(OSError):  # it has no such file, or is held, or of another user
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != _user():
+                continue
+            with (folder / HELD).open("r+", encoding="utf-8") as held:
+                if time.time() - os.fstat(held.fileno()).st_mtime < _LEAST_AGE:
+                    continue
+                _try_lock(held)
+            _log.info("%s is removed: its process was killed", folder)
+            shutil.rmtree(folder, ignore_errors=True)  # after the file was closed, as Windows wants it
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # elsewhere each user has a folder for temporary files
+
+
+def _hold(folder: Path) -> IO[str] | None:
+    with suppress(OSError):  # some file systems have no locks; there, nobody finds the folder to be free
+        held = (folder / HELD).open("x", encoding="utf-8")
+        _try_lock(held)
+        return held
+    return None
+
+
+def _let_go(folder: Path, held: IO[str] | None) -> None:
+    if held is not None:
+        held.close()
+    _unwatch(folder)
+
+
+def _watch(path: Path) -> None:
+    """Let SIGTERM remove a file or folder, if it would end the process at once."""
+    _live[path] = os.getpid()
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _unwatch(path: Path) -> None:
+    _live.pop(path, None)
+    is_last = not _live and threading.current_thread() is threading.main_thread()
+    if is_last and signal.getsignal(signal.SIGTERM) is _end:  # Python answers late while native code runs
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, frame: object) -> None:
+    for path, process in [*_live.items()]:
+        if process == os.getpid():
+            _remove(path)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # A folder with the results of the steps of a long run, so that a stopped run continues where it stopped.
 
-_log = logging.getLogger(__name__)
-_UNFINISHED, _LOCK = ".tfprune-", "run.lock"
+_LOCK = "run.lock"
 NamedArrays = dict[str, np.ndarray]
 _ADVICE = "Delete it, and the step is done again"
 
@@ -187,8 +498,11 @@ if sys.platform == "win32":
         file.seek(1 << 30)  # others cannot read the byte that is locked: one behind the text
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
-    def _sync(folder: Path) -> None:
-        """Do nothing: this system writes the names in a folder at once."""
+    def sync(path: Path) -> None:
+        """Write what a file holds to the disk; this system writes the names in a folder at once."""
+        if not path.is_dir():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
 
 else:
     import fcntl
@@ -196,9 +510,9 @@ else:
     def _try_lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _sync(folder: Path) -> None:
-        """Write the names in a folder to the disk, as `fsync` writes what a file holds."""
-        descriptor = os.open(folder, os.O_RDONLY)
+    def sync(path: Path) -> None:
+        """Write what a file holds, or the names in a folder, to the disk."""
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -251,14 +565,16 @@ class RunFolder:
             except ValueError:
                 self._lock.release()
                 raise
-            for unfinished in self._path.glob(f"{_UNFINISHED}*"):  # of a run that was killed
-                if not unfinished.is_dir():
-                    unfinished.unlink()
+            for left in self._path.glob(f"{_UNFINISHED}*"):  # of a run that was killed
+                if not left.is_dir():
+                    left.unlink()
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._path is not None and error is not None and [*self._path.glob("*.npz")] == [self._path / "run.npz"]:
+            (self._path / "run.npz").unlink()  # refused before its first step: the next run may have other settings
         if self._lock is not None:
             self._lock.release()
 
@@ -325,27 +641,20 @@ class RunFolder:
             ValueError: If it cannot be written.
         """
         assert self._path is not None
-        file = self._path.resolve() / f"{_UNFINISHED}{uuid.uuid4().hex}"
-        try:
+        with unfinished(self._path.resolve() / "step") as file:
             with _writing(file):
                 file.write_bytes(content)
             yield file
-        finally:
-            file.unlink(missing_ok=True)
 
     @staticmethod
     def _write(file: Path, arrays: NamedArrays) -> None:
-        unfinished = file.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
-        try:
-            with _writing(file):
-                with unfinished.open("xb") as stream:
-                    np.savez(stream, allow_pickle=False, **arrays)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                unfinished.replace(file)
-                _sync(file.parent)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with unfinished(file) as new, _writing(file):
+            with new.open("xb") as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+                stream.flush()
+                os.fsync(stream.fileno())
+            new.replace(file)
+            sync(file.parent)
 
 
 @contextmanager
@@ -396,10 +705,16 @@ class _Lock:
                 f"The folder {str(folder)!r} cannot be locked: {error.strerror}. Make sure that no other process "
                 f"uses it until this run has ended."
             )
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        self._file.flush()
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+            holder = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            self._file.write(holder)
+            self._file.flush()
+        except OSError as error:
+            with suppress(OSError):  # it tries to write once more
+                self._file.close()
+            raise ValueError(_no_folder(folder, error)) from error
 
     def release(self) -> None:
         """Let others use the folder."""
@@ -409,7 +724,7 @@ class _Lock:
 def _no_folder(folder: Path, error: OSError) -> str:
     return (
         f"Expected a folder to write in. Received: folder={str(folder)!r}: {error.strerror}. Choose another folder, "
-        f"or change its permissions."
+        f"change its permissions, or free some space."
     )
 
 

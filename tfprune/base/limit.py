@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, is_accuracy
 from tfprune.report import Report
 
 # Scores of classes, and which class they mean; labels by number or as one-hot rows.
 
+_LISTED = 5  # classes in a message
 _ROUNDING = 1e-3  # of a sum of float probabilities
 _INTEGER_STEP = 1 / 256  # of probabilities that a file holds in 8 bits: each is rounded by up to half of it
 
@@ -52,6 +53,60 @@ def class_numbers(labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
     return labels.astype(np.int64) if scores.ndim == 2 or is_binary else None
 
 
+def refuse_text(labels: np.ndarray, argument: str) -> None:
+    """Refuse the names of classes in place of their numbers.
+
+    Args:
+        labels: The labels.
+        argument: What the user calls them.
+
+    Raises:
+        TypeError: If there are strings.
+    """
+    if labels.dtype.kind in "USO" and labels.size and isinstance(labels.flat[0], (str, bytes)):
+        raise ArgumentTypeError(
+            argument,
+            f"numbers as labels in `{argument}`",
+            found=f"text, such as {str(labels.flat[0])!r}",
+            advice="Pass the number of each class, in the order of the outputs, such as names.index(label).",
+        )
+
+
+def why_not_classes(labels: np.ndarray, scores: np.ndarray) -> str:
+    """Return what keeps labels and outputs from being classes and their scores, which an accuracy compares.
+
+    Classes are whole numbers from 0, one for each row of scores; 0 or 1 where an output has one entry, the
+    probability of class 1; or rows of the outputs' shape: one-hot, with several ones, or probabilities.
+
+    Args:
+        labels: The labels, batch first.
+        scores: The outputs, batch first.
+
+    Returns:
+        What was received instead, for a message; empty for classes. Shapes that do not fit are not looked at.
+    """
+    if labels.dtype.kind not in "biuf":
+        return f"labels of type {labels.dtype}"
+    if not labels.size or not scores.size:
+        return ""
+    is_one = scores.ndim < 2 or scores.shape[-1] == 1
+    rows = scores.shape if scores.ndim < 2 else scores.shape[:-1]
+    if labels.shape not in (rows, (*rows, 1), scores.shape):
+        return ""
+    if labels.shape == scores.shape and not is_one:
+        is_row = np.isin(labels, (0, 1)).all() or are_probabilities(labels.reshape(-1, labels.shape[-1]))
+        return "" if is_row else f"as many targets as outputs, {labels.shape[-1]}, neither 0 and 1 nor probabilities"
+    if not np.array_equal(labels, np.round(labels)):
+        return "labels that are not whole numbers"
+    low, high = labels.min(), labels.max()
+    most = 1 if is_one else scores.shape[-1] - 1
+    if not 0 <= low <= high <= most:
+        return f"labels from {low:g} to {high:g} for an output with the classes 0 to {most}"
+    if is_one and not (scores.min() >= -_INTEGER_STEP and scores.max() <= 1 + _INTEGER_STEP):
+        return f"one output from {scores.min():.3g} to {scores.max():.3g}, without a sigmoid"
+    return ""
+
+
 def within_classes(classes: np.ndarray | None, scores: np.ndarray) -> np.ndarray | None:
     """Return the numbers of classes.
 
@@ -65,6 +120,17 @@ def within_classes(classes: np.ndarray | None, scores: np.ndarray) -> np.ndarray
             f"{classes.max()}."
         )
     return classes
+
+
+def classes_without_samples(labels: np.ndarray, classes: int) -> list[int]:
+    """Return the classes that no label names, of which nothing is measured."""
+    return sorted({*range(classes)} - {*map(int, np.unique(labels))})
+
+
+def listed_classes(names: Sequence[str]) -> str:
+    """Name classes in a message, the first of many."""
+    few = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return f"class {few}" if len(names) == 1 else f"{len(names)} classes ({few})"
 
 
 # Groups of samples, by class or by another value such as the speaker, and the interval of what one lost.
@@ -159,6 +225,7 @@ def _text(value: Any) -> str:
 # Limit: how much of a metric a smaller model or file may lose, in all and by class and group.
 
 _DROPS = ("max_drop", "max_relative_drop", "max_drop_per_class", "max_drop_per_group")
+CHECK_LABELS = "Check that the labels are those of these samples, and numbered as the outputs are."
 _LEVEL = 0.95  # the coverage of the intervals of what a group lost
 
 
@@ -174,7 +241,8 @@ class Limit:
             reported.
         metric: The name of the metric. `compress` and `to_tflite` also take a metric of Keras, such as
             `keras.metrics.AUC()`, and a function of labels and outputs, which returns a number, or one for each
-            sample. None (the default) takes the one that the function names.
+            sample. None (the default) takes the one that the function names, mostly the accuracy, which refuses
+            labels that are numbers to be reached.
         mode: `"max"` if a larger value is better, `"min"` if a smaller one is, as in Keras. None (the default) infers
             it for accuracies and losses, and for metrics of Keras.
         groups: Groups of the samples that the metric is measured on, for `max_drop_per_group`: arrays of shape
@@ -186,7 +254,8 @@ class Limit:
         max_relative_drop: The largest loss as a fraction of the metric's value before, at least 0: 0.05 lets an error
             grow by 5 %. With `max_drop`, both hold. None (the default) sets no bound.
         max_drop_per_class: The largest loss of accuracy of each class, from 0 to 1: the average may hide a class that
-            lost much. It needs one output of scores of classes. None (the default) sets no bound.
+            lost much. It needs one output of scores of classes, and samples of each. None (the default) sets no
+            bound.
         max_drop_per_group: The same for each class and each value of `groups`.
 
     Raises:
@@ -341,12 +410,28 @@ class GroupLimits:
         within_classes(classes, scores)
         names = [str(number) for number in range(int(classes.max()) + 1)]
         groups = [*class_groups(classes, names), *read_groups(limit.groups, len(classes))]
+        missing = classes_without_samples(classes, 2 if scores.ndim == 1 else scores.shape[1])
+        if missing:
+            raise ArgumentError(
+                "max_drop",
+                "samples of each class of the outputs, for a limit of each class",
+                found=f"none of {listed_classes([str(each) for each in missing])}",
+                advice="Add samples of them: without any, nobody sees that a class is never predicted any more.",
+            )
         per_class = [limit.max_drop_per_class, limit.max_drop_per_group]
         bounds = {True: min(drop for drop in per_class if drop is not None), False: limit.max_drop_per_group}
         has_probabilities = are_probabilities(scores)
+        right = predicted_classes(scores, as_they_are=has_probabilities) == classes
+        if not right.any():
+            raise ArgumentError(
+                "max_drop",
+                "a model that gets some samples right, for a limit of each class",
+                found="one that gets none right before anything is changed",
+                advice=CHECK_LABELS,
+            )
         return cls(
             labels=classes,
-            right=predicted_classes(scores, as_they_are=has_probabilities) == classes,
+            right=right,
             inside=np.stack([group.inside for group in groups]),
             names=np.array([f"{group.grouping} {group.value}" for group in groups]),
             drops=np.array([bounds[group.grouping == "class"] for group in groups], np.float64),
@@ -395,6 +480,32 @@ def _shapes(arrays: Any) -> Any:
 def as_limit(max_drop: float | Limit | None) -> Limit:
     """Return a limit for a number or None."""
     return max_drop if isinstance(max_drop, Limit) else Limit(max_drop)
+
+
+def has_nothing_to_lose(accuracy: float, most: float | None) -> bool:
+    """Return True if an accuracy can lose no more than the limit, whatever happens to the model; 1 sets no limit."""
+    return most is not None and accuracy <= most < 1
+
+
+def check_can_lose(limit: Limit, before: Mapping[str, float]) -> None:
+    """Refuse a limit that any model keeps, as with wrong labels: it promises nothing.
+
+    Args:
+        limit: The limit.
+        before: The metrics of the first model, by name.
+
+    Raises:
+        ValueError: If one is an accuracy that can lose no more than is allowed, or the limit is relative to 0.
+    """
+    for name, value in before.items():
+        most = largest_drop(limit, value)
+        if is_accuracy(name) and has_nothing_to_lose(value, most):
+            raise ArgumentError(
+                "max_drop",
+                f"a model with more of {name!r} than the {most:g} that it may lose",
+                found=f"{value:.4f} before anything is changed",
+                advice=CHECK_LABELS,
+            )
 
 
 def largest_drop(limit: Limit, before: float) -> float | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tfprune.base.folders import save_file
 from tfprune.base.spec import check_choice, check_count
 from tfprune.report import shortened
 
@@ -149,19 +152,21 @@ i.d { background: var(--dense); }
   image-rendering: pixelated; }
 details { border-bottom: 1px solid var(--line); }
 details:first-of-type { border-top: 1px solid var(--line); }
-summary { display: grid; grid-template-columns: 1fr auto; gap: 0 1rem; padding: 0.65rem 0 0.75rem; cursor: pointer;
-  list-style: none; }
+summary { display: grid; grid-template-columns: 1fr auto; gap: 0 1rem; padding: 0.65rem 0 0.75rem 1.1rem;
+  cursor: pointer; list-style: none; position: relative; }
 summary::-webkit-details-marker { display: none; }
 summary:focus-visible { outline: 2px solid var(--values); outline-offset: 2px; }
-summary .name { position: relative; padding-left: 1.1rem; }
-summary .name::before { content: "+"; position: absolute; left: 0; color: var(--soft); }
-details[open] > summary .name::before { content: "\\2212"; }
-summary .what { font-size: 0.85rem; color: var(--soft); padding-left: 1.1rem; }
+summary::before { content: "+"; position: absolute; top: 0.65rem; left: 0; color: var(--soft);
+  font: 0.85rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
+details[open] > summary::before { content: "\\2212"; }
+summary .what { font-size: 0.85rem; color: var(--soft); }
 summary .size { text-align: right; white-space: nowrap; }
 summary .part { text-align: right; white-space: nowrap; font-size: 0.85rem; color: var(--soft); }
-summary .bar { grid-column: 1 / -1; margin-left: 1.1rem; }
+summary .bar { grid-column: 1 / -1; }
 .weight { display: grid; grid-template-columns: 16rem minmax(0, 1fr); gap: 1rem 2rem;
   padding: 0.5rem 0 1.75rem 1.1rem; }
+svg.chart { width: 100%; max-width: 46rem; }
+svg.chart text { fill: var(--soft); font-size: 12px; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; max-width: 16rem; height: auto; border: 1px solid var(--line);
   image-rendering: pixelated; }
@@ -178,6 +183,7 @@ footer { margin-top: 3rem; font-size: 0.85rem; }
 @media (max-width: 40rem) {
   body { padding: 1.25rem 1rem 3rem; }
   .wide { display: none; }
+  svg.chart text { font-size: 20px; }
   .weight { grid-template-columns: minmax(0, 1fr); padding-left: 0; }
   th, td { padding-left: 0.6rem; }
 }
@@ -304,3 +310,18 @@ def _is_watched() -> bool:
     if keras and not keras.config.is_interactive_logging_enabled():
         return False
     return getattr(stream, "isatty", bool)() or type(stream).__module__.startswith("ipykernel.")
+
+
+# Figures of matplotlib, written to a file.
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure to an image file in the format of its suffix, whole or not at all.
+
+    Raises:
+        ValueError: If the file cannot be written, or the format is not known.
+    """
+    file, content = Path(path), io.BytesIO()
+    suffix = file.suffix or f".{figure.canvas.get_default_filetype()}"
+    figure.savefig(content, dpi=150, format=suffix[1:])
+    save_file(file.with_suffix(suffix), content.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import math
 import numbers
 import re
@@ -290,6 +291,14 @@ def text_of(value: Any) -> str:
         return f"({', '.join(map(text_of, value))}{',' if len(value) == 1 else ''})"
     text = repr(value)
     return f"an array of shape {tuple(value.shape)}" if hasattr(value, "shape") and len(text) > _LONGEST else text
+
+
+def call_it(data: Any) -> str:
+    """Return the advice to call a function that makes data, such as a generator; empty for other values."""
+    if not inspect.isfunction(data) and not inspect.ismethod(data):
+        return ""
+    name = data.__name__
+    return f"Call it: {name}()." if name.isidentifier() else "Call it, and pass what it returns."
 
 
 def _range_text(least: float, above: float, most: float, below: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import parse_equation, spell_out
+from tfprune.base.folders import TemporaryFolder
 from tfprune.models.anatomy import Kernel, as_numpy, from_matrix, kernels, sublayers, to_matrix
 from tfprune.models.graph import LOOPS, Call, Graph, hooked_calls
 from tfprune.models.training import Batches, token_masks, without_padding
@@ -281,7 +281,7 @@ class _Spool:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tfprune_")
+        self._folder = TemporaryFolder()
         self._types: dict[tuple[int, int], str] = {}
         self._mask_of = _MaskOf()
 
@@ -289,10 +289,11 @@ class _Spool:
         """Store the value that a tensor has in a batch."""
         value = keras.ops.convert_to_tensor(value)
         self._types[tensor, batch] = keras.backend.standardize_dtype(value.dtype)
-        np.save(self._path(tensor, batch), _storable(value))
         mask = self._mask_of(value)
-        if mask is not None:
-            np.save(self._path(tensor, batch, "mask"), keras.ops.convert_to_numpy(mask))
+        with self._folder.writing():
+            np.save(self._path(tensor, batch), _storable(value))
+            if mask is not None:
+                np.save(self._path(tensor, batch, "mask"), keras.ops.convert_to_numpy(mask))
 
     def get(self, tensor: int, batch: int) -> Any:
         """Return the value that was stored for a tensor and a batch."""

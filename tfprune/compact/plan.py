@@ -352,6 +352,7 @@ def plan_shrink(
         return ShrinkPlan(network, _alive(network, flat), left_alone(network, free), PlannedCopy(model, copy))
     named = kernels_by_weight(network, flat)
     groups = choose_groups(network, named, pattern=Unstructured(), filters=filters, refusal=lambda group: group.stuck)
+    chosen = groups
     if isinstance(criterion, Mapping):
         groups, scores = _ranked(network, groups, criterion)
     else:
@@ -371,10 +372,13 @@ def plan_shrink(
         keep = keeping(list(sparsity.below(weights)))
     else:
         keep = keeping(allocate(weights, check_sparsity(sparsity, "sparsity"), allocation))
-    return ShrinkPlan(network, keep, left_alone(network, groups), PlannedCopy(model, copy))
+
+    def left_out(group: Group) -> str:
+        return "it has no scores in `criterion`" if group in chosen else "left out by `filters`"
+
+    return ShrinkPlan(network, keep, left_alone(network, groups, left_out=left_out), PlannedCopy(model, copy))
 
 
-_LEFT_OUT = "left out by `filters`, or without scores"
 CHOICES = {"criterion": Magnitude(), "allocation": "uniform", "filters": None, "round_to": 1}
 
 
@@ -414,7 +418,7 @@ def _ranked(
 
 
 def left_alone(
-    network: Network, groups: list[Group], *, left_out: Callable[[Group], str] = lambda _: _LEFT_OUT
+    network: Network, groups: list[Group], *, left_out: Callable[[Group], str] = lambda _: "left out by `filters`"
 ) -> tuple[Skipped, ...]:
     """List the groups and layers that keep all or some of their channels, with the reason.
 

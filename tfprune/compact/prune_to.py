@@ -16,7 +16,7 @@ import numpy as np
 
 from tfprune.base.folders import NamedArrays, RunFolder
 from tfprune.base.limit import GroupDrop, Limit, as_limit
-from tfprune.base.output import Progress, check_verbose
+from tfprune.base.output import Progress, check_verbose, save_figure
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, resolve
 from tfprune.compact.plan import CHOICES, Budget, check_budget, plan_shrink
 from tfprune.compact.reconstruct import reconstruct_in_place
@@ -25,7 +25,7 @@ from tfprune.compact.trainer import FineTuning, MetricGuard, RunData, Trainer
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.anatomy import Filters, as_numpy, weight_values
 from tfprune.models.training import Batch, check_compiled
-from tfprune.report import Report, new_figure, save_figure, table
+from tfprune.report import Report, new_figure, table
 
 # The report of `prune_to`: plan and metric of each round.
 

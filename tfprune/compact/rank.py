@@ -14,9 +14,9 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentTypeError, check_number
+from tfprune.base.spec import check_number
 from tfprune.compact.linear_map import NotLinear, moments_of
-from tfprune.compact.shrink import Reader, RunningModel, ShrinkPlan, flat_copy_for
+from tfprune.compact.shrink import Reader, RunningModel, ShrinkPlan, check_plan, flat_copy_for
 from tfprune.masking.strip import flat_copy
 from tfprune.models.anatomy import Anatomy, as_numpy
 from tfprune.models.graph import trace_to_run
@@ -319,13 +319,7 @@ class GrowingPenalty(keras.callbacks.Callback):
 
     def __init__(self, plan: ShrinkPlan, *, remaining: float = 1e-6) -> None:
         super().__init__()
-        if not isinstance(plan, ShrinkPlan):
-            raise ArgumentTypeError(
-                "plan",
-                "a plan",
-                f"{plan!r} of type {type(plan).__name__}",
-                advice="Make one with tfprune.plan_shrink(model, 0.5).",
-            )
+        check_plan(plan)
         if plan.keep.all():
             raise ValueError("Expected a plan that removes channels. Received: one that keeps all. Plan a sparsity.")
         self.remaining = check_number(remaining, "remaining", above=0, below=1)

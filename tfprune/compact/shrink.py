@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfprune.base.arrays import keep_largest, shape_along
+from tfprune.base.output import save_figure
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 from tfprune.compact.linear_map import NotLinear, Site, linear_map
 from tfprune.compact.smaller_class import resized_by_arguments, smaller_class
@@ -20,7 +21,7 @@ from tfprune.masking.strip import FlatCopy, flat_copy, strip
 from tfprune.models.anatomy import Anatomy, Kernel, Kind, as_numpy, kind_of, to_matrix, walk
 from tfprune.models.graph import Graph, trace_to_run
 from tfprune.models.twin import config_of, layer_states, plain_parts
-from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
+from tfprune.report import Report, Skipped, new_figure, skipped_table, table
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
 # The flat copy that a plan was made of, kept so that the plan can be carried out without another one.
@@ -220,12 +221,11 @@ def _shortened(members: tuple[str, ...]) -> str:
     return ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
-    """Return a flat copy of the model that a plan was made for, with the weights that the model has now.
+def check_plan(plan: Any) -> None:
+    """Refuse everything but a plan.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
-        ValueError: If the plan was made for another model.
+        TypeError: If it is not one.
     """
     if not isinstance(plan, ShrinkPlan):
         raise ArgumentTypeError(
@@ -234,6 +234,16 @@ def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
             f"{plan!r} of type {type(plan).__name__}",
             advice="Make one with tfprune.plan_shrink(model, 0.5).",
         )
+
+
+def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
+    """Return a flat copy of the model that a plan was made for, with the weights that the model has now.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: If the plan was made for another model.
+    """
+    check_plan(plan)
     planned = None if plan.planned_copy is None else plan.planned_copy.of(model)
     if planned is not None:
         return planned

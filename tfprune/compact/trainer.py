@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.base.limit import GroupDrop, GroupLimits, Limit, largest_drop
+from tfprune.base.limit import GroupDrop, GroupLimits, Limit, check_can_lose, largest_drop
 from tfprune.base.output import Progress
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count, check_drop, check_number
 from tfprune.compact.reconstruct import RECONSTRUCTIONS
@@ -213,8 +213,8 @@ class MetricGuard:
 
     Raises:
         ValueError: If the model does not report the metric, it is not known which direction is better and there is a
-            `max_drop`, it is an accuracy and `max_drop` above 1, or the outputs are not scores of classes and there
-            are limits of classes or groups.
+            `max_drop`, it is an accuracy and `max_drop` above 1 or all that it has, or the outputs are not scores of
+            classes and there are limits of classes or groups.
     """
 
     def __init__(
@@ -231,6 +231,7 @@ class MetricGuard:
         is_known = limit.bounds_metric or limit.mode is not None or mode_of(metric)
         self._sign = sign_of(metric, limit.mode) if is_known else 0
         self.before = self(model)
+        check_can_lose(limit, {metric: self.before})
         self.max_drop = largest_drop(limit, self.before)
         self._x: Any = None
         self._groups: GroupLimits | None = None

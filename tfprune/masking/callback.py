@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import logging
 import math
 import warnings
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, Weight, allocate, check_allocation
-from tfprune.base.spec import ArgumentTypeError, check_count, check_sparsity
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_sparsity
 from tfprune.masking.grow import GRADIENT, Grow, check_grow, grow_at, uses_data
 from tfprune.masking.pruned import Pruned, count_kept
 from tfprune.masking.strip import hidden_share, masked_sparsity, pruned_layers, waits_for_data, wrappers
@@ -198,8 +199,16 @@ def _no_scores(layer: Pruned, name: str) -> np.ndarray:
 
 # The start of a fit: its steps, and what it warns of.
 
-_FEWEST_RISES = 3  # with fewer, a schedule is a jump
-_ADVISED_RISES = 5
+_FEWEST_RISES = 5  # with fewer, the usual cubic schedule removes more than half of all in one update
+_DEFAULT_UPDATES = 100
+_FURTHEST_APART = 100  # steps between updates by default, as in tfmot
+
+
+def _default_every(schedule: Schedule) -> int:
+    """Return the default number of steps between the mask updates of a schedule, whose window is in steps."""
+    if schedule.end is None:
+        return _FURTHEST_APART
+    return min(max(round((schedule.end - schedule.begin) / _DEFAULT_UPDATES), 1), _FURTHEST_APART)
 
 
 def _steps_of_fit(timed: Any, params: Mapping[str, Any], *, first: int, epoch: int, accumulated: int) -> Any:
@@ -226,7 +235,9 @@ def _steps_of_fit(timed: Any, params: Mapping[str, Any], *, first: int, epoch: i
     return timed.resolve(params["epochs"] * batches // accumulated, first=first - epoch * batches // accumulated)
 
 
-def _schedule_slips(schedule: Schedule, resolved: Schedule, *, every: int, first: int) -> Iterator[str]:
+def _schedule_slips(
+    schedule: Schedule, resolved: Schedule, *, every: int, first: int, per_call: float
+) -> Iterator[str]:
     """Yield a warning for each thing that makes a schedule prune at once where it should prune gradually.
 
     Args:
@@ -234,19 +245,29 @@ def _schedule_slips(schedule: Schedule, resolved: Schedule, *, every: int, first
         resolved: The same in steps.
         every: Steps between mask updates.
         first: The step at which training starts.
+        per_call: The most steps between two calls of the callback; infinite if it is unknown.
     """
     begin, end = resolved.begin, resolved.end
     if end is None or first >= end:
         return
     if schedule.end == 1 and not isinstance(schedule.end, float):
         yield "The pruning schedule ends after the first step: end=1 is one step. For the whole fit pass end=1.0."
+    apart = max(every, int(per_call) if math.isfinite(per_call) else 1)
     steps, initial, final = int(end - begin), resolved(int(begin)), resolved.target
-    rises = math.ceil(steps / every)
-    if rises < _FEWEST_RISES and steps >= _ADVISED_RISES and final - initial > _NOTICEABLE:
-        yield (
-            f"every={every} raises the sparsity only {'once' if rises == 1 else 'twice'} in this schedule of {steps} "
-            f"steps, from {initial:.4g} to {final:.4g}. To raise it gradually, pass every={steps // _ADVISED_RISES}."
-        )
+    rises = math.ceil(steps / apart)
+    if rises >= _FEWEST_RISES or steps < _FEWEST_RISES or final - initial <= _NOTICEABLE:
+        return
+    points = [*range(int(begin), int(end), apart), int(end)]
+    largest = max(resolved(later) - resolved(earlier) for earlier, later in itertools.pairwise(points))
+    cause = f"every={every}"
+    advice = f"leave out `every`: its default for this schedule is {_default_every(resolved)}"
+    if apart > every:
+        cause = f"A call of {apart} steps (steps_per_execution)"
+        advice = f"compile the model with steps_per_execution={max(steps // _DEFAULT_UPDATES, 1)}"
+    yield (
+        f"{cause} raises the sparsity in only {rises} update{'s' if rises > 1 else ''} of this schedule of {steps} "
+        f"steps, from {initial:.4g} to {final:.4g}, by up to {largest:.4g} in one. To raise it gradually, {advice}."
+    )
 
 
 def _ended_before(first: int, *, end: float, sparsity: float, target: float) -> str:
@@ -288,13 +309,29 @@ def _callbacks_of_fit(callback: keras.callbacks.Callback) -> list[keras.callback
     return []
 
 
-def _ended_early(step: int, *, end: float, sparsity: float, target: float) -> str:
-    """Return the warning that training ended before the schedule did."""
-    return (
-        f"Training ended at step {step}, before the pruning schedule did at step {end}: the sparsity is "
-        f"{sparsity:.4f} instead of {target:.4f}. Train longer, or let the schedule end earlier (end=0.7 ends it "
-        f"after 70 % of the fit)."
-    )
+def _ended_early(
+    callbacks: Sequence[keras.callbacks.Callback], *, step: int, end: float, of_fit: Any, lost: str, epoch: int
+) -> str:
+    """Return the warning that training ended before the schedule did.
+
+    Args:
+        callbacks: All callbacks of the fit.
+        step: The step at which training ended.
+        end: The step at which the schedule ends.
+        of_fit: The same as the user gave it: a step, or a fraction of the fit.
+        lost: The sparsity, and the one that the schedule ends with, in words.
+        epoch: The first epoch with the final sparsity, from 0.
+    """
+    stopping = [each for each in callbacks if isinstance(each, keras.callbacks.EarlyStopping) and each.stopped_epoch]
+    earlier = f"end the schedule at step {step} or earlier"
+    if isinstance(of_fit, float):
+        earlier = f"end the schedule at a smaller fraction of the fit than end={of_fit:g}"
+    if stopping:
+        name = type(stopping[0]).__name__
+        cause, advice = f"{name} ended training", f"Pass start_from_epoch={epoch} to {name}, or {earlier}"
+    else:
+        cause, advice = "Training ended", f"Train until step {end}, or {earlier}"
+    return f"{cause} at step {step}, before the pruning schedule did at step {end}: {lost}. {advice}."
 
 
 def _restored_weights(
@@ -405,18 +442,19 @@ class PruningCallback(keras.callbacks.Callback):
     trained. The sparsity is in `logs` as `sparsity`, and so in `History`, the progress bar and the callbacks listed
     after this one. If the first batch builds the model, masks are checked and set after it.
 
-    It warns, with the numbers, if the schedule is only a jump, because `every` is too large for its steps or `end` is
-    the int 1; if training ends before the schedule does; if the first update brings pruned weights
-    back, because the model was sparser than the schedule; if the sparsity rises while the learning rate is below a
-    tenth of its peak in this fit, which costs accuracy that training cannot recover (once per fit); if frozen layers
-    get no zeros, at the start and at the end; and, after all other callbacks, if one of them brought back or saved as
-    the best the weights of an epoch with fewer zeros. Where `EarlyStopping` restores weights, give it
-    `start_from_epoch`.
+    It warns, with the numbers, if the schedule is only a jump, because `every` or the model's `steps_per_execution`
+    is too large for its steps or `end` is the int 1; if training ends before the schedule does; if the first update
+    brings pruned weights back, because the model was sparser than the schedule; if the sparsity rises while the
+    learning rate is below a tenth of its peak in this fit, which costs accuracy that training cannot recover (once
+    per fit); if frozen layers get no zeros, at the start and at the end; and, after all other callbacks, if one of
+    them brought back or saved as the best the weights of an epoch with fewer zeros. Where `EarlyStopping` restores
+    weights, give it `start_from_epoch`.
 
     Args:
         schedule: The sparsity at each step, for example `schedules.Polynomial(0.9, end=5000)`. Give steps as ints, or
             fractions of this fit (its `epochs` times its steps per epoch) as floats.
-        every: Steps between mask updates, at least 1. Default 100.
+        every: Steps between mask updates, at least 1. None (the default) takes a hundredth of the schedule's length,
+            but at most 100 steps, so that a schedule of any length raises the sparsity gradually.
         budget: For channels and heads: what the model may cost when the schedule reaches its final sparsity, such as
             `tfprune.budget(flops=0.5)`. It then decides how much is removed, and the schedule only when. None (the
             default) removes what the schedule says.
@@ -442,6 +480,7 @@ class PruningCallback(keras.callbacks.Callback):
             number of steps is unknown.
         ValueError: When training begins, if data is needed and missing, or nothing uses the data.
         ValueError: If `grow` comes with a budget, or, when training begins, a pattern cannot grow.
+        ValueError: When training begins, if `fit` has another `PruningCallback`.
 
     Example:
         >>> from tfprune import schedules, wrap
@@ -463,7 +502,7 @@ class PruningCallback(keras.callbacks.Callback):
         self,
         schedule: Schedule,
         *,
-        every: int = 100,
+        every: int | None = None,
         budget: MeetsBudget | None = None,
         allocation: str | Mapping[str, float | Schedule | None] | Allocation = "uniform",
         grow: str | Grow | None = None,
@@ -475,7 +514,7 @@ class PruningCallback(keras.callbacks.Callback):
         self.grow = check_grow(grow, beside="" if budget is None else f"budget={budget!r}")
         _check_rules(allocation)
         self.schedule = _check_schedule(schedule, "schedule")
-        self.every = check_count(every, "every", least=1)
+        self.every = None if every is None else check_count(every, "every", least=1)
         self.budget, self.allocation = budget, allocation
         if isinstance(data, Iterator):
             raise ArgumentTypeError(
@@ -489,6 +528,14 @@ class PruningCallback(keras.callbacks.Callback):
         self._after_all = keras.callbacks.LambdaCallback(on_train_end=self._warn_at_end)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        several = [each for each in _callbacks_of_fit(self) if isinstance(each, PruningCallback)]
+        if len(several) > 1:
+            raise ArgumentError(
+                "callbacks",
+                "one PruningCallback in `callbacks`: each sets all masks, so the last one alone would count",
+                found=f"{len(several)}, with {' and '.join(repr(each.schedule) for each in several)}",
+                advice="Give weights schedules of their own by the `allocation` of one callback.",
+            )
         for optimizer in optimizers_of(self.model):
             check_optimizer(optimizer)
         for _, layer in wrappers(self.model):
@@ -508,6 +555,7 @@ class PruningCallback(keras.callbacks.Callback):
     def _start(self) -> None:
         """Turn fractions into steps, and do what is due at the step that training starts from."""
         self._gatherer = gatherer_of(self.model, self.data, loss=self.loss, grow=self.grow)
+        self._most_updates = max_updates_per_call(self.model)
         self._grow = self._resolved(self.grow)
         self._schedule = self._in_steps(self.schedule)
         self._allocation = self.allocation
@@ -527,7 +575,6 @@ class PruningCallback(keras.callbacks.Callback):
         start = "pruning %r from step %d on, at a sparsity of %.4f, by %r"
         _log.info(start, self.model.name, self._first, self._sparsity, self._schedule)
         self._rate = _LearningRateWatch(optimizers_of(self.model)[-1])
-        self._most_updates = max_updates_per_call(self.model)
         self._slack = 0.0
         self._has_updated = False
         self._update(self._first)
@@ -542,14 +589,22 @@ class PruningCallback(keras.callbacks.Callback):
     def _in_steps(self, schedule: Schedule) -> Schedule:
         """Resolve fractions of this fit, and warn if the schedule is a jump."""
         resolved = self._resolved(schedule)
-        for message in _schedule_slips(schedule, resolved, every=self.every, first=self._first):
+        per_call = self._most_updates / self._accumulated()
+        every = self._every(resolved)
+        for message in _schedule_slips(schedule, resolved, every=every, first=self._first, per_call=per_call):
             warnings.warn(message, stacklevel=2)
         return resolved
 
+    def _every(self, schedule: Schedule) -> int:
+        return _default_every(schedule) if self.every is None else self.every
+
     def _resolved(self, timed: Any) -> Any:
         """Resolve fractions of this fit, the epochs before its first one included."""
-        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        accumulated = self._accumulated()
         return _steps_of_fit(timed, self.params, first=self._first, epoch=self._epoch, accumulated=accumulated)
+
+    def _accumulated(self) -> int:
+        return getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
 
     def _step(self) -> int:
         # A model with steps of its own may hold several optimizers, `model.optimizer` unused.
@@ -574,7 +629,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def _update(self, step: int) -> None:
         previous, self._previous = self._previous, step
-        due = self._schedule.last_update(previous, step, self.every)
+        due = self._schedule.last_update(previous, step, self._every(self._schedule))
         sparsity: float | MeetsBudget = 0.0 if due is None else self._schedule(due)
         allocation: Any = self._allocation
         if self.budget is not None and due is not None:
@@ -601,13 +656,13 @@ class PruningCallback(keras.callbacks.Callback):
     def _is_last(self, previous: int, step: int) -> bool:
         """Return True if a schedule has its last mask update in (previous, step]."""
         return any(
-            schedule.end is not None and schedule.last_update(previous, step, self.every) == schedule.end
+            schedule.end is not None and schedule.last_update(previous, step, self._every(schedule)) == schedule.end
             for schedule in self._schedules()
         )
 
     def _next_due(self, step: int) -> int:
         """Return the first step after this one at which masks are due, or the learning rate is to be read."""
-        points = [schedule.next_update(step, self.every) for schedule in self._schedules()]
+        points = [schedule.next_update(step, self._every(schedule)) for schedule in self._schedules()]
         return min([self._rate.next_reading, *(point for point in points if point is not None)])
 
     def _rules(
@@ -617,7 +672,7 @@ class PruningCallback(keras.callbacks.Callback):
         rules: dict[str, float | None] = {}
         for pattern, value in allocation.items():
             if isinstance(value, Schedule):
-                own = value.last_update(previous, step, self.every)
+                own = value.last_update(previous, step, self._every(value))
                 rules[pattern] = None if own is None else value(own)
             else:
                 rules[pattern] = None if due is None or value is None else value * self._progress(due)
@@ -640,12 +695,14 @@ class PruningCallback(keras.callbacks.Callback):
         if not self._started:
             return
         end, step, sparsity, reached = self._schedule.end, self._step(), self._sparsity_now(), self._sparsity
+        epoch, callbacks, self._callbacks = self._final_epoch(step), self._callbacks, []
         messages = []
         if self._frozen and (end is None or step >= end or step == self._first):  # none trainable: no steps
             messages.append(self._frozen.at_end(sparsity))
         elif end is not None and step < end:
-            messages.append(_ended_early(step, end=end, sparsity=sparsity, target=self._schedule.target))
-        epoch, callbacks, self._callbacks = self._final_epoch(step), self._callbacks, []
+            lost = f"the sparsity is {sparsity:.4f} instead of {self._schedule.target:.4f}"
+            of_fit = self.schedule.end
+            messages.append(_ended_early(callbacks, step=step, end=end, of_fit=of_fit, lost=lost, epoch=epoch))
         if sparsity < reached - _NOTICEABLE:
             messages.append(_restored_weights(callbacks, sparsity=sparsity, reached=reached, epoch=epoch))
         messages += _sparse_too_late(callbacks, reached=reached, epoch=epoch)

@@ -23,7 +23,7 @@ from tfprune.masking.pruned import holds_pruned
 from tfprune.masking.strip import FlatCopy, copy_with, flat_copy, mask_zeros, score_kernels, transfer_weights
 from tfprune.models.anatomy import Anatomy, Filters, Kernel, as_numpy, selector, to_matrix
 from tfprune.models.tracing import LargestDifference, difference_in_words, first_run, run_on_numbers, same_outputs
-from tfprune.patterns import NM, Pattern
+from tfprune.patterns import NM, Pattern, as_pattern
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 from tfprune.solving.surgery import column_order
@@ -165,7 +165,7 @@ _LEAST_GAIN = 1e-6  # of the scores of a kernel
 
 def permute_channels(
     model: keras.Model,
-    pattern: Pattern,
+    pattern: str | Pattern,
     *,
     criterion: str | Criterion = "magnitude",
     filters: Filters = None,
@@ -181,7 +181,7 @@ def permute_channels(
 
     Args:
         model: A built model that can be followed, wrapped or not. It is left unchanged.
-        pattern: The pattern of the masks, `patterns.NM(n, m)`.
+        pattern: The pattern of the masks, `patterns.NM(n, m)`, in short such as `"2:4"`.
         criterion: The importance of an entry of a kernel. Default `"magnitude"`. Use that of the masks: `"wanda"` for
             Wanda. The masks should keep as much as possible of the sum.
         filters: The kernels that get masks: regular expressions for their paths, or a function of a layer. Default
@@ -213,16 +213,17 @@ def permute_channels(
         Pool & Yu, 2021, "Channel Permutations for N:M Sparsity" (NeurIPS); Zhang et al., 2024, "Plug-and-Play: An
         Efficient Post-training Pruning Method for Large Language Models" (ICLR).
     """
-    if not isinstance(pattern, NM):
-        raise ArgumentError("pattern", "`pattern` to be patterns.NM(n, m)", repr(pattern))
+    shape = as_pattern(pattern)
+    if not isinstance(shape, NM):
+        raise ArgumentError("pattern", "`pattern` to be patterns.NM(n, m), such as '2:4'", repr(pattern))
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     check_needs([criterion], data=data, loss=loss)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
-    kernels = _read_kernels(copy, pattern, filters)
+    kernels = _read_kernels(copy, shape, filters)
     gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
     scores = score_kernels(copy, kernels, criterion=criterion, gatherer=gatherer)
-    search = _Search(copy.network, kernels, scores, pattern=pattern)
+    search = _Search(copy.network, kernels, scores, pattern=shape)
     with Progress(len(copy.network.groups), verbose=verbose, unit="group") as progress:
         for group in copy.network.groups:
             for cell in _cells_of(copy.network, group):

@@ -32,7 +32,7 @@ from tfprune.models.anatomy import (
 from tfprune.models.by_attributes import UNGUARDED
 from tfprune.models.in_place import lock
 from tfprune.models.twin import TransparentWrapper, config_of
-from tfprune.patterns import PATTERNS, Pattern
+from tfprune.patterns import PATTERNS, Pattern, as_pattern
 
 # What training may do to a weight under a mask: nothing moves an entry that the mask hides.
 
@@ -325,7 +325,8 @@ class Pruned(MaskedWeights):
         weights: Names of the weights to prune, as in `masks`; None takes every kernel that mixes inputs, which
             leaves out depthwise ones.
         criterion: How important an entry is: a name among `criteria.CRITERIA`, or a `Criterion`.
-        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
+        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`, in
+            short `"1x4"`.
         latent: What becomes of the values that a mask hides: `"keep"` or `"zero"`, as in `tfprune.wrap`.
         **kwargs: Arguments of `keras.layers.Layer`. By default name, variable dtype and `trainable` are the layer's;
             it casts inputs and weights to its compute dtype itself.
@@ -359,7 +360,7 @@ class Pruned(MaskedWeights):
         super().__init__(layer, latent=latent, **{**defaults, **kwargs})
         self.autocast = False
         self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
-        self.pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+        self.pattern = as_pattern(pattern)
         self.weight_names = None if weights is None else tuple(weights)
         self.is_managed = False  # whether a callback or a loop sets the masks; `PruneLowMagnitude` trains only then
         self._has_masks = False

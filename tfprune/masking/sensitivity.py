@@ -16,7 +16,8 @@ from typing import Any
 
 import keras
 
-from tfprune.base.output import Progress, check_verbose
+from tfprune.base.limit import Limit, check_can_lose
+from tfprune.base.output import Progress, check_verbose, save_figure
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_sparsity
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import pruned_layers, sparsity_report, waits_for_data
@@ -35,7 +36,7 @@ from tfprune.models.tasks import (
     unpack_model,
 )
 from tfprune.models.training import arguments_of, check_compiled, compile_like, measured, sign_of
-from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
+from tfprune.report import Report, Skipped, install, new_figure, skipped_table, table
 
 # Report of a sensitivity scan: a table, a picture, and an allocation to start from.
 
@@ -96,7 +97,7 @@ class SensitivityReport(Report):
 
         Raises:
             TypeError: If `max_drop` is not a number.
-            ValueError: If `max_drop` is negative or not finite.
+            ValueError: If `max_drop` is negative or not finite, or an accuracy has no more than that to lose.
 
         Example:
             >>> rows = (SensitivityRow("out/kernel", 0.5, 0.97, 0.0), SensitivityRow("out/kernel", 0.9, 0.7, 0.27))
@@ -104,6 +105,7 @@ class SensitivityReport(Report):
             {'^out/kernel$': 0.5}
         """
         max_drop = check_number(max_drop, "max_drop", least=0)
+        check_can_lose(Limit(max_drop), {self.metric: self.baseline})
         return {
             f"^{re.escape(path)}$": max((row.sparsity for row in rows if row.drop <= max_drop), default=None)
             for path, rows in self._by_path()
@@ -393,7 +395,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             update_freq = check_count(update_freq, "update_freq", least=1)
         if importlib.util.find_spec("tensorboard") is None:  # Keras would find out in the middle of the first epoch
             raise ValueError(
-                'Expected the package tensorboard. Received: not installed. Run pip install "tfprune[tensorboard]".'
+                f"Expected the package tensorboard. Received: not installed. Run {install('tensorboard')}."
             )
         super().__init__(log_dir, update_freq=update_freq, **kwargs)
         self._batch_count = 0

@@ -426,10 +426,10 @@ def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tup
         if frozen:
             yield f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}", Skipped.FROZEN
         layer = layer.layer
-    offered = {id(kernel.variable): kernel.path for kernel in kernels(layer)}
-    left = [path for variable, path in offered.items() if variable not in masked]
-    if masked and left:
-        yield f"{', '.join(left)} left out by `filters` or by the pattern", Skipped.FILTERED
+    offered = {id(kernel.variable): kernel for kernel in kernels(layer)}
+    left = [kernel for variable, kernel in offered.items() if variable not in masked]
+    for reason, group in _left_out(left if masked else []).items():
+        yield f"{', '.join(group)}{reason}", Skipped.FILTERED
     others = {
         path: weight for path, weight in matrices(layer) if id(weight) not in offered and id(weight) not in masked
     }
@@ -449,6 +449,15 @@ def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tup
         yield f"no rule for {name}{which}: tfprune.register_prunable names the weights to prune", Skipped.NO_RULE
     elif not others and not offered:
         yield f"{name} has only biases, scales or statistics", Skipped.NO_KERNEL
+
+
+def _left_out(left: list[Kernel]) -> dict[str, list[str]]:
+    """Return the paths of kernels without masks, by the words that say why."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for kernel in left:
+        asked = ": depthwise, and pruned only where `filters` ask for it"
+        reasons[" left out by `filters` or by the pattern" if kernel.mixes_inputs else asked].append(kernel.path)
+    return reasons
 
 
 def _sizes(weights: dict[str, keras.Variable]) -> str:

@@ -29,7 +29,7 @@ from tfprune.models.anatomy import (
 from tfprune.models.in_place import Replace, lock_models, replace_layers
 from tfprune.models.training import compile_like
 from tfprune.models.twin import layer_inside
-from tfprune.patterns import PATTERNS, Channel, Pattern
+from tfprune.patterns import Channel, Pattern, as_pattern
 from tfprune.report import Skipped
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
@@ -266,9 +266,9 @@ def wrap(
             model that its first batch builds, or a single layer. It is left unchanged.
         criterion: The importance of an entry: a name in `criteria.CRITERIA`, such as `"magnitude"` (the default) or
             `"wanda"`, or a `Criterion`.
-        pattern: The shape of the zeros: `"unstructured"` (the default) or a `Pattern`. `"channel"` and `"head"` prune
-            channels and heads that `shrink` can remove, and wrap all kernels that make or read them (graph models
-            only).
+        pattern: The shape of the zeros: `"unstructured"` (the default) or a `Pattern`, such as `patterns.NM(2, 4)`
+            or `patterns.Block(1, 4)`, in short `"2:4"` and `"1x4"`. `"channel"` and `"head"` prune channels and heads
+            that `shrink` can remove, and wrap all kernels that make or read them (graph models only).
         filters: The weights to prune. None (the default) takes all kernels that mix inputs, including embeddings and
             recurrent kernels but not depthwise kernels. A regular expression, or a sequence of them, is searched in
             the path of each weight (`block_1/conv/kernel`); a function from a layer to a bool takes all kernels of
@@ -297,7 +297,7 @@ def wrap(
         TensorShape([8, 4])
     """
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
-    pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+    pattern = as_pattern(pattern)
     check_choice(latent, "latent", choices=LATENT)
     anatomy = Anatomy.of(model_or_layer, accepts=keras.layers.Layer, argument="model_or_layer")
     if not isinstance(model_or_layer, keras.Model):

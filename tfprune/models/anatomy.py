@@ -780,7 +780,7 @@ def train_alike(pairs: Sequence[tuple[Any, Any]]) -> None:
             counterpart.lora_alpha = layer.lora_alpha
 
 
-# What `filters` means: which weights of a model are meant.
+# `filters`: the weights of a model that a function treats.
 
 Filters = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 

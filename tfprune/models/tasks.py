@@ -18,7 +18,6 @@ import platform
 import queue
 import signal
 import sys
-import tempfile
 import threading
 import time
 import types
@@ -38,7 +37,15 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.base.folders import LONGEST_REASON, UNREADABLE, checksum, parse_json
+from tfprune.base.folders import (
+    LONGEST_REASON,
+    UNREADABLE,
+    TemporaryFolder,
+    checksum,
+    parse_json,
+    read_arrays,
+    read_data,
+)
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.report import shortened
 
@@ -81,7 +88,7 @@ def pack_model(packed: PackedModel) -> bytes:
             f"Python objects. Turn it into numbers. {WITHOUT_WORKERS}"
         )
     model = packed.model
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder, "model.keras")
         try:
             model.save(path)
@@ -104,10 +111,9 @@ def unpack_model(content: bytes) -> PackedModel:
     Raises:
         ValueError: If Keras cannot load the model here.
     """
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        arrays = dict(stored)
+    arrays = read_arrays(io.BytesIO(content))
     texts = parse_json(str(arrays["texts"]).encode())
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         path = Path(folder, "model.keras")
         path.write_bytes(arrays["model"].tobytes())
         try:
@@ -322,8 +328,10 @@ class DataReference:
         try:
             if not isinstance(self.source, Path):
                 return self.source()
-            with np.load(self.source, allow_pickle=False) as arrays:
-                return arrays["x"], arrays["y"]
+            arrays = read_data(self.source, only=("x", "y"))
+            if isinstance(arrays, np.ndarray):
+                raise TypeError("one array")
+            return arrays["x"], arrays["y"]
         except UNREADABLE as error:
             reason = shortened(" ".join(str(error).split()).removesuffix(".") or type(error).__name__, LONGEST_REASON)
             raise ValueError(
@@ -585,7 +593,7 @@ def run_tasks(
         for index, arguments in enumerate(calls):
             yield index, work(state, **arguments)
         return
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    with TemporaryFolder() as folder:
         file = Path(folder, "state")
         file.write_bytes(pack(state))
         with task_pool(file, opened, jobs=jobs, executor=executor) as pool:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
+from tfprune.base.limit import refuse_text
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, call_it, check_choice
 from tfprune.models.anatomy import check_keras, recurrent_states, walk
 from tfprune.models.graph import Graph
 
@@ -50,6 +51,7 @@ def check_kind(data: Any, *, argument: str = "data") -> None:
             argument,
             f"`{argument}` to be a tuple (x, y) of arrays, a dataset, or an iterable of batches",
             found=f"an object of type {type(data).__name__}",
+            advice=call_it(data),
         )
 
 
@@ -241,7 +243,8 @@ def classes_of(batch: Batch) -> np.ndarray:
         is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
         labels = labels.argmax(axis=1) if is_one_hot else labels
     labels = labels.reshape(-1) if labels.shape[1:] == (1,) else labels
-    if labels.ndim != 1 or not np.array_equal(labels, np.asarray(labels).astype(np.int64)):
+    refuse_text(labels, "data")
+    if labels.ndim != 1 or not np.array_equal(labels, labels.astype(np.int64)):
         raise ArgumentError(
             "data",
             "class labels in `data`: integers of shape (samples,), or one-hot",
@@ -445,6 +448,9 @@ def arguments_of(data: Any, *, argument: str = "data") -> dict[str, Any]:
             raise ArgumentError(
                 argument, f"`{argument}` to be (x, y) or (x, y, sample weights)", found=f"{len(data)} parts"
             )
+        for labels in keras.tree.flatten(data[1]):
+            if isinstance(labels, (np.ndarray, str)):
+                refuse_text(np.asarray(labels), argument)
         return dict(zip(("x", "y", "sample_weight"), data, strict=False))
     is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):

@@ -1,11 +1,13 @@
 """The command line, run as a user runs it; most of it in this process."""
 
+import argparse
 import contextlib
 import errno
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,12 +22,14 @@ import pytest
 from tiers import in_test_ci
 
 import tfprune
-from tfprune.base.spec import ArgumentWarning, warn_user
+from tfprune.base.spec import ArgumentError, ArgumentWarning, warn_user
 from tfprune.export.command_line.cli import main
+from tfprune.export.command_line.options import printed
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import encode, read_model
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.inspect import inspect
+from tfprune.export.keras_side import loading
 from tfprune.export.keras_side.loading import load_keras
 
 
@@ -195,6 +199,24 @@ def test_verify_against_the_keras_model(folder, capsys):
     assert json.loads(out)["max_abs_diff"] < 1e-5
 
 
+@pytest.mark.parametrize("name", ["model.tflite.gz", "nowhere.keras", "samples.npy"])
+def test_what_cannot_be_compared_with_is_refused_before_keras_is_imported(name, folder, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load_keras", None)
+    arguments = [
+        "verify",
+        folder / "model.tflite.gz",
+        "--against",
+        folder / name,
+        "--samples",
+        folder / "samples.npy",
+    ]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and name in err
+    if name == "model.tflite.gz":
+        words = shlex.join(["tfprune", "compare", *[str(folder / name)] * 2, "--data", str(folder / "samples.npy")])
+        assert f"Compare two of them: {words}." in err
+
+
 def test_verify_against_another_model_fails_with_code_1(folder, capsys, tmp_path):
     keras.utils.set_random_seed(1)
     keras.Sequential([keras.Input((6,)), keras.layers.Dense(40), keras.layers.Dense(3)]).save(
@@ -360,6 +382,27 @@ def test_a_misspelled_word_is_answered_with_the_right_one(arguments, words, caps
     assert re.search(words.replace("?", r"\?"), capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("A loss. Pass max_drop=0.02 or `tolerance`.", "A loss. Pass --max-drop 0.02 or --tolerance."),
+        (
+            "Pass max_drop=tfprune.Limit(max_relative_drop=0.05, metric='mae').",
+            "Pass --max-relative-drop 0.05 --metric mae.",
+        ),
+        ("Pass max_drop=tfprune.Limit(0.1, metric='mae').", "Pass --max-drop 0.1 --metric mae."),
+        ("Export it with to_tflite(tolerance=1).", "Export it with to_tflite(tolerance=1)."),
+        ("Received: 'a/tolerance=3.npy' (tolerance=None).", "Received: 'a/tolerance=3.npy' (no --tolerance)."),
+        (ArgumentError("data", "pairs in `data`", "1"), "Expected pairs in --train. Received: --train 1."),
+    ],
+)
+def test_errors_and_warnings_name_the_options_that_were_typed(message, text):
+    names = ("max_drop", "max_relative_drop", "metric", "tolerance", "train")
+    options = argparse.Namespace(**dict.fromkeys(names), arguments={"data": "--train"})
+    for form in (message, ValueError(message)) if isinstance(message, str) else (message,):
+        assert printed(form, options) == text
+
+
 @pytest.mark.parametrize("method", ["gzip", "xz", "packed"])
 def test_a_compressed_file_is_written_anew(method, folder, capsys, tmp_path):
     plain = read_model(folder / "model.tflite.gz")
@@ -443,12 +486,12 @@ MODELS = {
 SAMPLES = {
     "cut.npz": "zip file",
     "flipped.npz": "CRC",
-    "huge.npy": "allocate",
+    "huge.npy": "promises more than it holds",
     "open.npy": "EOF",
     "one.npy": "its array is a single value",
     "one.npz": "temperature is a single value",
-    "objects.npz": "Object arrays",
-    "cut.h5": "pickle",
+    "objects.npz": "Python objects",
+    "cut.h5": "as neither of them does",
     "cut.keras": "zip file",
     "folder.keras": "a folder",
 }
@@ -524,6 +567,32 @@ def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, t
         assert list(temporary.glob("*tfprune*")) == []  # TensorFlow leaves some of its own
         assert (tmp_path / end.name / "model.tflite").read_bytes() == b"old"
         assert [path.name for path in (tmp_path / end.name).iterdir() if path != temporary] == ["model.tflite"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are looked for in /proc")
+@pytest.mark.parametrize("wait", [0, 0.4, 1.0])
+def test_a_program_that_is_ended_while_it_exports_leaves_nothing_for_long(wait, folder, tmp_path, monkeypatch):
+    code = f"""
+import keras
+from tfprune.export import to_tflite
+to_tflite(keras.saving.load_model({str(folder / "model.keras")!r}), "model.tflite", verbose=0)"""
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        temporary = tmp_path / end.name / "temporary"
+        temporary.mkdir(parents=True)
+        monkeypatch.setenv("TMPDIR", str(temporary))
+        program = subprocess.Popen([sys.executable, "-c", code], cwd=temporary.parent)
+        _wait_until(lambda: list(temporary.glob("tfprune-*")))  # noqa: B023 (called at once)
+        time.sleep(wait)
+        program.send_signal(end)
+        assert program.wait(60) == -end
+        _wait_until(lambda: not _children(temporary))  # noqa: B023
+        if end == signal.SIGKILL:  # the next process does it
+            time.sleep(1.5)
+            start = "from tfprune.base.folders import TemporaryFolder; TemporaryFolder().cleanup()"
+            subprocess.run([sys.executable, "-c", start], check=True)
+        assert list(temporary.glob("*tfprune*")) == []
+        assert list(temporary.parent.iterdir()) == [temporary]
 
 
 def _export_in(place, folder):

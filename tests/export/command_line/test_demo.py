@@ -20,5 +20,5 @@ def test_both_tables_fit_a_terminal_of_100_columns():
     row = DemoRow("pruned, float32", 0.962, 84_896, 344_192, 284_014, 0.021)
     lines = str(DemoReport((row,), "ai-edge-litert 2.3.0", "demo-output", search)).splitlines()
     assert best.file.removesuffix(".tflite") in "".join(lines)
-    assert "In a browser: cd demo-output && tfprune web dense-float32.tfz pruned-float32.tfz page" in lines
+    assert "In a browser: cd demo-output && tfprune web dense-web.tfz pruned-web.tfz page" in lines
     assert max(map(len, lines)) <= 100, max(lines, key=len)

@@ -8,6 +8,7 @@ import json
 import sys
 
 import pytest
+from programs import started
 
 from tfprune.export import Generator
 from tfprune.export.command_line.cli import main
@@ -47,3 +48,11 @@ def test_each_line_of_a_conversation_is_answered(talker, monkeypatch, capsys, in
 def test_refused_options(talker, capsys, arguments, error):
     assert main(["generate", str(talker), *arguments]) != 0
     assert error in capsys.readouterr().err
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(("text", "lines"), [("the fox", 0), ("fox" * 16, 1)])
+def test_nothing_of_the_runtime_is_printed_and_errors_are(writer, tmp_path, text, lines):
+    ended = started("-m", "tfprune.export.command_line.cli", "generate", str(writer), text, folder=tmp_path)
+    assert ended.stdout.strip() == (Generator(writer).generate(text).strip() if not lines else "")
+    assert len(ended.stderr.splitlines()) == lines and ended.code == (2 if lines else 0), ended.stderr

@@ -82,6 +82,22 @@ def test_forms_of_outputs_and_labels_agree():
     )
 
 
+def test_a_class_without_samples_keeps_no_limit_and_is_named():
+    present = LABELS != 4
+    sides = BEFORE[present], BEFORE[present]
+    report = damage(*sides, (None, LABELS[present]), class_names=["a", "b", "c", "d", "e"])
+    assert report.passed and report.without_samples == ("e",) and "class e" in str(report)
+    limited = damage(*sides, (None, LABELS[present]), max_drop_per_group=0.05)
+    assert not limited.passed and limited.broken == ("no samples of class 4, so nobody knows what they lost",)
+    assert REPORT.without_samples == ()
+
+
+def test_labels_that_are_wrong_before_and_after_keep_no_limit():
+    wrong = (BEFORE.argmax(axis=1) + 1) % 5
+    report = damage(BEFORE, AFTER, (None, wrong), max_drop=0.01)
+    assert report.before.score == 0 and not report.passed and "before" in report.broken[0]
+
+
 def test_two_classes_in_one_output():
     labels = LABELS == 3
     report = damage(BEFORE[:, 3:4], AFTER[:, 3], (None, labels), class_names=["other", "three"])

@@ -8,6 +8,8 @@ import pytest
 from pages import WIDTHS, measured_at, needs_browser
 from stub_trials import DATA
 
+from tfprune.export.compressing.report import _compress_page
+
 
 class Page(HTMLParser):
     def __init__(self):
@@ -81,3 +83,18 @@ def test_the_page_fits_a_phone_and_a_desktop(found, tmp_path, width):
     measured = measured_at(width, (folder / "report.html").read_text(), tmp_path)
     assert measured["wide"] == []
     assert measured["needed"] <= measured["seen"]
+    assert measured["touching"] == []
+    assert set(measured["signs"]) == {'"\u2212"'}, "what is folded has a sign, here unfolded"
+
+
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("sizes", [(30_000, 30_100), (900, 8_000_000)], ids=["near", "far"])
+def test_labels_of_the_page_do_not_lie_on_one_another(found, tmp_path, width, sizes):
+    report = found[0]
+    better = replace(report.best, bytes=sizes[0], score=0.95, drop=-0.05, latency_ms=0.5)  # far above the limit
+    dense = replace(report.dense, bytes=sizes[1], latency_ms=0.501)
+    report = replace(report, dense=dense, front=(better, dense), tried=(dense, better))
+    page = _compress_page(report)
+    assert measured_at(width, page, tmp_path)["touching"] == []
+    assert "Grey:" not in page and page.count("Dashed: 0.01 lost, which is allowed.") == 2

@@ -5,9 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
+from refusals import refused
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tfprune.base.limit import Limit
+from tfprune.base.spec import ArgumentError
 from tfprune.export.compressing.evaluate import FileMetric
 
 DRAW = np.random.default_rng(0)
@@ -98,6 +100,28 @@ def test_what_is_not_known_of_a_metric_is_asked_for():
         FileMetric.of(Limit(0.1, metric=mean_bias), compiled())
     with pytest.raises(ValueError, match="Expected mode='max' for 'auc'"):
         FileMetric.of(Limit(0.1, metric=keras.metrics.AUC(name="auc"), mode="min"), compiled())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "limit", "expected"),
+    [
+        ((), Limit(0.1), "accuracy"),
+        (("mae", "accuracy"), Limit(0.1), "accuracy"),
+        ((keras.metrics.BinaryAccuracy(threshold=0.0),), Limit(0.1), "binary_accuracy"),
+        ((keras.metrics.AUC(name="auc"), "mae"), Limit(0.1), "auc"),
+        ((mean_bias, "mse"), Limit(max_relative_drop=0.1), "mse"),
+        ((mean_bias,), Limit(max_relative_drop=0.1), "accuracy"),
+        (("mae",), Limit(0.1, metric="accuracy"), "accuracy"),
+        (("mae",), Limit(), "mae"),
+    ],
+)
+def test_without_a_name_the_metric_is_one_that_the_model_was_compiled_with(metrics, limit, expected):
+    assert FileMetric.of(limit, compiled(*metrics)).name == expected
+
+
+def test_a_number_alone_does_not_limit_an_error_whose_unit_nobody_named():
+    with refused(ArgumentError, "max_drop"):
+        FileMetric.of(Limit(0.01), compiled("mae"))
 
 
 TWO = {"kind": np.eye(3)[[0, 1, 2, 2]], "size": np.array([[1.0], [2.0], [3.0], [5.0]])}

@@ -90,8 +90,9 @@ def test_a_regression_without_a_metric_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     data = DATA[0], DATA[1] / 3
-    with pytest.raises(ValueError, match="Expected classes as labels .* numbers with fractions. .*metric='mae'"):
+    with pytest.raises(ValueError, match="Expected classes in `y`.* not whole numbers.*metric='mae'"):
         compress(model, data, data, folder=tmp_path, verbose=0)
+    assert not [*tmp_path.rglob("*.npz")], "the next search may have a metric"
 
 
 def test_the_page_shows_smaller_errors_higher(found):

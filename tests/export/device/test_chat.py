@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from tfprune.export import Generator
+from tfprune.export.device.writer_file import CachedText
 
 TURNS = {"user": ["x", "y"], "model": ["z", "w"]}
 WITH_SYSTEM = {"system": ["v", "u"], **TURNS}
@@ -35,10 +36,42 @@ def test_a_turn_continues_the_tokens_of_all_turns(generator, writer):
 def test_only_new_tokens_are_read(generator, monkeypatch):
     talk = generator.chat()
     talk.send("a", max_tokens=2)
-    lengths, prefill = [], generator._signatures.prefill
-    monkeypatch.setattr(generator._signatures, "prefill", lambda ids: (lengths.append(len(ids)), prefill(ids)))
+    lengths, prefill = [], CachedText.prefill
+    monkeypatch.setattr(CachedText, "prefill", lambda text, ids: (lengths.append(len(ids)), prefill(text, ids)))
     talk.send("b", max_tokens=1)
     assert lengths == [5]  # the last token of the answer, the end of its turn, and all but one of the new turn
+
+
+def test_a_turn_that_was_interrupted_was_not_said(generator, monkeypatch):
+    talk, decode = generator.chat(instructions="b"), CachedText.decode
+
+    def interrupted(text, token):
+        if len(text.tokens) > 6:  # the prompt and a token of the answer
+            raise KeyboardInterrupt
+        return decode(text, token)
+
+    monkeypatch.setattr(CachedText, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        talk.send("a", max_tokens=3)
+    monkeypatch.undo()
+    assert talk.tokens == []
+    assert talk.send("a", max_tokens=2) == generator.chat(instructions="b").send("a", max_tokens=2)
+
+
+def test_what_was_heard_of_an_answer_is_kept_when_the_next_turn_begins(generator):
+    talk = generator.chat()
+    first, unheard = talk.stream("a", max_tokens=3), generator.chat().stream("b")
+    next(first)
+    heard = [*talk.tokens]
+    assert heard[:5] == [START, X, A, Y, Z] and heard[-1] == W and len(heard) > 6
+    talk.send("b", max_tokens=1)
+    assert talk.tokens[: len(heard) + 2] == [*heard, X, B]
+    with pytest.raises(ValueError, match="one turn at a time"):
+        next(first)
+    kept = [*talk.tokens]
+    first.close()
+    assert talk.tokens == kept
+    next(unheard)
 
 
 def test_a_conversation_that_is_full_is_as_it_was(generator):

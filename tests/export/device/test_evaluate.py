@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from refusals import refused
 
-from tfprune.export import Runner, evaluate, to_tflite
+from tfprune.base.spec import ArgumentTypeError
+from tfprune.export import Runner, damage, evaluate, to_tflite
 from tfprune.export.device.verify import (
     _BETTER,
     _check_metrics,
@@ -13,6 +15,8 @@ from tfprune.export.device.verify import (
     metric_name,
     samples_and_answers,
 )
+from tfprune.export.keras_side.convert import labeled_arrays
+from tfprune.models.training import Batch, arguments_of, classes_of
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.normal(size=(300, 12)).round(1)  # with ties
@@ -29,6 +33,11 @@ BINARY = RNG.integers(0, 2, 300)
         ("accuracy", np.eye(12)[CLASSES], SCORES),
         ("accuracy", BINARY, CHANCES),
         ("accuracy", RNG.integers(0, 4, (5, 6, 7)), RNG.random((5, 6, 7, 4))),
+        ("accuracy", BINARY[:, None].astype("float32"), CHANCES),
+        ("accuracy", np.eye(12)[CLASSES] * 0.9 + 0.1 / 12, SCORES),
+        ("accuracy", RNG.integers(0, 2, (300, 5)), RNG.random((300, 5))),
+        ("accuracy", RNG.integers(0, 2, (5, 6, 7, 1)), RNG.random((5, 6, 7, 1))),
+        ("binary_accuracy", RNG.integers(0, 2, (300, 5)), RNG.random((300, 5))),
         ("binary_accuracy", BINARY[:, None], CHANCES),
         ("categorical_accuracy", np.eye(12)[CLASSES], SCORES),
         ("sparse_categorical_accuracy", CLASSES, SCORES),
@@ -91,13 +100,30 @@ def test_a_metric_of_several_numbers_is_refused():
     ("y", "text"),
     [
         (CLASSES[:5], "as many rows as `x`, 300. Received: 5"),
-        (CLASSES + 1, "from 0 to 11 .* from 1 to 12"),
+        (CLASSES + 1, "labels from 1 to 12 for an output with the classes 0 to 11"),
         (RNG.random((300, 3)), r"shape, \(300, 12\)\. Received: an array of shape \(300, 3\)"),
     ],
 )
 def test_answers_that_do_not_fit_are_refused(y, text):
     with pytest.raises(ValueError, match=text):
         measure({"out": SCORES}, y, metrics="accuracy")
+
+
+@pytest.mark.parametrize("names", [np.array(["cat"] * 300), np.array(["cat"] * 300, dtype=object)])
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("y", lambda names: measure({"out": SCORES}, names, metrics="accuracy")),
+        ("y", lambda names: measure({"out": SCORES}, names, metrics="mae")),
+        ("data", lambda names: damage(SCORES, SCORES, (None, names))),
+        ("data", lambda names: labeled_arrays((SCORES, names), inputs=1, argument="data")),
+        ("data", lambda names: arguments_of((SCORES, names))),
+        ("data", lambda names: classes_of(Batch(SCORES, names))),
+    ],
+)
+def test_names_of_classes_are_refused_and_numbers_asked_for(names, argument, call):
+    with refused(ArgumentTypeError, argument):
+        call(names)
 
 
 def test_metrics_that_are_none_are_refused():
@@ -131,6 +157,11 @@ def test_a_file_gives_what_evaluate_prints(two):
     assert set(values) == {"kind_accuracy", "size_mae", "size_mse"}
     in_order = [y[info.name] for info in Runner(path).outputs]
     assert evaluate(path, (x, in_order), metrics=metrics).metrics == values
+
+
+def test_an_output_of_numbers_is_named_among_several(two):
+    with pytest.raises(ValueError, match="metrics='mae', or name another output than 'size'"):
+        evaluate(two[1], two[2])
 
 
 def test_batches_are_joined_and_metrics_of_keras_are_taken(two):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+from random import Random
 
+import damaged
 import numpy as np
 import pytest
 
 from tfprune.export import Generator
+from tfprune.export.device import writer_file
 from tfprune.export.device.writer_file import InterpretedFile, Signatures
 from tfprune.export.file.document import load_objects, save_objects
 
@@ -19,12 +23,12 @@ def generator(writer):
 
 def greedy(path, prompt, count):
     """Write with `decode` alone, a token at a time, and no other code of the generator."""
-    signatures = Signatures(InterpretedFile(str(path), threads=1))
+    text = Signatures(InterpretedFile(str(path), threads=1)).begin()
     for token in prompt[:-1]:
-        signatures.decode(token)
+        text.decode(token)
     tokens = [prompt[-1]]
     while len(tokens) <= count:
-        tokens.append(int(signatures.decode(tokens[-1]).argmax()))
+        tokens.append(int(text.decode(tokens[-1]).argmax()))
     return tokens[1:]
 
 
@@ -77,6 +81,7 @@ def test_the_cache_is_filled_to_its_end(generator):
         ([3], {"max_tokens": 0}, "max_tokens"),
         ([3], {"stop": "end"}, "texts for a text only"),
         ("the fox", {"stop": [""]}, "not empty"),
+        ("the \ud83d fox", {}, "whole characters.*ud83d"),
     ],
 )
 def test_refusals(generator, prompt, settings, error):
@@ -84,10 +89,73 @@ def test_refusals(generator, prompt, settings, error):
         generator.generate(prompt, **settings)
 
 
-@pytest.mark.parametrize("prompt", [[[3, 4]], [0.5], None])
+@pytest.mark.parametrize("prompt", [[[3, 4]], [0.5], None, [[3], [4, 5]], b"the fox"])
 def test_prompts_of_other_types(generator, prompt):
     with pytest.raises(TypeError, match="a flat list of token ids"):
         generator.generate(prompt)
+
+
+@pytest.mark.parametrize("stop", [3, None, b"the"])
+def test_stops_of_other_types(generator, stop):
+    with pytest.raises(TypeError, match=f"a list of texts and token ids. Received: stop={stop!r}"):
+        generator.generate("the fox", stop=stop)
+
+
+def test_after_an_interrupted_call_the_text_is_that_of_a_fresh_generator(writer):
+    work = damaged.interrupting(writer)
+    ends = {work(Random(number)) for number in range(200)}
+    assert len(ends) == 10, "five kinds of calls, in both runtimes"
+
+
+@pytest.mark.parametrize("name", ["stream", "perplexity", "generate"])
+def test_a_text_cannot_go_on_after_another_was_begun(generator, name):
+    calls = {"stream": lambda ids: next(generator.stream(ids)), "perplexity": generator.perplexity}
+    call = calls.get(name, generator.generate)
+    expected = call([9, 2, 4]), generator.generate([3, 5, 7], max_tokens=3)
+    stream = generator.stream([3, 5, 7], max_tokens=3)
+    assert next(stream) == expected[1][0]
+    assert call([9, 2, 4]) == expected[0]
+    with pytest.raises(ValueError, match="one text at a time"):
+        next(stream)
+    assert generator.generate([3, 5, 7], max_tokens=3) == expected[1]
+
+
+def test_threads_write_their_own_text_or_are_refused(writer):
+    generator = Generator(writer, threads=1)
+    prompts = {name: [name, 5, 7, 9] for name in (3, 4)}
+    expected = {name: generator.generate(prompt, max_tokens=4) for name, prompt in prompts.items()}
+    ends = []
+
+    def write(name):
+        for _ in range(20):
+            try:
+                ends.append(generator.generate(prompts[name], max_tokens=4) == expected[name])
+            except ValueError as error:
+                ends.append("one text at a time" in str(error))
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in prompts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends == [True] * 40
+
+
+@pytest.mark.parametrize("is_in_place", [True, False])
+def test_scores_that_are_no_numbers_are_refused_and_leave_no_trace(writer, tmp_path, monkeypatch, is_in_place):
+    model = load_objects(writer.read_bytes())
+    positions = next(t for t in model.subgraphs[0].tensors if t.name == b"decode_weight_1:0")
+    values = np.array(model.buffers[positions.buffer].data).view(np.float32).reshape(positions.shape)
+    values[8:] = np.nan  # what a longer text leaves in the caches
+    model.buffers[positions.buffer].data = values.reshape(-1).view(np.uint8)
+    (tmp_path / "damaged.tflite").write_bytes(save_objects(model))
+    monkeypatch.setattr(writer_file, "_has_compiled_model", lambda: is_in_place)
+    damaged_generator = Generator(tmp_path / "damaged.tflite", threads=1)
+    assert damaged_generator.runtime.endswith("in place") == is_in_place
+    for call in (damaged_generator.perplexity, damaged_generator.generate):
+        with pytest.raises(ValueError, match=r"scores that are numbers. Received: nan after (9|10) tokens"):
+            call([3] * 10)
+        assert damaged_generator.generate([3, 5, 7], max_tokens=3) == greedy(writer, [3, 5, 7], 3)
 
 
 def test_other_files(writer, tmp_path):

@@ -29,9 +29,9 @@ def call(writer):
 
 
 def scores(path):
-    signatures = Signatures(InterpretedFile(str(path), threads=1))
-    signatures.prefill(PROMPT[:-1])
-    return np.array([signatures.decode(token) for token in PROMPT])
+    text = Signatures(InterpretedFile(str(path), threads=1)).begin()
+    text.prefill(PROMPT[:-1])
+    return np.array([text.decode(token) for token in PROMPT])
 
 
 @pytest.mark.programs

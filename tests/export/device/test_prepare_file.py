@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -50,10 +53,13 @@ def test_a_crash_is_remembered_and_the_interpreter_writes_the_same(copied, attem
         generator = Generator(copied, threads=1)
         assert "in place" not in generator.runtime
         assert generator.generate(PROMPT, max_tokens=6) == expected
-    assert len(attempts) == 1
+    assert len(attempts) == 2, "one keeps the weights on the disk, which may be full"
 
 
-@pytest.mark.parametrize("change", ["other content", "other time", "weights cut short", "record cut short"])
+CHANGES = ["other content", "other time", "weights cut short", "record cut short", "weights lost", "weights damaged"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_files_and_folders_that_changed_are_prepared_again(copied, attempts, change):
     folder, status = copied.with_name(copied.name + ".cache"), copied.stat()
     if change == "other content":
@@ -64,18 +70,35 @@ def test_files_and_folders_that_changed_are_prepared_again(copied, attempts, cha
         os.utime(copied, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     else:
         part = folder / (writer_file._WEIGHTS if change.startswith("weights") else writer_file._RECORD)
-        part.write_bytes(part.read_bytes()[:-1])
+        content = part.read_bytes()
+        middle = len(content) // 2
+        damaged = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        # Zeros are what a disk keeps of a file that was not written before the power went.
+        part.write_bytes({"lost": bytes(len(content)), "damaged": damaged}.get(change.split()[1], content[:-1]))
     PreparedFile(copied, threads=1)
-    assert len(attempts) == 1
+    assert attempts
 
 
-def test_an_attempt_without_memory_is_repeated(copied, monkeypatch):
+@pytest.mark.parametrize("reasons", [["killed by SIGKILL (out of memory?)"], ["killed by SIGABRT", ""]])
+def test_an_attempt_without_memory_or_room_is_repeated(copied, monkeypatch, reasons):
     shutil.rmtree(f"{copied}.cache")
-    reason = "killed by SIGKILL (out of memory?)"
-    monkeypatch.setattr(writer_file, "run_job", lambda *_, **__: Completed(ok=False, reason=reason, output=""))
+    ends = (Completed(ok=not reason, reason=reason, output="") for reason in reasons)  # the second keeps no weights
+    monkeypatch.setattr(writer_file, "run_job", lambda *_, **__: next(ends))
     assert "in place" not in Generator(copied, threads=1).runtime
     monkeypatch.undo()
     assert Generator(copied, threads=1).runtime.endswith("in place")
+
+
+def test_an_interrupted_start_leaves_nothing_behind(copied, monkeypatch):
+    shutil.rmtree(f"{copied}.cache")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer_file, "run_job", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Generator(copied, threads=1)
+    assert [path.name for path in copied.parent.iterdir()] == [copied.name]
 
 
 def test_a_folder_that_cannot_be_written(copied, attempts, monkeypatch):
@@ -97,12 +120,62 @@ class _Folder:
         self.name = str(path)
 
 
+def test_all_that_a_record_names_is_on_the_disk_before_it(copied, monkeypatch):
+    shutil.rmtree(f"{copied}.cache")
+    synced, fsync = [], os.fsync
+
+    def recorded(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((path.name, (path.parent / writer_file._RECORD).exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    assert Generator(copied, threads=1).runtime.endswith("in place")
+    assert synced[:2] == [(writer_file._WEIGHTS, False), (writer_file._RECORD, True)]
+    assert synced[2][0].startswith(f".{copied.name}-") and synced[3][0] == copied.parent.name
+
+
+@pytest.mark.parametrize("kind", ["packed", "plain"])
+def test_a_full_disk_leaves_nothing_behind(copied, monkeypatch, kind):
+    shutil.rmtree(f"{copied}.cache")
+    path, temporary = copied, copied.parent / "temporary"
+    if kind == "packed":
+        path = copied.with_name("writer.tfz")
+        path.write_bytes(pack(copied.read_bytes()))
+    temporary.mkdir()
+    monkeypatch.setattr(writer_file.tempfile, "tempdir", str(temporary))
+    before = {each.name for each in copied.parent.iterdir()}
+    with _full_disk():
+        if kind == "packed":
+            with pytest.raises(ValueError, match=r"room to unpack '.*writer.tfz'.* Free some space"):
+                Generator(path, threads=1)
+        else:
+            assert "in place" not in Generator(path, threads=1).runtime
+    assert {each.name for each in copied.parent.iterdir()} - {f"{path.name}.cache"} == before
+    assert not [*temporary.iterdir()]
+    assert Generator(path, threads=1).runtime.endswith("in place"), "the disk is not full any more"
+
+
+@contextmanager
+def _full_disk():
+    """Let no file become longer than a job's: the system refuses the rest, here and in children."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.mark.programs
 def test_packed_files(copied):
     expected = Generator(copied, threads=1).generate("the fox", max_tokens=6)
     packed = copied.with_name("writer.tfz")
     packed.write_bytes(pack(copied.read_bytes()))
-    for _ in range(2):
+    model = packed.with_name("writer.tfz.cache") / writer_file._MODEL
+    for _ in range(3):
         generator = Generator(packed, threads=1)
         assert generator.runtime.endswith("in place")
         assert generator.generate("the fox", max_tokens=6) == expected
+        assert model.read_bytes() == copied.read_bytes()
+        model.write_bytes(bytes(model.stat().st_size))  # the next start writes it again

@@ -4,7 +4,9 @@ import contextlib
 import subprocess
 import sys
 import textwrap
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -344,6 +346,40 @@ Runner({str(cases["dense"].path)!r}); inspect({str(cases["dense"].path)!r})
 print(sorted({{'keras', 'tensorflow'}} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@pytest.mark.skipif(find_spec("tflite_micro") is None, reason="tflite-micro is not installed (extra `micro`)")
+def test_questions_about_a_file_need_no_keras(cases):
+    code = f"""
+import sys
+sys.modules["keras"] = sys.modules["tensorflow"] = None
+from tfprune.export import micro_support, sparse_inference, vela
+assert micro_support({str(cases["dense"].path)!r}).runs
+assert not sparse_inference({str(cases["dense"].path)!r}).sparsity
+try:
+    micro_support(3)
+except TypeError as error:
+    print(error)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Expected a Keras model, or a path" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["dense", "int8", "int8_float_io"])
+def test_pixels_are_not_taken_in_silence(cases, name):
+    runner = Runner(cases[name].path)
+    pixels = np.arange(20, 20 + cases[name].inputs[:2].size, dtype=np.uint8).reshape(cases[name].inputs[:2].shape)
+    if name == "int8":
+        with pytest.raises(
+            ValueError, match="real numbers between .* Received: uint8 from 0 to 255.* clipped. Scale"
+        ):
+            runner.predict(pixels)
+        return
+    with pytest.warns(UserWarning, match=r"Input '\w+' takes floats, and gets uint8 from \d+ to \d+, as they are"):
+        given = runner.predict(pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(runner.predict(pixels.astype(np.float32)), given)
+        runner.predict(pixels > 100)
 
 
 def test_public_names_are_lazy_and_complete():

@@ -245,6 +245,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_bytes_that_do_not_unpack_to_what_was_checked_are_not_written(tmp_path, method):
+    path = tmp_path / "model.bin"
+    write_atomically(path, PACKED[method], holds=MODEL)
+    assert read_model(path) == MODEL
+    other = encode(MODEL[:-1] + b"\0", method)
+    for wrong in (other, PACKED[method][:-1], PACKED[method] + b"\1", b""):
+        with pytest.raises(
+            ValueError, match=r"unpacks to the [\d,]+ bytes that were checked\. Received: '.*model\.bin'"
+        ):
+            write_atomically(path, wrong, holds=MODEL)
+    assert path.read_bytes() == PACKED[method]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_targets_that_cannot_be_written_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"it is a folder. Add a file name"):
         write_atomically(tmp_path, b"")

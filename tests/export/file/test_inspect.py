@@ -104,9 +104,9 @@ def test_the_tables_show_weights_sums_and_codings():
     assert columns["CSR, offsets"] == ["251", "157", "408", "40.8%", "1"]
     assert columns["smallest of each weight"] == ["250", "125", "375", "37.5%", "0"]
     assert columns["entropy bound"][1:] == ["200", "100", "300", "30.0%"]
-    assert columns["this file"][1:] == ["1,000", "0", "1,000", "100.0%"]
+    assert columns["file, unpacked"][1:] == ["1,000", "0", "1,000", "100.0%"]
     assert columns["whole packed file"][-2:] == ["900", "90.0%"]
-    assert "Only `this file` was measured; the rest are estimates." in totals
+    assert "Only `file, unpacked` was measured; the rest are estimates." in totals
     assert "whole packed" not in str(replace(MODEL, file_bytes=4000))
 
 

@@ -54,7 +54,7 @@ def test_the_export_table_says_what_was_written():
     assert "out/net.tflite" in lines["exported"]
     assert "900" in lines["bytes"]
     assert "4,000" in lines["unpacked bytes"]
-    assert "250 of 1,000 entries non-zero (75.0% zeros)" in lines["kernels"]
+    assert "250 of 1,000 entries non-zero (75.0% zeros)" in lines["all kernels"]
     assert "2.5e-07 (limit: 0.0001 x the largest output)" in lines["difference"]
     scaled = str(dataclasses.replace(EXPORT, scale=4.0))
     assert "2.5e-07 (limit: 0.0004 = 0.0001 x the largest output)" in scaled

@@ -56,6 +56,8 @@ def test_the_report_has_both_values(model, labels, tmp_path):
     assert lost.before == pytest.approx(model.evaluate(X, labels, verbose=0, return_dict=True)["accuracy"])
     assert "accuracy        0.9000 (Keras: 0.9000)" in str(report)
     assert report.as_dict()["lost"][0]["before"] == 0.9
+    named = Limit(0.01, data=(X, {Runner(tmp_path / "m.tflite").outputs[0].name: labels}))
+    assert to_tflite(model, tmp_path / "m.tflite", max_drop=named).lost == report.lost
 
 
 def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, moves):

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
 from tiers import first
 
+from tfprune.base.spec import ArgumentError, ArgumentWarning
 from tfprune.export.device.runner import Runner
 from tfprune.export.keras_side.convert import _MOST_SAMPLES, _split, labeled_arrays, read_calibration, read_check_on
 from tfprune.export.keras_side.prepare import ModelInput, Signature, signature
@@ -135,10 +137,11 @@ def test_calibration_is_split_into_single_samples_in_order():
 def test_calibration_is_read_no_further_than_needed():
     def endless():
         while True:
-            yield np.zeros((300, 4))
+            yield many[:300]
 
-    repeated = tf.data.Dataset.from_tensor_slices(np.zeros((300, 4))).batch(64).repeat()
-    for data in (endless(), repeated, np.zeros((900, 4))):
+    many = RNG.normal(size=(900, 4))
+    repeated = tf.data.Dataset.from_tensor_slices(many[:300]).batch(64).repeat()
+    for data in (endless(), repeated, many):
         assert len(_split(read_calibration(data, ONE))) == _MOST_SAMPLES
 
 
@@ -232,3 +235,44 @@ def test_labeled_data_of_several_inputs_are_joined_for_each():
 def test_labeled_data_that_cannot_be_read_are_refused(data, error, words):
     with pytest.raises(error, match=words):
         labeled_arrays(data, inputs=1, argument="train_data")
+
+
+@pytest.mark.parametrize(
+    "constant", [np.zeros((200, 4)), np.repeat(X[:1], 200, axis=0), np.zeros((1, 4)), [X[:1], X[:1]]]
+)
+def test_calibration_that_moves_no_range_is_refused(constant):
+    with refused(ArgumentError, "calibration"):
+        read_calibration(constant, ONE)
+
+
+@pytest.mark.parametrize("few", [X[:2], X[:1]])
+def test_one_sample_of_several_numbers_calibrates(few):
+    assert read_calibration(few, ONE)
+
+
+def test_an_input_that_stays_the_same_while_others_vary_is_named():
+    inputs = Signature((ModelInput("b", (None, 3), "float32"), ModelInput("state", (None, 2), "float32")), "list")
+    with pytest.warns(ArgumentWarning, match="the same values of 'state' in all 40 samples"):
+        assert read_calibration([LEFT, np.zeros_like(RIGHT)], inputs)
+
+
+@pytest.mark.parametrize("argument", ["calibration", "check_on"])
+def test_samples_with_the_same_outputs_are_no_evidence(argument, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(2)])
+    data = {"calibration": X, argument: np.concatenate([X, -X])[:, :1] * np.float32([1, 0, 0, 0])}
+    model.layers[0].set_weights([np.eye(4, 3, k=-1, dtype="float32"), np.ones(3, "float32")])
+    with refused(ArgumentError, argument):
+        to_tflite(model, tmp_path / "m.tflite", quantize="int8", **data)
+    assert not [*tmp_path.iterdir()]
+
+
+def make_batches():
+    yield X
+
+
+@pytest.mark.parametrize("argument", ["calibration", "check_on"])
+def test_a_function_that_makes_data_is_to_be_called(argument):
+    read = read_calibration if argument == "calibration" else read_check_on
+    with pytest.raises(TypeError, match=r"type function. Call it: make_batches\(\)\."):
+        read(make_batches, ONE)
+    read(make_batches(), ONE)

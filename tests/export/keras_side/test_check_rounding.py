@@ -1,16 +1,20 @@
-"""int8 files that rounding explains pass, and others do not. The truth is the fault that was put in, if any."""
+"""Files that rounding explains pass, and others do not. The truth is the fault that was put in, if any."""
+
+import functools
 
 import keras
 import numpy as np
 import pytest
-from tiers import first
+from faults import FAULTS, scaled
+from faults import layers as layers_of
+from tiers import first, in_test_ci
 
 import tfprune
 from tfprune.export import Runner, to_tflite
-from tfprune.export.file import schema
-from tfprune.export.file.document import add_values, load_objects, operator_name, save_objects
+from tfprune.export.file import container
+from tfprune.export.file.document import load_objects, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.keras_side.convert import convert_prepared
+from tfprune.export.keras_side.convert import INTEGERS, convert_prepared
 
 layers = keras.layers
 CONVERT = "tfprune.export.keras_side.to_tflite.convert_prepared"
@@ -19,12 +23,28 @@ X = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
 STEPS = (
     r"a constant of \w+ '.*' is up to \d+\.\d steps of its scale from the model's in column \d+; rounding leaves 1"
 )
+# For each format a fault that leaves the outputs within its tolerance.
+SMALL = {
+    "float16": "a channel's scale x1.1",
+    "dynamic": "scale x1.1",
+    "int8": "bias zeroed",
+    "int16x8": "largest weight negated",
+    "int4": "a channel zeroed",
+}
+PLANTED = [(form, fault) if fault == SMALL[form] else in_test_ci((form, fault)) for form in SMALL for fault in FAULTS]
+REFUSED = r"a constant of \w+ '.*' is up to|' ends with the activation NONE|the output of \w+ '.*' is up to"
 
 
 def build():
     keras.utils.set_random_seed(0)
     hidden = [layers.Conv2D(8, 3, activation="relu"), layers.DepthwiseConv2D(3, activation="relu")]
-    return keras.Sequential([keras.Input((8, 8, 3)), *hidden, layers.Flatten(), layers.Dense(4)])
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), *hidden, layers.Flatten(), layers.Dense(16, "relu"), layers.Dense(4)]
+    )
+    for layer in model.layers:
+        for bias in layer.weights[1:]:
+            bias.assign(0.1 * np.random.default_rng(0).normal(size=bias.shape))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +53,39 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def content(model, tmp_path_factory, converting_here):
-    path = tmp_path_factory.mktemp("honest") / "m.tflite"
-    with converting_here():
-        report = to_tflite(model, path, quantize="int8", calibration=X, optimize="dense")
-    assert report.tolerance == 0.35
-    assert "calibration data only: pass other samples as check_on" in str(report)
-    return path.read_bytes()
+def export(model, tmp_path_factory, converting_here):
+    """Return a function that exports in a format; the converter works once for each, and its file may be replaced."""
+    path = tmp_path_factory.mktemp("checked") / "m.bin"
+    given = {}
+
+    def convert(*arguments, form=None, beside=None, **settings):
+        key = form or beside, form is None
+        if key not in given:
+            others = {"beside": beside} if form is None else {"form": form}
+            given[key] = convert_prepared(*arguments, **others, **settings)
+        return given[key]
+
+    def export_as(form, file=None, **options):
+        def replaced(*arguments, **settings):
+            content = convert(*arguments, **settings)
+            return ModelFile(save_objects(file)) if file and "form" in settings else content
+
+        path.unlink(missing_ok=True)
+        calibration = X if form in INTEGERS else None
+        with converting_here(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CONVERT, replaced)
+            report = to_tflite(
+                model, path, quantize=form, calibration=calibration, optimize="dense", verbose=0, **options
+            )
+        return path.read_bytes(), report
+
+    return export_as
+
+
+@pytest.fixture(scope="module")
+def honest(export):
+    """Return a function that opens the right file of a format."""
+    return functools.cache(lambda form: export(form)[0])
 
 
 def let_int8_be(file, monkeypatch):
@@ -51,57 +97,61 @@ def let_int8_be(file, monkeypatch):
     monkeypatch.setattr(CONVERT, convert)
 
 
-def export(model, path, monkeypatch, file, **options):
-    let_int8_be(file, monkeypatch)
-    return to_tflite(model, path, quantize="int8", calibration=X, optimize="dense", **options)
+@pytest.mark.parametrize(("form", "fault"), PLANTED)
+def test_a_planted_fault_is_refused_in_each_format(export, honest, form, fault):
+    file = load_objects(honest(form))
+    if not any(FAULTS[fault](layer, np.random.default_rng(0)) for layer in layers_of(file)):
+        assert (form, fault) in [("float16", "the output's scale x1.1"), ("dynamic", "the output's scale x1.1")]
+        return
+    with pytest.raises(ValueError, match=REFUSED):
+        export(form, file)
 
 
-def kernels(file):
-    graph = file.subgraphs[0]
-    weights = [operator.inputs[1] for operator in graph.operators if len(operator.inputs) == 3]
-    return [graph.tensors[index] for index in weights]
+@pytest.mark.parametrize("compress", [None, "gzip", "packed"])
+def test_a_fault_planted_while_a_checked_file_is_packed_is_refused(export, monkeypatch, compress):
+    encode = container._encode
+
+    def wrong(content, method):
+        file = load_objects(content)
+        scaled(1.1)(next(layers_of(file)), None)
+        return encode(save_objects(file), method)
+
+    monkeypatch.setattr(container, "_encode", wrong)
+    with pytest.raises(ValueError, match=r"Expected a file that unpacks to the [\d,]+ bytes that were checked"):
+        export("int8", compress=compress)
 
 
-def scaled(factor):
-    def change(file, tensor):
-        tensor.quantization.scale = tensor.quantization.scale * np.float32(factor)
-
-    return change
-
-
-def negated(file, tensor):
-    """Negate the largest weight of a kernel."""
-    integers = file.buffers[tensor.buffer].data.view(np.int8).astype(np.int32)
-    along = [1] * len(tensor.shape)
-    along[tensor.quantization.quantizedDimension] = -1
-    real = integers.reshape(tensor.shape) * tensor.quantization.scale.reshape(along)
-    integers[np.abs(real).argmax()] *= -1
-    tensor.buffer = add_values(file, integers.clip(-127, 127).astype(np.int8))
+def test_a_report_of_integers_shows_the_root_mean_square_of_the_difference(model, export, honest):
+    report = export("int8")[1]
+    difference = Runner(honest("int8")).predict(X) - np.asarray(model(X))
+    assert report.rms_diff == pytest.approx(np.sqrt(np.square(difference, dtype=np.float64).mean()), rel=1e-4)
+    assert f"root mean square  {report.rms_diff:.3g}"[:20] in str(report)
 
 
 @pytest.mark.parametrize("place", first(0, 1, 2))
-@pytest.mark.parametrize("change", first(scaled(1.2), scaled(0.8), negated), ids=["1.2", "0.8", "negated"])
-def test_a_kernel_that_is_not_the_models_is_refused(model, content, tmp_path, monkeypatch, change, place):
-    file = load_objects(content)
-    change(file, kernels(file)[place])
+@pytest.mark.parametrize("change", first(scaled(1.2), scaled(0.8)), ids=["1.2", "0.8"])
+def test_a_kernel_that_is_not_the_models_is_named_and_nothing_is_written(export, honest, change, place):
+    file = load_objects(honest("int8"))
+    change([*layers_of(file)][place], None)
     with pytest.raises(ValueError, match=STEPS):
-        export(model, tmp_path / "m.tflite", monkeypatch, file)
-    assert not [*tmp_path.iterdir()]
+        export("int8", file)
 
 
-def test_the_number_of_before_stays_available(model, content, tmp_path, monkeypatch):
-    file = load_objects(content)
-    negated(file, kernels(file)[0])
-    report = export(model, tmp_path / "m.tflite", monkeypatch, file, tolerance=0.35)
+def test_the_number_of_before_stays_available(model, export, honest):
+    file = load_objects(honest("int8"))
+    FAULTS["largest weight negated"](next(layers_of(file)), None)
+    report = export("int8", file, tolerance=0.35)[1]
     assert report.tolerance == 0.35 > report.max_abs_diff / np.abs(model(X)).max()
 
 
-def test_an_operator_that_is_not_the_models_is_refused(model, content, tmp_path, monkeypatch):
-    file = load_objects(content)
-    (operator,) = (each for each in file.subgraphs[0].operators if operator_name(file, each) == "FULLY_CONNECTED")
-    operator.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
+def test_an_operator_that_is_not_the_models_is_refused(export, honest):
+    """The scale of what a layer makes is another one: its constants are right, and its outputs are not."""
+    file = load_objects(honest("int8"))
+    (operator, _) = (each for each in file.subgraphs[0].operators if operator_name(file, each) == "FULLY_CONNECTED")
+    tensor = file.subgraphs[0].tensors[operator.outputs[0]]
+    tensor.quantization.scale = tensor.quantization.scale * np.float32(1.2)
     with pytest.raises(ValueError, match=r"the output of FULLY_CONNECTED '.*' is up to \d+\.\d steps from what its"):
-        export(model, tmp_path / "m.tflite", monkeypatch, file)
+        export("int8", file)
 
 
 def test_a_float_file_that_is_not_the_models_is_refused(model, tmp_path, monkeypatch):
@@ -126,9 +176,8 @@ def test_small_outputs_beside_large_ones_are_judged_by_their_own_column(tmp_path
     options = {"quantize": "int8", "calibration": x, "optimize": "dense"}
     to_tflite(model, tmp_path / "m.tflite", **options)
     file = load_objects((tmp_path / "m.tflite").read_bytes())
-    (kernel,) = kernels(file)
-    values = file.buffers[kernel.buffer].data.view(np.int8).reshape(2, 8)
-    kernel.buffer = add_values(file, values * np.int8([[1], [-1]]))
+    (layer,) = layers_of(file)
+    layer.put_rows(layer.rows * np.int8([[1], [-1]]))
     let_int8_be(file, monkeypatch)
     to_tflite(model, tmp_path / "n.tflite", **options, tolerance=0.35)
     with pytest.raises(ValueError, match="in column 1; rounding"):
@@ -163,7 +212,7 @@ def test_a_model_that_was_trained_to_round_is_compared_as_well(model, tmp_path, 
     options = {"quantize": "int8", "check_on": X, "optimize": "dense"}
     to_tflite(trained, tmp_path / "m.tflite", **options)
     file = load_objects((tmp_path / "m.tflite").read_bytes())
-    negated(file, kernels(file)[-1])
+    FAULTS["largest weight negated"]([*layers_of(file)][-1], None)
     let_int8_be(file, monkeypatch)
     with pytest.raises(ValueError, match=STEPS):
         to_tflite(trained, tmp_path / "n.tflite", **options)

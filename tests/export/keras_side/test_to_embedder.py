@@ -41,8 +41,9 @@ def test_vectors_are_those_of_keras(encoder, tokenizer, tmp_path):
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     with pytest.raises(ValueError, match="at most 16 tokens. Received: 20 in text 1"):
         embedder.encode(["dog", "dog " * 18])
-    with pytest.raises(TypeError, match="a list of texts"):
-        embedder.encode("dog")
+    for texts in ("dog", 3, ["dog", 3]):
+        with pytest.raises(TypeError, match="a list of texts"):
+            embedder.encode(texts)
     with pytest.raises(ValueError, match="at least one text"):
         embedder.encode([])
 
@@ -53,6 +54,11 @@ def test_refusals(encoder, tokenizer, writer, tmp_path):
         to_embedder(encoder, path, tokenizer=tokenizer, length=17)
     with pytest.raises(ValueError, match="a tokenizer of word pieces.*GPT2Tokenizer"):
         to_embedder(encoder, path, tokenizer=hub_models.gpt2_tokenizer(), length=16)
+    for texts in ("dog", 3, ["dog", 3]):
+        with pytest.raises(TypeError, match="a list of texts"):
+            to_embedder(encoder, path, tokenizer=tokenizer, length=16, check_on=texts)
+    with pytest.raises(ValueError, match="whole characters"):
+        to_embedder(encoder, path, tokenizer=tokenizer, length=16, check_on=["dog \ud83d"])
     plain = keras.Sequential([keras.Input((3,), name="values"), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="an encoder with the inputs"):
         to_embedder(plain, path, tokenizer=tokenizer)

@@ -85,8 +85,9 @@ def test_number_formats_of_tied_tables_behind_a_scaled_norm(tmp_path):
     size = 4 * model.count_params()
     for scheme, most, allowed in (("int8", 0.3, 0.1), ("int4", 0.17, 0.4)):
         path = tmp_path / "writer.tflite"
-        report = to_generator(model, path, length=16, prefill=(4,), quantize=scheme, check_on=[PROMPT], max_tokens=8)
+        report = to_generator(model, path, length=16, prefill=(4,), quantize=scheme, check_on=[PROMPT])
         assert report.difference < allowed and report.written == 8
+        assert report.perplexity > 1 and report.prefill_speed > 0, "half of the length is left for the prompt"
         tables = [each for each in read(path.read_bytes()).weights if 500 in each.shape and each.dtype != "float16"]
         assert len(tables) == 1, "float16 are scales of blocks"
         assert path.stat().st_size < most * size + 150_000
@@ -164,11 +165,13 @@ def test_refused_arguments(tmp_path):
         ({"length": 16, "quantize": "int2"}, "int2"),
         ({"length": 16, "check_on": [[1]]}, "at least two ids from 0 to 49"),
         ({"length": 16, "check_on": [[1, 50]]}, "from 0 to 49"),
+        ({"length": 16, "check_on": ["the \ud83d fox"]}, "whole characters"),
     ):
         with pytest.raises(ValueError, match=error):
             to_generator(model, tmp_path / "writer.tflite", **settings)
-    with pytest.raises(TypeError, match="a list of texts"):
-        to_generator(model, tmp_path / "writer.tflite", length=16, check_on="the fox")
+    for texts in ("the fox", 3):
+        with pytest.raises(TypeError, match="a list of texts"):
+            to_generator(model, tmp_path / "writer.tflite", length=16, check_on=texts)
 
 
 @pytest.mark.programs

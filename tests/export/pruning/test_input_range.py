@@ -3,11 +3,19 @@
 import flatbuffers
 import numpy as np
 import pytest
+from refusals import refused
 
+from tfprune.base.spec import ArgumentError
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.document import load_objects, with_metadata
-from tfprune.export.pruning.prune import _compare_outputs, _constant_outputs, prune_tflite
-from tfprune.export.pruning.samples import check_range, input_range, spread_over
+from tfprune.export.pruning.prune import _compare_outputs, prune_tflite
+from tfprune.export.pruning.samples import (
+    check_range,
+    constant_outputs,
+    input_range,
+    refuse_same_outputs,
+    spread_over,
+)
 
 
 def metadata(*, stats=None, normalization=None):
@@ -116,15 +124,15 @@ def test_the_report_warns_of_samples_that_hardly_change_the_outputs(cases, tmp_p
 def test_outputs_that_hardly_change():
     generator = np.random.default_rng(0)
     values = generator.normal(size=(32, 4))
-    assert not _constant_outputs({"x": values}, samples=32)
-    assert "'x' of the dense file hardly changes" in _constant_outputs({"x": 1 + 0.01 * values}, samples=32)[0]
+    assert not constant_outputs({"x": values}, samples=32)
+    assert "'x' of the dense file hardly changes" in constant_outputs({"x": 1 + 0.01 * values}, samples=32)[0]
     one_class = np.abs(values) + [0, 9, 0, 0]
-    assert "at the same index for all samples" in _constant_outputs({"x": one_class}, samples=32)[0]
-    assert not _constant_outputs({"x": np.array(3.0)}, samples=32)
+    assert "at the same index for all samples" in constant_outputs({"x": one_class}, samples=32)[0]
+    assert not constant_outputs({"x": np.array(3.0)}, samples=32)
 
 
 def test_errors_of_large_outputs_are_those_of_small_ones(monkeypatch):
-    from tfprune.export.pruning import prune as module
+    from tfprune.export.pruning import samples as module
 
     generator = np.random.default_rng(0)
     dense = generator.normal(size=(8, 5, 7)).astype(np.float32)
@@ -134,3 +142,35 @@ def test_errors_of_large_outputs_are_those_of_small_ones(monkeypatch):
         monkeypatch.setattr(module, "_BLOCK", block)
         (row,) = _compare_outputs({"x": dense}, {"x": pruned}, held=3)
         assert row.error == pytest.approx(error, rel=1e-5) and row.agreement is None
+
+
+def test_numbers_that_are_no_classes_have_no_agreement():
+    """Landmarks stay near their places in a cropped face, whichever point has the largest coordinate."""
+    generator = np.random.default_rng(0)
+    landmarks = generator.uniform(0, 192, 936) + generator.normal(0, 5, (40, 936))
+    logits = generator.normal(size=10) + generator.normal(0, 3, (40, 10))
+    powers = np.exp(np.full((40, 10), -3.0) + 6 * (np.arange(10) == 2))  # one class for all samples, as probabilities
+    for dense, agreement in ((landmarks, None), (logits, 0.8), (powers / powers.sum(axis=1)[:, None], 0.8)):
+        pruned = dense[-5:].copy()
+        pruned[0] = np.roll(pruned[0], 1)
+        (row,) = _compare_outputs({"x": dense}, {"x": pruned}, held=5)
+        assert row.agreement == agreement
+
+
+def test_held_out_samples_that_show_no_error_are_refused(cases, tmp_path):
+    """Any two files agree on one sample again and again, and on samples with the same outputs."""
+    x = np.random.default_rng(0).uniform(size=(64, *cases["dense"].inputs.shape[1:])).astype(np.float32)
+    x[-8:] = x[-1:]
+    with refused(ArgumentError, "samples"):
+        prune_tflite(cases["dense"].data, tmp_path / "a.tflite", x, sparsity=0.3)
+    outputs = np.arange(64.0)[:, None]
+    refuse_same_outputs({"x": outputs}, rows=64, held=8)
+    outputs[-8:] = 0
+    with pytest.raises(ValueError, match="the last 8, that change the outputs"):
+        refuse_same_outputs({"x": outputs}, rows=64, held=8)
+    refuse_same_outputs({"x": outputs, "y": np.arange(64.0)[:, None]}, rows=64, held=8)
+
+
+def test_a_function_that_makes_samples_is_to_be_called(cases, tmp_path):
+    with pytest.raises(TypeError, match=r"arrays in `samples`\. Received: a function\. Call it: metadata\(\)\."):
+        prune_tflite(cases["dense"].data, tmp_path / "a.tflite", metadata, sparsity=0.3)

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from file_graphs import FileGraph
 
+from tfprune.base.spec import ArgumentError
 from tfprune.export.device.runner import find_interpreter
+from tfprune.export.file import schema
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.reader import read
 from tfprune.export.pruning.prune import prune_tflite
+from tfprune.export.pruning.shrink import shrink_tflite
 
 
 def shared(export, joined):
@@ -54,6 +58,9 @@ def test_shared_weights_are_pruned_once_and_seen_by_all(cases, joined, tmp_path,
     pruned = (tmp_path / "sparse.tflite").read_bytes()
     assert report.sparsity == pytest.approx(0.7, abs=0.03) and not report.skipped
     assert {row.signature for row in report.errors} == {"second"}
+    assert any("'first' share pruned weights and have no samples" in text for text in report.warnings)
+    with pytest.raises(ValueError, match="samples of each signature whose outputs move.* none of 'first'"):
+        prune_tflite(content, tmp_path / "none.tflite", {"second": x}, max_error=0.5)
     first, second = (outputs(pruned, signature, x) for signature in ("first", "second"))
     assert np.array_equal(first, second)  # the graphs are the same
     assert not np.array_equal(first, outputs(content, "first", x))
@@ -61,6 +68,7 @@ def test_shared_weights_are_pruned_once_and_seen_by_all(cases, joined, tmp_path,
     both = prune_tflite(content, tmp_path / "both.tflite", samples, sparsity=0.7, optimize="dense")
     assert (tmp_path / "both.tflite").read_bytes() == pruned
     assert {row.signature for row in both.errors} == {"first", "second"} and both.layers == report.layers
+    assert not any("share pruned weights" in text for text in both.warnings)
 
 
 @pytest.mark.parametrize("is_by_name", [True, False])
@@ -121,4 +129,27 @@ def test_names_that_do_not_fit(cases, joined, tmp_path):
     with pytest.raises(ValueError, match="the same graph under two names"):
         twice = dict.fromkeys(["first", "second"], vectors)
         prune_tflite(save_objects(model), tmp_path / "none.tflite", twice, sparsity=0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_channels_are_removed_on_the_samples_of_the_first_signature(cases, joined, tmp_path):
+    graph, samples = FileGraph(0, shape=(1, 64)), np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
+    model = load_objects(graph.content(graph.dense(graph.dense(graph.input, 32), 8)))
+    ends = (model.subgraphs[0].inputs[0], model.subgraphs[0].outputs[0])
+    entry, leaving = (
+        schema.TensorMapT(name=name, tensorIndex=end) for name, end in zip((b"x", b"y"), ends, strict=True)
+    )
+    model.signatureDefs = [schema.SignatureDefT(inputs=[entry], outputs=[leaving], signatureKey=b"main")]
+    content, made = save_objects(model), []
+    for given in (samples, {"x": samples}, {"main": samples}, {"main": {"x": samples}}):
+        shrink_tflite(content, tmp_path / "small.tflite", given, flops=0.7, verbose=0)
+        made.append((tmp_path / "small.tflite").read_bytes())
+    assert len({*made}) == 1 and len(made[0]) < len(content)
+    (tmp_path / "small.tflite").unlink()
+    two = joined(cases["dense"].data, cases["dense"].data)
+    for given in ({"second": cases["dense"].inputs}, dict.fromkeys(["first", "second"], cases["dense"].inputs)):
+        with pytest.raises(
+            ArgumentError, match="the first graph \\('first'\\), in .* Received: samples for 'second'"
+        ):
+            shrink_tflite(two, tmp_path / "small.tflite", given, flops=0.7)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Recipes of AI Edge Quantizer. The truth is the float file: its zeros, and its outputs in the interpreter.
+"""Recipes of LiteRT Quantizer. The truth is the float file: its zeros, and its outputs in the interpreter.
 
 Most tests let a shell script stand in for the Python that has the package. The others need
 EDGE_QUANTIZER_PYTHON, the path of one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tfprune.export.rewriting import weights as narrowing
 from tfprune.export.rewriting.weights import EdgeQuantizer, _lost_zeros, edge_quantized, narrow_weights
 
 PYTHON = os.environ.get("EDGE_QUANTIZER_PYTHON")
-needs_package = pytest.mark.skipif(not PYTHON, reason="EDGE_QUANTIZER_PYTHON names no Python with ai-edge-quantizer")
+needs_package = pytest.mark.skipif(not PYTHON, reason="EDGE_QUANTIZER_PYTHON names no Python with litert-quantizer")
 SAMPLES = np.random.default_rng(1).normal(size=(32, 64)).astype(np.float32)
 
 
@@ -132,11 +133,46 @@ def test_a_recipe_without_effect_is_refused(pruned, stand_in):
         quantized(copied, pruned, samples=[])
 
 
+@pytest.mark.parametrize(
+    ("installed", "used"),
+    [
+        (["ai_edge_quantizer"], "ai_edge_quantizer"),
+        (["litert_quantizer"], "litert_quantizer"),
+        (["ai_edge_quantizer", "litert_quantizer"], "litert_quantizer"),
+    ],
+)
+def test_the_package_is_found_under_its_new_name_and_its_old_one(
+    installed, used, pruned, narrowed, stand_in, tmp_path
+):
+    expected = save_objects(narrowed(8))
+    (tmp_path / "made.tflite").write_bytes(expected)
+    for name in installed:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+        (tmp_path / name / "quantizer.py").write_text(QUANTIZER.format(folder=tmp_path, used=name == used))
+        (tmp_path / name / "recipe.py").write_text("def any_recipe(): return []\n")
+    python = stand_in(f"PYTHONPATH={tmp_path} exec {sys.executable} $2 $3")
+    assert quantized(EdgeQuantizer("any_recipe", python=python), pruned, samples=[]) == expected
+
+
+QUANTIZER = """
+from types import SimpleNamespace
+class Quantizer:
+    need_calibration = False
+    def __init__(self, path):
+        assert {used}
+    def load_quantization_recipe(self, recipe):
+        assert recipe == []
+    def quantize(self, ranges):
+        return SimpleNamespace(quantized_model=open("{folder}/made.tflite", "rb").read())
+"""
+
+
 def test_what_goes_wrong_there_is_named(pruned, stand_in, tmp_path):
     for text, message in {
-        "echo \"ModuleNotFoundError: No module named 'ai_edge_quantizer'\"; exit 1": "Expected a Python that has AI "
-        "Edge Quantizer.* No module named 'ai_edge_quantizer'. Make an environment for it: python -m venv edge",
-        "echo 'ValueError: Unsupported algorithm key: NOPE.'; exit 1": "Expected a recipe that AI Edge Quantizer "
+        f"exec {sys.executable} $@": "Expected a Python that has LiteRT Quantizer.* No module named "
+        "'litert_quantizer' or 'ai_edge_quantizer'. Make an environment for it: .*install litert-quantizer",
+        "echo 'ValueError: Unsupported algorithm key: NOPE.'; exit 1": "Expected a recipe that LiteRT Quantizer "
         "takes for this model. Received: 'any': ValueError: Unsupported algorithm key: NOPE. Nothing was written",
         "echo 'Expected `calibration`.' > $3/reason.txt; exit 1": "^Expected `calibration`. Nothing was written.$",
         "kill -SEGV $$": "killed by SIGSEGV",

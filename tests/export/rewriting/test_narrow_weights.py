@@ -25,9 +25,9 @@ def quantized(data, bits=8):
 
 
 def scores(path, tokens):
-    signatures = Signatures(InterpretedFile(str(path), threads=1))
-    signatures.prefill(tokens[:-1])
-    return signatures.decode(tokens[-1])
+    text = Signatures(InterpretedFile(str(path), threads=1)).begin()
+    text.prefill(tokens[:-1])
+    return text.decode(tokens[-1])
 
 
 def test_all_matrices_of_a_language_model(writer, small, tmp_path):

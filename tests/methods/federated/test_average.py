@@ -55,6 +55,17 @@ def test_what_nobody_owns_keeps_the_value_of_the_server_bit_for_bit():
     assert same.tobytes() == averaged.tobytes()
 
 
+def test_an_average_is_finite_or_nothing():
+    updates = [[np.full(2, 1e308)], [np.full(2, 1e308)]]
+    for weights, argument in (
+        ([1e308, 1], "client_weights[0]"),
+        ([1, np.nan], "client_weights[1]"),
+        ([1, 1], "updates"),
+    ):
+        with refused(ArgumentError, argument):
+            masked_average(updates, [None, None], client_weights=weights, server=[np.zeros(2)])
+
+
 def test_a_client_of_weight_0_owns_nothing():
     (averaged,) = masked_average(
         [[np.ones(2)], [np.full(2, 5.0)]], [None, [[1, 0]]], client_weights=[0, 1], server=[[7.0, 7]]

@@ -106,8 +106,10 @@ SPOILED = {
     "NaN": (lambda: {"weights": [np.full_like(array, np.nan) for array in model_arrays()]}, "finite numbers"),
     "another shape": (lambda: {"weights": model_arrays()[:2], "masks": None}, "of other shapes or dtypes"),
     "an old round": (lambda: {"turn": 1}, "of round 2. Received: one of round 1"),
-    "no samples": (lambda: {"samples": 0}, "'num-examples' above 0. Received: 0"),
+    "no samples": (lambda: {"samples": 0}, "'num-examples' above 0, and at most"),
     "infinite samples": (lambda: {"samples": float("inf")}, "Received: inf"),
+    "more samples than there are": (lambda: {"samples": 1e308}, "Received: 1e+308"),
+    "NaN samples": (lambda: {"samples": float("nan")}, "Received: nan"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfprune.base.folders import save_file
 from tfprune.base.output import bar, document, facts, key, name_text, rows_table, section, text
 from tfprune.criteria import UnitScores
 from tfprune.methods.concepts.rules import observe
@@ -303,12 +304,7 @@ class ConceptTrace(TraceContents):
         Raises:
             ValueError: If the file cannot be written.
         """
-        try:
-            Path(path).write_text(_trace_page(self), encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise ValueError(
-                f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
-            ) from error
+        save_file(path, _trace_page(self).encode())
 
     def __str__(self) -> str:
         header = ["requirement", "concept", "layer", "rules", "units", "support", "precision", "recall", "met"]

@@ -90,6 +90,9 @@ class TrimmedMean(Mean):
 AVERAGES: dict[str, type[Mean]] = {"mean": Mean, "median": TrimmedMean}  # whose default is the median
 
 
+MOST_EXAMPLES = 2**53  # no client has more, and sums of such weights stay finite
+
+
 # Lists of arrays and of masks, as clients and server exchange them: checked, and counted.
 
 Arrays = list[np.ndarray]
@@ -246,8 +249,8 @@ def masked_average(
         updates: For each client, a list of arrays, as `get_weights` returns them.
         masks: For each client, a list of masks, or None for a client that has all entries. A mask is an array of
             booleans, or None for an array of which the client has all entries.
-        client_weights: The weight of each client, such as its number of samples, at least 0. Pass 1 for each to weigh
-            clients equally, as HeteroFL does.
+        client_weights: The weight of each client, such as its number of samples, from 0 to 2**53, where floats no
+            longer count by ones. Pass 1 for each to weigh clients equally, as HeteroFL does.
         server: The arrays of the server. An entry that no client owns keeps this value.
         average: `"mean"` (the default), weighted by `client_weights`. Against malicious clients, `"median"` or a
             `TrimmedMean`, which weigh all clients with a weight above 0 equally.
@@ -258,7 +261,7 @@ def masked_average(
     Raises:
         TypeError: If an argument is not a list of the kind above, or `average` is not one of these averages.
         ValueError: If there are no clients, their weights sum to 0, shapes or numbers differ, or an entry that a
-            client owns is NaN or infinite.
+            client owns is NaN or infinite, or its average is.
 
     Example:
         >>> first, second = [np.array([2.0, 4, 9])], [np.array([4.0, 8, 9])]
@@ -274,7 +277,7 @@ def masked_average(
     old = check_arrays(server, "server")
     clients = check_each(updates, "updates")
     client_masks = check_each(masks, "masks", count=len(clients))
-    shares = _shares(check_each(client_weights, "client_weights", count=len(clients)))
+    shares = check_shares(check_each(client_weights, "client_weights", count=len(clients)))
     models = [check_arrays(client, f"updates[{index}]", like=old) for index, client in enumerate(clients)]
     owned = [check_masks(client, f"masks[{index}]", like=old) for index, client in enumerate(client_masks)]
     for number, (model, keep) in enumerate(zip(models, owned, strict=True)):
@@ -355,8 +358,17 @@ def check_finite(arrays: Arrays, masks: Masks, *, argument: str) -> None:
             )
 
 
-def _shares(weights: list[Any]) -> list[float]:
-    shares = [check_number(weight, f"client_weights[{index}]", least=0) for index, weight in enumerate(weights)]
+def check_shares(weights: Sequence[Any]) -> list[float]:
+    """Return the weights of clients.
+
+    Raises:
+        TypeError: If one is not a number.
+        ValueError: If one is negative, NaN or above `MOST_EXAMPLES`, or they sum to 0.
+    """
+    shares = [
+        check_number(weight, f"client_weights[{index}]", least=0, most=MOST_EXAMPLES)
+        for index, weight in enumerate(weights)
+    ]
     if not sum(shares):
         raise ArgumentError(
             "client_weights",
@@ -380,6 +392,13 @@ def _average(
         np.float64
     )
     mean, is_known = average(values, np.stack(owned), np.array(shares))
+    if not np.isfinite(mean[is_known]).all():
+        raise ArgumentError(
+            "updates",
+            "`updates` whose average is finite",
+            found="numbers so large that a sum of them is not",
+            advice="Limit the changes of clients, as `clip_updates` does, or leave out the client with the largest.",
+        )
     if not np.issubdtype(old.dtype, np.floating):
         mean = np.rint(mean)
     return np.where(is_known, mean.astype(old.dtype), old)

@@ -13,6 +13,7 @@ import numpy as np
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_number, resolve
 from tfprune.methods.federated.averages import (
     AVERAGES,
+    MOST_EXAMPLES,
     Arrays,
     Masks,
     Mean,
@@ -26,6 +27,7 @@ from tfprune.methods.federated.averages import (
 )
 from tfprune.methods.federated.masks import FedMask, PruneFL, SharedMask
 from tfprune.methods.federated.update import RoundTraffic, Traffic, Update, unpack_masks
+from tfprune.report import install
 
 # The server's side of a round, its messages and averages: for masks of clients, for PruneFL and for FedMask.
 
@@ -280,7 +282,7 @@ try:
     from flwr.serverapp.strategy import FedAvg, Result
 except ImportError as error:
     raise ImportError(
-        'Expected the package flwr (Flower). Received: not installed. Run pip install "tfprune[federated]".'
+        f"Expected the package flwr (Flower). Received: not installed. Run {install('federated')}."
     ) from error
 
 _log = logging.getLogger(__name__)
@@ -311,7 +313,7 @@ class MaskedFedAvg(FedAvg):
         clip_norm: The largest Euclidean norm of a client's change in a round; a larger change is scaled down to it.
             None (the default) sets no limit.
         max_examples: The largest number of examples that a client counts with. None (the default) trusts the number
-            that the client reports.
+            that the client reports, up to 2**53; a client that reports more, or NaN, is left out.
         returned: The entries of the returned model: those of the `"union"` of all masks (the default), or those that
             a `"majority"` of the clients keeps. Entries with too few owners for `average` are dropped.
         **kwargs: Arguments of Flower's `FedAvg`.
@@ -448,7 +450,11 @@ class MaskedFedAvg(FedAvg):
         # Sums of floats depend on their order, which should not be that of arrival.
         ordered = sorted(accepted.values(), key=lambda pair: self._client(pair[0]))
         answers = [answer for _, answer in ordered]
-        averaged = self._rounds.accept(answers, server=self._server, round_=server_round)
+        try:
+            averaged = self._rounds.accept(answers, server=self._server, round_=server_round)
+        except ValueError as problem:
+            _log.warning("round %d changes nothing: %s", server_round, problem)
+            return None, None
         self._counts[server_round]["received"] = len(answers)
         return self._record(averaged), self._averaged_metrics([message for message, _ in ordered], is_train=True)
 
@@ -496,10 +502,10 @@ class MaskedFedAvg(FedAvg):
         if message.has_error():
             raise ValueError(f"it failed: {message.error.reason}")
         number = _metrics(message).get(self.weighted_by_key)
-        if not isinstance(number, (int, float)) or not 0 < number < np.inf:
+        if not isinstance(number, (int, float)) or not 0 < number <= MOST_EXAMPLES:
             raise ValueError(
-                f"Expected a metric {self.weighted_by_key!r} above 0. Received: {number!r}. Pass it to "
-                f"MaskedClient.trained."
+                f"Expected a metric {self.weighted_by_key!r} above 0, and at most {MOST_EXAMPLES:,}. Received: "
+                f"{number!r}. Pass it to MaskedClient.trained."
             )
 
     def _read(self, message: Message, server_round: int) -> _Answer:

@@ -13,7 +13,15 @@ from keras import ops
 
 from tfprune.base.arrays import keep_largest, kept_count
 from tfprune.base.spec import ArgumentError, Spec, check_count, check_number, check_numbers, check_sparsity
-from tfprune.methods.federated.averages import Arrays, Masks, check_arrays, check_each, check_masks, masked
+from tfprune.methods.federated.averages import (
+    Arrays,
+    Masks,
+    check_arrays,
+    check_each,
+    check_masks,
+    check_shares,
+    masked,
+)
 from tfprune.methods.federated.masked_model import MaskedModel, channeled, dense_gradients, masks_of_channels
 from tfprune.models.training import batches
 
@@ -136,7 +144,7 @@ class FedMask(Spec):
 
         Args:
             masks: The masks of each client.
-            client_weights: The weight of each client, such as its number of samples, at least 0.
+            client_weights: The weight of each client, such as its number of samples, from 0 to 2**53.
 
         Returns:
             For each array the weighted fraction of clients that keep an entry, and whether at least `votes` clients
@@ -147,10 +155,7 @@ class FedMask(Spec):
         """
         clients = check_each(masks, "masks")
         checked = [check_masks(client, f"masks[{index}]") for index, client in enumerate(clients)]
-        shares = [check_number(weight, "client_weights", least=0) for weight in client_weights]
-        check_each(shares, "client_weights", count=len(checked))
-        if not sum(shares):
-            raise ArgumentError("client_weights", "`client_weights` with a sum above 0", found=repr(client_weights))
+        shares = check_shares(check_each(client_weights, "client_weights", count=len(checked)))
         if len({tuple(getattr(mask, "shape", None) for mask in client) for client in checked}) > 1:
             raise ArgumentError("masks", "`masks` of one model", found="other numbers or shapes in some clients")
         return [self._averaged(entries, shares) for entries in zip(*checked, strict=True)]

@@ -21,7 +21,6 @@ from tfprune.base.spec import (
     check_count,
     check_number,
     check_sparsity,
-    resolve,
 )
 from tfprune.compact.linear_map import GraphWalk, LinearMap, Rows, Site, sites_of
 from tfprune.compact.reconstruct import (
@@ -38,7 +37,7 @@ from tfprune.models.anatomy import Anatomy, Filters, Kernel, kernels, rename, se
 from tfprune.models.graph import Graph, trace_to_run
 from tfprune.models.tracing import call_graph, check_followable
 from tfprune.models.training import Batches, check_token_ids
-from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+from tfprune.patterns import NM, Pattern, as_weight_pattern
 from tfprune.report import Skipped
 from tfprune.solving.least_squares import GramMoments, Rounding, grid_of
 from tfprune.solving.surgery import (
@@ -461,7 +460,8 @@ def prune_weights(
             compares the weights of one output by their magnitude times the norm of their input, so that each output
             gets the same number of zeros, rounded; `"ria"` compares those of a kernel by their share in the weights
             of their output and input. Both leave the remaining weights as they are.
-        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)`, or blocks such as `patterns.Block(1, 4)`.
+        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)`, or blocks such as `patterns.Block(1, 4)`; in
+            short `"2:4"` and `"1x4"`.
         allocation: The split of the zeros over the kernels. `"error"` gives the fewest zeros to the kernels whose own
             outputs change most when they alone get zeros. `"outputs"` compares the outputs of the model instead, for
             16 samples: use it where branches count for much less than others. It takes far longer for a deep model.
@@ -514,9 +514,11 @@ def prune_weights(
     """
     sparsity = check_sparsity(sparsity, "sparsity")
     check_choice(criterion, "criterion", choices=_CRITERIA)
+    shape = as_weight_pattern(pattern, advice="Whole channels and heads are removed by prune_units.")
+    shape.check(sparsity)
     settings = _MaskSettings(
         criterion,
-        _checked_pattern(pattern, sparsity),
+        shape,
         check_number(ridge, "ridge", least=0),
         _checked_rounding(rounding, criterion),
     )
@@ -633,16 +635,3 @@ def _checked_rounding(rounding: Any, criterion: str) -> Rounding | None:
             beside={"rounding": rounding},
         )
     return rounding
-
-
-def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:
-    resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
-    if not isinstance(resolved, (Unstructured, NM, Block)):
-        raise ArgumentError(
-            "pattern",
-            "`pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols)",
-            repr(pattern),
-            advice="Whole channels and heads are removed by prune_units.",
-        )
-    resolved.check(sparsity)
-    return resolved

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.folders import NamedArrays, RunFolder
+from tfprune.base.folders import NamedArrays, RunFolder, parse_json
 from tfprune.base.spec import ArgumentError, check_sparsity
 from tfprune.compact.linear_map import GraphWalk, IsHeld, MomentSums, NotLinear
 from tfprune.compact.plan import attention_layers
@@ -313,7 +313,7 @@ def remove_in_order(
             keep[removal.group.bundles] = result["keep"]
             for index, variable in enumerate(variables):
                 variable.assign(result[str(index)])
-            row = json.loads(str(result["row"]))
+            row = parse_json(str(result["row"]).encode())
             return PutriRow(**{**row, "error": ReconstructionRow(**row["error"])})
 
         yield folder.remember(f"{removal.group.kind}_{number:03d}", step, apply)
