@@ -307,7 +307,12 @@ def as_pattern(value: Any) -> Pattern:
     """
     sizes = re.fullmatch("([0-9]{1,9})([:x])([0-9]{1,9})", value) if isinstance(value, str) else None
     if sizes:
-        return _BY_SIGN[sizes[2]](int(sizes[1]), int(sizes[3]))
+        try:
+            return _BY_SIGN[sizes[2]](int(sizes[1]), int(sizes[3]))
+        except ArgumentError as error:  # which names sizes that nobody gave by name
+            expected = "`pattern` to be N:M with N below M and at least 1, or ROWSxCOLS of at least 1 each"
+            advice = "N counts the weights that stay." if sizes[2] == ":" else ""
+            raise ArgumentError("pattern", expected, repr(value), advice=advice) from error
     return resolve(value, PATTERNS, Pattern, "pattern")
 
 

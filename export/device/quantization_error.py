@@ -592,7 +592,8 @@ class _SameGraph:
 
     def _partner(self, operator: schema.OperatorT) -> schema.OperatorT | None:
         """Return the operator of the other file that computes the same; None if there is none of the same kind."""
-        other = self.file.maker.get(self.same.get(int(operator.outputs[0]), -1))
+        made = indices_of(operator.outputs)  # nothing, where a variable is set
+        other = self.file.maker.get(self.same.get(made[0], -1)) if made else None
         if other is None:
             return None
         kind = self.exact.kind(operator)
@@ -653,7 +654,7 @@ def _steps_off(values: np.ndarray, right: np.ndarray, *, grid: Grid, dtype: str)
     position = grid.position(right)
     if dtype == "int4":  # weights of 4 bits may clip, on both sides alike
         position = np.clip(position, -grid.most, grid.most)
-    elif grid.zero.any():  # a range that other tensors share may be narrower; that of a weight is its own
+    elif dtype == "int16" or grid.zero.any():  # a range that others share may be narrower than that of a weight
         position = grid.inside(position)
     return np.abs(values - position) - _PRECISION * np.abs(position)
 

@@ -31,11 +31,12 @@ from tfprune.export.device.runner import (
     interpreter_module,
     is_by_signature,
     random_inputs,
+    warn_of_bytes,
 )
 from tfprune.export.file.container import Source, source_name
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
-from tfprune.export.file.report import OPEN_BATCH, number_text, open_batch, yes_or_no
+from tfprune.export.file.report import OPEN_BATCH, TensorInfo, number_text, open_batch, yes_or_no
 from tfprune.export.file.schema import MissingPackage
 from tfprune.report import Report, table
 
@@ -574,6 +575,8 @@ def run_in_child(
     run_there = runner_on(on, package=interpreter_module(), each_second=each_second)
     file = ModelFile.open(source)
     form, arrays = inputs_to_job(inputs)
+    if any(getattr(array, "dtype", None) == np.uint8 for array in arrays.values()) and not is_by_signature(inputs):
+        _warn_of_bytes(inputs, file.graph.inputs)
     with TemporaryFolder() as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
         Path(folder, _MODEL).write_bytes(file.content)
@@ -585,6 +588,14 @@ def run_in_child(
             reason = completed.reason.replace(source_name(file.content), file.name or source_name(file.content))
             return Run({}, runtime, reason)
         return Run(_read_outputs(folder), runtime)
+
+
+def _warn_of_bytes(inputs: Any, infos: Sequence[TensorInfo]) -> None:
+    """Warn here of pixels for inputs of floats: what the child would say is not read."""
+    values = [inputs.get(info.name) for info in infos] if isinstance(inputs, Mapping) else inputs
+    for info, value in zip(infos, values if isinstance(values, (list, tuple)) else [values], strict=False):
+        if info.dtype.startswith("float") and isinstance(value, np.ndarray):
+            warn_of_bytes(value, info.name)
 
 
 def _read_outputs(folder: str) -> dict[str, np.ndarray]:

@@ -568,7 +568,7 @@ def convert_prepared(
     form: Quantization | EdgeQuantizer = _FLOATS,
     batches: Sequence[Mapping[str, np.ndarray]] = (),
     batch: int | None = None,
-    beside: Quantization | EdgeQuantizer | None = None,
+    beside: Quantization | None = None,
 ) -> ModelFile:
     """Convert a model whose inputs and calibration data have been read, with options that have been checked.
 

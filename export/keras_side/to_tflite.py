@@ -172,12 +172,11 @@ def _check_rounding(
     file: ModelFile,
     plain: keras.Model,
     *,
-    form: Quantization,
+    form: Quantization | EdgeQuantizer,
     inputs: Signature,
     batch: int | None,
     data: Mapping[str, np.ndarray],
     check: Check,
-    precision: float,
 ) -> Check:
     """Refuse a file that differs from its model by more than rounding explains, weight by weight.
 
@@ -185,14 +184,14 @@ def _check_rounding(
     file, is then compared with those of the float file, in steps of the other file's own scales (`explain_rounding`).
 
     Args:
-        file: The file of another number format.
+        file: The file.
         plain: The model that it was made from.
-        form: The number format.
+        form: The number format. A float32 file has its outputs compared only, and so has that of a recipe, whose
+            scales may be those of blocks.
         inputs: The inputs of the model.
         batch: The batch that the file takes; None leaves it open where the model does.
         data: Samples by the names of the inputs.
         check: The model's outputs for them, and how far those of the file may be from them.
-        precision: How far those of a float file may be.
 
     Returns:
         The check, with a wider tolerance where rounding alone moves the outputs of an int8 file further than that,
@@ -201,6 +200,9 @@ def _check_rounding(
     Raises:
         ValueError: Naming the constant or operator.
     """
+    if form.scheme is None or isinstance(form, EdgeQuantizer):
+        return check
+    precision = max(_FLOAT_BESIDE, _default(None, plain))
     reference = convert_prepared(plain, inputs, batch=batch, beside=form)
     unrounded, expected, has_ranges = reference, check.expected, holds_ranges(plain)
     if has_ranges:  # where numbers are rounded the other way somewhere, such files differ as much as int8 ones
@@ -853,11 +855,8 @@ def to_tflite(
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         file = _share_grids(converted, plain, of=trained)
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _ADVICE)
-        if form.scheme is not None and isinstance(form, Quantization) and allowed is None:
-            precision = max(_FLOAT_BESIDE, _default(None, plain))
-            check = _check_rounding(
-                file, plain, form=form, inputs=inputs, batch=fixed, data=data, check=check, precision=precision
-            )
+        prove = partial(_check_rounding, form=form, inputs=inputs, batch=fixed, data=data, check=check)
+        check = prove(file, plain) if allowed is None else check
         file = file.after(*_passes(form))
         called_on = plain, first
         _check_converted(file.graph, kernels, called_on=called_on, trained=trained, allow_float=form.allow_float)
@@ -868,7 +867,7 @@ def to_tflite(
         else:
             forms = candidate_files(file, name=_name(form), optimize=wanted.optimize)
             if tries_latency and plain is not model and _may_run_sparse(kernels, form.scheme):
-                forms += _sparse_ready(plain, inputs, form, fixed)
+                forms += _sparse_ready(plain, inputs, form, fixed, prove=prove if allowed is None else None)
             forms = wanted.forms(forms, source=f"{model.name!r} with quantize={form.scheme!r}")
             progress.add()
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
@@ -958,14 +957,22 @@ def _batch(wanted: Target, inputs: Signature, model: keras.Model) -> int | None:
 
 
 def _sparse_ready(
-    plain: keras.Model, inputs: Signature, form: Quantization | EdgeQuantizer, batch: int | None
+    plain: keras.Model,
+    inputs: Signature,
+    form: Quantization | EdgeQuantizer,
+    batch: int | None,
+    *,
+    prove: Callable[[ModelFile, keras.Model], Check] | None,
 ) -> list[FileForm]:
-    """Convert an equal model that sparse kernels run; `plain` becomes it and is used up."""
+    """Convert an equal model that sparse kernels run, and compare its weights; `plain` becomes it and is used up."""
     try:
         ready = become_sparse_ready(plain)
     except ValueError as error:  # which `sparse_inference` of the file says as well
         _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
-    file = convert_prepared(ready, inputs, form=Quantization(form.scheme), batch=batch).after(*_passes(form))
+    file = convert_prepared(ready, inputs, form=Quantization(form.scheme), batch=batch)
+    if prove is not None:
+        prove(file, ready)
+    file = file.after(*_passes(form))
     forms = candidate_files(file, name=f"{form.scheme or 'float32'}, sparse-ready", optimize="latency")
     return [candidate for candidate in forms if candidate.speed is Speed.SPARSE]

@@ -32,7 +32,7 @@ CRASHES = FOLDER / "crashes"
 TARGETS = ("read", "load", "inspect", "page", "unpack", "micro", "runner", "interpreter")
 RUNS = 100_000
 # Targets that make their own inputs, and the program beside this one that runs them.
-PROGRAMS = dict.fromkeys(("messages", "jobs", "folders", "texts", "interrupts"), "untrusted.py")
+PROGRAMS = dict.fromkeys(("messages", "jobs", "folders", "archives", "texts", "interrupts"), "untrusted.py")
 PROGRAMS["keras"] = "saved_models.py"
 
 

@@ -1,8 +1,8 @@
-"""Feed damaged answers of a board, job files, folders of a search and texts of a file to what reads them.
+"""Feed damaged answers of a board, job files, folders of a search, archives that lie, and texts of a file.
 
-`make fuzz TARGETS="messages jobs folders texts"`, or `untrusted.py messages --runs 20000`. `interrupts` breaks off
-calls of a language model's file. What is a finding stands in tests/helpers/damaged.py. A case is its number:
-`--first` runs it again.
+`make fuzz TARGETS="messages jobs folders archives texts"`, or `untrusted.py messages --runs 20000`. `interrupts`
+breaks off calls of a language model's file. What is a finding stands in tests/helpers/damaged.py. A case is its
+number: `--first` runs it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 from damaged import fuzz  # noqa: E402 (which stands there)
 
-RUNS = {"messages": 20_000, "jobs": 10_000, "folders": 10_000, "texts": 10_000, "interrupts": 200}
+RUNS = {"messages": 20_000, "jobs": 10_000, "folders": 10_000, "archives": 2000, "texts": 10_000, "interrupts": 200}
 
 
 def main() -> int:

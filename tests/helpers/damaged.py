@@ -17,6 +17,8 @@ import signal
 import sys
 import tempfile
 import traceback
+import tracemalloc
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ from unittest.mock import patch
 
 import numpy as np
 from boards import DONE, HELLO, board_that_says
-from mutations import OTHERS, changed_archive, changed_bytes, changed_json
+from mutations import NUMBERS, OTHERS, changed_archive, changed_bytes, changed_json, lying_archive
 
 from tfprune.export import Generator, benchmark, verify
 from tfprune.export.device import writer_file
@@ -42,11 +44,25 @@ from tfprune.export.device.writer_file import (
 )
 from tfprune.export.file.container import read_model
 from tfprune.export.file.document import read_litertlm, read_metadata, with_metadata
+from tfprune.export.file.report import read_archive
+from tfprune.models.tasks import DataReference
+
+
+def array_of(length: int) -> bytes:
+    """Return the header of a .npy file of so many bytes."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (length,)})
+    return stream.getvalue()
+
 
 FILE = Path(__file__).parents[1] / "saved" / "packed.tfz"
 MEMORY = 2**29  # bytes
 SECONDS = 10
 LONGEST = 3000  # characters of a message
+LARGEST = 64_000_000  # bytes that an archive may take above its own, and above those that it holds as they are
+SIZES = (0, 8, 128, 328, 10**6, 2**26, (72 << 20) + 128, 2**31, 2**32 - 1)  # that an entry may say that it has
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+LIES = [(start, method) for start in (array_of(200), array_of(72 << 20), b"zero\none\n") for method in METHODS]
 
 
 def fuzz(target: str, cases: range) -> tuple[list[str], Counter[str]]:
@@ -209,6 +225,43 @@ def folders(folder: Path) -> Iterator[Callable[[Random], str]]:
         assert sorted(path.name for path in folder.iterdir()) == ["outside.txt", "searched", "whole"]
         assert outside.read_text() == "not of the search"
         assert (searched / "mine.tflite").exists()
+        return end
+
+    yield work
+
+
+@contextlib.contextmanager
+def archives(folder: Path) -> Iterator[Callable[[Random], str]]:
+    """Yield a function that reads archives that say that they are smaller or larger than they are."""
+    from tfprune.export.keras_side.loading import load_arrays
+
+    path = folder / "x.npz"
+    write_job(folder, "job", arrays={"x": np.zeros(3)})
+    entrances: list[Callable[[], Any]] = [
+        lambda: load_arrays(str(path)),
+        DataReference(path).load,
+        lambda: read_job(folder, "job"),
+        lambda: read_archive(path.read_bytes()),
+    ]
+
+    def work(random: Random) -> str:
+        content = bytearray(lying_archive("array_0.npy", *random.choice(LIES), says=random.choice(SIZES)))
+        for _ in range(random.choice([0, 1, 1, 3])):  # in the headers of the entry and of the directory
+            place = random.choice([random.randrange(60), len(content) - 1 - random.randrange(100)])
+            size = random.choice([1, 2, 4])
+            content[place : place + size] = random.choice(NUMBERS[:6]).to_bytes(8, "little", signed=True)[:size]
+        for file in (path, folder / "job.npz"):
+            file.write_bytes(content)
+        tracemalloc.start()
+        try:
+            random.choice(entrances)()
+            end = "accepted"
+        except ValueError as error:
+            end = check_message(error)
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 2 * len(content) + LARGEST, f"{peak:,} bytes for {len(content):,}"
         return end
 
     yield work
@@ -443,4 +496,11 @@ def interrupted_at(line: int, call: Callable[[], object]) -> tuple[bool, int]:
     return False, lines
 
 
-TARGETS = {"messages": messages, "jobs": jobs, "folders": folders, "texts": texts, "interrupts": interrupts}
+TARGETS = {
+    "messages": messages,
+    "jobs": jobs,
+    "folders": folders,
+    "archives": archives,
+    "texts": texts,
+    "interrupts": interrupts,
+}

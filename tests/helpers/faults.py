@@ -27,7 +27,6 @@ class Layer:
     operator: Any
     kernel: Any
     bias: Any
-    output: Any
     axis: int
 
     def values(self, tensor: Any) -> np.ndarray:
@@ -75,7 +74,7 @@ def layers(file: Any) -> Iterator[Layer]:
             if kind not in CHANNELS:
                 continue
             kernel, bias = (_constant(file, graph, makers, index) for index in [*inputs, -1, -1][WEIGHT : BIAS + 1])
-            layer = Layer(file, operator, kernel, bias, graph.tensors[operator.outputs[0]], CHANNELS[kind])
+            layer = Layer(file, operator, kernel, bias, CHANNELS[kind])
             if kernel is not None and layer.values(kernel).any():
                 yield layer
 
@@ -113,15 +112,6 @@ def channel_scaled(factor: float) -> Callable[[Layer, Any], bool]:
         return True
 
     return change
-
-
-def output_scaled(layer: Layer, rng: Any) -> bool:
-    """Give the integers that the layer makes another scale."""
-    if layer.output.quantization is None or layer.output.quantization.scale is None:
-        return False
-    layer.output.quantization = copy.copy(layer.output.quantization)
-    layer.output.quantization.scale = layer.output.quantization.scale * np.float32(1.1)
-    return True
 
 
 def negated(layer: Layer, rng: Any) -> bool:
@@ -178,7 +168,6 @@ FAULTS: dict[str, Callable[[Layer, Any], bool]] = {
     "scale x1.5": scaled(1.5),
     "a channel's scale x1.1": channel_scaled(1.1),
     "a channel's scale x1.5": channel_scaled(1.5),
-    "the output's scale x1.1": output_scaled,
     "largest weight negated": negated,
     "bias zeroed": without_bias,
     "ReLU removed": without_relu,

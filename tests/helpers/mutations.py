@@ -129,17 +129,21 @@ def _lie(content: bytes, random: Random) -> bytes:
     return b"\x93NUMPY" + version + size + header + content[128:]
 
 
-@functools.cache
 def lying_archive(name: str, start: bytes, method: int, *, says: int) -> bytes:
-    """Return an archive of 72 MiB of zeros after a start, whose directory and checksum say that it is less."""
+    """Return an archive of 72 MiB of zeros after a start, whose directory and checksum say another size."""
+    content = bytearray(_large_archive(name, start, method))
+    checksum = zlib.crc32((start + bytes(min(says, 2**20)))[:says])
+    for place in (content.find(b"PK\x03\x04") + 14, content.rfind(b"PK\x01\x02") + 16):
+        struct.pack_into("<I", content, place, checksum)
+        struct.pack_into("<I", content, place + 8, says)
+    return bytes(content)
+
+
+@functools.cache
+def _large_archive(name: str, start: bytes, method: int) -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", method, compresslevel=1) as archive, archive.open(name, "w") as entry:
         entry.write(start)
         for _ in range(72):
             entry.write(bytes(2**20))
-    content = bytearray(written.getvalue())
-    checksum = zlib.crc32((start + bytes(says))[:says])
-    for place in (content.find(b"PK\x03\x04") + 14, content.rfind(b"PK\x01\x02") + 16):
-        struct.pack_into("<I", content, place, checksum)
-        struct.pack_into("<I", content, place + 8, says)
-    return bytes(content)
+    return written.getvalue()

@@ -104,14 +104,14 @@ def test_an_interrupted_start_leaves_nothing_behind(copied, monkeypatch):
 def test_a_folder_that_cannot_be_written(copied, attempts, monkeypatch):
     shutil.rmtree(f"{copied}.cache")
 
-    monkeypatch.setattr(writer_file.tempfile, "mkdtemp", _refused)
-    monkeypatch.setattr(writer_file.tempfile, "TemporaryDirectory", lambda prefix: _Folder(copied.parent / "other"))
+    def folder(*, beside=None):
+        if beside is not None:
+            raise ValueError("Expected room. Received: Permission denied.")
+        return _Folder(copied.parent / "other")
+
+    monkeypatch.setattr(writer_file, "TemporaryFolder", folder)
     assert len(Generator(copied, threads=1).generate(PROMPT, max_tokens=3)) == 3
     assert [path.name for path in sorted(copied.parent.iterdir())] == ["other", copied.name]
-
-
-def _refused(**_):
-    raise PermissionError("read-only")
 
 
 class _Folder:
@@ -132,7 +132,7 @@ def test_all_that_a_record_names_is_on_the_disk_before_it(copied, monkeypatch):
     monkeypatch.setattr(os, "fsync", recorded)
     assert Generator(copied, threads=1).runtime.endswith("in place")
     assert synced[:2] == [(writer_file._WEIGHTS, False), (writer_file._RECORD, True)]
-    assert synced[2][0].startswith(f".{copied.name}-") and synced[3][0] == copied.parent.name
+    assert synced[2][0].startswith(".tfprune-") and synced[3][0] == copied.parent.name
 
 
 @pytest.mark.parametrize("kind", ["packed", "plain"])

@@ -1,5 +1,6 @@
 """verify and missing_zeros. The truth is Keras' predict, and counts made by hand."""
 
+import re
 from types import SimpleNamespace
 
 import keras
@@ -135,7 +136,7 @@ def compare(output, expected, tolerance=0.1):
 def test_the_scale_is_the_largest_expected_value():
     assert compare([10.0, 0.9], [10.0, 0.0]).reason == ""
     assert compare([10.0, 1.1], [10.0, 0.0]).reason != ""
-    assert compare([10.0, 0.5], [10.0, 0.0])[1:] == (0.5, 10.0)
+    assert compare([10.0, 0.5], [10.0, 0.0])[1:] == (0.5, 10.0, pytest.approx(0.5 / 2**0.5))
     assert compare([0.0, 1e-7], [0.0, 0.0]).reason == ""
     assert compare([0.0, 2e-7], [0.0, 0.0]).reason != ""
 
@@ -247,7 +248,8 @@ def test_the_default_tolerance_is_that_of_the_number_format(cases, name, allowed
     case = cases[name]
     report = verify(case.path, samples=case.inputs, expected=case.expected)
     assert (report.passed, report.tolerance) == (True, allowed), report.reason
-    assert f"tolerance       {allowed:g}\n" in str(report)
+    assert re.search(rf"^tolerance +{allowed:g}$", str(report), re.MULTILINE)
+    assert ("root mean square" in str(report)) == (allowed > 1e-4)
     assert not verify(case.path, samples=case.inputs, expected=2 * case.expected).passed
 
 
@@ -274,3 +276,11 @@ def test_a_second_graph_without_finite_outputs_does_not_pass(cases, joined):
     assert Runner(content).signatures == ("first", "second") and verify(cases["dense"].data).passed
     report = verify(content)
     assert not report.passed and "second/" in report.reason and "first/" not in report.reason
+
+
+def test_pixels_are_warned_of_before_the_file_runs(cases):
+    case = cases["dense"]
+    pixels = np.full(case.inputs.shape, 200, np.uint8)
+    with pytest.warns(UserWarning, match="takes floats, and gets uint8 from 200 to 200"):
+        report = verify(case.path, pixels)
+    assert report.passed

@@ -100,9 +100,7 @@ def let_int8_be(file, monkeypatch):
 @pytest.mark.parametrize(("form", "fault"), PLANTED)
 def test_a_planted_fault_is_refused_in_each_format(export, honest, form, fault):
     file = load_objects(honest(form))
-    if not any(FAULTS[fault](layer, np.random.default_rng(0)) for layer in layers_of(file)):
-        assert (form, fault) in [("float16", "the output's scale x1.1"), ("dynamic", "the output's scale x1.1")]
-        return
+    assert any(FAULTS[fault](layer, np.random.default_rng(0)) for layer in layers_of(file))
     with pytest.raises(ValueError, match=REFUSED):
         export(form, file)
 
@@ -145,7 +143,7 @@ def test_the_number_of_before_stays_available(model, export, honest):
 
 
 def test_an_operator_that_is_not_the_models_is_refused(export, honest):
-    """The scale of what a layer makes is another one: its constants are right, and its outputs are not."""
+    """The scale of what a layer makes is another one than that in which the next one has its bias."""
     file = load_objects(honest("int8"))
     (operator, _) = (each for each in file.subgraphs[0].operators if operator_name(file, each) == "FULLY_CONNECTED")
     tensor = file.subgraphs[0].tensors[operator.outputs[0]]

@@ -180,7 +180,8 @@ def test_a_file_with_wrong_outputs_is_not_written(delivers, folder):
         with pytest.raises(
             ValueError, match=r"gives the model's outputs\. Received: output .* differs by up to .*allowed"
         ):
-            to_tflite(other, target, quantize=kind, calibration=calibration, check_on=IMAGES)
+            options = {"calibration": calibration, "check_on": IMAGES, "tolerance": TOLERANCES[kind]}
+            to_tflite(other, target, quantize=kind, **options)
     assert target.read_bytes() == b"the old one"
     assert sorted(folder.iterdir()) == before
 

@@ -449,7 +449,7 @@ def test_recurrent_kernels_whose_states_are_not_known():
     ("settings", "reason"),
     [
         ({"criterion": "best"}, "criterion"),
-        ({"pattern": "channel"}, r"'unstructured', patterns.NM\(n, m\) or patterns.Block\(rows, cols\)"),
+        ({"pattern": "channel"}, r"'unstructured', N:M such as '2:4', or blocks such as '1x4'"),
         ({"pattern": NM(2, 4), "sparsity": 0.8}, "at most 1 - n/m"),
         ({"sparsity": 1.5}, "sparsity"),
         ({"pattern": NM(2, 4), "allocation": "outputs"}, "allocation='uniform' with .*NM"),
