@@ -105,6 +105,7 @@ class _Reader:
         self.producers = {index: each for each in self.operators for index in indices_of(each.outputs)}
         self.nodes: list[_Node | str] = []  # for each operator; a string says why it is none
         self.not_negative: set[int] = set()
+        self.costs: dict[tuple[int, ...], float] = {}  # of nodes, by their targets and phases
         for operator in self.operators:
             node = self._node(operator)
             self.nodes.append(node)
@@ -357,10 +358,18 @@ _PER_JOINED = 2.0  # for each number that an operator on single entries makes wi
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
 
 
+_BEGINNINGS, _PASSES = 6, 2  # that are planned in full, and rounds over the maps in which each may change
+
+
 def _best_plan(reader: _Reader) -> _Plan:
-    """Return the plan with the lowest estimate, among those that begin at an operator and go on to the end."""
+    """Return the plan with the lowest estimate, among those that begin at an operator and go on to the end.
+
+    All beginnings are compared with as few maps in phases as they can have, and the best of them planned in full.
+    """
     nodes = [node for node in reader.nodes if isinstance(node, _Node)]
-    plans = (_Planner(reader, nodes[start:]).plan() for start in range(len(nodes)))
+    planners = [_Planner(reader, nodes[start:]) for start in range(len(nodes))]
+    simple = [(plan.after, number) for number, each in enumerate(planners) if (plan := each.plan(passes=0))]
+    plans = (planners[number].plan(passes=_PASSES) for _, number in sorted(simple)[:_BEGINNINGS])
     return min(filter(None, plans), key=lambda plan: plan.after, default=_NO_PLAN)
 
 
@@ -413,23 +422,18 @@ class _Planner:
                 root(node.target)
         return {index: root(index) for index in leader}
 
-    def plan(self) -> _Plan | None:
+    def plan(self, *, passes: int) -> _Plan | None:
         """Return the best plan that was found; None if the operators cannot run in a group."""
         if not any(node.kind == "convolution" for node in self.nodes) or not self._runs_whole():
             return None
-        first = {index for index in self.entering if self._is_image(index)}
-        chosen = self._closed({self._alike[index] for index in first})
+        chosen = self._closed({self._alike[index] for index in self.entering if self._is_image(index)})
         if chosen is None:
             return None
         lowest = self._cost(chosen)
-        while True:
-            wider = [
-                self._closed(chosen | {each}) for each in dict.fromkeys(self._alike.values()) if each not in chosen
-            ]
-            found = min((each for each in wider if each is not None), key=self._cost, default=None)
-            if found is None or self._cost(found) >= lowest:
-                break
-            chosen, lowest = found, self._cost(found)
+        for each in [*dict.fromkeys(self._alike.values())] * passes:
+            wider = None if each in chosen else self._closed(chosen | {each})
+            if wider is not None and (cost := self._cost(wider)) < lowest:
+                chosen, lowest = wider, cost
         if lowest == float("inf"):
             return None
         phases = {index: 2 if each in chosen else 1 for index, each in self._alike.items()}
@@ -480,9 +484,15 @@ class _Planner:
 
     def _cost(self, chosen: Collection[int]) -> float:
         phases = {index: 2 if each in chosen else 1 for index, each in self._alike.items()}
-        total = sum(self._sparse(node, phases) for node in self.nodes)
+        total = sum(self._known(node, phases) for node in self.nodes)
         total += sum(_entry_cost(self.reader.shape(index), phases[index]) for index in self.entering)
         return total + sum(_exit_cost(self.reader.shape(index), phases[index]) for index in self.leaving)
+
+    def _known(self, node: _Node, phases: Mapping[int, int]) -> float:
+        key = node.target, *(phases[index] for index in (node.sources[0], node.target) if index in phases)
+        if key not in self.reader.costs:
+            self.reader.costs[key] = self._sparse(node, phases)
+        return self.reader.costs[key]
 
     def _sparse(self, node: _Node, phases: Mapping[int, int]) -> float:
         """Estimate a node in the group."""
