@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ sys.path.append(str(ROOT / "tests/device"))
 def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         _write_files(Path(folder))
-        return [*_in_node(Path(folder)), *_emulated(Path(folder))]
+        return [*in_node(Path(folder)), *emulated(Path(folder))]
 
 
 def _write_files(folder: Path) -> None:
@@ -47,7 +48,8 @@ def _write_files(folder: Path) -> None:
     np.load(folder / "image.npz")["x"].tofile(folder / "image.bin")
 
 
-def _in_node(folder: Path) -> list[Row]:
+def in_node(folder: Path, *, pairs: int = PAIRS_IN_NODE, least: float = LEAST) -> list[Row]:
+    """Compare dense.tflite and sparse.tflite of a folder in WebAssembly, on the image in image.bin."""
     if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
         return _skipped(f"LiteRT.js: {' and '.join(missing)} not found")
     home = BUILD / "node"
@@ -56,11 +58,14 @@ def _in_node(folder: Path) -> list[Row]:
     if reason := _failure(npm):
         return _skipped(f"LiteRT.js: {reason}")
     names = [str(folder / name) for name in ("dense.tflite", "sparse.tflite", "image.bin")]
-    command = ["node", str(Path(__file__).with_suffix(".mjs")), str(home), *names, str(PAIRS_IN_NODE)]
-    return _rows("@litertjs/core", "WebAssembly in Node", command, dict(os.environ))
+    command = ["node", str(Path(__file__).with_suffix(".mjs")), str(home), *names, str(pairs)]
+    return _rows("@litertjs/core", "WebAssembly in Node", command, dict(os.environ), least=least)
 
 
-def _emulated(folder: Path) -> list[Row]:
+def emulated(
+    folder: Path, *, wheels: Sequence[str] = WHEELS, pairs: int = PAIRS_EMULATED, least: float = LEAST
+) -> list[Row]:
+    """Compare the same files on emulated processors."""
     import root
 
     if root.obstacle():
@@ -70,7 +75,7 @@ def _emulated(folder: Path) -> list[Row]:
     except SystemExit as error:  # no network
         return _skipped(f"emulated ARM: {error}")
     rows = []
-    for wheel in WHEELS:
+    for wheel in wheels:
         site = BUILD / wheel
         platforms = [f"--platform={tag}" for tag in root.TAGS]
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--pre", "--upgrade"]
@@ -81,12 +86,12 @@ def _emulated(folder: Path) -> list[Row]:
         paths = os.pathsep.join([str(site), str(Path(__file__).parent)])
         for processor, board in PROCESSORS.items():
             environment = {**os.environ, "PYTHONPATH": paths, "QEMU_CPU": processor}
-            command = [str(python), __file__, "--paired", str(folder)]
-            rows += _rows(wheel, f"emulated {processor} ({board})", command, environment)
+            command = [str(python), __file__, "--paired", str(folder), str(pairs)]
+            rows += _rows(wheel, f"emulated {processor} ({board})", command, environment, least=least)
     return rows
 
 
-def _rows(package: str, where: str, command: list[str], environment: dict[str, str]) -> list[Row]:
+def _rows(package: str, where: str, command: list[str], environment: dict[str, str], *, least: float) -> list[Row]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:  # it is there and does not run: more than a bar is missed
         sys.stderr.write(done.stderr[-2000:])
@@ -95,7 +100,7 @@ def _rows(package: str, where: str, command: list[str], environment: dict[str, s
     what = f"{package} {result['version']}, {where}: dense / sparse"
     difference = float("inf") if result["difference"] is None else result["difference"]  # NaN in JSON of JavaScript
     return [
-        at_least(what, result["ratio"], LEAST),
+        at_least(what, result["ratio"], least),
         at_most("  outputs of the sparse file from the dense one's, relative", difference, CLOSE, unit="", digits=7),
     ]
 
@@ -110,24 +115,24 @@ def _skipped(reason: str) -> list[Row]:
     return []
 
 
-def paired(folder: Path) -> dict[str, Any]:
+def paired(folder: Path, pairs: int) -> dict[str, Any]:
     """Time both files in turn, on the processor that this runs on."""
     from importlib.metadata import distributions
 
     from ai_edge_litert.interpreter import Interpreter
 
-    image = np.fromfile(folder / "image.bin", np.float32).reshape(1, SIZE, SIZE, 3)
-    runs = []
+    image, runs = np.fromfile(folder / "image.bin", np.float32), []
     for name in ("dense", "sparse"):
         interpreter = Interpreter(str(folder / f"{name}.tflite"), num_threads=1)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+        (taken,) = interpreter.get_input_details()
+        interpreter.set_tensor(taken["index"], image.reshape(taken["shape"]))
         runs.append(interpreter)
     for interpreter in runs:  # the first call may still arrange something
         interpreter.invoke()
     dense, sparse = (run.get_tensor(run.get_output_details()[0]["index"]) for run in runs)
     difference = float(np.abs(dense - sparse).max() / np.abs(dense).max())
-    ratio = statistics.median(_seconds(runs[0]) / _seconds(runs[1]) for _ in range(PAIRS_EMULATED))
+    ratio = statistics.median(_seconds(runs[0]) / _seconds(runs[1]) for _ in range(pairs))
     site = os.environ["PYTHONPATH"].partition(os.pathsep)[0]
     version = next(each.version for each in distributions(path=[site]))
     return {"version": version, "ratio": ratio, "difference": difference}
@@ -141,7 +146,7 @@ def _seconds(interpreter: Any) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--paired"]:
-        print(json.dumps(paired(Path(sys.argv[2]))))
+        print(json.dumps(paired(Path(sys.argv[2]), int(sys.argv[3]))))
     else:
         for row in measure():
             print("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]))

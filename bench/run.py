@@ -50,6 +50,7 @@ COMMANDS = [
     ["packed.py"],
     ["readers.py"],
     ["web.py"],
+    ["sparse_convolutions.py"],
     ["sharing.py"],
     ["sparse_files.py"],
     ["eight_bit.py"],

@@ -694,8 +694,9 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
 def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
     rewriters = [_Rewriter(model, graph) for graph in model.subgraphs]
     pointwise = [member for group in groups if group.encoded and group.pointwise for member in group.members]
-    for number, graph in enumerate(model.subgraphs):
-        make_pointwise(model, graph, weights={use.tensor for which, use in pointwise if which == number})
+    for number in {number for number, _ in pointwise}:
+        weights = {use.tensor for which, use in pointwise if which == number}
+        make_pointwise(model, model.subgraphs[number], weights=weights)
     floating = {number for group in groups if group.encoded for number, use in group.members if use.hybrid}
     for group in groups:
         if group.encoded:

@@ -21,10 +21,12 @@ from tfprune.export.keras_side import convert as conversion
 from tfprune.export.keras_side.convert import _convert_job, convert
 from tfprune.export.keras_side.sparse_ready import make_sparse_ready
 from tfprune.export.rewriting.shapes import spell_out_padding
+from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 from tfprune.export.rewriting.sparsify import sparsify
 
 NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all
 READY = "mobilenet"  # also as sparse kernels run it on ARM
+SPREAD = "unet"  # made with the first network: its 3x3 convolutions as sparse 1x1 convolutions between shifts
 # How far a file may be from Keras, as a fraction of the largest output.
 TOLERANCES = {None: 1e-5, "float16": 2e-3, "dynamic": 0.05, "int8": 0.15}
 FORMS: dict[str, Callable[[bytes], bytes]] = {
@@ -59,7 +61,21 @@ def make(name: str, folder: Path) -> list[dict]:
             sparsify(ModelFile.open(convert(make_sparse_ready(net.model))).after(spell_out_padding).content).data
         )
         rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": TOLERANCES[None], "apart": True})
+    if name == NETWORKS[0]:
+        rows.append(_spread(folder))
     return rows
+
+
+def _spread(folder: Path) -> dict:
+    """Write a network of 3x3 convolutions as sparse kernels run it on ARM; return its row."""
+    net = network(SPREAD)
+    write_arrays(folder / f"{SPREAD}.npz", net)
+    file, gain = spread_convolutions(ModelFile.open(convert(net.model, batch=1)))
+    assert gain > 1
+    path = folder / f"{SPREAD}_spread.sparse.tflite"
+    path.write_bytes(sparsify(file.content).data)
+    assert ModelFile.open(path).inference.active
+    return {"file": path.name, "samples": f"{SPREAD}.npz", "tolerance": TOLERANCES[None], "apart": False}
 
 
 def _convert_here(module: str, folder: Path, **settings: Any) -> Completed:

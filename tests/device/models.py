@@ -169,6 +169,20 @@ def _several() -> keras.Model:
     )
 
 
+def _unet() -> keras.Model:
+    """3x3 convolutions, pools, upsampling, skips by addition and concatenation; a map and scores out."""
+    image = keras.Input((PIXELS, PIXELS, 3), name="image")
+    fine = layers.Conv2D(32, 3, padding="same", activation="relu")(image)
+    fine = layers.Conv2D(32, 3, padding="same", activation="relu")(fine)
+    maps = layers.Conv2D(48, 3, padding="same", activation="silu")(layers.MaxPooling2D()(fine))
+    maps = layers.Add()([maps, layers.Conv2D(48, 3, padding="same", activation="relu")(maps)])
+    coarse = layers.Conv2D(64, 3, strides=2, padding="same", activation="relu")(maps)
+    maps = layers.Concatenate()([layers.UpSampling2D()(layers.UpSampling2D()(coarse)), fine])
+    maps = layers.Conv2D(32, 3, padding="same", activation="relu")(maps)
+    scores = layers.Dense(6, name="scores")(layers.GlobalAveragePooling2D()(coarse))
+    return keras.Model(image, [layers.Conv2D(2, 1, name="map")(maps), scores])
+
+
 MODELS: dict[str, Callable[..., keras.Model]] = {
     "mlp": _mlp,
     "cnn": _cnn,
@@ -183,6 +197,7 @@ MODELS: dict[str, Callable[..., keras.Model]] = {
     "recurrent": _recurrent,
     "attention": _attention,
     "several": _several,
+    "unet": _unet,
 }
 
 

@@ -46,9 +46,10 @@ class FileGraph:
     def constant(self, values: np.ndarray) -> int:
         return add_constant(self.model, self.graph, name=b"constant_%d" % len(self.graph.tensors), values=values)
 
-    def weights(self, *shape: int) -> int:
-        scale = np.sqrt(2 / max(np.prod(shape[1:]), 1)) if len(shape) > 1 else 0.1
-        return self.constant((self.random.normal(size=shape) * scale).astype(np.float32))
+    def weights(self, *shape: int, zeros: float = 0.0) -> int:
+        scale = np.sqrt(2 / max(np.prod(shape[1:]) * (1 - zeros), 1)) if len(shape) > 1 else 0.1
+        values = self.random.normal(size=shape) * scale
+        return self.constant((values * (self.random.random(shape) >= zeros)).astype(np.float32))
 
     def integers(self, *values: int) -> int:
         return self.constant(np.array(values, np.int32))
@@ -65,12 +66,15 @@ class FileGraph:
             setattr(filled, key, value)
         add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=outputs, options=filled)
 
-    def convolution(self, x: int, channels: int, *, size: int = 3, groups: int = 1) -> int:
-        *places, depth = self.shape(x)
-        inputs = [x, self.weights(channels, size, size, depth // groups), self.weights(channels)]
-        options = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, "padding": SAME}
+    def convolution(
+        self, x: int, channels: int, *, size: int = 3, groups: int = 1, stride: int = 1, zeros: float = 0.0
+    ) -> int:
+        count, height, width, depth = self.shape(x)
+        kernel = self.weights(channels, size, size, depth // groups, zeros=zeros)
+        options = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1, "padding": SAME}
         options["fusedActivationFunction"] = RELU
-        return self.operator("CONV_2D", inputs, (*places, channels), kind="Conv2DOptions", **options)
+        shape = (count, -(-height // stride), -(-width // stride), channels)
+        return self.operator("CONV_2D", [x, kernel, self.weights(channels)], shape, kind="Conv2DOptions", **options)
 
     def depthwise(self, x: int, *, multiplier: int = 1) -> int:
         *places, depth = self.shape(x)
@@ -110,10 +114,24 @@ class FileGraph:
         depth = sum(self.shape(tensor)[-1] for tensor in tensors)
         return self.operator("CONCATENATION", [*tensors], (*shape[:-1], depth), kind="ConcatenationOptions", axis=3)
 
-    def pool(self, x: int, name: str = "MAX_POOL_2D") -> int:
+    def pool(self, x: int, name: str = "MAX_POOL_2D", *, size: int = 2, padding: int = VALID) -> int:
         count, height, width, depth = self.shape(x)
-        options = {"strideH": 2, "strideW": 2, "filterHeight": 2, "filterWidth": 2, "padding": VALID}
-        return self.operator(name, [x], (count, height // 2, width // 2, depth), kind="Pool2DOptions", **options)
+        options = {"strideH": 2, "strideW": 2, "filterHeight": size, "filterWidth": size, "padding": padding}
+        shape = (
+            (count, -(-height // 2), -(-width // 2), depth)
+            if padding == SAME
+            else (count, height // 2, width // 2, depth)
+        )
+        return self.operator(name, [x], shape, kind="Pool2DOptions", **options)
+
+    def enlarged(self, x: int) -> int:
+        """Double height and width as converters write it."""
+        count, height, width, depth = self.shape(x)
+        rows = self.reshape(x, count, height, 1, width, depth)
+        rows = self.operator("TILE", [rows, self.integers(1, 1, 2, 1, 1)], (count, height, 2, width, depth))
+        columns = self.reshape(rows, count, 2 * height, width, 1, depth)
+        columns = self.operator("TILE", [columns, self.integers(1, 1, 1, 2, 1)], (count, 2 * height, width, 2, depth))
+        return self.reshape(columns, count, 2 * height, 2 * width, depth)
 
     def pad(self, x: int, *, channels: tuple[int, int] = (0, 0)) -> int:
         count, height, width, depth = self.shape(x)

@@ -1,0 +1,162 @@
+"""CNNs of 3x3 convolutions with zeros: the file for the fewest milliseconds against the dense one, in turns.
+
+    python bench/sparse_convolutions.py                          # every network at 90 %, in WebAssembly
+    python bench/sparse_convolutions.py resnet18 --zeros 0.7 0.95
+    python bench/sparse_convolutions.py resnet20 --emulated      # also on emulated ARM processors, minutes
+
+Weights are random. The first convolution has no zeros. Ratios are of the processor's time, on one thread; those of an
+emulator count the work that is done, without caches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import kernels
+import numpy as np
+from common import Row
+from keras import layers
+
+from tfprune.export import to_tflite
+
+# By network: what a prototype gained in WebAssembly at 90 %, less a tenth.
+BARS = {"resnet18": 3.3, "resnet20": 2.0, "vgg16": 4.2, "unet": 2.3, "yolo": 1.8}
+
+
+def _conv(x, channels: int, *, stride: int = 1, size: int = 3):
+    x = layers.Conv2D(channels, size, stride, padding="same", use_bias=False)(x)
+    return layers.BatchNormalization()(x)
+
+
+def _block(x, channels: int, *, stride: int):
+    y = _conv(layers.ReLU()(_conv(x, channels, stride=stride)), channels)
+    if stride > 1 or x.shape[-1] != channels:
+        x = _conv(x, channels, stride=stride, size=1)
+    return layers.ReLU()(layers.Add()([x, y]))
+
+
+def _classified(image, x, classes: int) -> keras.Model:
+    return keras.Model(image, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
+
+
+def resnet18() -> keras.Model:
+    image = keras.Input((224, 224, 3), batch_size=1)
+    x = layers.MaxPooling2D(3, 2, padding="same")(layers.ReLU()(_conv(image, 64, stride=2, size=7)))
+    for channels in (64, 128, 256, 512):
+        for stride in (1 if channels == 64 else 2, 1):
+            x = _block(x, channels, stride=stride)
+    return _classified(image, x, 1000)
+
+
+def resnet20() -> keras.Model:
+    image = keras.Input((32, 32, 3), batch_size=1)
+    x = layers.ReLU()(_conv(image, 16))
+    for channels in (16, 32, 64):
+        for stride in (1 if channels == 16 else 2, 1, 1):
+            x = _block(x, channels, stride=stride)
+    return _classified(image, x, 10)
+
+
+def vgg16() -> keras.Model:
+    image = x = keras.Input((32, 32, 3), batch_size=1)
+    for channels, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            x = layers.Conv2D(channels, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(x)
+    return keras.Model(image, layers.Dense(10)(layers.Flatten()(x)))
+
+
+def unet() -> keras.Model:
+    image = x = keras.Input((128, 128, 3), batch_size=1)
+    skips = []
+    for channels in (32, 64, 128):
+        x = _twice(x, channels)
+        skips.append(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Conv2D(256, 3, padding="same", activation="relu")(x)
+    for channels in (128, 64, 32):
+        x = _twice(layers.Concatenate()([layers.UpSampling2D()(x), skips.pop()]), channels)
+    return keras.Model(image, layers.Conv2D(2, 1)(x))
+
+
+def _twice(x, channels: int):
+    for _ in range(2):
+        x = layers.Conv2D(channels, 3, padding="same", activation="relu")(x)
+    return x
+
+
+def yolo() -> keras.Model:
+    image = x = keras.Input((224, 224, 3), batch_size=1)
+    maps = []
+    for channels in (32, 64, 128, 256):
+        x = layers.Conv2D(channels, 3, 2, padding="same", activation="silu")(x)
+        y = layers.Conv2D(channels // 2, 1, activation="silu")(x)
+        y = layers.Conv2D(channels, 1, activation="silu")(_silu(y, channels // 2))
+        x = layers.Add()([x, y])
+        maps.append(layers.Conv2D(24, 1)(x))
+    return keras.Model(image, maps[2:])
+
+
+def _silu(x, channels: int):
+    return layers.Conv2D(channels, 3, padding="same", activation="silu")(x)
+
+
+NETWORKS: dict[str, Callable[[], keras.Model]] = {
+    each.__name__: each for each in (resnet18, resnet20, vgg16, unet, yolo)
+}
+
+
+def with_zeros(model: keras.Model, zeros: float) -> keras.Model:
+    """Remove the smallest entries of all kernels but the first, and keep the size of what they give."""
+    random = np.random.default_rng(0)
+    kernels = [weight for weight in model.weights if weight.path.endswith("kernel") and len(weight.shape) == 4]
+    for kernel in kernels[1:]:
+        values = kernel.numpy()
+        values[np.abs(values) < np.quantile(np.abs(values), zeros)] = 0
+        kernel.assign(values / np.sqrt(1 - zeros))
+    for weight in model.trainable_weights:
+        if len(weight.shape) == 1:
+            weight.assign(weight + 0.1 * random.normal(size=weight.shape))
+    return model
+
+
+def rows(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
+    keras.utils.set_random_seed(0)
+    model = with_zeros(NETWORKS[name](), zeros)
+    image = np.random.default_rng(0).random(model.inputs[0].shape, dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        image.tofile(home / "image.bin")
+        samples = {"check_on": image}
+        dense = to_tflite(model, home / "dense.tflite", optimize="dense", batch=1, **samples)
+        sparse = to_tflite(model, home / "sparse.tflite", optimize="latency", batch=1, **samples)
+        form = next(each.name for each in sparse.candidates if not each.reason)
+        what = f"{name}, {zeros:.0%} zeros, {dense.bytes:,} -> {sparse.bytes:,} bytes ({form})"
+        least = BARS[name] if zeros == 0.9 else 0.95
+        found = kernels.in_node(home, pairs=9, least=least)
+        if is_emulated:
+            found += kernels.emulated(home, wheels=kernels.WHEELS[:1], pairs=1, least=least)
+    yield from (replace(row, what=f"{what}: {row.what}") for row in found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=" ".join(NETWORKS))
+    parser.add_argument("--zeros", type=float, nargs="+", default=[0.9])
+    parser.add_argument("--emulated", action="store_true")
+    options = parser.parse_args()
+    for name in options.networks or NETWORKS:
+        for zeros in options.zeros:
+            for row in rows(name, zeros, is_emulated=options.emulated):
+                line = [row.what, row.measured, row.bar, "yes" if row.holds else "NO"]
+                print("\t".join(line), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,862 @@
+"""Rewrite the convolutions of a file so that XNNPACK skips their zeros, with the same outputs, where that pays.
+
+XNNPACK skips zeros in groups of operators that run with channels first, which begin with a 3x3 convolution of stride
+2 on three channels, end in a mean or DEPTH_TO_SPACE, and hold 1x1 and small depthwise convolutions. Every convolution
+of a file is written with such operators (`phases`), maps enter and leave the group by layers that only move them,
+and the operators that stay dense are those for which the rewriting would cost time by the estimate.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.file import schema
+from tfprune.export.file.document import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    indices_of,
+    inputs_of,
+    numbers_operators,
+    operator_name,
+)
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.rewriting import phases as algebra
+from tfprune.export.rewriting.phases import Chain, Window
+
+_NO_ACTIVATION = schema.ActivationFunctionType.NONE
+_CLIPPING = (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6)
+_UNARY = {  # operators on each entry that XNNPACK takes with channels first
+    *("ABS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
+    *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SQRT", "SQUARE", "TANH"),
+}
+_KEEPING_SIGN = {
+    *("ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "PAD"),
+    *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR"),
+}
+_LONGEST_CHAIN, _MOST_TIMES = 12, 8  # operators that stand for one upsampling, and its factor
+_NOT_NEGATIVE = {"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "ABS", "SQUARE", "SQRT", "EXP"}
+# What the XNNPACK delegate of every runtime takes: before a group, other operators would cut it into two.
+_DELEGATED = {
+    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX", *_UNARY),
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
+    *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "DENSIFY", "DEQUANTIZE"),
+}
+_MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
+_ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
+
+
+@dataclass(frozen=True)
+class _Node:
+    """An operator that may run in a group, as a function of maps.
+
+    Attributes:
+        kind: `convolution`, `depthwise`, `maximum`, `enlarge`, `join`, `concatenation` or `mean`.
+        operators: The operators of the file that it stands for, the last of which makes its target.
+        sources: The tensors that it takes.
+        target: The tensor that it makes.
+        window: How it moves over the image, for those that do.
+        kernel: Array [outputs, rows, columns, inputs] of a convolution; of a depthwise one, inputs is 1.
+        bias: Array [outputs] of a convolution.
+        activation: What is fused.
+    """
+
+    kind: str
+    operators: tuple[schema.OperatorT, ...] = field(repr=False)
+    sources: tuple[int, ...]
+    target: int
+    window: Window = Window((1, 1))
+    kernel: np.ndarray | None = field(default=None, repr=False)
+    bias: np.ndarray | None = field(default=None, repr=False)
+    activation: int = _NO_ACTIVATION
+
+    @functools.cached_property
+    def entries(self) -> int:
+        """The non-zero entries of its kernel."""
+        return 0 if self.kernel is None else int(np.count_nonzero(self.kernel))
+
+    @property
+    def is_window(self) -> bool:
+        return self.kind in ("convolution", "depthwise", "maximum")
+
+    @property
+    def is_plain_depthwise(self) -> bool:
+        """Whether XNNPACK takes it in a group as it is, on plain maps."""
+        size = self.window.size
+        centered = self.window.padding == (size[0] // 2, size[1] // 2)
+        return self.kind == "depthwise" and size in ((3, 3), (5, 5)) and centered and self.window.dilation == (1, 1)
+
+
+class _Reader:
+    """Reads the main graph of a file as nodes.
+
+    Args:
+        model: The file as objects.
+    """
+
+    def __init__(self, model: schema.ModelT) -> None:
+        self.model, self.graph = model, model.subgraphs[0]
+        self.operators = list(self.graph.operators or ())
+        self.producers = {index: each for each in self.operators for index in indices_of(each.outputs)}
+        self.nodes: list[_Node | str] = []  # for each operator; a string says why it is none
+        self.not_negative: set[int] = set()
+        self.costs: dict[tuple[int, ...], float] = {}  # of nodes, by their targets and phases
+        for operator in self.operators:
+            node = self._node(operator)
+            self.nodes.append(node)
+            self._note_sign(operator)
+
+    def kind(self, operator: schema.OperatorT) -> str:
+        return operator_name(self.model, operator)
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        tensor = self.graph.tensors[index]
+        lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+        return tuple(map(int, [] if lengths is None else lengths))
+
+    def values(self, index: int) -> np.ndarray | None:
+        """Return a constant of float32 or int32 that is stored as it is; None for any other tensor."""
+        tensor = self.graph.tensors[index]
+        data = self.model.buffers[tensor.buffer].data
+        types = {schema.TensorType.FLOAT32: "<f4", schema.TensorType.INT32: "<i4"}
+        if (
+            data is None
+            or not len(data)
+            or tensor.isVariable
+            or tensor.sparsity is not None
+            or tensor.type not in types
+        ):
+            return None
+        return np.frombuffer(np.asarray(data, np.uint8).tobytes(), types[tensor.type]).reshape(self.shape(index))
+
+    def is_map(self, index: int) -> bool:
+        """Tell whether a tensor is one image of float32 whose size is known."""
+        shape = self.shape(index)
+        floats = self.graph.tensors[index].type == schema.TensorType.FLOAT32
+        return floats and len(shape) == 4 and shape[0] == 1 and min(shape) > 0 and self.values(index) is None
+
+    def _node(self, operator: schema.OperatorT) -> _Node | str:
+        kind, inputs = self.kind(operator), inputs_of(operator)
+        rule = _RULES.get(kind)
+        if rule is None:
+            return f"{kind} has no form with channels first"
+        taken = inputs[0] if rule is not _enlarge and inputs else int(operator.outputs[0])
+        made = int(operator.outputs[0]) if rule is not _mean else taken
+        if not inputs or not self.is_map(taken) or not self.is_map(made):
+            return "it does not work on one image of float32 with a fixed size"
+        return rule(self, operator, kind)
+
+    def unpadded(self, operator: schema.OperatorT) -> tuple[int, tuple[int, int], tuple[schema.OperatorT, ...]]:
+        """Return what an operator takes before zeros are added, how many rows and columns come first, and both."""
+        source = inputs_of(operator)[0]
+        before = self.producers.get(source)
+        if before is None or self.kind(before) != "PAD" or operator.builtinOptions.padding != schema.Padding.VALID:
+            return source, (0, 0), (operator,)
+        amounts = self.values(inputs_of(before)[1])
+        if amounts is None or amounts.shape != (4, 2) or amounts.min() < 0 or amounts[[0, 3]].any():
+            return source, (0, 0), (operator,)
+        return inputs_of(before)[0], (int(amounts[1, 0]), int(amounts[2, 0])), (before, operator)
+
+    def moved(self, operator: schema.OperatorT, numbers: np.ndarray) -> np.ndarray | None:
+        """Return what an operator that only moves or repeats entries makes of an array; None for any other."""
+        kind, values = self.kind(operator), [self.values(index) for index in inputs_of(operator)[1:]]
+        if kind == "RESHAPE":
+            return numbers.reshape(self.shape(int(operator.outputs[0])))
+        if kind == "TILE" and values[0] is not None and len(values[0]) == numbers.ndim:
+            return np.tile(numbers, values[0])
+        if kind == "RESIZE_NEAREST_NEIGHBOR" and values[0] is not None and not operator.builtinOptions.alignCorners:
+            times = values[0] // numbers.shape[1:3]
+            return numbers.repeat(times[0], axis=1).repeat(times[1], axis=2)
+        return None
+
+    def _note_sign(self, operator: schema.OperatorT) -> None:
+        """Note tensors without negative values."""
+        kind, inputs = self.kind(operator), inputs_of(operator)
+        fused = getattr(operator.builtinOptions, "fusedActivationFunction", _NO_ACTIVATION)
+        keeps = kind in _KEEPING_SIGN
+        if (
+            kind in _NOT_NEGATIVE
+            or fused in _CLIPPING
+            or (keeps and set(inputs[: 1 if kind == "PAD" else None]) <= self.not_negative)
+        ):
+            self.not_negative.update(indices_of(operator.outputs))
+
+
+def _window(reader: _Reader, operator: schema.OperatorT, size: tuple[int, int]) -> tuple[Window, int, tuple] | str:
+    options = operator.builtinOptions
+    dilation = getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1)
+    if options.strideH != options.strideW or options.strideH not in (1, 2):
+        return f"its strides are {options.strideH} and {options.strideW}; 1 or 2 in both directions has a form"
+    source, padding, operators = reader.unpadded(operator)
+    if options.padding == schema.Padding.SAME:
+        shape = reader.shape(source)
+        totals = [
+            max((-(-length // options.strideH) - 1) * options.strideH + (entries - 1) * step + 1 - length, 0)
+            for length, entries, step in zip(shape[1:3], size, dilation, strict=True)
+        ]
+        padding = totals[0] // 2, totals[1] // 2
+    return Window(size, options.strideH, padding, dilation), source, operators
+
+
+def _convolution(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
+    inputs = inputs_of(operator)
+    kernel = reader.values(inputs[1])
+    bias = reader.values(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
+    if kernel is None or kernel.dtype != np.float32 or (bias is None and len(inputs) > 2 and inputs[2] >= 0):
+        return "its kernel is not a dense constant of float32"
+    found = _window(reader, operator, kernel.shape[1:3])
+    if isinstance(found, str):
+        return found
+    window, source, operators = found
+    channels = reader.shape(source)[3]
+    if kind == "DEPTHWISE_CONV_2D":
+        kernel = np.moveaxis(kernel, (3, 0), (0, 3))
+    name = "depthwise" if kernel.shape[3] == 1 and len(kernel) == channels else "convolution"
+    if name == "convolution":
+        kernel = _spread(kernel, channels)
+    bias = np.zeros(len(kernel), np.float32) if bias is None else bias
+    activation = operator.builtinOptions.fusedActivationFunction
+    return _Node(name, operators, (source,), int(operator.outputs[0]), window, kernel, bias, activation)
+
+
+def _spread(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Return the kernel of a convolution in groups as one that takes all channels."""
+    outputs, rows, columns, inputs = kernel.shape
+    groups = channels // inputs
+    if groups == 1:
+        return kernel
+    whole = np.zeros((outputs, rows, columns, channels), np.float32)
+    for output in range(outputs):
+        start = output * groups // outputs * inputs
+        whole[output, :, :, start : start + inputs] = kernel[output]
+    return whole
+
+
+def _maximum(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
+    if inputs_of(operator)[0] not in reader.not_negative:
+        return "its inputs may be negative, and zeros are added around the image"
+    options = operator.builtinOptions
+    found = _window(reader, operator, (options.filterHeight, options.filterWidth))
+    if isinstance(found, str):
+        return found
+    window, source, operators = found
+    activation = options.fusedActivationFunction
+    return _Node("maximum", operators, (source,), int(operator.outputs[0]), window, activation=activation)
+
+
+def _join(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
+    inputs, target = inputs_of(operator), int(operator.outputs[0])
+    if kind in _UNARY:
+        return _Node("join", (operator,), tuple(inputs), target)
+    if not all(reader.is_map(index) and reader.shape(index) == reader.shape(target) for index in inputs):
+        return "it joins maps of different sizes, or a map and a constant"
+    return _Node("join", (operator,), tuple(inputs), target)
+
+
+def _concatenation(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
+    inputs, target = inputs_of(operator), int(operator.outputs[0])
+    if operator.builtinOptions.axis % 4 != 3 or not all(map(reader.is_map, inputs)):
+        return "it does not join the channels of images"
+    activation = operator.builtinOptions.fusedActivationFunction
+    return _Node("concatenation", (operator,), tuple(inputs), target, activation=activation)
+
+
+def _average(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
+    options = operator.builtinOptions
+    size = options.filterHeight, options.filterWidth
+    found = _window(reader, operator, size)
+    if isinstance(found, str):
+        return found
+    window, source, operators = found
+    _, height, width, channels = reader.shape(source)
+    made = reader.shape(int(operator.outputs[0]))[1:3]
+    reached = [(length - 1) * window.stride + entries for length, entries in zip(made, size, strict=True)]
+    if window.padding != (0, 0) or reached[0] > height or reached[1] > width:
+        return "it averages fewer pixels at the border than inside"
+    kernel = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32)
+    target, bias = int(operator.outputs[0]), np.zeros(channels, np.float32)
+    activation = options.fusedActivationFunction
+    return _Node("depthwise", operators, (source,), target, window, kernel, bias, activation)
+
+
+def _enlarge(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
+    """Recognize nearest upsampling, which converters write as RESHAPE and TILE, by what it does."""
+    chain, source = [operator], inputs_of(operator)[0]
+    while not reader.is_map(source) and source in reader.producers and len(chain) < _LONGEST_CHAIN:
+        chain.insert(0, reader.producers[source])
+        source = inputs_of(chain[0])[0] if inputs_of(chain[0]) else -1
+    no, target = f"{kind} has no form with channels first", int(operator.outputs[0])
+    if not reader.is_map(source):
+        return no
+    shape, made = reader.shape(source), reader.shape(target)
+    times = made[1] // shape[1]
+    if made != (1, times * shape[1], times * shape[2], shape[3]) or not 2 <= times <= _MOST_TIMES:
+        return no
+    numbers = np.arange(np.prod(shape)).reshape(shape)
+    found: np.ndarray | None = numbers
+    for each in chain:
+        found = None if found is None else reader.moved(each, found)
+    if found is None or not np.array_equal(found, numbers.repeat(times, axis=1).repeat(times, axis=2)):
+        return no
+    return _Node("enlarge", tuple(chain), (source,), target, Window((times, times)))
+
+
+def _mean(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
+    axes = reader.values(inputs_of(operator)[1])
+    if axes is None or sorted((axes.ravel() % 4).tolist()) != [1, 2]:
+        return "it does not reduce exactly the height and the width"
+    return _Node("mean", (operator,), (inputs_of(operator)[0],), int(operator.outputs[0]))
+
+
+_RULES: dict[str, Callable[[_Reader, schema.OperatorT, str], _Node | str]] = {
+    "CONV_2D": _convolution,
+    "DEPTHWISE_CONV_2D": _convolution,
+    "MAX_POOL_2D": _maximum,
+    "AVERAGE_POOL_2D": _average,
+    "RESHAPE": _enlarge,
+    "RESIZE_NEAREST_NEIGHBOR": _enlarge,
+    "ADD": _join,
+    "MUL": _join,
+    "CONCATENATION": _concatenation,
+    "MEAN": _mean,
+    **dict.fromkeys(_UNARY, _join),
+}
+
+
+# Which operators form the group, and in how many phases each of their maps is kept.
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A group of operators, as it would run.
+
+    Attributes:
+        nodes: Its operators, in order.
+        phases: 1 or 2 for each tensor inside of it.
+        before: The estimate for the whole graph as it is, in multiplications of a dense convolution.
+        after: The estimate for the rewritten graph.
+    """
+
+    nodes: tuple[_Node, ...]
+    phases: dict[int, int]
+    before: float
+    after: float
+
+    @property
+    def gain(self) -> float:
+        return self.before / self.after
+
+
+_NO_PLAN = _Plan((), {}, 1.0, 1.0)
+_PER_MOVED = 3.0  # for each number that is copied with channels last
+_PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
+_PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
+
+
+_BEGINNINGS, _PASSES = 6, 2  # that are planned in full, and rounds over the maps in which each may change
+
+
+def _best_plan(reader: _Reader) -> _Plan:
+    """Return the plan with the lowest estimate, among those that begin at an operator and go on to the end.
+
+    All beginnings are compared with as few maps in phases as they can have, and the best of them planned in full.
+    """
+    nodes = [node for node in reader.nodes if isinstance(node, _Node)]
+    planners = [_Planner(reader, nodes[start:]) for start in range(len(nodes))]
+    simple = [(plan.after, number) for number, each in enumerate(planners) if (plan := each.plan(passes=0))]
+    plans = (planners[number].plan(passes=_PASSES) for _, number in sorted(simple)[:_BEGINNINGS])
+    return min(filter(None, plans), key=lambda plan: plan.after, default=_NO_PLAN)
+
+
+class _Planner:
+    """Chooses phases for the maps of some operators, and estimates what they take.
+
+    Args:
+        reader: The file.
+        nodes: The operators of the group, in order.
+    """
+
+    def __init__(self, reader: _Reader, nodes: Sequence[_Node]) -> None:
+        self.reader = reader
+        self.nodes = tuple(nodes)
+        self.made = {node.target for node in self.nodes if node.kind != "mean"}
+        taken = dict.fromkeys(index for node in self.nodes for index in node.sources)
+        self.entering = [index for index in taken if index not in self.made]
+        outside = self.outside()
+        read = {index for operator in outside for index in inputs_of(operator)} | {*indices_of(reader.graph.outputs)}
+        self.leaving = [index for index in self.made if index in read]
+        self._alike = self._classes()
+
+    def outside(self) -> list[schema.OperatorT]:
+        """Return the operators that stay as they are; zeros that others read stay, too."""
+        last = {id(node.operators[-1]) for node in self.nodes}
+        joined = {id(operator) for node in self.nodes for operator in node.operators}
+        others = [operator for operator in self.reader.operators if id(operator) not in joined]
+        read = {index for operator in others for index in inputs_of(operator)}
+        return [
+            operator
+            for operator in self.reader.operators
+            if id(operator) not in joined or (id(operator) not in last and read & {*indices_of(operator.outputs)})
+        ]
+
+    def _classes(self) -> dict[int, int]:
+        """Return a representative of each tensor: tensors with the same one are kept in the same phases."""
+        leader: dict[int, int] = {}
+
+        def root(index: int) -> int:
+            while leader.setdefault(index, index) != index:
+                index = leader[index]
+            return index
+
+        for node in self.nodes:
+            root(node.sources[0])
+            if node.kind in ("join", "concatenation"):
+                for index in node.sources:
+                    leader[root(index)] = root(node.target)
+            elif node.kind != "mean":
+                root(node.target)
+        return {index: root(index) for index in leader}
+
+    def plan(self, *, passes: int) -> _Plan | None:
+        """Return the best plan that was found; None if the operators cannot run in a group."""
+        if not any(node.kind == "convolution" for node in self.nodes) or not self._runs_whole():
+            return None
+        chosen = self._closed({self._alike[index] for index in self.entering if self._is_image(index)})
+        if chosen is None:
+            return None
+        lowest = self._cost(chosen)
+        for each in [*dict.fromkeys(self._alike.values())] * passes:
+            wider = None if each in chosen else self._closed(chosen | {each})
+            if wider is not None and (cost := self._cost(wider)) < lowest:
+                chosen, lowest = wider, cost
+        if lowest == float("inf"):
+            return None
+        phases = {index: 2 if each in chosen else 1 for index, each in self._alike.items()}
+        before = sum(map(self._dense, self.reader.operators))
+        rest = sum(map(self._dense, self.outside()))
+        return _Plan(self.nodes, phases, before, rest + lowest)
+
+    def _runs_whole(self) -> bool:
+        """Tell whether XNNPACK gets all operators before the group and in it at once."""
+        makers = {index: each for each in self.outside() for index in indices_of(each.outputs)}
+        ahead, seen = [index for node in self.nodes for index in node.sources], set[int]()
+        while ahead:
+            index = ahead.pop()
+            operator = makers.get(index)
+            if index not in seen and operator is not None:
+                if self.reader.kind(operator) not in _DELEGATED:
+                    return False
+                ahead += inputs_of(operator)
+            seen.add(index)
+        return True
+
+    def _is_image(self, index: int) -> bool:
+        return self.reader.shape(index)[3] <= 3
+
+    def _closed(self, classes: set[int]) -> frozenset[int] | None:
+        """Add what has to be in phases as well; None if that is not possible."""
+        closed = set(classes)
+        while True:
+            size = len(closed)
+            for node in self.nodes:
+                if node.is_window:
+                    before, behind = self._alike[node.sources[0]], self._alike[node.target]
+                    if before in closed and node.window.stride == 1:
+                        closed.add(behind)
+                    if behind in closed and node.window.stride == 2:
+                        closed.add(before)
+            if len(closed) == size:
+                break
+        in_phases = [index for index, each in self._alike.items() if each in closed]
+        possible = all(self._may_have_phases(index) for index in in_phases)
+        return frozenset(closed) if possible else None
+
+    def _may_have_phases(self, index: int) -> bool:
+        if index in self.entering:
+            return self._is_image(index)
+        _, height, width, channels = self.reader.shape(index)
+        return not (height % 2 or width % 2 or channels > _MOST_CHANNELS_IN_PHASES)
+
+    def _cost(self, chosen: Collection[int]) -> float:
+        phases = {index: 2 if each in chosen else 1 for index, each in self._alike.items()}
+        total = sum(self._known(node, phases) for node in self.nodes)
+        total += sum(_entry_cost(self.reader.shape(index), phases[index]) for index in self.entering)
+        return total + sum(_exit_cost(self.reader.shape(index), phases[index]) for index in self.leaving)
+
+    def _known(self, node: _Node, phases: Mapping[int, int]) -> float:
+        key = node.target, *(phases[index] for index in (node.sources[0], node.target) if index in phases)
+        if key not in self.reader.costs:
+            self.reader.costs[key] = self._sparse(node, phases)
+        return self.reader.costs[key]
+
+    def _sparse(self, node: _Node, phases: Mapping[int, int]) -> float:
+        """Estimate a node in the group."""
+        reader, before = self.reader, phases[node.sources[0]]
+        if node.kind == "mean":
+            return float(np.prod(reader.shape(node.sources[0]))) * 2
+        behind = phases[node.target]
+        _, height, width, channels = reader.shape(node.target)
+        pixels = -(-height // behind) * -(-width // behind)
+        if node.kind == "join":
+            return pixels * behind**2 * channels * algebra.PER_SUM * max(len(node.sources) - 1, 1)
+        inputs = [reader.shape(index)[3] for index in node.sources]
+        if node.kind == "enlarge":
+            return self._enlarging(node, (before, behind))
+        if node.kind == "concatenation":
+            return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
+        if not self._keeps_grid(node, (before, behind)):
+            return float("inf")
+        if node.kind == "maximum":
+            return pixels * algebra.cost_of_maximum(node.window, channels=channels, phases=(before, behind))
+        if node.is_plain_depthwise and before == behind == 1:
+            return pixels * channels * algebra.PER_SHIFT[node.window.size[0]]
+        sizes = inputs[0], channels
+        return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
+
+    def _enlarging(self, node: _Node, phases: tuple[int, int]) -> float:
+        shape = self.reader.shape(node.target)
+        moved = float(np.prod(shape))
+        if phases[1] == 2 and (phases[0] == 2 or node.window.size[0] != 2):
+            return float("inf")
+        copied = moved * (algebra.PER_PRODUCT + algebra.PER_ENTRY)
+        return copied if phases[1] == 2 else copied + moved * _PER_MOVED + _entry_cost(shape, 1)
+
+    def _keeps_grid(self, node: _Node, phases: tuple[int, int]) -> bool:
+        """Tell whether shifts with zeros around them give an image of the right size."""
+        stride = algebra.stride_between(node.window.stride, phases)
+        shapes = self.reader.shape(node.sources[0]), self.reader.shape(node.target)
+        grids = [[-(-length // each) for length in shape[1:3]] for shape, each in zip(shapes, phases, strict=True)]
+        return stride > 0 and grids[1] == [-(-length // stride) for length in grids[0]]
+
+    def _dense(self, operator: schema.OperatorT) -> float:
+        """Estimate an operator as it is, with channels last."""
+        reader, kind, inputs = self.reader, self.reader.kind(operator), inputs_of(operator)
+        made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
+        if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
+            return made * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "DEPTHWISE_CONV_2D":
+            return made * float(np.prod(reader.shape(inputs[1])[1:3])) * _PER_WINDOW
+        if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
+            return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
+        return made * _PER_JOINED
+
+
+def _entry_cost(shape: Sequence[int], phases: int) -> float:
+    _, height, width, channels = shape
+    if phases == 2:
+        return height * width / 4 * _ENTRY_CHANNELS * 27
+    chunks = -(-channels // _ENTRY_CHANNELS)
+    each = _ENTRY_CHANNELS * (2 * _PER_MOVED + 27) + channels * (algebra.PER_PRODUCT + algebra.PER_SUM)
+    return height * width * chunks * each
+
+
+def _exit_cost(shape: Sequence[int], phases: int) -> float:
+    _, height, width, channels = shape
+    moved = height * width * channels
+    return moved * (_PER_MOVED if phases == 2 else _PER_MOVED + algebra.PER_PRODUCT + algebra.PER_SHIFT[3])
+
+
+# Write a plan.
+
+
+class _Writer:
+    """Puts the operators of a plan into a file.
+
+    Args:
+        reader: The file, whose objects are changed.
+        plan: What is written.
+    """
+
+    def __init__(self, reader: _Reader, plan: _Plan) -> None:
+        self.reader, self.plan = reader, plan
+        self.model, self.graph = reader.model, reader.graph
+        self.maps: dict[int, int] = {}  # by the tensor of the file that a map stands for
+
+    def write(self) -> None:
+        plan, reader = self.plan, self.reader
+        planner = _Planner(reader, plan.nodes)
+        self.graph.operators = planner.outside()
+        for index in planner.entering:
+            self.maps[index] = self._image(index) if plan.phases[index] == 2 else self._airlock(index)
+        for node in plan.nodes:
+            self._node(node)
+        for index in planner.leaving:
+            self._leave(index)
+        self.graph.operators = _in_order(self.graph.operators)
+
+    def _node(self, node: _Node) -> None:
+        source = self.maps[node.sources[0]]
+        if node.kind == "mean":
+            self._mean(node)
+        elif node.kind == "join":
+            self.maps[node.target] = self._copied(node.operators[-1], [self.maps[index] for index in node.sources])
+        elif node.kind == "concatenation":
+            self.maps[node.target] = self._concatenation(node)
+        elif node.kind == "enlarge":
+            self.maps[node.target] = self._enlarged(node)
+        elif self._is_native(node):
+            self.maps[node.target] = self._depthwise(
+                source, node.kernel[..., 0], stride=node.window.stride, bias=node.bias, activation=node.activation
+            )
+        else:
+            phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
+            channels = self._shape(node.sources[0])[3]
+            if node.kind == "maximum":
+                chain, bias = algebra.maximum(node.window, channels=channels, phases=phases), None
+            else:
+                chain = algebra.cheapest(_spread(node.kernel, channels), node.window, phases=phases)
+                bias = np.tile(node.bias, phases[1] ** 2)
+            self.maps[node.target] = self._follow(chain, source, bias=bias, activation=node.activation)
+
+    def _is_native(self, node: _Node) -> bool:
+        return node.is_plain_depthwise and self.plan.phases[node.sources[0]] == self.plan.phases[node.target] == 1
+
+    def _shape(self, index: int) -> tuple[int, ...]:
+        return self.reader.shape(index)
+
+    def _follow(self, chain: Chain, source: int, *, bias: np.ndarray | None, activation: int) -> int:
+        """Write the steps of a chain, and return the last map."""
+        maps = [source]
+        for number, step in enumerate(chain.steps, 1):
+            own = bias if number == chain.bias else None
+            fused = activation if number == len(chain.steps) else _NO_ACTIVATION
+            inputs = [maps[each] for each in step.sources]
+            if step.matrix is not None:
+                fused = schema.ActivationFunctionType.RELU if step.clips else fused
+                maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
+            elif step.amounts is not None:
+                kernel = _one_hot(step.amounts, step.size)
+                maps.append(self._depthwise(inputs[0], kernel, stride=step.stride, activation=fused))
+            else:
+                maps.append(self._sum(*inputs, activation=fused))
+        return maps[-1]
+
+    def _map(self, height: int, width: int, channels: int) -> int:
+        shape = np.array([1, height, width, channels], np.int32)
+        return add_tensor(self.graph, schema.TensorT(name=b"", shape=shape, type=schema.TensorType.FLOAT32, buffer=0))
+
+    def _constant(self, values: np.ndarray) -> int:
+        return add_constant(self.model, self.graph, name=b"", values=values)
+
+    def _add(self, name: str, inputs: Sequence[int], output: int, options: Any) -> int:
+        add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=[output], options=options)
+        return output
+
+    def _product(
+        self, source: int, matrix: np.ndarray, *, bias: np.ndarray | None = None, activation: int = _NO_ACTIVATION
+    ) -> int:
+        _, height, width, _ = self._shape(source)
+        kernel = np.ascontiguousarray(matrix[:, None, None], np.float32)
+        bias = np.zeros(len(matrix), np.float32) if bias is None else bias.astype(np.float32)
+        options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=1, strideW=1)
+        options.fusedActivationFunction = activation
+        inputs = [source, self._constant(kernel), self._constant(bias)]
+        return self._add("CONV_2D", inputs, self._map(height, width, len(matrix)), options)
+
+    def _depthwise(
+        self,
+        source: int,
+        kernel: np.ndarray,
+        *,
+        stride: int,
+        bias: np.ndarray | None = None,
+        activation: int = _NO_ACTIVATION,
+    ) -> int:
+        """Add a depthwise convolution; its kernel is an array [channels, rows, columns]."""
+        _, height, width, channels = self._shape(source)
+        around, padding = kernel.shape[1] // 2, schema.Padding.SAME
+        if stride == 2:
+            source, padding = self._padded(source, around), schema.Padding.VALID
+        bias = np.zeros(channels, np.float32) if bias is None else bias
+        options = schema.DepthwiseConv2DOptionsT(padding=padding, strideH=stride, strideW=stride, depthMultiplier=1)
+        options.fusedActivationFunction = activation
+        weight = np.ascontiguousarray(np.moveaxis(kernel, 0, 2)[None], np.float32)
+        inputs = [source, self._constant(weight), self._constant(bias)]
+        made = self._map(-(-height // stride), -(-width // stride), channels)
+        return self._add("DEPTHWISE_CONV_2D", inputs, made, options)
+
+    def _padded(self, source: int, around: int) -> int:
+        _, height, width, channels = self._shape(source)
+        amounts = np.array([[0, 0], [around, around], [around, around], [0, 0]], np.int32)
+        made = self._map(height + 2 * around, width + 2 * around, channels)
+        return self._add("PAD", [source, self._constant(amounts)], made, schema.PadOptionsT())
+
+    def _sum(self, first: int, second: int, *, activation: int = _NO_ACTIVATION) -> int:
+        options = schema.AddOptionsT(fusedActivationFunction=activation)
+        return self._add("ADD", [first, second], self._map(*self._shape(first)[1:]), options)
+
+    def _copied(self, operator: schema.OperatorT, inputs: Sequence[int]) -> int:
+        """Add an operator like another one, on maps."""
+        made = self._map(*self._shape(inputs[0])[1:])
+        return self._add(self.reader.kind(operator), inputs, made, operator.builtinOptions)
+
+    def _concatenation(self, node: _Node) -> int:
+        phases = self.plan.phases[node.target]
+        sizes = [self._shape(index)[3] for index in node.sources]
+        made, start = [], 0
+        for index, size in zip(node.sources, sizes, strict=True):
+            matrix = np.zeros((phases**2, sum(sizes), phases**2, size), np.float32)
+            for phase in range(phases**2):
+                matrix[phase, start : start + size, phase] = np.eye(size)
+            made.append(self._product(self.maps[index], matrix.reshape(phases**2 * sum(sizes), -1)))
+            start += size
+        return functools.reduce(lambda first, second: self._sum(first, second, activation=node.activation), made)
+
+    def _enlarged(self, node: _Node) -> int:
+        """Copy each pixel into 2 x 2 phases, which are the enlarged map, or leave and enter the group again."""
+        before, behind = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
+        _, height, width, channels = self._shape(node.target)
+        times = node.window.size[0]
+        block = times * before
+        copies = np.zeros((block, block, channels, before, before, channels), np.float32)
+        for p, q in np.ndindex(block, block):
+            copies[p, q, :, p // times, q // times] = np.eye(channels)
+        source = self._product(self.maps[node.sources[0]], copies.reshape(block**2 * channels, -1))
+        if behind == 2:
+            return source
+        options = schema.DepthToSpaceOptionsT(blockSize=block)
+        return self._airlock(self._add("DEPTH_TO_SPACE", [source], self._map(height, width, channels), options))
+
+    def _mean(self, node: _Node) -> None:
+        """Leave the group by a mean over the image."""
+        source = self.maps[node.sources[0]]
+        channels, phases = self._shape(node.sources[0])[3], self.plan.phases[node.sources[0]]
+        if phases == 2:
+            source = self._product(source, np.tile(np.eye(channels, dtype=np.float32) / 4, 4))
+        shape, axes = self._shape(node.target), self._constant(np.array([1, 2], np.int32))
+        if len(shape) == 2:
+            self._add("MEAN", [source, axes], node.target, schema.ReducerOptionsT(keepDims=False))
+            return
+        flat = add_tensor(
+            self.graph, self.graph.tensors[node.target], name=b"", shape=np.array([1, channels], np.int32)
+        )
+        self.graph.tensors[flat].shapeSignature = None
+        self._add("MEAN", [source, axes], flat, schema.ReducerOptionsT(keepDims=False))
+        lengths = np.array(shape, np.int32)
+        self._add("RESHAPE", [flat, self._constant(lengths)], node.target, schema.ReshapeOptionsT(newShape=lengths))
+
+    def _image(self, index: int) -> int:
+        """Enter the group with an image of at most three channels, in phases."""
+        _, height, width, channels = self._shape(index)
+        more = np.array([[0, 0], [0, height % 2], [0, width % 2], [0, 3 - channels]], np.int32)
+        source = index
+        if more.any():
+            made = self._map(height + height % 2, width + width % 2, 3)
+            source = self._add("PAD", [index, self._constant(more)], made, schema.PadOptionsT())
+        entered = self._taken_apart(source)
+        if channels == 3:
+            return entered
+        kept = np.eye(_ENTRY_CHANNELS, dtype=np.float32).reshape(4, 3, _ENTRY_CHANNELS)[:, :channels]
+        return self._product(entered, kept.reshape(-1, _ENTRY_CHANNELS))
+
+    def _taken_apart(self, source: int) -> int:
+        """Take an image of three channels apart into 2 x 2 phases, which begins a group."""
+        _, height, width, _ = self._shape(source)
+        kernel = np.zeros((2, 2, 3, 3, 3, 3), np.float32)
+        for p, q, channel in np.ndindex(2, 2, 3):
+            kernel[p, q, channel, 1 + p, 1 + q, channel] = 1
+        options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=2, strideW=2)
+        weight = self._constant(kernel.reshape(_ENTRY_CHANNELS, 3, 3, 3))
+        inputs = [self._padded(source, 1), weight, self._constant(np.zeros(_ENTRY_CHANNELS, np.float32))]
+        return self._add("CONV_2D", inputs, self._map(height // 2, width // 2, _ENTRY_CHANNELS), options)
+
+    def _airlock(self, index: int) -> int:
+        """Enter the group with a map of any number of channels, twelve at a time."""
+        _, height, width, channels = self._shape(index)
+        source = index
+        if channels < _ENTRY_CHANNELS:
+            more = np.array([[0, 0], [0, 0], [0, 0], [0, _ENTRY_CHANNELS - channels]], np.int32)
+            made = self._map(height, width, _ENTRY_CHANNELS)
+            source = self._add("PAD", [index, self._constant(more)], made, schema.PadOptionsT())
+        parts = []
+        for start in range(0, channels, _ENTRY_CHANNELS):
+            first = max(min(start, channels - _ENTRY_CHANNELS), 0)
+            part = source
+            if channels > _ENTRY_CHANNELS:
+                cut = [np.array([0, 0, 0, first], np.int32), np.array([1, height, width, _ENTRY_CHANNELS], np.int32)]
+                made = self._map(height, width, _ENTRY_CHANNELS)
+                part = self._add("SLICE", [source, *map(self._constant, cut)], made, schema.SliceOptionsT())
+            large = self._map(2 * height, 2 * width, 3)
+            self._add("DEPTH_TO_SPACE", [part], large, schema.DepthToSpaceOptionsT(blockSize=2))
+            matrix = np.zeros((channels, _ENTRY_CHANNELS), np.float32)
+            for channel in range(start, min(start + _ENTRY_CHANNELS, channels)):
+                matrix[channel, channel - first] = 1
+            parts.append(self._product(self._taken_apart(large), matrix))
+        return functools.reduce(self._sum, parts)
+
+    def _leave(self, index: int) -> None:
+        """Leave the group with a map, which DEPTH_TO_SPACE puts together from its phases."""
+        _, height, width, channels = self._shape(index)
+        source = self.maps[index]
+        if self.plan.phases[index] == 1:
+            kernel = np.eye(channels, dtype=np.float32)[:, None, None]
+            source = self._follow(
+                algebra.one_sided(algebra.taps_of(kernel, Window((1, 1)), phases=(1, 2))),
+                source,
+                bias=None,
+                activation=_NO_ACTIVATION,
+            )
+        options = schema.DepthToSpaceOptionsT(blockSize=2)
+        if not (height % 2 or width % 2):
+            self._add("DEPTH_TO_SPACE", [source], index, options)
+            return
+        large = self._add(
+            "DEPTH_TO_SPACE", [source], self._map(height + height % 2, width + width % 2, channels), options
+        )
+        cut = [np.zeros(4, np.int32), np.array([1, height, width, channels], np.int32)]
+        self._add("SLICE", [large, *map(self._constant, cut)], index, schema.SliceOptionsT())
+
+
+def _in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
+    """Return operators such that each comes behind those that make what it takes."""
+    makers = {index: number for number, each in enumerate(operators) for index in indices_of(each.outputs)}
+    ordered: dict[int, schema.OperatorT] = {}
+    for number in range(len(operators)):
+        ahead = [number]
+        while ahead:
+            sources = {makers[index] for index in inputs_of(operators[ahead[-1]]) if index in makers}
+            missing = sources - ordered.keys()
+            if missing:
+                ahead += sorted(missing, reverse=True)
+            else:
+                last = ahead.pop()
+                ordered.setdefault(last, operators[last])
+    return list(ordered.values())
+
+
+def _one_hot(amounts: np.ndarray, size: int) -> np.ndarray:
+    """Return kernels [channels, rows, columns] that shift each channel by its own rows and columns."""
+    kernel = np.zeros((len(amounts), size, size), np.float32)
+    rows, columns = (amounts + size // 2).T
+    kernel[np.arange(len(amounts)), rows, columns] = 1
+    return kernel
+
+
+_LEAST_GAIN = 1.1  # by the estimate, which is off by a few tenths
+
+
+def spread_convolutions(file: ModelFile) -> tuple[ModelFile, float]:
+    """Write the convolutions of a file's main graph as sparse 1x1 convolutions between shifts of whole maps.
+
+    Outputs stay the same but for the order of sums. XNNPACK skips the zeros of such a file on ARM and in WebAssembly
+    once its weights are stored sparse; elsewhere it runs all of it dense, and slower than the file as it was.
+
+    Args:
+        file: A float32 file with a fixed batch of 1.
+
+    Returns:
+        The next file, whose 1x1 convolutions are still stored dense, and the estimated time of the file as it was,
+        divided by that of the next one. Where the estimate is below 1.1, the file itself and 1.
+    """
+    model = file.objects()
+    reader = _Reader(model)
+    plan = _best_plan(reader)
+    if plan.gain < _LEAST_GAIN or numbers_operators(model):
+        return file, 1.0
+    _Writer(reader, plan).write()
+    return file.saved(model), plan.gain

@@ -1,0 +1,106 @@
+"""Convolutions between maps in phases: the same numbers as TensorFlow's convolutions and pools."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfprune.export.rewriting.phases import Chain, Window, chains, cheapest, maximum, stride_between, taps_of
+
+SIZE = 16
+
+
+def in_phases(image: np.ndarray, phases: int) -> np.ndarray:
+    """Return the map that tf.nn.depth_to_space turns back into the image."""
+    return image if phases == 1 else tf.nn.space_to_depth(image[None], phases)[0].numpy()
+
+
+def followed(chain: Chain, source: np.ndarray) -> np.ndarray:
+    maps = [source]
+    for step in chain.steps:
+        taken = [maps[number] for number in step.sources]
+        if step.amounts is not None:
+            maps.append(shifted(taken[0], step.amounts)[:: step.stride, :: step.stride])
+        elif step.matrix is not None:
+            product = taken[0] @ step.matrix.T
+            maps.append(np.maximum(product, 0) if step.clips else product)
+        else:
+            maps.append(taken[0] + taken[1])
+    return maps[-1]
+
+
+def shifted(image: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """Return what each channel holds so many rows below and columns to the right."""
+    (height, width, channels), padded = image.shape, np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    parts = [padded[2 + down : 2 + down + height, 2 + right : 2 + right + width] for down, right in amounts]
+    return np.stack([part[..., channel] for channel, part in zip(range(channels), parts, strict=True)], axis=-1)
+
+
+def window(size: int, stride: int, dilation: int) -> Window:
+    reach = (size - 1) * dilation + 1
+    before = max((SIZE // stride - 1) * stride + reach - SIZE, 0) // 2
+    return Window((size, size), stride, (before, before), (dilation, dilation))
+
+
+@given(
+    size=st.sampled_from([1, 2, 3, 5, 7]),
+    moves=st.sampled_from([(1, 1), (2, 1), (1, 2)]),
+    phases=st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2])),
+    zeros=st.sampled_from([0.0, 0.7, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_every_form_of_a_convolution_is_the_convolution(size, moves, phases, zeros, seed):
+    data, (stride, dilation) = np.random.default_rng(seed), moves
+    if not stride_between(stride, phases):
+        return
+    kernel = (data.normal(size=(4, size, size, 3)) * (data.random((4, size, size, 3)) >= zeros)).astype(np.float32)
+    image = data.normal(size=(SIZE, SIZE, 3)).astype(np.float32)
+    expected = tf.nn.conv2d(image[None], kernel.transpose(1, 2, 3, 0), stride, "SAME", dilations=dilation)[0].numpy()
+    taps = taps_of(kernel, window(size, stride, dilation), phases=phases)
+    for chain in chains(taps):
+        found = followed(chain, in_phases(image, phases[0]))
+        np.testing.assert_allclose(found, in_phases(expected, phases[1]), atol=2e-5)
+
+
+@pytest.mark.parametrize("phases", [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1)])
+def test_the_largest_of_a_window_is_that_of_a_pool(size, stride, phases):
+    if not stride_between(stride, phases):
+        return
+    image = np.maximum(np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)), 0).astype(np.float32)
+    expected = tf.nn.max_pool2d(image[None], size, stride, "SAME")[0].numpy()
+    chain = maximum(window(size, stride, 1), channels=3, phases=phases)
+    found = followed(chain, in_phases(image, phases[0]))
+    np.testing.assert_allclose(found, in_phases(expected, phases[1]), atol=1e-6)
+
+
+def counts(chain: Chain) -> tuple[int, int, int]:
+    shifts = sum(step.amounts is not None for step in chain.steps)
+    products = sum(step.matrix is not None for step in chain.steps)
+    return shifts, products, len(chain.steps) - shifts - products
+
+
+def test_what_a_3x3_kernel_takes():
+    kernel = np.ones((8, 3, 3, 8), np.float32)
+    assert counts(cheapest(kernel, window(3, 1, 1), phases=(2, 2))) == (2, 4, 3)
+    assert counts(cheapest(kernel, window(3, 1, 1), phases=(1, 1))) == (4, 9, 8)
+    assert counts(cheapest(kernel, window(3, 2, 1), phases=(2, 1))) == (2, 4, 3)
+    assert counts(cheapest(kernel[:, 1:2, 1:2], window(1, 1, 1), phases=(2, 2))) == (0, 1, 0)
+
+
+def test_the_non_zero_entries_stay_as_many_for_each_pixel():
+    data = np.random.default_rng(0)
+    kernel = (data.normal(size=(6, 3, 3, 5)) * (data.random((6, 3, 3, 5)) < 0.2)).astype(np.float32)
+    for phases in ((1, 1), (2, 2)):
+        chain = cheapest(kernel, window(3, 1, 1), phases=phases)
+        entries = sum(np.count_nonzero(step.matrix) for step in chain.steps if step.matrix is not None)
+        assert entries == phases[1] ** 2 * np.count_nonzero(kernel)
+
+
+def test_kernels_that_reach_too_far_have_no_form():
+    kernel = np.ones((2, 7, 7, 2), np.float32)
+    assert chains(taps_of(kernel, window(7, 1, 1), phases=(1, 1))) == ()
+    assert len(chains(taps_of(kernel, window(7, 1, 1), phases=(2, 2)))) == 2

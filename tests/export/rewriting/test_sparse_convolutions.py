@@ -1,0 +1,167 @@
+"""Files whose convolutions are sparse 1x1 convolutions between shifts: the same outputs, on sparse kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from file_graphs import SAME, FileGraph
+
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.rewriting import sparse_convolutions
+from tfprune.export.rewriting.rewrite import rewrite
+from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
+from tfprune.export.rewriting.sparsify import sparsify
+
+CLOSE = 1e-5  # of the largest output
+
+
+def outputs(content: bytes, image: np.ndarray) -> list[np.ndarray]:
+    found = Runner(content).predict(image)
+    return [found] if isinstance(found, np.ndarray) else [*found]
+
+
+def assert_same_outputs(before: bytes, after: bytes) -> None:
+    shape = ModelFile.open(before).graph.inputs[0].shape
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for expected, found in zip(outputs(before, image), outputs(after, image), strict=True):
+        np.testing.assert_allclose(found, expected, atol=CLOSE * np.abs(expected).max())
+
+
+def spread(content: bytes) -> bytes:
+    """Return the file with sparse weights after the rewriting, which all its groups take."""
+    file, gain = spread_convolutions(ModelFile.open(content))
+    assert gain >= 1.1
+    stored = ModelFile.open(sparsify(file.content).data)
+    assert stored.inference.active and not stored.hazards
+    return stored.content
+
+
+def layer(graph: FileGraph, x: int, channels: int, **options: int) -> int:
+    return graph.convolution(x, channels, zeros=0.95, **options)
+
+
+def residual(graph: FileGraph) -> list[int]:
+    x = layer(graph, graph.input, 32)
+    x = graph.binary("ADD", x, layer(graph, layer(graph, x, 32), 32))
+    x = graph.binary("ADD", layer(graph, layer(graph, x, 64, stride=2), 64), layer(graph, x, 64, size=1, stride=2))
+    return [graph.dense(graph.mean(x), 10)]
+
+
+def stem(graph: FileGraph) -> list[int]:
+    x = graph.pool(layer(graph, graph.input, 32, size=7, stride=2), size=3, padding=SAME)
+    return [graph.dense(graph.mean(layer(graph, layer(graph, x, 64), 64)), 10)]
+
+
+def skips(graph: FileGraph) -> list[int]:
+    fine = layer(graph, layer(graph, graph.input, 32), 32)
+    coarse = layer(graph, layer(graph, graph.pool(fine), 64), 64)
+    joined = graph.concatenation(graph.enlarged(coarse), fine)
+    return [layer(graph, layer(graph, joined, 32), 2, size=1), graph.dense(graph.mean(coarse), 10)]
+
+
+def gates(graph: FileGraph) -> list[int]:
+    x = layer(graph, graph.input, 48, size=5)
+    x = graph.binary("MUL", x, graph.unary("LOGISTIC", x))
+    x = graph.pool(layer(graph, x, 64), "AVERAGE_POOL_2D")
+    return [layer(graph, graph.depthwise(layer(graph, x, 64)), 64, groups=2)]
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16, 3), (1, 24, 16, 1), (1, 16, 16, 40)])
+@pytest.mark.parametrize("network", [residual, stem, skips, gates])
+def test_a_network_gives_the_same_outputs_and_runs_sparse(network, shape):
+    graph = FileGraph(0, shape=shape)
+    content = graph.content(*network(graph))
+    assert_same_outputs(content, spread(content))
+
+
+@pytest.mark.parametrize("shape", [(1, 15, 15, 3), (1, 14, 10, 20)])
+def test_maps_of_odd_size(shape):
+    graph = FileGraph(0, shape=shape)
+    content = graph.content(layer(graph, layer(graph, layer(graph, graph.input, 48, stride=2), 64, stride=2), 64))
+    assert_same_outputs(content, spread(content))
+
+
+def drawn(seed: int, *, steps: int) -> bytes:
+    """Return a random network of operators that have a form, and some that have none."""
+    graph = FileGraph(seed, shape=(1, *[(16, 16, 3), (12, 8, 3), (15, 9, 3), (16, 16, 1), (16, 16, 20)][seed % 5]))
+    random, x = graph.random, layer(graph, graph.input, 24)
+    for _ in range(steps):
+        depth, small = graph.shape(x)[-1], min(graph.shape(x)[1:3]) < 6
+        draw = int(random.integers(0, 12))
+        if draw < 3:
+            x = layer(graph, x, int(random.choice([16, 24, 40])), size=int(random.choice([1, 3, 3, 5])))
+        elif draw == 3 and not small:
+            x = layer(graph, x, 32, stride=2)
+        elif draw == 4:
+            x = graph.binary("ADD", x, layer(graph, x, depth))
+        elif draw == 5 and not small:
+            x = graph.pool(x, size=int(random.choice([2, 3])), padding=SAME)
+        elif draw == 6 and not small:
+            x = graph.pool(x, "AVERAGE_POOL_2D")
+        elif draw == 7:
+            x = graph.concatenation(x, layer(graph, x, 8))
+        elif draw == 8 and max(graph.shape(x)[1:3]) < 17:
+            x = graph.enlarged(x)
+        elif draw == 9:
+            x = graph.binary("MUL", x, graph.unary("LOGISTIC", x))
+        elif draw == 10:
+            x = graph.depthwise(x, multiplier=int(random.integers(1, 3)))
+        else:
+            x = graph.unary(["TANH", "RELU"][int(random.integers(2))], graph.pad(x) if random.random() < 0.3 else x)
+    return graph.content(x if random.random() < 0.5 else graph.dense(graph.mean(x), 5))
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(12), *(pytest.param(range(first, first + 30), marks=pytest.mark.slow) for first in range(12, 312, 30))],
+)
+def test_random_networks_give_the_same_outputs_wherever_a_group_begins(seeds, monkeypatch):
+    monkeypatch.setattr(sparse_convolutions, "_LEAST_GAIN", 0.0)
+    rewritten = 0
+    for seed in seeds:
+        content = drawn(seed, steps=7)
+        file, gain = spread_convolutions(ModelFile.open(content))
+        if gain != 1.0:
+            rewritten += 1
+            assert_same_outputs(content, file.content)
+            assert not ModelFile.open(sparsify(file.content).data).hazards
+    assert rewritten >= len(seeds) / 2
+
+
+def test_operators_that_xnnpack_does_not_take_are_not_between_parts_of_a_group():
+    """A file with TILE is cut in two there, and a group that goes across would give wrong outputs on ARM."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    first = layer(graph, layer(graph, graph.input, 48), 64)
+    tiled = graph.operator("TILE", [first, graph.integers(1, 1, 1, 2)], (1, 16, 16, 128))
+    content = graph.content(layer(graph, graph.concatenation(layer(graph, tiled, 64), first), 64))
+    file, _ = spread_convolutions(ModelFile.open(content))
+    names = [operator.name for operator in file.graph.subgraphs[0].operators]
+    behind = names[names.index("TILE") :]
+    assert behind.count("CONV_2D") == 2 and "DEPTHWISE_CONV_2D" not in behind
+    assert_same_outputs(content, file.content)
+
+
+def unchanged(graph: FileGraph, *made: int) -> bool:
+    file = ModelFile.open(graph.content(*made))
+    return spread_convolutions(file) == (file, 1.0)
+
+
+def test_files_that_would_not_be_faster_stay_as_they_are():
+    dense, open_batch, vector = FileGraph(0, shape=(1, 16, 16, 3)), FileGraph(0, shape=(1, 16, 16, 3)), FileGraph(0)
+    assert unchanged(dense, dense.mean(dense.convolution(dense.convolution(dense.input, 32), 32)))
+    made = layer(open_batch, layer(open_batch, open_batch.input, 48), 64)
+    for tensor in open_batch.graph.tensors:
+        if len(tensor.shape) == 4 and tensor.buffer == 0:
+            tensor.shapeSignature = np.array([-1, *tensor.shape[1:]], np.int32)
+    assert unchanged(open_batch, made)
+    assert unchanged(vector, vector.dense(vector.flatten(vector.input), 10))
+
+
+def test_rewrite_takes_the_form_for_the_fewest_milliseconds_alone(tmp_path):
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    (tmp_path / "old.tflite").write_bytes(graph.content(*residual(graph)))
+    fast = rewrite(tmp_path / "old.tflite", tmp_path / "fast.tflite", optimize="latency")
+    small = rewrite(tmp_path / "old.tflite", tmp_path / "small.tflite")
+    assert fast.sparse_inference.active and not small.sparse_inference.active
+    assert any("times as fast" in form.name and not form.reason for form in fast.candidates)
