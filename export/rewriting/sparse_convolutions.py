@@ -29,8 +29,7 @@ from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import phases as algebra
 from tfprune.export.rewriting.phases import Chain, Window
 
-_NO_ACTIVATION = schema.ActivationFunctionType.NONE
-_CLIPPING = (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6)
+_NO_ACTIVATION, _RELU, _RELU6 = 0, 1, 3  # of the format, whose classes are imported when a file is read
 _UNARY = {  # operators on each entry that XNNPACK takes with channels first
     *("ABS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
     *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SQRT", "SQUARE", "TANH"),
@@ -181,7 +180,7 @@ class _Reader:
         keeps = kind in _KEEPING_SIGN
         if (
             kind in _NOT_NEGATIVE
-            or fused in _CLIPPING
+            or fused in (_RELU, _RELU6)
             or (keeps and set(inputs[: 1 if kind == "PAD" else None]) <= self.not_negative)
         ):
             self.not_negative.update(indices_of(operator.outputs))
@@ -627,7 +626,7 @@ class _Writer:
             fused = activation if number == len(chain.steps) else _NO_ACTIVATION
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
-                fused = schema.ActivationFunctionType.RELU if step.clips else fused
+                fused = _RELU if step.clips else fused
                 maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
             elif step.amounts is not None:
                 kernel = _one_hot(step.amounts, step.size)

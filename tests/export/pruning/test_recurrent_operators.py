@@ -180,8 +180,9 @@ def test_weights_of_other_graphs_are_named(steps):
     loops = [operator for operator in model.subgraphs[0].operators if operator_name(model, operator) == "WHILE"]
     loops[1].builtinOptions.bodySubgraphIndex = loops[0].builtinOptions.bodySubgraphIndex
     operators, others = _linear_operators(Pieces(model))[0], weights_elsewhere(Pieces(model), [0])
-    assert [reason for _, _, reason in others] == ["FULLY_CONNECTED: it stands in another graph of the file"] * 4
-    assert all(name for _, name, _ in others) and len(operators) == 3
+    reasons = ["FULLY_CONNECTED: it stands in another graph of the file"] * 4
+    assert [weight.reason for weight in others] == reasons
+    assert all(weight.name for weight in others) and len(operators) == 3
 
 
 def test_variables_in_loops_are_refused(steps):
