@@ -354,6 +354,7 @@ class _Plan:
 _NO_PLAN = _Plan((), {}, 1.0, 1.0)
 _PER_MOVED = 3.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
+_PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
 
 
@@ -502,7 +503,9 @@ class _Planner:
         _, height, width, channels = reader.shape(node.target)
         pixels = -(-height // behind) * -(-width // behind)
         if node.kind == "join":
-            return pixels * behind**2 * channels * algebra.PER_SUM * max(len(node.sources) - 1, 1)
+            is_curve = reader.kind(node.operators[-1]) in _CURVES
+            each = _PER_CURVE if is_curve else algebra.PER_SUM * max(len(node.sources) - 1, 1)
+            return pixels * behind**2 * channels * each
         inputs = [reader.shape(index)[3] for index in node.sources]
         if node.kind == "enlarge":
             return self._enlarging(node, (before, behind))
@@ -542,7 +545,7 @@ class _Planner:
             return made * float(np.prod(reader.shape(inputs[1])[1:3])) * _PER_WINDOW
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
             return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
-        return made * _PER_JOINED
+        return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
 
 
 def _entry_cost(shape: Sequence[int], phases: int) -> float:
