@@ -187,7 +187,8 @@ def two_sided(taps: Taps) -> Chain | None:
             matrices[side][part] += matrix[part]
     chain = Chain()
     inputs = [chain.shift(0, _amounts(columns, number, axis=1), stride=1) for number in range(matrices.shape[1])]
-    behind, products = [], {}
+    parts: list[int] = []
+    products: dict[int, int] = {}
     for number in range(matrices.shape[0]):
         sums = [
             chain.add(source, matrix=matrices[number, side])
@@ -196,11 +197,11 @@ def two_sided(taps: Taps) -> Chain | None:
         ]
         if sums:
             products[number] = sums[0]
-            behind.append(chain.shift(chain.sum(sums), _amounts(rows, number, axis=0), stride=1))
+            parts.append(chain.shift(chain.sum(sums), _amounts(rows, number, axis=0), stride=1))
     if 0 not in products:  # the bias needs a product that is not shifted
         return None
     chain.bias = products[0]
-    chain.sum(behind)
+    chain.sum(parts)
     return chain
 
 
@@ -233,18 +234,21 @@ def maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> Chain:
             kernel[:, down, right] = ones[:, 0, 0]
             matrices = taps_of(kernel, window, phases=phases).matrices
             copies.append(sum(matrices.values()))
-            amounts.append(sum(matrix.any(axis=1)[:, None] * np.array(shift) for shift, matrix in matrices.items()))
+            taken = {shift: np.asarray(matrix.any(axis=1)) for shift, matrix in matrices.items()}
+            amounts.append(sum(rows[:, None] * np.array(shift) for shift, rows in taken.items()))
     chain = Chain()
-    rows = behind**2 * channels
+    width = behind**2 * channels
     source = chain.add(0, matrix=np.concatenate(copies))
     source = chain.shift(source, np.concatenate(amounts), stride=stride_between(window.stride, phases))
-    values = [np.eye(len(copies) * rows, dtype=np.float32)[number * rows :][:rows] for number in range(len(copies))]
+    values = [
+        np.eye(len(copies) * width, dtype=np.float32)[number * width :][:width] for number in range(len(copies))
+    ]
     while len(values) > 1:
         pairs = list(zip(values[::2], values[1::2], strict=False))
         made = [part for first, second in pairs for part in (first, second - first)] + values[2 * len(pairs) :]
         source = chain.add(source, matrix=np.concatenate(made), clips=True)
-        kept = np.eye(len(made) * rows, dtype=np.float32)
-        parts = [kept[number * rows :][:rows] for number in range(len(made))]
+        kept = np.eye(len(made) * width, dtype=np.float32)
+        parts = [kept[number * width :][:width] for number in range(len(made))]
         values = [parts[2 * number] + parts[2 * number + 1] for number in range(len(pairs))] + parts[2 * len(pairs) :]
     chain.bias = chain.add(source, matrix=values[0])
     return chain

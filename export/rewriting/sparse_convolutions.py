@@ -70,14 +70,14 @@ class _Node:
     sources: tuple[int, ...]
     target: int
     window: Window = Window((1, 1))
-    kernel: np.ndarray | None = field(default=None, repr=False)
-    bias: np.ndarray | None = field(default=None, repr=False)
+    kernel: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
+    bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
     activation: int = _NO_ACTIVATION
 
     @functools.cached_property
     def entries(self) -> int:
         """The non-zero entries of its kernel."""
-        return 0 if self.kernel is None else int(np.count_nonzero(self.kernel))
+        return int(np.count_nonzero(self.kernel))
 
     @property
     def is_window(self) -> bool:
@@ -272,15 +272,16 @@ def _average(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str
     if isinstance(found, str):
         return found
     window, source, operators = found
-    _, height, width, channels = reader.shape(source)
+    height, width, channels = reader.shape(source)[1:]
     made = reader.shape(int(operator.outputs[0]))[1:3]
     reached = [(length - 1) * window.stride + entries for length, entries in zip(made, size, strict=True)]
     if window.padding != (0, 0) or reached[0] > height or reached[1] > width:
         return "it averages fewer pixels at the border than inside"
     kernel = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32)
-    target, bias = int(operator.outputs[0]), np.zeros(channels, np.float32)
-    activation = options.fusedActivationFunction
-    return _Node("depthwise", operators, (source,), target, window, kernel, bias, activation)
+    target, activation = int(operator.outputs[0]), options.fusedActivationFunction
+    return _Node(
+        "depthwise", operators, (source,), target, window, kernel, np.zeros(channels, np.float32), activation
+    )
 
 
 def _enlarge(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
@@ -431,7 +432,7 @@ class _Planner:
             return None
         lowest = self._cost(chosen)
         for each in [*dict.fromkeys(self._alike.values())] * passes:
-            wider = None if each in chosen else self._closed(chosen | {each})
+            wider = None if each in chosen else self._closed({*chosen, each})
             if wider is not None and (cost := self._cost(wider)) < lowest:
                 chosen, lowest = wider, cost
         if lowest == float("inf"):
