@@ -335,7 +335,8 @@ def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileF
             for text, file, rows, reference in variants
             if any(row.form != "dense" for row in rows)
         ]
-    if optimize == "latency" and not any(form.file.inference.active for form in forms):
+    is_single = all(info.shape[:1] == (1,) for info in dense.graph.inputs)
+    if optimize == "latency" and is_single and not any(form.file.inference.active for form in forms):
         forms += _spread_forms(dense, name=name)
     unique: dict[bytes, FileForm] = {}
     for form in forms:
