@@ -360,7 +360,7 @@ class Pruned(MaskedWeights):
         super().__init__(layer, latent=latent, **{**defaults, **kwargs})
         self.autocast = False
         self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
-        self.pattern = pattern if isinstance(pattern, Pattern) else as_pattern(pattern)
+        self.pattern = as_pattern(pattern)
         self.weight_names = None if weights is None else tuple(weights)
         self.is_managed = False  # whether a callback or a loop sets the masks; `PruneLowMagnitude` trains only then
         self._has_masks = False

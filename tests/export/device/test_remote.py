@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from loopback import Loopback, device_python, missing
@@ -96,12 +95,11 @@ def test_a_run_that_takes_too_long_is_stopped_there(cases, remote):
 
 
 def test_it_measures_a_keras_model_for_a_budget(cases, remote, monkeypatch):
-    from tfprune.export.keras_side import ask
+    from tfprune.export.keras_side import ask, convert
 
     seen = []
-    monkeypatch.setattr(ask, "Anatomy", SimpleNamespace(of=lambda model: model))
-    monkeypatch.setattr(ask, "plain_copy", lambda model: model)
-    monkeypatch.setattr(ask, "convert", lambda model, **settings: seen.append(model) or cases["dense"].data)
+    monkeypatch.setattr(ask, "_plain", lambda model: model)
+    monkeypatch.setattr(convert, "convert", lambda model, **settings: seen.append(model) or cases["dense"].data)
     limit = tfprune.budget(latency=0.5, measure=remote)
     assert limit.measure("a model") > 0 and seen == ["a model"]
 
