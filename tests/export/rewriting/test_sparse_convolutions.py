@@ -67,7 +67,10 @@ def gates(graph: FileGraph) -> list[int]:
     return [layer(graph, graph.depthwise(layer(graph, x, 64)), 64, groups=2)]
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16, 3), (1, 24, 16, 1), (1, 16, 16, 40)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 16, 16, 3), *(pytest.param(each, marks=pytest.mark.programs) for each in [(1, 24, 16, 1), (1, 16, 16, 40)])],
+)
 @pytest.mark.parametrize("network", [residual, stem, skips, gates])
 def test_a_network_gives_the_same_outputs_and_runs_sparse(network, shape):
     graph = FileGraph(0, shape=shape)
@@ -158,6 +161,7 @@ def test_files_that_would_not_be_faster_stay_as_they_are():
     assert unchanged(vector, vector.dense(vector.flatten(vector.input), 10))
 
 
+@pytest.mark.programs
 def test_rewrite_takes_the_form_for_the_fewest_milliseconds_alone(tmp_path):
     graph = FileGraph(0, shape=(1, 16, 16, 3))
     (tmp_path / "old.tflite").write_bytes(graph.content(*residual(graph)))
