@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_FARTHEST = 2  # rows or columns: depthwise kernels of 5x5 are the largest that XNNPACK takes in a group
+_LARGEST = 7  # rows or columns of a kernel: shifts by one at a time would cost more than a larger one saves
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Step:
     Attributes:
         sources: The maps that it takes: 0 is the input, others are counted as the steps that make them, from 1.
         matrix: Array [outputs, inputs].
-        amounts: Array [channels, 2]: rows and columns by which each channel is shifted.
+        amounts: Array [channels, 2]: rows and columns by which each channel is shifted, -1, 0 or 1.
         stride: Pixels from one output of a shift to the next.
         clips: Whether what is below zero becomes zero.
     """
@@ -107,12 +107,6 @@ class Step:
     amounts: np.ndarray | None = field(default=None, repr=False)
     stride: int = 1
     clips: bool = False
-
-    @property
-    def size(self) -> int:
-        """The rows and columns of the kernel that shifts: 3 or 5."""
-        assert self.amounts is not None
-        return 5 if self.amounts.size and np.abs(self.amounts).max() > 1 else 3
 
 
 class Chain:
@@ -126,25 +120,27 @@ class Chain:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.bias = 0
+        self._shifted: dict[tuple[int, int, bytes], int] = {}
 
     def add(self, *sources: int, matrix: np.ndarray | None = None, clips: bool = False) -> int:
         self.steps.append(Step(sources, matrix, clips=clips))
         return len(self.steps)
 
     def shift(self, source: int, amounts: np.ndarray, *, stride: int) -> int:
+        """Shift a map once, however often it is asked for, in steps of kernels of 3x3."""
         if stride == 1 and not amounts.any():
             return source
-        self.steps.append(Step((source,), amounts=amounts, stride=stride))
-        return len(self.steps)
+        if np.abs(amounts).max() > 1:
+            near = np.clip(amounts, -1, 1) if stride == 1 else np.where(np.abs(amounts) > 1, amounts % 2, amounts)
+            return self.shift(self.shift(source, near, stride=stride), (amounts - near) // stride, stride=1)
+        key = source, stride, amounts.tobytes()
+        if key not in self._shifted:
+            self.steps.append(Step((source,), amounts=amounts, stride=stride))
+            self._shifted[key] = len(self.steps)
+        return self._shifted[key]
 
     def sum(self, maps: list[int]) -> int:
         return functools.reduce(lambda first, second: self.add(first, second), maps)
-
-    @property
-    def fits(self) -> bool:
-        """Whether XNNPACK's kernels reach as far as the shifts go."""
-        shifts = [step.amounts for step in self.steps if step.amounts is not None]
-        return all(np.abs(amounts).max(initial=0) <= _FARTHEST for amounts in shifts)
 
 
 def one_sided(taps: Taps) -> Chain:
@@ -154,6 +150,8 @@ def one_sided(taps: Taps) -> Chain:
     wanted = [
         [shift for shift, matrix in taps.matrices.items() if matrix[:, channel].any()] for channel in range(channels)
     ]
+    if max(map(len, wanted)) == len(taps.matrices):  # as many maps in either way: each with one shift for all channels
+        wanted = [[*taps.matrices]] * channels
     chain = Chain()
     maps = []
     for number in range(max(1, *map(len, wanted))):
@@ -256,7 +254,7 @@ def maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> Chain:
 
 # What a chain takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
 
-PER_SHIFT = {3: 11.0, 5: 26.0}  # for each channel and pixel
+PER_SHIFT = {1: 11.0, 2: 11.0}  # by its stride, for each channel and pixel
 PER_PRODUCT, PER_SUM, PER_ENTRY = 4.5, 3.5, 1.8  # for each output and pixel; the last for each non-zero entry
 _FULL, _FULL_TIMES = 0.8, 4.0  # such products run on a kernel for blocks of rows, which WebAssembly has without SIMD
 
@@ -279,45 +277,37 @@ def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[
 @functools.cache
 def _forms(window: Window, phases: tuple[int, int]) -> tuple[Chain, ...]:
     """Return the chains of a kernel of ones on one channel."""
-    if not stride_between(window.stride, phases):
+    if not stride_between(window.stride, phases) or max(window.size) > _LARGEST:
         return ()
-    return chains(taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
+    return _chains(taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
 
 
-def chains(taps: Taps) -> tuple[Chain, ...]:
-    """Return the chains of a convolution that XNNPACK's kernels can follow."""
-    return tuple(chain for chain in (two_sided(taps), one_sided(taps)) if chain is not None and chain.fits)
+def _chains(taps: Taps) -> tuple[Chain, ...]:
+    return tuple(chain for chain in (two_sided(taps), one_sided(taps)) if chain is not None)
 
 
-def _work(chain: Chain, sizes: tuple[int, int]) -> float:
+def _work(chain: Chain, sizes: tuple[int, int] = (1, 1)) -> float:
+    """Estimate the steps but for the entries of products, with this many times the inputs and outputs that they have."""
     total = 0.0
+    channels, is_product = [0], [False]  # of the input, and of each step behind it
     for step in chain.steps:
+        first = step.sources[0]
+        is_product.append(step.matrix is not None or is_product[first])
         if step.amounts is not None:
-            total += PER_SHIFT[step.size] * len(step.amounts) * sizes[step.sources != (0,)]
+            channels.append(len(step.amounts))
+            total += PER_SHIFT[step.stride] * channels[-1] * sizes[is_product[-1]]
         elif step.matrix is not None:
-            total += PER_PRODUCT * len(step.matrix) * sizes[1]
+            channels.append(len(step.matrix))
+            total += PER_PRODUCT * channels[-1] * sizes[1]
         else:
-            total += PER_SUM * _channels(chain, step) * sizes[1]
+            channels.append(channels[first])
+            total += PER_SUM * channels[-1] * sizes[1]
     return total
 
 
-def _channels(chain: Chain, step: Step) -> int:
-    while step.matrix is None:
-        step = chain.steps[step.sources[-1] - 1]
-    return len(step.matrix)
-
-
 def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Chain:
-    """Return the chain of a convolution that is estimated to be the fastest.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    sizes = kernel.shape[3], kernel.shape[0]
-    forms = [_work(each, sizes) for each in _forms(window, phases)]
-    found = chains(taps_of(kernel, window, phases=phases))
-    order = sorted(range(len(found)), key=lambda number: forms[number] if len(forms) == len(found) else number)
-    return found[order[0]]
+    """Return the chain of a convolution that is estimated to be the fastest."""
+    return min(_chains(taps_of(kernel, window, phases=phases)), key=_work)
 
 
 def cost_of_maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> float:
@@ -331,5 +321,5 @@ def cost_of_maximum(window: Window, *, channels: int, phases: tuple[int, int]) -
 
 @functools.cache
 def _maximum_of_one(window: Window, phases: tuple[int, int]) -> Chain | None:
-    chain = maximum(window, channels=1, phases=phases) if stride_between(window.stride, phases) else None
-    return chain if chain is not None and chain.fits else None
+    has_form = stride_between(window.stride, phases) and max(window.size) <= _LARGEST
+    return maximum(window, channels=1, phases=phases) if has_form else None

@@ -47,6 +47,8 @@ _DELEGATED = {
     *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "DENSIFY", "DEQUANTIZE"),
 }
 _MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
+_SINGLE = Window((1, 1))
+_IMAGE_CHANNELS = 3
 _ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
 
 
@@ -457,7 +459,7 @@ class _Planner:
         return True
 
     def _is_image(self, index: int) -> bool:
-        return self.reader.shape(index)[3] <= 3
+        return self.reader.shape(index)[3] <= _IMAGE_CHANNELS
 
     def _closed(self, classes: set[int]) -> frozenset[int] | None:
         """Add what has to be in phases as well; None if that is not possible."""
@@ -478,8 +480,8 @@ class _Planner:
         return frozenset(closed) if possible else None
 
     def _may_have_phases(self, index: int) -> bool:
-        if index in self.entering:
-            return self._is_image(index)
+        if index in self.entering and self._is_image(index):
+            return True
         _, height, width, channels = self.reader.shape(index)
         return not (height % 2 or width % 2 or channels > _MOST_CHANNELS_IN_PHASES)
 
@@ -517,17 +519,17 @@ class _Planner:
         if node.kind == "maximum":
             return pixels * algebra.cost_of_maximum(node.window, channels=channels, phases=(before, behind))
         if node.is_plain_depthwise and before == behind == 1:
-            return pixels * channels * algebra.PER_SHIFT[node.window.size[0]]
+            return pixels * channels * algebra.PER_SHIFT[node.window.stride] * node.window.size[0] ** 2 / 9
         sizes = inputs[0], channels
         return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
 
     def _enlarging(self, node: _Node, phases: tuple[int, int]) -> float:
-        shape = self.reader.shape(node.target)
-        moved = float(np.prod(shape))
-        if phases[1] == 2 and (phases[0] == 2 or node.window.size[0] != 2):
-            return float("inf")
-        copied = moved * (algebra.PER_PRODUCT + algebra.PER_ENTRY)
-        return copied if phases[1] == 2 else copied + moved * _PER_MOVED + _entry_cost(shape, 1)
+        before, behind = phases
+        shapes = self.reader.shape(node.sources[0]), self.reader.shape(node.target)
+        copied = float(np.prod(shapes[1])) * (algebra.PER_PRODUCT + algebra.PER_ENTRY)
+        if behind == 2 and node.window.size[0] == 2:
+            return copied if before == 1 else copied + _exit_cost(shapes[0], 2) + _entry_cost(shapes[0], 1)
+        return copied + float(np.prod(shapes[1])) * _PER_MOVED + _entry_cost(shapes[1], behind)
 
     def _keeps_grid(self, node: _Node, phases: tuple[int, int]) -> bool:
         """Tell whether shifts with zeros around them give an image of the right size."""
@@ -551,17 +553,23 @@ class _Planner:
 
 def _entry_cost(shape: Sequence[int], phases: int) -> float:
     _, height, width, channels = shape
-    if phases == 2:
+    if phases == 2 and channels <= _IMAGE_CHANNELS:
         return height * width / 4 * _ENTRY_CHANNELS * 27
     chunks = -(-channels // _ENTRY_CHANNELS)
     each = _ENTRY_CHANNELS * (2 * _PER_MOVED + 27) + channels * (algebra.PER_PRODUCT + algebra.PER_SUM)
-    return height * width * chunks * each
+    return height * width * chunks * each + (_phases_cost(shape) if phases == 2 else 0.0)
 
 
 def _exit_cost(shape: Sequence[int], phases: int) -> float:
     _, height, width, channels = shape
-    moved = height * width * channels
-    return moved * (_PER_MOVED if phases == 2 else _PER_MOVED + algebra.PER_PRODUCT + algebra.PER_SHIFT[3])
+    return height * width * channels * _PER_MOVED + (_phases_cost(shape) if phases == 1 else 0.0)
+
+
+def _phases_cost(shape: Sequence[int]) -> float:
+    """Estimate taking a plain map apart into phases."""
+    _, height, width, channels = shape
+    sizes = channels, channels
+    return -(-height // 2) * -(-width // 2) * algebra.cost(_SINGLE, sizes=sizes, entries=channels, phases=(1, 2))
 
 
 # Write a plan.
@@ -585,7 +593,7 @@ class _Writer:
         planner = _Planner(reader, plan.nodes)
         self.graph.operators = planner.outside()
         for index in planner.entering:
-            self.maps[index] = self._image(index) if plan.phases[index] == 2 else self._airlock(index)
+            self.maps[index] = self._entered(index, phases=plan.phases[index])
         for node in plan.nodes:
             self._node(node)
         for index in planner.leaving:
@@ -633,7 +641,7 @@ class _Writer:
                 fused = _RELU if step.clips else fused
                 maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
             elif step.amounts is not None:
-                kernel = _one_hot(step.amounts, step.size)
+                kernel = _one_hot(step.amounts)
                 maps.append(self._depthwise(inputs[0], kernel, stride=step.stride, activation=fused))
             else:
                 maps.append(self._sum(*inputs, activation=fused))
@@ -713,17 +721,20 @@ class _Writer:
     def _enlarged(self, node: _Node) -> int:
         """Copy each pixel into 2 x 2 phases, which are the enlarged map, or leave and enter the group again."""
         before, behind = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
+        source, times = self.maps[node.sources[0]], node.window.size[0]
         _, height, width, channels = self._shape(node.target)
-        times = node.window.size[0]
+        if behind == times == before == 2:
+            _, low, narrow, _ = self._shape(node.sources[0])
+            source, before = self._airlock(self._put_together(source, self._map(low, narrow, channels))), 1
         block = times * before
         copies = np.zeros((block, block, channels, before, before, channels), np.float32)
         for p, q in np.ndindex(block, block):
             copies[p, q, :, p // times, q // times] = np.eye(channels)
-        source = self._product(self.maps[node.sources[0]], copies.reshape(block**2 * channels, -1))
-        if behind == 2:
+        source = self._product(source, copies.reshape(block**2 * channels, -1))
+        if behind == block == 2:
             return source
-        options = schema.DepthToSpaceOptionsT(blockSize=block)
-        return self._airlock(self._add("DEPTH_TO_SPACE", [source], self._map(height, width, channels), options))
+        large = self._put_together(source, self._map(height, width, channels), block=block)
+        return self._entered(large, phases=behind)
 
     def _mean(self, node: _Node) -> None:
         """Leave the group by a mean over the image."""
@@ -742,6 +753,23 @@ class _Writer:
         self._add("MEAN", [source, axes], flat, schema.ReducerOptionsT(keepDims=False))
         lengths = np.array(shape, np.int32)
         self._add("RESHAPE", [flat, self._constant(lengths)], node.target, schema.ReshapeOptionsT(newShape=lengths))
+
+    def _entered(self, index: int, *, phases: int) -> int:
+        """Enter the group with a map."""
+        if phases == 1:
+            return self._airlock(index)
+        is_image = self._shape(index)[3] <= _IMAGE_CHANNELS
+        return self._image(index) if is_image else self._in_phases(self._airlock(index))
+
+    def _in_phases(self, source: int) -> int:
+        """Take a plain map inside of the group apart into phases."""
+        kernel = np.eye(self._shape(source)[3], dtype=np.float32)[:, None, None]
+        chain = algebra.cheapest(kernel, _SINGLE, phases=(1, 2))
+        return self._follow(chain, source, bias=None, activation=_NO_ACTIVATION)
+
+    def _put_together(self, source: int, target: int, *, block: int = 2) -> int:
+        """Leave the group with a map in phases."""
+        return self._add("DEPTH_TO_SPACE", [source], target, schema.DepthToSpaceOptionsT(blockSize=block))
 
     def _image(self, index: int) -> int:
         """Enter the group with an image of at most three channels, in phases."""
@@ -785,7 +813,7 @@ class _Writer:
                 made = self._map(height, width, _ENTRY_CHANNELS)
                 part = self._add("SLICE", [source, *map(self._constant, cut)], made, schema.SliceOptionsT())
             large = self._map(2 * height, 2 * width, 3)
-            self._add("DEPTH_TO_SPACE", [part], large, schema.DepthToSpaceOptionsT(blockSize=2))
+            self._put_together(part, large)
             matrix = np.zeros((channels, _ENTRY_CHANNELS), np.float32)
             for channel in range(start, min(start + _ENTRY_CHANNELS, channels)):
                 matrix[channel, channel - first] = 1
@@ -797,20 +825,11 @@ class _Writer:
         _, height, width, channels = self._shape(index)
         source = self.maps[index]
         if self.plan.phases[index] == 1:
-            kernel = np.eye(channels, dtype=np.float32)[:, None, None]
-            source = self._follow(
-                algebra.one_sided(algebra.taps_of(kernel, Window((1, 1)), phases=(1, 2))),
-                source,
-                bias=None,
-                activation=_NO_ACTIVATION,
-            )
-        options = schema.DepthToSpaceOptionsT(blockSize=2)
+            source = self._in_phases(source)
         if not (height % 2 or width % 2):
-            self._add("DEPTH_TO_SPACE", [source], index, options)
+            self._put_together(source, index)
             return
-        large = self._add(
-            "DEPTH_TO_SPACE", [source], self._map(height + height % 2, width + width % 2, channels), options
-        )
+        large = self._put_together(source, self._map(height + height % 2, width + width % 2, channels))
         cut = [np.zeros(4, np.int32), np.array([1, height, width, channels], np.int32)]
         self._add("SLICE", [large, *map(self._constant, cut)], index, schema.SliceOptionsT())
 
@@ -832,10 +851,10 @@ def _in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
     return list(ordered.values())
 
 
-def _one_hot(amounts: np.ndarray, size: int) -> np.ndarray:
-    """Return kernels [channels, rows, columns] that shift each channel by its own rows and columns."""
-    kernel = np.zeros((len(amounts), size, size), np.float32)
-    rows, columns = (amounts + size // 2).T
+def _one_hot(amounts: np.ndarray) -> np.ndarray:
+    """Return kernels [channels, 3, 3] that shift each channel by its own rows and columns."""
+    kernel = np.zeros((len(amounts), 3, 3), np.float32)
+    rows, columns = (amounts + 1).T
     kernel[np.arange(len(amounts)), rows, columns] = 1
     return kernel
 
