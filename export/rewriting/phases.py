@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_FARTHEST = 2  # rows or columns: depthwise kernels of 5x5 are the largest that XNNPACK takes in a group
+FARTHEST = 2  # rows or columns: depthwise kernels of 5x5 are the largest that XNNPACK takes in a group
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Chain:
     def fits(self) -> bool:
         """Whether XNNPACK's kernels reach as far as the shifts go."""
         shifts = [step.amounts for step in self.steps if step.amounts is not None]
-        return all(np.abs(amounts).max(initial=0) <= _FARTHEST for amounts in shifts)
+        return all(np.abs(amounts).max(initial=0) <= FARTHEST for amounts in shifts)
 
 
 def one_sided(taps: Taps) -> Chain:

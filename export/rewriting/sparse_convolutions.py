@@ -9,7 +9,7 @@ and the operators that stay dense are those for which the rewriting would cost t
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,14 @@ _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for ea
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
 
 
+_PER_NUMBER = {  # by kind, in the group
+    "gate": algebra.PER_SUM,
+    "clamp": algebra.PER_SUM,
+    "difference": algebra.PER_PRODUCT + algebra.PER_ENTRY + algebra.PER_SUM,
+    "leak": 3 * algebra.PER_PRODUCT + 4 * algebra.PER_ENTRY,
+}
+
+
 _BEGINNINGS, _PASSES = 6, 2  # that are planned in full, and rounds over the maps in which each may change
 
 
@@ -128,11 +136,11 @@ class _Planner:
             return index
 
         for node in self.nodes:
-            root(node.sources[0])
-            if node.kind in ("join", "concatenation"):
-                for index in node.sources:
-                    leader[root(index)] = root(node.target)
-            elif node.kind != "mean":
+            for index in node.sources:
+                root(index)
+            for index in node.alike:
+                leader[root(index)] = root(node.target)
+            if node.kind != "mean":
                 root(node.target)
         return {index: root(index) for index in leader}
 
@@ -211,7 +219,7 @@ class _Planner:
     def _sparse(self, node: _Node, phases: Mapping[int, int]) -> float:
         """Estimate a node in the group."""
         reader, before = self.reader, phases[node.sources[0]]
-        if node.kind == "mean":
+        if node.kind in ("mean", "squeeze"):
             return float(np.prod(reader.shape(node.sources[0]))) * 2
         behind = phases[node.target]
         _, height, width, channels = reader.shape(node.target)
@@ -220,6 +228,8 @@ class _Planner:
             is_curve = reader.kind(node.operators[-1]) in _CURVES
             each = _PER_CURVE if is_curve else algebra.PER_SUM * max(len(node.sources) - 1, 1)
             return pixels * behind**2 * channels * each
+        if node.kind in _PER_NUMBER:
+            return pixels * behind**2 * channels * _PER_NUMBER[node.kind]
         inputs = [reader.shape(index)[3] for index in node.sources]
         if node.kind == "enlarge":
             return self._enlarging(node, (before, behind))
@@ -229,8 +239,8 @@ class _Planner:
             return float("inf")
         if node.kind == "maximum":
             return pixels * algebra.cost_of_maximum(node.window, channels=channels, phases=(before, behind))
-        if node.is_plain_depthwise and before == behind == 1:
-            return pixels * channels * algebra.PER_SHIFT[node.window.size[0]]
+        if node.is_plain_depthwise and node.centered is not None and before == behind == 1:
+            return pixels * channels * algebra.PER_SHIFT[node.centered.shape[1]]
         sizes = inputs[0], channels
         return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
 
@@ -255,6 +265,8 @@ class _Planner:
         made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return made * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "MEAN":
+            return float(np.prod(reader.shape(inputs[0]))) * _PER_JOINED
         if kind == "DEPTHWISE_CONV_2D":
             return made * float(np.prod(reader.shape(inputs[1])[1:3])) * _PER_WINDOW
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
@@ -309,15 +321,17 @@ class _Writer:
         source = self.maps[node.sources[0]]
         if node.kind == "mean":
             self._mean(node)
+        elif node.kind in _WRITING:
+            self.maps[node.target] = _WRITING[node.kind](self, node)
         elif node.kind == "join":
             self.maps[node.target] = self._copied(node.operators[-1], [self.maps[index] for index in node.sources])
         elif node.kind == "concatenation":
             self.maps[node.target] = self._concatenation(node)
         elif node.kind == "enlarge":
             self.maps[node.target] = self._enlarged(node)
-        elif self._is_native(node):
+        elif self._is_native(node) and node.centered is not None:
             self.maps[node.target] = self._depthwise(
-                source, node.kernel[..., 0], stride=node.window.stride, bias=node.bias, activation=node.activation
+                source, node.centered, stride=node.window.stride, bias=node.bias, activation=node.activation
             )
         else:
             phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
@@ -406,9 +420,9 @@ class _Writer:
         options = schema.AddOptionsT(fusedActivationFunction=activation)
         return self._add("ADD", [first, second], self._map(*self._shape(first)[1:]), options)
 
-    def _copied(self, operator: schema.OperatorT, inputs: Sequence[int]) -> int:
+    def _copied(self, operator: schema.OperatorT, inputs: Sequence[int], *, like: int | None = None) -> int:
         """Add an operator like another one, on maps."""
-        made = self._map(*self._shape(inputs[0])[1:])
+        made = self._map(*self._shape(inputs[0] if like is None else like)[1:])
         return self._add(self.reader.kind(operator), inputs, made, operator.builtinOptions)
 
     def _concatenation(self, node: _Node) -> int:
@@ -437,6 +451,38 @@ class _Writer:
             return source
         options = schema.DepthToSpaceOptionsT(blockSize=block)
         return self._airlock(self._add("DEPTH_TO_SPACE", [source], self._map(height, width, channels), options))
+
+    def _squeezed(self, node: _Node) -> int:
+        """Reduce a map to one pixel; a product has to come behind it, without which XNNPACK gets the shape wrong."""
+        source, phases = self.maps[node.sources[0]], self.plan.phases[node.sources[0]]
+        channels = self._shape(source)[3]
+        axes, options = self._constant(np.array([1, 2], np.int32)), schema.ReducerOptionsT(keepDims=True)
+        pixel = self._add("MEAN", [source, axes], self._map(1, 1, channels), options)
+        return self._product(pixel, np.tile(np.eye(channels // phases**2, dtype=np.float32), phases**2) / phases**2)
+
+    def _gated(self, node: _Node) -> int:
+        source, pixel = (self.maps[index] for index in node.sources)
+        if self.plan.phases[node.target] == 2:
+            pixel = self._product(pixel, np.tile(np.eye(self._shape(pixel)[3], dtype=np.float32), (4, 1)))
+        return self._copied(node.operators[-1], [source, pixel])
+
+    def _clamped(self, node: _Node) -> int:
+        source = self.maps[node.sources[0]]
+        inputs = [source if index in node.sources else index for index in inputs_of(node.operators[-1])]
+        return self._copied(node.operators[-1], inputs, like=source)
+
+    def _difference(self, node: _Node) -> int:
+        first, second = (self.maps[index] for index in node.sources)
+        negative = self._product(second, -np.eye(self._shape(second)[3], dtype=np.float32))
+        return self._sum(first, negative, activation=node.activation)
+
+    def _leak(self, node: _Node) -> int:
+        """Write PRELU as relu(x) - slope relu(-x)."""
+        source = self.maps[node.sources[0]]
+        slopes = np.tile(node.bias, self.plan.phases[node.target] ** 2)
+        one = np.eye(len(slopes), dtype=np.float32)
+        both = self._product(source, np.concatenate([one, -one]), activation=RELU)
+        return self._product(both, np.concatenate([one, -slopes * one], axis=1))
 
     def _mean(self, node: _Node) -> None:
         """Leave the group by a mean over the image."""
@@ -526,6 +572,15 @@ class _Writer:
         )
         cut = [np.zeros(4, np.int32), np.array([1, height, width, channels], np.int32)]
         self._add("SLICE", [large, *map(self._constant, cut)], index, schema.SliceOptionsT())
+
+
+_WRITING: dict[str, Callable[[_Writer, _Node], int]] = {
+    "squeeze": _Writer._squeezed,
+    "gate": _Writer._gated,
+    "clamp": _Writer._clamped,
+    "difference": _Writer._difference,
+    "leak": _Writer._leak,
+}
 
 
 def _in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:

@@ -140,9 +140,10 @@ class FileGraph:
         shape = (count, height + 1, width + 1, depth + sum(channels))
         return self.operator("PAD", [x, pads], shape, kind="PadOptions")
 
-    def mean(self, x: int) -> int:
+    def mean(self, x: int, *, keeps: bool = False) -> int:
         count, *_, depth = self.shape(x)
-        return self.operator("MEAN", [x, self.integers(1, 2)], (count, depth), kind="ReducerOptions", keepDims=False)
+        shape = (count, 1, 1, depth) if keeps else (count, depth)
+        return self.operator("MEAN", [x, self.integers(1, 2)], shape, kind="ReducerOptions", keepDims=keeps)
 
     def reshape(self, x: int, *shape: int) -> int:
         inputs = [x, self.integers(*shape)]

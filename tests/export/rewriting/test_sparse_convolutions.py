@@ -67,11 +67,35 @@ def gates(graph: FileGraph) -> list[int]:
     return [layer(graph, graph.depthwise(layer(graph, x, 64)), 64, groups=2)]
 
 
+def squeezed(graph: FileGraph, x: int, *, reshapes: bool = False) -> int:
+    """Multiply a map by a gate for each channel."""
+    depth = graph.shape(x)[-1]
+    pixel = graph.reshape(graph.mean(x), 1, 1, 1, depth) if reshapes else graph.mean(x, keeps=True)
+    pixel = graph.convolution(graph.convolution(pixel, 8, size=1), depth, size=1)
+    return graph.binary("MUL", x, graph.unary("LOGISTIC", pixel))
+
+
+def normalized(graph: FileGraph, x: int) -> int:
+    """Multiply and add a number for each channel, as batch normalization that was not folded."""
+    depth = graph.shape(x)[-1]
+    return graph.binary("ADD", graph.binary("MUL", x, graph.weights(depth)), graph.weights(1, 1, 1, depth))
+
+
+def numbers(graph: FileGraph) -> list[int]:
+    number = graph.constant(np.float32(0.1))
+    x = graph.binary("SUB", layer(graph, graph.binary("MUL", graph.input, number), 48), number)
+    x = layer(graph, normalized(graph, graph.binary("PRELU", x, graph.weights(1, 1, 48))), 64)
+    x = squeezed(graph, graph.binary("SUB", number, graph.binary("MAXIMUM", x, number)))
+    x = graph.binary("DIV", layer(graph, x, 64), number)
+    x = squeezed(graph, graph.binary("SUB", x, layer(graph, x, 64)), reshapes=True)
+    return [layer(graph, x, 32), graph.dense(graph.mean(x), 10)]
+
+
 @pytest.mark.parametrize(
     "shape",
     [(1, 16, 16, 3), *(pytest.param(each, marks=pytest.mark.programs) for each in [(1, 24, 16, 1), (1, 16, 16, 40)])],
 )
-@pytest.mark.parametrize("network", [residual, stem, skips, gates])
+@pytest.mark.parametrize("network", [residual, stem, skips, gates, numbers])
 def test_a_network_gives_the_same_outputs_and_runs_sparse(network, shape):
     graph = FileGraph(0, shape=shape)
     content = graph.content(*network(graph))
@@ -91,7 +115,7 @@ def drawn(seed: int, *, steps: int) -> bytes:
     random, x = graph.random, layer(graph, graph.input, 24)
     for _ in range(steps):
         depth, small = graph.shape(x)[-1], min(graph.shape(x)[1:3]) < 6
-        draw = int(random.integers(0, 12))
+        draw = int(random.integers(0, 16))
         if draw < 3:
             x = layer(graph, x, int(random.choice([16, 24, 40])), size=int(random.choice([1, 3, 3, 5])))
         elif draw == 3 and not small:
@@ -110,6 +134,14 @@ def drawn(seed: int, *, steps: int) -> bytes:
             x = graph.binary("MUL", x, graph.unary("LOGISTIC", x))
         elif draw == 10:
             x = graph.depthwise(x, multiplier=int(random.integers(1, 3)))
+        elif draw == 11:
+            x = squeezed(graph, x, reshapes=random.random() < 0.5)
+        elif draw == 12:
+            x = normalized(graph, x)
+        elif draw == 13:
+            x = graph.binary("PRELU", x, graph.weights(1, 1, depth))
+        elif draw == 14:
+            x = graph.binary(["MAXIMUM", "SUB", "MUL"][int(random.integers(3))], x, graph.constant(np.float32(0.2)))
         else:
             x = graph.unary(["TANH", "RELU"][int(random.integers(2))], graph.pad(x) if random.random() < 0.3 else x)
     return graph.content(x if random.random() < 0.5 else graph.dense(graph.mean(x), 5))
