@@ -42,6 +42,7 @@ class Node:
         kernel: Array [outputs, rows, columns, inputs] of a convolution; of a depthwise one, inputs is 1.
         bias: Array [outputs] of a convolution.
         activation: What is fused.
+        ignores_border: Whether what is outside of the image does not count in a pool, as if the window were smaller.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Node:
     kernel: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
     bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
     activation: int = NO_ACTIVATION
+    ignores_border: bool = False
 
     @functools.cached_property
     def entries(self) -> int:
@@ -284,16 +286,30 @@ def spread(kernel: np.ndarray, channels: int) -> np.ndarray:
     return whole
 
 
-def _maximum(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
-    if inputs_of(operator)[0] not in reader.not_negative:
-        return "its inputs may be negative, and zeros are added around the image"
+def _pool(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     options = operator.builtinOptions
-    found = _window(reader, operator, (options.filterHeight, options.filterWidth))
+    size = options.filterHeight, options.filterWidth
+    found = _window(reader, operator, size)
     if isinstance(found, str):
         return found
     window, source, operators = found
-    activation = options.fusedActivationFunction
-    return Node("maximum", operators, (source,), int(operator.outputs[0]), window, activation=activation)
+    target, activation, channels = int(operator.outputs[0]), options.fusedActivationFunction, reader.shape(source)[3]
+    is_beyond = options.padding == schema.Padding.SAME and _reaches_beyond(reader, source, target, window)
+    if kind == "MAX_POOL_2D" and size != (1, 1):
+        hides = is_beyond and source not in reader.not_negative
+        return Node("maximum", operators, (source,), target, window, activation=activation, ignores_border=hides)
+    kernel, bias = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32), np.zeros(channels, np.float32)
+    return Node("depthwise", operators, (source,), target, window, kernel, bias, activation, is_beyond)
+
+
+def _reaches_beyond(reader: Reader, source: int, target: int, window: Window) -> bool:
+    """Tell whether a window takes what is outside of the image."""
+    shapes = reader.shape(source)[1:3], reader.shape(target)[1:3]
+    ends = [
+        (made - 1) * window.stride + entries - before - length
+        for length, made, entries, before in zip(*shapes, window.size, window.padding, strict=True)
+    ]
+    return max(*window.padding, *ends) > 0
 
 
 def _join(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
@@ -366,23 +382,6 @@ def _concatenation(reader: Reader, operator: schema.OperatorT, _: str) -> Node |
     return Node("concatenation", (operator,), tuple(inputs), target, activation=activation)
 
 
-def _average(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
-    options = operator.builtinOptions
-    size = options.filterHeight, options.filterWidth
-    found = _window(reader, operator, size)
-    if isinstance(found, str):
-        return found
-    window, source, operators = found
-    height, width, channels = reader.shape(source)[1:]
-    made = reader.shape(int(operator.outputs[0]))[1:3]
-    reached = [(length - 1) * window.stride + entries for length, entries in zip(made, size, strict=True)]
-    if window.padding != (0, 0) or reached[0] > height or reached[1] > width:
-        return "it averages fewer pixels at the border than inside"
-    kernel = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32)
-    target, activation = int(operator.outputs[0]), options.fusedActivationFunction
-    return Node("depthwise", operators, (source,), target, window, kernel, np.zeros(channels, np.float32), activation)
-
-
 def _enlarge(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     """Recognize nearest upsampling, which converters write as RESHAPE and TILE, by what it does."""
     chain, source = [operator], inputs_of(operator)[0]
@@ -427,8 +426,8 @@ def _mean(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
 _RULES: dict[str, Callable[[Reader, schema.OperatorT, str], Node | str]] = {
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _convolution,
-    "MAX_POOL_2D": _maximum,
-    "AVERAGE_POOL_2D": _average,
+    "MAX_POOL_2D": _pool,
+    "AVERAGE_POOL_2D": _pool,
     "RESHAPE": _reshape,
     "RESIZE_NEAREST_NEIGHBOR": _reshape,
     **dict.fromkeys(("ADD", "MUL", "SUB", "DIV"), _join),

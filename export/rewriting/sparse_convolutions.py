@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,10 @@ _PER_NUMBER = {  # by kind, in the group
     "difference": algebra.PER_PRODUCT + algebra.PER_ENTRY + algebra.PER_SUM,
     "leak": 3 * algebra.PER_PRODUCT + 4 * algebra.PER_ENTRY,
 }
+
+
+_NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
+_OUTSIDE = 2.0**100  # is subtracted where a map ends
 
 
 _BEGINNINGS, _PASSES = 6, 2  # that are planned in full, and rounds over the maps in which each may change
@@ -171,7 +175,7 @@ class _Planner:
             index = ahead.pop()
             operator = makers.get(index)
             if index not in seen and operator is not None:
-                if self.reader.kind(operator) not in _DELEGATED:
+                if self.reader.kind(operator) not in _DELEGATED or _is_copy(operator):
                     return False
                 ahead += inputs_of(operator)
             seen.add(index)
@@ -237,8 +241,14 @@ class _Planner:
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
         if not self._keeps_grid(node, (before, behind)):
             return float("inf")
+        is_even = not any(length % 2 for length in reader.shape(node.sources[0])[1:3])
+        if node.ignores_border and before == 2 and not is_even:
+            return float("inf")  # the last row in phases is outside of the image
         if node.kind == "maximum":
-            return pixels * algebra.cost_of_maximum(node.window, channels=channels, phases=(before, behind))
+            each = algebra.cost_of_maximum(
+                node.window, channels=channels, phases=(before, behind), border=_border(node), is_even=is_even
+            )
+            return pixels * each
         if node.is_plain_depthwise and node.centered is not None and before == behind == 1:
             return pixels * channels * algebra.PER_SHIFT[node.centered.shape[1]]
         sizes = inputs[0], channels
@@ -272,6 +282,16 @@ class _Planner:
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
             return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
         return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
+
+
+def _is_copy(operator: schema.OperatorT) -> bool:
+    """Tell whether a pool of single pixels skips others, which the delegate does not take."""
+    options = operator.builtinOptions
+    return isinstance(options, schema.Pool2DOptionsT) and options.filterHeight == options.filterWidth == 1
+
+
+def _border(node: _Node) -> float:
+    return _OUTSIDE if node.ignores_border else 0.0
 
 
 def _entry_cost(shape: Sequence[int], phases: int) -> float:
@@ -321,6 +341,8 @@ class _Writer:
         source = self.maps[node.sources[0]]
         if node.kind == "mean":
             self._mean(node)
+        elif node.ignores_border and node.kind == "depthwise":
+            self.maps[node.target] = self._averaged(node)
         elif node.kind in _WRITING:
             self.maps[node.target] = _WRITING[node.kind](self, node)
         elif node.kind == "join":
@@ -337,11 +359,15 @@ class _Writer:
             phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
             channels = self._shape(node.sources[0])[3]
             if node.kind == "maximum":
-                chain, bias = algebra.maximum(node.window, channels=channels, phases=phases), None
+                chain, bias = self._maximum(node, channels, phases), None
             else:
                 chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
                 bias = np.tile(node.bias, phases[1] ** 2)
             self.maps[node.target] = self._follow(chain, source, bias=bias, activation=node.activation)
+
+    def _maximum(self, node: _Node, channels: int, phases: tuple[int, int]) -> Chain:
+        is_even = not any(length % 2 for length in self._shape(node.sources[0])[1:3])
+        return algebra.maximum(node.window, channels=channels, phases=phases, border=_border(node), is_even=is_even)
 
     def _is_native(self, node: _Node) -> bool:
         return node.is_plain_depthwise and self.plan.phases[node.sources[0]] == self.plan.phases[node.target] == 1
@@ -354,13 +380,14 @@ class _Writer:
         maps = [source]
         for number, step in enumerate(chain.steps, 1):
             own = bias if number == chain.bias else None
-            fused = activation if number == len(chain.steps) else NO_ACTIVATION
+            fused = activation if number == len(chain.steps) else RELU if step.clips else NO_ACTIVATION
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
-                fused = RELU if step.clips else fused
+                own = np.full(len(step.matrix), step.constant) if step.constant else own
                 maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
             elif step.amounts is not None:
                 kernel = _one_hot(step.amounts, step.size)
+                kernel[:, step.size // 2, step.size // 2] -= step.differs
                 maps.append(self._depthwise(inputs[0], kernel, stride=step.stride, activation=fused))
             else:
                 maps.append(self._sum(*inputs, activation=fused))
@@ -381,7 +408,9 @@ class _Writer:
         self, source: int, matrix: np.ndarray, *, bias: np.ndarray | None = None, activation: int = NO_ACTIVATION
     ) -> int:
         _, height, width, _ = self._shape(source)
-        kernel = np.ascontiguousarray(matrix[:, None, None], np.float32)
+        kernel = matrix[:, None, None].astype(np.float32)
+        if not kernel.any():  # a sparse tensor without values counts as one that is not constant
+            kernel[0, 0, 0, 0] = _NEXT_TO_NOTHING
         bias = np.zeros(len(matrix), np.float32) if bias is None else bias.astype(np.float32)
         options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=1, strideW=1)
         options.fusedActivationFunction = activation
@@ -459,6 +488,21 @@ class _Writer:
         axes, options = self._constant(np.array([1, 2], np.int32)), schema.ReducerOptionsT(keepDims=True)
         pixel = self._add("MEAN", [source, axes], self._map(1, 1, channels), options)
         return self._product(pixel, np.tile(np.eye(channels // phases**2, dtype=np.float32), phases**2) / phases**2)
+
+    def _averaged(self, node: _Node) -> int:
+        """Average the entries inside of the image: the sum of zeros around it as well, divided by that of ones."""
+        source = self.maps[node.sources[0]]
+        self._node(replace(node, activation=NO_ACTIVATION, ignores_border=False))
+        made, phases = self.maps[node.target], [self.plan.phases[index] for index in (node.sources[0], node.target)]
+        ones = np.zeros((phases[0] ** 2, self._shape(source)[3]), np.float32)
+        whole = self._product(source, ones, bias=np.ones(len(ones)))
+        chain = algebra.cheapest(node.kernel[:1], node.window, phases=(phases[0], phases[1]))
+        part = self._follow(chain, whole, bias=None, activation=NO_ACTIVATION)
+        for kind in ("SQUARE", "RSQRT"):  # their inverse
+            part = self._add(kind, [part], self._map(*self._shape(part)[1:]), None)
+        spread = np.kron(np.eye(phases[1] ** 2), np.ones((len(node.kernel), 1))).astype(np.float32)
+        options = schema.MulOptionsT(fusedActivationFunction=node.activation)
+        return self._add("MUL", [made, self._product(part, spread)], self._map(*self._shape(made)[1:]), options)
 
     def _gated(self, node: _Node) -> int:
         source, pixel = (self.maps[index] for index in node.sources)

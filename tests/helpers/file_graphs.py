@@ -115,15 +115,12 @@ class FileGraph:
         depth = sum(self.shape(tensor)[-1] for tensor in tensors)
         return self.operator("CONCATENATION", [*tensors], (*shape[:-1], depth), kind="ConcatenationOptions", axis=3)
 
-    def pool(self, x: int, name: str = "MAX_POOL_2D", *, size: int = 2, padding: int = VALID) -> int:
+    def pool(self, x: int, name: str = "MAX_POOL_2D", *, size: int = 2, padding: int = VALID, stride: int = 2) -> int:
         count, height, width, depth = self.shape(x)
-        options = {"strideH": 2, "strideW": 2, "filterHeight": size, "filterWidth": size, "padding": padding}
-        shape = (
-            (count, -(-height // 2), -(-width // 2), depth)
-            if padding == SAME
-            else (count, height // 2, width // 2, depth)
-        )
-        return self.operator(name, [x], shape, kind="Pool2DOptions", **options)
+        options = {"strideH": stride, "strideW": stride, "filterHeight": size, "filterWidth": size}
+        less = 0 if padding == SAME else size - 1
+        shape = (count, -(-(height - less) // stride), -(-(width - less) // stride), depth)
+        return self.operator(name, [x], shape, kind="Pool2DOptions", padding=padding, **options)
 
     def enlarged(self, x: int) -> int:
         """Double height and width as converters write it."""

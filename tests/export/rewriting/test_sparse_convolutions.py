@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from file_graphs import SAME, FileGraph
+from file_graphs import SAME, VALID, FileGraph
 
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.model_file import ModelFile
@@ -91,11 +91,21 @@ def numbers(graph: FileGraph) -> list[int]:
     return [layer(graph, x, 32), graph.dense(graph.mean(x), 10)]
 
 
+def pools(graph: FileGraph) -> list[int]:
+    """Windows over maps with negative values, beyond the border of the image, and of single pixels."""
+    x = graph.unary("TANH", layer(graph, graph.input, 48))
+    x = graph.pool(layer(graph, x, 64), "AVERAGE_POOL_2D", size=3, padding=SAME, stride=1)
+    x = graph.binary("SUB", x, graph.weights(64))
+    x = graph.binary("ADD", graph.pool(x, size=3, padding=SAME), graph.pool(x, size=1))
+    x = graph.concatenation(graph.pool(x, "AVERAGE_POOL_2D", size=3, padding=SAME), graph.pool(x, padding=SAME))
+    return [layer(graph, x, 64)]
+
+
 @pytest.mark.parametrize(
     "shape",
     [(1, 16, 16, 3), *(pytest.param(each, marks=pytest.mark.programs) for each in [(1, 24, 16, 1), (1, 16, 16, 40)])],
 )
-@pytest.mark.parametrize("network", [residual, stem, skips, gates, numbers])
+@pytest.mark.parametrize("network", [residual, stem, skips, gates, numbers, pools])
 def test_a_network_gives_the_same_outputs_and_runs_sparse(network, shape):
     graph = FileGraph(0, shape=shape)
     content = graph.content(*network(graph))
@@ -123,9 +133,11 @@ def drawn(seed: int, *, steps: int) -> bytes:
         elif draw == 4:
             x = graph.binary("ADD", x, layer(graph, x, depth))
         elif draw == 5 and not small:
-            x = graph.pool(x, size=int(random.choice([2, 3])), padding=SAME)
+            stride = int(random.integers(1, 3))
+            x = graph.pool(x, size=int(random.choice([1, 2, 3])), padding=SAME, stride=stride)
         elif draw == 6 and not small:
-            x = graph.pool(x, "AVERAGE_POOL_2D")
+            size, padding, stride = random.choice([[2, VALID, 2], [3, SAME, 1], [2, SAME, 2], [3, SAME, 2]])
+            x = graph.pool(x, "AVERAGE_POOL_2D", size=int(size), padding=int(padding), stride=int(stride))
         elif draw == 7:
             x = graph.concatenation(x, layer(graph, x, 8))
         elif draw == 8 and max(graph.shape(x)[1:3]) < 17:
