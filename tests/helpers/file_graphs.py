@@ -68,13 +68,22 @@ class FileGraph:
         add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=outputs, options=filled)
 
     def convolution(
-        self, x: int, channels: int, *, size: int = 3, groups: int = 1, stride: int = 1, zeros: float = 0.0
+        self,
+        x: int,
+        channels: int,
+        *,
+        size: int = 3,
+        groups: int = 1,
+        stride: int = 1,
+        zeros: float = 0.0,
+        padding: int = SAME,
     ) -> int:
         count, height, width, depth = self.shape(x)
         kernel = self.weights(channels, size, size, depth // groups, zeros=zeros)
-        options = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1, "padding": SAME}
-        options["fusedActivationFunction"] = RELU
-        shape = (count, -(-height // stride), -(-width // stride), channels)
+        options = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1}
+        options |= {"fusedActivationFunction": RELU, "padding": padding}
+        less = 0 if padding == SAME else size - 1
+        shape = (count, -(-(height - less) // stride), -(-(width - less) // stride), channels)
         return self.operator("CONV_2D", [x, kernel, self.weights(channels)], shape, kind="Conv2DOptions", **options)
 
     def depthwise(self, x: int, *, multiplier: int = 1) -> int:
@@ -131,11 +140,11 @@ class FileGraph:
         columns = self.operator("TILE", [columns, self.integers(1, 1, 1, 2, 1)], (count, 2 * height, width, 2, depth))
         return self.reshape(columns, count, 2 * height, 2 * width, depth)
 
-    def pad(self, x: int, *, channels: tuple[int, int] = (0, 0)) -> int:
-        count, height, width, depth = self.shape(x)
-        pads = self.constant(np.array([[0, 0], [1, 0], [0, 1], channels], np.int32))
-        shape = (count, height + 1, width + 1, depth + sum(channels))
-        return self.operator("PAD", [x, pads], shape, kind="PadOptions")
+    def pad(self, x: int, *, channels: tuple[int, int] = (0, 0), sides: int = 0) -> int:
+        """Add zeros before the rows and behind the columns, or on all sides."""
+        amounts = np.array([[0, 0], [sides or 1, sides], [sides, sides or 1], channels], np.int32)
+        shape = tuple(np.add(self.shape(x), amounts.sum(axis=1)))
+        return self.operator("PAD", [x, self.constant(amounts)], shape, kind="PadOptions")
 
     def mean(self, x: int, *, keeps: bool = False) -> int:
         count, *_, depth = self.shape(x)
