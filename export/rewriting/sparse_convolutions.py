@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,26 +23,17 @@ from tfprune.export.file.document import (
     indices_of,
     inputs_of,
     numbers_operators,
-    operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import phases as algebra
+from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, UNARY, spread
+from tfprune.export.rewriting.maps import Node as _Node
+from tfprune.export.rewriting.maps import Reader as _Reader
 from tfprune.export.rewriting.phases import Chain, Window
 
-_NO_ACTIVATION, _RELU, _RELU6 = 0, 1, 3  # of the format, whose classes are imported when a file is read
-_UNARY = {  # operators on each entry that XNNPACK takes with channels first
-    *("ABS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
-    *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SQRT", "SQUARE", "TANH"),
-}
-_KEEPING_SIGN = {
-    *("ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "PAD"),
-    *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR"),
-}
-_LONGEST_CHAIN, _MOST_TIMES = 12, 8  # operators that stand for one upsampling, and its factor
-_NOT_NEGATIVE = {"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "ABS", "SQUARE", "SQRT", "EXP"}
 # What the XNNPACK delegate of every runtime takes: before a group, other operators would cut it into two.
 _DELEGATED = {
-    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX", *_UNARY),
+    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX", *UNARY),
     *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
     *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "DENSIFY", "DEQUANTIZE"),
 }
@@ -50,284 +41,6 @@ _MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen t
 _SINGLE = Window((1, 1))
 _IMAGE_CHANNELS = 3
 _ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
-
-
-@dataclass(frozen=True)
-class _Node:
-    """An operator that may run in a group, as a function of maps.
-
-    Attributes:
-        kind: `convolution`, `depthwise`, `maximum`, `enlarge`, `join`, `concatenation` or `mean`.
-        operators: The operators of the file that it stands for, the last of which makes its target.
-        sources: The tensors that it takes.
-        target: The tensor that it makes.
-        window: How it moves over the image, for those that do.
-        kernel: Array [outputs, rows, columns, inputs] of a convolution; of a depthwise one, inputs is 1.
-        bias: Array [outputs] of a convolution.
-        activation: What is fused.
-    """
-
-    kind: str
-    operators: tuple[schema.OperatorT, ...] = field(repr=False)
-    sources: tuple[int, ...]
-    target: int
-    window: Window = Window((1, 1))
-    kernel: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
-    bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
-    activation: int = _NO_ACTIVATION
-
-    @functools.cached_property
-    def entries(self) -> int:
-        """The non-zero entries of its kernel."""
-        return int(np.count_nonzero(self.kernel))
-
-    @property
-    def is_window(self) -> bool:
-        return self.kind in ("convolution", "depthwise", "maximum")
-
-    @property
-    def is_plain_depthwise(self) -> bool:
-        """Whether XNNPACK takes it in a group as it is, on plain maps."""
-        size = self.window.size
-        centered = self.window.padding == (size[0] // 2, size[1] // 2)
-        return self.kind == "depthwise" and size in ((3, 3), (5, 5)) and centered and self.window.dilation == (1, 1)
-
-
-class _Reader:
-    """Reads the main graph of a file as nodes.
-
-    Args:
-        model: The file as objects.
-    """
-
-    def __init__(self, model: schema.ModelT) -> None:
-        self.model, self.graph = model, model.subgraphs[0]
-        self.operators = list(self.graph.operators or ())
-        self.producers = {index: each for each in self.operators for index in indices_of(each.outputs)}
-        self.nodes: list[_Node | str] = []  # for each operator; a string says why it is none
-        self.not_negative: set[int] = set()
-        self.costs: dict[tuple[int, ...], float] = {}  # of nodes, by their targets and phases
-        for operator in self.operators:
-            node = self._node(operator)
-            self.nodes.append(node)
-            self._note_sign(operator)
-
-    def kind(self, operator: schema.OperatorT) -> str:
-        return operator_name(self.model, operator)
-
-    def shape(self, index: int) -> tuple[int, ...]:
-        tensor = self.graph.tensors[index]
-        lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-        return tuple(map(int, [] if lengths is None else lengths))
-
-    def values(self, index: int) -> np.ndarray | None:
-        """Return a constant of float32 or int32 that is stored as it is; None for any other tensor."""
-        tensor = self.graph.tensors[index]
-        data = self.model.buffers[tensor.buffer].data
-        types = {schema.TensorType.FLOAT32: "<f4", schema.TensorType.INT32: "<i4"}
-        if (
-            data is None
-            or not len(data)
-            or tensor.isVariable
-            or tensor.sparsity is not None
-            or tensor.type not in types
-        ):
-            return None
-        return np.frombuffer(np.asarray(data, np.uint8).tobytes(), types[tensor.type]).reshape(self.shape(index))
-
-    def is_map(self, index: int) -> bool:
-        """Tell whether a tensor is one image of float32 whose size is known."""
-        shape = self.shape(index)
-        floats = self.graph.tensors[index].type == schema.TensorType.FLOAT32
-        return floats and len(shape) == 4 and shape[0] == 1 and min(shape) > 0 and self.values(index) is None
-
-    def _node(self, operator: schema.OperatorT) -> _Node | str:
-        kind, inputs = self.kind(operator), inputs_of(operator)
-        rule = _RULES.get(kind)
-        if rule is None:
-            return f"{kind} has no form with channels first"
-        taken = inputs[0] if rule is not _enlarge and inputs else int(operator.outputs[0])
-        made = int(operator.outputs[0]) if rule is not _mean else taken
-        if not inputs or not self.is_map(taken) or not self.is_map(made):
-            return "it does not work on one image of float32 with a fixed size"
-        return rule(self, operator, kind)
-
-    def unpadded(self, operator: schema.OperatorT) -> tuple[int, tuple[int, int], tuple[schema.OperatorT, ...]]:
-        """Return what an operator takes before zeros are added, how many rows and columns come first, and both."""
-        source = inputs_of(operator)[0]
-        before = self.producers.get(source)
-        if before is None or self.kind(before) != "PAD" or operator.builtinOptions.padding != schema.Padding.VALID:
-            return source, (0, 0), (operator,)
-        amounts = self.values(inputs_of(before)[1])
-        if amounts is None or amounts.shape != (4, 2) or amounts.min() < 0 or amounts[[0, 3]].any():
-            return source, (0, 0), (operator,)
-        return inputs_of(before)[0], (int(amounts[1, 0]), int(amounts[2, 0])), (before, operator)
-
-    def moved(self, operator: schema.OperatorT, numbers: np.ndarray) -> np.ndarray | None:
-        """Return what an operator that only moves or repeats entries makes of an array; None for any other."""
-        kind, values = self.kind(operator), [self.values(index) for index in inputs_of(operator)[1:]]
-        if kind == "RESHAPE":
-            return numbers.reshape(self.shape(int(operator.outputs[0])))
-        if kind == "TILE" and values[0] is not None and len(values[0]) == numbers.ndim:
-            return np.tile(numbers, values[0])
-        if kind == "RESIZE_NEAREST_NEIGHBOR" and values[0] is not None and not operator.builtinOptions.alignCorners:
-            times = values[0] // numbers.shape[1:3]
-            return numbers.repeat(times[0], axis=1).repeat(times[1], axis=2)
-        return None
-
-    def _note_sign(self, operator: schema.OperatorT) -> None:
-        """Note tensors without negative values."""
-        kind, inputs = self.kind(operator), inputs_of(operator)
-        fused = getattr(operator.builtinOptions, "fusedActivationFunction", _NO_ACTIVATION)
-        keeps = kind in _KEEPING_SIGN
-        if (
-            kind in _NOT_NEGATIVE
-            or fused in (_RELU, _RELU6)
-            or (keeps and set(inputs[: 1 if kind == "PAD" else None]) <= self.not_negative)
-        ):
-            self.not_negative.update(indices_of(operator.outputs))
-
-
-def _window(reader: _Reader, operator: schema.OperatorT, size: tuple[int, int]) -> tuple[Window, int, tuple] | str:
-    options = operator.builtinOptions
-    dilation = getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1)
-    if options.strideH != options.strideW or options.strideH not in (1, 2):
-        return f"its strides are {options.strideH} and {options.strideW}; 1 or 2 in both directions has a form"
-    source, padding, operators = reader.unpadded(operator)
-    if options.padding == schema.Padding.SAME:
-        shape = reader.shape(source)
-        totals = [
-            max((-(-length // options.strideH) - 1) * options.strideH + (entries - 1) * step + 1 - length, 0)
-            for length, entries, step in zip(shape[1:3], size, dilation, strict=True)
-        ]
-        padding = totals[0] // 2, totals[1] // 2
-    return Window(size, options.strideH, padding, dilation), source, operators
-
-
-def _convolution(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
-    inputs = inputs_of(operator)
-    kernel = reader.values(inputs[1])
-    bias = reader.values(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
-    if kernel is None or kernel.dtype != np.float32 or (bias is None and len(inputs) > 2 and inputs[2] >= 0):
-        return "its kernel is not a dense constant of float32"
-    found = _window(reader, operator, kernel.shape[1:3])
-    if isinstance(found, str):
-        return found
-    window, source, operators = found
-    channels = reader.shape(source)[3]
-    if kind == "DEPTHWISE_CONV_2D":
-        kernel = np.moveaxis(kernel, (3, 0), (0, 3))
-    name = "depthwise" if kernel.shape[3] == 1 and len(kernel) == channels else "convolution"
-    if name == "convolution":
-        kernel = _spread(kernel, channels)
-    bias = np.zeros(len(kernel), np.float32) if bias is None else bias
-    activation = operator.builtinOptions.fusedActivationFunction
-    return _Node(name, operators, (source,), int(operator.outputs[0]), window, kernel, bias, activation)
-
-
-def _spread(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Return the kernel of a convolution in groups as one that takes all channels."""
-    outputs, rows, columns, inputs = kernel.shape
-    groups = channels // inputs
-    if groups == 1:
-        return kernel
-    whole = np.zeros((outputs, rows, columns, channels), np.float32)
-    for output in range(outputs):
-        start = output * groups // outputs * inputs
-        whole[output, :, :, start : start + inputs] = kernel[output]
-    return whole
-
-
-def _maximum(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
-    if inputs_of(operator)[0] not in reader.not_negative:
-        return "its inputs may be negative, and zeros are added around the image"
-    options = operator.builtinOptions
-    found = _window(reader, operator, (options.filterHeight, options.filterWidth))
-    if isinstance(found, str):
-        return found
-    window, source, operators = found
-    activation = options.fusedActivationFunction
-    return _Node("maximum", operators, (source,), int(operator.outputs[0]), window, activation=activation)
-
-
-def _join(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
-    inputs, target = inputs_of(operator), int(operator.outputs[0])
-    if kind in _UNARY:
-        return _Node("join", (operator,), tuple(inputs), target)
-    if not all(reader.is_map(index) and reader.shape(index) == reader.shape(target) for index in inputs):
-        return "it joins maps of different sizes, or a map and a constant"
-    return _Node("join", (operator,), tuple(inputs), target)
-
-
-def _concatenation(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
-    inputs, target = inputs_of(operator), int(operator.outputs[0])
-    if operator.builtinOptions.axis % 4 != 3 or not all(map(reader.is_map, inputs)):
-        return "it does not join the channels of images"
-    activation = operator.builtinOptions.fusedActivationFunction
-    return _Node("concatenation", (operator,), tuple(inputs), target, activation=activation)
-
-
-def _average(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
-    options = operator.builtinOptions
-    size = options.filterHeight, options.filterWidth
-    found = _window(reader, operator, size)
-    if isinstance(found, str):
-        return found
-    window, source, operators = found
-    height, width, channels = reader.shape(source)[1:]
-    made = reader.shape(int(operator.outputs[0]))[1:3]
-    reached = [(length - 1) * window.stride + entries for length, entries in zip(made, size, strict=True)]
-    if window.padding != (0, 0) or reached[0] > height or reached[1] > width:
-        return "it averages fewer pixels at the border than inside"
-    kernel = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32)
-    target, activation = int(operator.outputs[0]), options.fusedActivationFunction
-    return _Node(
-        "depthwise", operators, (source,), target, window, kernel, np.zeros(channels, np.float32), activation
-    )
-
-
-def _enlarge(reader: _Reader, operator: schema.OperatorT, kind: str) -> _Node | str:
-    """Recognize nearest upsampling, which converters write as RESHAPE and TILE, by what it does."""
-    chain, source = [operator], inputs_of(operator)[0]
-    while not reader.is_map(source) and source in reader.producers and len(chain) < _LONGEST_CHAIN:
-        chain.insert(0, reader.producers[source])
-        source = inputs_of(chain[0])[0] if inputs_of(chain[0]) else -1
-    no, target = f"{kind} has no form with channels first", int(operator.outputs[0])
-    if not reader.is_map(source):
-        return no
-    shape, made = reader.shape(source), reader.shape(target)
-    times = made[1] // shape[1]
-    if made != (1, times * shape[1], times * shape[2], shape[3]) or not 2 <= times <= _MOST_TIMES:
-        return no
-    numbers = np.arange(np.prod(shape)).reshape(shape)
-    found: np.ndarray | None = numbers
-    for each in chain:
-        found = None if found is None else reader.moved(each, found)
-    if found is None or not np.array_equal(found, numbers.repeat(times, axis=1).repeat(times, axis=2)):
-        return no
-    return _Node("enlarge", tuple(chain), (source,), target, Window((times, times)))
-
-
-def _mean(reader: _Reader, operator: schema.OperatorT, _: str) -> _Node | str:
-    axes = reader.values(inputs_of(operator)[1])
-    if axes is None or sorted((axes.ravel() % 4).tolist()) != [1, 2]:
-        return "it does not reduce exactly the height and the width"
-    return _Node("mean", (operator,), (inputs_of(operator)[0],), int(operator.outputs[0]))
-
-
-_RULES: dict[str, Callable[[_Reader, schema.OperatorT, str], _Node | str]] = {
-    "CONV_2D": _convolution,
-    "DEPTHWISE_CONV_2D": _convolution,
-    "MAX_POOL_2D": _maximum,
-    "AVERAGE_POOL_2D": _average,
-    "RESHAPE": _enlarge,
-    "RESIZE_NEAREST_NEIGHBOR": _enlarge,
-    "ADD": _join,
-    "MUL": _join,
-    "CONCATENATION": _concatenation,
-    "MEAN": _mean,
-    **dict.fromkeys(_UNARY, _join),
-}
 
 
 # Which operators form the group, and in how many phases each of their maps is kept.
@@ -359,6 +72,18 @@ _PER_MOVED = 3.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
 _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
+
+
+_PER_NUMBER = {  # by kind, in the group
+    "gate": algebra.PER_SUM,
+    "clamp": algebra.PER_SUM,
+    "difference": algebra.PER_PRODUCT + algebra.PER_ENTRY + algebra.PER_SUM,
+    "leak": 3 * algebra.PER_PRODUCT + 4 * algebra.PER_ENTRY,
+}
+
+
+_NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
+_OUTSIDE = 2.0**100  # is subtracted where a map ends
 
 
 _BEGINNINGS, _PASSES = 6, 2  # that are planned in full, and rounds over the maps in which each may change
@@ -417,11 +142,11 @@ class _Planner:
             return index
 
         for node in self.nodes:
-            root(node.sources[0])
-            if node.kind in ("join", "concatenation"):
-                for index in node.sources:
-                    leader[root(index)] = root(node.target)
-            elif node.kind != "mean":
+            for index in node.sources:
+                root(index)
+            for index in node.alike:
+                leader[root(index)] = root(node.target)
+            if node.kind != "mean":
                 root(node.target)
         return {index: root(index) for index in leader}
 
@@ -452,7 +177,7 @@ class _Planner:
             index = ahead.pop()
             operator = makers.get(index)
             if index not in seen and operator is not None:
-                if self.reader.kind(operator) not in _DELEGATED:
+                if self.reader.kind(operator) not in _DELEGATED or _is_copy(operator):
                     return False
                 ahead += inputs_of(operator)
             seen.add(index)
@@ -500,7 +225,7 @@ class _Planner:
     def _sparse(self, node: _Node, phases: Mapping[int, int]) -> float:
         """Estimate a node in the group."""
         reader, before = self.reader, phases[node.sources[0]]
-        if node.kind == "mean":
+        if node.kind in ("mean", "squeeze"):
             return float(np.prod(reader.shape(node.sources[0]))) * 2
         behind = phases[node.target]
         _, height, width, channels = reader.shape(node.target)
@@ -509,6 +234,8 @@ class _Planner:
             is_curve = reader.kind(node.operators[-1]) in _CURVES
             each = _PER_CURVE if is_curve else algebra.PER_SUM * max(len(node.sources) - 1, 1)
             return pixels * behind**2 * channels * each
+        if node.kind in _PER_NUMBER:
+            return pixels * behind**2 * channels * _PER_NUMBER[node.kind]
         inputs = [reader.shape(index)[3] for index in node.sources]
         if node.kind == "enlarge":
             return self._enlarging(node, (before, behind))
@@ -516,10 +243,16 @@ class _Planner:
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
         if not self._keeps_grid(node, (before, behind)):
             return float("inf")
+        is_even = not any(length % 2 for length in reader.shape(node.sources[0])[1:3])
+        if node.ignores_border and before == 2 and not is_even:
+            return float("inf")  # the last row in phases is outside of the image
         if node.kind == "maximum":
-            return pixels * algebra.cost_of_maximum(node.window, channels=channels, phases=(before, behind))
-        if node.is_plain_depthwise and before == behind == 1:
-            return pixels * channels * algebra.PER_SHIFT[node.window.stride] * node.window.size[0] ** 2 / 9
+            each = algebra.cost_of_maximum(
+                node.window, channels=channels, phases=(before, behind), border=_border(node), is_even=is_even
+            )
+            return pixels * each
+        if node.is_plain_depthwise and node.centered is not None and before == behind == 1:
+            return pixels * channels * algebra.PER_SHIFT[node.window.stride] * node.centered.shape[1] ** 2 / 9
         sizes = inputs[0], channels
         return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
 
@@ -544,11 +277,23 @@ class _Planner:
         made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return made * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "MEAN":
+            return float(np.prod(reader.shape(inputs[0]))) * _PER_JOINED
         if kind == "DEPTHWISE_CONV_2D":
             return made * float(np.prod(reader.shape(inputs[1])[1:3])) * _PER_WINDOW
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
             return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
         return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
+
+
+def _is_copy(operator: schema.OperatorT) -> bool:
+    """Tell whether a pool of single pixels skips others, which the delegate does not take."""
+    options = operator.builtinOptions
+    return isinstance(options, schema.Pool2DOptionsT) and options.filterHeight == options.filterWidth == 1
+
+
+def _border(node: _Node) -> float:
+    return _OUTSIDE if node.ignores_border else 0.0
 
 
 def _entry_cost(shape: Sequence[int], phases: int) -> float:
@@ -604,25 +349,33 @@ class _Writer:
         source = self.maps[node.sources[0]]
         if node.kind == "mean":
             self._mean(node)
+        elif node.ignores_border and node.kind == "depthwise":
+            self.maps[node.target] = self._averaged(node)
+        elif node.kind in _WRITING:
+            self.maps[node.target] = _WRITING[node.kind](self, node)
         elif node.kind == "join":
             self.maps[node.target] = self._copied(node.operators[-1], [self.maps[index] for index in node.sources])
         elif node.kind == "concatenation":
             self.maps[node.target] = self._concatenation(node)
         elif node.kind == "enlarge":
             self.maps[node.target] = self._enlarged(node)
-        elif self._is_native(node):
+        elif self._is_native(node) and node.centered is not None:
             self.maps[node.target] = self._depthwise(
-                source, node.kernel[..., 0], stride=node.window.stride, bias=node.bias, activation=node.activation
+                source, node.centered, stride=node.window.stride, bias=node.bias, activation=node.activation
             )
         else:
             phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
             channels = self._shape(node.sources[0])[3]
             if node.kind == "maximum":
-                chain, bias = algebra.maximum(node.window, channels=channels, phases=phases), None
+                chain, bias = self._maximum(node, channels, phases), None
             else:
-                chain = algebra.cheapest(_spread(node.kernel, channels), node.window, phases=phases)
+                chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
                 bias = np.tile(node.bias, phases[1] ** 2)
             self.maps[node.target] = self._follow(chain, source, bias=bias, activation=node.activation)
+
+    def _maximum(self, node: _Node, channels: int, phases: tuple[int, int]) -> Chain:
+        is_even = not any(length % 2 for length in self._shape(node.sources[0])[1:3])
+        return algebra.maximum(node.window, channels=channels, phases=phases, border=_border(node), is_even=is_even)
 
     def _is_native(self, node: _Node) -> bool:
         return node.is_plain_depthwise and self.plan.phases[node.sources[0]] == self.plan.phases[node.target] == 1
@@ -635,13 +388,14 @@ class _Writer:
         maps = [source]
         for number, step in enumerate(chain.steps, 1):
             own = bias if number == chain.bias else None
-            fused = activation if number == len(chain.steps) else _NO_ACTIVATION
+            fused = activation if number == len(chain.steps) else RELU if step.clips else NO_ACTIVATION
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
-                fused = _RELU if step.clips else fused
+                own = np.full(len(step.matrix), step.constant) if step.constant else own
                 maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
             elif step.amounts is not None:
                 kernel = _one_hot(step.amounts)
+                kernel[:, 1, 1] -= step.differs
                 maps.append(self._depthwise(inputs[0], kernel, stride=step.stride, activation=fused))
             else:
                 maps.append(self._sum(*inputs, activation=fused))
@@ -659,10 +413,12 @@ class _Writer:
         return output
 
     def _product(
-        self, source: int, matrix: np.ndarray, *, bias: np.ndarray | None = None, activation: int = _NO_ACTIVATION
+        self, source: int, matrix: np.ndarray, *, bias: np.ndarray | None = None, activation: int = NO_ACTIVATION
     ) -> int:
         _, height, width, _ = self._shape(source)
-        kernel = np.ascontiguousarray(matrix[:, None, None], np.float32)
+        kernel = matrix[:, None, None].astype(np.float32)
+        if not kernel.any():  # a sparse tensor without values counts as one that is not constant
+            kernel[0, 0, 0, 0] = _NEXT_TO_NOTHING
         bias = np.zeros(len(matrix), np.float32) if bias is None else bias.astype(np.float32)
         options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=1, strideW=1)
         options.fusedActivationFunction = activation
@@ -676,7 +432,7 @@ class _Writer:
         *,
         stride: int,
         bias: np.ndarray | None = None,
-        activation: int = _NO_ACTIVATION,
+        activation: int = NO_ACTIVATION,
     ) -> int:
         """Add a depthwise convolution; its kernel is an array [channels, rows, columns]."""
         _, height, width, channels = self._shape(source)
@@ -697,13 +453,13 @@ class _Writer:
         made = self._map(height + 2 * around, width + 2 * around, channels)
         return self._add("PAD", [source, self._constant(amounts)], made, schema.PadOptionsT())
 
-    def _sum(self, first: int, second: int, *, activation: int = _NO_ACTIVATION) -> int:
+    def _sum(self, first: int, second: int, *, activation: int = NO_ACTIVATION) -> int:
         options = schema.AddOptionsT(fusedActivationFunction=activation)
         return self._add("ADD", [first, second], self._map(*self._shape(first)[1:]), options)
 
-    def _copied(self, operator: schema.OperatorT, inputs: Sequence[int]) -> int:
+    def _copied(self, operator: schema.OperatorT, inputs: Sequence[int], *, like: int | None = None) -> int:
         """Add an operator like another one, on maps."""
-        made = self._map(*self._shape(inputs[0])[1:])
+        made = self._map(*self._shape(inputs[0] if like is None else like)[1:])
         return self._add(self.reader.kind(operator), inputs, made, operator.builtinOptions)
 
     def _concatenation(self, node: _Node) -> int:
@@ -736,6 +492,53 @@ class _Writer:
         large = self._put_together(source, self._map(height, width, channels), block=block)
         return self._entered(large, phases=behind)
 
+    def _squeezed(self, node: _Node) -> int:
+        """Reduce a map to one pixel; a product has to come behind it, without which XNNPACK gets the shape wrong."""
+        source, phases = self.maps[node.sources[0]], self.plan.phases[node.sources[0]]
+        channels = self._shape(source)[3]
+        axes, options = self._constant(np.array([1, 2], np.int32)), schema.ReducerOptionsT(keepDims=True)
+        pixel = self._add("MEAN", [source, axes], self._map(1, 1, channels), options)
+        return self._product(pixel, np.tile(np.eye(channels // phases**2, dtype=np.float32), phases**2) / phases**2)
+
+    def _averaged(self, node: _Node) -> int:
+        """Average the entries inside of the image: the sum of zeros around it as well, divided by that of ones."""
+        source = self.maps[node.sources[0]]
+        self._node(replace(node, activation=NO_ACTIVATION, ignores_border=False))
+        made, phases = self.maps[node.target], [self.plan.phases[index] for index in (node.sources[0], node.target)]
+        ones = np.zeros((phases[0] ** 2, self._shape(source)[3]), np.float32)
+        whole = self._product(source, ones, bias=np.ones(len(ones)))
+        chain = algebra.cheapest(node.kernel[:1], node.window, phases=(phases[0], phases[1]))
+        part = self._follow(chain, whole, bias=None, activation=NO_ACTIVATION)
+        for kind in ("SQUARE", "RSQRT"):  # their inverse
+            part = self._add(kind, [part], self._map(*self._shape(part)[1:]), None)
+        spread = np.kron(np.eye(phases[1] ** 2), np.ones((len(node.kernel), 1))).astype(np.float32)
+        options = schema.MulOptionsT(fusedActivationFunction=node.activation)
+        return self._add("MUL", [made, self._product(part, spread)], self._map(*self._shape(made)[1:]), options)
+
+    def _gated(self, node: _Node) -> int:
+        source, pixel = (self.maps[index] for index in node.sources)
+        if self.plan.phases[node.target] == 2:
+            pixel = self._product(pixel, np.tile(np.eye(self._shape(pixel)[3], dtype=np.float32), (4, 1)))
+        return self._copied(node.operators[-1], [source, pixel])
+
+    def _clamped(self, node: _Node) -> int:
+        source = self.maps[node.sources[0]]
+        inputs = [source if index in node.sources else index for index in inputs_of(node.operators[-1])]
+        return self._copied(node.operators[-1], inputs, like=source)
+
+    def _difference(self, node: _Node) -> int:
+        first, second = (self.maps[index] for index in node.sources)
+        negative = self._product(second, -np.eye(self._shape(second)[3], dtype=np.float32))
+        return self._sum(first, negative, activation=node.activation)
+
+    def _leak(self, node: _Node) -> int:
+        """Write PRELU as relu(x) - slope relu(-x)."""
+        source = self.maps[node.sources[0]]
+        slopes = np.tile(node.bias, self.plan.phases[node.target] ** 2)
+        one = np.eye(len(slopes), dtype=np.float32)
+        both = self._product(source, np.concatenate([one, -one]), activation=RELU)
+        return self._product(both, np.concatenate([one, -slopes * one], axis=1))
+
     def _mean(self, node: _Node) -> None:
         """Leave the group by a mean over the image."""
         source = self.maps[node.sources[0]]
@@ -765,7 +568,7 @@ class _Writer:
         """Take a plain map inside of the group apart into phases."""
         kernel = np.eye(self._shape(source)[3], dtype=np.float32)[:, None, None]
         chain = algebra.cheapest(kernel, _SINGLE, phases=(1, 2))
-        return self._follow(chain, source, bias=None, activation=_NO_ACTIVATION)
+        return self._follow(chain, source, bias=None, activation=NO_ACTIVATION)
 
     def _put_together(self, source: int, target: int, *, block: int = 2) -> int:
         """Leave the group with a map in phases."""
@@ -832,6 +635,15 @@ class _Writer:
         large = self._put_together(source, self._map(height + height % 2, width + width % 2, channels))
         cut = [np.zeros(4, np.int32), np.array([1, height, width, channels], np.int32)]
         self._add("SLICE", [large, *map(self._constant, cut)], index, schema.SliceOptionsT())
+
+
+_WRITING: dict[str, Callable[[_Writer, _Node], int]] = {
+    "squeeze": _Writer._squeezed,
+    "gate": _Writer._gated,
+    "clamp": _Writer._clamped,
+    "difference": _Writer._difference,
+    "leak": _Writer._leak,
+}
 
 
 def _in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
