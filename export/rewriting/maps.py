@@ -213,7 +213,7 @@ def spread(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 def _maximum(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
     if inputs_of(operator)[0] not in reader.not_negative:
-        return "its inputs may be negative, and zeros are added around the image"
+        return "its inputs may be negative, and zeros are added around the image: put a ReLU before it"
     options = operator.builtinOptions
     found = _window(reader, operator, (options.filterHeight, options.filterWidth))
     if isinstance(found, str):
