@@ -36,6 +36,14 @@ def board_name() -> str:
     return ", ".join(part for part in (platform.machine(), _processor()) if part)
 
 
+def has_avx() -> bool:
+    """Tell whether this is an x86 processor with AVX, as far as the system says: nearly all have it."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
+        return False
+    flags = [line for line in _text(_PROCESSOR[1]).splitlines() if line.startswith("flags")]
+    return not flags or "avx" in flags[0].split()
+
+
 def governor() -> str | None:
     """Name the governor of the first core's clock, such as "ondemand"; None if the system does not say."""
     return _text(_SYSTEM / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None

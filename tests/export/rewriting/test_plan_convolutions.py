@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from file_graphs import SAME, VALID, FileGraph
 
+from tfprune.export.device.benchmark import benchmark
+from tfprune.export.device.runner import has_avx
 from tfprune.export.file import schema
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.ask import sparse_inference
@@ -179,10 +181,13 @@ def test_a_small_sparse_file_can_be_made_fast_later(tmp_path):
 
 
 @pytest.mark.programs
-def test_the_report_says_where_a_file_is_for_or_why_there_is_none(tmp_path):
+def test_reports_say_where_a_file_is_for_or_why_there_is_none(tmp_path):
     fast = rewrite(content_of(network(0.95)), tmp_path / "fast.tflite", optimize="latency")
     assert f"ARM and browsers, about {fast.gain:.1f} times as fast as the dense file" in str(fast)
     assert "not for" in str(fast) and "optimize='dense'" in str(fast) and "x86 with AVX" in fast.card()
+    measured = benchmark(tmp_path / "fast.tflite", runs=1, warmup=0)
+    assert ("slower here than its dense form" in str(measured)) == has_avx()
+    assert not benchmark(content_of(network(0.95)), runs=1, warmup=0).dense_because
     dense = rewrite(content_of(network(0.3)), tmp_path / "dense.tflite", optimize="latency")
     row = dense.candidates[-1]
     assert dense.gain is None and not row.bytes and not row.verified
