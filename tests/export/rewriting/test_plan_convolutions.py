@@ -13,7 +13,7 @@ from tfprune.export.device.runner import has_avx
 from tfprune.export.file import schema
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.ask import sparse_inference
-from tfprune.export.rewriting.rewrite import rewrite
+from tfprune.export.rewriting.rewrite import candidate_files, rewrite
 from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 
 SHAPE = (1, 16, 16, 3)
@@ -64,6 +64,19 @@ def test_the_prediction_is_the_gain_of_the_file_that_is_written(zeros):
     assert rewriting.gain == pytest.approx(gain) if rewriting.pays else rewriting.gain < 1.1
     assert {row.sparse for row in rewriting.rows} == {rewriting.pays}
     assert json.loads(json.dumps(sparse_inference(content).as_dict()))["rewriting"]["pays"] == rewriting.pays
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.5])
+@pytest.mark.parametrize("channels", [16, 48, 128])
+@pytest.mark.parametrize("depth", [3, 24])
+def test_no_file_is_offered_that_is_slower_by_the_estimate(zeros, channels, depth):
+    graph = FileGraph(0, shape=(1, 16, 16, depth))
+    file = ModelFile.open(graph.content(graph.mean(body(graph, graph.input, zeros=zeros, channels=channels))))
+    spread, gain = spread_convolutions(file)
+    assert (spread, gain) == (file, 1.0) or gain >= 1.1
+    names = [form.name for form in candidate_files(file, name="dense", optimize="latency") if not form.refusal]
+    assert any("sparse 1x1" in name for name in names) == (gain > 1)
+    assert gain == 1.0 or zeros == 0.5 and channels == 128
 
 
 def test_it_pays_from_the_zeros_that_the_report_names():
