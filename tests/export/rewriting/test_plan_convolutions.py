@@ -13,6 +13,7 @@ from tfprune.export.device.runner import has_avx
 from tfprune.export.file import schema
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.ask import sparse_inference
+from tfprune.export.pruning.prune import prune_tflite
 from tfprune.export.rewriting.rewrite import candidate_files, rewrite
 from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 
@@ -205,3 +206,14 @@ def test_reports_say_where_a_file_is_for_or_why_there_is_none(tmp_path):
     row = dense.candidates[-1]
     assert dense.gain is None and not row.bytes and not row.verified
     assert "by the estimate, below 1.1; it pays from about" in row.reason and row.reason in str(dense)
+
+
+@pytest.mark.programs
+def test_a_stock_cnn_with_an_open_batch_is_pruned_to_a_file_with_fast_zeros(tmp_path):
+    content = content_of(opened(network(0.0, shape=(1, 12, 12, 3)), places=(0,)))
+    samples = np.random.default_rng(0).normal(size=(24, 12, 12, 3)).astype(np.float32)
+    goal = {"sparsity": 0.9, "optimize": "latency"}
+    still = prune_tflite(content, tmp_path / "open.tflite", samples, **goal)
+    assert "give batch=1" in still.file.candidates[-1].reason and not still.file.sparse_inference.active
+    fast = prune_tflite(content, tmp_path / "fast.tflite", samples, batch=1, **goal)
+    assert fast.file.gain > 1.5 and fast.file.sparse_inference.active
