@@ -29,6 +29,7 @@ from tfprune.report import install, shortened
 
 _PROCESSOR = (Path("/proc/device-tree/model"), Path("/proc/cpuinfo"))
 _SYSTEM = Path("/sys")
+X86 = ("x86_64", "amd64", "i386", "i686", "x86")  # names of the architecture, in small letters
 
 
 def board_name() -> str:
@@ -38,7 +39,7 @@ def board_name() -> str:
 
 def has_avx() -> bool:
     """Tell whether this is an x86 processor with AVX, as far as the system says: nearly all have it."""
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
+    if platform.machine().lower() not in X86:
         return False
     flags = [line for line in _text(_PROCESSOR[1]).splitlines() if line.startswith("flags")]
     return not flags or "avx" in flags[0].split()
