@@ -683,24 +683,27 @@ class RewritingReport(Report):
 
     @property
     def verdict(self) -> str:
-        """One sentence about what is written."""
+        """What it gains, or why it is not written, in one sentence."""
         rows = [row for row in self.rows if row.kind in _CONVOLUTIONS]
         if self.pays:
             count = sum(row.sparse for row in rows)
             return f"about {self.gain:.1f} times as fast {_WHERE}: {count} of {len(rows)} convolutions run sparse"
         if self.gains:
-            now = f"dense: a sparse file would be {self.gain:.2f} times as fast by the estimate, below {LEAST_GAIN}"
+            now = f"{self.gain:.2f} times as fast as the dense file by the estimate, below {LEAST_GAIN}"
             start = self.pays_from
             return f"{now}, even with 95% zeros" if start is None else f"{now}; it pays from about {start:.0%} zeros"
-        return "dense: " + next((f"{row.name} ({row.kind}): {row.reason}" for row in rows), "it has no convolution")
+        return next(f"{row.name} ({row.kind}): {row.reason}" for row in rows)
 
     def __str__(self) -> str:
-        return f"{table(['optimize=latency', self.verdict], self.facts(), left=2)}\n\n{_operator_table(self.rows)}"
+        first, *others = self.facts()
+        return f"{table(first, others, left=2)}\n\n{_operator_table(self.rows)}"
 
     def facts(self) -> list[list[str]]:
-        """Rows of a table: what to change, and the gain by zeros."""
+        """Rows of a table: whether it is written, what to change, and the gain by zeros."""
+        written = ["rewritten by optimize=latency", f"{yes_or_no(self.pays)}: {self.verdict}"]
         gains = ", ".join(f"{zeros:.0%}: {gain:.1f}" for zeros, gain in self.gains.items() if gain != 1)
-        return [["change", reason] for reason in self.reasons] + [["times as fast by zeros", gains]] * bool(gains)
+        changes = [["change", reason] for reason in self.reasons]
+        return [written, *changes, *[["times as fast by zeros", gains]] * bool(gains)]
 
 
 @dataclass(frozen=True)
@@ -745,7 +748,7 @@ class SparseInferenceReport(Report):
         facts += [["WRONG OUTPUTS", hazard] for hazard in self.hazards]
         rows = self.rows
         if self.rewriting is not None:
-            facts += [["optimize=latency", self.rewriting.verdict], *self.rewriting.facts()]
+            facts += self.rewriting.facts()
             rows = self.rewriting.rows
         facts += [["holds for", self.runtime]]
         return f"{table(['can run sparse', yes_or_no(self.eligible)], facts, left=2)}\n\n{_operator_table(rows)}"
