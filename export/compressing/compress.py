@@ -355,8 +355,7 @@ def compress(
         _check_support(model)
     settings = limit.settings() | _settings_of(search, target) | ({} if on is None else {"on": repr(on)})
     settings["target"] = "micro" if isinstance(target, Micro) else optimize
-    arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data])]
-    arrays += limit.arrays(validation_data[1])
+    arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data]), *limit.arrays(validation_data[1])]
     with RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays) as stored:
         baseline, limits = stored.remember(
             "baseline",

@@ -173,6 +173,13 @@ _UNARY = {  # with one input
     *("ABS", "CEIL", "COS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOG", "LOGISTIC", "NEG"),
     *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN", "SQRT", "SQUARE", "TANH"),
 }
+# What the XNNPACK delegate of every runtime takes: others cut the file into parts that XNNPACK sees one by one.
+DELEGATED = {
+    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX"),
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
+    *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "SUM", "DENSIFY", "DEQUANTIZE"),
+    *_UNARY - {"RELU_0_TO_1"},
+}
 _FLOAT_PAIRS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL"}
 _READY = "tfprune.export.make_sparse_ready(model) rewrites it"
 
@@ -407,6 +414,13 @@ class _Group:
         """True when it can run sparse, given enough zeros."""
         return self.size > 0 and not self.obstacles and not self.leaks
 
+    def renumbered(self, numbers: Sequence[int]) -> _Group:
+        """Return the group of a part of a graph with the numbers that steps have in the graph."""
+        reasons = [tuple((numbers[step], why) for step, why in each) for each in (self.obstacles, self.leaks)]
+        return replace(
+            self, members=tuple(numbers[step] for step in self.members), obstacles=reasons[0], leaks=reasons[1]
+        )
+
     @property
     def taken(self) -> bool:
         """True when XNNPACK takes it in a file that holds a sparse weight, right or wrong."""
@@ -477,15 +491,63 @@ def analyze(whole: Model, model: schema.ModelT) -> tuple[Analysis, ...]:
 
 def _analysis(graph: _Steps) -> Analysis:
     roles = tuple(_role(graph, step) for step in graph.steps)
-    groups = _Grouping(graph, roles).groups()
+    groups: list[_Group] = []
+    for numbers in _parts(graph.steps):
+        steps = tuple(graph.steps[number] for number in numbers)
+        outputs = _cuts(graph, numbers)
+        part = replace(graph, steps=steps, outputs=(*graph.outputs, *outputs))
+        grouping = _Grouping(part, tuple(roles[number] for number in numbers), outputs)
+        groups += (group.renumbered(numbers) for group in grouping.groups())
     return Analysis(graph, roles, groups, any(graph.tensors[index].sparse for index in graph.origin.values()))
 
 
-class _Grouping:
-    """Joins steps as XNNPACK does, in the same order, because the order matters to what it takes."""
+def _parts(steps: Sequence[_Step]) -> list[list[int]]:
+    """Return the numbers of the steps that XNNPACK sees at once, for each of its parts of a graph.
 
-    def __init__(self, graph: _Steps, roles: tuple[_Role, ...]) -> None:
-        self._graph, self._roles = graph, roles
+    The runtime hands over all steps that are ready, then runs those itself that XNNPACK does not take, in turns.
+    """
+    makers = {index: number for number, step in enumerate(steps) for index in step.outputs}
+    parts, left, done = list[list[int]](), list(range(len(steps))), set[int]()
+    is_delegated = steps[0].kind in DELEGATED if steps else False
+    while left:
+        taken = []
+        for number in left:
+            is_ready = all(makers.get(index, number) in done or index not in makers for index in steps[number].inputs)
+            if is_ready and (steps[number].kind in DELEGATED) == is_delegated:
+                taken.append(number)
+                done.add(number)
+        left = [number for number in left if number not in done]
+        parts += [taken] if is_delegated and taken else []
+        is_delegated = not is_delegated
+    return parts
+
+
+def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:
+    """Return the tensors that steps of a part make and steps of other parts take, and what separates them."""
+    inside = set(numbers)
+    made = {index for number in numbers for index in graph.steps[number].outputs}
+    cuts, others = dict[int, str](), dict[str, None]()
+    for number, step in enumerate(graph.steps):
+        if step.kind not in DELEGATED:
+            others[step.kind] = None
+        if number not in inside:
+            for index in made.intersection(step.inputs):
+                kinds = ", ".join([step.kind] if step.kind not in DELEGATED else others)
+                cuts.setdefault(index, f"its output is taken by or behind {kinds}, which XNNPACK does not run")
+    return cuts
+
+
+class _Grouping:
+    """Joins steps as XNNPACK does, in the same order, because the order matters to what it takes.
+
+    Args:
+        graph: The steps that XNNPACK sees at once.
+        roles: What each of them can do.
+        cuts: Outputs that steps of other parts take, and why they leave.
+    """
+
+    def __init__(self, graph: _Steps, roles: tuple[_Role, ...], cuts: Mapping[int, str]) -> None:
+        self._graph, self._roles, self._cuts = graph, roles, cuts
         self._inputs = [graph.running(step) for step in graph.steps]
         self._producer = {index: number for number, step in enumerate(graph.steps) for index in step.outputs}
         self._consumers: dict[int, list[int]] = defaultdict(list)
@@ -564,9 +626,8 @@ class _Grouping:
             outside = [consumer for consumer in self._consumers[index] if not self._takes(consumer)]
             reasons += [(consumer, self._roles[consumer].reason or _CHANNELS_LAST_REASON) for consumer in outside]
             if index in self._outputs:
-                reasons.append(
-                    (self._producer.get(index, members[0]), "its output is an output of the model as well")
-                )
+                reason = self._cuts.get(index, "its output is an output of the model as well")
+                reasons.append((self._producer.get(index, members[0]), reason))
         return reasons
 
     def _leaks(self, number: int) -> list[tuple[int, str]]:
@@ -590,7 +651,8 @@ class _Grouping:
             return []
         left = [consumer for consumer in consumers if not self._takes(consumer)]
         reasons = [(consumer, self._roles[consumer].reason or _CHANNELS_LAST_REASON) for consumer in left]
-        return reasons or [(number, "its output leaves the model as an image")]
+        cut = next((self._cuts[index] for index in step.outputs if index in self._cuts), "")
+        return reasons or [(number, cut or "its output leaves the model as an image")]
 
     def _mean_leaks(self, number: int, consumers: list[int], final: bool) -> list[tuple[int, str]]:
         step = self._graph.steps[number]

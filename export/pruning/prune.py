@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -978,10 +979,8 @@ def prune_tflite(
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
-    writing: dict[str, Any] = {"optimize": optimize, "compress": compress, "verbose": verbose, "batch": batch}
-    pruned, report = write_changed(
-        _run_job, file, jobs=jobs, source=source, path=destination, form="pruned", **writing
-    )
+    write = partial(write_changed, _run_job, file, jobs=jobs, source=source, path=destination, form="pruned")
+    pruned, report = write(optimize=optimize, compress=compress, verbose=verbose, batch=batch)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     return PruneTfliteReport(

@@ -29,20 +29,14 @@ from tfprune.export.file.document import (
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Tensor
 from tfprune.export.file.report import open_batch
-from tfprune.export.file.xnnpack import LEAST_GAIN, Layers, RewritingReport, rewriting_report
+from tfprune.export.file.xnnpack import DELEGATED, LEAST_GAIN, Layers, RewritingReport, rewriting_report
 from tfprune.export.rewriting import phases as algebra
-from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, UNARY, spread
+from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, spread
 from tfprune.export.rewriting.maps import Node as _Node
 from tfprune.export.rewriting.maps import Reader as _Reader
 from tfprune.export.rewriting.phases import Chain, Window
 from tfprune.export.rewriting.shapes import fix_batch
 
-# What the XNNPACK delegate of every runtime takes: before a group, other operators would cut it into two.
-_DELEGATED = {
-    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX", *UNARY),
-    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
-    *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "DENSIFY", "DEQUANTIZE"),
-}
 _MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
 _ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
 
@@ -169,7 +163,7 @@ class _Planner:
             index = ahead.pop()
             operator = makers.get(index)
             if index not in seen and operator is not None:
-                if self.reader.kind(operator) not in _DELEGATED:
+                if self.reader.kind(operator) not in DELEGATED:
                     return False
                 ahead += inputs_of(operator)
             seen.add(index)
