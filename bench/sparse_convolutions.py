@@ -4,6 +4,9 @@
     python bench/sparse_convolutions.py resnet18 --zeros 0.7 0.95
     python bench/sparse_convolutions.py resnet20 --emulated      # also on emulated ARM processors, minutes
     python bench/sparse_convolutions.py --zeros 0 0.5 --forced   # the rewritten file also where it does not pay
+    python bench/sparse_convolutions.py --applications           # 16 families of keras.applications, an hour
+    python bench/sparse_convolutions.py --applications Xception  # one; files are kept in build/applications
+    python bench/sparse_convolutions.py --random 30              # outputs of random networks, in WebAssembly
 
 Weights are random. The first convolution has no zeros. Ratios are of the processor's time, on one thread; those of an
 emulator count the work that is done, without caches. `predicted` is the estimate of the report.
@@ -14,18 +17,25 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import kernels
 import numpy as np
-from common import Row
+from common import Row, at_least, at_most
 from keras import layers
 
-from tfprune.export import to_tflite
+from tfprune.export import make_sparse_ready, to_tflite
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.keras_side.convert import convert
 from tfprune.export.rewriting import sparse_convolutions
+from tfprune.export.rewriting.maps import Reader
+from tfprune.export.rewriting.shapes import spell_out_numbers, spell_out_padding
+from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
+from tfprune.export.rewriting.sparsify import sparsify
 
 # By network: what a prototype gained in WebAssembly at 90 %, less a tenth.
 BARS = {"resnet18": 3.3, "resnet20": 2.0, "vgg16": 4.2, "unet": 2.3, "yolo": 1.8}
@@ -157,15 +167,115 @@ def rows(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
     yield from (replace(row, what=f"{what}: {row.what}") for row in found)
 
 
+APPLICATIONS = (
+    *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetV2B0"),
+    *("ResNet50", "ResNet101", "ResNet50V2", "DenseNet121", "VGG16", "Xception"),
+    *("InceptionV3", "InceptionResNetV2", "NASNetMobile", "ConvNeXtTiny"),
+)
+LEAST, ENOUGH = 1.5, 12  # times faster, of so many families
+READY = ("MobileNet", "Efficient")  # those with a form that sparse kernels run as it is
+
+
+def applications(names: Sequence[str], *, home: Path) -> None:
+    """Print for each family the estimated and the measured ratio, and why operators stay dense."""
+    home.mkdir(parents=True, exist_ok=True)
+    passed = 0
+    for name in names:
+        forms, reasons = _application(name, home)
+        best = max(forms, key=lambda each: forms[each][0], default="")
+        found = []
+        if best:
+            with tempfile.TemporaryDirectory() as folder:
+                pair = {"dense": (home / f"{name}.tflite").read_bytes(), "sparse": forms[best][1]}
+                found = _in_node(Path(folder), pair, pairs=5)
+        estimate = f"{best}, estimated {forms[best][0]:.2f}" if best else "as it was"
+        print("\t".join([name, estimate, *(row.measured for row in found)]), flush=True)
+        for reason, count in reasons.most_common():
+            print(f"    {count} {reason}", flush=True)
+        passed += bool(found) and found[0].holds
+    row = at_least(f"families that are {LEAST} times as fast at 90 % zeros", passed, ENOUGH, unit="")
+    print("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]))
+
+
+def _application(name: str, home: Path) -> tuple[dict[str, tuple[float, bytes]], Counter[str]]:
+    """Return the sparse forms of a family, by name, with the estimated gain, and the reasons of dense operators."""
+    plain = ModelFile.open(_converted(name, home / f"{name}.tflite", is_ready=False))
+    reader = Reader(plain.objects())
+    reasons = Counter(
+        f"{reader.kind(operator)}: {node}"
+        for operator, node in zip(reader.operators, reader.nodes, strict=True)
+        if isinstance(node, str)
+    )
+    spread, gain = spread_convolutions(plain)
+    forms = {"spread": (gain, sparsify(spread.content).data)} if gain > 1 else {}
+    if name.startswith(READY):
+        ready = ModelFile.open(_converted(name, home / "ready" / f"{name}.tflite", is_ready=True))
+        content = sparsify(ready.after(spell_out_padding, spell_out_numbers).content).data
+        if ModelFile.open(content).inference.active:
+            forms["sparse-ready"] = (max(gain, 0) + 1, content)  # has no estimate, and nothing is moved in it
+    return forms, reasons
+
+
+def _converted(name: str, path: Path, *, is_ready: bool) -> bytes:
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        keras.utils.set_random_seed(0)
+        image = keras.Input((224, 224, 3), batch_size=1)
+        model = with_zeros(getattr(keras.applications, name)(weights=None, input_tensor=image), 0.9)
+        path.write_bytes(convert(make_sparse_ready(model) if is_ready else model, batch=1))
+        keras.backend.clear_session()
+    return path.read_bytes()
+
+
+def _in_node(home: Path, pair: Mapping[str, bytes], *, pairs: int) -> list[Row]:
+    for name, content in pair.items():
+        (home / f"{name}.tflite").write_bytes(content)
+    shape = ModelFile.open(pair["dense"]).graph.inputs[0].shape
+    np.random.default_rng(0).random(shape, dtype=np.float32).tofile(home / "image.bin")
+    return kernels.in_node(home, pairs=pairs, least=LEAST)
+
+
+def random_networks(count: int) -> None:
+    """Print how many random networks give the same outputs in WebAssembly, dense and sparse."""
+    sys.path += [str(kernels.ROOT / folder) for folder in ("tests/helpers", "tests/export/rewriting")]
+    from test_sparse_convolutions import CLOSE, drawn
+
+    sparse_convolutions._LEAST_GAIN = 0.0
+    worst, rewritten = 0.0, 0
+    for seed in range(1000, 1000 + count):
+        content = drawn(seed, steps=7)
+        file, gain = spread_convolutions(ModelFile.open(content))
+        if gain == 1:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            pair = {"dense": content, "sparse": sparsify(file.content).data}
+            _, difference = _in_node(Path(folder), pair, pairs=1)
+        rewritten += 1
+        worst = max(worst, float(difference.measured))
+        if float(difference.measured) > CLOSE:
+            print(f"seed {seed}: {difference.measured}", flush=True)
+    row = at_most(f"{rewritten} of {count} random networks rewritten: largest difference", worst, CLOSE, unit="")
+    print("\t".join([row.what, f"{worst:.1e}", row.bar, "yes" if row.holds else "NO"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=" ".join(NETWORKS))
     parser.add_argument("--zeros", type=float, nargs="+", default=[0.9])
     parser.add_argument("--emulated", action="store_true")
     parser.add_argument("--forced", action="store_true")
+    parser.add_argument("--applications", action="store_true")
+    parser.add_argument("--folder", type=Path, default=kernels.ROOT / "build/applications", help="keeps their files")
+    parser.add_argument("--random", type=int, default=0, metavar="N")
     options = parser.parse_args()
     if options.forced:
         sparse_convolutions._LEAST_GAIN = 0.0
+    if options.applications:
+        applications(options.networks or APPLICATIONS, home=options.folder)
+        return
+    if options.random:
+        random_networks(options.random)
+        return
     for name in options.networks or NETWORKS:
         for zeros in options.zeros:
             for row in rows(name, zeros, is_emulated=options.emulated):

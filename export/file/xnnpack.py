@@ -508,12 +508,12 @@ def _parts(steps: Sequence[_Step]) -> list[list[int]]:
     """
     makers = {index: number for number, step in enumerate(steps) for index in step.outputs}
     parts, left, done = list[list[int]](), list(range(len(steps))), set[int]()
-    is_delegated = steps[0].kind in DELEGATED if steps else False
+    is_delegated = bool(steps) and _is_delegated(steps[0])
     while left:
         taken = []
         for number in left:
             is_ready = all(makers.get(index, number) in done or index not in makers for index in steps[number].inputs)
-            if is_ready and (steps[number].kind in DELEGATED) == is_delegated:
+            if is_ready and _is_delegated(steps[number]) == is_delegated:
                 taken.append(number)
                 done.add(number)
         left = [number for number in left if number not in done]
@@ -522,17 +522,22 @@ def _parts(steps: Sequence[_Step]) -> list[list[int]]:
     return parts
 
 
+def _is_delegated(step: _Step) -> bool:
+    """Tell whether XNNPACK takes a step, which it does not for a pool that only skips pixels."""
+    return step.kind in DELEGATED and not step.option("filterHeight") == step.option("filterWidth") == 1
+
+
 def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:
     """Return the tensors that steps of a part make and steps of other parts take, and what separates them."""
     inside = set(numbers)
     made = {index for number in numbers for index in graph.steps[number].outputs}
     cuts, others = dict[int, str](), dict[str, None]()
     for number, step in enumerate(graph.steps):
-        if step.kind not in DELEGATED:
+        if not _is_delegated(step):
             others[step.kind] = None
         if number not in inside:
             for index in made.intersection(step.inputs):
-                kinds = ", ".join([step.kind] if step.kind not in DELEGATED else others)
+                kinds = ", ".join(others if _is_delegated(step) else [step.kind])
                 cuts.setdefault(index, f"its output is taken by or behind {kinds}, which XNNPACK does not run")
     return cuts
 

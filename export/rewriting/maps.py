@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tfprune.export.file import schema
 from tfprune.export.file.document import indices_of, inputs_of, operator_name
-from tfprune.export.rewriting.phases import Window
+from tfprune.export.rewriting.phases import FARTHEST, Window
 
 NO_ACTIVATION, RELU, RELU6 = 0, 1, 3  # of the format, whose classes are imported when a file is read
-UNARY = {  # operators on each entry that XNNPACK takes with channels first
+_UNARY = {  # operators on each entry that XNNPACK takes with channels first
     *("ABS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
     *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SQRT", "SQUARE", "TANH"),
 }
@@ -22,6 +22,8 @@ _KEEPING_SIGN = {
     *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR"),
 }
 _LONGEST_CHAIN, _MOST_TIMES = 12, 8  # operators that stand for one upsampling, and its factor
+_ABSORBED = "it belongs to the operator behind it"
+_MOST_CHANNELS_OF_A_DIAGONAL = 512  # a larger matrix takes more memory, once it is unpacked, than it saves time
 _NOT_NEGATIVE = {"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "ABS", "SQUARE", "SQRT", "EXP"}
 
 
@@ -30,7 +32,9 @@ class Node:
     """An operator that may run in a group, as a function of maps.
 
     Attributes:
-        kind: `convolution`, `depthwise`, `maximum`, `enlarge`, `join`, `concatenation` or `mean`.
+        kind: `convolution`, `depthwise`, `maximum`, `enlarge`, `join`, `concatenation`, `mean`, `squeeze` (a mean
+            inside of the group), `gate` (a map and a map of one pixel are joined), `clamp` (with
+            a number), `difference` or `leak` (PRELU, whose slopes are the bias).
         operators: The operators of the file that it stands for, the last of which makes its target.
         sources: The tensors that it takes.
         target: The tensor that it makes.
@@ -38,6 +42,7 @@ class Node:
         kernel: Array [outputs, rows, columns, inputs] of a convolution; of a depthwise one, inputs is 1.
         bias: Array [outputs] of a convolution.
         activation: What is fused.
+        ignores_border: Whether what is outside of the image does not count in a pool, as if the window were smaller.
     """
 
     kind: str
@@ -48,6 +53,7 @@ class Node:
     kernel: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
     bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
     activation: int = NO_ACTIVATION
+    ignores_border: bool = False
 
     @functools.cached_property
     def entries(self) -> int:
@@ -58,12 +64,39 @@ class Node:
     def is_window(self) -> bool:
         return self.kind in ("convolution", "depthwise", "maximum")
 
+    @functools.cached_property
+    def centered(self) -> np.ndarray | None:
+        """Array [channels, rows, columns] of 3x3 or 5x5 that XNNPACK takes on plain maps; None if there is none."""
+        if self.kind != "depthwise":
+            return None
+        places = [
+            [entry * step - before for entry in range(size)]
+            for size, step, before in zip(self.window.size, self.window.dilation, self.window.padding, strict=True)
+        ]
+        farthest = max(1, *(abs(place) for each in places for place in each))
+        if farthest > FARTHEST:
+            return None
+        kernel = np.zeros((len(self.kernel), 2 * farthest + 1, 2 * farthest + 1), np.float32)
+        kernel[np.ix_(range(len(kernel)), *(np.add(each, farthest) for each in places))] = self.kernel[..., 0]
+        return kernel
+
     @property
     def is_plain_depthwise(self) -> bool:
         """Whether XNNPACK takes it in a group as it is, on plain maps."""
-        size = self.window.size
-        centered = self.window.padding == (size[0] // 2, size[1] // 2)
-        return self.kind == "depthwise" and size in ((3, 3), (5, 5)) and centered and self.window.dilation == (1, 1)
+        has_size = self.window.size != (1, 1) or len(self.kernel) > _MOST_CHANNELS_OF_A_DIAGONAL
+        return has_size and self.centered is not None
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether it is one number times a channel, and another one added."""
+        return self.kind == "depthwise" and self.window == Window((1, 1))
+
+    @property
+    def alike(self) -> tuple[int, ...]:
+        """The sources that have as many phases as the target."""
+        if self.kind in ("join", "concatenation", "difference"):
+            return self.sources
+        return self.sources[:1] if self.kind in ("gate", "clamp", "leak") else ()
 
 
 class Reader:
@@ -84,6 +117,7 @@ class Reader:
             node = self._node(operator)
             self.nodes.append(node)
             self._note_sign(operator)
+        self._end_at_means()
 
     def kind(self, operator: schema.OperatorT) -> str:
         return operator_name(self.model, operator)
@@ -119,11 +153,49 @@ class Reader:
         rule = _RULES.get(kind)
         if rule is None:
             return f"{kind} has no form with channels first"
-        taken = inputs[0] if rule is not _enlarge and inputs else int(operator.outputs[0])
+        running = [index for index in inputs if index >= 0 and self.values(index) is None]
+        taken = running[0] if rule is not _reshape and running else int(operator.outputs[0])
         made = int(operator.outputs[0]) if rule is not _mean else taken
         if not inputs or not self.is_map(taken) or not self.is_map(made):
             return "it does not work on one image of float32 with a fixed size"
         return rule(self, operator, kind)
+
+    def readers(self, index: int) -> list[schema.OperatorT]:
+        return [operator for operator in self.operators if index in inputs_of(operator)]
+
+    def node_of(self, index: int) -> Node | None:
+        """Return the node that makes a tensor, of those that are read so far."""
+        return next((node for node in self.nodes if isinstance(node, Node) and node.target == index), None)
+
+    def absorbed(self, index: int) -> Node | None:
+        """Return the node that makes a tensor, and give it to its only reader; None if others read it, too."""
+        node = self.node_of(index)
+        if node is None or len(self.readers(index)) > 1 or index in indices_of(self.graph.outputs):
+            return None
+        self.nodes = [_ABSORBED if each is node else each for each in self.nodes]
+        return node
+
+    def _end_at_means(self) -> None:
+        """Keep what follows a mean out of the group, unless it scales a map of the group again."""
+        inside, means = set[int](), set[int]()
+        for number, node in reversed([*enumerate(self.nodes)]):
+            if not isinstance(node, Node):
+                continue
+            if node.kind == "gate":
+                inside.update(node.sources[1:])
+            elif node.target in inside:
+                inside.update(index for index in node.sources if self.is_pixel(index))
+                if node.kind == "mean":
+                    self.nodes[number] = replace(node, kind="squeeze")
+                elif node.kind == "squeeze" and len(self.readers(inputs_of(node.operators[-1])[0])) == 1:
+                    means.add(inputs_of(node.operators[-1])[0])
+            elif node.target in means:
+                self.nodes[number] = _ABSORBED
+            elif node.kind == "squeeze" or self.is_pixel(node.sources[0]):
+                self.nodes[number] = "it comes behind the last mean over the image"
+
+    def is_pixel(self, index: int) -> bool:
+        return self.is_map(index) and self.shape(index)[1:3] == (1, 1)
 
     def unpadded(self, operator: schema.OperatorT) -> tuple[int, tuple[int, int], tuple[schema.OperatorT, ...]]:
         """Return what an operator takes before zeros are added, how many rows and columns come first, and both."""
@@ -151,14 +223,17 @@ class Reader:
     def _note_sign(self, operator: schema.OperatorT) -> None:
         """Note tensors without negative values."""
         kind, inputs = self.kind(operator), inputs_of(operator)
-        fused = getattr(operator.builtinOptions, "fusedActivationFunction", NO_ACTIVATION)
         keeps = kind in _KEEPING_SIGN
         if (
             kind in _NOT_NEGATIVE
-            or fused in (RELU, RELU6)
+            or _fused(operator) in (RELU, RELU6)
             or (keeps and set(inputs[: 1 if kind == "PAD" else None]) <= self.not_negative)
         ):
             self.not_negative.update(indices_of(operator.outputs))
+
+
+def _fused(operator: schema.OperatorT) -> int:
+    return getattr(operator.builtinOptions, "fusedActivationFunction", NO_ACTIVATION)
 
 
 def _window(reader: Reader, operator: schema.OperatorT, size: tuple[int, int]) -> tuple[Window, int, tuple] | str:
@@ -211,25 +286,92 @@ def spread(kernel: np.ndarray, channels: int) -> np.ndarray:
     return whole
 
 
-def _maximum(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
-    if inputs_of(operator)[0] not in reader.not_negative:
-        return "its inputs may be negative, and zeros are added around the image: put a ReLU before it"
+def _pool(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     options = operator.builtinOptions
-    found = _window(reader, operator, (options.filterHeight, options.filterWidth))
+    size = options.filterHeight, options.filterWidth
+    found = _window(reader, operator, size)
     if isinstance(found, str):
         return found
     window, source, operators = found
-    activation = options.fusedActivationFunction
-    return Node("maximum", operators, (source,), int(operator.outputs[0]), window, activation=activation)
+    target, activation, channels = int(operator.outputs[0]), options.fusedActivationFunction, reader.shape(source)[3]
+    is_beyond = options.padding == schema.Padding.SAME and _reaches_beyond(reader, source, target, window)
+    if kind == "MAX_POOL_2D" and size != (1, 1):
+        hides = is_beyond and source not in reader.not_negative
+        return Node("maximum", operators, (source,), target, window, activation=activation, ignores_border=hides)
+    kernel, bias = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32), np.zeros(channels, np.float32)
+    return Node("depthwise", operators, (source,), target, window, kernel, bias, activation, is_beyond)
+
+
+def _reaches_beyond(reader: Reader, source: int, target: int, window: Window) -> bool:
+    """Tell whether a window takes what is outside of the image."""
+    shapes = reader.shape(source)[1:3], reader.shape(target)[1:3]
+    ends = [
+        (made - 1) * window.stride + entries - before - length
+        for length, made, entries, before in zip(*shapes, window.size, window.padding, strict=True)
+    ]
+    return max(*window.padding, *ends) > 0
 
 
 def _join(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     inputs, target = inputs_of(operator), int(operator.outputs[0])
-    if kind in UNARY:
+    if kind in _UNARY:
         return Node("join", (operator,), tuple(inputs), target)
-    if not all(reader.is_map(index) and reader.shape(index) == reader.shape(target) for index in inputs):
-        return "it joins maps of different sizes, or a map and a constant"
-    return Node("join", (operator,), tuple(inputs), target)
+    if any(reader.values(index) is not None for index in inputs):
+        return _affine(reader, operator, kind)
+    pixels = [index for index in inputs if reader.is_pixel(index) and not reader.is_pixel(target)]
+    maps = [index for index in inputs if index not in pixels]
+    shapes = {reader.shape(index) for index in maps}, {reader.shape(index)[3] for index in pixels}
+    if not all(map(reader.is_map, inputs)) or shapes[0] != {reader.shape(target)}:
+        return "it joins maps of different sizes"
+    if pixels and kind in ("ADD", "MUL") and shapes[1] == {reader.shape(target)[3]}:
+        return Node("gate", (operator,), (*maps, *pixels), target)
+    if pixels or kind == "DIV":
+        return f"{kind} of such maps has no form with channels first"
+    name = "difference" if kind == "SUB" else "join"
+    return Node(name, (operator,), tuple(inputs), target, activation=_fused(operator))
+
+
+def _affine(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
+    """Read an operator with a constant for each channel as a depthwise convolution of 1x1, with the one before it."""
+    inputs, target = inputs_of(operator), int(operator.outputs[0])
+    number = next(number for number, index in enumerate(inputs) if reader.values(index) is not None)
+    source, values, channels = inputs[1 - number], reader.values(inputs[number]), reader.shape(target)[3]
+    is_each = values is not None and values.size in {1, *values.shape[-1:]} and values.size in (1, channels)
+    if values is None or not is_each or not reader.is_map(source) or reader.shape(source) != reader.shape(target):
+        return "it joins a map and a constant that is not one number for each channel"
+    if kind == "DIV" and (number == 0 or not values.all()):
+        return "it divides by a map"
+    each, one, none = np.broadcast_to(values.ravel(), channels), np.ones(channels), np.zeros(channels)
+    scale, bias = {
+        "MUL": (each, none),
+        "DIV": (1 / np.where(each, each, 1).astype(np.float64), none),
+        "ADD": (one, each),
+        "SUB": (-one, each) if number == 0 else (one, -each),
+    }[kind]
+    operators: tuple[schema.OperatorT, ...] = (operator,)
+    before = reader.node_of(source)
+    if before is not None and before.is_affine and not before.activation and reader.absorbed(source):
+        bias, scale = bias + scale * before.bias, scale * before.kernel[:, 0, 0, 0]
+        operators, source = (*before.operators, operator), before.sources[0]
+    kernel = scale.astype(np.float32)[:, None, None, None]
+    window, activation = Window((1, 1)), _fused(operator)
+    return Node("depthwise", operators, (source,), target, window, kernel, bias.astype(np.float32), activation)
+
+
+def _prelu(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
+    (source, slopes), target = inputs_of(operator), int(operator.outputs[0])
+    values, channels = reader.values(slopes), reader.shape(target)[3]
+    if values is None or values.size != values.shape[-1] or values.size not in (1, channels):
+        return "its slopes are not one number for each channel"
+    return Node("leak", (operator,), (source,), target, bias=np.broadcast_to(values.ravel(), channels))
+
+
+def _clamp(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
+    inputs, target = inputs_of(operator), int(operator.outputs[0])
+    limits = [index for index in inputs if (found := reader.values(index)) is not None and found.size == 1]
+    if len(limits) != 1:
+        return f"{kind} needs an image and one number"
+    return Node("clamp", (operator,), tuple(index for index in inputs if index not in limits), target)
 
 
 def _concatenation(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
@@ -238,23 +380,6 @@ def _concatenation(reader: Reader, operator: schema.OperatorT, _: str) -> Node |
         return "it does not join the channels of images"
     activation = operator.builtinOptions.fusedActivationFunction
     return Node("concatenation", (operator,), tuple(inputs), target, activation=activation)
-
-
-def _average(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
-    options = operator.builtinOptions
-    size = options.filterHeight, options.filterWidth
-    found = _window(reader, operator, size)
-    if isinstance(found, str):
-        return found
-    window, source, operators = found
-    height, width, channels = reader.shape(source)[1:]
-    made = reader.shape(int(operator.outputs[0]))[1:3]
-    reached = [(length - 1) * window.stride + entries for length, entries in zip(made, size, strict=True)]
-    if window.padding != (0, 0) or reached[0] > height or reached[1] > width:
-        return "it averages fewer pixels at the border than inside"
-    kernel = np.full((channels, *size, 1), 1 / (size[0] * size[1]), np.float32)
-    target, activation = int(operator.outputs[0]), options.fusedActivationFunction
-    return Node("depthwise", operators, (source,), target, window, kernel, np.zeros(channels, np.float32), activation)
 
 
 def _enlarge(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
@@ -279,6 +404,18 @@ def _enlarge(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | st
     return Node("enlarge", tuple(chain), (source,), target, Window((times, times)))
 
 
+def _reshape(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
+    source, target = inputs_of(operator)[0], int(operator.outputs[0])
+    mean = reader.node_of(source)
+    if mean is not None and mean.kind == "mean" and reader.shape(target) == _pixel(reader, mean.sources[0]):
+        return replace(mean, kind="squeeze", operators=(*mean.operators, operator), target=target)
+    return _enlarge(reader, operator, kind)
+
+
+def _pixel(reader: Reader, index: int) -> tuple[int, ...]:
+    return (1, 1, 1, reader.shape(index)[3])
+
+
 def _mean(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
     axes = reader.values(inputs_of(operator)[1])
     if axes is None or sorted((axes.ravel() % 4).tolist()) != [1, 2]:
@@ -289,13 +426,14 @@ def _mean(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
 _RULES: dict[str, Callable[[Reader, schema.OperatorT, str], Node | str]] = {
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _convolution,
-    "MAX_POOL_2D": _maximum,
-    "AVERAGE_POOL_2D": _average,
-    "RESHAPE": _enlarge,
-    "RESIZE_NEAREST_NEIGHBOR": _enlarge,
-    "ADD": _join,
-    "MUL": _join,
+    "MAX_POOL_2D": _pool,
+    "AVERAGE_POOL_2D": _pool,
+    "RESHAPE": _reshape,
+    "RESIZE_NEAREST_NEIGHBOR": _reshape,
+    **dict.fromkeys(("ADD", "MUL", "SUB", "DIV"), _join),
+    **dict.fromkeys(("MAXIMUM", "MINIMUM"), _clamp),
+    "PRELU": _prelu,
     "CONCATENATION": _concatenation,
     "MEAN": _mean,
-    **dict.fromkeys(UNARY, _join),
+    **dict.fromkeys(_UNARY, _join),
 }

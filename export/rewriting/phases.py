@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-_FARTHEST = 2  # rows or columns: depthwise kernels of 5x5 are the largest that XNNPACK takes in a group
+FARTHEST = 2  # rows or columns: depthwise kernels of 5x5 are the largest that XNNPACK takes in a group
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ class Step:
         amounts: Array [channels, 2]: rows and columns by which each channel is shifted.
         stride: Pixels from one output of a shift to the next.
         clips: Whether what is below zero becomes zero.
+        differs: Whether a shift subtracts the map itself from what is shifted.
+        constant: What a product adds.
     """
 
     sources: tuple[int, ...]
@@ -107,6 +109,8 @@ class Step:
     amounts: np.ndarray | None = field(default=None, repr=False)
     stride: int = 1
     clips: bool = False
+    differs: bool = False
+    constant: float = 0.0
 
     @property
     def size(self) -> int:
@@ -127,8 +131,8 @@ class Chain:
         self.steps: list[Step] = []
         self.bias = 0
 
-    def add(self, *sources: int, matrix: np.ndarray | None = None, clips: bool = False) -> int:
-        self.steps.append(Step(sources, matrix, clips=clips))
+    def add(self, *sources: int, matrix: np.ndarray | None = None, clips: bool = False, constant: float = 0.0) -> int:
+        self.steps.append(Step(sources, matrix, clips=clips, constant=constant))
         return len(self.steps)
 
     def shift(self, source: int, amounts: np.ndarray, *, stride: int) -> int:
@@ -137,6 +141,15 @@ class Chain:
         self.steps.append(Step((source,), amounts=amounts, stride=stride))
         return len(self.steps)
 
+    def difference(self, source: int, amounts: np.ndarray, *, clips: bool) -> int:
+        """Subtract a map from what it holds elsewhere."""
+        self.steps.append(Step((source,), amounts=amounts, clips=clips, differs=True))
+        return len(self.steps)
+
+    def larger(self, first: int, second: int, *, channels: int) -> int:
+        negative = self.add(first, matrix=-np.eye(channels, dtype=np.float32))
+        return self.add(first, self.add(second, negative, clips=True))
+
     def sum(self, maps: list[int]) -> int:
         return functools.reduce(lambda first, second: self.add(first, second), maps)
 
@@ -144,7 +157,7 @@ class Chain:
     def fits(self) -> bool:
         """Whether XNNPACK's kernels reach as far as the shifts go."""
         shifts = [step.amounts for step in self.steps if step.amounts is not None]
-        return all(np.abs(amounts).max(initial=0) <= _FARTHEST for amounts in shifts)
+        return all(np.abs(amounts).max(initial=0) <= FARTHEST for amounts in shifts)
 
 
 def one_sided(taps: Taps) -> Chain:
@@ -220,38 +233,136 @@ def _amounts(found: list[list[int]], number: int, *, axis: int) -> np.ndarray:
     return amounts
 
 
-def maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> Chain:
-    """Return the largest entry of each window of a map without negative values, which zeros around it do not change.
+def maximum(
+    window: Window, *, channels: int, phases: tuple[int, int], border: float = 0.0, is_even: bool = True
+) -> Chain:
+    """Return the largest entry of each window: of each row of it, and of the columns of these.
 
-    Copies of the map are shifted, and then compared in a tree: max(a, b) = a + relu(b - a).
+    A window grows by max(a, b) = a + relu(b - a), where b is a shifted by one row or column.
+
+    Args:
+        window: How it moves.
+        channels: Those of the map.
+        phases: Those of its input and its output.
+        border: What is subtracted outside of the image, where a map holds zeros.
+        is_even: Whether the height and the width of the image are.
     """
     before, behind = phases
-    ones = np.eye(channels, dtype=np.float32)[:, None, None]
-    copies, amounts = [], []
-    for down in range(window.size[0]):
-        for right in range(window.size[1]):
-            kernel = np.zeros((channels, *window.size, channels), np.float32)
-            kernel[:, down, right] = ones[:, 0, 0]
-            matrices = taps_of(kernel, window, phases=phases).matrices
-            copies.append(sum(matrices.values()))
-            taken = {shift: np.asarray(matrix.any(axis=1)) for shift, matrix in matrices.items()}
-            amounts.append(sum(rows[:, None] * np.array(shift) for shift, rows in taken.items()))
-    chain = Chain()
-    width = behind**2 * channels
-    source = chain.add(0, matrix=np.concatenate(copies))
-    source = chain.shift(source, np.concatenate(amounts), stride=stride_between(window.stride, phases))
-    values = [
-        np.eye(len(copies) * width, dtype=np.float32)[number * width :][:width] for number in range(len(copies))
-    ]
-    while len(values) > 1:
-        pairs = list(zip(values[::2], values[1::2], strict=False))
-        made = [part for first, second in pairs for part in (first, second - first)] + values[2 * len(pairs) :]
-        source = chain.add(source, matrix=np.concatenate(made), clips=True)
-        kept = np.eye(len(made) * width, dtype=np.float32)
-        parts = [kept[number * width :][:width] for number in range(len(made))]
-        values = [parts[2 * number] + parts[2 * number + 1] for number in range(len(pairs))] + parts[2 * len(pairs) :]
-    chain.bias = chain.add(source, matrix=values[0])
+    if before < window.stride and (is_even or not border):
+        return _skipping(window, channels=channels, border=border)
+    strides = before < window.stride  # then the largest of every window are found, and every second one is kept
+    moved = replace(window, stride=1) if strides else window
+    inner = before // moved.stride
+    chain, source = Chain(), 0
+    for axis in (0, 1):
+        shape = (inner if axis else before, before, channels)
+        source = _largest(
+            chain, source, [*moved.reads(axis, phases=(before, inner))], shape, axis=axis, border=border
+        )
+    if strides:
+        source = chain.shift(source, np.zeros((channels, 2), int), stride=2)
+    if inner < behind:
+        source = chain.add(source, matrix=np.tile(np.eye(channels, dtype=np.float32), (4, 1)))
+        chain.shift(source, np.repeat([(p, q) for p in (0, 1) for q in (0, 1)], channels, axis=0), stride=2)
     return chain
+
+
+def _skipping(window: Window, *, channels: int, border: float) -> Chain:
+    """Take a map apart into its phases, each of which is a map, and compare these."""
+    chain = Chain()
+    ranges = []
+    for axis in (0, 1):
+        shifts: dict[int, list[int]] = {}
+        for _, _, phase, shift in window.reads(axis, phases=(2, 1)):
+            shifts.setdefault(phase, []).append(shift)
+        ranges.append({phase: (min(found), max(found)) for phase, found in shifts.items()})
+
+    def largest(maps: dict[int, int], axis: int) -> int:
+        groups = np.zeros(channels, int)
+        grown = [
+            _grown(chain, maps[phase], groups, np.array([limits]), axis=axis, border=border)
+            for phase, limits in sorted(ranges[axis].items(), key=lambda each: not each[1][0] <= 0 <= each[1][1])
+        ]
+        return functools.reduce(lambda first, second: chain.larger(first, second, channels=channels), grown)
+
+    columns = {}
+    for q in ranges[1]:
+        rows = {p: chain.shift(0, np.full((channels, 2), (p, q)), stride=2) for p in ranges[0]}
+        columns[q] = largest(rows, 0)
+    largest(columns, 1)
+    return chain
+
+
+def _largest(
+    chain: Chain,
+    source: int,
+    reads: list[tuple[int, int, int, int]],
+    shape: tuple[int, int, int],
+    *,
+    axis: int,
+    border: float,
+) -> int:
+    """Reduce windows along rows (0) or columns (1); channels have the shape [rows, columns, channels]."""
+    behind = 1 + max(phase for phase, *_ in reads)
+    ranges = {
+        (phase, taken): [shift for other, _, each, shift in reads if (other, each) == (phase, taken)]
+        for phase in range(behind)
+        for taken in range(shape[axis])
+    }
+    used = {key: (min(shifts), max(shifts)) for key, shifts in ranges.items() if shifts}
+    numbers = np.moveaxis(np.arange(np.prod(shape)).reshape(shape), axis, 0)
+    if behind == 2:
+        source = chain.add(source, matrix=_chosen(np.stack([numbers, numbers]), numbers.size))
+    groups = np.concatenate([np.full(numbers[0].size, key) for key in range(len(ranges))])
+    if behind == 1:  # the channels are in the order of the file
+        groups = np.moveaxis(groups.reshape(numbers.shape), 0, axis).ravel()
+    limits = np.array([used.get(key, (0, 0)) for key in ranges])
+    source = _grown(chain, source, groups, limits, axis=axis, border=border)
+    order = np.arange(groups.size).reshape(behind, *numbers.shape) if behind == 2 else numbers[None]
+    parts = [
+        [order[key] for key in sorted(used, key=lambda key: not used[key][0] <= 0 <= used[key][1]) if key[0] == phase]
+        for phase in range(behind)
+    ]
+    chosen = [np.moveaxis(np.stack(each), 0, axis) for each in zip(*parts, strict=True)]
+    if len(chosen) == 1 and chosen[0].size == groups.size:
+        return source
+    first, *others = (_chosen(each, groups.size) for each in chosen)
+    kept = chain.add(source, matrix=first)
+    for other in others:
+        kept = chain.add(kept, chain.add(source, matrix=other - first, clips=True))
+    return kept
+
+
+def _grown(chain: Chain, source: int, groups: np.ndarray, limits: np.ndarray, *, axis: int, border: float) -> int:
+    """Let each channel hold the largest of a range of rows or columns, which is that of its group."""
+    low = np.clip(0, *limits.T)
+    high, amounts = low.copy(), np.zeros((len(limits), 2), int)
+    amounts[:, axis] = low
+    source = chain.shift(source, amounts[groups], stride=1)
+    if border and amounts.any():  # only of windows of two rows or columns
+        source = chain.add(source, _outside(chain, source, groups, amounts, border=border))
+    while (high < limits[:, 1]).any() or (low > limits[:, 0]).any():
+        moves = np.where(high < limits[:, 1], 1, np.where(low > limits[:, 0], -1, 0))
+        high, low = high + (moves > 0), low - (moves < 0)
+        amounts[:, axis] = moves
+        more = chain.difference(source, amounts[groups], clips=not border)
+        if border:
+            outside = _outside(chain, source, groups, amounts, border=border)
+            more = chain.add(more, outside, clips=True)
+        source = chain.add(source, more)
+    return source
+
+
+def _outside(chain: Chain, source: int, groups: np.ndarray, amounts: np.ndarray, *, border: float) -> int:
+    """Make a map of zeros, and of -border where a shift, one for each group, takes what is outside of the image."""
+    inside = chain.add(source, matrix=np.zeros((len(amounts), len(groups)), np.float32), constant=border)
+    outside = chain.difference(inside, amounts.copy(), clips=False)
+    return chain.add(outside, matrix=np.eye(len(amounts), dtype=np.float32)[groups])
+
+
+def _chosen(channels: np.ndarray, count: int) -> np.ndarray:
+    """Return the matrix that takes some channels of so many."""
+    return np.eye(count, dtype=np.float32)[channels.ravel()]
 
 
 # What a chain takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
@@ -302,9 +413,9 @@ def _work(chain: Chain, sizes: tuple[int, int]) -> float:
 
 
 def _channels(chain: Chain, step: Step) -> int:
-    while step.matrix is None:
+    while step.matrix is None and step.amounts is None:
         step = chain.steps[step.sources[-1] - 1]
-    return len(step.matrix)
+    return len(step.amounts if step.matrix is None else step.matrix)
 
 
 def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Chain:
@@ -320,16 +431,26 @@ def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> 
     return found[order[0]]
 
 
-def cost_of_maximum(window: Window, *, channels: int, phases: tuple[int, int]) -> float:
-    """Estimate `maximum` for each pixel of its output in phases."""
-    chain = _maximum_of_one(window, phases)
-    if chain is None:
-        return float("inf")
-    entries = sum(int(np.count_nonzero(step.matrix)) for step in chain.steps if step.matrix is not None)
-    return channels * (_work(chain, (1, 1)) + PER_ENTRY * entries)
+def cost_of_maximum(
+    window: Window, *, channels: int, phases: tuple[int, int], border: float = 0.0, is_even: bool = True
+) -> float:
+    """Estimate `maximum` for each pixel of its output in phases; infinite if it has no form."""
+    return channels * _work_of_maximum(window, phases, border, is_even)
 
 
 @functools.cache
-def _maximum_of_one(window: Window, phases: tuple[int, int]) -> Chain | None:
-    chain = maximum(window, channels=1, phases=phases) if stride_between(window.stride, phases) else None
-    return chain if chain is not None and chain.fits else None
+def _work_of_maximum(window: Window, phases: tuple[int, int], border: float, is_even: bool) -> float:
+    if not stride_between(window.stride, phases):
+        return float("inf")
+    chain = maximum(window, channels=1, phases=phases, border=border, is_even=is_even)
+    grids = functools.reduce(lambda made, step: [*made, made[step.sources[0]] * step.stride], chain.steps, [1])
+    total = 0.0
+    for step, grid in zip(chain.steps, grids[1:], strict=True):
+        pixels = (grids[-1] / grid) ** 2
+        if step.amounts is not None:
+            total += pixels * PER_SHIFT[step.size] * len(step.amounts)
+        elif step.matrix is not None:
+            total += pixels * (PER_PRODUCT * len(step.matrix) + PER_ENTRY * float(np.count_nonzero(step.matrix)))
+        else:
+            total += pixels * PER_SUM * _channels(chain, step)
+    return total if chain.fits else float("inf")

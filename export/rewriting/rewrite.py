@@ -34,7 +34,7 @@ from tfprune.export.file.xnnpack import RUNTIME, SPREAD_ON_AVX, SparseInferenceR
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
 from tfprune.export.micro.reports import MicroReport, unrolled_row
-from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_padding
+from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_numbers, spell_out_padding
 from tfprune.export.rewriting.sparse_convolutions import plan_convolutions, spread_convolutions
 from tfprune.export.rewriting.sparsify import INTEGER, SparseForms, SparseRow, has_hybrid_layers, with_dense_weights
 from tfprune.report import Report, table
@@ -343,7 +343,8 @@ def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileF
     """
     forms = [FileForm(name, dense)]
     if optimize != "dense":
-        sparse = SparseForms(dense.after(spell_out_padding) if optimize == "latency" else dense)
+        passes = (spell_out_padding, spell_out_numbers) if optimize == "latency" else ()
+        sparse = SparseForms(dense.after(*passes))
         single, rows = sparse.form(("csr",))
         variants: list[tuple[str, ModelFile, tuple[SparseRow, ...], ModelFile | None]]
         variants = [("sparse", single, rows, None), ("sparse in blocks", *sparse.form(("csr", "block")), None)]

@@ -56,6 +56,33 @@ def spell_out_padding(model: schema.ModelT) -> bool:
     return any(amount for _, amount in amounts)
 
 
+def spell_out_numbers(model: schema.ModelT) -> bool:
+    """Give numbers that are added to a pooled image, or multiply it, four dimensions.
+
+    The outputs stay the same, bit for bit. XNNPACK's groups take no other constants.
+
+    Args:
+        model: An open file.
+
+    Returns:
+        Whether there was something to change.
+    """
+    graph, changed = model.subgraphs[0], False
+    for operator in graph.operators or ():
+        inputs = inputs_of(operator)
+        if not isinstance(operator.builtinOptions, schema.AddOptionsT | schema.MulOptionsT):
+            continue
+        shapes = [tuple(map(int, graph.tensors[index].shape)) for index in inputs]
+        for number, index in enumerate(inputs):
+            data, other = model.buffers[graph.tensors[index].buffer].data, shapes[1 - number]
+            is_number = data is not None and len(data) and len(shapes[number]) < 4 and np.prod(shapes[number]) == 1
+            if is_number and len(other) == 4 and other[1:3] == (1, 1):
+                inputs[number] = add_tensor(graph, graph.tensors[index], shape=np.ones(4, np.int32))
+                changed = True
+        operator.inputs = np.array(inputs, np.int32)
+    return changed
+
+
 def _even_padding(graph: schema.SubGraphT, operator: schema.OperatorT) -> int:
     """Return the zeros on each side of the image; 0 where the sides differ, or the operator is of another kind."""
     options, inputs = operator.builtinOptions, operator.inputs

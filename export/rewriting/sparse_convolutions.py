@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +72,18 @@ _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for ea
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
 
 
+_PER_NUMBER = {  # by kind, in the group
+    "gate": algebra.PER_SUM,
+    "clamp": algebra.PER_SUM,
+    "difference": algebra.PER_PRODUCT + algebra.PER_ENTRY + algebra.PER_SUM,
+    "leak": 3 * algebra.PER_PRODUCT + 4 * algebra.PER_ENTRY,
+}
+
+
+_NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
+_OUTSIDE = 2.0**100  # is subtracted where a map ends
+
+
 _BEGINNINGS, _PASSES = 6, 2  # that are planned in full, and rounds over the maps in which each may change
 
 
@@ -128,11 +140,11 @@ class _Planner:
             return index
 
         for node in self.nodes:
-            root(node.sources[0])
-            if node.kind in ("join", "concatenation"):
-                for index in node.sources:
-                    leader[root(index)] = root(node.target)
-            elif node.kind != "mean":
+            for index in node.sources:
+                root(index)
+            for index in node.alike:
+                leader[root(index)] = root(node.target)
+            if node.kind != "mean":
                 root(node.target)
         return {index: root(index) for index in leader}
 
@@ -163,7 +175,7 @@ class _Planner:
             index = ahead.pop()
             operator = makers.get(index)
             if index not in seen and operator is not None:
-                if self.reader.kind(operator) not in DELEGATED:
+                if self.reader.kind(operator) not in DELEGATED or _is_copy(operator):
                     return False
                 ahead += inputs_of(operator)
             seen.add(index)
@@ -211,7 +223,7 @@ class _Planner:
     def _sparse(self, node: _Node, phases: Mapping[int, int]) -> float:
         """Estimate a node in the group."""
         reader, before = self.reader, phases[node.sources[0]]
-        if node.kind == "mean":
+        if node.kind in ("mean", "squeeze"):
             return float(np.prod(reader.shape(node.sources[0]))) * 2
         behind = phases[node.target]
         _, height, width, channels = reader.shape(node.target)
@@ -220,6 +232,8 @@ class _Planner:
             is_curve = reader.kind(node.operators[-1]) in _CURVES
             each = _PER_CURVE if is_curve else algebra.PER_SUM * max(len(node.sources) - 1, 1)
             return pixels * behind**2 * channels * each
+        if node.kind in _PER_NUMBER:
+            return pixels * behind**2 * channels * _PER_NUMBER[node.kind]
         inputs = [reader.shape(index)[3] for index in node.sources]
         if node.kind == "enlarge":
             return self._enlarging(node, (before, behind))
@@ -227,10 +241,16 @@ class _Planner:
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
         if not self._keeps_grid(node, (before, behind)):
             return float("inf")
+        is_even = not any(length % 2 for length in reader.shape(node.sources[0])[1:3])
+        if node.ignores_border and before == 2 and not is_even:
+            return float("inf")  # the last row in phases is outside of the image
         if node.kind == "maximum":
-            return pixels * algebra.cost_of_maximum(node.window, channels=channels, phases=(before, behind))
-        if node.is_plain_depthwise and before == behind == 1:
-            return pixels * channels * algebra.PER_SHIFT[node.window.size[0]]
+            each = algebra.cost_of_maximum(
+                node.window, channels=channels, phases=(before, behind), border=_border(node), is_even=is_even
+            )
+            return pixels * each
+        if node.is_plain_depthwise and node.centered is not None and before == behind == 1:
+            return pixels * channels * algebra.PER_SHIFT[node.centered.shape[1]]
         sizes = inputs[0], channels
         return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
 
@@ -255,11 +275,23 @@ class _Planner:
         made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return made * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "MEAN":
+            return float(np.prod(reader.shape(inputs[0]))) * _PER_JOINED
         if kind == "DEPTHWISE_CONV_2D":
             return made * float(np.prod(reader.shape(inputs[1])[1:3])) * _PER_WINDOW
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
             return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
         return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
+
+
+def _is_copy(operator: schema.OperatorT) -> bool:
+    """Tell whether a pool of single pixels skips others, which the delegate does not take."""
+    options = operator.builtinOptions
+    return isinstance(options, schema.Pool2DOptionsT) and options.filterHeight == options.filterWidth == 1
+
+
+def _border(node: _Node) -> float:
+    return _OUTSIDE if node.ignores_border else 0.0
 
 
 def _entry_cost(shape: Sequence[int], phases: int) -> float:
@@ -309,25 +341,33 @@ class _Writer:
         source = self.maps[node.sources[0]]
         if node.kind == "mean":
             self._mean(node)
+        elif node.ignores_border and node.kind == "depthwise":
+            self.maps[node.target] = self._averaged(node)
+        elif node.kind in _WRITING:
+            self.maps[node.target] = _WRITING[node.kind](self, node)
         elif node.kind == "join":
             self.maps[node.target] = self._copied(node.operators[-1], [self.maps[index] for index in node.sources])
         elif node.kind == "concatenation":
             self.maps[node.target] = self._concatenation(node)
         elif node.kind == "enlarge":
             self.maps[node.target] = self._enlarged(node)
-        elif self._is_native(node):
+        elif self._is_native(node) and node.centered is not None:
             self.maps[node.target] = self._depthwise(
-                source, node.kernel[..., 0], stride=node.window.stride, bias=node.bias, activation=node.activation
+                source, node.centered, stride=node.window.stride, bias=node.bias, activation=node.activation
             )
         else:
             phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
             channels = self._shape(node.sources[0])[3]
             if node.kind == "maximum":
-                chain, bias = algebra.maximum(node.window, channels=channels, phases=phases), None
+                chain, bias = self._maximum(node, channels, phases), None
             else:
                 chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
                 bias = np.tile(node.bias, phases[1] ** 2)
             self.maps[node.target] = self._follow(chain, source, bias=bias, activation=node.activation)
+
+    def _maximum(self, node: _Node, channels: int, phases: tuple[int, int]) -> Chain:
+        is_even = not any(length % 2 for length in self._shape(node.sources[0])[1:3])
+        return algebra.maximum(node.window, channels=channels, phases=phases, border=_border(node), is_even=is_even)
 
     def _is_native(self, node: _Node) -> bool:
         return node.is_plain_depthwise and self.plan.phases[node.sources[0]] == self.plan.phases[node.target] == 1
@@ -340,13 +380,14 @@ class _Writer:
         maps = [source]
         for number, step in enumerate(chain.steps, 1):
             own = bias if number == chain.bias else None
-            fused = activation if number == len(chain.steps) else NO_ACTIVATION
+            fused = activation if number == len(chain.steps) else RELU if step.clips else NO_ACTIVATION
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
-                fused = RELU if step.clips else fused
+                own = np.full(len(step.matrix), step.constant) if step.constant else own
                 maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
             elif step.amounts is not None:
                 kernel = _one_hot(step.amounts, step.size)
+                kernel[:, step.size // 2, step.size // 2] -= step.differs
                 maps.append(self._depthwise(inputs[0], kernel, stride=step.stride, activation=fused))
             else:
                 maps.append(self._sum(*inputs, activation=fused))
@@ -367,7 +408,9 @@ class _Writer:
         self, source: int, matrix: np.ndarray, *, bias: np.ndarray | None = None, activation: int = NO_ACTIVATION
     ) -> int:
         _, height, width, _ = self._shape(source)
-        kernel = np.ascontiguousarray(matrix[:, None, None], np.float32)
+        kernel = matrix[:, None, None].astype(np.float32)
+        if not kernel.any():  # a sparse tensor without values counts as one that is not constant
+            kernel[0, 0, 0, 0] = _NEXT_TO_NOTHING
         bias = np.zeros(len(matrix), np.float32) if bias is None else bias.astype(np.float32)
         options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=1, strideW=1)
         options.fusedActivationFunction = activation
@@ -406,9 +449,9 @@ class _Writer:
         options = schema.AddOptionsT(fusedActivationFunction=activation)
         return self._add("ADD", [first, second], self._map(*self._shape(first)[1:]), options)
 
-    def _copied(self, operator: schema.OperatorT, inputs: Sequence[int]) -> int:
+    def _copied(self, operator: schema.OperatorT, inputs: Sequence[int], *, like: int | None = None) -> int:
         """Add an operator like another one, on maps."""
-        made = self._map(*self._shape(inputs[0])[1:])
+        made = self._map(*self._shape(inputs[0] if like is None else like)[1:])
         return self._add(self.reader.kind(operator), inputs, made, operator.builtinOptions)
 
     def _concatenation(self, node: _Node) -> int:
@@ -437,6 +480,53 @@ class _Writer:
             return source
         options = schema.DepthToSpaceOptionsT(blockSize=block)
         return self._airlock(self._add("DEPTH_TO_SPACE", [source], self._map(height, width, channels), options))
+
+    def _squeezed(self, node: _Node) -> int:
+        """Reduce a map to one pixel; a product has to come behind it, without which XNNPACK gets the shape wrong."""
+        source, phases = self.maps[node.sources[0]], self.plan.phases[node.sources[0]]
+        channels = self._shape(source)[3]
+        axes, options = self._constant(np.array([1, 2], np.int32)), schema.ReducerOptionsT(keepDims=True)
+        pixel = self._add("MEAN", [source, axes], self._map(1, 1, channels), options)
+        return self._product(pixel, np.tile(np.eye(channels // phases**2, dtype=np.float32), phases**2) / phases**2)
+
+    def _averaged(self, node: _Node) -> int:
+        """Average the entries inside of the image: the sum of zeros around it as well, divided by that of ones."""
+        source = self.maps[node.sources[0]]
+        self._node(replace(node, activation=NO_ACTIVATION, ignores_border=False))
+        made, phases = self.maps[node.target], [self.plan.phases[index] for index in (node.sources[0], node.target)]
+        ones = np.zeros((phases[0] ** 2, self._shape(source)[3]), np.float32)
+        whole = self._product(source, ones, bias=np.ones(len(ones)))
+        chain = algebra.cheapest(node.kernel[:1], node.window, phases=(phases[0], phases[1]))
+        part = self._follow(chain, whole, bias=None, activation=NO_ACTIVATION)
+        for kind in ("SQUARE", "RSQRT"):  # their inverse
+            part = self._add(kind, [part], self._map(*self._shape(part)[1:]), None)
+        spread = np.kron(np.eye(phases[1] ** 2), np.ones((len(node.kernel), 1))).astype(np.float32)
+        options = schema.MulOptionsT(fusedActivationFunction=node.activation)
+        return self._add("MUL", [made, self._product(part, spread)], self._map(*self._shape(made)[1:]), options)
+
+    def _gated(self, node: _Node) -> int:
+        source, pixel = (self.maps[index] for index in node.sources)
+        if self.plan.phases[node.target] == 2:
+            pixel = self._product(pixel, np.tile(np.eye(self._shape(pixel)[3], dtype=np.float32), (4, 1)))
+        return self._copied(node.operators[-1], [source, pixel])
+
+    def _clamped(self, node: _Node) -> int:
+        source = self.maps[node.sources[0]]
+        inputs = [source if index in node.sources else index for index in inputs_of(node.operators[-1])]
+        return self._copied(node.operators[-1], inputs, like=source)
+
+    def _difference(self, node: _Node) -> int:
+        first, second = (self.maps[index] for index in node.sources)
+        negative = self._product(second, -np.eye(self._shape(second)[3], dtype=np.float32))
+        return self._sum(first, negative, activation=node.activation)
+
+    def _leak(self, node: _Node) -> int:
+        """Write PRELU as relu(x) - slope relu(-x)."""
+        source = self.maps[node.sources[0]]
+        slopes = np.tile(node.bias, self.plan.phases[node.target] ** 2)
+        one = np.eye(len(slopes), dtype=np.float32)
+        both = self._product(source, np.concatenate([one, -one]), activation=RELU)
+        return self._product(both, np.concatenate([one, -slopes * one], axis=1))
 
     def _mean(self, node: _Node) -> None:
         """Leave the group by a mean over the image."""
@@ -526,6 +616,15 @@ class _Writer:
         )
         cut = [np.zeros(4, np.int32), np.array([1, height, width, channels], np.int32)]
         self._add("SLICE", [large, *map(self._constant, cut)], index, schema.SliceOptionsT())
+
+
+_WRITING: dict[str, Callable[[_Writer, _Node], int]] = {
+    "squeeze": _Writer._squeezed,
+    "gate": _Writer._gated,
+    "clamp": _Writer._clamped,
+    "difference": _Writer._difference,
+    "leak": _Writer._leak,
+}
 
 
 def _in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:

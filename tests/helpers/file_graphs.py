@@ -68,13 +68,22 @@ class FileGraph:
         add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=outputs, options=filled)
 
     def convolution(
-        self, x: int, channels: int, *, size: int = 3, groups: int = 1, stride: int = 1, zeros: float = 0.0
+        self,
+        x: int,
+        channels: int,
+        *,
+        size: int = 3,
+        groups: int = 1,
+        stride: int = 1,
+        zeros: float = 0.0,
+        padding: int = SAME,
     ) -> int:
         count, height, width, depth = self.shape(x)
         kernel = self.weights(channels, size, size, depth // groups, zeros=zeros)
-        options = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1, "padding": SAME}
-        options["fusedActivationFunction"] = RELU
-        shape = (count, -(-height // stride), -(-width // stride), channels)
+        options = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1}
+        options |= {"fusedActivationFunction": RELU, "padding": padding}
+        less = 0 if padding == SAME else size - 1
+        shape = (count, -(-(height - less) // stride), -(-(width - less) // stride), channels)
         return self.operator("CONV_2D", [x, kernel, self.weights(channels)], shape, kind="Conv2DOptions", **options)
 
     def depthwise(self, x: int, *, multiplier: int = 1) -> int:
@@ -115,15 +124,12 @@ class FileGraph:
         depth = sum(self.shape(tensor)[-1] for tensor in tensors)
         return self.operator("CONCATENATION", [*tensors], (*shape[:-1], depth), kind="ConcatenationOptions", axis=3)
 
-    def pool(self, x: int, name: str = "MAX_POOL_2D", *, size: int = 2, padding: int = VALID) -> int:
+    def pool(self, x: int, name: str = "MAX_POOL_2D", *, size: int = 2, padding: int = VALID, stride: int = 2) -> int:
         count, height, width, depth = self.shape(x)
-        options = {"strideH": 2, "strideW": 2, "filterHeight": size, "filterWidth": size, "padding": padding}
-        shape = (
-            (count, -(-height // 2), -(-width // 2), depth)
-            if padding == SAME
-            else (count, height // 2, width // 2, depth)
-        )
-        return self.operator(name, [x], shape, kind="Pool2DOptions", **options)
+        options = {"strideH": stride, "strideW": stride, "filterHeight": size, "filterWidth": size}
+        less = 0 if padding == SAME else size - 1
+        shape = (count, -(-(height - less) // stride), -(-(width - less) // stride), depth)
+        return self.operator(name, [x], shape, kind="Pool2DOptions", padding=padding, **options)
 
     def enlarged(self, x: int) -> int:
         """Double height and width as converters write it."""
@@ -134,15 +140,16 @@ class FileGraph:
         columns = self.operator("TILE", [columns, self.integers(1, 1, 1, 2, 1)], (count, 2 * height, width, 2, depth))
         return self.reshape(columns, count, 2 * height, 2 * width, depth)
 
-    def pad(self, x: int, *, channels: tuple[int, int] = (0, 0)) -> int:
-        count, height, width, depth = self.shape(x)
-        pads = self.constant(np.array([[0, 0], [1, 0], [0, 1], channels], np.int32))
-        shape = (count, height + 1, width + 1, depth + sum(channels))
-        return self.operator("PAD", [x, pads], shape, kind="PadOptions")
+    def pad(self, x: int, *, channels: tuple[int, int] = (0, 0), sides: int = 0) -> int:
+        """Add zeros before the rows and behind the columns, or on all sides."""
+        amounts = np.array([[0, 0], [sides or 1, sides], [sides, sides or 1], channels], np.int32)
+        shape = tuple(np.add(self.shape(x), amounts.sum(axis=1)))
+        return self.operator("PAD", [x, self.constant(amounts)], shape, kind="PadOptions")
 
-    def mean(self, x: int) -> int:
+    def mean(self, x: int, *, keeps: bool = False) -> int:
         count, *_, depth = self.shape(x)
-        return self.operator("MEAN", [x, self.integers(1, 2)], (count, depth), kind="ReducerOptions", keepDims=False)
+        shape = (count, 1, 1, depth) if keeps else (count, depth)
+        return self.operator("MEAN", [x, self.integers(1, 2)], shape, kind="ReducerOptions", keepDims=keeps)
 
     def reshape(self, x: int, *shape: int) -> int:
         inputs = [x, self.integers(*shape)]

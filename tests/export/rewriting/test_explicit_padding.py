@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from after import after as file_after
+from file_graphs import VALID, FileGraph
 
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.model_file import ModelFile
@@ -100,3 +101,17 @@ def test_integers_stay_as_they_are():
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="Expected"):
         spell_out_padding(b"nonsense")
+
+
+def test_a_number_that_scales_a_gate_keeps_no_group_from_being_taken():
+    """MobileNetV3 multiplies its gates by a sixth, as a number without dimensions."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    x = graph.convolution(graph.convolution(graph.pad(graph.input, sides=1), 16, stride=2, padding=VALID), 16, size=1)
+    pixel = graph.convolution(graph.convolution(graph.mean(x, keeps=True), 8, size=1), 16, size=1)
+    gate = graph.binary("MUL", pixel, graph.constant(np.float32(1 / 6)))
+    x = graph.convolution(graph.binary("MUL", x, gate), 16, size=1, zeros=0.9)
+    content = graph.content(graph.dense(graph.mean(x), 4))
+    after = file_after(content, shapes_module.spell_out_numbers)
+    assert not ModelFile.open(content).inference.eligible and ModelFile.open(after).inference.eligible
+    image = np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_array_equal(Runner(content).predict(image), Runner(after).predict(image))

@@ -23,12 +23,12 @@ def followed(chain: Chain, source: np.ndarray) -> np.ndarray:
     for step in chain.steps:
         taken = [maps[number] for number in step.sources]
         if step.amounts is not None:
-            maps.append(shifted(taken[0], step.amounts)[:: step.stride, :: step.stride])
+            made = shifted(taken[0], step.amounts) - (taken[0] if step.differs else 0)
         elif step.matrix is not None:
-            product = taken[0] @ step.matrix.T
-            maps.append(np.maximum(product, 0) if step.clips else product)
+            made = taken[0] @ step.matrix.T + np.float32(step.constant)
         else:
-            maps.append(taken[0] + taken[1])
+            made = taken[0] + taken[1]
+        maps.append((np.maximum(made, 0) if step.clips else made)[:: step.stride, :: step.stride])
     return maps[-1]
 
 
@@ -66,15 +66,21 @@ def test_every_form_of_a_convolution_is_the_convolution(size, moves, phases, zer
 
 
 @pytest.mark.parametrize("phases", [(1, 1), (2, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1)])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (2, 1), (3, 1), (5, 1), (4, 2), (7, 2)])
 def test_the_largest_of_a_window_is_that_of_a_pool(size, stride, phases):
     if not stride_between(stride, phases):
         return
-    image = np.maximum(np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)), 0).astype(np.float32)
-    expected = tf.nn.max_pool2d(image[None], size, stride, "SAME")[0].numpy()
-    chain = maximum(window(size, stride, 1), channels=3, phases=phases)
-    found = followed(chain, in_phases(image, phases[0]))
-    np.testing.assert_allclose(found, in_phases(expected, phases[1]), atol=1e-6)
+    image = np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)).astype(np.float32)
+    moved = window(size, stride, 1)
+    before = moved.padding[0]
+    padded = np.pad(image, ((before, size), (before, size), (0, 0)))[None]
+    with_zeros = tf.nn.max_pool2d(padded, size, stride, "VALID")[0, : SIZE // stride, : SIZE // stride].numpy()
+    expected = {0.0: with_zeros, 2.0**100: tf.nn.max_pool2d(image[None], size, stride, "SAME")[0].numpy()}
+    for border, largest in expected.items():
+        for is_even in (False, True):  # of the forms, one needs an even size
+            chain = maximum(moved, channels=3, phases=phases, border=border, is_even=is_even)
+            found = followed(chain, in_phases(image, phases[0]))
+            np.testing.assert_allclose(found, in_phases(largest, phases[1]), atol=1e-6)
 
 
 def counts(chain: Chain) -> tuple[int, int, int]:

@@ -90,10 +90,6 @@ def test_it_pays_from_the_zeros_that_the_report_names():
     )
 
 
-def pooled(graph: FileGraph) -> int:
-    return graph.pool(graph.unary("TANH", body(graph, graph.input)))
-
-
 def transposed(graph: FileGraph) -> int:
     return graph.transposed(body(graph, graph.input), 8)
 
@@ -124,7 +120,6 @@ def reversed_rows(graph: FileGraph) -> int:
 @pytest.mark.parametrize(
     ("operators", "kind", "reason"),
     [
-        (pooled, "MAX_POOL_2D", "put a ReLU before it"),
         (transposed, "TRANSPOSE_CONV", "use UpSampling2D and Conv2D instead"),
         (strided, "CONV_2D", "its strides are 3 and 3; 1 or 2"),
         (dilated, "CONV_2D", "3x3 with dilation (6, 6) reaches too far"),

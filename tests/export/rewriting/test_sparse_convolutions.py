@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from file_graphs import SAME, FileGraph
+from file_graphs import SAME, VALID, FileGraph
 
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.model_file import ModelFile
@@ -67,11 +67,45 @@ def gates(graph: FileGraph) -> list[int]:
     return [layer(graph, graph.depthwise(layer(graph, x, 64)), 64, groups=2)]
 
 
+def squeezed(graph: FileGraph, x: int, *, reshapes: bool = False) -> int:
+    """Multiply a map by a gate for each channel."""
+    depth = graph.shape(x)[-1]
+    pixel = graph.reshape(graph.mean(x), 1, 1, 1, depth) if reshapes else graph.mean(x, keeps=True)
+    pixel = graph.convolution(graph.convolution(pixel, 8, size=1), depth, size=1)
+    return graph.binary("MUL", x, graph.unary("LOGISTIC", pixel))
+
+
+def normalized(graph: FileGraph, x: int) -> int:
+    """Multiply and add a number for each channel, as batch normalization that was not folded."""
+    depth = graph.shape(x)[-1]
+    return graph.binary("ADD", graph.binary("MUL", x, graph.weights(depth)), graph.weights(1, 1, 1, depth))
+
+
+def numbers(graph: FileGraph) -> list[int]:
+    number = graph.constant(np.float32(0.1))
+    x = graph.binary("SUB", layer(graph, graph.binary("MUL", graph.input, number), 48), number)
+    x = layer(graph, normalized(graph, graph.binary("PRELU", x, graph.weights(1, 1, 48))), 64)
+    x = squeezed(graph, graph.binary("SUB", number, graph.binary("MAXIMUM", x, number)))
+    x = graph.binary("DIV", layer(graph, x, 64), number)
+    x = squeezed(graph, graph.binary("SUB", x, layer(graph, x, 64)), reshapes=True)
+    return [layer(graph, x, 32), graph.dense(graph.mean(x), 10)]
+
+
+def pools(graph: FileGraph) -> list[int]:
+    """Windows over maps with negative values, beyond the border of the image, and of single pixels."""
+    x = graph.unary("TANH", layer(graph, graph.input, 48))
+    x = graph.pool(layer(graph, x, 64), "AVERAGE_POOL_2D", size=3, padding=SAME, stride=1)
+    x = graph.binary("SUB", x, graph.weights(64))
+    x = graph.binary("ADD", graph.pool(x, size=3, padding=SAME), graph.pool(x, size=1))
+    x = graph.concatenation(graph.pool(x, "AVERAGE_POOL_2D", size=3, padding=SAME), graph.pool(x, padding=SAME))
+    return [layer(graph, x, 64)]
+
+
 @pytest.mark.parametrize(
     "shape",
     [(1, 16, 16, 3), *(pytest.param(each, marks=pytest.mark.programs) for each in [(1, 24, 16, 1), (1, 16, 16, 40)])],
 )
-@pytest.mark.parametrize("network", [residual, stem, skips, gates])
+@pytest.mark.parametrize("network", [residual, stem, skips, gates, numbers, pools])
 def test_a_network_gives_the_same_outputs_and_runs_sparse(network, shape):
     graph = FileGraph(0, shape=shape)
     content = graph.content(*network(graph))
@@ -91,7 +125,7 @@ def drawn(seed: int, *, steps: int) -> bytes:
     random, x = graph.random, layer(graph, graph.input, 24)
     for _ in range(steps):
         depth, small = graph.shape(x)[-1], min(graph.shape(x)[1:3]) < 6
-        draw = int(random.integers(0, 12))
+        draw = int(random.integers(0, 16))
         if draw < 3:
             x = layer(graph, x, int(random.choice([16, 24, 40])), size=int(random.choice([1, 3, 3, 5])))
         elif draw == 3 and not small:
@@ -99,9 +133,11 @@ def drawn(seed: int, *, steps: int) -> bytes:
         elif draw == 4:
             x = graph.binary("ADD", x, layer(graph, x, depth))
         elif draw == 5 and not small:
-            x = graph.pool(x, size=int(random.choice([2, 3])), padding=SAME)
+            stride = int(random.integers(1, 3))
+            x = graph.pool(x, size=int(random.choice([1, 2, 3])), padding=SAME, stride=stride)
         elif draw == 6 and not small:
-            x = graph.pool(x, "AVERAGE_POOL_2D")
+            size, padding, stride = random.choice([[2, VALID, 2], [3, SAME, 1], [2, SAME, 2], [3, SAME, 2]])
+            x = graph.pool(x, "AVERAGE_POOL_2D", size=int(size), padding=int(padding), stride=int(stride))
         elif draw == 7:
             x = graph.concatenation(x, layer(graph, x, 8))
         elif draw == 8 and max(graph.shape(x)[1:3]) < 17:
@@ -110,6 +146,14 @@ def drawn(seed: int, *, steps: int) -> bytes:
             x = graph.binary("MUL", x, graph.unary("LOGISTIC", x))
         elif draw == 10:
             x = graph.depthwise(x, multiplier=int(random.integers(1, 3)))
+        elif draw == 11:
+            x = squeezed(graph, x, reshapes=random.random() < 0.5)
+        elif draw == 12:
+            x = normalized(graph, x)
+        elif draw == 13:
+            x = graph.binary("PRELU", x, graph.weights(1, 1, depth))
+        elif draw == 14:
+            x = graph.binary(["MAXIMUM", "SUB", "MUL"][int(random.integers(3))], x, graph.constant(np.float32(0.2)))
         else:
             x = graph.unary(["TANH", "RELU"][int(random.integers(2))], graph.pad(x) if random.random() < 0.3 else x)
     return graph.content(x if random.random() < 0.5 else graph.dense(graph.mean(x), 5))
