@@ -3,12 +3,13 @@
     python bench/sparse_convolutions.py                          # every network at 90 %, in WebAssembly
     python bench/sparse_convolutions.py resnet18 --zeros 0.7 0.95
     python bench/sparse_convolutions.py resnet20 --emulated      # also on emulated ARM processors, minutes
+    python bench/sparse_convolutions.py --zeros 0 0.5 --forced   # the rewritten file also where it does not pay
     python bench/sparse_convolutions.py --applications           # 16 families of keras.applications, an hour
     python bench/sparse_convolutions.py --applications Xception  # one; files are kept in build/applications
     python bench/sparse_convolutions.py --random 30              # outputs of random networks, in WebAssembly
 
 Weights are random. The first convolution has no zeros. Ratios are of the processor's time, on one thread; those of an
-emulator count the work that is done, without caches.
+emulator count the work that is done, without caches. `predicted` is the estimate of the report.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from tfprune.export.rewriting.sparsify import sparsify
 
 # By network: what a prototype gained in WebAssembly at 90 %, less a tenth.
 BARS = {"resnet18": 3.3, "resnet20": 2.0, "vgg16": 4.2, "unet": 2.3, "yolo": 1.8}
+WITHIN = "0.70x to 1.30x"  # the estimate, by what is measured
 
 
 def _conv(x, channels: int, *, stride: int = 1, size: int = 3):
@@ -137,6 +139,13 @@ def with_zeros(model: keras.Model, zeros: float) -> keras.Model:
     return model
 
 
+def compared(gain: float, row: Row) -> Row:
+    """Compare the estimate with a row of what was measured."""
+    ratio = gain / float(row.measured.rstrip("x"))
+    where = row.what.rpartition(": ")[0]
+    return Row(f"{where}: predicted {gain:.2f}x, against measured", f"{ratio:.2f}x", WITHIN, abs(ratio - 1) <= 0.3)
+
+
 def rows(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
     keras.utils.set_random_seed(0)
     model = with_zeros(NETWORKS[name](), zeros)
@@ -153,6 +162,8 @@ def rows(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
         found = kernels.in_node(home, pairs=9, least=least)
         if is_emulated:
             found += kernels.emulated(home, wheels=kernels.WHEELS[:1], pairs=1, least=least)
+    gain = 1.0 if sparse.gain is None else sparse.gain
+    found += [compared(gain, row) for row in found if row.measured.endswith("x")]
     yield from (replace(row, what=f"{what}: {row.what}") for row in found)
 
 
@@ -252,10 +263,13 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=" ".join(NETWORKS))
     parser.add_argument("--zeros", type=float, nargs="+", default=[0.9])
     parser.add_argument("--emulated", action="store_true")
+    parser.add_argument("--forced", action="store_true")
     parser.add_argument("--applications", action="store_true")
     parser.add_argument("--folder", type=Path, default=kernels.ROOT / "build/applications", help="keeps their files")
     parser.add_argument("--random", type=int, default=0, metavar="N")
     options = parser.parse_args()
+    if options.forced:
+        sparse_convolutions._LEAST_GAIN = 0.0
     if options.applications:
         applications(options.networks or APPLICATIONS, home=options.folder)
         return

@@ -37,11 +37,13 @@ from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.processes import Device
 from tfprune.export.device.quantization_error import quantization_error
 from tfprune.export.device.remote import DevicePool
+from tfprune.export.device.runner import X86, has_avx
 from tfprune.export.device.verify import NAMES, measure, metric_mode, metric_name, metric_of
 from tfprune.export.file.container import encode
 from tfprune.export.keras_side.ask import Vela, vela
 from tfprune.export.keras_side.convert import INTEGERS, Quantization, convert, count_inputs, labeled_arrays
 from tfprune.export.keras_side.loading import load_model
+from tfprune.export.keras_side.prepare import signature
 from tfprune.export.keras_side.to_tflite import compiled_metrics, file_outputs, to_tflite, with_metric
 from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.export.rewriting.weights import EdgeQuantizer
@@ -233,6 +235,7 @@ class FileEvaluator:
         mixed_from: The drop that int8 alone has to add before a mixed file is made.
         reference: Where workers read the samples and labels; None sends them.
         npu: The NPU that files are for, whose compiler counts their cycles; None for other devices.
+        batch: The batch of files, which sparse kernels for 3x3 convolutions need to be 1; None leaves it open.
     """
 
     calibration: Any
@@ -248,6 +251,7 @@ class FileEvaluator:
     mixed_from: float = 0.0
     reference: DataReference | None = None
     npu: Vela | None = None
+    batch: int | None = None
 
     def formats(self, recipe: Recipe | None) -> tuple[str | EdgeQuantizer | None, ...]:
         """Return the number formats to export a recipe's model in, but for a mixed one."""
@@ -338,7 +342,7 @@ class FileEvaluator:
         elif self.npu is not None:
             export = partial(export, quantize=_INTEGERS_ONLY, optimize="dense", batch=1)
         else:
-            export = partial(export, quantize=quantize, optimize=self.optimize)
+            export = partial(export, quantize=quantize, optimize=self.optimize, batch=self.batch)
         return partial(export, tolerance=_INT8_TOLERANCE) if quantize else partial(export)
 
     def _cycles(self, content: bytes, *, is_original: bool) -> int | None:
@@ -385,6 +389,21 @@ def baseline_outputs(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
 def devices_for(model: keras.Model, on: Device | Sequence[Device] | None) -> Device | DevicePool | None:
     """Return the device for timing, or a pool of several, which compare with the dense file of a model."""
     return DevicePool(on, _dense_file(model), runs=_TIMED_RUNS) if isinstance(on, Sequence) else on
+
+
+def batch_for(model: keras.Model, on: Device | Sequence[Device] | None) -> int | None:
+    """Return the batch of the fastest files of a model on a device: 1 where sparse kernels take 3x3 convolutions.
+
+    x86 processors with AVX have none, and run such a file slower than a dense one. None also for a model with a batch
+    of its own, or without convolutions of images.
+    """
+    if signature(model).batch is not None or all(len(weight.shape) != 4 for weight in model.weights):
+        return None
+    first = on[0] if isinstance(on, Sequence) else on
+    if first is None:
+        return None if has_avx() else 1
+    machine = benchmark(_dense_file(model), runs=1, warmup=0, processes=1, on=first, verbose=0).machine
+    return None if machine.partition(",")[0].lower() in X86 else 1
 
 
 def _dense_file(model: keras.Model) -> bytes:
@@ -746,6 +765,7 @@ def _pack_runner(runner: TrialRunner) -> bytes:
         "optimize": evaluator.optimize,
         "micro": None if evaluator.micro is None else asdict(evaluator.micro),
         "npu": None if evaluator.npu is None else asdict(evaluator.npu),
+        "batch": evaluator.batch,
         "number_formats": [each if isinstance(each, str) else vars(each) for each in evaluator.number_formats],
         "mixed_from": evaluator.mixed_from,
         "batch_size": runner.batch_size,
@@ -777,6 +797,7 @@ def _unpack_runner(content: bytes) -> TrialRunner:
             each if isinstance(each, str) else EdgeQuantizer(**each) for each in settings["number_formats"]
         ),
         mixed_from=settings["mixed_from"],
+        batch=settings["batch"],
     )
     return TrialRunner(model, (x, y), evaluator, settings["batch_size"])
 

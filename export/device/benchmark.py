@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tfprune.export.device.runner import (
     batch_inputs,
     board_name,
     governor,
+    has_avx,
     inputs_from_job,
     inputs_to_job,
     random_inputs,
@@ -28,6 +29,8 @@ from tfprune.export.device.runner import (
 )
 from tfprune.export.device.writer_file import CachedText, PreparedFile, Signatures, is_language_model, signature_names
 from tfprune.export.file.container import Source, map_model, read_model, read_source, source_name
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.xnnpack import dense_on_avx
 from tfprune.report import Report, table
 
 # Report of a benchmark: the time and the memory of a file.
@@ -58,6 +61,7 @@ class BenchmarkReport(Report):
         governor: What sets the clock of the processor; None if the system does not say.
         temperature: The highest one right after a measurement, in degrees Celsius; None if there is no sensor.
         prefill_speed: Of a language model, tokens of a prompt read in a second; else None.
+        dense_because: Why a file with sparse weights runs dense on the machine; empty if there is nothing to say.
 
     Example:
         >>> report = tfprune.export.benchmark("digits.tflite", runs=100)
@@ -82,6 +86,7 @@ class BenchmarkReport(Report):
     governor: str | None = None
     temperature: float | None = None
     prefill_speed: float | None = None
+    dense_because: str = ""
 
     @property
     def decode_speed(self) -> float | None:
@@ -104,6 +109,7 @@ class BenchmarkReport(Report):
             ["runtime", self.runtime],
             ["machine", self.machine],
             *self._state(),
+            *([["runs dense", self.dense_because]] if self.dense_because else []),
         ]
         if len(self.medians_ms) > 1:
             medians = " / ".join(f"{median:.3f}" for median in self.medians_ms)
@@ -137,6 +143,7 @@ class _Measured:
     governor: str | None
     temperature: float | None
     prefill_speed: float | None = None
+    has_avx: bool = False
 
 
 def benchmark(
@@ -177,7 +184,8 @@ def benchmark(
 
     Returns:
         A report with the milliseconds of the runs, and the largest memory of a process, which includes Python, NumPy
-        and the interpreter. With several processes, the times are those of the process with the median latency.
+        and the interpreter. With several processes, the times are those of the process with the median latency. On an
+        x86 processor with AVX it says so if the file has sparse kernels elsewhere.
 
     Raises:
         TypeError: If `source` is neither a path nor bytes, a number is not one, or `on` is not a device.
@@ -224,7 +232,17 @@ def benchmark(
                 raise ValueError(_failure(completed.reason.replace(source_name(data), source_name(source))))
             results.append(_read_measured(folder))
             progress.add()
-    return _report(results, file_bytes=len(read_source(source)), settings=settings)
+    report = _report(results, file_bytes=len(read_source(source)), settings=settings)
+    return replace(report, dense_because=_dense_because(data)) if results[-1][0].has_avx else report
+
+
+def _dense_because(data: bytes) -> str:
+    """Say why x86 processors with AVX run a file dense; empty for files that have no sparse kernels elsewhere."""
+    try:
+        file = ModelFile(data)
+        return dense_on_avx(file.analyses[0]) if file.inference.active else ""
+    except ValueError:  # a runtime without the schema of files, or a file that nobody can read but run
+        return ""
 
 
 def _failure(reason: str) -> str:
@@ -286,7 +304,7 @@ def _benchmark_job(folder: Path) -> None:
         runtime, times, speed = _written(folder / _MODEL, settings)
     else:
         runtime, times, speed = *_predicted(folder / _MODEL, settings, arrays), None
-    device = _Measured(runtime, board_name(), _peak_memory(), governor(), temperature(), speed)
+    device = _Measured(runtime, board_name(), _peak_memory(), governor(), temperature(), speed, has_avx())
     write_job(folder, "result", settings=asdict(device), arrays={"milliseconds": np.array(times)})
 
 

@@ -29,11 +29,20 @@ from tfprune.report import install, shortened
 
 _PROCESSOR = (Path("/proc/device-tree/model"), Path("/proc/cpuinfo"))
 _SYSTEM = Path("/sys")
+X86 = ("x86_64", "amd64", "i386", "i686", "x86")  # names of the architecture, in small letters
 
 
 def board_name() -> str:
     """Return the architecture and, where known, the board or processor."""
     return ", ".join(part for part in (platform.machine(), _processor()) if part)
+
+
+def has_avx() -> bool:
+    """Tell whether this is an x86 processor with AVX, as far as the system says: nearly all have it."""
+    if platform.machine().lower() not in X86:
+        return False
+    flags = [line for line in _text(_PROCESSOR[1]).splitlines() if line.startswith("flags")]
+    return not flags or "avx" in flags[0].split()
 
 
 def governor() -> str | None:

@@ -173,6 +173,13 @@ _UNARY = {  # with one input
     *("ABS", "CEIL", "COS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOG", "LOGISTIC", "NEG"),
     *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN", "SQRT", "SQUARE", "TANH"),
 }
+# What the XNNPACK delegate of every runtime takes: others cut the file into parts that XNNPACK sees one by one.
+DELEGATED = {
+    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX"),
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
+    *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "SUM", "DENSIFY", "DEQUANTIZE"),
+    *_UNARY - {"RELU_0_TO_1"},
+}
 _FLOAT_PAIRS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL"}
 _READY = "tfprune.export.make_sparse_ready(model) rewrites it"
 
@@ -407,6 +414,13 @@ class _Group:
         """True when it can run sparse, given enough zeros."""
         return self.size > 0 and not self.obstacles and not self.leaks
 
+    def renumbered(self, numbers: Sequence[int]) -> _Group:
+        """Return the group of a part of a graph with the numbers that steps have in the graph."""
+        reasons = [tuple((numbers[step], why) for step, why in each) for each in (self.obstacles, self.leaks)]
+        return replace(
+            self, members=tuple(numbers[step] for step in self.members), obstacles=reasons[0], leaks=reasons[1]
+        )
+
     @property
     def taken(self) -> bool:
         """True when XNNPACK takes it in a file that holds a sparse weight, right or wrong."""
@@ -477,15 +491,68 @@ def analyze(whole: Model, model: schema.ModelT) -> tuple[Analysis, ...]:
 
 def _analysis(graph: _Steps) -> Analysis:
     roles = tuple(_role(graph, step) for step in graph.steps)
-    groups = _Grouping(graph, roles).groups()
+    groups: list[_Group] = []
+    for numbers in _parts(graph.steps):
+        steps = tuple(graph.steps[number] for number in numbers)
+        outputs = _cuts(graph, numbers)
+        part = replace(graph, steps=steps, outputs=(*graph.outputs, *outputs))
+        grouping = _Grouping(part, tuple(roles[number] for number in numbers), outputs)
+        groups += (group.renumbered(numbers) for group in grouping.groups())
     return Analysis(graph, roles, groups, any(graph.tensors[index].sparse for index in graph.origin.values()))
 
 
-class _Grouping:
-    """Joins steps as XNNPACK does, in the same order, because the order matters to what it takes."""
+def _parts(steps: Sequence[_Step]) -> list[list[int]]:
+    """Return the numbers of the steps that XNNPACK sees at once, for each of its parts of a graph.
 
-    def __init__(self, graph: _Steps, roles: tuple[_Role, ...]) -> None:
-        self._graph, self._roles = graph, roles
+    The runtime hands over all steps that are ready, then runs those itself that XNNPACK does not take, in turns.
+    """
+    makers = {index: number for number, step in enumerate(steps) for index in step.outputs}
+    parts, left, done = list[list[int]](), list(range(len(steps))), set[int]()
+    is_delegated = bool(steps) and _is_delegated(steps[0])
+    while left:
+        taken = []
+        for number in left:
+            is_ready = all(makers.get(index, number) in done or index not in makers for index in steps[number].inputs)
+            if is_ready and _is_delegated(steps[number]) == is_delegated:
+                taken.append(number)
+                done.add(number)
+        left = [number for number in left if number not in done]
+        parts += [taken] if is_delegated and taken else []
+        is_delegated = not is_delegated
+    return parts
+
+
+def _is_delegated(step: _Step) -> bool:
+    """Tell whether XNNPACK takes a step, which it does not for a pool that only skips pixels."""
+    return step.kind in DELEGATED and not step.option("filterHeight") == step.option("filterWidth") == 1
+
+
+def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:
+    """Return the tensors that steps of a part make and steps of other parts take, and what separates them."""
+    inside = set(numbers)
+    made = {index for number in numbers for index in graph.steps[number].outputs}
+    cuts, others = dict[int, str](), dict[str, None]()
+    for number, step in enumerate(graph.steps):
+        if not _is_delegated(step):
+            others[step.kind] = None
+        if number not in inside:
+            for index in made.intersection(step.inputs):
+                kinds = ", ".join(others if _is_delegated(step) else [step.kind])
+                cuts.setdefault(index, f"its output is taken by or behind {kinds}, which XNNPACK does not run")
+    return cuts
+
+
+class _Grouping:
+    """Joins steps as XNNPACK does, in the same order, because the order matters to what it takes.
+
+    Args:
+        graph: The steps that XNNPACK sees at once.
+        roles: What each of them can do.
+        cuts: Outputs that steps of other parts take, and why they leave.
+    """
+
+    def __init__(self, graph: _Steps, roles: tuple[_Role, ...], cuts: Mapping[int, str]) -> None:
+        self._graph, self._roles, self._cuts = graph, roles, cuts
         self._inputs = [graph.running(step) for step in graph.steps]
         self._producer = {index: number for number, step in enumerate(graph.steps) for index in step.outputs}
         self._consumers: dict[int, list[int]] = defaultdict(list)
@@ -564,9 +631,8 @@ class _Grouping:
             outside = [consumer for consumer in self._consumers[index] if not self._takes(consumer)]
             reasons += [(consumer, self._roles[consumer].reason or _CHANNELS_LAST_REASON) for consumer in outside]
             if index in self._outputs:
-                reasons.append(
-                    (self._producer.get(index, members[0]), "its output is an output of the model as well")
-                )
+                reason = self._cuts.get(index, "its output is an output of the model as well")
+                reasons.append((self._producer.get(index, members[0]), reason))
         return reasons
 
     def _leaks(self, number: int) -> list[tuple[int, str]]:
@@ -590,7 +656,8 @@ class _Grouping:
             return []
         left = [consumer for consumer in consumers if not self._takes(consumer)]
         reasons = [(consumer, self._roles[consumer].reason or _CHANNELS_LAST_REASON) for consumer in left]
-        return reasons or [(number, "its output leaves the model as an image")]
+        cut = next((self._cuts[index] for index in step.outputs if index in self._cuts), "")
+        return reasons or [(number, cut or "its output leaves the model as an image")]
 
     def _mean_leaks(self, number: int, consumers: list[int], final: bool) -> list[tuple[int, str]]:
         step = self._graph.steps[number]
@@ -613,7 +680,12 @@ RUNTIME = (
     "processors with AVX it always runs dense"
 )
 Layers = tuple[Mapping[str, str], Mapping[str, str]]  # paths by name: of layers with kernels, and of all
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+_WEIGHTED = (*_CONVOLUTIONS, "FULLY_CONNECTED")
+LEAST_GAIN = 1.1  # for which convolutions are rewritten, by the estimate, which is off by a few tenths
+SPREAD_ON_AVX = "x86 with AVX, where such a file runs dense, 1.2 to 1.6 times slower than the dense file"
+_ON_AVX = "x86 processors with AVX have no sparse kernels in XNNPACK; this file is for ARM and browsers"
+_WHERE = "on ARM and in browsers, by an estimate"
 _DENSE_FILE = (
     "the file holds no sparse weight, without which XNNPACK does not look for zeros: export with sparse weights"
 )
@@ -643,6 +715,65 @@ class OperatorRow(Report):
 
 
 @dataclass(frozen=True)
+class RewritingReport(Report):
+    """What `optimize="latency"` makes of the convolutions of a file: sparse 1x1 ones between shifts of whole maps.
+
+    Times are estimates for ARM and WebAssembly, off by a few tenths.
+
+    Attributes:
+        pays: Whether such a file is written: if `gain` is at least 1.1.
+        gain: The estimated time of the dense file, divided by that of the best rewritten one; 1 without one.
+        gains: The gain if this fraction of each convolution were zeros, from 0.5 to 0.95.
+        reasons: What to change first, one sentence each, such as an open batch.
+        rows: The convolutions, and other operators that stay dense between them, each with its reason.
+
+    Example:
+        >>> layers = keras.layers
+        >>> network = keras.Sequential([keras.Input((32, 32, 3), batch_size=1)])
+        >>> for channels in (64, 64, 64):
+        ...     network.add(layers.Conv2D(channels, 3, padding="same", activation="relu"))
+        >>> rewriting = tfprune.export.sparse_inference(network).rewriting
+        >>> rewriting.pays, rewriting.gains[0.9] > 1.1
+        (False, True)
+    """
+
+    pays: bool
+    gain: float
+    gains: dict[float, float]
+    reasons: tuple[str, ...]
+    rows: tuple[OperatorRow, ...]
+
+    @property
+    def pays_from(self) -> float | None:
+        """The first fraction of `gains` at which it pays; None if there is none."""
+        return next((zeros for zeros, gain in self.gains.items() if gain >= LEAST_GAIN), None)
+
+    @property
+    def verdict(self) -> str:
+        """What it gains, or why it is not written, in one sentence."""
+        rows = [row for row in self.rows if row.kind in _CONVOLUTIONS]
+        if self.pays:
+            count = sum(row.sparse for row in rows)
+            return f"about {self.gain:.1f} times as fast {_WHERE}: {count} of {len(rows)} convolutions run sparse"
+        if self.gains:
+            now = f"{self.gain:.2f} times as fast as the dense file by the estimate, below {LEAST_GAIN}"
+            start = self.pays_from
+            return f"{now}, even with 95% zeros" if start is None else f"{now}; it pays from about {start:.0%} zeros"
+        return next(f"{row.name} ({row.kind}): {row.reason}" for row in rows)
+
+    def __str__(self) -> str:
+        first, *others = self.facts()
+        return f"{table(first, others, left=2)}\n\n{_operator_table(self.rows)}"
+
+    def facts(self) -> list[list[str]]:
+        """Rows of a table: whether it is written, what to change, and the gain by zeros."""
+        written = ["rewritten by optimize=latency", f"{yes_or_no(self.pays)}: {self.verdict}"]
+        gains = ", ".join(f"{zeros:.0%}: {gain:.1f}" for zeros, gain in self.gains.items() if gain != 1)
+        changes = [["change", reason] for reason in self.reasons]
+        return [written, *changes, *[["times as fast by zeros", gains]] * bool(gains)]
+
+
+@dataclass(frozen=True)
 class SparseInferenceReport(Report):
     """Whether sparse kernels can run a model, and whether they do as it stands.
 
@@ -657,6 +788,8 @@ class SparseInferenceReport(Report):
             Hazards are reported for all graphs of a file, the rest for the main graph, which `Runner` runs.
         rows: The operators.
         runtime: The runtime and the processors that the answer holds for.
+        rewriting: What `optimize="latency"` makes of the convolutions, as `sparse_inference` estimates it; None for a
+            file without convolutions, and for an eligible one, which needs no rewriting.
 
     Example:
         >>> report = tfprune.export.sparse_inference("digits.tflite")
@@ -672,25 +805,35 @@ class SparseInferenceReport(Report):
     hazards: tuple[str, ...]
     rows: tuple[OperatorRow, ...]
     runtime: str
+    rewriting: RewritingReport | None = None
 
     def __str__(self) -> str:
         facts = [["runs sparse now", yes_or_no(self.active)]]
         facts += [["zeros", f"{self.sparsity:.1%} (more than {self.needed:.1%} needed)"]]
-        facts += [["because", reason] for reason in self.reasons]
+        if self.rewriting is None or not self.rewriting.pays:
+            facts += [["because", reason] for reason in self.reasons]
         facts += [["WRONG OUTPUTS", hazard] for hazard in self.hazards]
+        rows = self.rows
+        if self.rewriting is not None:
+            facts += self.rewriting.facts()
+            rows = self.rewriting.rows
         facts += [["holds for", self.runtime]]
-        rows = [
-            [
-                row.name,
-                row.kind,
-                "-" if row.sparsity is None else f"{row.sparsity:.1%}",
-                yes_or_no(row.sparse),
-                row.reason,
-            ]
-            for row in self.rows
+        return f"{table(['can run sparse', yes_or_no(self.eligible)], facts, left=2)}\n\n{_operator_table(rows)}"
+
+
+def _operator_table(rows: Sequence[OperatorRow]) -> str:
+    """Return operators as a table, one a line."""
+    cells = [
+        [
+            row.name,
+            row.kind,
+            "-" if row.sparsity is None else f"{row.sparsity:.1%}",
+            yes_or_no(row.sparse),
+            row.reason,
         ]
-        operators = table(["layer", "operator", "zeros", "sparse", "reason"], rows, left=5)
-        return table(["can run sparse", yes_or_no(self.eligible)], facts, left=2) + "\n\n" + operators
+        for row in rows
+    ]
+    return table(["layer", "operator", "zeros", "sparse", "reason"], cells, left=5)
 
 
 def inference_of(analyses: Sequence[Analysis], *, half: bool) -> SparseInferenceReport:
@@ -731,6 +874,42 @@ def describe(analyses: Sequence[Analysis], *, layers: Layers, missing: tuple[str
         rows=_rows(analysis, names),
         runtime=RUNTIME,
     )
+
+
+def rewriting_report(
+    analysis: Analysis, *, layers: Layers, dense: Mapping[int, str], gain: float, gains: dict[float, float]
+) -> RewritingReport:
+    """Put a plan for the convolutions of a file into words.
+
+    Args:
+        analysis: What XNNPACK makes of the file as it is.
+        layers: As in `describe`.
+        dense: Why operators stay dense, by the tensors that they make.
+        gain: The estimated gain of the plan.
+        gains: The same by fractions of zeros.
+    """
+    names, rows = _names(analysis, layers), []
+    for name, step in zip(names, analysis.steps, strict=True):
+        reason = dense.get(step.outputs[0], "") if step.outputs else ""
+        if reason or step.kind in _CONVOLUTIONS:
+            rows.append(OperatorRow(name, step.kind, _sparsity(analysis, step), not reason, reason))
+    return RewritingReport(gain >= LEAST_GAIN, gain, gains, (), tuple(rows))
+
+
+def dense_on_avx(analysis: Analysis) -> str:
+    """Say what becomes of a file on x86 processors with AVX that runs sparse elsewhere.
+
+    A file whose convolutions were rewritten has depthwise kernels with a single entry for each channel, which shift.
+    """
+    members = {number for group in analysis.groups if group.taken for number in group.members}
+    kernels = [
+        analysis.graph.values(step.inputs[1])
+        for number, step in enumerate(analysis.steps)
+        if number in members and step.kind == "DEPTHWISE_CONV_2D"
+    ]
+    if any(kernel is not None and kernel.nnz == kernel.shape[-1] for kernel in kernels):
+        return f"{_ON_AVX}, and 1.2 to 1.6 times slower here than its dense form (optimize='dense')"
+    return _ON_AVX
 
 
 def _causes(analysis: Analysis, names: list[str]) -> list[str]:

@@ -29,6 +29,8 @@ from tfprune.export.micro.reports import (
     support_of_file,
 )
 from tfprune.export.rewriting.shapes import spell_out_padding
+from tfprune.export.rewriting.sparse_convolutions import plan_convolutions
+from tfprune.export.rewriting.sparsify import with_dense_weights
 
 if TYPE_CHECKING:
     import keras
@@ -205,15 +207,16 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
 
     These kernels skip zeros of 1x1 convolutions in networks for images, and make them several times faster on ARM and
     in WebAssembly, not in a native program on x86. All operators from the first convolution to the global pool have
-    to fit. If one does not, all of them run dense.
+    to fit. If one does not, all of them run dense as they are, and the report predicts what `optimize="latency"`
+    makes of them: it writes other convolutions as sparse 1x1 ones where that is estimated to be faster.
 
     Args:
         model_or_source: A built Keras model, wrapped or plain, trained or not, which is converted as float32 and
             taken to be exported with sparse weights; or a .tflite file: a path, or its content.
 
     Returns:
-        A report that prints as a table. Of a model without zeros it says what its structure allows (`eligible`)
-        and how many zeros it takes.
+        A report that prints as a table. Of a model without zeros it says what its structure allows (`eligible`), how
+        many zeros it takes, and, for other convolutions than 1x1, the speed-up by fractions of zeros (`rewriting`).
 
     Raises:
         TypeError: If it is neither a model nor a path nor bytes.
@@ -233,7 +236,8 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
         E. Elsen, M. Dukhan, T. Gale, K. Simonyan, "Fast Sparse ConvNets", CVPR 2020.
     """
     if _is_file(model_or_source):
-        return ModelFile.open(model_or_source).inference
+        file = ModelFile.open(model_or_source)
+        return _with_rewriting(file.inference, file)
     return _of_model(model_or_source)
 
 
@@ -241,8 +245,17 @@ def _of_model(model: keras.Model) -> SparseInferenceReport:
     from tfprune.export.keras_side.convert import convert
 
     plain = _plain(model)
-    file = ModelFile.open(convert(plain)).after(spell_out_padding)
-    return describe(file.analyses, layers=_layers(plain))
+    file, layers = ModelFile.open(convert(plain)), _layers(plain)
+    return _with_rewriting(describe(file.after(spell_out_padding).analyses, layers=layers), file, layers=layers)
+
+
+def _with_rewriting(
+    report: SparseInferenceReport, file: ModelFile, *, layers: Layers = ({}, {})
+) -> SparseInferenceReport:
+    """Add what becomes of the convolutions of a file whose 1x1 convolutions cannot run sparse as they are."""
+    if report.eligible:
+        return report
+    return replace(report, rewriting=plan_convolutions(with_dense_weights(file), layers=layers))
 
 
 def _layers(model: keras.Model) -> Layers:

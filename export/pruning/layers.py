@@ -22,7 +22,7 @@ from tfprune.export.file.document import (
     numbers_operators,
     operator_name,
 )
-from tfprune.export.file.sparse_tensors import PLAIN, TensorValues
+from tfprune.export.file.sparse_tensors import PLAIN
 from tfprune.export.pruning.pieces import (
     BIASES,
     LiveTensors,
@@ -35,6 +35,7 @@ from tfprune.export.pruning.pieces import (
     real,
     type_name,
 )
+from tfprune.export.rewriting.sparsify import make_dense, unpacked
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments, Grid
 from tfprune.solving.zeros import ZeroSolver
@@ -884,31 +885,9 @@ def unpack_sparse(content: bytes) -> schema.ModelT:
         if tensor.sparsity is None or values is None or values.dtype not in PLAIN or {*values.zeros} != {0}:
             continue
         if tensor.buffer not in dense:
-            dense[tensor.buffer] = add_values(model, _unpacked(values))
-        _replace(model, model.subgraphs[number], tensor=index, buffer=dense[tensor.buffer])
+            dense[tensor.buffer] = add_values(model, unpacked(values))
+        make_dense(model, model.subgraphs[number], tensor=index, buffer=dense[tensor.buffer])
     buffers_in_use = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     for old in dense.keys() - buffers_in_use:
         model.buffers[old].data = None
     return model
-
-
-def _unpacked(values: TensorValues) -> np.ndarray:
-    flat = np.zeros(values.size, np.dtype(values.dtype).newbyteorder("<"))
-    for positions, entries in values.pieces():
-        flat[positions] = entries
-    return flat
-
-
-def _replace(model: schema.ModelT, graph: schema.SubGraphT, *, tensor: int, buffer: int) -> None:
-    """Make a sparse tensor dense, and let it stand for what DENSIFY makes of it."""
-    own = graph.tensors[tensor]
-    own.buffer, own.sparsity = buffer, None
-    for step in [each for each in graph.operators if operator_name(model, each) == "DENSIFY"]:
-        if indices_of(step.inputs) != [tensor]:
-            continue
-        output = int(step.outputs[0])
-        own.quantization = graph.tensors[output].quantization or own.quantization
-        graph.operators.remove(step)
-        for operator in graph.operators:
-            if operator.inputs is not None:
-                operator.inputs = np.where(np.asarray(operator.inputs) == output, tensor, operator.inputs)

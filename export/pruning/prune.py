@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -83,6 +84,7 @@ from tfprune.export.rewriting.rewrite import (
     export_report,
     file_name,
 )
+from tfprune.export.rewriting.shapes import check_batch, fix_batch
 from tfprune.patterns import NM, Block, Pattern, Unstructured, as_weight_pattern
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.solving.least_squares import GramMoments
@@ -584,6 +586,7 @@ def write_changed(
     optimize: str,
     compress: str | None,
     verbose: int | str,
+    batch: int | None = None,
 ) -> tuple[_Changed, ExportReport]:
     """Change a file in a process of its own, and write the best form of the new one, checked.
 
@@ -597,6 +600,7 @@ def write_changed(
         optimize: As in `rewrite`.
         compress: How the new file is compressed.
         verbose: How to show the progress.
+        batch: The batch of the new file; None leaves it as it is.
 
     Returns:
         What the function handed over, and the report of the new file, with the zeros of all its weights.
@@ -605,7 +609,7 @@ def write_changed(
         ValueError: If the function fails, or no form passes its check.
     """
     changed = _run_apart(work, file.content, jobs=jobs, name=source_name(source), verbose=verbose)
-    forms = candidate_files(changed.file, name=form, optimize=optimize)
+    forms = candidate_files(fix_batch(changed.file, batch), name=form, optimize=optimize)
     check = Check(changed.outputs, default_tolerance(file.graph), _ADVICE)
     choice = choose(forms, inputs=changed.inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(path, choice.packed, holds=choice.form.file.content)
@@ -893,6 +897,7 @@ def prune_tflite(
     optimize: str = "size",
     compress: str | None = None,
     max_drop: Limit | None = None,
+    batch: int | None = None,
     verbose: int | str = "auto",
 ) -> PruneTfliteReport:
     """Put zeros in place of the weights of a .tflite file that its outputs miss least, and write the file anew.
@@ -934,6 +939,8 @@ def prune_tflite(
             which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
             others. For several outputs, the limit holds for each; for several signatures, it holds for the outputs
             of the first graph.
+        batch: The samples that the new file takes at once, as in `rewrite`; None (the default) leaves it as it is. 1
+            is needed for fast zeros of 3x3 convolutions, with `optimize="latency"`.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
             terminal or a notebook, once the call has taken some seconds. It counts layers: each is measured once,
             and pruned once for each sparsity that is tried.
@@ -964,6 +971,7 @@ def prune_tflite(
     shape = as_weight_pattern(pattern, advice="Channels are removed by shrink_tflite, or by `tfprune shrink`.")
     goal = _checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     file = ModelFile.open(source)
+    check_batch(file, batch)
     graphs = samples_of_graphs(samples, file)
     settings = {**goal.settings(), "optimize": "size" if optimize == "latency" else optimize, "compress": compress}
     settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}
@@ -971,17 +979,8 @@ def prune_tflite(
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
-    pruned, report = write_changed(
-        _run_job,
-        file,
-        jobs=jobs,
-        source=source,
-        path=destination,
-        form="pruned",
-        optimize=optimize,
-        compress=compress,
-        verbose=verbose,
-    )
+    write = partial(write_changed, _run_job, file, jobs=jobs, source=source, path=destination, form="pruned")
+    pruned, report = write(optimize=optimize, compress=compress, verbose=verbose, batch=batch)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     return PruneTfliteReport(

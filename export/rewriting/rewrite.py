@@ -30,13 +30,13 @@ from tfprune.export.file.document import REDUCED_PRECISION
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import fraction_of_zeros, model_card, number_text, yes_or_no
-from tfprune.export.file.xnnpack import RUNTIME, SparseInferenceReport
+from tfprune.export.file.xnnpack import RUNTIME, SPREAD_ON_AVX, SparseInferenceReport
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
 from tfprune.export.micro.reports import MicroReport, unrolled_row
 from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_numbers, spell_out_padding
-from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
-from tfprune.export.rewriting.sparsify import INTEGER, SparseForms, SparseRow, has_hybrid_layers
+from tfprune.export.rewriting.sparse_convolutions import plan_convolutions, spread_convolutions
+from tfprune.export.rewriting.sparsify import INTEGER, SparseForms, SparseRow, has_hybrid_layers, with_dense_weights
 from tfprune.report import Report, table
 
 # Report of an export: the file that was written, and how it was checked.
@@ -50,8 +50,8 @@ class Candidate(Report):
 
     Attributes:
         name: The name of the form, such as `sparse`.
-        bytes: The size of the plain .tflite file, in bytes.
-        packed_bytes: The size as written, in bytes.
+        bytes: The size of the plain .tflite file, in bytes; 0 for a form that was not made.
+        packed_bytes: The size as written, in bytes; 0 for a form that was not made.
         verified: Whether the file ran and gave the right outputs.
         reason: Why the form was not taken; empty for the form that was written.
     """
@@ -113,6 +113,8 @@ class ExportReport(Report):
             compared.
         unrolled: The recurrent layers whose operators the file has once for each step, as files of integers have to.
         other_bytes: The sizes in other formats, as written, where they may be smaller than an unrolled file.
+        gain: The estimated time of the dense file on ARM and in browsers, divided by that of this one, if its
+            convolutions were rewritten as sparse 1x1 ones; None for other files.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -141,6 +143,7 @@ class ExportReport(Report):
     rms_diff: float | None = None
     unrolled: tuple[str, ...] = ()
     other_bytes: dict[str, int] = field(default_factory=dict)
+    gain: float | None = None
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -159,7 +162,7 @@ class ExportReport(Report):
         """
         form = next((item.name for item in self.candidates if not item.reason), "")
         rows = [["base model", self.source], ["form", form], ["weights", _zeros(self.nnz, self.size, self.sparsity)]]
-        rows.append(["operators", _operators(self.ops)])
+        rows += [["operators", _operators(self.ops)], *self._purpose]
         sizes = [["bytes", f"{self.bytes:,}"], ["unpacked bytes", f"{self.tflite_bytes:,}"]]
         if self.micro is not None:
             sizes.append(["arena, bytes", f"{self.micro.arena:,}"])
@@ -184,6 +187,14 @@ class ExportReport(Report):
         return f"{number_text(self.max_abs_diff)} (limit: {limit})"
 
     @property
+    def _purpose(self) -> list[list[str]]:
+        """Rows with the machines that a file is for whose convolutions were rewritten."""
+        if self.gain is None:
+            return []
+        fast = f"ARM and browsers, about {self.gain:.1f} times as fast as the dense file by an estimate"
+        return [["for", fast], ["not for", f"{SPREAD_ON_AVX}: optimize='dense' writes the dense file"]]
+
+    @property
     def _other_formats(self) -> list[list[str]]:
         """A row with the formats in which the file would be smaller."""
         smaller = [f"{name} {size:,} bytes" for name, size in self.other_bytes.items() if size < self.bytes]
@@ -194,6 +205,7 @@ class ExportReport(Report):
             ["bytes", f"{self.bytes:,}"],
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
             ["all kernels", _zeros(self.nnz, self.size, self.sparsity)],
+            *self._purpose,
             ["difference", self._difference],
             *rms_row(self.rms_diff, self.tolerance),
             *unrolled_row(self.unrolled),
@@ -206,12 +218,15 @@ class ExportReport(Report):
         ]
         text = table(["exported", self.path], rows, left=2)
         if len(self.candidates) > 1:
-            tried = [
-                [item.name, f"{item.bytes:,}", f"{item.packed_bytes:,}", yes_or_no(item.verified), item.reason]
-                for item in self.candidates
-            ]
+            tried = [[item.name, *_made(item), item.reason] for item in self.candidates]
             text += "\n\n" + table(["candidate", "bytes", "packed", "verified", "reason"], tried)
         return text if self.micro is None else f"{text}\n\n{self.micro}"
+
+
+def _made(item: Candidate) -> list[str]:
+    if not item.bytes:
+        return ["-", "-", "-"]
+    return [f"{item.bytes:,}", f"{item.packed_bytes:,}", yes_or_no(item.verified)]
 
 
 def _zeros(nnz: int, size: int, sparsity: float) -> str:
@@ -267,11 +282,15 @@ class FileForm:
         name: What distinguishes it from the others.
         file: The file.
         bitwise_reference: A file whose outputs it has to give bit for bit; None where it may round in another way.
+        gain: The estimated time of the dense file, divided by that of this one, if its convolutions were rewritten.
+        refusal: Why it was not made; empty if it was. `file` is then the dense file.
     """
 
     name: str
     file: ModelFile
     bitwise_reference: ModelFile | None = None
+    gain: float | None = None
+    refusal: str = ""
 
     @property
     def speed(self) -> Speed:
@@ -336,9 +355,11 @@ def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileF
             for text, file, rows, reference in variants
             if any(row.form != "dense" for row in rows)
         ]
-    is_single = all(info.shape[:1] == (1,) for info in dense.graph.inputs)
-    if optimize == "latency" and is_single and not any(form.file.inference.active for form in forms):
-        forms += _spread_forms(dense, name=name)
+    refused: list[FileForm] = []
+    if optimize == "latency" and not any(form.file.inference.active for form in forms):
+        spread = _spread_form(dense, name=f"{name}, convolutions as sparse 1x1 ones")
+        forms += [spread] if spread is not None and not spread.refusal else []
+        refused = [spread] if spread is not None and spread.refusal else []
     unique: dict[bytes, FileForm] = {}
     for form in forms:
         unique.setdefault(form.file.content, form)
@@ -350,15 +371,39 @@ def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileF
             found="none",
             advice="Prune the model first, or use optimize='size'.",
         )
-    return offered
+    return offered + refused
 
 
-def _spread_forms(dense: ModelFile, *, name: str) -> list[FileForm]:
-    """Return the form whose convolutions are sparse 1x1 convolutions between shifts, where that pays."""
-    spread, gain = spread_convolutions(dense)
-    file = spread if spread is dense else SparseForms(spread).form(("csr",))[0]
-    text = f"convolutions as sparse 1x1 ones, about {gain:.1f} times as fast on ARM and in browsers"
-    return [FileForm(f"{name}, {text}", file)] if gain > 1 and file.inference.active else []
+_LEAST_ZEROS = 0.5  # of some convolution, for a word on what its zeros would gain with a batch of 1
+
+
+def _spread_form(dense: ModelFile, *, name: str) -> FileForm | None:
+    """Return the form whose convolutions are sparse 1x1 convolutions between shifts, or why there is none.
+
+    None for a file without convolutions of float32 that could be rewritten.
+    """
+    if any(info.shape[:1] != (1,) for info in dense.graph.inputs):
+        refusal = "not made for more than one image at a time: give batch=1, or build the model with batch_size=1"
+        return FileForm(name, dense, refusal=refusal) if _has_zeros_in_convolutions(dense.graph) else None
+    file = with_dense_weights(dense)
+    spread, gain = spread_convolutions(file)
+    if spread is not file:
+        sparse = SparseForms(spread).form(("csr",))[0]
+        if sparse.inference.active:
+            return FileForm(f"{name}, about {gain:.1f} times as fast on ARM and in browsers", sparse, gain=gain)
+    plan = plan_convolutions(file)
+    return None if plan is None or plan.pays else FileForm(name, dense, refusal=plan.verdict)
+
+
+def _has_zeros_in_convolutions(model: Model) -> bool:
+    """Tell whether half of a convolution's float32 kernel are zeros, which is not 1x1."""
+    graph = model.subgraphs[0]
+    kernels = [graph.tensors[each.inputs[1]] for each in graph.operators if each.name == "CONV_2D"]
+    return any(
+        kernel.dtype == "float32" and {*kernel.shape[1:3]} != {1}
+        for kernel in kernels
+        if kernel.nnz is not None and kernel.nnz <= (1 - _LEAST_ZEROS) * kernel.size
+    )
 
 
 @dataclass(frozen=True)
@@ -446,6 +491,7 @@ def choose(
         ValueError: If no form passes, with the reason of the first.
     """
     checks = _Checks(inputs, check)
+    forms, refused = [form for form in forms if not form.refusal], [form for form in forms if form.refusal]
     checked = []
     for form in forms:
         checked.append(checks.check(form))
@@ -462,6 +508,8 @@ def choose(
         if checked[index].passed and index != best:
             reason = _loss(speeds[index], speeds[best], more=len(packed[index]) - len(packed[best]))
         rows.append(Candidate(form.name, len(form.file.content), len(packed[index]), checked[index].passed, reason))
+    if speeds[best] is not Speed.SPARSE:
+        rows += [Candidate(form.name, 0, 0, verified=False, reason=form.refusal) for form in refused]
     forms[best].file.checked()
     return _Choice(forms[best], packed[best], checked[best], tuple(rows))
 
@@ -519,6 +567,7 @@ def export_report(
         lost=lost,
         micro=choice.micro,
         source=source,
+        gain=choice.form.gain,
     )
 
 
@@ -674,7 +723,8 @@ def rewrite(
     model = file.graph
     allowed = default_tolerance(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
     inputs = random_inputs(model.inputs, model.outputs, rows=_RANDOM_SAMPLES) if check_on is None else check_on
-    fixed = _with_batch(file, wanted)
+    check_batch(file, wanted.batch)
+    fixed = fix_batch(file, wanted.fixed_batch)
     if wanted.micro is not None:
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
         choice = choose_micro(fixed, inputs=samples, check=Check(None, allowed, _ADVICE), micro=wanted.micro)
@@ -695,12 +745,6 @@ def rewrite(
     report = export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
     dropped = {REDUCED_PRECISION} & (file.metadata.keys() - choice.form.file.metadata.keys())
     return replace(report, left_out=tuple(dropped)) if wanted.micro is None else report
-
-
-def _with_batch(file: ModelFile, wanted: Target) -> ModelFile:
-    if wanted.batch is not None:
-        check_batch(file, wanted.batch)
-    return file if wanted.fixed_batch is None else fix_batch(file, wanted.fixed_batch)
 
 
 def _drawn(file: ModelFile, rows: int) -> dict[str, dict[str, np.ndarray]]:

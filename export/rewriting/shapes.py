@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
-from tfprune.base.spec import ArgumentError
+from tfprune.base.spec import ArgumentError, check_count
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.quantization_error import plain_interpreter
 from tfprune.export.device.runner import interpreter_module
@@ -379,12 +379,16 @@ _ADVICE = "Convert the model again with this batch."
 _Tensors = dict[tuple[int, int], np.ndarray]  # by the number of the graph, and where in it
 
 
-def check_batch(file: ModelFile, batch: int) -> None:
-    """Refuse a file that takes another number of samples at once.
+def check_batch(file: ModelFile, batch: int | None) -> None:
+    """Refuse a file that takes another number of samples at once; None is any number.
 
     Raises:
-        ValueError: Naming the inputs.
+        TypeError: If it is not a number.
+        ValueError: If it is below 1; or naming the inputs.
     """
+    if batch is None:
+        return
+    check_count(batch, "batch", least=1)
     for _, infos in _starts(file):
         wrong = [info for info in infos if info.shape and info.shape[0] != batch]
         if wrong and not open_batch(infos):
@@ -397,7 +401,7 @@ def check_batch(file: ModelFile, batch: int) -> None:
             )
 
 
-def fix_batch(file: ModelFile, batch: int) -> ModelFile:
+def fix_batch(file: ModelFile, batch: int | None) -> ModelFile:
     """Fix the batch of all signatures that leave it open.
 
     The file runs twice on inputs of this batch, in a process of its own. Every tensor gets the shape that it has
@@ -405,7 +409,7 @@ def fix_batch(file: ModelFile, batch: int) -> ModelFile:
 
     Args:
         file: The file.
-        batch: The number of samples that the new file takes at once.
+        batch: The number of samples that the new file takes at once; None leaves it open.
 
     Returns:
         The next file; the one given where no batch is open.
@@ -415,7 +419,7 @@ def fix_batch(file: ModelFile, batch: int) -> ModelFile:
             values of the inputs.
     """
     infos = [info for _, each in _starts(file) for info in each]
-    if not open_batch(infos):
+    if batch is None or not open_batch(infos):
         return file
     others = [info for info in infos if None in info.shape[1:]]
     if others:

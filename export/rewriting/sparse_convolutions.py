@@ -9,6 +9,7 @@ and the operators that stay dense are those for which the rewriting would cost t
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,20 +24,19 @@ from tfprune.export.file.document import (
     indices_of,
     inputs_of,
     numbers_operators,
+    operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.reader import Tensor
+from tfprune.export.file.report import open_batch
+from tfprune.export.file.xnnpack import DELEGATED, LEAST_GAIN, Layers, RewritingReport, rewriting_report
 from tfprune.export.rewriting import phases as algebra
-from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, UNARY, spread
+from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, spread
 from tfprune.export.rewriting.maps import Node as _Node
 from tfprune.export.rewriting.maps import Reader as _Reader
 from tfprune.export.rewriting.phases import Chain, Window
+from tfprune.export.rewriting.shapes import fix_batch
 
-# What the XNNPACK delegate of every runtime takes: before a group, other operators would cut it into two.
-_DELEGATED = {
-    *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX", *UNARY),
-    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
-    *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "DENSIFY", "DEQUANTIZE"),
-}
 _MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
 _SINGLE = Window((1, 1))
 _IMAGE_CHANNELS = 3
@@ -177,7 +177,7 @@ class _Planner:
             index = ahead.pop()
             operator = makers.get(index)
             if index not in seen and operator is not None:
-                if self.reader.kind(operator) not in _DELEGATED or _is_copy(operator):
+                if self.reader.kind(operator) not in DELEGATED or _is_copy(operator):
                     return False
                 ahead += inputs_of(operator)
             seen.add(index)
@@ -671,7 +671,7 @@ def _one_hot(amounts: np.ndarray) -> np.ndarray:
     return kernel
 
 
-_LEAST_GAIN = 1.1  # by the estimate, which is off by a few tenths
+_LEAST_GAIN = LEAST_GAIN
 
 
 def spread_convolutions(file: ModelFile) -> tuple[ModelFile, float]:
@@ -694,3 +694,130 @@ def spread_convolutions(file: ModelFile) -> tuple[ModelFile, float]:
         return file, 1.0
     _Writer(reader, plan).write()
     return file.saved(model), plan.gain
+
+
+# Say what would be written, without writing it, and why operators stay dense.
+
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+_SPARSITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+_INSTEAD = {"TRANSPOSE_CONV": "use UpSampling2D and Conv2D instead"}
+
+
+def plan_convolutions(file: ModelFile, *, layers: Layers = ({}, {})) -> RewritingReport | None:
+    """Say what `spread_convolutions` makes of a file, which it leaves as it is, and why operators stay dense.
+
+    Args:
+        file: A file. If its batch is open, the plan is that of a batch of 1.
+        layers: Paths of the Keras layers with kernels, and of all, by name; empty where they are not known.
+
+    Returns:
+        The estimate, and a row for each convolution; None for a file without convolutions.
+    """
+    if not any(operator.name in _CONVOLUTIONS for operator in file.graph.subgraphs[0].operators):
+        return None
+    reasons = []
+    if open_batch(file.graph.inputs):
+        try:
+            file = fix_batch(file, 1)
+            reasons.append("the batch is open: build the model with batch_size=1, or export it with batch=1")
+        except ValueError as error:
+            reasons.append(f"its batch cannot be fixed. {error}")
+    model = file.objects()
+    if numbers_operators(model):
+        reasons.append("its metadata name operators by their numbers, which would change: leave the metadata out")
+    reader = _Reader(model)
+    plan = _NO_PLAN if numbers_operators(model) else _best_plan(reader)
+    dense = _reasons(reader, plan, tensors=file.graph.subgraphs[0].tensors)
+    gains = {} if plan is _NO_PLAN else _gains(model)
+    report = rewriting_report(file.analyses[0], layers=layers, dense=dense, gain=plan.gain, gains=gains)
+    return replace(report, reasons=tuple(reasons))
+
+
+def _gains(model: schema.ModelT) -> dict[float, float]:
+    """Return the gain by fractions of zeros in each convolution; the objects are used up."""
+    gains = {}
+    for zeros in _SPARSITIES:
+        for operator in model.subgraphs[0].operators:
+            if operator_name(model, operator) == "CONV_2D":
+                _thin(model, model.subgraphs[0].tensors[inputs_of(operator)[1]], zeros)
+        gains[zeros] = _best_plan(_Reader(model)).gain
+    return gains
+
+
+def _thin(model: schema.ModelT, kernel: schema.TensorT, zeros: float) -> None:
+    """Give a kernel this fraction of zeros, and ones elsewhere: only their number counts."""
+    data = model.buffers[kernel.buffer].data
+    if data is not None and len(data) and kernel.type == schema.TensorType.FLOAT32 and kernel.sparsity is None:
+        values = (np.random.default_rng(0).random(len(data) // 4, np.float32) >= zeros).astype("<f4")
+        model.buffers[kernel.buffer].data = values.view(np.uint8)
+
+
+def _reasons(reader: _Reader, plan: _Plan, *, tensors: Sequence[Tensor]) -> dict[int, str]:
+    """Return why operators stay dense, by the tensors that they make: convolutions, and what is before them."""
+    nodes = [node for node in reader.nodes if isinstance(node, _Node)]
+    running = {id(each) for node in plan.nodes for each in node.operators} if plan.gain >= _LEAST_GAIN else set()
+    joined = {id(each) for node in nodes for each in node.operators}
+    ahead = [each for each in reader.operators if reader.kind(each) in _CONVOLUTIONS]
+    before: dict[int, schema.OperatorT] = {}
+    while ahead:
+        operator = ahead.pop()
+        if id(operator) not in before:
+            before[id(operator)] = operator
+            ahead += [reader.producers[index] for index in inputs_of(operator) if index in reader.producers]
+    reasons = {}
+    for operator, node in zip(reader.operators, reader.nodes, strict=True):
+        target = int(operator.outputs[0])
+        if id(operator) not in before or id(operator) in running or len(reader.shape(target)) != 4:
+            continue
+        if isinstance(node, _Node) and reader.kind(operator) in _CONVOLUTIONS:
+            reasons[target] = _why_dense(reader, node, plan)
+        elif isinstance(node, str) and id(operator) not in joined:
+            reasons[target] = _why_not(reader, operator, node, tensors=tensors)
+    return reasons
+
+
+def _why_not(reader: _Reader, operator: schema.OperatorT, reason: str, *, tensors: Sequence[Tensor]) -> str:
+    """Say why an operator has no form, and what to change."""
+    kind, target = reader.kind(operator), int(operator.outputs[0])
+    shape, dtype = reader.shape(target), tensors[target].dtype
+    if dtype != "float32":
+        return f"it computes with {dtype}; sparse kernels compute in float32: leave `quantize` out"
+    if shape[0] > 1:
+        return f"it takes {shape[0]} images at once: build the model with batch_size=1, or leave the batch open"
+    if min(shape) < 0:
+        return "the size of its image is open: give keras.Input a height and a width"
+    if kind in _CONVOLUTIONS and reader.values(inputs_of(operator)[1]) is None:
+        weight = inputs_of(operator)[1]
+        while weight in reader.producers and inputs_of(reader.producers[weight]):
+            weight = inputs_of(reader.producers[weight])[0]
+        if tensors[weight].constant and tensors[weight].dtype != "float32":
+            return f"its kernel is stored as {tensors[weight].dtype}: leave `quantize` out"
+    return f"{reason}: {_INSTEAD[kind]}" if kind in _INSTEAD else reason
+
+
+def _why_dense(reader: _Reader, node: _Node, plan: _Plan) -> str:
+    """Say why a convolution that has a form stays dense."""
+    outputs, rows, columns, inputs = node.kernel.shape
+    planner = _Planner(reader, [node])
+    phases = [each for each in itertools.product((1, 2), repeat=2) if planner._keeps_grid(node, each)]
+    if not phases:
+        return "its image gets another size by its padding: padding='same' has a form"
+
+    def estimate(entries: float) -> float:
+        """Return the time for one pixel, in multiplications of a dense convolution."""
+        cost = functools.partial(algebra.cost, node.window, sizes=(inputs, outputs), entries=int(entries))
+        return min(cost(phases=each) / each[1] ** 2 for each in phases)
+
+    if estimate(0) == float("inf"):
+        return f"its kernel of {rows}x{columns} with dilation {node.window.dilation} reaches too far to be shifts"
+    if node.kind == "depthwise":
+        return "a depthwise convolution is not faster by zeros; it runs between convolutions that are"
+    size, zeros = node.kernel.size, 1 - node.entries / node.kernel.size
+    pays_from = next((each for each in _SPARSITIES if estimate((1 - each) * size) < size), None)
+    if pays_from is None:
+        return f"it has too few channels, {inputs} to {outputs}, to be faster by zeros"
+    if estimate(node.entries) >= size:
+        return f"it has too few zeros, {zeros:.0%}: it would be faster from about {pays_from:.0%}"
+    if plan.gain >= _LEAST_GAIN:
+        return "sparse kernels begin behind it, where the estimate is best"
+    return "moving maps into the sparse kernels and out of them costs more than its zeros save"

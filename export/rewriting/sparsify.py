@@ -6,6 +6,7 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from tfprune.export.file.document import (
     indices_of,
     inputs_of,
     numbers_operators,
+    operator_name,
 )
 from tfprune.export.file.model_file import ModelFile, fitting
 from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor
 from tfprune.export.file.report import fraction_of_zeros, shape_text
+from tfprune.export.file.sparse_tensors import TensorValues
 from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal, scales_of
 from tfprune.report import Report, table
 
@@ -712,3 +715,47 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
     # With it, LiteRT 2.2 and 2.3 run the zeros as if they were dense on ARMv8.2, and 2.1 gives NaN.
     model.metadata = [entry for entry in model.metadata or () if entry.name != REDUCED_PRECISION.encode()]
     _lower_versions(model)
+
+
+# Back to dense weights, which other rewritings read.
+
+
+def with_dense_weights(file: ModelFile) -> ModelFile:
+    """Return a file with the sparse float32 weights of its main graph as dense constants, without their DENSIFY.
+
+    All other tensors stay as they are stored, and so do all in a file that names operators by their indices.
+    """
+    tensors = file.graph.subgraphs[0].tensors
+    weights = [number for number, each in enumerate(tensors) if each.sparse and each.dtype == "float32"]
+    return file.after(partial(_unpack, tensors=tensors, weights=weights)) if weights else file
+
+
+def _unpack(model: schema.ModelT, *, tensors: Sequence[Tensor], weights: Sequence[int]) -> bool:
+    for number in weights:
+        values = tensors[number].values
+        assert values is not None
+        make_dense(model, model.subgraphs[0], tensor=number, buffer=add_values(model, unpacked(values)))
+    return True
+
+
+def unpacked(values: TensorValues) -> np.ndarray:
+    """Return the numbers of a constant, flat, with the entries that are not stored."""
+    flat = np.zeros(values.size, np.dtype(values.dtype).newbyteorder("<"))
+    for positions, entries in values.pieces():
+        flat[positions] = entries
+    return flat
+
+
+def make_dense(model: schema.ModelT, graph: schema.SubGraphT, *, tensor: int, buffer: int) -> None:
+    """Make a sparse tensor dense, and let it stand for what DENSIFY makes of it."""
+    own = graph.tensors[tensor]
+    own.buffer, own.sparsity = buffer, None
+    for step in [each for each in graph.operators if operator_name(model, each) == "DENSIFY"]:
+        if indices_of(step.inputs) != [tensor]:
+            continue
+        output = int(step.outputs[0])
+        own.quantization = graph.tensors[output].quantization or own.quantization
+        graph.operators.remove(step)
+        for operator in graph.operators:
+            if operator.inputs is not None:
+                operator.inputs = np.where(np.asarray(operator.inputs) == output, tensor, operator.inputs)

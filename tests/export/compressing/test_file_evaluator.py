@@ -13,9 +13,13 @@ import pytest
 from small_search import evaluator, made
 from tiers import first
 
+import tfprune
 from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export import Runner, micro_support
+from tfprune.export.compressing import evaluate as evaluate_module
+from tfprune.export.compressing.evaluate import FileEvaluator, FileMetric
 from tfprune.export.compressing.trials import Recipe
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
 from tfprune.export.keras_side.ask import Vela
 from tfprune.export.micro.interpreter import run_files
@@ -58,6 +62,40 @@ def test_a_file_is_timed_if_time_counts():
     assert limited.latency_ms > 0
     assert file.bytes == content.size
     assert "optimize='latency'" in file.code
+
+
+def images_network():
+    """A CNN of 3x3 convolutions with 90 % zeros and an open batch."""
+    keras.utils.set_random_seed(0)
+    convolutions = [keras.layers.Conv2D(48, 3, padding="same", activation="relu") for _ in range(4)]
+    layers = [keras.Input((12, 12, 3)), *convolutions, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = tfprune.wrap(keras.Sequential(layers))
+    tfprune.update_masks(model, 0.9)
+    return tfprune.strip(model)
+
+
+class Board:
+    """A device of an architecture."""
+
+    def __init__(self, machine):
+        self.machine = machine
+
+
+@pytest.mark.parametrize(("machine", "batch"), [("aarch64, Raspberry Pi 4", 1), ("x86_64, Some CPU", None)])
+def test_files_for_arm_take_one_image_at_a_time(machine, batch, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "benchmark", lambda *_, on, **settings: on)
+    assert evaluate_module.batch_for(images_network(), [Board(machine)]) == batch
+    monkeypatch.setattr(evaluate_module, "has_avx", lambda: machine.startswith("x86"))
+    assert evaluate_module.batch_for(images_network(), None) == batch
+    assert evaluate_module.batch_for(made()[0], Board(machine)) is None, "nothing to gain without convolutions"
+
+
+@pytest.mark.programs
+def test_a_search_for_the_fewest_milliseconds_knows_that_zeros_of_a_cnn_are_fast():
+    x, y = np.random.default_rng(0).random((8, 12, 12, 3), np.float32), np.arange(8) % 2
+    measure = FileEvaluator(x, (x, y), FileMetric(), 0.5, "latency", batch=1)
+    file, content = measure.measure(images_network(), None, quantize=None, batch_size=8)
+    assert ModelFile(content.tobytes()).inference.active and "batch=1" in file.code
 
 
 @pytest.mark.programs

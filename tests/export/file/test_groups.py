@@ -81,6 +81,23 @@ def gated(x, gate, first="relu"):
     return layers().Multiply()([x, gate(squeezed)])
 
 
+def sum_of(*x):
+    return layers().Add()([*x])
+
+
+def cut(image):
+    """Two first convolutions, of which XNNPACK sees the second one later, because it does not take REVERSE_V2."""
+    import keras
+
+    later = keras.ops.flip(layers().MaxPooling2D(3, 1, "same")(image), axis=1)
+    return [layers().Conv2D(16, 3, 2, activation="relu")(pad(x)) for x in (image, later)]
+
+
+def with_mean(x):
+    """A product with its mean, for which XNNPACK looks for a group."""
+    return layers().Multiply()([x, conv1(conv1(pool(x, keepdims=True)))])
+
+
 def gated_by_dense(x):
     wide = layers().Dense(24, activation="sigmoid")(layers().Dense(8, activation="relu")(pool(x)))
     return layers().Multiply()([x, layers().Reshape((1, 1, 24))(wide)])
@@ -168,6 +185,10 @@ NETS = {
         "not reduce exactly",
         lambda x: head((lambda y: layers().Multiply()([y, mean_over(3)(y)]))(conv1(x))),
     ),
+    "cut_before_a_sum": Net("dense", "REVERSE_V2", lambda x: head(conv1(sum_of(conv1(x[0], 16), x[1]))), entry="cut"),
+    "cut_beside_a_mean": Net(
+        "wrong", "REVERSE_V2", lambda x: head(sum_of(conv1(with_mean(conv1(x[0])), 16), x[1])), entry="cut"
+    ),
     "image_out": Net("wrong", "leaves the model", lambda x: conv1(gated(conv1(x), activation("sigmoid")), 10)),
 }
 
@@ -181,6 +202,7 @@ def model_of(net: Net) -> Any:
     first = {
         "padded": lambda: layers().Conv2D(16, 3, 2, activation="relu")(pad(image)),
         "same": lambda: layers().Conv2D(16, 3, 2, "same", activation="relu")(image),
+        "cut": lambda: cut(image),
         "wide": lambda: layers().Conv2D(16, 7, 2, activation="relu")(pad(image, 3)),
     }[net.entry]()
     model = keras.Model(image, net.build(first))
