@@ -240,7 +240,7 @@ def random_networks(count: int) -> None:
     sys.path += [str(kernels.ROOT / folder) for folder in ("tests/helpers", "tests/export/rewriting")]
     from test_sparse_convolutions import CLOSE, drawn
 
-    sparse_convolutions._LEAST_GAIN = 0.0
+    sparse_convolutions.LEAST_GAIN = 0.0
     worst, rewritten = 0.0, 0
     for seed in range(1000, 1000 + count):
         content = drawn(seed, steps=7)
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=0, metavar="N")
     options = parser.parse_args()
     if options.forced:
-        sparse_convolutions._LEAST_GAIN = 0.0
+        sparse_convolutions.LEAST_GAIN = 0.0
     if options.applications:
         applications(options.networks or APPLICATIONS, home=options.folder)
         return

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-_LARGEST = 7  # rows or columns of a kernel: shifts by one at a time would cost more than a larger one saves
+_LARGEST = 9  # rows or columns that a window reads: shifts go by one at a time
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Window:
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """The rows and columns from its first entry to its last."""
+        return (self.size[0] - 1) * self.dilation[0] + 1, (self.size[1] - 1) * self.dilation[1] + 1
 
     def reads(self, axis: int, *, phases: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
         """Yield output phase, entry of the kernel, input phase and shift, along rows (0) or columns (1)."""
@@ -388,7 +393,7 @@ def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[
 @functools.cache
 def _forms(window: Window, phases: tuple[int, int]) -> tuple[Chain, ...]:
     """Return the chains of a kernel of ones on one channel."""
-    if not stride_between(window.stride, phases) or max(window.size) > _LARGEST:
+    if not stride_between(window.stride, phases) or max(window.reach) > _LARGEST:
         return ()
     return _chains(taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
 
@@ -437,7 +442,7 @@ def cost_of_maximum(
 
 @functools.cache
 def _work_of_maximum(window: Window, phases: tuple[int, int], border: float, is_even: bool) -> float:
-    if not stride_between(window.stride, phases) or max(window.size) > _LARGEST:
+    if not stride_between(window.stride, phases) or max(window.reach) > _LARGEST:
         return float("inf")
     chain = maximum(window, channels=1, phases=phases, border=border, is_even=is_even)
     return _work(chain, per_entry=PER_ENTRY)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ from tfprune.export.rewriting.shapes import fix_batch
 _MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
 _SINGLE = Window((1, 1))
 _IMAGE_CHANNELS = 3
+_NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
+_OUTSIDE = 2.0**100  # is subtracted where a map ends
 _ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
 
 
@@ -52,47 +54,47 @@ class _Plan:
 
     Attributes:
         nodes: Its operators, in order.
-        phases: 1 or 2 for each tensor inside of it.
+        entering: The tensors that it takes from the rest of the graph.
+        leaving: Those that it makes for the rest.
+        outside: The operators of the rest.
+        phases: 1 or 2 for each tensor inside of it, as it is made.
+        taken: 1 or 2 for each node, by its target: how it takes its first source, and those that are alike.
         before: The estimate for the whole graph as it is, in multiplications of a dense convolution.
         after: The estimate for the rewritten graph.
     """
 
-    nodes: tuple[_Node, ...]
-    phases: dict[int, int]
-    before: float
-    after: float
+    nodes: tuple[_Node, ...] = ()
+    entering: tuple[int, ...] = ()
+    leaving: tuple[int, ...] = ()
+    outside: tuple[schema.OperatorT, ...] = field(default=(), repr=False)
+    phases: Mapping[int, int] = field(default_factory=dict)
+    taken: Mapping[int, int] = field(default_factory=dict)
+    before: float = 1.0
+    after: float = 1.0
 
     @property
     def gain(self) -> float:
         return self.before / self.after
 
 
-_NO_PLAN = _Plan((), {}, 1.0, 1.0)
+_NO_PLAN = _Plan()
 _PER_MOVED = 3.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
 _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
-
-
 _PER_NUMBER = {  # by kind, in the group
     "gate": algebra.PER_SUM,
     "clamp": algebra.PER_SUM,
     "difference": algebra.PER_PRODUCT + algebra.PER_ENTRY + algebra.PER_SUM,
     "leak": 3 * algebra.PER_PRODUCT + 4 * algebra.PER_ENTRY,
 }
-
-
-_NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
-_OUTSIDE = 2.0**100  # is subtracted where a map ends
-
-
-_BEGINNINGS, _PASSES = 6, 2  # that are planned in full, and rounds over the maps in which each may change
+_BEGINNINGS, _PASSES = 6, 8  # that are planned in full, and rounds over the maps in which each may change
 
 
 def _best_plan(reader: _Reader) -> _Plan:
     """Return the plan with the lowest estimate, among those that begin at an operator and go on to the end.
 
-    All beginnings are compared with as few maps in phases as they can have, and the best of them planned in full.
+    All beginnings are compared with plain maps, and the best of them planned in full.
     """
     nodes = [node for node in reader.nodes if isinstance(node, _Node)]
     planners = [_Planner(reader, nodes[start:]) for start in range(len(nodes))]
@@ -110,15 +112,14 @@ class _Planner:
     """
 
     def __init__(self, reader: _Reader, nodes: Sequence[_Node]) -> None:
-        self.reader = reader
-        self.nodes = tuple(nodes)
+        self.reader, self.nodes = reader, tuple(nodes)
         self.made = {node.target for node in self.nodes if node.kind != "mean"}
-        taken = dict.fromkeys(index for node in self.nodes for index in node.sources)
-        self.entering = [index for index in taken if index not in self.made]
+        sources = dict.fromkeys(index for node in self.nodes for index in node.sources)
+        self.entering = tuple(index for index in sources if index not in self.made)
         outside = self.outside()
         read = {index for operator in outside for index in inputs_of(operator)} | {*indices_of(reader.graph.outputs)}
-        self.leaving = [index for index in self.made if index in read]
-        self._alike = self._classes()
+        self.leaving = tuple(index for index in self.made if index in read)
+        self._maps = [*self.entering, *self.made]
 
     def outside(self) -> list[schema.OperatorT]:
         """Return the operators that stay as they are; zeros that others read stay, too."""
@@ -132,42 +133,55 @@ class _Planner:
             if id(operator) not in joined or (id(operator) not in last and read & {*indices_of(operator.outputs)})
         ]
 
-    def _classes(self) -> dict[int, int]:
-        """Return a representative of each tensor: tensors with the same one are kept in the same phases."""
-        leader: dict[int, int] = {}
-
-        def root(index: int) -> int:
-            while leader.setdefault(index, index) != index:
-                index = leader[index]
-            return index
-
-        for node in self.nodes:
-            for index in node.sources:
-                root(index)
-            for index in node.alike:
-                leader[root(index)] = root(node.target)
-            if node.kind != "mean":
-                root(node.target)
-        return {index: root(index) for index in leader}
-
     def plan(self, *, passes: int) -> _Plan | None:
         """Return the best plan that was found; None if the operators cannot run in a group."""
         if not any(node.kind == "convolution" for node in self.nodes) or not self._runs_whole():
             return None
-        chosen = self._closed({self._alike[index] for index in self.entering if self._is_image(index)})
-        if chosen is None:
+        plain = {index: 2 if index in self.entering and self._is_image(index) else 1 for index in self._maps}
+        starts = [plain, {index: max(self._possible(index)) for index in self._maps}] if passes else [plain]
+        best = min((self._improved(start, passes) for start in starts), key=self._cost)
+        cost = self._cost(best)
+        if cost == float("inf"):
             return None
-        lowest = self._cost(chosen)
-        for each in [*dict.fromkeys(self._alike.values())] * passes:
-            wider = None if each in chosen else self._closed({*chosen, each})
-            if wider is not None and (cost := self._cost(wider)) < lowest:
-                chosen, lowest = wider, cost
-        if lowest == float("inf"):
-            return None
-        phases = {index: 2 if each in chosen else 1 for index, each in self._alike.items()}
-        before = sum(map(self._dense, self.reader.operators))
-        rest = sum(map(self._dense, self.outside()))
-        return _Plan(self.nodes, phases, before, rest + lowest)
+        taken = {node.target: self._best(node, best)[1] for node in self.nodes}
+        outside = tuple(self.outside())
+        before, rest = (sum(map(self._dense, operators)) for operators in (self.reader.operators, outside))
+        return _Plan(self.nodes, self.entering, self.leaving, outside, best, taken, before, rest + cost)
+
+    def _improved(self, phases: dict[int, int], passes: int) -> dict[int, int]:
+        """Change maps, and maps that are joined, one after the other for as long as the estimate falls."""
+        users: dict[int, list[_Node]] = {index: [] for index in self._maps}
+        for node in self.nodes:
+            for index in {*node.sources, node.target} & users.keys():
+                users[index].append(node)
+        groups = [*self._joined(), *([index] for index in self._maps)]
+        near = [[*{id(node): node for index in group for node in users[index]}.values()] for group in groups]
+        is_changed = True
+        while is_changed and passes:
+            is_changed, passes = False, passes - 1
+            for group, nodes in zip(groups, near, strict=True):
+                for wanted in (1, 2):
+                    other = phases | {index: wanted for index in group if wanted in self._possible(index)}
+                    if other != phases and self._cost(other, nodes, group) < self._cost(phases, nodes, group):
+                        phases, is_changed = other, True
+        return phases
+
+    def _joined(self) -> list[list[int]]:
+        """Return maps that other operators than windows take and make together."""
+        leader = {index: index for index in self._maps}
+
+        def root(index: int) -> int:
+            while leader[index] != index:
+                index = leader[index]
+            return index
+
+        for node in self.nodes:
+            for index in node.alike:
+                leader[root(index)] = root(node.target)
+        groups: dict[int, list[int]] = {}
+        for index in self._maps:
+            groups.setdefault(root(index), []).append(index)
+        return [group for group in groups.values() if len(group) > 1]
 
     def _runs_whole(self) -> bool:
         """Tell whether XNNPACK gets all operators before the group and in it at once."""
@@ -186,48 +200,53 @@ class _Planner:
     def _is_image(self, index: int) -> bool:
         return self.reader.shape(index)[3] <= _IMAGE_CHANNELS
 
-    def _closed(self, classes: set[int]) -> frozenset[int] | None:
-        """Add what has to be in phases as well; None if that is not possible."""
-        closed = set(classes)
-        while True:
-            size = len(closed)
-            for node in self.nodes:
-                if node.is_window:
-                    before, behind = self._alike[node.sources[0]], self._alike[node.target]
-                    if before in closed and node.window.stride == 1:
-                        closed.add(behind)
-                    if behind in closed and node.window.stride == 2:
-                        closed.add(before)
-            if len(closed) == size:
-                break
-        in_phases = [index for index, each in self._alike.items() if each in closed]
-        possible = all(self._may_have_phases(index) for index in in_phases)
-        return frozenset(closed) if possible else None
-
-    def _may_have_phases(self, index: int) -> bool:
-        if index in self.entering and self._is_image(index):
-            return True
+    def _possible(self, index: int) -> tuple[int, ...]:
+        """Return the phases that a map may have: 1, or 1 and 2."""
         _, height, width, channels = self.reader.shape(index)
-        return not (height % 2 or width % 2 or channels > _MOST_CHANNELS_IN_PHASES)
+        is_even = not (height % 2 or width % 2) or (index in self.entering and self._is_image(index))
+        return (1, 2) if is_even and channels <= _MOST_CHANNELS_IN_PHASES else (1,)
 
-    def _cost(self, chosen: Collection[int]) -> float:
-        phases = {index: 2 if each in chosen else 1 for index, each in self._alike.items()}
-        total = sum(self._known(node, phases) for node in self.nodes)
-        total += sum(_entry_cost(self.reader.shape(index), phases[index]) for index in self.entering)
-        return total + sum(_exit_cost(self.reader.shape(index), phases[index]) for index in self.leaving)
+    def _cost(
+        self, phases: Mapping[int, int], nodes: Sequence[_Node] | None = None, maps: Collection[int] | None = None
+    ) -> float:
+        """Estimate nodes and maps (by default, all) in the group."""
+        nodes, maps = self.nodes if nodes is None else nodes, self._maps if maps is None else maps
+        total = sum(self._best(node, phases)[0] for node in nodes)
+        total += sum(_entry_cost(self.reader.shape(index), phases[index]) for index in self.entering if index in maps)
+        return total + sum(
+            _exit_cost(self.reader.shape(index), phases[index]) for index in self.leaving if index in maps
+        )
 
-    def _known(self, node: _Node, phases: Mapping[int, int]) -> float:
-        key = node.target, *(phases[index] for index in (node.sources[0], node.target) if index in phases)
+    def _best(self, node: _Node, phases: Mapping[int, int]) -> tuple[float, int]:
+        """Return what a node costs, with maps taken apart or put together for it, and how it takes its sources."""
+        behind = phases.get(node.target, 1)
+        wanted = (behind,) if node.alike else self._possible(node.sources[0])
+        return min((self._known(node, each, behind) + self._moving(node, each, phases), each) for each in wanted)
+
+    def _moving(self, node: _Node, wanted: int, phases: Mapping[int, int]) -> float:
+        """Estimate giving the sources of a node the phases that it wants."""
+        total = 0.0
+        for index in node.alike or node.sources[:1]:
+            shape = self.reader.shape(index)
+            if wanted not in self._possible(index):
+                return float("inf")
+            if wanted > phases[index]:
+                total += _phases_cost(shape)
+            elif wanted < phases[index]:
+                total += _entry_cost(shape, 1) + (0.0 if index in self.entering else _exit_cost(shape, 2))
+        return total
+
+    def _known(self, node: _Node, before: int, behind: int) -> float:
+        key = node.target, before, behind
         if key not in self.reader.costs:
-            self.reader.costs[key] = self._sparse(node, phases)
+            self.reader.costs[key] = self._sparse(node, before, behind)
         return self.reader.costs[key]
 
-    def _sparse(self, node: _Node, phases: Mapping[int, int]) -> float:
+    def _sparse(self, node: _Node, before: int, behind: int) -> float:
         """Estimate a node in the group."""
-        reader, before = self.reader, phases[node.sources[0]]
+        reader = self.reader
         if node.kind in ("mean", "squeeze"):
             return float(np.prod(reader.shape(node.sources[0]))) * 2
-        behind = phases[node.target]
         _, height, width, channels = reader.shape(node.target)
         pixels = -(-height // behind) * -(-width // behind)
         if node.kind == "join":
@@ -261,7 +280,7 @@ class _Planner:
         shapes = self.reader.shape(node.sources[0]), self.reader.shape(node.target)
         copied = float(np.prod(shapes[1])) * (algebra.PER_PRODUCT + algebra.PER_ENTRY)
         if behind == 2 and node.window.size[0] == 2:
-            return copied if before == 1 else copied + _exit_cost(shapes[0], 2) + _entry_cost(shapes[0], 1)
+            return copied if before == 1 else float("inf")
         return copied + float(np.prod(shapes[1])) * _PER_MOVED + _entry_cost(shapes[1], behind)
 
     def _keeps_grid(self, node: _Node, phases: tuple[int, int]) -> bool:
@@ -331,54 +350,66 @@ class _Writer:
     def __init__(self, reader: _Reader, plan: _Plan) -> None:
         self.reader, self.plan = reader, plan
         self.model, self.graph = reader.model, reader.graph
-        self.maps: dict[int, int] = {}  # by the tensor of the file that a map stands for
+        self.maps: dict[tuple[int, int], int] = {}  # by the tensor of the file that a map stands for, and phases
 
     def write(self) -> None:
-        plan, reader = self.plan, self.reader
-        planner = _Planner(reader, plan.nodes)
-        self.graph.operators = planner.outside()
-        for index in planner.entering:
-            self.maps[index] = self._entered(index, phases=plan.phases[index])
+        plan = self.plan
+        self.graph.operators = [*plan.outside]
         for node in plan.nodes:
-            self._node(node)
-        for index in planner.leaving:
+            if node.kind == "mean":
+                self._mean(node)
+            else:
+                self.maps[node.target, plan.phases[node.target]] = self._node(node)
+        for index in plan.leaving:
             self._leave(index)
         self.graph.operators = _in_order(self.graph.operators)
 
-    def _node(self, node: _Node) -> None:
-        source = self.maps[node.sources[0]]
-        if node.kind == "mean":
-            self._mean(node)
-        elif node.ignores_border and node.kind == "depthwise":
-            self.maps[node.target] = self._averaged(node)
-        elif node.kind in _WRITING:
-            self.maps[node.target] = _WRITING[node.kind](self, node)
-        elif node.kind == "join":
-            self.maps[node.target] = self._copied(node.operators[-1], [self.maps[index] for index in node.sources])
-        elif node.kind == "concatenation":
-            self.maps[node.target] = self._concatenation(node)
-        elif node.kind == "enlarge":
-            self.maps[node.target] = self._enlarged(node)
-        elif self._is_native(node) and node.centered is not None:
-            self.maps[node.target] = self._depthwise(
+    def _sources(self, node: _Node) -> list[int]:
+        """Return the maps that a node takes, in its phases."""
+        alike = node.alike or node.sources[:1]
+        taken = self.plan.taken[node.target]
+        return [self._in(index, taken if index in alike else self.plan.phases[index]) for index in node.sources]
+
+    def _in(self, index: int, phases: int) -> int:
+        """Return a map in phases, which enters, or is taken apart or put together, where it was not made so."""
+        if (index, phases) not in self.maps:
+            if index in self.plan.entering:
+                made = self._entered(index, phases=phases)
+            elif phases == 2:
+                made = self._in_phases(self.maps[index, 1])
+            else:
+                made = self._airlock(self._put_together(self.maps[index, 2], self._map(*self._shape(index)[1:])))
+            self.maps[index, phases] = made
+        return self.maps[index, phases]
+
+    def _phases(self, node: _Node) -> tuple[int, int]:
+        return self.plan.taken[node.target], self.plan.phases[node.target]
+
+    def _node(self, node: _Node) -> int:
+        """Write a node, and return the map that it makes."""
+        if node.ignores_border and node.kind == "depthwise":
+            return self._averaged(node)
+        if node.kind in _WRITING:
+            return _WRITING[node.kind](self, node)
+        source, phases = self._sources(node)[0], self._phases(node)
+        if node.is_plain_depthwise and node.centered is not None and phases == (1, 1):
+            return self._depthwise(
                 source, node.centered, stride=node.window.stride, bias=node.bias, activation=node.activation
             )
+        channels = self._shape(node.sources[0])[3]
+        if node.kind == "maximum":
+            chain, bias = self._maximum(node, channels, phases), None
         else:
-            phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
-            channels = self._shape(node.sources[0])[3]
-            if node.kind == "maximum":
-                chain, bias = self._maximum(node, channels, phases), None
-            else:
-                chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
-                bias = np.tile(node.bias, phases[1] ** 2)
-            self.maps[node.target] = self._follow(chain, source, bias=bias, activation=node.activation)
+            chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
+            bias = np.tile(node.bias, phases[1] ** 2)
+        return self._follow(chain, source, bias=bias, activation=node.activation)
+
+    def _join(self, node: _Node) -> int:
+        return self._copied(node.operators[-1], self._sources(node))
 
     def _maximum(self, node: _Node, channels: int, phases: tuple[int, int]) -> Chain:
         is_even = not any(length % 2 for length in self._shape(node.sources[0])[1:3])
         return algebra.maximum(node.window, channels=channels, phases=phases, border=_border(node), is_even=is_even)
-
-    def _is_native(self, node: _Node) -> bool:
-        return node.is_plain_depthwise and self.plan.phases[node.sources[0]] == self.plan.phases[node.target] == 1
 
     def _shape(self, index: int) -> tuple[int, ...]:
         return self.reader.shape(index)
@@ -466,22 +497,18 @@ class _Writer:
         phases = self.plan.phases[node.target]
         sizes = [self._shape(index)[3] for index in node.sources]
         made, start = [], 0
-        for index, size in zip(node.sources, sizes, strict=True):
+        for source, size in zip(self._sources(node), sizes, strict=True):
             matrix = np.zeros((phases**2, sum(sizes), phases**2, size), np.float32)
             for phase in range(phases**2):
                 matrix[phase, start : start + size, phase] = np.eye(size)
-            made.append(self._product(self.maps[index], matrix.reshape(phases**2 * sum(sizes), -1)))
+            made.append(self._product(source, matrix.reshape(phases**2 * sum(sizes), -1)))
             start += size
         return functools.reduce(lambda first, second: self._sum(first, second, activation=node.activation), made)
 
     def _enlarged(self, node: _Node) -> int:
         """Copy each pixel into 2 x 2 phases, which are the enlarged map, or leave and enter the group again."""
-        before, behind = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
-        source, times = self.maps[node.sources[0]], node.window.size[0]
+        (source,), (before, behind), times = self._sources(node), self._phases(node), node.window.size[0]
         _, height, width, channels = self._shape(node.target)
-        if behind == times == before == 2:
-            _, low, narrow, _ = self._shape(node.sources[0])
-            source, before = self._airlock(self._put_together(source, self._map(low, narrow, channels))), 1
         block = times * before
         copies = np.zeros((block, block, channels, before, before, channels), np.float32)
         for p, q in np.ndindex(block, block):
@@ -494,7 +521,7 @@ class _Writer:
 
     def _squeezed(self, node: _Node) -> int:
         """Reduce a map to one pixel; a product has to come behind it, without which XNNPACK gets the shape wrong."""
-        source, phases = self.maps[node.sources[0]], self.plan.phases[node.sources[0]]
+        (source,), phases = self._sources(node), self._phases(node)[0]
         channels = self._shape(source)[3]
         axes, options = self._constant(np.array([1, 2], np.int32)), schema.ReducerOptionsT(keepDims=True)
         pixel = self._add("MEAN", [source, axes], self._map(1, 1, channels), options)
@@ -502,12 +529,11 @@ class _Writer:
 
     def _averaged(self, node: _Node) -> int:
         """Average the entries inside of the image: the sum of zeros around it as well, divided by that of ones."""
-        source = self.maps[node.sources[0]]
-        self._node(replace(node, activation=NO_ACTIVATION, ignores_border=False))
-        made, phases = self.maps[node.target], [self.plan.phases[index] for index in (node.sources[0], node.target)]
+        (source,), phases = self._sources(node), self._phases(node)
+        made = self._node(replace(node, activation=NO_ACTIVATION, ignores_border=False))
         ones = np.zeros((phases[0] ** 2, self._shape(source)[3]), np.float32)
         whole = self._product(source, ones, bias=np.ones(len(ones)))
-        chain = algebra.cheapest(node.kernel[:1], node.window, phases=(phases[0], phases[1]))
+        chain = algebra.cheapest(node.kernel[:1], node.window, phases=phases)
         part = self._follow(chain, whole, bias=None, activation=NO_ACTIVATION)
         for kind in ("SQUARE", "RSQRT"):  # their inverse
             part = self._add(kind, [part], self._map(*self._shape(part)[1:]), None)
@@ -516,24 +542,24 @@ class _Writer:
         return self._add("MUL", [made, self._product(part, spread)], self._map(*self._shape(made)[1:]), options)
 
     def _gated(self, node: _Node) -> int:
-        source, pixel = (self.maps[index] for index in node.sources)
+        source, pixel = self._sources(node)
         if self.plan.phases[node.target] == 2:
             pixel = self._product(pixel, np.tile(np.eye(self._shape(pixel)[3], dtype=np.float32), (4, 1)))
         return self._copied(node.operators[-1], [source, pixel])
 
     def _clamped(self, node: _Node) -> int:
-        source = self.maps[node.sources[0]]
+        source = self._sources(node)[0]
         inputs = [source if index in node.sources else index for index in inputs_of(node.operators[-1])]
         return self._copied(node.operators[-1], inputs, like=source)
 
     def _difference(self, node: _Node) -> int:
-        first, second = (self.maps[index] for index in node.sources)
+        first, second = self._sources(node)
         negative = self._product(second, -np.eye(self._shape(second)[3], dtype=np.float32))
         return self._sum(first, negative, activation=node.activation)
 
     def _leak(self, node: _Node) -> int:
         """Write PRELU as relu(x) - slope relu(-x)."""
-        source = self.maps[node.sources[0]]
+        (source,) = self._sources(node)
         slopes = np.tile(node.bias, self.plan.phases[node.target] ** 2)
         one = np.eye(len(slopes), dtype=np.float32)
         both = self._product(source, np.concatenate([one, -one]), activation=RELU)
@@ -541,8 +567,8 @@ class _Writer:
 
     def _mean(self, node: _Node) -> None:
         """Leave the group by a mean over the image."""
-        source = self.maps[node.sources[0]]
-        channels, phases = self._shape(node.sources[0])[3], self.plan.phases[node.sources[0]]
+        (source,), phases = self._sources(node), self.plan.taken[node.target]
+        channels = self._shape(node.sources[0])[3]
         if phases == 2:
             source = self._product(source, np.tile(np.eye(channels, dtype=np.float32) / 4, 4))
         shape, axes = self._shape(node.target), self._constant(np.array([1, 2], np.int32))
@@ -626,9 +652,9 @@ class _Writer:
     def _leave(self, index: int) -> None:
         """Leave the group with a map, which DEPTH_TO_SPACE puts together from its phases."""
         _, height, width, channels = self._shape(index)
-        source = self.maps[index]
-        if self.plan.phases[index] == 1:
-            source = self._in_phases(source)
+        source = self._in(index, 2) if (index, 2) in self.maps or not (height % 2 or width % 2) else None
+        if source is None:  # the rows and columns that this adds stay zero only here
+            source = self._in_phases(self.maps[index, 1])
         if not (height % 2 or width % 2):
             self._put_together(source, index)
             return
@@ -638,6 +664,9 @@ class _Writer:
 
 
 _WRITING: dict[str, Callable[[_Writer, _Node], int]] = {
+    "join": _Writer._join,
+    "concatenation": _Writer._concatenation,
+    "enlarge": _Writer._enlarged,
     "squeeze": _Writer._squeezed,
     "gate": _Writer._gated,
     "clamp": _Writer._clamped,
@@ -671,9 +700,6 @@ def _one_hot(amounts: np.ndarray) -> np.ndarray:
     return kernel
 
 
-_LEAST_GAIN = LEAST_GAIN
-
-
 def spread_convolutions(file: ModelFile) -> tuple[ModelFile, float]:
     """Write the convolutions of a file's main graph as sparse 1x1 convolutions between shifts of whole maps.
 
@@ -690,7 +716,7 @@ def spread_convolutions(file: ModelFile) -> tuple[ModelFile, float]:
     model = file.objects()
     reader = _Reader(model)
     plan = _best_plan(reader)
-    if plan.gain < _LEAST_GAIN or numbers_operators(model):
+    if plan.gain < LEAST_GAIN or numbers_operators(model):
         return file, 1.0
     _Writer(reader, plan).write()
     return file.saved(model), plan.gain
@@ -755,7 +781,7 @@ def _thin(model: schema.ModelT, kernel: schema.TensorT, zeros: float) -> None:
 def _reasons(reader: _Reader, plan: _Plan, *, tensors: Sequence[Tensor]) -> dict[int, str]:
     """Return why operators stay dense, by the tensors that they make: convolutions, and what is before them."""
     nodes = [node for node in reader.nodes if isinstance(node, _Node)]
-    running = {id(each) for node in plan.nodes for each in node.operators} if plan.gain >= _LEAST_GAIN else set()
+    running = {id(each) for node in plan.nodes for each in node.operators} if plan.gain >= LEAST_GAIN else set()
     joined = {id(each) for node in nodes for each in node.operators}
     ahead = [each for each in reader.operators if reader.kind(each) in _CONVOLUTIONS]
     before: dict[int, schema.OperatorT] = {}
@@ -818,6 +844,6 @@ def _why_dense(reader: _Reader, node: _Node, plan: _Plan) -> str:
         return f"it has too few channels, {inputs} to {outputs}, to be faster by zeros"
     if estimate(node.entries) >= size:
         return f"it has too few zeros, {zeros:.0%}: it would be faster from about {pays_from:.0%}"
-    if plan.gain >= _LEAST_GAIN:
+    if plan.gain >= LEAST_GAIN:
         return "sparse kernels begin behind it, where the estimate is best"
     return "moving maps into the sparse kernels and out of them costs more than its zeros save"
