@@ -308,7 +308,7 @@ def used_from_outside(*, by_folder: bool = False) -> set[tuple[str, str]]:
         for node in ast.walk(tree):
             for alias in node.names if isinstance(node, ast.ImportFrom) and node.module in MODULES else ():
                 path = f"{node.module}.{alias.name}"
-                if by_folder and MODULES[node.module].parent == MODULES[name].parent:
+                if by_folder and name not in FACADES and MODULES[node.module].parent == MODULES[name].parent:
                     continue
                 if path in MODULES:
                     modules[alias.asname or alias.name] = path
