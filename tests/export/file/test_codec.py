@@ -36,6 +36,7 @@ METHODS = (*GENERAL, "packed")
 PACKED = {method: encode(MODEL, method) for method in METHODS}
 
 
+@settings(max_examples=60)
 @given(data=st.binary(max_size=400), method=st.sampled_from(GENERAL))
 def test_what_was_packed_comes_back(data, method):
     if method is None and data.startswith((b"\x1f\x8b", b"\xfd7zXZ\x00", b"TFZ")):
@@ -43,7 +44,7 @@ def test_what_was_packed_comes_back(data, method):
     assert _decode(encode(data, method)) == data
 
 
-@settings(max_examples=40)  # xz at its strongest setting takes 100 MB and 10 ms
+@settings(max_examples=20)  # xz at its strongest setting takes 100 MB and 10 ms
 @given(data=st.binary(max_size=400))
 def test_the_standard_library_reads_what_was_packed(data):
     assert gzip.decompress(encode(data, "gzip")) == data
