@@ -25,11 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     takes_long = {id(item) for item in items for name in ("programs", "slow") if item.get_closest_marker(name)}
     programs = [item for item in items if id(item) in takes_long]
-    files = list(dict.fromkeys(item.path for item in programs))
+    files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in programs))}
     others = iter([item for item in items if id(item) not in takes_long])
     dealt: list[pytest.Item] = []
     for worker in range(workers):
-        share = [item for item in programs if files.index(item.path) % workers == worker]
+        share = [item for item in programs if files[item.path] % workers == worker]
         end = len(items) * (worker + 1) // workers  # xdist cuts the list into parts of one length
         dealt += share
         dealt += itertools.islice(others, max(end - len(dealt), 0))

@@ -114,7 +114,8 @@ def test_grasp_in_embeddings_convolutions_and_loops_agrees_with_differences_of_g
 
     model = tfprune.wrap(recurrent(), criterion=Look())
     model.compile("sgd", "mse")
-    tfprune.update_masks(model, 0.0, data=(x, y))
+    gatherer = tfprune.Gatherer(model, (x, y))  # which traces the gradients once
+    tfprune.update_masks(model, 0.0, data=gatherer)
     at, step = dict(facts), 0.1
     weights = dict(_kernels(model))
     moved = []
@@ -122,7 +123,7 @@ def test_grasp_in_embeddings_convolutions_and_loops_agrees_with_differences_of_g
         start = {path: weight.numpy() for path, weight in weights.items()}
         for path, weight in weights.items():
             weight.assign(start[path] + sign * step * at[path]["gradient"])
-        tfprune.update_masks(model, 0.0, data=(x, y))
+        tfprune.update_masks(model, 0.0, data=gatherer)
         moved.append({path: facts[path]["gradient"] for path in at})
         for path, weight in weights.items():
             weight.assign(start[path])

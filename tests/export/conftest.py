@@ -24,7 +24,7 @@ CHECKED_HERE = (
     *("test_shrink_tflite", "test_web", "test_in_browser"),
     *("test_labels", "test_target", "test_fix_batch"),
 )
-APART = ("test_convert", "test_cli", "test_scripts")  # where the converter has its process, as users have it
+APART = ("test_convert", "test_scripts")  # where the converter has its process, as users have it
 
 
 @contextmanager

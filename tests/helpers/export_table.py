@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from once import filled_once
 
 KINDS = ("float32", "float16", "dynamic", "int8")
@@ -198,3 +199,15 @@ def _whole(part: str, arrays: Mapping[str, np.ndarray]) -> Any:
         return arrays[part]
     named = {key.removeprefix(f"{part}/"): array for key, array in arrays.items() if key.startswith(f"{part}/")}
     return [*named.values()] if all(key.isdigit() for key in named) else named
+
+
+def run_resized(content: bytes, arrays: Iterable[np.ndarray], **options: Any) -> list[np.ndarray]:
+    """Run a file as LiteRT's own pages show it, on inputs of any batch: resize, allocate, set, invoke."""
+    interpreter = Interpreter(model_content=content, **options)
+    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
+        interpreter.resize_tensor_input(detail["index"], array.shape)
+    interpreter.allocate_tensors()
+    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
+        interpreter.set_tensor(detail["index"], array)
+    interpreter.invoke()
+    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]

@@ -27,8 +27,10 @@ MODULES = ["tfprune", "tfprune.export"] + [
 
 # More than a second of one processor, or KerasHub's import.
 LONG = {"tfprune.export", "tfprune.export.command_line"}
-LONG |= {"tfprune.compact.prune_to"}
-LONG |= {"tfprune.export.micro.reports", "tfprune.export.rewriting.rewrite"}
+LONG |= {f"tfprune.compact.{name}" for name in ("prune_to", "rank", "narrow")}
+LONG |= {"tfprune.masking.sensitivity", "tfprune.methods.experts.change"}
+LONG |= {"tfprune.export.micro.reports", "tfprune.export.rewriting.rewrite", "tfprune.export.keras_side.ask"}
+LONG |= {f"tfprune.export.{name}" for name in ("keras_side.to_tflite", "pruning.prune", "pruning.shrink")}
 LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune", "moments")}
 LONG |= {
     name for name in MODULES if name.endswith((".generator", ".writer_file", ".to_generator", ".language_model"))

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 from kinds import KINDS
-from tiers import in_test_ci
+from tiers import in_test_all, in_test_ci
 
 import tfprune
 from tfprune.masking.pruned import Pruned
 from tfprune.schedules import Constant
 
-# `make test` runs one of each way of copying; `make test-ci` all.
+# `make test` runs one of each way of copying, and few in place; `make test-ci` also the kinds that are not here.
 QUICK = {
     "a stack",
     "branches",
@@ -25,6 +25,7 @@ QUICK = {
     "no configuration",
 }
 QUICK |= {"a task", "style Config", "layers of scripts", "a class in a graph"}
+QUICK_IN_PLACE = {"a stack", "a class of everything", "no configuration"}
 
 
 def batch(model: keras.Model, x: Any) -> Any:
@@ -74,7 +75,13 @@ def counts(model: keras.Model) -> dict[str, tuple]:
 
 def pairs() -> list[Any]:
     found = [(name, way) for name, kind in KINDS.items() for way in kind.ways]
-    return [pair if pair[0] in QUICK else in_test_ci((pair,)) for pair in found]
+    return [tier(pair) for pair in found]
+
+
+def tier(pair: tuple[str, str]) -> Any:
+    if pair[0] not in QUICK:
+        return in_test_ci((pair,))
+    return in_test_all((pair,)) if pair[1] == "in place" and pair[0] not in QUICK_IN_PLACE else pair
 
 
 @pytest.fixture(scope="module", params=pairs(), ids=lambda pair: ", ".join(pair))

@@ -315,15 +315,13 @@ def assert_same(received, expected, *, atol=0.0) -> None:
         np.testing.assert_allclose(value, expected_value, rtol=0, atol=atol)
 
 
-# Each kind of layer once; `make test-all` takes all rows. test_pruned.py has the recurrent layers and attention, too.
+# Each kind of layer once; `make test-all` takes all rows. test_pruned.py has the others, too.
 QUICK = {
     "Dense",
     "EinsumDense",
     "Embedding",
     "Conv2D",
     "DepthwiseConv2D",
-    "SeparableConv2D",
-    "Conv2DTranspose",
     "RNN",
 }
 QUICK |= {"LSTM, given a state", "TimeDistributed", "MultiHeadAttention", "user's layer of layers"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from tiers import first, in_test_ci
+from tiers import first, in_test_all, in_test_ci
 
 import tfprune
 from tfprune import criteria, patterns
@@ -70,8 +70,15 @@ CASES = {
 }
 # Half a second each; the others have kernels of the same kinds.
 LONG = {"conv2d_groups", "conv3d", "lstm_state", "gru_before", "rnn_of_cells", "bidirectional_two"}
+ALIKE = {"dense_rank3", "dense_single", "einsum_join", "einsum_batch", "conv1d_transpose", "conv3d_transpose"}
+ALIKE |= {"depthwise1d", "separable1d", "lstm_unrolled"}
+DEEPER = ("lstm", "bidirectional", "attention")
 COMPOSITES = ("time_distributed", "bidirectional", "bidirectional_two", "rnn_of_cells")
 SHAPED = sorted(set(CASES) - {"einsum_ellipsis"})
+
+
+def tier(case: str):
+    return in_test_ci(case) if case in LONG else in_test_all(case) if case in ALIKE else case
 
 
 def _backwards() -> keras.layers.Layer:
@@ -138,7 +145,7 @@ def _takes_training(layer) -> bool:
     return "recurrent" in str(type(layer)) or "rnn" in str(type(layer)) or "attention" in str(type(layer))
 
 
-@pytest.mark.parametrize("case", [in_test_ci(case) if case in LONG else case for case in CASES])
+@pytest.mark.parametrize("case", map(tier, CASES))
 def test_gradients_are_zero_under_zeros_and_the_twins_elsewhere(case):
     pruned, twin, masks = pair(case)
 
@@ -258,7 +265,7 @@ def test_name_policy_and_trainable_are_the_layers_unless_given():
 
 
 @pytest.mark.parametrize("policy", first("mixed_float16", "mixed_bfloat16", "float16", "float64"))
-@pytest.mark.parametrize("case", ["dense", "conv2d", "embedding", "lstm", "gru", "bidirectional", "attention"])
+@pytest.mark.parametrize("case", ["dense", "conv2d", "embedding", "gru", *map(in_test_all, DEEPER)])
 def test_dtype_policies_run_and_equal_the_twin(case, policy):
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

@@ -51,7 +51,7 @@ BINARY = RNG.integers(0, 2, 300)
 def test_a_metric_is_what_keras_says(name, y_true, y_pred):
     model = keras.Sequential([keras.Input(y_pred.shape[1:]), keras.layers.Identity()])
     model.compile(loss=lambda y, out: keras.ops.sum(out), metrics=[name], run_eagerly=True)
-    expected = model.evaluate(y_pred, y_true, verbose=0, return_dict=True)[name]
+    expected = model.evaluate(y_pred, y_true, batch_size=len(y_true), verbose=0, return_dict=True)[name]
     assert measure({"out": y_pred}, y_true, metrics=name) == {name: pytest.approx(expected, abs=1e-6)}
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from export_table import run_resized
 
 from tfprune.export.command_line.cli import main
 from tfprune.export.device.benchmark import benchmark
@@ -16,18 +17,6 @@ from tfprune.export.rewriting.rewrite import rewrite
 
 def info(shape, dtype="float32", name="x"):
     return TensorInfo(name, shape, dtype)
-
-
-def run_plainly(data, inputs):
-    """Run a file as LiteRT's own pages show it: resize, allocate, set, invoke."""
-    interpreter = Interpreter(model_content=data)
-    for detail, array in zip(interpreter.get_input_details(), inputs, strict=True):
-        interpreter.resize_tensor_input(detail["index"], array.shape)
-    interpreter.allocate_tensors()
-    for detail, array in zip(interpreter.get_input_details(), inputs, strict=True):
-        interpreter.set_tensor(detail["index"], array)
-    interpreter.invoke()
-    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
 def converted(function, *shapes):
@@ -55,7 +44,7 @@ def audio():
 def test_a_file_that_must_be_resized_before_allocation_runs(spectrogram, audio, tmp_path):
     with pytest.raises(RuntimeError):
         Interpreter(model_content=spectrogram).allocate_tensors()
-    wanted = run_plainly(spectrogram, [audio])
+    wanted = run_resized(spectrogram, [audio])[0]
     runner = Runner(spectrogram)
     assert runner.inputs[0].shape == (1, None)
     np.testing.assert_array_equal(runner.predict(audio), wanted)
@@ -123,7 +112,7 @@ def test_a_shared_vector_beside_a_free_batch(audio):
     data = converted(lambda rows, scale: rows * scale, [None, 8], [8])
     rows, scale = np.ones((3, 8), np.float32), np.arange(8, dtype=np.float32)
     runner = Runner(data)
-    np.testing.assert_array_equal(runner.predict([rows, scale]), run_plainly(data, [rows, scale]))
+    np.testing.assert_array_equal(runner.predict([rows, scale]), run_resized(data, [rows, scale])[0])
     assert verify(data).passed
 
 

@@ -4,7 +4,8 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from hypothesis import HealthCheck, given, settings
+from flipped import FLIPS, flipped
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.export.file.reader import check_structure, long_vectors
@@ -35,14 +36,11 @@ def test_parts_that_share_parts_without_end_are_refused_at_once(endless):
         check_structure(endless)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4), name=st.sampled_from(NAMES))
+@given(flips=FLIPS, name=st.sampled_from(NAMES))
 def test_damage_raises_nothing_but_value_errors(cases, flips, name):
-    data = bytearray(cases[name].data)
-    for flip in flips:
-        data[flip // 8 % len(data)] ^= 1 << flip % 8
+    data = flipped(cases[name].data, flips)
     try:
-        check_structure(bytes(data))
+        check_structure(data)
     except ValueError as error:
         assert str(error).startswith("a part ")
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from hypothesis import HealthCheck, given, settings
+from flipped import FLIPS, flipped
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.export.device.runner import Runner
@@ -180,14 +181,11 @@ def test_foreign_and_endless_bytes_are_refused(endless):
             load_objects(data)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4), name=st.sampled_from(NAMES))
+@given(flips=FLIPS, name=st.sampled_from(NAMES))
 def test_flipped_bits_raise_nothing_but_value_errors(cases, flips, name):
-    data = bytearray(cases[name].data)
-    for flip in flips:
-        data[flip // 8 % len(data)] ^= 1 << flip % 8
+    data = flipped(cases[name].data, flips)
     try:
-        model = load_objects(bytes(data))
+        model = load_objects(data)
     except ValueError:
         return
     try:

@@ -77,7 +77,7 @@ def damage(draw):
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
-@settings(max_examples=150, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     chosen=st.tuples(st.integers(0, 99), st.integers(0, 99)),
     damages=st.lists(damage(), min_size=1, max_size=3),
@@ -97,7 +97,7 @@ def test_damage_gives_an_answer_or_a_value_error_and_takes_little_memory(files, 
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
-@settings(max_examples=100, deadline=5000)
+@settings(max_examples=60, deadline=5000)
 @given(data=st.binary(max_size=300).map(lambda tail: b"\x1c\x00\x00\x00TFL3" + tail))
 def test_noise_behind_the_right_first_bytes_is_refused_or_read(reader, data):
     with contextlib.suppress(ValueError):

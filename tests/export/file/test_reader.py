@@ -4,7 +4,8 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from hypothesis import HealthCheck, given, settings
+from flipped import FLIPS, flipped
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.export.device.runner import Runner
@@ -228,16 +229,11 @@ def test_every_truncation_is_noticed(cases):
             read(data[:length])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4), name=st.sampled_from(["dense", "int8", "tokens"])
-)
+@given(flips=FLIPS, name=st.sampled_from(["dense", "int8", "tokens"]))
 def test_flipped_bits_are_read_or_refused(cases, flips, name):
-    data = bytearray(cases[name].data)
-    for flip in flips:
-        data[flip // 8 % len(data)] ^= 1 << flip % 8
+    data = flipped(cases[name].data, flips)
     try:
-        graph = read(bytes(data))
+        graph = read(data)
     except ValueError:
         return
     assert all(tensor.bytes <= len(data) for part in graph.subgraphs for tensor in part.tensors)

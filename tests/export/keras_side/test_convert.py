@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from export_table import run_resized
 
 from tfprune.export.device.processes import OUTPUT, Completed
 from tfprune.export.device.runner import Runner
@@ -134,15 +135,9 @@ def test_inputs_and_outputs_keep_names_and_order(converting_here):
         assert content == convert(model)
     arrays = [RNG.normal(size=(3, 4)).astype("float32") for _ in inputs]
     expected = model.predict(arrays, verbose=0)
-    interpreter = Interpreter(model_content=content)  # a plain one, as a device without this package has it
-    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
-        interpreter.resize_tensor_input(detail["index"], array.shape)
-    interpreter.allocate_tensors()
-    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
-        interpreter.set_tensor(detail["index"], array)
-    interpreter.invoke()
-    for detail, wanted in zip(interpreter.get_output_details(), expected, strict=True):
-        np.testing.assert_allclose(interpreter.get_tensor(detail["index"]), wanted, atol=1e-5)
+    for outputs, wanted in zip(run_resized(content, arrays), expected, strict=True):
+        np.testing.assert_allclose(outputs, wanted, atol=1e-5)
+    interpreter = Interpreter(model_content=content)
     assert set(interpreter.get_signature_list()["serving_default"]["inputs"]) == {"zeta", "alpha", "mid"}
     by_name = Runner(content).predict(dict(zip(("zeta", "alpha", "mid"), arrays, strict=True)))
     np.testing.assert_allclose(by_name["output_10"], expected[10], atol=1e-5)

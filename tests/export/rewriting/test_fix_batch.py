@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from export_table import convert
+from export_table import convert, run_resized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import param
@@ -31,18 +31,6 @@ PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 def fix_batch(content, batch):
     return module.fix_batch(ModelFile(content), batch).content
-
-
-def resized(content, *arrays, resolver=OpResolverType.AUTO):
-    """Run a file in LiteRT on inputs of any batch."""
-    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=resolver)
-    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
-        interpreter.resize_tensor_input(detail["index"], array.shape)
-    interpreter.allocate_tensors()
-    for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
-        interpreter.set_tensor(detail["index"], array)
-    interpreter.invoke()
-    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
 
 
 def bound_output(content, array):
@@ -81,7 +69,7 @@ def test_mobilenet_has_no_shape_that_is_computed_and_gives_the_same(mobilenet, b
     content = (tmp_path / "fixed.tflite").read_bytes()
     assert not {"SHAPE", "STRIDED_SLICE", "PACK"} & {*read(content).ops, *report.ops}
     (image,) = drawn(mobilenet, batch)
-    np.testing.assert_array_equal(bound_output(content, image), resized(mobilenet, image)[0])
+    np.testing.assert_array_equal(bound_output(content, image), run_resized(mobilenet, [image])[0])
     assert [info.shape for info in read(content).inputs] == [(batch, 32, 32, 3)]
     assert [info.shape for info in read(content).outputs] == [(batch, 10)]
     assert report.max_abs_diff == 0
@@ -128,9 +116,11 @@ def test_small_networks_give_what_the_resized_file_gives(name):
         assert "SHAPE" not in read(fixed).ops
         assert all(tensor.shapeSignature is None for tensor in load_objects(fixed).subgraphs[0].tensors)
         (array,) = drawn(content, batch)
-        right, outputs = (resized(data, array, resolver=PLAIN)[0] for data in (content, fixed))
+        right, outputs = (
+            run_resized(data, [array], experimental_op_resolver_type=PLAIN)[0] for data in (content, fixed)
+        )
         np.testing.assert_array_equal(outputs, right)
-        np.testing.assert_allclose(bound_output(fixed, array), resized(content, array)[0], atol=1e-6)
+        np.testing.assert_allclose(bound_output(fixed, array), run_resized(content, [array])[0], atol=1e-6)
 
 
 STEPS = st.lists(st.sampled_from(["dense", "flatten", "fold", "swap", "repeat"]), min_size=1, max_size=4)
@@ -154,7 +144,7 @@ def test_any_stack_of_reshaping_layers_gives_what_the_resized_file_gives(steps, 
     content = convert(keras.Model(inputs, layers.Dense(2)(x)))
     fixed = fix_batch(content, batch)
     (array,) = drawn(content, batch)
-    right, outputs = (resized(data, array, resolver=PLAIN)[0] for data in (content, fixed))
+    right, outputs = (run_resized(data, [array], experimental_op_resolver_type=PLAIN)[0] for data in (content, fixed))
     np.testing.assert_array_equal(outputs, right)
     assert "SHAPE" not in read(fixed).ops
 

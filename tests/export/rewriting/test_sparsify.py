@@ -10,7 +10,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from export_table import KINDS, convert, prune
-from hypothesis import HealthCheck, given, settings
+from flipped import FLIPS, flipped
+from hypothesis import given
 from hypothesis import strategies as st
 from tiers import in_test_ci
 
@@ -439,13 +440,8 @@ def test_what_is_no_whole_tflite_file_is_refused(dense):
             sparsify(data)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4), name=st.sampled_from(["dense", "int8", "tokens"])
-)
+@given(flips=FLIPS, name=st.sampled_from(["dense", "int8", "tokens"]))
 def test_flipped_bits_give_a_file_or_a_value_error(cases, flips, name):
-    data = bytearray(cases[name].data)
-    for flip in flips:
-        data[flip // 8 % len(data)] ^= 1 << flip % 8
+    data = flipped(cases[name].data, flips)
     with suppress(ValueError):
-        read(sparsify(bytes(data)).data)
+        read(sparsify(data).data)
