@@ -759,7 +759,8 @@ class RewritingReport(Report):
             now = f"{self.gain:.2f} times as fast as the dense file by the estimate, below {LEAST_GAIN}"
             start = self.pays_from
             return f"{now}, even with 95% zeros" if start is None else f"{now}; it pays from about {start:.0%} zeros"
-        return next(f"{row.name} ({row.kind}): {row.reason}" for row in rows)
+        row = next((row for row in self.rows if row.kind not in _CONVOLUTIONS), rows[0])
+        return f"{row.name} ({row.kind}): {row.reason}"
 
     def __str__(self) -> str:
         first, *others = self.facts()
