@@ -498,7 +498,7 @@ def _analysis(graph: _Steps) -> Analysis:
         part = replace(graph, steps=steps, outputs=(*graph.outputs, *outputs))
         grouping = _Grouping(part, tuple(roles[number] for number in numbers), outputs)
         groups += (group.renumbered(numbers) for group in grouping.groups())
-    return Analysis(graph, roles, groups, any(graph.tensors[index].sparse for index in graph.origin.values()))
+    return Analysis(graph, roles, tuple(groups), any(graph.tensors[index].sparse for index in graph.origin.values()))
 
 
 def _parts(steps: Sequence[_Step]) -> list[list[int]]:
