@@ -290,6 +290,7 @@ def _report(
         governor=devices[-1].governor,
         temperature=_largest(device.temperature for device in devices),
         prefill_speed=_largest(device.prefill_speed for device in devices),
+        dense_because="",  # until it is asked
         **settings,
     )
 

@@ -498,7 +498,7 @@ def _analysis(graph: _Steps) -> Analysis:
         part = replace(graph, steps=steps, outputs=(*graph.outputs, *outputs))
         grouping = _Grouping(part, tuple(roles[number] for number in numbers), outputs)
         groups += (group.renumbered(numbers) for group in grouping.groups())
-    return Analysis(graph, roles, groups, any(graph.tensors[index].sparse for index in graph.origin.values()))
+    return Analysis(graph, roles, tuple(groups), any(graph.tensors[index].sparse for index in graph.origin.values()))
 
 
 def _parts(steps: Sequence[_Step]) -> list[list[int]]:
@@ -759,7 +759,8 @@ class RewritingReport(Report):
             now = f"{self.gain:.2f} times as fast as the dense file by the estimate, below {LEAST_GAIN}"
             start = self.pays_from
             return f"{now}, even with 95% zeros" if start is None else f"{now}; it pays from about {start:.0%} zeros"
-        return next(f"{row.name} ({row.kind}): {row.reason}" for row in rows)
+        row = next((row for row in self.rows if row.kind not in _CONVOLUTIONS), rows[0])
+        return f"{row.name} ({row.kind}): {row.reason}"
 
     def __str__(self) -> str:
         first, *others = self.facts()

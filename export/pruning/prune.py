@@ -609,7 +609,8 @@ def write_changed(
         ValueError: If the function fails, or no form passes its check.
     """
     changed = _run_apart(work, file.content, jobs=jobs, name=source_name(source), verbose=verbose)
-    forms = candidate_files(fix_batch(changed.file, batch), name=form, optimize=optimize)
+    fixed = changed.file if batch is None else fix_batch(changed.file, batch)
+    forms = candidate_files(fixed, name=form, optimize=optimize)
     check = Check(changed.outputs, default_tolerance(file.graph), _ADVICE)
     choice = choose(forms, inputs=changed.inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(path, choice.packed, holds=choice.form.file.content)
@@ -896,8 +897,8 @@ def prune_tflite(
     pattern: str | Pattern = "unstructured",
     optimize: str = "size",
     compress: str | None = None,
-    max_drop: Limit | None = None,
     batch: int | None = None,
+    max_drop: Limit | None = None,
     verbose: int | str = "auto",
 ) -> PruneTfliteReport:
     """Put zeros in place of the weights of a .tflite file that its outputs miss least, and write the file anew.
@@ -935,12 +936,12 @@ def prune_tflite(
         optimize: As in `rewrite`: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with
             the fastest kernels, `"dense"` the dense one, `"sparse"` the smallest sparse one.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+        batch: The samples that the new file takes at once, as in `rewrite`; None (the default) leaves it as it is. 1
+            is needed for fast zeros of 3x3 convolutions, with `optimize="latency"`.
         max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`: the most zeros with
             which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
             others. For several outputs, the limit holds for each; for several signatures, it holds for the outputs
             of the first graph.
-        batch: The samples that the new file takes at once, as in `rewrite`; None (the default) leaves it as it is. 1
-            is needed for fast zeros of 3x3 convolutions, with `optimize="latency"`.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
             terminal or a notebook, once the call has taken some seconds. It counts layers: each is measured once,
             and pruned once for each sparsity that is tried.
@@ -971,7 +972,8 @@ def prune_tflite(
     shape = as_weight_pattern(pattern, advice="Channels are removed by shrink_tflite, or by `tfprune shrink`.")
     goal = _checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     file = ModelFile.open(source)
-    check_batch(file, batch)
+    if batch is not None:
+        check_batch(file, batch)
     graphs = samples_of_graphs(samples, file)
     settings = {**goal.settings(), "optimize": "size" if optimize == "latency" else optimize, "compress": compress}
     settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}

@@ -212,7 +212,7 @@ class Reader:
     def moved(self, operator: schema.OperatorT, numbers: np.ndarray) -> np.ndarray | None:
         """Return what an operator that only moves or repeats entries makes of an array; None for any other."""
         kind, values = self.kind(operator), [self.values(index) for index in inputs_of(operator)[1:]]
-        if kind == "RESHAPE":
+        if kind in ("RESHAPE", "EXPAND_DIMS"):
             return numbers.reshape(self.shape(int(operator.outputs[0])))
         if kind == "TILE" and values[0] is not None and len(values[0]) == numbers.ndim:
             return np.tile(numbers, values[0])
@@ -385,17 +385,14 @@ def _concatenation(reader: Reader, operator: schema.OperatorT, _: str) -> Node |
 
 def _enlarge(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     """Recognize nearest upsampling, which converters write as RESHAPE and TILE, by what it does."""
-    chain, source = [operator], inputs_of(operator)[0]
-    while not reader.is_map(source) and source in reader.producers and len(chain) < _LONGEST_CHAIN:
+    chain, source, target = [operator], inputs_of(operator)[0], int(operator.outputs[0])
+    while not _times(reader, source, target) and source in reader.producers and len(chain) < _LONGEST_CHAIN:
         chain.insert(0, reader.producers[source])
         source = inputs_of(chain[0])[0] if inputs_of(chain[0]) else -1
-    no, target = f"{kind} has no form with channels first", int(operator.outputs[0])
-    if not reader.is_map(source):
+    no, times = f"{kind} has no form with channels first", _times(reader, source, target)
+    if not times:
         return no
-    shape, made = reader.shape(source), reader.shape(target)
-    times = made[1] // shape[1]
-    if made != (1, times * shape[1], times * shape[2], shape[3]) or not 2 <= times <= _MOST_TIMES:
-        return no
+    shape = reader.shape(source)
     numbers = np.arange(np.prod(shape)).reshape(shape)
     found: np.ndarray | None = numbers
     for each in chain:
@@ -403,6 +400,16 @@ def _enlarge(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | st
     if found is None or not np.array_equal(found, numbers.repeat(times, axis=1).repeat(times, axis=2)):
         return no
     return Node("enlarge", tuple(chain), (source,), target, Window((times, times)))
+
+
+def _times(reader: Reader, source: int, target: int) -> int:
+    """Return how many times a map is as high and as wide as another one; 0 where it is not, in both directions."""
+    if source < 0 or not reader.is_map(source):
+        return 0
+    _, height, width, channels = reader.shape(source)
+    times = reader.shape(target)[1] // height
+    is_enlarged = reader.shape(target) == (1, times * height, times * width, channels)
+    return times if is_enlarged and 2 <= times <= _MOST_TIMES else 0
 
 
 def _reshape(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:

@@ -723,8 +723,7 @@ def rewrite(
     model = file.graph
     allowed = default_tolerance(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
     inputs = random_inputs(model.inputs, model.outputs, rows=_RANDOM_SAMPLES) if check_on is None else check_on
-    check_batch(file, wanted.batch)
-    fixed = fix_batch(file, wanted.fixed_batch)
+    fixed = _with_batch(file, wanted)
     if wanted.micro is not None:
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
         choice = choose_micro(fixed, inputs=samples, check=Check(None, allowed, _ADVICE), micro=wanted.micro)
@@ -745,6 +744,12 @@ def rewrite(
     report = export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
     dropped = {REDUCED_PRECISION} & (file.metadata.keys() - choice.form.file.metadata.keys())
     return replace(report, left_out=tuple(dropped)) if wanted.micro is None else report
+
+
+def _with_batch(file: ModelFile, wanted: Target) -> ModelFile:
+    if wanted.batch is not None:
+        check_batch(file, wanted.batch)
+    return file if wanted.fixed_batch is None else fix_batch(file, wanted.fixed_batch)
 
 
 def _drawn(file: ModelFile, rows: int) -> dict[str, dict[str, np.ndarray]]:

@@ -379,15 +379,13 @@ _ADVICE = "Convert the model again with this batch."
 _Tensors = dict[tuple[int, int], np.ndarray]  # by the number of the graph, and where in it
 
 
-def check_batch(file: ModelFile, batch: int | None) -> None:
-    """Refuse a file that takes another number of samples at once; None is any number.
+def check_batch(file: ModelFile, batch: int) -> None:
+    """Refuse a file that takes another number of samples at once.
 
     Raises:
         TypeError: If it is not a number.
         ValueError: If it is below 1; or naming the inputs.
     """
-    if batch is None:
-        return
     check_count(batch, "batch", least=1)
     for _, infos in _starts(file):
         wrong = [info for info in infos if info.shape and info.shape[0] != batch]
@@ -401,7 +399,7 @@ def check_batch(file: ModelFile, batch: int | None) -> None:
             )
 
 
-def fix_batch(file: ModelFile, batch: int | None) -> ModelFile:
+def fix_batch(file: ModelFile, batch: int) -> ModelFile:
     """Fix the batch of all signatures that leave it open.
 
     The file runs twice on inputs of this batch, in a process of its own. Every tensor gets the shape that it has
@@ -409,7 +407,7 @@ def fix_batch(file: ModelFile, batch: int | None) -> ModelFile:
 
     Args:
         file: The file.
-        batch: The number of samples that the new file takes at once; None leaves it open.
+        batch: The number of samples that the new file takes at once.
 
     Returns:
         The next file; the one given where no batch is open.
@@ -419,7 +417,7 @@ def fix_batch(file: ModelFile, batch: int | None) -> ModelFile:
             values of the inputs.
     """
     infos = [info for _, each in _starts(file) for info in each]
-    if batch is None or not open_batch(infos):
+    if not open_batch(infos):
         return file
     others = [info for info in infos if None in info.shape[1:]]
     if others:

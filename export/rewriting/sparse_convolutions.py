@@ -9,7 +9,6 @@ and the operators that stay dense are those for which the rewriting would cost t
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -825,7 +824,8 @@ def _why_dense(reader: _Reader, node: _Node, plan: _Plan) -> str:
     """Say why a convolution that has a form stays dense."""
     outputs, rows, columns, inputs = node.kernel.shape
     planner = _Planner(reader, [node])
-    phases = [each for each in itertools.product((1, 2), repeat=2) if planner._keeps_grid(node, each)]
+    phases = [(before, behind) for before in (1, 2) for behind in (1, 2)]
+    phases = [each for each in phases if planner._keeps_grid(node, each)]
     if not phases:
         return "its image gets another size by its padding: padding='same' has a form"
 

@@ -140,6 +140,18 @@ class FileGraph:
         columns = self.operator("TILE", [columns, self.integers(1, 1, 1, 2, 1)], (count, 2 * height, width, 2, depth))
         return self.reshape(columns, count, 2 * height, 2 * width, depth)
 
+    def enlarged_in_turn(self, x: int) -> int:
+        """Double height and then width as converters write it for an open batch."""
+        for axis in (1, 2):
+            shape = [*self.shape(x)]
+            shape[axis] *= 2
+            wide = [*self.shape(x)[: axis + 1], 1, *self.shape(x)[axis + 1 :]]
+            x = self.operator("EXPAND_DIMS", [x, self.constant(np.array(axis + 1, np.int32))], tuple(wide))
+            wide[axis + 1] = 2
+            x = self.operator("TILE", [x, self.integers(*(2 if n == axis + 1 else 1 for n in range(5)))], tuple(wide))
+            x = self.reshape(x, *shape)
+        return x
+
     def pad(self, x: int, *, channels: tuple[int, int] = (0, 0), sides: int = 0) -> int:
         """Add zeros before the rows and behind the columns, or on all sides."""
         amounts = np.array([[0, 0], [sides or 1, sides], [sides, sides or 1], channels], np.int32)

@@ -9,7 +9,7 @@ import pytest
 from file_graphs import SAME, VALID, FileGraph
 
 from tfprune.export.device.benchmark import benchmark
-from tfprune.export.device.runner import has_avx
+from tfprune.export.device.runner import Runner, has_avx
 from tfprune.export.file import schema
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.ask import sparse_inference
@@ -170,6 +170,15 @@ def test_convolutions_that_zeros_do_not_make_faster_say_so(channels, zeros, reas
     content = graph.content(body(graph, graph.input, zeros=zeros, channels=channels))
     rewriting = sparse_inference(content).rewriting
     assert not rewriting.pays and all(reason in row.reason for row in rewriting.rows)
+
+
+def test_upsampling_of_a_file_whose_batch_was_open_runs_sparse():
+    graph = FileGraph(0, shape=SHAPE)
+    content = graph.content(body(graph, graph.enlarged_in_turn(body(graph, graph.input))))
+    file, gain = spread_convolutions(ModelFile.open(content))
+    assert gain == pytest.approx(sparse_inference(content).rewriting.gain) and "TILE" not in file.graph.ops
+    image = np.random.default_rng(0).random(SHAPE, np.float32)
+    np.testing.assert_allclose(Runner(file.content).predict(image), Runner(content).predict(image), atol=1e-4)
 
 
 @pytest.mark.programs
