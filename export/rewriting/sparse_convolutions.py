@@ -9,7 +9,7 @@ and the operators that stay dense are those for which the rewriting would cost t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from tfprune.export.file.document import (
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import phases as algebra
-from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, UNARY, spread
+from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, UNARY, Stored, spread
 from tfprune.export.rewriting.maps import Node as _Node
 from tfprune.export.rewriting.maps import Reader as _Reader
 from tfprune.export.rewriting.phases import Chain, Window
@@ -38,6 +38,7 @@ _DELEGATED = {
     *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "DENSIFY", "DEQUANTIZE"),
 }
 _MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
+_AS_FLOATS = Stored()
 _ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
 
 
@@ -275,6 +276,8 @@ class _Planner:
         made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return made * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "DEQUANTIZE":
+            return 0.0  # while the file is loaded
         if kind == "MEAN":
             return float(np.prod(reader.shape(inputs[0]))) * _PER_JOINED
         if kind == "DEPTHWISE_CONV_2D":
@@ -324,6 +327,8 @@ class _Writer:
         self.reader, self.plan = reader, plan
         self.model, self.graph = reader.model, reader.graph
         self.maps: dict[int, int] = {}  # by the tensor of the file that a map stands for
+        self.constants: dict[Hashable, int] = {}
+        self.unpacked: dict[int, int] = {}  # by the constant that DEQUANTIZE takes
 
     def write(self) -> None:
         plan, reader = self.plan, self.reader
@@ -335,7 +340,33 @@ class _Writer:
             self._node(node)
         for index in planner.leaving:
             self._leave(index)
+        self._drop_unpacking()
+        self._unpack_others()
         self.graph.operators = _in_order(self.graph.operators)
+
+    def _drop_unpacking(self) -> None:
+        """Remove what unpacks kernels that nothing takes any more."""
+        read = {index for operator in self.graph.operators for index in inputs_of(operator)}
+        read |= {*indices_of(self.graph.outputs)}
+        self.graph.operators = [
+            operator
+            for operator in self.graph.operators
+            if self.reader.kind(operator) != "DEQUANTIZE" or read & {*indices_of(operator.outputs)}
+        ]
+
+    def _unpack_others(self) -> None:
+        """Let all operators that compute in float32 take float32 kernels: XNNPACK does not mix them with 8 bits."""
+        for operator in list(self.graph.operators):
+            if self.reader.kind(operator) not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+                continue
+            inputs = inputs_of(operator)
+            first, weight = (self.graph.tensors[index] for index in inputs[:2])
+            if weight.type == schema.TensorType.INT8 and first.type == schema.TensorType.FLOAT32:
+                inputs[1] = add_tensor(
+                    self.graph, weight, type=schema.TensorType.FLOAT32, buffer=0, quantization=None
+                )
+                self._add("DEQUANTIZE", [inputs_of(operator)[1]], inputs[1], schema.DequantizeOptionsT())
+                operator.inputs = np.array(inputs, np.int32)
 
     def _node(self, node: _Node) -> None:
         source = self.maps[node.sources[0]]
@@ -353,7 +384,12 @@ class _Writer:
             self.maps[node.target] = self._enlarged(node)
         elif self._is_native(node) and node.centered is not None:
             self.maps[node.target] = self._depthwise(
-                source, node.centered, stride=node.window.stride, bias=node.bias, activation=node.activation
+                source,
+                node.centered,
+                stride=node.window.stride,
+                bias=node.bias,
+                activation=node.activation,
+                stored=node.stored,
             )
         else:
             phases = self.plan.phases[node.sources[0]], self.plan.phases[node.target]
@@ -363,7 +399,9 @@ class _Writer:
             else:
                 chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
                 bias = np.tile(node.bias, phases[1] ** 2)
-            self.maps[node.target] = self._follow(chain, source, bias=bias, activation=node.activation)
+            self.maps[node.target] = self._follow(
+                chain, source, bias=bias, activation=node.activation, stored=node.stored
+            )
 
     def _maximum(self, node: _Node, channels: int, phases: tuple[int, int]) -> Chain:
         is_even = not any(length % 2 for length in self._shape(node.sources[0])[1:3])
@@ -375,7 +413,15 @@ class _Writer:
     def _shape(self, index: int) -> tuple[int, ...]:
         return self.reader.shape(index)
 
-    def _follow(self, chain: Chain, source: int, *, bias: np.ndarray | None, activation: int) -> int:
+    def _follow(
+        self,
+        chain: Chain,
+        source: int,
+        *,
+        bias: np.ndarray | None,
+        activation: int,
+        stored: Stored = _AS_FLOATS,
+    ) -> int:
         """Write the steps of a chain, and return the last map."""
         maps = [source]
         for number, step in enumerate(chain.steps, 1):
@@ -384,7 +430,7 @@ class _Writer:
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
                 own = np.full(len(step.matrix), step.constant) if step.constant else own
-                maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
+                maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused, stored=stored))
             elif step.amounts is not None:
                 kernel = _one_hot(step.amounts, step.size)
                 kernel[:, step.size // 2, step.size // 2] -= step.differs
@@ -397,15 +443,48 @@ class _Writer:
         shape = np.array([1, height, width, channels], np.int32)
         return add_tensor(self.graph, schema.TensorT(name=b"", shape=shape, type=schema.TensorType.FLOAT32, buffer=0))
 
-    def _constant(self, values: np.ndarray) -> int:
-        return add_constant(self.model, self.graph, name=b"", values=values)
+    def _constant(self, values: np.ndarray, *, steps: np.ndarray | None = None, axis: int = 0) -> int:
+        """Add a constant; equal ones are one."""
+        key = values.dtype.str, values.shape, values.tobytes(), None if steps is None else steps.tobytes()
+        if key not in self.constants:
+            index = self.constants[key] = add_constant(self.model, self.graph, name=b"", values=values)
+            if steps is not None:
+                zeros = np.zeros(len(steps), np.int64)
+                self.graph.tensors[index].quantization = schema.QuantizationParametersT(
+                    scale=steps, zeroPoint=zeros, quantizedDimension=axis
+                )
+        return self.constants[key]
+
+    def _weight(self, values: np.ndarray, stored: Stored, *, axis: int) -> int:
+        """Add a kernel in the precision of the one that it is made of; the outputs are along an axis."""
+        small, steps = values.astype(np.float16) if stored.is_half else None, None
+        if len(stored.steps):
+            steps = np.tile(stored.steps, values.shape[axis] // len(stored.steps)).astype(np.float32)
+            along = steps.reshape([-1 if number == axis else 1 for number in range(values.ndim)])
+            small = np.rint(values / along).astype(np.int8)
+        if small is None or np.any(small.astype(np.float32) * (1 if steps is None else along) != values):
+            return self._constant(values)
+        constant = self._constant(small, steps=steps, axis=axis)
+        if constant not in self.unpacked:
+            plain = self.graph.tensors[constant]
+            self.unpacked[constant] = add_tensor(
+                self.graph, plain, type=schema.TensorType.FLOAT32, buffer=0, quantization=None
+            )
+            self._add("DEQUANTIZE", [constant], self.unpacked[constant], schema.DequantizeOptionsT())
+        return self.unpacked[constant]
 
     def _add(self, name: str, inputs: Sequence[int], output: int, options: Any) -> int:
         add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=[output], options=options)
         return output
 
     def _product(
-        self, source: int, matrix: np.ndarray, *, bias: np.ndarray | None = None, activation: int = NO_ACTIVATION
+        self,
+        source: int,
+        matrix: np.ndarray,
+        *,
+        bias: np.ndarray | None = None,
+        activation: int = NO_ACTIVATION,
+        stored: Stored = _AS_FLOATS,
     ) -> int:
         _, height, width, _ = self._shape(source)
         kernel = matrix[:, None, None].astype(np.float32)
@@ -414,7 +493,7 @@ class _Writer:
         bias = np.zeros(len(matrix), np.float32) if bias is None else bias.astype(np.float32)
         options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=1, strideW=1)
         options.fusedActivationFunction = activation
-        inputs = [source, self._constant(kernel), self._constant(bias)]
+        inputs = [source, self._weight(kernel, stored, axis=0), self._constant(bias)]
         return self._add("CONV_2D", inputs, self._map(height, width, len(matrix)), options)
 
     def _depthwise(
@@ -425,6 +504,7 @@ class _Writer:
         stride: int,
         bias: np.ndarray | None = None,
         activation: int = NO_ACTIVATION,
+        stored: Stored = _AS_FLOATS,
     ) -> int:
         """Add a depthwise convolution; its kernel is an array [channels, rows, columns]."""
         _, height, width, channels = self._shape(source)
@@ -435,7 +515,7 @@ class _Writer:
         options = schema.DepthwiseConv2DOptionsT(padding=padding, strideH=stride, strideW=stride, depthMultiplier=1)
         options.fusedActivationFunction = activation
         weight = np.ascontiguousarray(np.moveaxis(kernel, 0, 2)[None], np.float32)
-        inputs = [source, self._constant(weight), self._constant(bias)]
+        inputs = [source, self._weight(weight, stored, axis=3), self._constant(bias)]
         made = self._map(-(-height // stride), -(-width // stride), channels)
         return self._add("DEPTHWISE_CONV_2D", inputs, made, options)
 
