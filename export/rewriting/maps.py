@@ -29,6 +29,19 @@ _NOT_NEGATIVE = {"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "ABS", "SQUARE", "S
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How a kernel is stored, if not as float32.
+
+    Attributes:
+        is_half: Whether it is stored as float16.
+        steps: For each output, the number that its 8-bit integers are multiplied by; empty for other kernels.
+    """
+
+    is_half: bool = False
+    steps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
+
+
+@dataclass(frozen=True)
 class Node:
     """An operator that may run in a group, as a function of maps.
 
@@ -43,6 +56,7 @@ class Node:
         kernel: Array [outputs, rows, columns, inputs] of a convolution; of a depthwise one, inputs is 1.
         bias: Array [outputs] of a convolution.
         activation: What is fused.
+        stored: How the file stores the kernel, which what is made of it keeps.
         ignores_border: Whether what is outside of the image does not count in a pool, as if the window were smaller.
     """
 
@@ -55,6 +69,7 @@ class Node:
     bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
     activation: int = NO_ACTIVATION
     ignores_border: bool = False
+    stored: Stored = Stored()
 
     @functools.cached_property
     def entries(self) -> int:
@@ -142,6 +157,27 @@ class Reader:
         ):
             return None
         return np.frombuffer(np.asarray(data, np.uint8).tobytes(), types[tensor.type]).reshape(self.shape(index))
+
+    def weight(self, index: int) -> tuple[np.ndarray | None, Stored]:
+        """Return a constant of float32, float16 or 8 bits as the numbers that it means, and how it is stored."""
+        producer = self.producers.get(index)
+        if producer is not None and self.kind(producer) == "DEQUANTIZE":
+            index = inputs_of(producer)[0]
+        tensor = self.graph.tensors[index]
+        data = self.model.buffers[tensor.buffer].data
+        kinds = {schema.TensorType.FLOAT16: "<f2", schema.TensorType.INT8: "<i1"}
+        if data is None or not len(data) or tensor.sparsity is not None or tensor.type not in kinds:
+            return self.values(index), Stored()
+        values = np.asarray(data, np.uint8).view(kinds[tensor.type]).reshape(self.shape(index)).astype(np.float32)
+        if tensor.type == schema.TensorType.FLOAT16:
+            return values, Stored(is_half=True)
+        grid = tensor.quantization
+        if grid is None or grid.details is not None or grid.scale is None or np.any(grid.zeroPoint):
+            return None, Stored()
+        axis, steps = int(grid.quantizedDimension or 0), np.asarray(grid.scale, np.float32)
+        if len(steps) == 1:
+            steps = np.repeat(steps, values.shape[axis])
+        return np.moveaxis(np.moveaxis(values, axis, -1) * steps, -1, axis), Stored(steps=steps)
 
     def is_map(self, index: int) -> bool:
         """Tell whether a tensor is one image of float32 whose size is known."""
@@ -255,10 +291,10 @@ def _window(reader: Reader, operator: schema.OperatorT, size: tuple[int, int]) -
 
 def _convolution(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     inputs = inputs_of(operator)
-    kernel = reader.values(inputs[1])
-    bias = reader.values(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
+    kernel, stored = reader.weight(inputs[1])
+    bias = reader.weight(inputs[2])[0] if len(inputs) > 2 and inputs[2] >= 0 else None
     if kernel is None or kernel.dtype != np.float32 or (bias is None and len(inputs) > 2 and inputs[2] >= 0):
-        return "its kernel is not a dense constant of float32"
+        return "its kernel is not a dense constant"
     found = _window(reader, operator, kernel.shape[1:3])
     if isinstance(found, str):
         return found
@@ -271,7 +307,8 @@ def _convolution(reader: Reader, operator: schema.OperatorT, kind: str) -> Node 
         kernel = spread(kernel, channels)
     bias = np.zeros(len(kernel), np.float32) if bias is None else bias
     activation = operator.builtinOptions.fusedActivationFunction
-    return Node(name, operators, (source,), int(operator.outputs[0]), window, kernel, bias, activation)
+    target = int(operator.outputs[0])
+    return Node(name, operators, (source,), target, window, kernel, bias, activation, stored=stored)
 
 
 def spread(kernel: np.ndarray, channels: int) -> np.ndarray:

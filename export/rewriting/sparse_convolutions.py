@@ -9,7 +9,8 @@ and the operators that stay dense are those for which the rewriting would cost t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from tfprune.export.file.reader import Tensor
 from tfprune.export.file.report import open_batch
 from tfprune.export.file.xnnpack import DELEGATED, LEAST_GAIN, Layers, RewritingReport, rewriting_report
 from tfprune.export.rewriting import phases as algebra
-from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, spread
+from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, Stored, spread
 from tfprune.export.rewriting.maps import Node as _Node
 from tfprune.export.rewriting.maps import Reader as _Reader
 from tfprune.export.rewriting.phases import Chain, Window
@@ -41,6 +42,7 @@ _SINGLE = Window((1, 1))
 _IMAGE_CHANNELS = 3
 _NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
 _OUTSIDE = 2.0**100  # is subtracted where a map ends
+_AS_FLOATS = Stored()
 _ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three channels apart into 2 x 2 phases
 
 
@@ -95,7 +97,7 @@ def _best_plan(reader: _Reader) -> _Plan:
 
     All beginnings are compared with plain maps, and the best of them planned in full.
     """
-    nodes = [node for node in reader.nodes if isinstance(node, _Node)]
+    nodes = [node for node in reader.nodes if isinstance(node, _Node) and _Planner(reader, [node]).has_form(node)]
     planners = [_Planner(reader, nodes[start:]) for start in range(len(nodes))]
     simple = [(plan.after, number) for number, each in enumerate(planners) if (plan := each.plan(passes=0))]
     plans = (planners[number].plan(passes=_PASSES) for _, number in sorted(simple)[:_BEGINNINGS])
@@ -181,6 +183,11 @@ class _Planner:
         for index in self._maps:
             groups.setdefault(root(index), []).append(index)
         return [group for group in groups.values() if len(group) > 1]
+
+    def has_form(self, node: _Node) -> bool:
+        """Tell whether a node can run in a group at all, in some phases."""
+        phases = itertools.product(self._possible(node.sources[0]), (1, 2))
+        return any(self._known(node, *each) < float("inf") for each in phases)
 
     def _runs_whole(self) -> bool:
         """Tell whether XNNPACK gets all operators before the group and in it at once."""
@@ -295,6 +302,8 @@ class _Planner:
         made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return made * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "DEQUANTIZE":
+            return 0.0  # while the file is loaded
         if kind == "MEAN":
             return float(np.prod(reader.shape(inputs[0]))) * _PER_JOINED
         if kind == "DEPTHWISE_CONV_2D":
@@ -350,6 +359,8 @@ class _Writer:
         self.reader, self.plan = reader, plan
         self.model, self.graph = reader.model, reader.graph
         self.maps: dict[tuple[int, int], int] = {}  # by the tensor of the file that a map stands for, and phases
+        self.constants: dict[Hashable, int] = {}
+        self.unpacked: dict[int, int] = {}  # by the constant that DEQUANTIZE takes
 
     def write(self) -> None:
         plan = self.plan
@@ -361,7 +372,33 @@ class _Writer:
                 self.maps[node.target, plan.phases[node.target]] = self._node(node)
         for index in plan.leaving:
             self._leave(index)
+        self._drop_unpacking()
+        self._unpack_others()
         self.graph.operators = _in_order(self.graph.operators)
+
+    def _drop_unpacking(self) -> None:
+        """Remove what unpacks kernels that nothing takes any more."""
+        read = {index for operator in self.graph.operators for index in inputs_of(operator)}
+        read |= {*indices_of(self.graph.outputs)}
+        self.graph.operators = [
+            operator
+            for operator in self.graph.operators
+            if self.reader.kind(operator) != "DEQUANTIZE" or read & {*indices_of(operator.outputs)}
+        ]
+
+    def _unpack_others(self) -> None:
+        """Let all operators that compute in float32 take float32 kernels: XNNPACK does not mix them with 8 bits."""
+        for operator in list(self.graph.operators):
+            if self.reader.kind(operator) not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+                continue
+            inputs = inputs_of(operator)
+            first, weight = (self.graph.tensors[index] for index in inputs[:2])
+            if weight.type == schema.TensorType.INT8 and first.type == schema.TensorType.FLOAT32:
+                inputs[1] = add_tensor(
+                    self.graph, weight, type=schema.TensorType.FLOAT32, buffer=0, quantization=None
+                )
+                self._add("DEQUANTIZE", [inputs_of(operator)[1]], inputs[1], schema.DequantizeOptionsT())
+                operator.inputs = np.array(inputs, np.int32)
 
     def _sources(self, node: _Node) -> list[int]:
         """Return the maps that a node takes, in its phases."""
@@ -393,7 +430,12 @@ class _Writer:
         source, phases = self._sources(node)[0], self._phases(node)
         if node.is_plain_depthwise and node.centered is not None and phases == (1, 1):
             return self._depthwise(
-                source, node.centered, stride=node.window.stride, bias=node.bias, activation=node.activation
+                source,
+                node.centered,
+                stride=node.window.stride,
+                bias=node.bias,
+                activation=node.activation,
+                stored=node.stored,
             )
         channels = self._shape(node.sources[0])[3]
         if node.kind == "maximum":
@@ -401,7 +443,7 @@ class _Writer:
         else:
             chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
             bias = np.tile(node.bias, phases[1] ** 2)
-        return self._follow(chain, source, bias=bias, activation=node.activation)
+        return self._follow(chain, source, bias=bias, activation=node.activation, stored=node.stored)
 
     def _join(self, node: _Node) -> int:
         return self._copied(node.operators[-1], self._sources(node))
@@ -413,7 +455,15 @@ class _Writer:
     def _shape(self, index: int) -> tuple[int, ...]:
         return self.reader.shape(index)
 
-    def _follow(self, chain: Chain, source: int, *, bias: np.ndarray | None, activation: int) -> int:
+    def _follow(
+        self,
+        chain: Chain,
+        source: int,
+        *,
+        bias: np.ndarray | None,
+        activation: int,
+        stored: Stored = _AS_FLOATS,
+    ) -> int:
         """Write the steps of a chain, and return the last map."""
         maps = [source]
         for number, step in enumerate(chain.steps, 1):
@@ -422,7 +472,7 @@ class _Writer:
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
                 own = np.full(len(step.matrix), step.constant) if step.constant else own
-                maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused))
+                maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused, stored=stored))
             elif step.amounts is not None:
                 kernel = _one_hot(step.amounts)
                 kernel[:, 1, 1] -= step.differs
@@ -435,15 +485,48 @@ class _Writer:
         shape = np.array([1, height, width, channels], np.int32)
         return add_tensor(self.graph, schema.TensorT(name=b"", shape=shape, type=schema.TensorType.FLOAT32, buffer=0))
 
-    def _constant(self, values: np.ndarray) -> int:
-        return add_constant(self.model, self.graph, name=b"", values=values)
+    def _constant(self, values: np.ndarray, *, steps: np.ndarray | None = None, axis: int = 0) -> int:
+        """Add a constant; equal ones are one."""
+        key = values.dtype.str, values.shape, values.tobytes(), None if steps is None else steps.tobytes()
+        if key not in self.constants:
+            index = self.constants[key] = add_constant(self.model, self.graph, name=b"", values=values)
+            if steps is not None:
+                zeros = np.zeros(len(steps), np.int64)
+                self.graph.tensors[index].quantization = schema.QuantizationParametersT(
+                    scale=steps, zeroPoint=zeros, quantizedDimension=axis
+                )
+        return self.constants[key]
+
+    def _weight(self, values: np.ndarray, stored: Stored, *, axis: int) -> int:
+        """Add a kernel in the precision of the one that it is made of; the outputs are along an axis."""
+        small, steps = values.astype(np.float16) if stored.is_half else None, None
+        if len(stored.steps):
+            steps = np.tile(stored.steps, values.shape[axis] // len(stored.steps)).astype(np.float32)
+            along = steps.reshape([-1 if number == axis else 1 for number in range(values.ndim)])
+            small = np.rint(values / along).astype(np.int8)
+        if small is None or np.any(small.astype(np.float32) * (1 if steps is None else along) != values):
+            return self._constant(values)
+        constant = self._constant(small, steps=steps, axis=axis)
+        if constant not in self.unpacked:
+            plain = self.graph.tensors[constant]
+            self.unpacked[constant] = add_tensor(
+                self.graph, plain, type=schema.TensorType.FLOAT32, buffer=0, quantization=None
+            )
+            self._add("DEQUANTIZE", [constant], self.unpacked[constant], schema.DequantizeOptionsT())
+        return self.unpacked[constant]
 
     def _add(self, name: str, inputs: Sequence[int], output: int, options: Any) -> int:
         add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=[output], options=options)
         return output
 
     def _product(
-        self, source: int, matrix: np.ndarray, *, bias: np.ndarray | None = None, activation: int = NO_ACTIVATION
+        self,
+        source: int,
+        matrix: np.ndarray,
+        *,
+        bias: np.ndarray | None = None,
+        activation: int = NO_ACTIVATION,
+        stored: Stored = _AS_FLOATS,
     ) -> int:
         _, height, width, _ = self._shape(source)
         kernel = matrix[:, None, None].astype(np.float32)
@@ -452,7 +535,7 @@ class _Writer:
         bias = np.zeros(len(matrix), np.float32) if bias is None else bias.astype(np.float32)
         options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=1, strideW=1)
         options.fusedActivationFunction = activation
-        inputs = [source, self._constant(kernel), self._constant(bias)]
+        inputs = [source, self._weight(kernel, stored, axis=0), self._constant(bias)]
         return self._add("CONV_2D", inputs, self._map(height, width, len(matrix)), options)
 
     def _depthwise(
@@ -463,6 +546,7 @@ class _Writer:
         stride: int,
         bias: np.ndarray | None = None,
         activation: int = NO_ACTIVATION,
+        stored: Stored = _AS_FLOATS,
     ) -> int:
         """Add a depthwise convolution; its kernel is an array [channels, rows, columns]."""
         _, height, width, channels = self._shape(source)
@@ -473,7 +557,7 @@ class _Writer:
         options = schema.DepthwiseConv2DOptionsT(padding=padding, strideH=stride, strideW=stride, depthMultiplier=1)
         options.fusedActivationFunction = activation
         weight = np.ascontiguousarray(np.moveaxis(kernel, 0, 2)[None], np.float32)
-        inputs = [source, self._constant(weight), self._constant(bias)]
+        inputs = [source, self._weight(weight, stored, axis=3), self._constant(bias)]
         made = self._map(-(-height // stride), -(-width // stride), channels)
         return self._add("DEPTHWISE_CONV_2D", inputs, made, options)
 
@@ -811,12 +895,12 @@ def _why_not(reader: _Reader, operator: schema.OperatorT, reason: str, *, tensor
         return f"it takes {shape[0]} images at once: build the model with batch_size=1, or leave the batch open"
     if min(shape) < 0:
         return "the size of its image is open: give keras.Input a height and a width"
-    if kind in _CONVOLUTIONS and reader.values(inputs_of(operator)[1]) is None:
+    if kind in _CONVOLUTIONS and reader.weight(inputs_of(operator)[1])[0] is None:
         weight = inputs_of(operator)[1]
         while weight in reader.producers and inputs_of(reader.producers[weight]):
             weight = inputs_of(reader.producers[weight])[0]
         if tensors[weight].constant and tensors[weight].dtype != "float32":
-            return f"its kernel is stored as {tensors[weight].dtype}: leave `quantize` out"
+            return f"its kernel is stored as {tensors[weight].dtype}: float32, float16 and int8 have a form"
     return f"{reason}: {_INSTEAD[kind]}" if kind in _INSTEAD else reason
 
 

@@ -7,6 +7,8 @@ import pytest
 from file_graphs import SAME, VALID, FileGraph
 
 from tfprune.export.device.runner import Runner
+from tfprune.export.file import schema
+from tfprune.export.file.document import add_constant, add_operator, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import sparse_convolutions
 from tfprune.export.rewriting.rewrite import rewrite
@@ -117,6 +119,45 @@ def test_maps_of_odd_size(shape):
     graph = FileGraph(0, shape=shape)
     content = graph.content(layer(graph, layer(graph, layer(graph, graph.input, 48, stride=2), 64, stride=2), 64))
     assert_same_outputs(content, spread(content))
+
+
+def narrowed(content: bytes, kind: type[np.generic]) -> bytes:
+    """Store kernels as float16, or as 8-bit integers with a step for each output, behind DEQUANTIZE."""
+    model = ModelFile.open(content).objects()
+    graph = model.subgraphs[0]
+    for operator in [each for each in graph.operators if operator_name(model, each) in KERNELS]:
+        index, axis = int(operator.inputs[1]), 3 * (operator_name(model, operator) == "DEPTHWISE_CONV_2D")
+        tensor = graph.tensors[index]
+        values = np.moveaxis(model.buffers[tensor.buffer].data.view(np.float32).reshape(tensor.shape), axis, -1)
+        steps = np.maximum(np.abs(values).max(axis=(0, 1, 2)), 1e-6) / 127
+        grid = schema.QuantizationParametersT(quantizedDimension=axis)
+        grid.scale, grid.zeroPoint = steps.astype(np.float32), np.zeros(len(steps), np.int64)
+        small = np.moveaxis(np.rint(values / steps) if kind is np.int8 else values, -1, axis).astype(kind)
+        stored = add_constant(model, graph, name=b"", values=np.ascontiguousarray(small))
+        graph.tensors[stored].quantization = grid if kind is np.int8 else None
+        tensor.buffer = 0
+        add_operator(model, graph, name="DEQUANTIZE", inputs=[stored], outputs=[index])
+    return save_objects(model)
+
+
+KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.int8])
+@pytest.mark.parametrize("network", [residual, gates])
+def test_kernels_keep_the_precision_that_they_are_stored_in(network, kind):
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    whole = graph.content(*network(graph))
+    content = narrowed(whole, kind)
+    found = spread(content)
+    assert_same_outputs(content, found)
+    assert len(found) < len(spread(whole)) - (4 - np.dtype(kind).itemsize) * values_of(content)
+
+
+def values_of(content: bytes) -> int:
+    """The entries of its kernels that are not zero."""
+    weights = ModelFile.open(content).graph.weights
+    return sum(weight.nnz or 0 for weight in weights if len(weight.shape) == 4)
 
 
 def drawn(seed: int, *, steps: int) -> bytes:
