@@ -415,7 +415,8 @@ def _work(chain: Chain, sizes: tuple[int, int]) -> float:
 def _channels(chain: Chain, step: Step) -> int:
     while step.matrix is None and step.amounts is None:
         step = chain.steps[step.sources[-1] - 1]
-    return len(step.amounts if step.matrix is None else step.matrix)
+    found = step.amounts if step.matrix is None else step.matrix
+    return 0 if found is None else len(found)
 
 
 def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Chain:
