@@ -182,13 +182,13 @@ def applications(names: Sequence[str], *, home: Path) -> None:
     passed = 0
     for name in names:
         forms, reasons = _application(name, home)
-        best = max(forms, key=lambda each: forms[each][0], default="")
+        best = "sparse-ready" if "sparse-ready" in forms else "spread" if forms else ""
         found = []
         if best:
             with tempfile.TemporaryDirectory() as folder:
                 pair = {"dense": (home / f"{name}.tflite").read_bytes(), "sparse": forms[best][1]}
                 found = _in_node(Path(folder), pair, pairs=5)
-        estimate = f"{best}, estimated {forms[best][0]:.2f}" if best else "as it was"
+        estimate = f"spread, estimated {forms[best][0]:.2f}" if best == "spread" else best or "as it was"
         print("\t".join([name, estimate, *(row.measured for row in found)]), flush=True)
         for reason, count in reasons.most_common():
             print(f"    {count} {reason}", flush=True)
@@ -212,7 +212,7 @@ def _application(name: str, home: Path) -> tuple[dict[str, tuple[float, bytes]],
         ready = ModelFile.open(_converted(name, home / "ready" / f"{name}.tflite", is_ready=True))
         content = sparsify(ready.after(spell_out_padding, spell_out_numbers).content).data
         if ModelFile.open(content).inference.active:
-            forms["sparse-ready"] = (max(gain, 0) + 1, content)  # has no estimate, and nothing is moved in it
+            forms["sparse-ready"] = (float("nan"), content)  # has no estimate
     return forms, reasons
 
 

@@ -32,12 +32,12 @@ _NOT_NEGATIVE = {"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "ABS", "SQUARE", "S
 class Stored:
     """How a kernel is stored, if not as float32.
 
+    Kernels of float16 are stored as float32 again: in groups, LiteRT.js 2.5 gives wrong outputs with them.
+
     Attributes:
-        is_half: Whether it is stored as float16.
         steps: For each output, the number that its 8-bit integers are multiplied by; empty for other kernels.
     """
 
-    is_half: bool = False
     steps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
 
 
@@ -170,7 +170,7 @@ class Reader:
             return self.values(index), Stored()
         values = np.asarray(data, np.uint8).view(kinds[tensor.type]).reshape(self.shape(index)).astype(np.float32)
         if tensor.type == schema.TensorType.FLOAT16:
-            return values, Stored(is_half=True)
+            return values, Stored()
         grid = tensor.quantization
         if grid is None or grid.details is not None or grid.scale is None or np.any(grid.zeroPoint):
             return None, Stored()

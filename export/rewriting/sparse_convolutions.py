@@ -499,12 +499,12 @@ class _Writer:
 
     def _weight(self, values: np.ndarray, stored: Stored, *, axis: int) -> int:
         """Add a kernel in the precision of the one that it is made of; the outputs are along an axis."""
-        small, steps = values.astype(np.float16) if stored.is_half else None, None
-        if len(stored.steps):
-            steps = np.tile(stored.steps, values.shape[axis] // len(stored.steps)).astype(np.float32)
-            along = steps.reshape([-1 if number == axis else 1 for number in range(values.ndim)])
-            small = np.rint(values / along).astype(np.int8)
-        if small is None or np.any(small.astype(np.float32) * (1 if steps is None else along) != values):
+        if not len(stored.steps):
+            return self._constant(values)
+        steps = np.tile(stored.steps, values.shape[axis] // len(stored.steps)).astype(np.float32)
+        along = steps.reshape([-1 if number == axis else 1 for number in range(values.ndim)])
+        small = np.rint(values / along).astype(np.int8)
+        if np.any(small.astype(np.float32) * along != values):
             return self._constant(values)
         constant = self._constant(small, steps=steps, axis=axis)
         if constant not in self.unpacked:
