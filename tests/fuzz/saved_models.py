@@ -47,7 +47,6 @@ OTHERS = (
     "os",
 )
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-FILES = 200  # of one child
 
 
 def main() -> int:
@@ -58,38 +57,39 @@ def main() -> int:
     length.add_argument("--runs", type=int, default=1000, help="files (default: %(default)s)")
     length.add_argument("--minutes", type=float, help="how long to load files, instead of a number of them")
     parser.add_argument("--seed", type=int, default=1, help="where the mutations begin (default: %(default)s)")
-    parser.add_argument("--child", type=int, nargs=2, metavar=("FIRST", "LAST"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=float, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     if options.child is not None:
-        load_mutants(*options.child, write_seeds())
+        first, last, end = options.child
+        load_mutants(int(first), int(last), end, write_seeds())
         return 0
     first, last, end = options.seed, options.seed + options.runs, math.inf
     if options.minutes is not None:
-        last, end = sys.maxsize, time.monotonic() + 60 * options.minutes
+        last, end = 2**31, time.monotonic() + 60 * options.minutes
     findings: list[str] = []
     while first < last and time.monotonic() < end:
-        first, more = load_in_child(first, min(last, first + FILES))
+        first, more = load_in_child(first, last, end)
         findings += more
     print(f"keras: {len(findings)} finding(s) in {first - options.seed:,} files", *findings, sep="\n")
     return 1 if findings else 0
 
 
-def load_in_child(first: int, last: int) -> tuple[int, list[str]]:
+def load_in_child(first: int, last: int, end: float) -> tuple[int, list[str]]:
     """Return the number to go on with, and the findings."""
-    command = [sys.executable, __file__, "--child", str(first), str(last)]
+    command = [sys.executable, __file__, "--child", str(first), str(last), str(end)]
     with (FOLDER / "log").open("wb") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as child:
         assert child.stdout is not None
         lines = [line.decode().split(maxsplit=1) for line in child.stdout]
     findings = [f"{number}: {what.strip()}" for number, what in lines if what.strip() not in ("begun", "done")]
-    if child.returncode == 0:
-        return last, findings
     number = int(lines[-1][0]) if lines else first
-    return number + 1, [*findings, f"{number}: the process ended with {child.returncode}"]
+    if child.returncode:
+        findings.append(f"{number}: the process ended with {child.returncode}")
+    return number + 1, findings
 
 
-def load_mutants(first: int, last: int, seeds: list[bytes]) -> None:
-    """Load files, and print of each when it begins, and how it ended."""
+def load_mutants(first: int, last: int, end: float, seeds: list[bytes]) -> None:
+    """Load files, at least one and none after `end`, and print of each when it begins, and how it ended."""
     import signal
 
     from tfprune.export.keras_side.loading import load_keras, load_model
@@ -120,6 +120,8 @@ def load_mutants(first: int, last: int, seeds: list[bytes]) -> None:
             (FOLDER / f"finding-{number}.keras").write_bytes(data)
         print(number, ended, flush=True)
         keras.utils.clear_session()
+        if time.monotonic() > end:
+            return
 
 
 def peak_bytes() -> int:
