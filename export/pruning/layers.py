@@ -277,7 +277,7 @@ class LinearOperator:
         return graph if self.loop is None else graph.bodies[self.loop]
 
     def bias(self, pieces: Pieces) -> np.ndarray:
-        """Return its bias as real numbers, no number without one."""
+        """Return its bias as real numbers; an empty array without one."""
         if self.bias_place < 0:
             return np.zeros(0)
         home = self.home(pieces)
