@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop
+from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop, one_class_warning
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, check_number, is_accuracy
+from tfprune.base.spec import ArgumentError, check_number, is_accuracy, warn_user
 from tfprune.export.device.quantization_error import explain_rounding
 from tfprune.export.device.runner import arrays_of
 from tfprune.export.device.verify import (
@@ -494,7 +494,10 @@ def _scored(model: keras.Model, data: _LabeledSamples | None, *, inputs: Signatu
         return []
     outputs = predict(model, data.x, inputs=inputs, argument=DATA)
     if len(outputs) == 1 and data.limit.output is None and not isinstance(data.y, Mapping):  # the file has the names
-        check_can_lose(data.limit, measure({"": outputs[0]}, data.y, metrics=data.metric))
+        before = measure({"": outputs[0]}, data.y, metrics=data.metric)
+        check_can_lose(data.limit, before)
+        if warning := one_class_warning(data.limit, before, data.y):
+            warn_user(warning)
     return outputs
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
-from tfprune.base.limit import Limit, check_can_lose, largest_drop
+from tfprune.base.limit import Limit, check_can_lose, largest_drop, one_class_warning
 from tfprune.base.output import check_verbose
 from tfprune.base.spec import (
     ArgumentError,
@@ -727,12 +727,12 @@ class _Labeled:
         self.metric = metric
         self._x = [*read_job(folder, _X)[1].values()]
         settings, answers = read_job(folder, _Y)
-        self._y = inputs_from_job(settings["form"], answers, draw=list)
+        self.y = inputs_from_job(settings["form"], answers, draw=list)
         self.before = self.metrics(dense)
 
     def metrics(self, content: bytes) -> dict[str, float]:
         """Return the metric of a file, for each output."""
-        return measure(_SampleRunner(content).outputs_of(self._x), self._y, metrics=self.metric)
+        return measure(_SampleRunner(content).outputs_of(self._x), self.y, metrics=self.metric)
 
 
 class _Job:
@@ -765,10 +765,17 @@ class _Job:
             "skipped": self._files.skipped,
             "lost": [vars(row) for row in self._lost(content)],
         }
+        self._samples.hand_over(content, {**settings, "warnings": self._warnings()})
+
+    def _warnings(self) -> list[str]:
+        warnings = []
         if self._files.unmeasured:
             text = "share pruned weights and have no samples: nobody measured how far their outputs moved."
-            settings["warnings"] = [f"Signatures {self._files.unmeasured} {text} Pass samples by signature."]
-        self._samples.hand_over(content, settings)
+            warnings.append(f"Signatures {self._files.unmeasured} {text} Pass samples by signature.")
+        if self._labeled is not None:
+            warning = one_class_warning(self._allowed, self._labeled.before, self._labeled.y)
+            warnings += [] if warning is None else [str(warning)]
+        return warnings
 
     def _wanted(self) -> tuple[bytes, list[PrunedLayer]]:
         sparsity, max_bytes, max_error = (self._settings[name] for name in ("sparsity", "max_bytes", "max_error"))
