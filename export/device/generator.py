@@ -143,8 +143,8 @@ class _Chat:
             >>> pieces = list(generator.chat().stream("a fox", max_tokens=2))
         """
         before, text = self.tokens, self._checked(text, "text")
-        said = self._turn(_USER, text if before else self._system + text) + self._turns[_MODEL][0]
-        ids = self._ids(said, behind=before)
+        prompt = self._turn(_USER, text if before else self._system + text) + self._turns[_MODEL][0]
+        ids = self._ids(prompt, behind=before)
         tokens = self._write(ids, **settings)
         self._last = turn = _Turn(before, ids)
         return self._pieces(self._recorded(turn, tokens), (), ids[-_CONTEXT:])

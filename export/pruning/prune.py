@@ -339,8 +339,8 @@ class _PruningInOrder:
         for graph in self._graphs:
             self.skipped += graph.measure()
         pruned = {layer.buffer for layer in self._checked_layers()}
-        moved = sorted({each.signature for each in others if each.buffer in pruned and each.signature})
-        self.unmeasured = ", ".join(map(repr, moved))
+        signatures = sorted({each.signature for each in others if each.buffer in pruned and each.signature})
+        self.unmeasured = ", ".join(map(repr, signatures))
 
     def _checked_layers(self) -> list[FileLayer]:
         layers = [layer for graph in self._graphs for layer in graph.layers]
