@@ -496,7 +496,7 @@ def _scored(model: keras.Model, data: _LabeledSamples | None, *, inputs: Signatu
     if len(outputs) == 1 and data.limit.output is None and not isinstance(data.y, Mapping):  # the file has the names
         before = measure({"": outputs[0]}, data.y, metrics=data.metric)
         check_can_lose(data.limit, before)
-        if warning := one_class_warning(data.limit, before, data.y):
+        if warning := one_class_warning(data.limit, before, labels=data.y):
             warn_user(warning)
     return outputs
 

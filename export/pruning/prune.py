@@ -773,7 +773,7 @@ class _Job:
             text = "share pruned weights and have no samples: nobody measured how far their outputs moved."
             warnings.append(f"Signatures {self._files.unmeasured} {text} Pass samples by signature.")
         if self._labeled is not None:
-            warning = one_class_warning(self._allowed, self._labeled.before, self._labeled.y)
+            warning = one_class_warning(self._allowed, self._labeled.before, labels=self._labeled.y)
             warnings += [] if warning is None else [str(warning)]
         return warnings
 

@@ -508,7 +508,7 @@ def check_can_lose(limit: Limit, before: Mapping[str, float]) -> None:
             )
 
 
-def one_class_warning(limit: Limit, before: Mapping[str, float], labels: Any) -> ArgumentWarning | None:
+def one_class_warning(limit: Limit, before: Mapping[str, float], *, labels: Any) -> ArgumentWarning | None:
     """Return a warning if a model that always answers the most frequent class keeps a limit, as with shuffled labels.
 
     Args:
