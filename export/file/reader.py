@@ -742,8 +742,8 @@ def check_operators(data: bytes | memoryview) -> None:
     what another gives; one that unpacks a sparse tensor into another shape; one with strides of 0; and one that
     computes with integers whose scales are missing or do not fit each other. Also a file without a graph; a graph
     with an input or output that is not a tensor of it, or with an output that nothing makes; a tensor that is far
-    larger than its file explains; and integers with a zero point that is none of them, or with a scale that is not a
-    number above zero.
+    larger than its file explains; integers with a zero point that is none of them, or with a scale that is not a
+    number above zero; and metadata in a buffer that is not there.
 
     Args:
         data: A plain file that `check_structure` lets through.
@@ -754,7 +754,10 @@ def check_operators(data: bytes | memoryview) -> None:
     try:
         model = FlatbufferTable.root(data)
         codes = [max(code.number(0, "<b"), code.number(3, "<i")) for code in model.tables(1)]
-        filled = {index for index, buffer in enumerate(model.tables(4)) if len(buffer.vector(0, "u1"))}
+        buffers = model.tables(4)
+        filled = {index for index, buffer in enumerate(buffers) if len(buffer.vector(0, "u1"))}
+        if any(entry.number(1, "<I") >= len(buffers) for entry in model.tables(6)):
+            raise ValueError("its metadata are in a buffer that it does not have.")
         graphs = model.tables(2)
         if not graphs:
             raise ValueError("it holds no graph.")

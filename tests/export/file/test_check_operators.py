@@ -166,6 +166,10 @@ def lack_graphs(model, graph):
     model.subgraphs = []
 
 
+def lose_buffer_of_metadata(model, graph):
+    model.metadata = [schema.MetadataT(name=b"x", buffer=len(model.buffers))]
+
+
 def quantized(model):
     return next(one for one in model.subgraphs[0].tensors if one.type == schema.TensorType.INT8)
 
@@ -246,6 +250,7 @@ def make_scale_infinite(model, graph):
     [
         (lack_output, "lacks its output"),
         (lack_graphs, "holds no graph"),
+        (lose_buffer_of_metadata, "metadata are in a buffer that it does not have"),
         (give_what_none_makes, "that no operator makes"),
         (lack_input, "a tensor that it has not"),
         (give_too_much, "a tensor that it has not"),
