@@ -238,7 +238,8 @@ class Limit:
     Args:
         max_drop: The largest loss of the metric, in its unit, at least 0: 0.01 of an accuracy is one point. Of an
             error, it is how much the error may grow. None (the default) sets no bound; the metric is then only
-            reported.
+            reported. `to_tflite` and `prune_tflite` warn of an accuracy so low that always answering the most
+            frequent class would keep the limit: the labels may be those of other samples.
         metric: The name of the metric. `compress` and `to_tflite` also take a metric of Keras, such as
             `keras.metrics.AUC()`, and a function of labels and outputs, which returns a number, or one for each
             sample. None (the default) takes the one that the function names, mostly the accuracy, which refuses
