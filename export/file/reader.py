@@ -743,7 +743,7 @@ def check_operators(data: bytes | memoryview) -> None:
     computes with integers whose scales are missing or do not fit each other. Also a file without a graph; a graph
     with an input or output that is not a tensor of it, or with an output that nothing makes; a tensor that is far
     larger than its file explains; integers with a zero point that is none of them, or with a scale that is not a
-    number above zero; and metadata in a buffer that is not there.
+    number above zero; and metadata in a buffer, or a signature of a graph, that is not there.
 
     Args:
         data: A plain file that `check_structure` lets through.
@@ -761,6 +761,8 @@ def check_operators(data: bytes | memoryview) -> None:
         graphs = model.tables(2)
         if not graphs:
             raise ValueError("it holds no graph.")
+        if any(signature.number(4, "<I") >= len(graphs) for signature in model.tables(7)):
+            raise ValueError("a signature starts at a graph that it does not have.")
         most = max(_ALWAYS_ALLOWED_BYTES, _MAX_EXPANSION * len(data))
         for graph in graphs:
             tensors = [_Tensor.of(table) for table in graph.tables(0)]

@@ -170,6 +170,10 @@ def lose_buffer_of_metadata(model, graph):
     model.metadata = [schema.MetadataT(name=b"x", buffer=len(model.buffers))]
 
 
+def lose_graph_of_signature(model, graph):
+    model.signatureDefs = [schema.SignatureDefT(signatureKey=b"x", inputs=[], outputs=[], subgraphIndex=1)]
+
+
 def quantized(model):
     return next(one for one in model.subgraphs[0].tensors if one.type == schema.TensorType.INT8)
 
@@ -250,6 +254,7 @@ def make_scale_infinite(model, graph):
     [
         (lack_output, "lacks its output"),
         (lack_graphs, "holds no graph"),
+        (lose_graph_of_signature, "starts at a graph that it does not have"),
         (lose_buffer_of_metadata, "metadata are in a buffer that it does not have"),
         (give_what_none_makes, "that no operator makes"),
         (lack_input, "a tensor that it has not"),
