@@ -82,10 +82,10 @@ hub: .venv/dev
 	$(BIN)/python tests/hub/run.py $(BACKBONES)
 
 # Damaged and foreign files for everything that reads files, and nonsense from a board, hours: make fuzz, or
-# make fuzz TARGETS="inspect messages" RUNS=1000.
+# make fuzz TARGETS="inspect messages" RUNS=1000, or make fuzz MINUTES=60.
 fuzz: .venv/dev
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
-	$(BIN)/python tests/fuzz/run.py $(TARGETS) $(if $(RUNS),--runs $(RUNS))
+	$(BIN)/python tests/fuzz/run.py $(TARGETS) $(if $(RUNS),--runs $(RUNS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 # Smaller models of random graphs against the masked ones, half an hour: make fuzz-graphs, or make fuzz-graphs GRAPHS=100.
 GRAPHS ?= 2000

@@ -23,7 +23,7 @@ from pathlib import Path
 from common import Row
 
 from tfprune.export import prune_tflite, shrink_tflite
-from tfprune.export.pruning.prune import OutputError
+from tfprune.export.pruning.samples import OutputError
 
 PACKAGES = Path(__file__).parents[1] / "build" / "packages"
 

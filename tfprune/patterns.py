@@ -305,15 +305,24 @@ def as_pattern(value: Any) -> Pattern:
         >>> as_pattern("2:4"), as_pattern("1x4"), as_pattern("unstructured")
         (NM(n=2, m=4), Block(rows=1, cols=4), Unstructured())
     """
-    sizes = re.fullmatch("([0-9]{1,9})([:x])([0-9]{1,9})", value) if isinstance(value, str) else None
-    if sizes:
-        try:
-            return _BY_SIGN[sizes[2]](int(sizes[1]), int(sizes[3]))
-        except ArgumentError as error:  # which names sizes that nobody gave by name
-            expected = "`pattern` to be N:M with N below M and at least 1, or ROWSxCOLS of at least 1 each"
-            advice = "N counts the weights that stay." if sizes[2] == ":" else ""
-            raise ArgumentError("pattern", expected, repr(value), advice=advice) from error
-    return resolve(value, PATTERNS, Pattern, "pattern")
+    return resolve(value, PATTERNS, Pattern, "pattern", other=pattern_of_sizes)
+
+
+def pattern_of_sizes(value: str) -> Pattern | None:
+    """Return the pattern of `"2:4"` or `"1x4"`; None for a string without sizes.
+
+    Raises:
+        ValueError: If the sizes are out of range.
+    """
+    sizes = re.fullmatch("([0-9]{1,9})([:x])([0-9]{1,9})", value)
+    if sizes is None:
+        return None
+    try:
+        return _BY_SIGN[sizes[2]](int(sizes[1]), int(sizes[3]))
+    except ArgumentError as error:  # which names sizes that nobody gave by name
+        expected = "`pattern` to be N:M with N below M and at least 1, or ROWSxCOLS of at least 1 each"
+        advice = "N counts the weights that stay." if sizes[2] == ":" else ""
+        raise ArgumentError("pattern", expected, repr(value), advice=advice) from error
 
 
 def as_weight_pattern(value: Any, *, advice: str) -> Pattern:

@@ -601,7 +601,8 @@ def write_front(
     for path in _written_before({file.name for file in files}, folder):
         if path.name not in {file.file for file in written}:
             path.unlink(missing_ok=True)
-            _card_of(path).unlink(missing_ok=True)
+            if not _card_of(path).is_dir():  # which is the user's
+                _card_of(path).unlink(missing_ok=True)
     measured = dict(zip(map(id, front), written, strict=True))  # the same numbers wherever a file is listed
     tried = tuple(measured.get(id(file), file) for file in files)
     evaluator = loop.runner.evaluator

@@ -143,8 +143,8 @@ class _Chat:
             >>> pieces = list(generator.chat().stream("a fox", max_tokens=2))
         """
         before, text = self.tokens, self._checked(text, "text")
-        said = self._turn(_USER, text if before else self._system + text) + self._turns[_MODEL][0]
-        ids = self._ids(said, behind=before)
+        prompt = self._turn(_USER, text if before else self._system + text) + self._turns[_MODEL][0]
+        ids = self._ids(prompt, behind=before)
         tokens = self._write(ids, **settings)
         self._last = turn = _Turn(before, ids)
         return self._pieces(self._recorded(turn, tokens), (), ids[-_CONTEXT:])
@@ -320,7 +320,7 @@ class Generator:
         Raises:
             TypeError: If an argument has another type.
             ValueError: If the prompt is empty or does not fit, an id is not in the vocabulary, an argument is out of
-                range, another text is begun in the meantime, or the file gives scores that are no numbers.
+                range, another text is begun in the meantime, or a score of the file is NaN or infinite.
 
         Example:
             >>> len(generator.generate([2, 17, 4], max_tokens=2, temperature=0.8, seed=0))
@@ -392,7 +392,7 @@ class Generator:
         Raises:
             TypeError: If `prompt` is neither a text nor a flat list of token ids.
             ValueError: If there are fewer than two tokens, they do not fit, an id is not in the vocabulary, another
-                text is begun in the meantime, or the file gives scores that are no numbers.
+                text is begun in the meantime, or a score of the file is NaN or infinite.
 
         Example:
             >>> generator.perplexity("the fox jumps") > 1

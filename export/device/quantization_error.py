@@ -571,21 +571,21 @@ class _SameGraph:
         """Find outputs with other names, of operators that alone take the same tensors and make as many numbers."""
         makers: dict[tuple[str, tuple[int, ...]], list[schema.OperatorT]] = defaultdict(list)
         for other in self.file.graph.operators:
-            taken = tuple(end for index in inputs_of(other) if (end := _origin(self.file, index)) >= 0)
-            makers[self.file.kind(other), taken].append(other)
+            sources = tuple(end for index in inputs_of(other) if (end := _origin(self.file, index)) >= 0)
+            makers[self.file.kind(other), sources].append(other)
         for operator in self.exact.graph.operators:
             if self.partner(operator) is None and self.exact.kind(operator) not in _PASSING:
                 ends = [end for index in inputs_of(operator) if (end := _origin(self.exact, index)) >= 0]
-                taken = tuple(_origin(self.file, self.same.get(end, -1)) for end in ends)
+                sources = tuple(_origin(self.file, self.same.get(end, -1)) for end in ends)
                 kind = self.exact.kind(operator)
                 size = _size(self.exact, operator)
-                found = [*makers[kind, taken], *makers[_AS_CONVOLUTION.get(kind, ""), taken]]
-                found = [other for other in found if _size(self.file, other) == size]
-                if len(found) > 1:  # such as keys and values of attention
+                partners = [*makers[kind, sources], *makers[_AS_CONVOLUTION.get(kind, ""), sources]]
+                partners = [other for other in partners if _size(self.file, other) == size]
+                if len(partners) > 1:  # such as keys and values of attention
                     names = self._constant_names(self.exact, operator)
-                    found = [other for other in found if names & self._constant_names(self.file, other)]
-                if len(found) == 1 and min(taken, default=-1) >= 0:
-                    self.same.update(zip(indices_of(operator.outputs), indices_of(found[0].outputs), strict=False))
+                    partners = [other for other in partners if names & self._constant_names(self.file, other)]
+                if len(partners) == 1 and min(sources, default=-1) >= 0:
+                    self.same.update(zip(indices_of(operator.outputs), indices_of(partners[0].outputs), strict=False))
 
     def _constant_names(self, file: NamedTensors, operator: schema.OperatorT) -> set[str]:
         """Return the names of the constants that an operator takes."""
@@ -602,8 +602,8 @@ class _SameGraph:
 
     def partner(self, operator: schema.OperatorT) -> schema.OperatorT | None:
         """Return the operator of the other file that computes the same; None if there is none of the same kind."""
-        made = indices_of(operator.outputs)  # nothing, where a variable is set
-        other = self.file.maker.get(self.same.get(made[0], -1)) if made else None
+        outputs = indices_of(operator.outputs)  # nothing, where a variable is set
+        other = self.file.maker.get(self.same.get(outputs[0], -1)) if outputs else None
         if other is None:
             return None
         kind = self.exact.kind(operator)
@@ -910,12 +910,12 @@ def _move(model: schema.ModelT, layer: Operator, difference: np.ndarray) -> None
     steps = np.rint(difference / tensor.quantization.scale)
     values = np.asarray(model.buffers[tensor.buffer].data).view("<i4") + steps
     limits = np.iinfo(np.int32)
-    moved = np.ascontiguousarray(values.clip(limits.min, limits.max).astype("<i4")).view(np.uint8)
+    raw = np.ascontiguousarray(values.clip(limits.min, limits.max).astype("<i4")).view(np.uint8)
     holders = [each for graph in model.subgraphs for each in graph.tensors if each.buffer == tensor.buffer]
     if len(holders) > 1:  # the others keep the old values
         tensor.buffer = len(model.buffers)
         model.buffers.append(schema.BufferT())
-    model.buffers[tensor.buffer].data = moved
+    model.buffers[tensor.buffer].data = raw
 
 
 def _correct_biases_job(folder: Path) -> None:

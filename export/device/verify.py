@@ -115,8 +115,8 @@ def format_tolerance(model: Model) -> float:
     Args:
         model: The file.
     """
-    stored = {_STORED.get(weight.dtype) for weight in model.weights}
-    return max(TOLERANCES[scheme] for scheme in {None, *stored, *_computed(model)})
+    formats = {_STORED.get(weight.dtype) for weight in model.weights}
+    return max(TOLERANCES[scheme] for scheme in {None, *formats, *_computed(model)})
 
 
 def _computed(model: Model) -> set[str]:
@@ -279,13 +279,13 @@ def _refuse_numbers(labels: np.ndarray, scores: np.ndarray, *, argument: str, ad
         ValueError: If they are not classes and their scores.
     """
     refuse_text(labels, argument)
-    found = why_not_classes(labels, scores)
-    if found:
+    reason = why_not_classes(labels, scores)
+    if reason:
         raise ArgumentError(
             argument,
             f"classes in `{argument}`, by number or as rows of 0 and 1, and outputs that are their scores, for an "
             f"accuracy",
-            found=found,
+            found=reason,
             advice=advice,
         )
 
@@ -701,9 +701,9 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
         )
     if not np.array_equal(output[~finite], expected[~finite], equal_nan=True):
         return Comparison(f"output {name!r} differs where the expected values are not finite")
-    wanted = expected[finite].astype(np.float64)
-    scale = max(_SMALLEST_SCALE, float(np.abs(wanted).max(initial=0)))
-    apart = np.abs(output[finite].astype(np.float64) - wanted)
+    targets = expected[finite].astype(np.float64)
+    scale = max(_SMALLEST_SCALE, float(np.abs(targets).max(initial=0)))
+    apart = np.abs(output[finite].astype(np.float64) - targets)
     difference, rms = float(apart.max(initial=0)), float(np.sqrt(np.square(apart).sum() / max(1, apart.size)))
     if difference <= tolerance * scale:
         return Comparison("", difference, scale, rms)

@@ -156,10 +156,10 @@ def _record_runs(path: Path, model: Model, *, samples: Any, timeout: float) -> _
     """
     name = repr(str(path))
     arrays = _arrays(model, samples, runs=_most_runs(model, name), name=name)
-    done = run_in_child(path, arrays, timeout=timeout)
-    if done.reason:
-        raise ValueError(f"Expected a file that runs on the samples. Received: {name}: {done.reason}.")
-    outputs = [done.outputs[info.name] for info in model.outputs]
+    run = run_in_child(path, arrays, timeout=timeout)
+    if run.reason:
+        raise ValueError(f"Expected a file that runs on the samples. Received: {name}: {run.reason}.")
+    outputs = [run.outputs[info.name] for info in model.outputs]
     for info, output in zip(model.outputs, outputs, strict=True):
         if not np.isfinite(output).all():
             raise ValueError(
@@ -173,7 +173,7 @@ def _record_runs(path: Path, model: Model, *, samples: Any, timeout: float) -> _
     }
     count = len(parts["inputs"][0])
     runs = tuple({side: [part[number] for part in parts[side]] for side in parts} for number in range(count))
-    return _RecordedRuns(runs, done.runtime)
+    return _RecordedRuns(runs, run.runtime)
 
 
 def _size(info: TensorInfo) -> int:

@@ -108,7 +108,7 @@ class Signatures:
             The scores of the next token, if the signature gives some.
 
         Raises:
-            ValueError: If another text was begun since, or the scores are no numbers.
+            ValueError: If another text was begun since, or a score is NaN or infinite.
         """
         tokens = np.zeros((1, count), np.int32)  # what padding writes is overwritten before it is attended to
         tokens[0, : len(part)] = part
@@ -163,7 +163,7 @@ class CachedText:
         """Put one token into the caches, and return the scores of the next, (vocabulary,).
 
         Raises:
-            ValueError: If another text was begun since, or the scores are no numbers.
+            ValueError: If another text was begun since, or a score is NaN or infinite.
         """
         scores = self._signatures.call(self, _DECODE, [token], 1)
         assert scores is not None

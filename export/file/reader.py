@@ -710,6 +710,7 @@ def _dimension(table: FlatbufferTable) -> SparseDimension:
 
 # By the operator's number: its name, and the number of its kind of options, which begin with the number of outputs.
 _COUNTED = {49: ("SPLIT", 35), 88: ("UNPACK", 64), 102: ("SPLIT_V", 79)}
+_COUNTED_INPUTS = {83: ("PACK", 59)}  # the same, with the number of inputs
 # The same for convolutions and pooling: the number of their kind of options, and the slots in which strides stand.
 _STRIDES = {1: (5, 2), 3: (1, 2), 4: (2, 2), 12: (5, 2), 17: (5, 2), 67: (49, 2), 132: (106, 3), 141: (106, 3)}
 # How many inputs an operator needs where it may lack others, such as biases, else all of its inputs, at
@@ -736,12 +737,13 @@ _ALWAYS_ALLOWED_BYTES, _MAX_EXPANSION = 2**29, 1000
 def check_operators(data: bytes | memoryview) -> None:
     """Refuse a file with an operator that does not fit its tensors.
 
-    That is: one that takes a tensor apart into another number of outputs than it says; one without an input or
-    output that it needs; one that writes over an input of its graph, a constant or what another gives; one that
-    unpacks a sparse tensor into another shape; one with strides of 0; and one that computes with integers whose
-    scales are missing or do not fit each other. Also a file without a graph; a graph with an input or output that is
-    not a tensor of it, or with an output that nothing makes; a tensor that is far larger than its file explains; and
-    integers with a zero point that is none of them, or with a scale that is not a number above zero.
+    That is: one that takes a tensor apart into another number of outputs than it says, or joins another number of
+    inputs; one without an input or output that it needs; one that writes over an input of its graph, a constant or
+    what another gives; one that unpacks a sparse tensor into another shape; one with strides of 0; and one that
+    computes with integers whose scales are missing or do not fit each other. Also a file without a graph; a graph
+    with an input or output that is not a tensor of it, or with an output that nothing makes; a tensor that is far
+    larger than its file explains; integers with a zero point that is none of them, or with a scale that is not a
+    number above zero; and metadata in a buffer, or a signature of a graph, that is not there.
 
     Args:
         data: A plain file that `check_structure` lets through.
@@ -752,10 +754,15 @@ def check_operators(data: bytes | memoryview) -> None:
     try:
         model = FlatbufferTable.root(data)
         codes = [max(code.number(0, "<b"), code.number(3, "<i")) for code in model.tables(1)]
-        filled = {index for index, buffer in enumerate(model.tables(4)) if len(buffer.vector(0, "u1"))}
+        buffers = model.tables(4)
+        filled = {index for index, buffer in enumerate(buffers) if len(buffer.vector(0, "u1"))}
+        if any(entry.number(1, "<I") >= len(buffers) for entry in model.tables(6)):
+            raise ValueError("its metadata are in a buffer that it does not have.")
         graphs = model.tables(2)
         if not graphs:
             raise ValueError("it holds no graph.")
+        if any(signature.number(4, "<I") >= len(graphs) for signature in model.tables(7)):
+            raise ValueError("a signature starts at a graph that it does not have.")
         most = max(_ALWAYS_ALLOWED_BYTES, _MAX_EXPANSION * len(data))
         for graph in graphs:
             tensors = [_Tensor.of(table) for table in graph.tables(0)]
@@ -811,7 +818,7 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
         index = operator.number(0, "<I")
         code = codes[index] if index < len(codes) else -1
         inputs, outputs = operator.vector(1, "<i4").tolist(), operator.vector(2, "<i4").tolist()
-        _check_options(operator, code, len(outputs))
+        _check_options(operator, code, inputs=len(inputs), outputs=len(outputs))
         needed = _NEEDED.get(code, max(1, len(inputs)))
         if len(inputs) < _LISTED.get(code, needed) or -1 in inputs[:needed]:
             raise ValueError(f"an operator (number {code}) lacks an input that it needs.")
@@ -830,13 +837,13 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
         raise ValueError("a graph gives a tensor that no operator makes.")
 
 
-def _check_options(operator: FlatbufferTable, code: int, outputs: int) -> None:
+def _check_options(operator: FlatbufferTable, code: int, *, inputs: int, outputs: int) -> None:
     kind, options = operator.number(3, "<B"), operator.table(4)
-    if code in _COUNTED:
-        name, expected = _COUNTED[code]
+    for counted, count, ends in ((_COUNTED, outputs, "outputs"), (_COUNTED_INPUTS, inputs, "inputs")):
+        name, expected = counted.get(code, ("", 0))
         said = options.number(0, "<i") if options and kind == expected else 0
-        if said != outputs:
-            raise ValueError(f"{name} with {outputs} outputs says that it has {said}.")
+        if name and said != count:
+            raise ValueError(f"{name} with {count} {ends} says that it has {said}.")
     if code in _STRIDES:
         expected, count = _STRIDES[code]
         strides = (

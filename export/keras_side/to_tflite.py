@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop
+from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop, one_class_warning
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, check_number, is_accuracy
+from tfprune.base.spec import ArgumentError, check_number, is_accuracy, warn_user
 from tfprune.export.device.quantization_error import explain_rounding
 from tfprune.export.device.runner import arrays_of
 from tfprune.export.device.verify import (
@@ -41,7 +41,6 @@ from tfprune.export.file.container import (
     check_method,
     check_suffix,
     encode,
-    write_atomically,
 )
 from tfprune.export.file.document import add_values, builtin_code, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
@@ -86,8 +85,8 @@ from tfprune.export.rewriting.rewrite import (
     candidate_files,
     choose,
     choose_micro,
-    export_report,
     read_target,
+    write_choice,
 )
 from tfprune.export.rewriting.share_weights import share_values
 from tfprune.export.rewriting.weights import EdgeQuantizer
@@ -495,7 +494,10 @@ def _scored(model: keras.Model, data: _LabeledSamples | None, *, inputs: Signatu
         return []
     outputs = predict(model, data.x, inputs=inputs, argument=DATA)
     if len(outputs) == 1 and data.limit.output is None and not isinstance(data.y, Mapping):  # the file has the names
-        check_can_lose(data.limit, measure({"": outputs[0]}, data.y, metrics=data.metric))
+        before = measure({"": outputs[0]}, data.y, metrics=data.metric)
+        check_can_lose(data.limit, before)
+        if warning := one_class_warning(data.limit, before, labels=data.y):
+            warn_user(warning)
     return outputs
 
 
@@ -873,9 +875,7 @@ def to_tflite(
             progress.add()
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
-    write_atomically(destination, choice.packed, holds=choice.form.file.content)
-    nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
-    report = export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
+    report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
     report = replace(report, uses_calibration=check_on is None and bool(batches))
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
 

@@ -34,6 +34,7 @@ from tfprune.export.file.document import (
     operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.reader import DAMAGE_ERRORS
 from tfprune.export.file.schema import MissingPackage
 from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
 from tfprune.report import Report, install
@@ -184,7 +185,7 @@ def _load_and_run(
 
     Raises:
         RuntimeError: If the interpreter refuses the file.
-        ValueError: If the inputs do not fit.
+        ValueError: If the file is damaged, or the inputs do not fit.
     """
     with _said_to(said):
         interpreter = _load(data, _MAX_ARENA_BYTES)
@@ -219,7 +220,10 @@ def _smallest(total: int, loads: Callable[[int], bool]) -> int:
 def _load(data: bytes, arena: int) -> Any:
     from tflite_micro.python.tflite_micro import runtime
 
-    return runtime.Interpreter.from_bytes(data, arena_size=arena)
+    try:
+        return runtime.Interpreter.from_bytes(data, arena_size=arena)
+    except DAMAGE_ERRORS as error:  # its Python half reads all options of all operators
+        raise ValueError(f"the file is damaged: {error}") from error
 
 
 def _loads(data: bytes, arena: int) -> bool:

@@ -368,10 +368,10 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
         write_job(folder, "job", settings={option: value for option, value in options.items() if value is not None})
         completed = run_job(_run_job, folder, timeout=_TIMEOUT)
         if not completed.ok:
-            said = completed.reason.rpartition("Error: ")[2].rstrip("'")
+            message = completed.reason.rpartition("Error: ")[2].rstrip("'")
             raise ValueError(
                 f"Expected a file that Vela compiles for {accelerator}, and names of its configuration. Received: "
-                f"{said}. It takes dense int8 files: to_tflite(quantize='int8', optimize='dense')."
+                f"{message}. It takes dense int8 files: to_tflite(quantize='int8', optimize='dense')."
             )
         with next(folder.glob("*_summary_*.csv")).open(encoding="utf-8", newline="") as stream:
             summary = next(csv.DictReader(stream))

@@ -73,9 +73,9 @@ def _patches(options: schema.Conv2DOptionsT, shape: tuple[int, ...], *, groups: 
         image, row, column = np.unravel_index(pick(int(np.prod(counts))), counts)
         down = row[:, None] * steps[0] + np.arange(shape[1]) * rates[0]
         right = column[:, None] * steps[1] + np.arange(shape[2]) * rates[1]
-        seen = padded[image[:, None, None], down[:, :, None], right[:, None, :]]
-        seen = seen.reshape(len(image), shape[1] * shape[2], groups, shape[3])
-        return np.moveaxis(seen, 2, 0).reshape(groups, len(image), -1)
+        patches = padded[image[:, None, None], down[:, :, None], right[:, None, :]]
+        patches = patches.reshape(len(image), shape[1] * shape[2], groups, shape[3])
+        return np.moveaxis(patches, 2, 0).reshape(groups, len(image), -1)
 
     return rows
 
@@ -108,9 +108,9 @@ def _transposed_patches(
         counts = len(x), *lengths
         image, row, column = np.unravel_index(pick(int(np.prod(counts))), counts)
         (down, is_down), (right, is_right) = along(0, row, x.shape[1]), along(1, column, x.shape[2])
-        seen = x[image[:, None, None], down[:, :, None], right[:, None, :]]
-        seen = seen * (is_down[:, :, None] & is_right[:, None, :])[..., None]
-        return seen.reshape(1, len(image), -1)
+        patches = x[image[:, None, None], down[:, :, None], right[:, None, :]]
+        patches = patches * (is_down[:, :, None] & is_right[:, None, :])[..., None]
+        return patches.reshape(1, len(image), -1)
 
     return rows
 
@@ -278,7 +278,7 @@ class LinearOperator:
         return graph if self.loop is None else graph.bodies[self.loop]
 
     def bias(self, pieces: Pieces) -> np.ndarray:
-        """Return its bias as real numbers, no number without one."""
+        """Return its bias as real numbers; an empty array without one."""
         if self.bias_place < 0:
             return np.zeros(0)
         home = self.home(pieces)

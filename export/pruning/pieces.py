@@ -98,9 +98,9 @@ class StoredWeight:
         if not self.is_integer:
             return self
         low, high = _RANGES[self.kind]
-        wanted = np.maximum(values / (high - self.zero_point), -values / max(self.zero_point - low, 1))
+        steps = np.maximum(values / (high - self.zero_point), -values / max(self.zero_point - low, 1))
         others = tuple(axis for axis in range(values.ndim) if axis != self.axis)
-        scales = np.maximum(self.scales, wanted.max(axis=others).reshape(-1)).astype(np.float32)
+        scales = np.maximum(self.scales, steps.max(axis=others).reshape(-1)).astype(np.float32)
         changed = copy.copy(self)
         object.__setattr__(changed, "scales", scales.astype(np.float64))
         return changed

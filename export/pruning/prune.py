@@ -6,14 +6,13 @@ import copy
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
-from tfprune.base.limit import Limit, are_probabilities, check_can_lose, largest_drop
+from tfprune.base.limit import Limit, check_can_lose, largest_drop, one_class_warning
 from tfprune.base.output import check_verbose
 from tfprune.base.spec import (
     ArgumentError,
@@ -34,7 +33,6 @@ from tfprune.export.file.container import (
     check_suffix,
     encode,
     source_name,
-    write_atomically,
 )
 from tfprune.export.file.document import (
     drop_hash,
@@ -59,12 +57,11 @@ from tfprune.export.pruning.layers import (
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, has_variables, with_variables
 from tfprune.export.pruning.samples import (
     GraphSamples,
-    are_rows,
-    blocks_of,
+    OutputError,
     check_range,
     check_samples,
+    compare_outputs,
     constant_outputs,
-    deviation,
     drawn_text,
     input_range,
     refuse_same_outputs,
@@ -81,8 +78,8 @@ from tfprune.export.rewriting.rewrite import (
     candidate_files,
     choose,
     default_tolerance,
-    export_report,
     file_name,
+    write_choice,
 )
 from tfprune.export.rewriting.shapes import check_batch, fix_batch
 from tfprune.patterns import NM, Block, Pattern, Unstructured, as_weight_pattern
@@ -251,32 +248,6 @@ class PrunedLayer(Report):
 
 
 @dataclass(frozen=True)
-class OutputError(Report):
-    """How far an output of the pruned file is from the dense file's, on samples that were held out.
-
-    Attributes:
-        name: The name of the output.
-        error: The root of the mean squared difference, as a fraction of the output's standard deviation over the
-            samples; None if the output is the same for all of them.
-        agreement: The fraction of samples whose largest entry is the same one; None if the output is not a row of
-            scores of classes: the means of numbers such as landmarks are far apart, compared with how much each
-            varies from sample to sample.
-        signature: The signature that returns the output, where samples are by signature; otherwise empty.
-    """
-
-    name: str
-    error: float | None
-    agreement: float | None
-    signature: str = ""
-
-    @property
-    def row(self) -> list[str]:
-        """Its row in a table."""
-        name = f"{self.signature}: {self.name}" if self.signature else self.name
-        return [name, number_text(self.error), "-" if self.agreement is None else f"{self.agreement:.1%}"]
-
-
-@dataclass(frozen=True)
 class PruneTfliteReport(Report):
     """Report of `prune_tflite`: the zeros of each weight, and how far the file's outputs moved.
 
@@ -369,8 +340,8 @@ class _PruningInOrder:
         for graph in self._graphs:
             self.skipped += graph.measure()
         pruned = {layer.buffer for layer in self._checked_layers()}
-        moved = sorted({each.signature for each in others if each.buffer in pruned and each.signature})
-        self.unmeasured = ", ".join(map(repr, moved))
+        signatures = sorted({each.signature for each in others if each.buffer in pruned and each.signature})
+        self.unmeasured = ", ".join(map(repr, signatures))
 
     def _checked_layers(self) -> list[FileLayer]:
         layers = [layer for graph in self._graphs for layer in graph.layers]
@@ -476,47 +447,6 @@ def _order(use: tuple[LinearOperator, FileLayer]) -> tuple[int, int]:
     return use[0].order
 
 
-# Compare the outputs of two files on samples.
-
-
-def _compare_outputs(
-    dense: Mapping[str, np.ndarray], pruned: Mapping[str, np.ndarray], *, held: int
-) -> list[OutputError]:
-    """Compare the outputs of two files on the last samples.
-
-    Args:
-        dense: The outputs of the dense file for all samples, by which their variation is measured.
-        pruned: Those of the pruned file for the last ones.
-        held: How many these are.
-    """
-    rows = []
-    for name, values in dense.items():
-        outputs = np.atleast_1d(pruned[name])
-        right = np.atleast_1d(values)[-len(outputs) :]
-        spread = deviation(values)
-        pairs = zip(blocks_of(outputs), blocks_of(right), strict=True)
-        error = float(np.sqrt(sum(np.square(ours - theirs).sum() for ours, theirs in pairs) / outputs.size))
-        has_classes = are_rows(right, rows=held) and _has_classes(values)
-        agreement = float((outputs.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
-        rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
-    return rows
-
-
-# Of variances: landmarks of faces, eyes and hands reach 8 to 26, logits of classifiers 0.01 to 0.05, of samples of
-# nearly one class 2 to 7. Coordinates of poses have 0.5 to 1.5, so that they pass for scores.
-_APART = 3.0
-
-
-def _has_classes(values: np.ndarray) -> bool:
-    """Return True if rows are scores of classes, and not numbers such as landmarks.
-
-    Scores that are not probabilities vary from sample to sample about as much as from class to class; coordinates
-    stay near their places.
-    """
-    real = values.astype(np.float64)
-    return are_probabilities(real) or bool(_APART * real.var(axis=0).mean() >= real.mean(axis=0).var())
-
-
 # Work on a file and samples in a process of its own: nobody has tested the pieces of a foreign file.
 
 _TIMEOUT = 3600.0  # seconds for all of the work on one file
@@ -528,20 +458,48 @@ _SAMPLES, _HELD, _OUTPUTS = "samples", "held", "outputs"  # each with the number
 _Jobs = dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]  # settings and arrays of each, by name
 
 
+_ADVICE = "Check that the file itself runs (`tfprune verify`)."
+
+
 class _Changed(NamedTuple):
-    """The result of a process that pruned a file.
+    """The result of a process that changed a file.
 
     Attributes:
-        file: The new file.
+        source: Where the old file is from.
+        dense: The old file.
+        file: The new one.
         settings: What is to be known of it, and the `"warnings"` about the samples.
         inputs: The samples that were held out, by name; where samples are by signature, such dicts by signature.
         outputs: The expected outputs for them, likewise.
     """
 
+    source: Source
+    dense: ModelFile
     file: ModelFile
     settings: dict[str, Any]
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+
+    def write(
+        self, path: Path, *, name: str, optimize: str, compress: str | None, batch: int | None = None
+    ) -> ExportReport:
+        """Write the best form of the new file, checked, and return its report, with the zeros of all its weights.
+
+        Args:
+            path: Where it is written.
+            name: What it is called, such as `pruned`.
+            optimize: As in `rewrite`.
+            compress: How it is compressed.
+            batch: The batch of the new file; None leaves it as it is.
+
+        Raises:
+            ValueError: If no form passes its check.
+        """
+        fixed = self.file if batch is None else fix_batch(self.file, batch)
+        forms = candidate_files(fixed, name=name, optimize=optimize)
+        check = Check(self.outputs, default_tolerance(self.dense.graph), _ADVICE)
+        choice = choose(forms, inputs=self.inputs, check=check, optimize=optimize, compress=compress)
+        return write_choice(path, choice, source=file_name(self.source), weights=self.file.graph.weights)
 
 
 def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> _Jobs:
@@ -553,70 +511,36 @@ def jobs_of(settings: dict[str, Any], samples: Sequence[GraphSamples]) -> _Jobs:
     return jobs
 
 
-def _run_apart(work: Work, content: bytes, *, jobs: _Jobs, name: str, verbose: int | str) -> _Changed:
-    """Run a function that changes a file in a process of its own; see `write_changed`."""
+def change(work: Work, dense: ModelFile, *, source: Source, jobs: _Jobs, verbose: int | str) -> _Changed:
+    """Change a file in a process of its own.
+
+    Args:
+        work: The function that changes it, which hands over the new file by `FileJob`.
+        dense: The file.
+        source: Where it is from.
+        jobs: What `jobs_of` returns, and others.
+        verbose: How to show the progress.
+
+    Raises:
+        ValueError: If the function fails.
+    """
     with TemporaryFolder() as folder:
-        Path(folder, _DENSE).write_bytes(content)
+        Path(folder, _DENSE).write_bytes(dense.content)
         for job, (settings, arrays) in jobs.items():
             write_job(folder, job, settings=settings, arrays=arrays)
         with ChildBar(folder, verbose=verbose, unit="layer") as bar:
             completed = run_job(work, folder, timeout=_TIMEOUT, environment=_ONE_THREAD, each_second=bar.look)
             if not completed.ok:
-                raise ArgumentError(_refusal(completed.reason, name))  # whole, but the command line knows its options
+                refusal = _refusal(completed.reason, source_name(source))
+                raise ArgumentError(refusal)  # whole, but the command line knows its options
         names = [jobs[f"{_SAMPLES}{number}"][0]["signature"] for number in range(jobs[_JOB][0]["graphs"])]
         inputs, outputs = (
             {name: read_job(folder, f"{kind}{number}")[1] for number, name in enumerate(names)}
             for kind in (_HELD, _OUTPUTS)
         )
         file = ModelFile(Path(folder, _CHANGED).read_bytes())
-        return _Changed(file, read_job(folder, _RESULT)[0], inputs.get("", inputs), outputs.get("", outputs))
-
-
-_ADVICE = "Check that the file itself runs (`tfprune verify`)."
-
-
-def write_changed(
-    work: Work,
-    file: ModelFile,
-    *,
-    jobs: _Jobs,
-    source: Source,
-    path: Path,
-    form: str,
-    optimize: str,
-    compress: str | None,
-    verbose: int | str,
-    batch: int | None = None,
-) -> tuple[_Changed, ExportReport]:
-    """Change a file in a process of its own, and write the best form of the new one, checked.
-
-    Args:
-        work: The function, which hands over the new file by `FileJob`.
-        file: The file.
-        jobs: What `jobs_of` returns, and others.
-        source: Where the file is from.
-        path: Where the new file is written.
-        form: What it is called, such as `pruned`.
-        optimize: As in `rewrite`.
-        compress: How the new file is compressed.
-        verbose: How to show the progress.
-        batch: The batch of the new file; None leaves it as it is.
-
-    Returns:
-        What the function handed over, and the report of the new file, with the zeros of all its weights.
-
-    Raises:
-        ValueError: If the function fails, or no form passes its check.
-    """
-    changed = _run_apart(work, file.content, jobs=jobs, name=source_name(source), verbose=verbose)
-    fixed = changed.file if batch is None else fix_batch(changed.file, batch)
-    forms = candidate_files(fixed, name=form, optimize=optimize)
-    check = Check(changed.outputs, default_tolerance(file.graph), _ADVICE)
-    choice = choose(forms, inputs=changed.inputs, check=check, optimize=optimize, compress=compress)
-    write_atomically(path, choice.packed, holds=choice.form.file.content)
-    weights = changed.file.graph.weights
-    size, nnz = (sum(getattr(weight, count) for weight in weights) for count in ("size", "nnz"))
-    return changed, export_report(str(path), choice, source=file_name(source), nnz=nnz, size=size)
+        settings = read_job(folder, _RESULT)[0]
+        return _Changed(source, dense, file, settings, inputs.get("", inputs), outputs.get("", outputs))
 
 
 def _refusal(reason: str, name: str) -> str:
@@ -720,9 +644,7 @@ class _GraphJob:
         """Compare the outputs of another file with those of the dense one, on the samples held out."""
         outputs = self.outputs(content)
         last = {name: np.atleast_1d(array)[-self._held :] for name, array in outputs.items()}
-        return [
-            replace(row, signature=self.signature) for row in _compare_outputs(self._dense, last, held=self._held)
-        ]
+        return [replace(row, signature=self.signature) for row in compare_outputs(self._dense, last, held=self._held)]
 
     def hand_over(self, expected: bytes) -> None:
         """Write the samples held out, and the outputs of a file on them."""
@@ -810,12 +732,12 @@ class _Labeled:
         self.metric = metric
         self._x = [*read_job(folder, _X)[1].values()]
         settings, answers = read_job(folder, _Y)
-        self._y = inputs_from_job(settings["form"], answers, draw=list)
+        self.y = inputs_from_job(settings["form"], answers, draw=list)
         self.before = self.metrics(dense)
 
     def metrics(self, content: bytes) -> dict[str, float]:
         """Return the metric of a file, for each output."""
-        return measure(_SampleRunner(content).outputs_of(self._x), self._y, metrics=self.metric)
+        return measure(_SampleRunner(content).outputs_of(self._x), self.y, metrics=self.metric)
 
 
 class _Job:
@@ -848,10 +770,17 @@ class _Job:
             "skipped": self._files.skipped,
             "lost": [vars(row) for row in self._lost(content)],
         }
+        self._samples.hand_over(content, {**settings, "warnings": self._warnings()})
+
+    def _warnings(self) -> list[str]:
+        warnings = []
         if self._files.unmeasured:
             text = "share pruned weights and have no samples: nobody measured how far their outputs moved."
-            settings["warnings"] = [f"Signatures {self._files.unmeasured} {text} Pass samples by signature."]
-        self._samples.hand_over(content, settings)
+            warnings.append(f"Signatures {self._files.unmeasured} {text} Pass samples by signature.")
+        if self._labeled is not None:
+            warning = one_class_warning(self._allowed, self._labeled.before, labels=self._labeled.y)
+            warnings += [] if warning is None else [str(warning)]
+        return warnings
 
     def _wanted(self) -> tuple[bytes, list[PrunedLayer]]:
         sparsity, max_bytes, max_error = (self._settings[name] for name in ("sparsity", "max_bytes", "max_error"))
@@ -981,8 +910,8 @@ def prune_tflite(
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
-    write = partial(write_changed, _run_job, file, jobs=jobs, source=source, path=destination, form="pruned")
-    pruned, report = write(optimize=optimize, compress=compress, verbose=verbose, batch=batch)
+    pruned = change(_run_job, file, source=source, jobs=jobs, verbose=verbose)
+    report = pruned.write(destination, name="pruned", optimize=optimize, compress=compress, batch=batch)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     return PruneTfliteReport(

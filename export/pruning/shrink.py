@@ -38,8 +38,8 @@ from tfprune.export.file.model_file import ModelFile
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, type_name
-from tfprune.export.pruning.prune import TRIES, FileJob, OutputError, jobs_of, search, write_changed
-from tfprune.export.pruning.samples import first_graph, warnings_of
+from tfprune.export.pruning.prune import TRIES, FileJob, change, jobs_of, search
+from tfprune.export.pruning.samples import OutputError, first_graph, warnings_of
 from tfprune.export.rewriting.rewrite import (
     ExportReport,
 )
@@ -200,17 +200,8 @@ def shrink_tflite(
     file = ModelFile.open(source)
     graph = first_graph(samples, file)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
-    small, report = write_changed(
-        _run_job,
-        file,
-        jobs=jobs,
-        source=source,
-        path=destination,
-        form="shrunk",
-        optimize="dense",
-        compress=compress,
-        verbose=verbose,
-    )
+    small = change(_run_job, file, source=source, jobs=jobs, verbose=verbose)
+    report = small.write(destination, name="shrunk", optimize="dense", compress=compress)
     return ShrinkTfliteReport(
         groups=tuple(ShrunkGroup(**row) for row in small.settings["groups"]),
         flops=small.settings["flops"],

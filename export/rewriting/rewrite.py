@@ -545,12 +545,14 @@ def _loss(mine: Speed, best: Speed, *, more: int) -> str:
     return f"{more:,} bytes larger than the chosen file" if more else "equal to the chosen file"
 
 
-def export_report(
-    path: str, choice: _Choice, *, source: str, nnz: int, size: int, lost: tuple[AccuracyDrop, ...] = ()
+def write_choice(
+    path: Path, choice: _Choice, *, source: str, weights: Sequence[Any], lost: tuple[AccuracyDrop, ...] = ()
 ) -> ExportReport:
-    """Say what was written at a path, and how it was checked."""
+    """Write a form, and return how it was checked, and the zeros of the weights, each with its `nnz` and `size`."""
+    write_atomically(path, choice.packed, holds=choice.form.file.content)
+    nnz, size = (sum(getattr(weight, count) for weight in weights) for count in ("nnz", "size"))
     return ExportReport(
-        path=path,
+        path=str(path),
         bytes=len(choice.packed),
         tflite_bytes=len(choice.form.file.content),
         nnz=nnz,
@@ -739,9 +741,7 @@ def rewrite(
             choice = choose(
                 forms, inputs=inputs, check=check, optimize=wanted.optimize, compress=compress, each_form=progress.add
             )
-    write_atomically(destination, choice.packed, holds=choice.form.file.content)
-    size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
-    report = export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
+    report = write_choice(destination, choice, source=file_name(source), weights=model.weights)
     dropped = {REDUCED_PRECISION} & (file.metadata.keys() - choice.form.file.metadata.keys())
     return replace(report, left_out=tuple(dropped)) if wanted.micro is None else report
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from refusals import REFUSAL, refusals, refused
 
-from tfprune.base.limit import GroupLimits, Limit, as_limit, check_can_lose, largest_drop, why_not_classes
+from tfprune.base.limit import (
+    GroupLimits,
+    Limit,
+    as_limit,
+    check_can_lose,
+    largest_drop,
+    one_class_warning,
+    why_not_classes,
+)
 from tfprune.base.spec import ArgumentError, check_drop
 
 
@@ -134,6 +142,18 @@ def test_an_accuracy_that_has_nothing_to_lose_is_refused() -> None:
     check_can_lose(Limit(0.01), {"mae": 0.0, "accuracy": 0.02})
     check_can_lose(Limit(), {"accuracy": 0.0})
     check_can_lose(Limit(1.0), {"accuracy": 0.5})
+
+
+@pytest.mark.parametrize("form", [np.array, lambda labels: labels[:, None], lambda labels: np.eye(3)[labels]])
+def test_a_limit_that_one_class_as_every_answer_keeps_is_warned_of(form) -> None:
+    """As with shuffled labels: the accuracy is at chance before and after."""
+    labels = np.repeat([2, 0, 1], [50, 30, 20])  # so that the answer 2 is right for half
+    assert "0.5000" in str(one_class_warning(Limit(0.01), {"accuracy": 0.505}, labels=form(labels)))
+    assert one_class_warning(Limit(max_relative_drop=0.1), {"accuracy": 0.54}, labels=form(labels))
+    assert not one_class_warning(Limit(0.01), {"accuracy": 0.52, "mae": 0.1}, labels=form(labels))
+    assert not one_class_warning(Limit(), {"accuracy": 0.1}, labels=form(labels))
+    assert not one_class_warning(Limit(1.0), {"accuracy": 0.1}, labels=form(labels))
+    assert not one_class_warning(Limit(0.01), {"a_accuracy": 0.1}, labels={"a": form(labels), "b": labels})
 
 
 HALVES = np.array([0, 1, 1, 0])

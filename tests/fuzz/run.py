@@ -1,9 +1,14 @@
-"""Feed damaged and foreign files to everything that reads files: `make fuzz`, or `run.py TARGET ... --runs 100000`.
+"""Feed damaged and foreign files to everything that reads files: `make fuzz`, or `run.py TARGET ... --runs 100000`,
+or `run.py --minutes 60`, which gives each target the same part of an hour.
 
 A finding is another exception than ValueError, more than `MEMORY` on top of what the libraries take, or more than
-`SECONDS` for one input. It stops its target, and libFuzzer leaves the input in build/fuzz. Interpreters are native
-code: they run in a forked child. A crash there is a finding, too, which stops nothing: its input is kept. A file
-that makes a loop endless is no finding: nobody can tell before it runs.
+`SECONDS` of processor time for one input (or `WAITING` seconds by the clock, where something waits or never ends).
+It stops its target, and libFuzzer leaves the input in build/fuzz. Interpreters are native code: they run in a forked
+child. A crash there stops nothing, and its input is kept. A crash of the runner is a finding, too. One of the
+interpreter for microcontrollers is only counted: it believes the shapes that a file gives to its tensors, and the
+library, too, runs it in a process of its own, where a crash is the reason why a file did not run. A file that makes a
+loop endless is not a finding, because nobody can tell before it runs: the child ends after a third of `SECONDS` of
+processor time.
 """
 
 from __future__ import annotations
@@ -12,11 +17,13 @@ import argparse
 import contextlib
 import functools
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import zlib
 from collections.abc import Callable
@@ -25,7 +32,8 @@ from random import Random
 
 MEMORY = 2**29  # bytes of address space; inputs have some ten kilobytes
 NATIVE_MEMORY = 2**31  # for interpreters, which get tensors of up to half a gigabyte, and copy them
-SECONDS = 10
+SECONDS = 10  # of processor time: a busy machine takes longer by the clock
+WAITING = 300
 LIES = (0, 1, 5, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
 CRASHES = FOLDER / "crashes"
@@ -42,45 +50,55 @@ def main() -> int:
     every = (*TARGETS, *PROGRAMS)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(every)} (default: all)")
     text = f"inputs for each target (default: {RUNS:,}; 200 to 20,000 of those that are not .tflite files)"
-    parser.add_argument("--runs", type=int, help=text)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--runs", type=int, help=text)
+    length.add_argument("--minutes", type=float, help="how long all targets take together, instead of --runs")
     parser.add_argument("--seed", type=int, default=1, help="where the mutations begin (default: %(default)s)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := set(options.targets) - set(every):
         parser.error(f"no such target: {', '.join(unknown)}")
     if options.child:
-        fuzz(options.targets[0], runs=options.runs, seed=options.seed)
+        fuzz(options.targets[0], runs=options.runs, minutes=options.minutes, seed=options.seed)
     chosen = options.targets or every
     seeds = FOLDER / "files"
     if not seeds.exists() and set(chosen) & set(TARGETS):
         subprocess.run([sys.executable, Path(__file__).with_name("files.py"), seeds], check=True)
-    runs = RUNS if options.runs is None else options.runs
-    failed = [name for name in chosen if name in TARGETS and not passes(name, runs=runs, seed=options.seed)]
-    failed += [name for name in chosen if name in PROGRAMS and not program_passes(name, options.runs)]
+    length = [] if options.runs is None else [f"--runs={options.runs}"]
+    if options.minutes is not None:
+        length = [f"--minutes={options.minutes / len(chosen)}"]
+    failed = [name for name in chosen if name in TARGETS and not passes(name, length, seed=options.seed)]
+    failed += [name for name in chosen if name in PROGRAMS and not program_passes(name, length, seed=options.seed)]
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{(spent.ru_utime + spent.ru_stime) / 60:.1f} minutes of processor time, {len(failed)} with findings")
     return 1 if failed else 0
 
 
-def program_passes(target: str, runs: int | None) -> bool:
+def program_passes(target: str, length: list[str], *, seed: int) -> bool:
     """Run a target that makes its own inputs."""
-    command = [sys.executable, Path(__file__).with_name(PROGRAMS[target]), target]
-    return not subprocess.run([*command, *([] if runs is None else [f"--runs={runs}"])], check=False).returncode
+    begin = "--seed" if target == "keras" else "--first"
+    command = [sys.executable, Path(__file__).with_name(PROGRAMS[target]), target, *length, f"{begin}={seed}"]
+    return not subprocess.run(command, check=False).returncode
 
 
-def passes(target: str, *, runs: int, seed: int) -> bool:
+def passes(target: str, length: list[str], *, seed: int) -> bool:
     """Fuzz one target in a child; tell how it went."""
     CRASHES.mkdir(parents=True, exist_ok=True)
     before = len([*CRASHES.iterdir()])
-    command = [sys.executable, __file__, target, "--child", f"--runs={runs}", f"--seed={seed}"]
+    command = [sys.executable, __file__, target, "--child", *(length or [f"--runs={RUNS}"]), f"--seed={seed}"]
     log = FOLDER / f"{target}.log"
     with log.open("wb") as stream:
         code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False, cwd=FOLDER).returncode
     crashed = len([*CRASHES.iterdir()]) - before
-    native = f", CRASHES of the interpreter kept in {CRASHES}: {crashed}" if crashed else ""
-    print(f"{target}: {f'no other finding in {runs:,} inputs' if code == 0 else f'A FINDING, see {log}'}{native}")
-    return code == 0 and not crashed
+    native = f", crashes of the native code, kept in {CRASHES}: {crashed}" if crashed else ""
+    runs = re.search(r"number_of_executed_units: +(\d+)", log.read_text(encoding="utf-8", errors="replace"))
+    inputs = f"{int(runs[1]):,} inputs" if runs else "its inputs"
+    end = f"no other finding in {inputs}" if code == 0 else f"A FINDING, see {log}"
+    print(f"{target}: {end}{native}", flush=True)
+    return code == 0 and not (crashed and target == "runner")
 
 
-def fuzz(target: str, *, runs: int, seed: int) -> None:
+def fuzz(target: str, *, runs: int | None, minutes: float | None, seed: int) -> None:
     """Hand this process to libFuzzer, which ends it."""
     import atheris
 
@@ -88,13 +106,17 @@ def fuzz(target: str, *, runs: int, seed: int) -> None:
         work = targets()[target]
 
     def one(data: bytes) -> None:
+        begin = time.process_time()
         with contextlib.suppress(ValueError):
             work(data)
+        if time.process_time() - begin > SECONDS:
+            raise AssertionError(f"more than {SECONDS} s of processor time")
 
     found = FOLDER / f"found-{target}"  # inputs that reached new code, for the next run
     found.mkdir(exist_ok=True)
     longest = max(path.stat().st_size for path in (FOLDER / "files").iterdir()) + 200
-    limits = [f"-timeout={SECONDS}", f"-max_len={longest}", "-rss_limit_mb=4096", f"-seed={seed}", f"-runs={runs}"]
+    limits = [f"-timeout={WAITING}", f"-max_len={longest}", "-rss_limit_mb=4096", f"-seed={seed}"]
+    limits.append(f"-runs={runs}" if minutes is None else f"-max_total_time={round(60 * minutes)}")
     more = ["-len_control=0", f"-artifact_prefix={target}-", "-print_final_stats=1"]
     arguments = [sys.argv[0], *limits, *more, str(found), str(FOLDER / "files")]
     atheris.Setup(arguments, one, custom_mutator=mutate)
@@ -172,7 +194,7 @@ def run_in_child(work: Callable[[bytes], None], data: bytes) -> None:
     if child == 0:
         os._exit(run(work, plain))
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGALRM:
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) not in (signal.SIGPROF, signal.SIGALRM):
         name = signal.Signals(os.WTERMSIG(status)).name
         (CRASHES / f"{name}-{zlib.crc32(data):08x}").write_bytes(data)
     elif os.WIFEXITED(status) and status:
@@ -183,7 +205,8 @@ def run(work: Callable[[bytes], None], plain: bytes) -> int:
     """Load and run a file; return 1 for an exception that is no ValueError."""
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # libFuzzer's own would take the crash for its own
-    signal.alarm(SECONDS // 3)  # for a loop that a file makes endless
+    signal.setitimer(signal.ITIMER_PROF, SECONDS / 3)  # for a loop that a file makes endless
+    signal.alarm(WAITING // 3)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     errors = os.dup(2)

@@ -1,7 +1,8 @@
-"""Feed damaged .keras files to the command line's loader: `make fuzz TARGETS=keras RUNS=1000`.
+"""Feed damaged .keras files to the command line's loader: `make fuzz TARGETS=keras RUNS=1000`, or MINUTES=10.
 
 They are loaded in a child process. A finding is another exception than ValueError, a child that dies or takes more
-than `SECONDS` for a file, and more than `MEMORY` on top of what the libraries take. The file is kept in build/fuzz.
+than `SECONDS` of processor time for a file (or `WAITING` by the clock), and more than `MEMORY` on top of what the
+libraries take. The file is kept in build/fuzz.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
+import time
 import traceback
 import zipfile
 from pathlib import Path
@@ -26,7 +29,8 @@ from mutations import places  # noqa: E402 (which stands there)
 
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz" / "keras"
 MEMORY = 2**30  # bytes
-SECONDS = 60
+SECONDS = 60  # of processor time: a busy machine takes longer by the clock
+WAITING = 1200
 NUMBERS = (0, 1, -1, 3, 2**15, 10**6, 10**9, 2**31, 2**63, 10**30, 0.5, float("nan"), float("inf"))
 OTHERS = (
     "",
@@ -49,38 +53,43 @@ def main() -> int:
     """Load mutants in one child after the other; return 1 if there is a finding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", nargs="?", choices=["keras"], help=argparse.SUPPRESS)
-    parser.add_argument("--runs", type=int, default=1000, help="files (default: %(default)s)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--runs", type=int, default=1000, help="files (default: %(default)s)")
+    length.add_argument("--minutes", type=float, help="how long to load files, instead of a number of them")
     parser.add_argument("--seed", type=int, default=1, help="where the mutations begin (default: %(default)s)")
-    parser.add_argument("--child", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=float, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     if options.child is not None:
-        load_mutants(options.child, options.seed + options.runs, write_seeds())
+        first, last, end = options.child
+        load_mutants(int(first), int(last), end, write_seeds())
         return 0
-    first, last = options.seed, options.seed + options.runs
+    first, last, end = options.seed, options.seed + options.runs, math.inf
+    if options.minutes is not None:
+        last, end = 2**31, time.monotonic() + 60 * options.minutes
     findings: list[str] = []
-    while first < last:
-        first, found = load_in_child(first, options.seed, options.runs)
-        findings += found
-    print(f"keras: {len(findings)} finding(s) in {options.runs:,} files", *findings, sep="\n")
+    while first < last and time.monotonic() < end:
+        first, more = load_in_child(first, last, end)
+        findings += more
+    print(f"keras: {len(findings)} finding(s) in {first - options.seed:,} files", *findings, sep="\n")
     return 1 if findings else 0
 
 
-def load_in_child(first: int, seed: int, runs: int) -> tuple[int, list[str]]:
-    """Return the number to go on with, and what was found."""
-    command = [sys.executable, __file__, "--child", str(first), "--seed", str(seed), "--runs", str(runs)]
+def load_in_child(first: int, last: int, end: float) -> tuple[int, list[str]]:
+    """Return the number to go on with, and the findings."""
+    command = [sys.executable, __file__, "--child", str(first), str(last), str(end)]
     with (FOLDER / "log").open("wb") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as child:
         assert child.stdout is not None
         lines = [line.decode().split(maxsplit=1) for line in child.stdout]
     findings = [f"{number}: {what.strip()}" for number, what in lines if what.strip() not in ("begun", "done")]
-    if child.returncode == 0:
-        return seed + runs, findings
     number = int(lines[-1][0]) if lines else first
-    return number + 1, [*findings, f"{number}: the process ended with {child.returncode}"]
+    if child.returncode:
+        findings.append(f"{number}: the process ended with {child.returncode}")
+    return number + 1, findings
 
 
-def load_mutants(first: int, last: int, seeds: list[bytes]) -> None:
-    """Load files, and print of each when it begins, and how it ended."""
+def load_mutants(first: int, last: int, end: float, seeds: list[bytes]) -> None:
+    """Load files, at least one and none after `end`, and print of each when it begins, and how it ended."""
     import signal
 
     from tfprune.export.keras_side.loading import load_keras, load_model
@@ -94,7 +103,8 @@ def load_mutants(first: int, last: int, seeds: list[bytes]) -> None:
         data = mutant(random.choice(seeds), random)
         (FOLDER / "model.keras").write_bytes(data)
         print(number, "begun", flush=True)
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(WAITING)
         before, ended = peak_bytes(), "done"
         try:
             load_model(str(FOLDER / "model.keras"), compiled=bool(number % 2))
@@ -110,6 +120,8 @@ def load_mutants(first: int, last: int, seeds: list[bytes]) -> None:
             (FOLDER / f"finding-{number}.keras").write_bytes(data)
         print(number, ended, flush=True)
         keras.utils.clear_session()
+        if time.monotonic() > end:
+            return
 
 
 def peak_bytes() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_drop, is_accuracy
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, ArgumentWarning, check_choice, check_drop, is_accuracy
 from tfprune.report import Report
 
 # Scores of classes, and which class they mean; labels by number or as one-hot rows.
@@ -238,7 +238,8 @@ class Limit:
     Args:
         max_drop: The largest loss of the metric, in its unit, at least 0: 0.01 of an accuracy is one point. Of an
             error, it is how much the error may grow. None (the default) sets no bound; the metric is then only
-            reported.
+            reported. `to_tflite` and `prune_tflite` warn of an accuracy so low that always answering the most
+            frequent class would keep the limit: the labels may be those of other samples.
         metric: The name of the metric. `compress` and `to_tflite` also take a metric of Keras, such as
             `keras.metrics.AUC()`, and a function of labels and outputs, which returns a number, or one for each
             sample. None (the default) takes the one that the function names, mostly the accuracy, which refuses
@@ -506,6 +507,40 @@ def check_can_lose(limit: Limit, before: Mapping[str, float]) -> None:
                 found=f"{value:.4f} before anything is changed",
                 advice=CHECK_LABELS,
             )
+
+
+def one_class_warning(limit: Limit, before: Mapping[str, float], *, labels: Any) -> ArgumentWarning | None:
+    """Return a warning if a model that always answers the most frequent class keeps a limit, as with shuffled labels.
+
+    Args:
+        limit: The limit.
+        before: The metrics of the first model, by name.
+        labels: The labels: an array of class numbers, of one-hot rows, or of rows of zeros and ones.
+
+    Returns:
+        The warning; None for labels of several outputs, and for metrics other than an accuracy.
+    """
+    share = 0.0 if isinstance(labels, Mapping | list | tuple) else _largest_share(np.asarray(labels))
+    for name, value in before.items():
+        most = largest_drop(limit, value)
+        if share and is_accuracy(name) and most is not None and value - share <= most < 1:
+            return ArgumentWarning(
+                "max_drop",
+                f"a model whose {name!r} is more than {most:g} above {share:.4f}, which the most frequent class as "
+                "the answer to everything gives",
+                found=f"{value:.4f} before anything is changed, so that even this answer keeps the limit",
+                advice=CHECK_LABELS,
+            )
+    return None
+
+
+def _largest_share(labels: np.ndarray) -> float:
+    """Return how often the most frequent class occurs; 0 for labels that are not classes."""
+    if labels.dtype.kind not in "biuf" or not labels.size:
+        return 0.0
+    is_one_hot = labels.ndim > 1 and labels.shape[-1] > 1 and (labels.sum(axis=-1) == 1).all()
+    counts = np.unique(labels.argmax(axis=-1) if is_one_hot else labels, return_counts=True)[1]
+    return float(counts.max() / counts.sum())
 
 
 def largest_drop(limit: Limit, before: float) -> float | None:

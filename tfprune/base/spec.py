@@ -113,8 +113,22 @@ class Spec:
             object.__setattr__(self, name, value)
 
 
-def resolve(value: Any, choices: dict[str, type[_SpecType]], base: type[_SpecType], argument: str) -> _SpecType:
+def resolve(
+    value: Any,
+    choices: dict[str, type[_SpecType]],
+    base: type[_SpecType],
+    argument: str,
+    *,
+    other: Callable[[str], _SpecType | None] | None = None,
+) -> _SpecType:
     """Return the spec of a name such as `"magnitude"`; return a spec as it is.
+
+    Args:
+        value: The name or the spec.
+        choices: The names, and the class of each.
+        base: The class of all specs.
+        argument: The name of the argument, for the message.
+        other: Returns the spec of a string that is not a name, such as `"2:4"`; None for one without a spec.
 
     Raises:
         TypeError: If `value` is neither a name nor a spec of the right kind.
@@ -122,6 +136,9 @@ def resolve(value: Any, choices: dict[str, type[_SpecType]], base: type[_SpecTyp
     """
     if isinstance(value, base):
         return value
+    spec = other(value) if other is not None and isinstance(value, str) and value not in choices else None
+    if spec is not None:
+        return spec
     hint = f"Did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, base) else ""
     others = f"or an instance of {base.__name__}, such as {base._EXAMPLES}"
     check_choice(value, argument, choices=choices, others=others, hint=hint)

@@ -32,7 +32,7 @@ from tfprune.models.anatomy import (
 from tfprune.models.by_attributes import UNGUARDED
 from tfprune.models.in_place import lock
 from tfprune.models.twin import TransparentWrapper, config_of
-from tfprune.patterns import PATTERNS, Pattern, as_pattern
+from tfprune.patterns import PATTERNS, Pattern, pattern_of_sizes
 
 # What training may do to a weight under a mask: nothing moves an entry that the mask hides.
 
@@ -360,7 +360,7 @@ class Pruned(MaskedWeights):
         super().__init__(layer, latent=latent, **{**defaults, **kwargs})
         self.autocast = False
         self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
-        self.pattern = as_pattern(pattern)
+        self.pattern = resolve(pattern, PATTERNS, Pattern, "pattern", other=pattern_of_sizes)
         self.weight_names = None if weights is None else tuple(weights)
         self.is_managed = False  # whether a callback or a loop sets the masks; `PruneLowMagnitude` trains only then
         self._has_masks = False

@@ -595,7 +595,7 @@ class Quantized(Clustered):
         """Return the ranges as they are now.
 
         Raises:
-            ValueError: If one has seen no data, or holds no number.
+            ValueError: If one has seen no data, or a bound of it is NaN or infinite.
         """
         ranges = {name: tuple(as_numpy(variable).tolist()) for name, variable in self.ranges.items()}
         for name, (low, high) in ranges.items():

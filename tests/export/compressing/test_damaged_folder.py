@@ -139,7 +139,9 @@ def test_files_that_are_no_longer_the_best_are_removed_and_no_others(folder):
     others = [folder / name for name in ("07_dense_int9.tflite", "x_dense_int8.tflite", "dense_int8.tflite")]
     for other in others:
         other.write_text("of the user")
+    (folder / "07_dense_int8.tflite.md").mkdir()  # where its card would be
     stub_search(folder, trials=TRIALS)
+    assert (folder / "07_dense_int8.tflite.md").is_dir()
     assert {path.name for path in folder.glob("*.tflite")} == front | {other.name for other in others}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from file_graphs import FileGraph
 
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.container import read_model
@@ -65,6 +66,23 @@ def test_another_number_is_refused_as_the_interpreter_does_without_xnnpack(kind,
     for reader in (check_operators, read_model, Runner):
         with pytest.raises(ValueError, match=f"{kind} with {outputs} outputs says that it has {told}"):
             reader(data)
+
+
+@pytest.mark.parametrize("told", [1, 3, 0, -1, 2**27])
+def test_another_number_of_inputs_is_refused(told):
+    """The interpreter for microcontrollers crashes on some of them."""
+    data = packing(told)
+    with pytest.raises(RuntimeError):
+        Interpreter(model_content=data).allocate_tensors()
+    with pytest.raises(ValueError, match=f"PACK with 2 inputs says that it has {told}"):
+        Runner(data)
+    assert Runner(packing(2)).predict(np.array([[-1, 2]], np.float32)).tolist() == [[[1, 2]], [[-1, 2]]]
+
+
+def packing(count):
+    graph = FileGraph(0, shape=(1, 2))
+    rows = [graph.unary("ABS", graph.input), graph.input]
+    return graph.content(graph.operator("PACK", rows, (2, 1, 2), kind="PackOptions", valuesCount=count))
 
 
 def test_options_of_another_kind_are_no_answer():
@@ -148,6 +166,14 @@ def lack_graphs(model, graph):
     model.subgraphs = []
 
 
+def lose_buffer_of_metadata(model, graph):
+    model.metadata = [schema.MetadataT(name=b"x", buffer=len(model.buffers))]
+
+
+def lose_graph_of_signature(model, graph):
+    model.signatureDefs = [schema.SignatureDefT(signatureKey=b"x", inputs=[], outputs=[], subgraphIndex=1)]
+
+
 def quantized(model):
     return next(one for one in model.subgraphs[0].tensors if one.type == schema.TensorType.INT8)
 
@@ -228,6 +254,8 @@ def make_scale_infinite(model, graph):
     [
         (lack_output, "lacks its output"),
         (lack_graphs, "holds no graph"),
+        (lose_graph_of_signature, "starts at a graph that it does not have"),
+        (lose_buffer_of_metadata, "metadata are in a buffer that it does not have"),
         (give_what_none_makes, "that no operator makes"),
         (lack_input, "a tensor that it has not"),
         (give_too_much, "a tensor that it has not"),

@@ -1,4 +1,4 @@
-"""The fuzzer itself: a native crash of the interpreter fails its target."""
+"""The fuzzer itself: a native crash of the runner fails its target."""
 
 import os
 import signal
@@ -26,17 +26,18 @@ def test_a_crash_of_the_interpreter_is_kept(fuzzer, cases, monkeypatch):
     assert len([*fuzzer.CRASHES.iterdir()]) == 1
 
 
-def test_a_new_crash_fails_its_target(fuzzer, monkeypatch, capsys):
+@pytest.mark.parametrize(("target", "may_crash"), [("runner", False), ("interpreter", True)])
+def test_a_new_crash_fails_the_runner(fuzzer, monkeypatch, capsys, target, may_crash):
     class Ended:
         returncode = 0
 
     monkeypatch.setattr(fuzzer.subprocess, "run", lambda *_, **__: Ended)
-    assert fuzzer.passes("runner", runs=1, seed=1)
+    assert fuzzer.passes(target, ["--runs=1"], seed=1)
 
     def crash(*_, **__):
         (fuzzer.CRASHES / "SIGSEGV-1").write_bytes(b"")
         return Ended
 
     monkeypatch.setattr(fuzzer.subprocess, "run", crash)
-    assert not fuzzer.passes("runner", runs=1, seed=1)
-    assert "CRASHES of the interpreter" in capsys.readouterr().out
+    assert fuzzer.passes(target, ["--runs=1"], seed=1) == may_crash
+    assert "crashes of the native code" in capsys.readouterr().out

@@ -1,11 +1,14 @@
 """Files that lose accuracy. The truth is what `model.evaluate` and counting by hand say."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 
 import tfprune
 from tfprune import Limit
+from tfprune.base.spec import ArgumentWarning
 from tfprune.export.device.runner import Runner
 from tfprune.export.keras_side.to_tflite import to_tflite
 
@@ -58,6 +61,14 @@ def test_the_report_has_both_values(model, labels, tmp_path):
     assert report.as_dict()["lost"][0]["before"] == 0.9
     named = Limit(0.01, data=(X, {Runner(tmp_path / "m.tflite").outputs[0].name: labels}))
     assert to_tflite(model, tmp_path / "m.tflite", max_drop=named).lost == report.lost
+
+
+def test_labels_that_have_nothing_to_do_with_the_samples_are_warned_of(model, labels, tmp_path):
+    with pytest.warns(ArgumentWarning, match="keeps the limit. Check that the labels are those of these samples"):
+        to_tflite(model, tmp_path / "m.tflite", max_drop=Limit(0.01, data=(X, np.roll(labels, 77))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ArgumentWarning)
+        to_tflite(model, tmp_path / "m.tflite", max_drop=Limit(0.01, data=(X, labels)))
 
 
 def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, moves):

@@ -63,6 +63,18 @@ DAMAGES = [
 ]
 
 
+def test_options_that_lie_outside_of_the_file_are_a_reason(network):
+    """The reader looks only at the options that it needs."""
+    data = bytearray(network.files["float32"])
+    operator = schema.Model.GetRootAs(data, 0).Subgraphs(0).Operators(0)
+    assert operator.BuiltinOptionsType() == schema.BuiltinOptions.Conv2DOptions
+    place = operator.BuiltinOptions().Pos
+    slots = place - int.from_bytes(data[place : place + 4], "little", signed=True)
+    data[slots + 4 : slots + 6] = b"\xf0\xff"
+    damaged, right = run_files([bytes(data), network.files["float32"]], [network.samples])
+    assert damaged.reason.startswith("the file is damaged") and right.reason == ""
+
+
 def test_samples_that_do_not_fit_are_a_reason(network):
     (run,) = run_files([network.files["float32"]], [network.samples[:, 1:]])
     assert "(1, 10, 10, 3)" in run.reason

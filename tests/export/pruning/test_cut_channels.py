@@ -22,13 +22,13 @@ def removable(group):
 
 
 def chosen(channels, random):
-    """Remove channels at random, and leave one of each part."""
+    """Remove channels at random, and leave one of each group and of each part of it."""
     keep = channels.all_kept()
     for group in channels.groups:
         free = removable(group)
         gone = free[random.random(len(free)) < 0.5]
         keep[gone] = False
-        for part in group.parts:
+        for part in (group.bundles, *group.parts):
             if not keep[part].any():
                 keep[part[0]] = True
     return keep

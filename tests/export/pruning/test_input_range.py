@@ -8,9 +8,10 @@ from refusals import refused
 from tfprune.base.spec import ArgumentError
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.document import load_objects, with_metadata
-from tfprune.export.pruning.prune import _compare_outputs, prune_tflite
+from tfprune.export.pruning.prune import prune_tflite
 from tfprune.export.pruning.samples import (
     check_range,
+    compare_outputs,
     constant_outputs,
     input_range,
     refuse_same_outputs,
@@ -140,7 +141,7 @@ def test_errors_of_large_outputs_are_those_of_small_ones(monkeypatch):
     error = np.sqrt(np.square(pruned - dense[-3:]).mean() / dense.var(axis=0).mean())
     for block in (1, 24, 2**20):
         monkeypatch.setattr(module, "_BLOCK", block)
-        (row,) = _compare_outputs({"x": dense}, {"x": pruned}, held=3)
+        (row,) = compare_outputs({"x": dense}, {"x": pruned}, held=3)
         assert row.error == pytest.approx(error, rel=1e-5) and row.agreement is None
 
 
@@ -153,7 +154,7 @@ def test_numbers_that_are_no_classes_have_no_agreement():
     for dense, agreement in ((landmarks, None), (logits, 0.8), (powers / powers.sum(axis=1)[:, None], 0.8)):
         pruned = dense[-5:].copy()
         pruned[0] = np.roll(pruned[0], 1)
-        (row,) = _compare_outputs({"x": dense}, {"x": pruned}, held=5)
+        (row,) = compare_outputs({"x": dense}, {"x": pruned}, held=5)
         assert row.agreement == agreement
 
 

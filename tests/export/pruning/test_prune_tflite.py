@@ -5,6 +5,7 @@ import inspect
 
 import numpy as np
 import pytest
+from file_graphs import FileGraph
 from terminal import terminal
 from tiers import in_test_ci
 
@@ -212,6 +213,19 @@ def test_an_error_grows_by_no_more_than_a_part_of_itself(content, images, tmp_pa
     assert [row.file for row in report.lost] == pytest.approx(errors, rel=1e-3)
     assert max(errors) <= 1.5 * away * 1.001
     assert 0.1 < report.sparsity < 0.9  # so the limit, and not the largest sparsity, ended the search
+
+
+@pytest.mark.programs
+def test_labels_that_have_nothing_to_do_with_the_samples_are_warned_of(tmp_path):
+    graph, random = FileGraph(0, shape=(1, 8)), np.random.default_rng(0)
+    content = graph.content(graph.dense(graph.unary("RELU", graph.dense(graph.input, 16)), 4))
+    samples = random.normal(size=(64, 8)).astype(np.float32)
+    labels = Runner(content).predict(samples).argmax(axis=1)
+    for y, expected in ((labels, []), (np.roll(labels, 17), ["even this answer keeps the limit"])):
+        limit = tfprune.Limit(0.1, data=(samples, y))
+        report = prune_tflite(content, tmp_path / "sparse.tflite", samples, max_drop=limit)
+        texts = [text for text in report.warnings if "few" not in text]
+        assert len(texts) == len(expected) and all(part in text for part, text in zip(expected, texts, strict=True))
 
 
 def test_random_samples_only_by_name_and_with_a_warning(content, tmp_path):

@@ -13,7 +13,7 @@ from tfprune.export.file.container import encode
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.convert import convert
-from tfprune.export.rewriting.rewrite import Check, FileForm, candidate_files, choose, export_report
+from tfprune.export.rewriting.rewrite import Check, FileForm, candidate_files, choose, write_choice
 
 WIDTH = 1024  # the smallest at which the stock converter's sparse file was seen to crash
 
@@ -86,15 +86,18 @@ def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
         assert sorted(row.reason == "" for row in choice.candidates) == [False] * (len(sizes) - 1) + [True]
 
 
-def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs, expected):
+def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs, expected, tmp_path):
     candidates = candidate_files(ModelFile(dense), name="float32", optimize="size")
     choice = take(candidates, inputs, expected, optimize="latency")
     assert choice.form.name == "float32, sparse in blocks"
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
     (slower,) = [row for row in choice.candidates if row.name == "float32"]
     assert slower.reason.startswith("reaches dense kernels; the chosen file reaches kernels for blocks (")
-    printed = str(export_report("net.tflite", choice, source="net.tflite", nnz=1, size=1))
-    assert "kernels for blocks (TFLite's own kernels in ai-edge-litert 2.3, on any processor)" in printed
+    report = write_choice(
+        tmp_path / "net.tflite", choice, source="net.tflite", weights=ModelFile(dense).graph.weights
+    )
+    assert (tmp_path / "net.tflite").read_bytes() == choice.packed
+    assert "kernels for blocks (TFLite's own kernels in ai-edge-litert 2.3, on any processor)" in str(report)
 
 
 def test_forms_differ_and_are_the_same_each_time(dense):
