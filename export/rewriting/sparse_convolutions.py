@@ -37,7 +37,8 @@ from tfprune.export.rewriting.maps import Reader as _Reader
 from tfprune.export.rewriting.phases import Chain, Window
 from tfprune.export.rewriting.shapes import fix_batch
 
-_MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
+_MOST_CHANNELS_IN_PHASES = 512
+_MOST_WEIGHTS = 3 * 2**18  # of a 1x1 convolution between phases once it is unpacked: sixteen times those of plain maps
 _SINGLE = Window((1, 1))
 _IMAGE_CHANNELS = 3
 _NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
@@ -279,6 +280,8 @@ class _Planner:
         if node.is_plain_depthwise and node.centered is not None and before == behind == 1:
             return pixels * channels * algebra.PER_SHIFT[node.window.stride] * node.centered.shape[1] ** 2 / 9
         sizes = inputs[0], channels
+        if before * behind > 1 and (before * behind) ** 2 * inputs[0] * channels > _MOST_WEIGHTS:
+            return float("inf")
         return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
 
     def _enlarging(self, node: _Node, phases: tuple[int, int]) -> float:
