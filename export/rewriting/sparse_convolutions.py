@@ -38,7 +38,9 @@ from tfprune.export.rewriting.phases import Chain, Window
 from tfprune.export.rewriting.shapes import fix_batch
 
 _MOST_CHANNELS_IN_PHASES = 512
-_MOST_WEIGHTS = 3 * 2**18  # of a 1x1 convolution between phases once it is unpacked: sixteen times those of plain maps
+_MOST_WEIGHTS = (
+    3 * 2**18
+)  # of a 1x1 convolution between phases once it is unpacked: sixteen times those of plain maps
 _SINGLE = Window((1, 1))
 _IMAGE_CHANNELS = 3
 _NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
@@ -80,7 +82,8 @@ class _Plan:
 
 
 _NO_PLAN = _Plan()
-_PER_MOVED = 3.0  # for each number that is copied with channels last
+_CACHE = 2**20  # bytes that are near to a processor
+_PER_MOVED = 28.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
 _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
@@ -282,7 +285,11 @@ class _Planner:
         sizes = inputs[0], channels
         if before * behind > 1 and (before * behind) ** 2 * inputs[0] * channels > _MOST_WEIGHTS:
             return float("inf")
-        return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
+        is_far = 4 * max(np.prod(reader.shape(index)) for index in (node.sources[0], node.target)) > _CACHE
+        cost = functools.partial(
+            algebra.cost, node.window, sizes=sizes, entries=node.entries, phases=(before, behind)
+        )
+        return pixels * cost(pixels=pixels, is_far=is_far)
 
     def _enlarging(self, node: _Node, phases: tuple[int, int]) -> float:
         before, behind = phases

@@ -114,7 +114,7 @@ def test_a_network_gives_the_same_outputs_and_runs_sparse(network, shape):
     assert_same_outputs(content, spread(content))
 
 
-@pytest.mark.parametrize("shape", [(1, 15, 15, 3), (1, 14, 10, 20)])
+@pytest.mark.parametrize("shape", [(1, 31, 31, 3), (1, 30, 22, 20)])
 def test_maps_of_odd_size(shape):
     graph = FileGraph(0, shape=shape)
     content = graph.content(layer(graph, layer(graph, layer(graph, graph.input, 48, stride=2), 64, stride=2), 64))
