@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.rewriting.phases import Chain, Window, _chains, cheapest, cost, maximum, stride_between, _taps_of
+from tfprune.export.rewriting.phases import Chain, Window, _chains, _taps_of, cheapest, cost, maximum, stride_between
 
 SIZE = 16
 
