@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -285,7 +286,7 @@ class _Planner:
         sizes = inputs[0], channels
         if before * behind > 1 and (before * behind) ** 2 * inputs[0] * channels > _MOST_WEIGHTS:
             return float("inf")
-        is_far = 4 * max(np.prod(reader.shape(index)) for index in (node.sources[0], node.target)) > _CACHE
+        is_far = 4 * max(math.prod(reader.shape(index)) for index in (node.sources[0], node.target)) > _CACHE
         cost = functools.partial(
             algebra.cost, node.window, sizes=sizes, entries=node.entries, phases=(before, behind)
         )
