@@ -64,6 +64,7 @@ class _Plan:
         outside: The operators of the rest.
         phases: 1 or 2 for each tensor inside of it, as it is made.
         taken: 1 or 2 for each node, by its target: how it takes its first source, and those that are alike.
+        grids: Rows and columns of each tensor as it is kept; what is behind its own size is of no meaning.
         before: The estimate for the whole graph as it is, in multiplications of a dense convolution.
         after: The estimate for the rewritten graph.
     """
@@ -74,6 +75,7 @@ class _Plan:
     outside: tuple[schema.OperatorT, ...] = field(default=(), repr=False)
     phases: Mapping[int, int] = field(default_factory=dict)
     taken: Mapping[int, int] = field(default_factory=dict)
+    grids: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     before: float = 1.0
     after: float = 1.0
 
@@ -118,7 +120,9 @@ class _Planner:
     """
 
     def __init__(self, reader: _Reader, nodes: Sequence[_Node]) -> None:
-        self.reader, self.nodes = reader, tuple(nodes)
+        self.reader = reader
+        self.grids: dict[int, tuple[int, int]] = {}
+        self.nodes = tuple(node for node in nodes if self._has_grid(node))
         self.made = {node.target for node in self.nodes if node.kind != "mean"}
         sources = dict.fromkeys(index for node in self.nodes for index in node.sources)
         self.entering = tuple(index for index in sources if index not in self.made)
@@ -126,6 +130,36 @@ class _Planner:
         read = {index for operator in outside for index in inputs_of(operator)} | {*indices_of(reader.graph.outputs)}
         self.leaving = tuple(index for index in self.made if index in read)
         self._maps = [*self.entering, *self.made]
+
+    def _has_grid(self, node: _Node) -> bool:
+        """Tell whether a node reads only what has a meaning; then note the size at which its map is kept.
+
+        A window without padding leaves rows and columns at the end that it should not have made, which stay.
+        """
+        own = [self.reader.shape(index)[1:3] for index in node.sources]
+        grids = [
+            self.grids.setdefault(index, (size[0], size[1])) for index, size in zip(node.sources, own, strict=True)
+        ]
+        is_exact = grids == own
+        if node.is_window:
+            made = self._made_grid(node, grids[0], own[0])
+        else:
+            made = grids[0] if is_exact or (node.alike and len({*grids[: len(node.alike)]}) == 1) else None
+        if node.kind == "enlarge" and made is not None:
+            made = made[0] * node.window.size[0], made[1] * node.window.size[1]
+        if made is not None and node.kind not in ("mean", "squeeze"):
+            self.grids[node.target] = made
+        return made is not None
+
+    def _made_grid(self, node: _Node, grid: tuple[int, int], own: Sequence[int]) -> tuple[int, int] | None:
+        """Return the size at which the map of a window is kept; None if it would read what has no meaning."""
+        window, target = node.window, self.reader.shape(node.target)[1:3]
+        rows, columns = (-(-length // window.stride) for length in grid)
+        for axis, made in enumerate((rows, columns)):
+            last = (target[axis] - 1) * window.stride + window.reach[axis] - 1 - window.padding[axis]
+            if target[axis] > made or last >= own[axis] < grid[axis]:
+                return None
+        return rows, columns
 
     def outside(self) -> list[schema.OperatorT]:
         """Return the operators that stay as they are; zeros that others read stay, too."""
@@ -152,7 +186,8 @@ class _Planner:
         taken = {node.target: self._best(node, best)[1] for node in self.nodes}
         outside = tuple(self.outside())
         before, rest = (sum(map(self._dense, operators)) for operators in (self.reader.operators, outside))
-        return _Plan(self.nodes, self.entering, self.leaving, outside, best, taken, before, rest + cost)
+        rest += cost
+        return _Plan(self.nodes, self.entering, self.leaving, outside, best, taken, self.grids, before, rest)
 
     def _improved(self, phases: dict[int, int], passes: int) -> dict[int, int]:
         """Change maps, and maps that are joined, one after the other for as long as the estimate falls."""
@@ -213,7 +248,8 @@ class _Planner:
 
     def _possible(self, index: int) -> tuple[int, ...]:
         """Return the phases that a map may have: 1, or 1 and 2."""
-        _, height, width, channels = self.reader.shape(index)
+        height, width = self.grids[index]
+        channels = self.reader.shape(index)[3]
         is_even = not (height % 2 or width % 2) or (index in self.entering and self._is_image(index))
         return (1, 2) if is_even and channels <= _MOST_CHANNELS_IN_PHASES else (1,)
 
@@ -248,7 +284,7 @@ class _Planner:
         return total
 
     def _known(self, node: _Node, before: int, behind: int) -> float:
-        key = node.target, before, behind
+        key = node.target, before, behind, *self.grids[node.sources[0]]
         if key not in self.reader.costs:
             self.reader.costs[key] = self._sparse(node, before, behind)
         return self.reader.costs[key]
@@ -273,7 +309,7 @@ class _Planner:
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
         if not self._keeps_grid(node, (before, behind)):
             return float("inf")
-        is_even = not any(length % 2 for length in reader.shape(node.sources[0])[1:3])
+        is_even = _is_even(self.grids[node.sources[0]])
         if node.ignores_border and before == 2 and not is_even:
             return float("inf")  # the last row in phases is outside of the image
         if node.kind == "maximum":
@@ -303,8 +339,8 @@ class _Planner:
     def _keeps_grid(self, node: _Node, phases: tuple[int, int]) -> bool:
         """Tell whether shifts with zeros around them give an image of the right size."""
         stride = algebra.stride_between(node.window.stride, phases)
-        shapes = self.reader.shape(node.sources[0]), self.reader.shape(node.target)
-        grids = [[-(-length // each) for length in shape[1:3]] for shape, each in zip(shapes, phases, strict=True)]
+        sizes = [self.grids.get(index, (0, 0)) for index in (node.sources[0], node.target)]
+        grids = [[-(-length // each) for length in size] for size, each in zip(sizes, phases, strict=True)]
         return stride > 0 and grids[1] == [-(-length // stride) for length in grids[0]]
 
     def _dense(self, operator: schema.OperatorT) -> float:
@@ -328,6 +364,10 @@ def _is_copy(operator: schema.OperatorT) -> bool:
     """Tell whether a pool of single pixels skips others, which the delegate does not take."""
     options = operator.builtinOptions
     return isinstance(options, schema.Pool2DOptionsT) and options.filterHeight == options.filterWidth == 1
+
+
+def _is_even(grid: tuple[int, int]) -> bool:
+    return not (grid[0] % 2 or grid[1] % 2)
 
 
 def _border(node: _Node) -> float:
@@ -425,7 +465,7 @@ class _Writer:
             elif phases == 2:
                 made = self._in_phases(self.maps[index, 1])
             else:
-                made = self._airlock(self._put_together(self.maps[index, 2], self._map(*self._shape(index)[1:])))
+                made = self._airlock(self._whole(self.maps[index, 2]))
             self.maps[index, phases] = made
         return self.maps[index, phases]
 
@@ -460,7 +500,7 @@ class _Writer:
         return self._copied(node.operators[-1], self._sources(node))
 
     def _maximum(self, node: _Node, channels: int, phases: tuple[int, int]) -> Chain:
-        is_even = not any(length % 2 for length in self._shape(node.sources[0])[1:3])
+        is_even = _is_even(self.plan.grids[node.sources[0]])
         return algebra.maximum(node.window, channels=channels, phases=phases, border=_border(node), is_even=is_even)
 
     def _shape(self, index: int) -> tuple[int, ...]:
@@ -745,16 +785,20 @@ class _Writer:
 
     def _leave(self, index: int) -> None:
         """Leave the group with a map, which DEPTH_TO_SPACE puts together from its phases."""
-        _, height, width, channels = self._shape(index)
-        source = self._in(index, 2) if (index, 2) in self.maps or not (height % 2 or width % 2) else None
-        if source is None:  # the rows and columns that this adds stay zero only here
-            source = self._in_phases(self.maps[index, 1])
-        if not (height % 2 or width % 2):
+        shape = self._shape(index)
+        is_even = _is_even(self.plan.grids[index])
+        source = self._in(index, 2) if is_even or (index, 2) in self.maps else self._in_phases(self.maps[index, 1])
+        _, height, width, _ = self._shape(source)
+        if (2 * height, 2 * width) == shape[1:3]:
             self._put_together(source, index)
             return
-        large = self._put_together(source, self._map(height + height % 2, width + width % 2, channels))
-        cut = [np.zeros(4, np.int32), np.array([1, height, width, channels], np.int32)]
-        self._add("SLICE", [large, *map(self._constant, cut)], index, schema.SliceOptionsT())
+        cut = [np.zeros(4, np.int32), np.array(shape, np.int32)]
+        self._add("SLICE", [self._whole(source), *map(self._constant, cut)], index, schema.SliceOptionsT())
+
+    def _whole(self, source: int) -> int:
+        """Leave the group with a map in phases, all of it."""
+        _, height, width, channels = self._shape(source)
+        return self._put_together(source, self._map(2 * height, 2 * width, channels // 4))
 
 
 _WRITING: dict[str, Callable[[_Writer, _Node], int]] = {
@@ -922,7 +966,7 @@ def _why_dense(reader: _Reader, node: _Node, plan: _Plan) -> str:
     phases = [(before, behind) for before in (1, 2) for behind in (1, 2)]
     phases = [each for each in phases if planner._keeps_grid(node, each)]
     if not phases:
-        return "its image gets another size by its padding: padding='same' has a form"
+        return "its image gets larger by its padding: padding='same' and 'valid' have a form"
 
     def estimate(entries: float) -> float:
         """Return the time for one pixel, in multiplications of a dense convolution."""

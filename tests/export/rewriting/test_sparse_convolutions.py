@@ -55,6 +55,12 @@ def stem(graph: FileGraph) -> list[int]:
     return [graph.dense(graph.mean(layer(graph, layer(graph, x, 64), 64)), 10)]
 
 
+def without_padding(graph: FileGraph) -> list[int]:
+    x = layer(graph, layer(graph, graph.input, 32, padding=VALID), 64, padding=VALID)
+    x = layer(graph, graph.pool(x), 64, padding=VALID)
+    return [graph.dense(graph.flatten(layer(graph, x, 64, padding=VALID)), 10)]
+
+
 def skips(graph: FileGraph) -> list[int]:
     fine = layer(graph, layer(graph, graph.input, 32), 32)
     coarse = layer(graph, layer(graph, graph.pool(fine), 64), 64)
@@ -107,7 +113,7 @@ def pools(graph: FileGraph) -> list[int]:
     "shape",
     [(1, 16, 16, 3), *(pytest.param(each, marks=pytest.mark.programs) for each in [(1, 24, 16, 1), (1, 16, 16, 40)])],
 )
-@pytest.mark.parametrize("network", [residual, stem, skips, gates, numbers, pools])
+@pytest.mark.parametrize("network", [residual, stem, without_padding, skips, gates, numbers, pools])
 def test_a_network_gives_the_same_outputs_and_runs_sparse(network, shape):
     graph = FileGraph(0, shape=shape)
     content = graph.content(*network(graph))
@@ -168,7 +174,8 @@ def drawn(seed: int, *, steps: int) -> bytes:
         depth, small = graph.shape(x)[-1], min(graph.shape(x)[1:3]) < 6
         draw = int(random.integers(0, 16))
         if draw < 3:
-            x = layer(graph, x, int(random.choice([16, 24, 40])), size=int(random.choice([1, 3, 3, 5])))
+            size, padding = int(random.choice([1, 3, 3, 5])), VALID if random.random() < 0.4 and not small else SAME
+            x = layer(graph, x, int(random.choice([16, 24, 40])), size=size, padding=padding)
         elif draw == 3 and not small:
             x = layer(graph, x, 32, stride=2)
         elif draw == 4:
