@@ -230,6 +230,19 @@ def test_operators_that_xnnpack_does_not_take_are_not_between_parts_of_a_group()
     assert_same_outputs(content, file.content)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_operators_that_xnnpack_does_not_take_may_come_before_all_that_it_takes(is_first):
+    """As the mirrored image of sparse-ready files; behind an operator that it takes, they cut the file in parts."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    image = graph.input if is_first else graph.unary("TANH", graph.input)
+    mirrored = graph.operator("REVERSE_V2", [image, graph.integers(1, 2)], graph.shape(image))
+    content = graph.content(layer(graph, layer(graph, layer(graph, mirrored, 48), 64), 64))
+    if is_first:
+        assert_same_outputs(content, spread(content))
+    else:
+        assert spread_convolutions(ModelFile.open(content))[1] == 1
+
+
 def unchanged(graph: FileGraph, *made: int) -> bool:
     file = ModelFile.open(graph.content(*made))
     return spread_convolutions(file) == (file, 1.0)
