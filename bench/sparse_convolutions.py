@@ -4,6 +4,7 @@
     python bench/sparse_convolutions.py resnet18 --zeros 0.7 0.95
     python bench/sparse_convolutions.py resnet20 --emulated      # also on emulated ARM processors, minutes
     python bench/sparse_convolutions.py --zeros 0 0.5 --forced   # the rewritten file also where it does not pay
+    python bench/sparse_convolutions.py resnet18 --sizes         # bytes, also of 8-bit weights and of what is packed
     python bench/sparse_convolutions.py --applications           # 16 families of keras.applications, an hour
     python bench/sparse_convolutions.py --applications Xception  # one; files are kept in build/applications
     python bench/sparse_convolutions.py --random 30              # outputs of random networks, in WebAssembly
@@ -20,6 +21,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -30,6 +32,7 @@ from keras import layers
 
 from tfprune.export import make_sparse_ready, to_tflite
 from tfprune.export.file import schema
+from tfprune.export.file.container import encode
 from tfprune.export.file.document import inputs_of, operator_name
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.convert import convert
@@ -169,6 +172,35 @@ def rows(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
     yield from (replace(row, what=f"{what}: {row.what}") for row in found)
 
 
+SIZES = {"sparse": 0.2, "sparse, 8-bit weights": 0.12}  # of the dense file's bytes
+PACKED = 1.1  # of the packed file with the same zeros and the dense file's operators
+
+
+def sizes(name: str, zeros: float) -> Iterator[Row]:
+    """Compare the bytes of files with those of the dense one, and of what is packed."""
+    keras.utils.set_random_seed(0)
+    model = with_zeros(NETWORKS[name](), zeros)
+    image = np.random.default_rng(0).random(model.inputs[0].shape, dtype=np.float32)
+    formats = {
+        "dense": {"optimize": "dense"},
+        "sparse": {"optimize": "latency"},
+        "sparse, 8-bit weights": {"optimize": "latency", "quantize": "dynamic"},
+        "plain sparse": {"optimize": "sparse"},
+    }
+    contents, forms = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for each, options in formats.items():
+            report = to_tflite(model, Path(folder) / "file.tflite", batch=1, check_on=image, **options)
+            contents[each] = Path(report.path).read_bytes()
+            forms[each] = next(form.name for form in report.candidates if not form.reason)
+    for each, bar in SIZES.items():
+        what = f"{name}, {zeros:.0%} zeros: {each} ({forms[each]}), {len(contents[each]):,} bytes / dense"
+        yield at_most(what, len(contents[each]) / len(contents["dense"]), bar)
+    packed, plain = (len(encode(contents[each], "packed")) for each in ("sparse", "plain sparse"))
+    what = f"{name}, {zeros:.0%} zeros: packed sparse, {packed:,} bytes / packed plain sparse, {plain:,} bytes"
+    yield at_most(what, packed / plain, PACKED)
+
+
 APPLICATIONS = (
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetV2B0"),
     *("ResNet50", "ResNet101", "ResNet50V2", "DenseNet121", "VGG16 without its dense layers", "Xception"),
@@ -191,7 +223,7 @@ def applications(names: Sequence[str], *, home: Path) -> None:
         if form.speed is Speed.SPARSE:
             with tempfile.TemporaryDirectory() as folder:
                 measured = _in_node(Path(folder), {"dense": dense, "sparse": form.file.content}, pairs=3)
-        kind = form.name.partition(", about")[0].removeprefix(name).strip(", ") or "dense"
+        kind = form.name.partition(", about")[0].removeprefix(name).strip(", ") if not form.refusal else "dense"
         estimate = f"{form.estimate:.2f}x" if form.speed is Speed.SPARSE else form.refusal
         print("\t".join([name, kind, estimate, *(row.measured for row in measured)]), flush=True)
         for reason, count in reasons.most_common():
@@ -288,6 +320,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=" ".join(NETWORKS))
     parser.add_argument("--zeros", type=float, nargs="+", default=[0.9])
     parser.add_argument("--emulated", action="store_true")
+    parser.add_argument("--sizes", action="store_true", help="bytes instead of times; the bars are those of resnet18")
     parser.add_argument("--forced", action="store_true")
     parser.add_argument("--applications", action="store_true")
     parser.add_argument("--folder", type=Path, default=kernels.ROOT / "build/applications", help="keeps their files")
@@ -301,9 +334,10 @@ def main() -> None:
     if options.random:
         random_networks(options.random)
         return
+    measure = sizes if options.sizes else partial(rows, is_emulated=options.emulated)
     for name in options.networks or NETWORKS:
         for zeros in options.zeros:
-            for row in rows(name, zeros, is_emulated=options.emulated):
+            for row in measure(name, zeros):
                 line = [row.what, row.measured, row.bar, "yes" if row.holds else "NO"]
                 print("\t".join(line), flush=True)
 
