@@ -174,7 +174,7 @@ _UNARY = {  # with one input
     *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN", "SQRT", "SQUARE", "TANH"),
 }
 # What the XNNPACK delegate of every runtime takes: others cut the file into parts that XNNPACK sees one by one.
-DELEGATED = {
+_DELEGATED = {
     *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX"),
     *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
     *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "SUM", "DENSIFY", "DEQUANTIZE"),
@@ -492,7 +492,7 @@ def analyze(whole: Model, model: schema.ModelT) -> tuple[Analysis, ...]:
 def _analysis(graph: _Steps) -> Analysis:
     roles = tuple(_role(graph, step) for step in graph.steps)
     groups: list[_Group] = []
-    for numbers in _parts(graph.steps):
+    for numbers in delegated_parts([(_is_delegated(step), step.inputs, step.outputs) for step in graph.steps]):
         steps = tuple(graph.steps[number] for number in numbers)
         outputs = _cuts(graph, numbers)
         part = replace(graph, steps=steps, outputs=(*graph.outputs, *outputs))
@@ -501,19 +501,23 @@ def _analysis(graph: _Steps) -> Analysis:
     return Analysis(graph, roles, tuple(groups), any(graph.tensors[index].sparse for index in graph.origin.values()))
 
 
-def _parts(steps: Sequence[_Step]) -> list[list[int]]:
+def delegated_parts(steps: Sequence[tuple[bool, Sequence[int], Sequence[int]]]) -> list[list[int]]:
     """Return the numbers of the steps that XNNPACK sees at once, for each of its parts of a graph.
 
     The runtime hands over all steps that are ready, then runs those itself that XNNPACK does not take, in turns.
+
+    Args:
+        steps: For each, in an order in which they can run: whether XNNPACK takes it, its inputs, and its outputs.
     """
-    makers = {index: number for number, step in enumerate(steps) for index in step.outputs}
+    makers = {index: number for number, (_, _, outputs) in enumerate(steps) for index in outputs}
     parts, left, done = list[list[int]](), list(range(len(steps))), set[int]()
-    is_delegated = bool(steps) and _is_delegated(steps[0])
+    is_delegated = bool(steps) and steps[0][0]
     while left:
         taken = []
         for number in left:
-            is_ready = all(makers.get(index, number) in done or index not in makers for index in steps[number].inputs)
-            if is_ready and _is_delegated(steps[number]) == is_delegated:
+            is_mine, inputs, _ = steps[number]
+            is_ready = all(makers.get(index, number) in done or index not in makers for index in inputs)
+            if is_ready and is_mine == is_delegated:
                 taken.append(number)
                 done.add(number)
         left = [number for number in left if number not in done]
@@ -522,9 +526,14 @@ def _parts(steps: Sequence[_Step]) -> list[list[int]]:
     return parts
 
 
+def is_delegated(kind: str, options: Any) -> bool:
+    """Tell whether XNNPACK takes an operator, which it does not for a pool that only skips pixels."""
+    size = getattr(options, "filterHeight", 0), getattr(options, "filterWidth", 0)
+    return kind in _DELEGATED and size != (1, 1)
+
+
 def _is_delegated(step: _Step) -> bool:
-    """Tell whether XNNPACK takes a step, which it does not for a pool that only skips pixels."""
-    return step.kind in DELEGATED and not step.option("filterHeight") == step.option("filterWidth") == 1
+    return is_delegated(step.kind, step.options)
 
 
 def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:

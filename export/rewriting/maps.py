@@ -143,6 +143,11 @@ class Reader:
         lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
         return tuple(map(int, [] if lengths is None else lengths))
 
+    def is_constant(self, index: int) -> bool:
+        """Tell whether the file holds the values of a tensor, in any form."""
+        data = self.model.buffers[self.graph.tensors[index].buffer].data
+        return data is not None and len(data) > 0
+
     def values(self, index: int) -> np.ndarray | None:
         """Return a constant of float32 or int32 that is stored as it is; None for any other tensor."""
         tensor = self.graph.tensors[index]

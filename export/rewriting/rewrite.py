@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -35,7 +36,11 @@ from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
 from tfprune.export.micro.reports import MicroReport, unrolled_row
 from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_numbers, spell_out_padding
-from tfprune.export.rewriting.sparse_convolutions import plan_convolutions, spread_convolutions
+from tfprune.export.rewriting.sparse_convolutions import (
+    estimated_gain,
+    plan_convolutions,
+    spread_convolutions,
+)
 from tfprune.export.rewriting.sparsify import INTEGER, SparseForms, SparseRow, has_hybrid_layers, with_dense_weights
 from tfprune.report import Report, table
 
@@ -304,6 +309,13 @@ class FileForm:
         )
         return Speed.BLOCKS if has_blocks else Speed.DENSE
 
+    @cached_property
+    def estimate(self) -> float:
+        """The estimated time on dense kernels, divided by that on the sparse ones that it reaches."""
+        if self.gain is not None:
+            return self.gain
+        return estimated_gain(with_dense_weights(self.file)) if self.speed is Speed.SPARSE else 1.0
+
 
 @dataclass(frozen=True)
 class _Choice:
@@ -356,10 +368,12 @@ def candidate_files(dense: ModelFile, *, name: str, optimize: str) -> list[FileF
             if any(row.form != "dense" for row in rows)
         ]
     refused: list[FileForm] = []
-    if optimize == "latency" and not any(form.file.inference.active for form in forms):
+    if optimize == "latency":
         spread = _spread_form(dense, name=f"{name}, convolutions as sparse 1x1 ones")
-        forms += [spread] if spread is not None and not spread.refusal else []
-        refused = [spread] if spread is not None and spread.refusal else []
+        if spread is not None and spread.refusal:
+            refused = [spread]
+        elif spread is not None and spread.estimate > max(form.estimate for form in forms):
+            forms.append(spread)
     unique: dict[bytes, FileForm] = {}
     for form in forms:
         unique.setdefault(form.file.content, form)
@@ -482,8 +496,9 @@ def choose(
         forms: At least one. Of equals the first is taken, so the same forms give the same choice.
         inputs: What `Runner.predict` takes.
         check: The outputs for them.
-        optimize: "latency" takes the fastest kernels that the form reaches, which is estimated from the file, not
-            measured, and of these the fewest bytes as written; all others take the fewest bytes.
+        optimize: "latency" takes the fastest kernels that the form reaches, of forms that reach sparse ones the
+            highest `FileForm.estimate`, which is not measured, and of equals the fewest bytes as written; all others
+            take the fewest bytes.
         compress: How the file is to be written, as `encode` takes it.
         each_form: Called when a form was checked, to move a bar.
 
@@ -501,12 +516,14 @@ def choose(
     if not passed:
         raise ValueError(check.refusal(checked[0].reason))
     speeds = [form.speed if optimize == "latency" else Speed.DENSE for form in forms]
-    best = min(passed, key=lambda index: (-speeds[index], len(packed[index]), index))
+    gains = [form.estimate if optimize == "latency" else 1.0 for form in forms]
+    best = min(passed, key=lambda index: (-speeds[index], -gains[index], len(packed[index]), index))
     rows = []
     for index, form in enumerate(forms):
         reason = checked[index].reason
         if checked[index].passed and index != best:
-            reason = _loss(speeds[index], speeds[best], more=len(packed[index]) - len(packed[best]))
+            more = len(packed[index]) - len(packed[best])
+            reason = _slower(gains[index], gains[best]) or _loss(speeds[index], speeds[best], more=more)
         rows.append(Candidate(form.name, len(form.file.content), len(packed[index]), checked[index].passed, reason))
     if speeds[best] is not Speed.SPARSE:
         rows += [Candidate(form.name, 0, 0, verified=False, reason=form.refusal) for form in refused]
@@ -537,6 +554,13 @@ def choose_micro(dense: ModelFile, *, inputs: Sequence[np.ndarray], check: Check
     content = form.file.content
     row = Candidate(form.name, len(content), len(content), verified=True)
     return _Choice(form, content, verified, (row,), fitted.report)
+
+
+def _slower(mine: float, best: float) -> str:
+    """Say why a form on sparse kernels is not taken: "" if it is not slower by the estimate."""
+    if not 1 < mine < best:
+        return ""
+    return f"about {mine:.2f} times as fast as on dense kernels, the chosen file {best:.2f} times, by an estimate"
 
 
 def _loss(mine: Speed, best: Speed, *, more: int) -> str:

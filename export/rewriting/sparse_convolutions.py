@@ -30,7 +30,14 @@ from tfprune.export.file.document import (
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Tensor
 from tfprune.export.file.report import open_batch
-from tfprune.export.file.xnnpack import DELEGATED, LEAST_GAIN, Layers, RewritingReport, rewriting_report
+from tfprune.export.file.xnnpack import (
+    LEAST_GAIN,
+    Layers,
+    RewritingReport,
+    delegated_parts,
+    is_delegated,
+    rewriting_report,
+)
 from tfprune.export.rewriting import phases as algebra
 from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, Stored, spread
 from tfprune.export.rewriting.maps import Node as _Node
@@ -230,18 +237,20 @@ class _Planner:
         return any(self._known(node, *each) < float("inf") for each in phases)
 
     def _runs_whole(self) -> bool:
-        """Tell whether XNNPACK gets all operators before the group and in it at once."""
-        makers = {index: each for each in self.outside() for index in indices_of(each.outputs)}
-        ahead, seen = [index for node in self.nodes for index in node.sources], set[int]()
-        while ahead:
-            index = ahead.pop()
-            operator = makers.get(index)
-            if index not in seen and operator is not None:
-                if self.reader.kind(operator) not in DELEGATED or _is_copy(operator):
-                    return False
-                ahead += inputs_of(operator)
-            seen.add(index)
-        return True
+        """Tell whether the group is in the first part of the graph that XNNPACK gets."""
+        reader = self.reader
+        nodes = {id(node.operators[-1]): node for node in self.nodes}
+        outside = {id(operator) for operator in self.outside()}
+        steps, inside = [], []
+        for operator in reader.operators:
+            kind, inputs, node = reader.kind(operator), inputs_of(operator), nodes.get(id(operator))
+            if node is not None:
+                inside.append(len(steps))
+                steps.append((True, node.sources, (node.target,)))
+            elif id(operator) in outside and not (kind == "DEQUANTIZE" and reader.is_constant(inputs[0])):
+                taken = is_delegated(kind, operator.builtinOptions)
+                steps.append((taken, inputs, indices_of(operator.outputs)))
+        return {*inside} <= {*itertools.chain(*delegated_parts(steps)[:1])}
 
     def _is_image(self, index: int) -> bool:
         return self.reader.shape(index)[3] <= _IMAGE_CHANNELS
@@ -358,12 +367,6 @@ class _Planner:
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
             return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
         return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
-
-
-def _is_copy(operator: schema.OperatorT) -> bool:
-    """Tell whether a pool of single pixels skips others, which the delegate does not take."""
-    options = operator.builtinOptions
-    return isinstance(options, schema.Pool2DOptionsT) and options.filterHeight == options.filterWidth == 1
 
 
 def _is_even(grid: tuple[int, int]) -> bool:
@@ -858,6 +861,31 @@ def spread_convolutions(file: ModelFile) -> tuple[ModelFile, float]:
         return file, 1.0
     _Writer(reader, plan).write()
     return file.saved(model), plan.gain
+
+
+def estimated_gain(file: ModelFile) -> float:
+    """Return the estimated time of a file on dense kernels, divided by that on the sparse ones that it reaches.
+
+    Args:
+        file: A file whose weights are stored dense. XNNPACK takes its groups once they are stored sparse.
+
+    Returns:
+        An estimate on the scale of `spread_convolutions`: 1 for a file that reaches no sparse kernels.
+    """
+    analysis = file.analyses[0]
+    sparse = {
+        analysis.steps[number].outputs[0]
+        for group in analysis.groups
+        if group.taken
+        for number in group.members
+        if not analysis.roles[number].enters
+    }
+    reader = _Reader(file.objects())
+    every = _Planner(reader, [node for node in reader.nodes if isinstance(node, _Node) and node.target in sparse])
+    inside = [node for node in every.nodes if every._known(node, 1, 1) < float("inf")]
+    planner = _Planner(reader, inside)
+    after = sum(planner._known(node, 1, 1) for node in inside) + sum(map(planner._dense, planner.outside()))
+    return sum(map(planner._dense, reader.operators)) / after if after else 1.0
 
 
 # Say what would be written, without writing it, and why operators stay dense.

@@ -72,18 +72,20 @@ class FileGraph:
         x: int,
         channels: int,
         *,
-        size: int = 3,
+        size: int | tuple[int, int] = 3,
         groups: int = 1,
         stride: int = 1,
+        dilation: int = 1,
         zeros: float = 0.0,
         padding: int = SAME,
     ) -> int:
         count, height, width, depth = self.shape(x)
-        kernel = self.weights(channels, size, size, depth // groups, zeros=zeros)
-        options = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1}
+        rows, columns = (size, size) if isinstance(size, int) else size
+        kernel = self.weights(channels, rows, columns, depth // groups, zeros=zeros)
+        options = {"strideH": stride, "strideW": stride, "dilationHFactor": dilation, "dilationWFactor": dilation}
         options |= {"fusedActivationFunction": RELU, "padding": padding}
-        less = 0 if padding == SAME else size - 1
-        shape = (count, -(-(height - less) // stride), -(-(width - less) // stride), channels)
+        less = [0 if padding == SAME else dilation * (each - 1) for each in (rows, columns)]
+        shape = (count, -(-(height - less[0]) // stride), -(-(width - less[1]) // stride), channels)
         return self.operator("CONV_2D", [x, kernel, self.weights(channels)], shape, kind="Conv2DOptions", **options)
 
     def depthwise(self, x: int, *, multiplier: int = 1) -> int:

@@ -226,3 +226,32 @@ def test_a_stock_cnn_with_an_open_batch_is_pruned_to_a_file_with_fast_zeros(tmp_
     assert "give batch=1" in still.file.candidates[-1].reason and not still.file.sparse_inference.active
     fast = prune_tflite(content, tmp_path / "fast.tflite", samples, batch=1, **goal)
     assert fast.file.gain > 1.5 and fast.file.sparse_inference.active
+
+
+def pointwise(graph: FileGraph) -> int:
+    """Return the mean of 1x1 convolutions, which sparse kernels take as they are."""
+    x = graph.convolution(graph.pad(graph.input, sides=1), 16, stride=2, padding=VALID)
+    for _ in range(3):
+        x = graph.convolution(graph.depthwise(x), 128, size=1, zeros=0.9)
+    return graph.mean(x)
+
+
+def test_the_estimate_of_a_form_that_runs_sparse_as_it_is():
+    graph = FileGraph(0, shape=(1, 32, 32, 3))
+    file = ModelFile.open(graph.content(pointwise(graph)))
+    dense, sparse, *others = candidate_files(file, name="dense", optimize="latency")
+    assert dense.estimate == 1 and sparse.name == "dense, sparse" and sparse.estimate == pytest.approx(4, rel=0.3)
+    assert all(form.refusal for form in others)
+
+
+@pytest.mark.programs
+def test_of_forms_on_sparse_kernels_the_one_with_the_highest_estimate_is_written(tmp_path):
+    """Sparse kernels take a small branch as it is; with more bytes, they take the large one too."""
+    graph = FileGraph(0, shape=(1, 32, 32, 3))
+    content = graph.content(pointwise(graph), graph.mean(body(graph, graph.input)))
+    forms = candidate_files(ModelFile.open(content), name="dense", optimize="latency")
+    estimates = {form.name: form.estimate for form in forms}
+    fast = rewrite(content, tmp_path / "fast.tflite", optimize="latency")
+    assert fast.gain == max(estimates.values()) and 1 < estimates["dense, sparse"] < fast.gain
+    (row,) = (each for each in fast.candidates if each.name.endswith(", sparse"))
+    assert row.verified and row.bytes < fast.tflite_bytes and "by an estimate" in row.reason

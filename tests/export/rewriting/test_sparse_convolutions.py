@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from file_graphs import SAME, VALID, FileGraph
@@ -39,7 +42,7 @@ def spread(content: bytes) -> bytes:
     return stored.content
 
 
-def layer(graph: FileGraph, x: int, channels: int, **options: int) -> int:
+def layer(graph: FileGraph, x: int, channels: int, **options: Any) -> int:
     return graph.convolution(x, channels, zeros=0.95, **options)
 
 
@@ -125,6 +128,34 @@ def test_maps_of_odd_size(shape):
     graph = FileGraph(0, shape=shape)
     content = graph.content(layer(graph, layer(graph, layer(graph, graph.input, 48, stride=2), 64, stride=2), 64))
     assert_same_outputs(content, spread(content))
+
+
+KINDS: dict[str, Callable[[FileGraph, int], int]] = {
+    "dilation 2": lambda graph, x: layer(graph, x, 64, dilation=2),
+    "5x5, dilation 2": lambda graph, x: layer(graph, x, 64, dilation=2, size=5),
+    "1x7": lambda graph, x: layer(graph, x, 64, size=(1, 7)),
+    "7x1": lambda graph, x: layer(graph, x, 64, size=(7, 1)),
+    "7x7": lambda graph, x: layer(graph, x, 64, size=7),
+    "7x7, stride 2": lambda graph, x: layer(graph, x, 64, size=7, stride=2),
+    "unequal padding": lambda graph, x: layer(graph, graph.pad(x), 64, size=2, padding=VALID),
+    "unequal padding, stride 2": lambda graph, x: layer(graph, graph.pad(x), 64, size=3, stride=2, padding=VALID),
+    "depth multiplier 2": lambda graph, x: graph.depthwise(x, multiplier=2),
+    "groups": lambda graph, x: layer(graph, x, 64, groups=4),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_convolution_runs_in_the_group(kind):
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    content = graph.content(layer(graph, KINDS[kind](graph, layer(graph, graph.input, 48)), 64))
+    after = spread(content)
+    assert_same_outputs(content, after)
+    file = ModelFile.open(after)
+    assert all(row.sparse for row in file.inference.rows)
+    graph = file.graph.subgraphs[0]
+    kernels = [graph.tensors[each.inputs[1]].shape for each in graph.operators if each.name == "CONV_2D"]
+    assert {shape[1:3] for shape in kernels} == {(3, 3), (1, 1)}
+    assert [shape[3] for shape in kernels if shape[1:3] == (3, 3)] == [3]  # the beginning of the group
 
 
 def narrowed(content: bytes, kind: type[np.generic]) -> bytes:
@@ -235,6 +266,19 @@ def test_operators_that_xnnpack_does_not_take_are_not_between_parts_of_a_group()
     behind = names[names.index("TILE") :]
     assert behind.count("CONV_2D") == 2 and "DEPTHWISE_CONV_2D" not in behind
     assert_same_outputs(content, file.content)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_operators_that_xnnpack_does_not_take_may_come_before_all_that_it_takes(is_first):
+    """As the mirrored image of sparse-ready files; behind an operator that it takes, they cut the file in parts."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    image = graph.input if is_first else graph.unary("TANH", graph.input)
+    mirrored = graph.operator("REVERSE_V2", [image, graph.integers(1, 2)], graph.shape(image))
+    content = graph.content(layer(graph, layer(graph, layer(graph, mirrored, 48), 64), 64))
+    if is_first:
+        assert_same_outputs(content, spread(content))
+    else:
+        assert spread_convolutions(ModelFile.open(content))[1] == 1
 
 
 def unchanged(graph: FileGraph, *made: int) -> bool:
