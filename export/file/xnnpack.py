@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file import schema
-from tfprune.export.file.document import REDUCED_PRECISION
+from tfprune.export.file.document import REDUCED_PRECISION, indices_of, inputs_of, operator_name
 from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor
 from tfprune.export.file.report import fraction_of_zeros, yes_or_no
 from tfprune.report import Report, table
@@ -39,6 +39,7 @@ class _Step:
         inputs: Indices of its tensors, in order; -1 for one left out.
         outputs: Places of what it computes.
         options: The operator's options, as the schema module describes them; None when it has none.
+        is_delegated: Whether XNNPACK takes it.
         padding: Zeros around the image, of a convolution. None where they depend on the image's size.
     """
 
@@ -47,6 +48,7 @@ class _Step:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Any
+    is_delegated: bool
     padding: _Padding | None = None
 
     def option(self, name: str, default: int = 0) -> int:
@@ -98,9 +100,11 @@ def _steps_of(whole: Model, model: schema.ModelT) -> tuple[_Steps, ...]:
 
 def _steps(graph: Subgraph, model: schema.ModelT, number: int) -> _Steps:
     origin = _origins(graph)
-    options = [operator.builtinOptions for operator in model.subgraphs[number].operators or ()]
+    objects = model.subgraphs[number]
+    taken = [is_delegated(model, objects, operator) for operator in objects.operators or ()]
+    options = [operator.builtinOptions for operator in objects.operators or ()]
     steps = [
-        _step(graph, operator, options[index])
+        _step(graph, operator, options[index], is_delegated=taken[index])
         for index, operator in enumerate(graph.operators)
         if not (operator.name in _UNPACKERS and set(operator.outputs) <= origin.keys())
     ]
@@ -116,9 +120,9 @@ def _origins(graph: Subgraph) -> dict[int, int]:
     return origin
 
 
-def _step(graph: Subgraph, operator: Operator, options: Any) -> _Step:
+def _step(graph: Subgraph, operator: Operator, options: Any, *, is_delegated: bool) -> _Step:
     name = graph.tensors[operator.outputs[0]].name if operator.outputs else ""
-    step = _Step(operator.name, name, operator.inputs, operator.outputs, options)
+    step = _Step(operator.name, name, operator.inputs, operator.outputs, options, is_delegated)
     if operator.name not in _PADDED_OPERATORS or len(operator.inputs) < 2 or operator.inputs[1] < 0:
         return step
     shape = graph.tensors[operator.inputs[1]].shape
@@ -174,14 +178,44 @@ _UNARY = {  # with one input
     *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN", "SQRT", "SQUARE", "TANH"),
 }
 # What the XNNPACK delegate of every runtime takes: others cut the file into parts that XNNPACK sees one by one.
-DELEGATED = {
+_DELEGATED = {
     *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX"),
     *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
     *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "SUM", "DENSIFY", "DEQUANTIZE"),
     *_UNARY - {"RELU_0_TO_1"},
 }
+_MOST_JOINED = 5  # by a CONCATENATION
 _FLOAT_PAIRS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL"}
 _READY = "tfprune.export.make_sparse_ready(model) rewrites it"
+
+
+def is_delegated(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:
+    """Tell whether XNNPACK takes an operator; if not, the file is cut there.
+
+    Tried on ai-edge-litert 2.3, by the number of parts that it makes of a file.
+
+    Args:
+        model: The file as objects.
+        graph: The graph of the operator.
+        operator: The operator.
+    """
+    kind, options, inputs = operator_name(model, operator), operator.builtinOptions, inputs_of(operator)
+    whole = {schema.TensorType.INT32, schema.TensorType.INT64, schema.TensorType.BOOL}
+    types = {graph.tensors[index].type for index in indices_of(operator.outputs)}
+    if kind not in _DELEGATED or not runs_fused(operator) or types & whole:
+        return False
+    if isinstance(options, schema.Pool2DOptionsT):  # strides beyond the window skip pixels
+        return options.strideH <= options.filterHeight and options.strideW <= options.filterWidth
+    if kind == "CONCATENATION":
+        return 2 <= len(inputs) <= _MOST_JOINED
+    return kind != "SOFTMAX" or getattr(options, "beta", 1.0) == 1.0
+
+
+def runs_fused(operator: schema.OperatorT) -> bool:
+    """Tell whether XNNPACK runs the activation that is fused to an operator, or there is none."""
+    kinds = schema.ActivationFunctionType
+    fused = getattr(operator.builtinOptions, "fusedActivationFunction", kinds.NONE)
+    return fused in (kinds.NONE, kinds.RELU, kinds.RELU_N1_TO_1, kinds.RELU6)
 
 
 @dataclass(frozen=True)
@@ -508,23 +542,18 @@ def _parts(steps: Sequence[_Step]) -> list[list[int]]:
     """
     makers = {index: number for number, step in enumerate(steps) for index in step.outputs}
     parts, left, done = list[list[int]](), list(range(len(steps))), set[int]()
-    is_delegated = bool(steps) and _is_delegated(steps[0])
+    is_turn_of_xnnpack = bool(steps) and steps[0].is_delegated
     while left:
         taken = []
         for number in left:
             is_ready = all(makers.get(index, number) in done or index not in makers for index in steps[number].inputs)
-            if is_ready and _is_delegated(steps[number]) == is_delegated:
+            if is_ready and steps[number].is_delegated == is_turn_of_xnnpack:
                 taken.append(number)
                 done.add(number)
         left = [number for number in left if number not in done]
-        parts += [taken] if is_delegated and taken else []
-        is_delegated = not is_delegated
+        parts += [taken] if is_turn_of_xnnpack and taken else []
+        is_turn_of_xnnpack = not is_turn_of_xnnpack
     return parts
-
-
-def _is_delegated(step: _Step) -> bool:
-    """Tell whether XNNPACK takes a step, which it does not for a pool that only skips pixels."""
-    return step.kind in DELEGATED and not step.option("filterHeight") == step.option("filterWidth") == 1
 
 
 def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:
@@ -533,12 +562,14 @@ def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:
     made = {index for number in numbers for index in graph.steps[number].outputs}
     cuts, others = dict[int, str](), dict[str, None]()
     for number, step in enumerate(graph.steps):
-        if not _is_delegated(step):
+        if not step.is_delegated:
             others[step.kind] = None
         if number not in inside:
             for index in made.intersection(step.inputs):
-                kinds = ", ".join(others if _is_delegated(step) else [step.kind])
-                cuts.setdefault(index, f"its output is taken by or behind {kinds}, which XNNPACK does not run")
+                kinds = ", ".join(others if step.is_delegated else [step.kind])
+                cuts.setdefault(
+                    index, f"its output is taken by or behind {kinds}, which XNNPACK does not run as it is"
+                )
     return cuts
 
 

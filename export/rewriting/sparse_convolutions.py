@@ -29,7 +29,7 @@ from tfprune.export.file.document import (
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Tensor
 from tfprune.export.file.report import open_batch
-from tfprune.export.file.xnnpack import DELEGATED, LEAST_GAIN, Layers, RewritingReport, rewriting_report
+from tfprune.export.file.xnnpack import LEAST_GAIN, Layers, RewritingReport, is_delegated, rewriting_report
 from tfprune.export.rewriting import phases as algebra
 from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, Stored, spread
 from tfprune.export.rewriting.maps import Node as _Node
@@ -197,7 +197,7 @@ class _Planner:
             index = ahead.pop()
             operator = makers.get(index)
             if index not in seen and operator is not None:
-                if self.reader.kind(operator) not in DELEGATED or _is_copy(operator):
+                if not is_delegated(self.reader.model, self.reader.graph, operator):
                     return False
                 ahead += inputs_of(operator)
             seen.add(index)
@@ -311,12 +311,6 @@ class _Planner:
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
             return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
         return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
-
-
-def _is_copy(operator: schema.OperatorT) -> bool:
-    """Tell whether a pool of single pixels skips others, which the delegate does not take."""
-    options = operator.builtinOptions
-    return isinstance(options, schema.Pool2DOptionsT) and options.filterHeight == options.filterWidth == 1
 
 
 def _border(node: _Node) -> float:
@@ -586,7 +580,7 @@ class _Writer:
                 matrix[phase, start : start + size, phase] = np.eye(size)
             made.append(self._product(source, matrix.reshape(phases**2 * sum(sizes), -1)))
             start += size
-        return functools.reduce(lambda first, second: self._sum(first, second, activation=node.activation), made)
+        return functools.reduce(self._sum, made)
 
     def _enlarged(self, node: _Node) -> int:
         """Copy each pixel into 2 x 2 phases, which are the enlarged map, or leave and enter the group again."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from file_graphs import SAME, VALID, FileGraph
 
 from tfprune.export.device.runner import Runner
-from tfprune.export.file import schema
+from tfprune.export.file import schema, xnnpack
 from tfprune.export.file.document import add_constant, add_operator, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import sparse_convolutions
@@ -217,17 +218,74 @@ def test_random_networks_give_the_same_outputs_wherever_a_group_begins(seeds, mo
     assert rewritten >= len(seeds) / 2
 
 
-def test_operators_that_xnnpack_does_not_take_are_not_between_parts_of_a_group():
-    """A file with TILE is cut in two there, and a group that goes across would give wrong outputs on ARM."""
+def tiled(graph: FileGraph, x: int) -> int:
+    return graph.operator("TILE", [x, graph.integers(1, 1, 1, 2)], (1, 16, 16, 128))
+
+
+def with_a_fused_curve(graph: FileGraph, x: int) -> int:
+    return graph.operator("SUB", [graph.constant(np.float32(1)), x], graph.shape(x), kind="SubOptions", **TANH)
+
+
+def scaled_softmax(graph: FileGraph, x: int) -> int:
+    return graph.operator("SOFTMAX", [x], graph.shape(x), kind="SoftmaxOptions", beta=2.0)
+
+
+def skipping(graph: FileGraph, x: int) -> int:
+    """Skip every third row and column, by a pool with strides beyond its window."""
+    places = graph.operator("RESIZE_BILINEAR", [x, graph.integers(48, 48)], (1, 48, 48, 64), **BILINEAR)
+    return graph.pool(places, size=2, stride=3, padding=SAME)
+
+
+TANH, BILINEAR = {"fusedActivationFunction": 4}, {"kind": "ResizeBilinearOptions"}
+
+
+@pytest.mark.parametrize("between", [tiled, with_a_fused_curve, scaled_softmax, skipping])
+def test_operators_that_xnnpack_does_not_take_are_not_between_parts_of_a_group(between):
+    """A file is cut in two there, and a group that goes across would give wrong outputs on ARM."""
     graph = FileGraph(0, shape=(1, 16, 16, 3))
     first = layer(graph, layer(graph, graph.input, 48), 64)
-    tiled = graph.operator("TILE", [first, graph.integers(1, 1, 1, 2)], (1, 16, 16, 128))
-    content = graph.content(layer(graph, graph.concatenation(layer(graph, tiled, 64), first), 64))
+    cut = between(graph, first)
+    content = graph.content(layer(graph, graph.concatenation(layer(graph, cut, 64), first), 64))
     file, _ = spread_convolutions(ModelFile.open(content))
-    names = [operator.name for operator in file.graph.subgraphs[0].operators]
-    behind = names[names.index("TILE") :]
+    operators = file.graph.subgraphs[0].operators
+    names = [operator.name for operator in operators]
+    assert delegates(content) > 1
+    behind = names[next(number for number, each in enumerate(operators) if cut in each.outputs) :]
     assert behind.count("CONV_2D") == 2 and "DEPTHWISE_CONV_2D" not in behind
     assert_same_outputs(content, file.content)
+
+
+def delegates(content: bytes) -> int:
+    """Return the parts of a file that XNNPACK runs."""
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    return sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
+
+
+def several(graph: FileGraph, x: int) -> int:
+    return graph.concatenation(*[x] * 6)
+
+
+def few(graph: FileGraph, x: int) -> int:
+    return graph.concatenation(*[x] * 5)
+
+
+def same_pixels(graph: FileGraph, x: int) -> int:
+    return graph.pool(x, size=1, stride=1)
+
+
+def every_second(graph: FileGraph, x: int) -> int:
+    return graph.pool(x, size=1)
+
+
+@pytest.mark.parametrize(
+    "between", [tiled, with_a_fused_curve, scaled_softmax, several, few, same_pixels, every_second]
+)
+def test_hazards_know_where_xnnpack_cuts_a_file(between):
+    graph = FileGraph(0, shape=(1, 16, 16, 64))
+    content = graph.content(layer(graph, between(graph, layer(graph, graph.input, 64)), 8))
+    (analysis,) = ModelFile.open(content).analyses
+    assert len(xnnpack._parts(analysis.steps)) == delegates(content)
 
 
 def unchanged(graph: FileGraph, *made: int) -> bool:
