@@ -524,7 +524,7 @@ class _Writer:
     ) -> int:
         _, height, width, _ = self._shape(source)
         kernel = matrix[:, None, None].astype(np.float32)
-        if not kernel.any():  # a sparse tensor without values counts as one that is not constant
+        if not kernel.any():  # which would be stored dense
             kernel[0, 0, 0, 0] = _NEXT_TO_NOTHING
         bias = np.zeros(len(matrix), np.float32) if bias is None else bias.astype(np.float32)
         options = schema.Conv2DOptionsT(padding=schema.Padding.VALID, strideH=1, strideW=1)

@@ -262,6 +262,24 @@ def delegates(content: bytes) -> int:
     return sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+def test_a_kernel_of_zeros_stays_dense_and_its_file_runs_whole(kind):
+    """A sparse tensor without values counts as one that is computed, and XNNPACK takes no such kernels."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    x = layer(graph, graph.input, 48)
+    kernel = graph.constant(np.zeros((48, 1, 1, 48), np.float32))
+    empty = graph.operator("CONV_2D", [x, kernel, graph.weights(48)], graph.shape(x), kind="Conv2DOptions", **UNIT)
+    content = graph.content(layer(graph, graph.binary("ADD", x, empty), 48))
+    content = content if kind is np.float32 else narrowed(content, kind)
+    stored = sparsify(content)
+    assert [row.form for row in stored.rows if row.sparsity == 1] == ["dense"]
+    assert delegates(stored.data) == delegates(content) == 1
+    assert_same_outputs(content, stored.data)
+
+
+UNIT = {"strideH": 1, "strideW": 1, "padding": VALID}
+
+
 def several(graph: FileGraph, x: int) -> int:
     return graph.concatenation(*[x] * 6)
 
