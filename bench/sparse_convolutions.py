@@ -263,9 +263,8 @@ def random_networks(count: int, *, is_emulated: bool) -> None:
             if not difference <= CLOSE:
                 print(f"{where}, seed {seed}: {difference}", flush=True)
         right, worst = sum(each <= CLOSE for each in differences.values()), max(differences.values(), default=0.0)
-        row = at_least(
-            f"{where}: random networks that are right, of {count}", right, len(differences), unit="", digits=0
-        )
+        what = f"{where}: random networks that are right, of {len(differences)} rewritten"
+        row = at_least(what, right, len(differences), unit="", digits=0)
         print("\t".join([row.what, row.measured, row.bar, f"{worst:.1e}", "yes" if row.holds else "NO"]))
 
 
