@@ -417,6 +417,9 @@ _KEEPDIMS_REASON = (
 )
 _VECTOR_OPERATORS = {"RESHAPE", "FULLY_CONNECTED"}  # they count the entries of a pooled image, whatever its shape
 _BATCH_REASON = "in a batch it is right for the first row only: build the model with keras.Input(..., batch_size=1)"
+_MIXED_REASON = (
+    "LiteRT.js 2.5 gives wrong outputs with a sparse float16 kernel and a float32 bias: store both as float16"
+)
 SPARSE_THRESHOLD = 2 / 3  # fraction of zeros in the 1x1 kernels of a group; more is needed
 
 
@@ -484,14 +487,14 @@ class Analysis:
 
     @property
     def hazards(self) -> tuple[str, ...]:
-        """Why outputs are wrong on ARM as soon as any weight of the file is sparse; empty when they are right."""
+        """Why outputs are wrong on ARM or in browsers once a weight is sparse; empty when they are right."""
         return tuple(
             f"{self.steps[number].name} ({self.steps[number].kind}): {text}" for number, text in self.dangers
         )
 
     @property
     def dangers(self) -> tuple[tuple[int, str], ...]:
-        """The same with the numbers of the steps: leaks, and gates on more rows than one."""
+        """The same with the numbers of the steps: leaks, gates on more rows than one, and mixed precision."""
         sparse_groups = [group for group in self.groups if group.taken]
         leaks = [leak for group in sparse_groups for leak in group.leaks]
         gates = [
@@ -500,7 +503,18 @@ class Analysis:
             for number in group.members
             if self._is_batched_gate(number)
         ]
-        return (*leaks, *gates)
+        members = [number for group in sparse_groups for number in group.members]
+        mixed = [(number, _MIXED_REASON) for number in members if self._is_mixed(number)]
+        return (*leaks, *gates, *mixed)
+
+    def _is_mixed(self, number: int) -> bool:
+        """Return True if a step has a sparse float16 kernel, and a bias that is stored otherwise."""
+        step = self.steps[number]
+        if step.kind not in _PADDED_OPERATORS or len(step.inputs) < 3:
+            return False
+        kernel, bias = map(self.graph.values, step.inputs[1:3])
+        is_half = kernel is not None and kernel.sparse and kernel.dtype == "float16"
+        return is_half and bias is not None and bias.dtype != "float16"
 
     def _is_batched_gate(self, number: int) -> bool:
         """Return True if a step joins maps of different sizes in a batch, of which the second row comes out wrong."""
@@ -816,7 +830,7 @@ class SparseInferenceReport(Report):
         sparsity: The fraction of zeros in all kernels that can run sparse.
         needed: The fraction of zeros that `sparsity` has to exceed.
         reasons: Why the model does not run sparse, one sentence for each cause.
-        hazards: Why the outputs are wrong on ARM as soon as a weight of the file is sparse; empty if they are right.
+        hazards: Why the outputs are wrong on ARM or in browsers with a sparse weight; empty if they are right.
             Hazards are reported for all graphs of a file, the rest for the main graph, which `Runner` runs.
         rows: The operators.
         runtime: The runtime and the processors that the answer holds for.

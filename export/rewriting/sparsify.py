@@ -566,7 +566,7 @@ class SparseForms:
             result, rows = self._sparse(forms, min_sparsity, _KERNELLESS)
             if any(row.form in ("csr", "pointwise") for row in rows) and result.hazards:
                 rest = [form for form in forms if form == "block"]
-                reason = f"with sparse weights XNNPACK fails on ARM, at {result.hazards[0]}"
+                reason = f"with sparse weights XNNPACK fails on ARM or in browsers, at {result.hazards[0]}"
                 return self._sparse(rest, min_sparsity, reason)
             return result, rows
 

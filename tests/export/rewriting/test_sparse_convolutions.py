@@ -122,15 +122,15 @@ def test_maps_of_odd_size(shape):
     assert_same_outputs(content, spread(content))
 
 
-def narrowed(content: bytes, kind: type[np.generic]) -> bytes:
-    """Store kernels as float16, or as 8-bit integers with a step for each output, behind DEQUANTIZE."""
+def narrowed(content: bytes, kind: type[np.generic], *, slot: int = 1) -> bytes:
+    """Store kernels (or biases) as float16, or as 8-bit integers with a step for each output, behind DEQUANTIZE."""
     model = ModelFile.open(content).objects()
     graph = model.subgraphs[0]
     for operator in [each for each in graph.operators if operator_name(model, each) in KERNELS]:
-        index, axis = int(operator.inputs[1]), 3 * (operator_name(model, operator) == "DEPTHWISE_CONV_2D")
+        index, axis = int(operator.inputs[slot]), 3 * (operator_name(model, operator) == "DEPTHWISE_CONV_2D")
         tensor = graph.tensors[index]
         values = np.moveaxis(model.buffers[tensor.buffer].data.view(np.float32).reshape(tensor.shape), axis, -1)
-        steps = np.maximum(np.abs(values).max(axis=(0, 1, 2)), 1e-6) / 127
+        steps = np.maximum(np.abs(values).max(axis=tuple(range(values.ndim - 1))), 1e-6) / 127
         grid = schema.QuantizationParametersT(quantizedDimension=axis)
         grid.scale, grid.zeroPoint = steps.astype(np.float32), np.zeros(len(steps), np.int64)
         small = np.moveaxis(np.rint(values / steps) if kind is np.int8 else values, -1, axis).astype(kind)
@@ -278,6 +278,19 @@ def test_a_kernel_of_zeros_stays_dense_and_its_file_runs_whole(kind):
 
 
 UNIT = {"strideH": 1, "strideW": 1, "padding": VALID}
+
+
+def test_sparse_kernels_of_float16_are_beside_biases_of_float16():
+    """With biases of float32, LiteRT.js 2.5.3 gave wrong outputs: off by 0.2 and more, or NaN."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    x = graph.convolution(graph.pad(graph.input, sides=1), 16, stride=2, padding=VALID)
+    x = layer(graph, layer(graph, x, 64, size=1), 64, size=1)
+    mixed = narrowed(graph.content(graph.dense(graph.mean(x), 10)), np.float16)
+    refused = [row.reason for row in sparsify(mixed).rows if row.dtype == "float16"]
+    assert len(refused) == 3 and any("store both as float16" in reason for reason in refused)
+    stored = sparsify(narrowed(mixed, np.float16, slot=2))
+    assert [row.form for row in stored.rows if row.shape == (64, 1, 1, 64)] == ["csr"]
+    assert ModelFile.open(stored.data).inference.active and not ModelFile.open(stored.data).hazards
 
 
 def several(graph: FileGraph, x: int) -> int:
