@@ -115,10 +115,49 @@ def _skipped(reason: str) -> list[Row]:
     return []
 
 
+def differences(folder: Path) -> dict[str, dict[str, float]]:
+    """Compare the same files of each folder in one on emulated processors.
+
+    Returns:
+        For each processor the relative differences, by the names of the folders; infinite for a crash or a refusal.
+    """
+    import root
+
+    python, found = root.build(ROOT / "build/aarch64"), {}
+    for processor in PROCESSORS:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "QEMU_CPU": processor}
+        command = [str(python), __file__, "--differences", str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        told = dict(line.split("\t") for line in done.stdout.splitlines())
+        found[processor] = {each.name: float(told.get(each.name, "inf")) for each in sorted(folder.iterdir())}
+    return found
+
+
+def print_differences(folder: Path) -> None:
+    """Print a line for each folder in one, each from a child, as a crash ends its process."""
+    for each in sorted(folder.iterdir()):
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            _, difference = _loaded(each)
+            print(each.name, difference, sep="\t", flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
 def paired(folder: Path, pairs: int) -> dict[str, Any]:
     """Time both files in turn, on the processor that this runs on."""
     from importlib.metadata import distributions
 
+    runs, difference = _loaded(folder)
+    ratio = statistics.median(_seconds(runs[0]) / _seconds(runs[1]) for _ in range(pairs))
+    site = os.environ["PYTHONPATH"].partition(os.pathsep)[0]
+    version = next(each.version for each in distributions(path=[site]))
+    return {"version": version, "ratio": ratio, "difference": difference}
+
+
+def _loaded(folder: Path) -> tuple[list[Any], float]:
+    """Return the interpreters of both files after a call each, and how far their outputs are apart."""
     from ai_edge_litert.interpreter import Interpreter
 
     image, runs = np.fromfile(folder / "image.bin", np.float32), []
@@ -131,11 +170,7 @@ def paired(folder: Path, pairs: int) -> dict[str, Any]:
     for interpreter in runs:  # the first call may still arrange something
         interpreter.invoke()
     dense, sparse = (run.get_tensor(run.get_output_details()[0]["index"]) for run in runs)
-    difference = float(np.abs(dense - sparse).max() / np.abs(dense).max())
-    ratio = statistics.median(_seconds(runs[0]) / _seconds(runs[1]) for _ in range(pairs))
-    site = os.environ["PYTHONPATH"].partition(os.pathsep)[0]
-    version = next(each.version for each in distributions(path=[site]))
-    return {"version": version, "ratio": ratio, "difference": difference}
+    return runs, float(np.abs(dense - sparse).max() / np.abs(dense).max())
 
 
 def _seconds(interpreter: Any) -> float:
@@ -147,6 +182,8 @@ def _seconds(interpreter: Any) -> float:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--paired"]:
         print(json.dumps(paired(Path(sys.argv[2]), int(sys.argv[3]))))
+    elif sys.argv[1:2] == ["--differences"]:
+        print_differences(Path(sys.argv[2]))
     else:
         for row in measure():
             print("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]))

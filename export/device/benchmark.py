@@ -30,12 +30,13 @@ from tfprune.export.device.runner import (
 from tfprune.export.device.writer_file import CachedText, PreparedFile, Signatures, is_language_model, signature_names
 from tfprune.export.file.container import Source, map_model, read_model, read_source, source_name
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.xnnpack import dense_on_avx
+from tfprune.export.file.xnnpack import Analysis
 from tfprune.report import Report, table
 
 # Report of a benchmark: the time and the memory of a file.
 
 _MEBIBYTE = 2**20
+_ON_AVX = "x86 processors with AVX have no sparse kernels in XNNPACK; this file is for ARM and browsers"
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,27 @@ def benchmark(
     return replace(report, dense_because=_dense_because(data)) if results[-1][0].has_avx else report
 
 
+def _dense_on_avx(analysis: Analysis) -> str:
+    """Say what becomes of a file on x86 processors with AVX that runs sparse elsewhere.
+
+    A file whose convolutions were rewritten has depthwise kernels with a single entry for each channel, which shift.
+    """
+    members = {number for group in analysis.groups if group.taken for number in group.members}
+    kernels = [
+        analysis.graph.values(step.inputs[1])
+        for number, step in enumerate(analysis.steps)
+        if number in members and step.kind == "DEPTHWISE_CONV_2D"
+    ]
+    if any(kernel is not None and kernel.nnz == kernel.shape[-1] for kernel in kernels):
+        return f"{_ON_AVX}, and 1.2 to 1.6 times slower here than its dense form (optimize='dense')"
+    return _ON_AVX
+
+
 def _dense_because(data: bytes) -> str:
     """Say why x86 processors with AVX run a file dense; empty for files that have no sparse kernels elsewhere."""
     try:
         file = ModelFile(data)
-        return dense_on_avx(file.analyses[0]) if file.inference.active else ""
+        return _dense_on_avx(file.analyses[0]) if file.inference.active else ""
     except ValueError:  # a runtime without the schema of files, or a file that nobody can read but run
         return ""
 

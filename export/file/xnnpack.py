@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file import schema
-from tfprune.export.file.document import REDUCED_PRECISION
+from tfprune.export.file.document import REDUCED_PRECISION, indices_of, inputs_of, operator_name
 from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor
 from tfprune.export.file.report import fraction_of_zeros, yes_or_no
 from tfprune.report import Report, table
@@ -39,6 +39,7 @@ class _Step:
         inputs: Indices of its tensors, in order; -1 for one left out.
         outputs: Places of what it computes.
         options: The operator's options, as the schema module describes them; None when it has none.
+        is_delegated: Whether XNNPACK takes it.
         padding: Zeros around the image, of a convolution. None where they depend on the image's size.
     """
 
@@ -47,6 +48,7 @@ class _Step:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Any
+    is_delegated: bool
     padding: _Padding | None = None
 
     def option(self, name: str, default: int = 0) -> int:
@@ -98,9 +100,11 @@ def _steps_of(whole: Model, model: schema.ModelT) -> tuple[_Steps, ...]:
 
 def _steps(graph: Subgraph, model: schema.ModelT, number: int) -> _Steps:
     origin = _origins(graph)
-    options = [operator.builtinOptions for operator in model.subgraphs[number].operators or ()]
+    objects = model.subgraphs[number]
+    taken = [is_delegated(model, objects, operator) for operator in objects.operators or ()]
+    options = [operator.builtinOptions for operator in objects.operators or ()]
     steps = [
-        _step(graph, operator, options[index])
+        _step(graph, operator, options[index], is_delegated=taken[index])
         for index, operator in enumerate(graph.operators)
         if not (operator.name in _UNPACKERS and set(operator.outputs) <= origin.keys())
     ]
@@ -116,9 +120,9 @@ def _origins(graph: Subgraph) -> dict[int, int]:
     return origin
 
 
-def _step(graph: Subgraph, operator: Operator, options: Any) -> _Step:
+def _step(graph: Subgraph, operator: Operator, options: Any, *, is_delegated: bool) -> _Step:
     name = graph.tensors[operator.outputs[0]].name if operator.outputs else ""
-    step = _Step(operator.name, name, operator.inputs, operator.outputs, options)
+    step = _Step(operator.name, name, operator.inputs, operator.outputs, options, is_delegated)
     if operator.name not in _PADDED_OPERATORS or len(operator.inputs) < 2 or operator.inputs[1] < 0:
         return step
     shape = graph.tensors[operator.inputs[1]].shape
@@ -180,8 +184,38 @@ _DELEGATED = {
     *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "SUM", "DENSIFY", "DEQUANTIZE"),
     *_UNARY - {"RELU_0_TO_1"},
 }
+_MOST_JOINED = 5  # by a CONCATENATION
 _FLOAT_PAIRS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL"}
 _READY = "tfprune.export.make_sparse_ready(model) rewrites it"
+
+
+def is_delegated(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:
+    """Tell whether XNNPACK takes an operator; if not, the file is cut there.
+
+    Tried on ai-edge-litert 2.3, by the number of parts that it makes of a file.
+
+    Args:
+        model: The file as objects.
+        graph: The graph of the operator.
+        operator: The operator.
+    """
+    kind, options, inputs = operator_name(model, operator), operator.builtinOptions, inputs_of(operator)
+    whole = {schema.TensorType.INT32, schema.TensorType.INT64, schema.TensorType.BOOL}
+    types = {graph.tensors[index].type for index in indices_of(operator.outputs)}
+    if kind not in _DELEGATED or not runs_fused(operator) or types & whole:
+        return False
+    if isinstance(options, schema.Pool2DOptionsT):  # strides beyond the window skip pixels
+        return options.strideH <= options.filterHeight and options.strideW <= options.filterWidth
+    if kind == "CONCATENATION":
+        return 2 <= len(inputs) <= _MOST_JOINED
+    return kind != "SOFTMAX" or getattr(options, "beta", 1.0) == 1.0
+
+
+def runs_fused(operator: schema.OperatorT) -> bool:
+    """Tell whether XNNPACK runs the activation that is fused to an operator, or there is none."""
+    kinds = schema.ActivationFunctionType
+    fused = getattr(operator.builtinOptions, "fusedActivationFunction", kinds.NONE)
+    return fused in (kinds.NONE, kinds.RELU, kinds.RELU_N1_TO_1, kinds.RELU6)
 
 
 @dataclass(frozen=True)
@@ -369,11 +403,9 @@ _RULES: dict[str, Callable[[_Steps, _Step], _Role]] = {
 
 # Which operators of a file XNNPACK runs with its sparse kernels, why not the others, and when that goes wrong.
 #
-# XNNPACK, the library that runs float models in LiteRT and TFLite, has sparse kernels for 1x1 convolutions with
-# channels first. While it loads a file that holds a sparse weight, it looks for groups of operators that can all
-# run so. A group begins with the first convolution of a network for images and ends in a mean over the image. It is
-# taken when more than two thirds of its 1x1 kernels are zero. On x86 processors with AVX no group is ever taken.
-#
+# XNNPACK has sparse kernels for 1x1 convolutions with channels first. While it loads a file that holds a sparse
+# weight, it looks for groups that begin with the first convolution of a network for images and end in a mean over the
+# image. One is taken when more than two thirds of its 1x1 kernels are zero; on x86 processors with AVX none ever is.
 # XNNPACK does not check how a group ends: one that is left in another way than by a mean is taken too, and then
 # gives wrong outputs, or the file does not load. `Analysis.hazards` lists these.
 
@@ -383,6 +415,9 @@ _KEEPDIMS_REASON = (
 )
 _VECTOR_OPERATORS = {"RESHAPE", "FULLY_CONNECTED"}  # they count the entries of a pooled image, whatever its shape
 _BATCH_REASON = "in a batch it is right for the first row only: build the model with keras.Input(..., batch_size=1)"
+_MIXED_REASON = (
+    "LiteRT.js 2.5 gives wrong outputs with a sparse float16 kernel and a float32 bias: store both as float16"
+)
 SPARSE_THRESHOLD = 2 / 3  # fraction of zeros in the 1x1 kernels of a group; more is needed
 
 
@@ -450,14 +485,14 @@ class Analysis:
 
     @property
     def hazards(self) -> tuple[str, ...]:
-        """Why outputs are wrong on ARM as soon as any weight of the file is sparse; empty when they are right."""
+        """Why outputs are wrong on ARM or in browsers once a weight is sparse; empty when they are right."""
         return tuple(
             f"{self.steps[number].name} ({self.steps[number].kind}): {text}" for number, text in self.dangers
         )
 
     @property
     def dangers(self) -> tuple[tuple[int, str], ...]:
-        """The same with the numbers of the steps: leaks, and gates on more rows than one."""
+        """The same with the numbers of the steps: leaks, gates on more rows than one, and mixed precision."""
         sparse_groups = [group for group in self.groups if group.taken]
         leaks = [leak for group in sparse_groups for leak in group.leaks]
         gates = [
@@ -466,7 +501,18 @@ class Analysis:
             for number in group.members
             if self._is_batched_gate(number)
         ]
-        return (*leaks, *gates)
+        members = [number for group in sparse_groups for number in group.members]
+        mixed = [(number, _MIXED_REASON) for number in members if self._is_mixed(number)]
+        return (*leaks, *gates, *mixed)
+
+    def _is_mixed(self, number: int) -> bool:
+        """Return True if a step has a sparse float16 kernel, and a bias that is stored otherwise."""
+        step = self.steps[number]
+        if step.kind not in _PADDED_OPERATORS or len(step.inputs) < 3:
+            return False
+        kernel, bias = map(self.graph.values, step.inputs[1:3])
+        is_half = kernel is not None and kernel.sparse and kernel.dtype == "float16"
+        return is_half and bias is not None and bias.dtype != "float16"
 
     def _is_batched_gate(self, number: int) -> bool:
         """Return True if a step joins maps of different sizes in a batch, of which the second row comes out wrong."""
@@ -492,7 +538,7 @@ def analyze(whole: Model, model: schema.ModelT) -> tuple[Analysis, ...]:
 def _analysis(graph: _Steps) -> Analysis:
     roles = tuple(_role(graph, step) for step in graph.steps)
     groups: list[_Group] = []
-    for numbers in delegated_parts([(_is_delegated(step), step.inputs, step.outputs) for step in graph.steps]):
+    for numbers in delegated_parts([(step.is_delegated, step.inputs, step.outputs) for step in graph.steps]):
         steps = tuple(graph.steps[number] for number in numbers)
         outputs = _cuts(graph, numbers)
         part = replace(graph, steps=steps, outputs=(*graph.outputs, *outputs))
@@ -511,29 +557,19 @@ def delegated_parts(steps: Sequence[tuple[bool, Sequence[int], Sequence[int]]]) 
     """
     makers = {index: number for number, (_, _, outputs) in enumerate(steps) for index in outputs}
     parts, left, done = list[list[int]](), list(range(len(steps))), set[int]()
-    is_delegated = bool(steps) and steps[0][0]
+    is_turn_of_xnnpack = bool(steps) and steps[0][0]
     while left:
         taken = []
         for number in left:
             is_mine, inputs, _ = steps[number]
             is_ready = all(makers.get(index, number) in done or index not in makers for index in inputs)
-            if is_ready and is_mine == is_delegated:
+            if is_ready and is_mine == is_turn_of_xnnpack:
                 taken.append(number)
                 done.add(number)
         left = [number for number in left if number not in done]
-        parts += [taken] if is_delegated and taken else []
-        is_delegated = not is_delegated
+        parts += [taken] if is_turn_of_xnnpack and taken else []
+        is_turn_of_xnnpack = not is_turn_of_xnnpack
     return parts
-
-
-def is_delegated(kind: str, options: Any) -> bool:
-    """Tell whether XNNPACK takes an operator, which it does not for a pool that only skips pixels."""
-    size = getattr(options, "filterHeight", 0), getattr(options, "filterWidth", 0)
-    return kind in _DELEGATED and size != (1, 1)
-
-
-def _is_delegated(step: _Step) -> bool:
-    return is_delegated(step.kind, step.options)
 
 
 def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:
@@ -542,12 +578,14 @@ def _cuts(graph: _Steps, numbers: Sequence[int]) -> dict[int, str]:
     made = {index for number in numbers for index in graph.steps[number].outputs}
     cuts, others = dict[int, str](), dict[str, None]()
     for number, step in enumerate(graph.steps):
-        if not _is_delegated(step):
+        if not step.is_delegated:
             others[step.kind] = None
         if number not in inside:
             for index in made.intersection(step.inputs):
-                kinds = ", ".join(others if _is_delegated(step) else [step.kind])
-                cuts.setdefault(index, f"its output is taken by or behind {kinds}, which XNNPACK does not run")
+                kinds = ", ".join(others if step.is_delegated else [step.kind])
+                cuts.setdefault(
+                    index, f"its output is taken by or behind {kinds}, which XNNPACK does not run as it is"
+                )
     return cuts
 
 
@@ -692,12 +730,8 @@ Layers = tuple[Mapping[str, str], Mapping[str, str]]  # paths by name: of layers
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 _WEIGHTED = (*_CONVOLUTIONS, "FULLY_CONNECTED")
 LEAST_GAIN = 1.1  # for which convolutions are rewritten, by the estimate, which is off by a few tenths
-SPREAD_ON_AVX = "x86 with AVX, where such a file runs dense, 1.2 to 1.6 times slower than the dense file"
-_ON_AVX = "x86 processors with AVX have no sparse kernels in XNNPACK; this file is for ARM and browsers"
 _WHERE = "on ARM and in browsers, by an estimate"
-_DENSE_FILE = (
-    "the file holds no sparse weight, without which XNNPACK does not look for zeros: export with sparse weights"
-)
+_DENSE_FILE = "the file holds no sparse weight, without which XNNPACK looks for no zeros: export with sparse weights"
 _HALF_PRECISION = (
     f"the metadata `{REDUCED_PRECISION}` asks for half precision, for which LiteRT 2.2 and 2.3 have no sparse "
     "kernels on ARMv8.2 and later, and LiteRT 2.1 gives NaN: `rewrite` leaves the entry out"
@@ -794,7 +828,7 @@ class SparseInferenceReport(Report):
         sparsity: The fraction of zeros in all kernels that can run sparse.
         needed: The fraction of zeros that `sparsity` has to exceed.
         reasons: Why the model does not run sparse, one sentence for each cause.
-        hazards: Why the outputs are wrong on ARM as soon as a weight of the file is sparse; empty if they are right.
+        hazards: Why the outputs are wrong on ARM or in browsers with a sparse weight; empty if they are right.
             Hazards are reported for all graphs of a file, the rest for the main graph, which `Runner` runs.
         rows: The operators.
         runtime: The runtime and the processors that the answer holds for.
@@ -904,22 +938,6 @@ def rewriting_report(
         if reason or step.kind in _CONVOLUTIONS:
             rows.append(OperatorRow(name, step.kind, _sparsity(analysis, step), not reason, reason))
     return RewritingReport(gain >= LEAST_GAIN, gain, gains, (), tuple(rows))
-
-
-def dense_on_avx(analysis: Analysis) -> str:
-    """Say what becomes of a file on x86 processors with AVX that runs sparse elsewhere.
-
-    A file whose convolutions were rewritten has depthwise kernels with a single entry for each channel, which shift.
-    """
-    members = {number for group in analysis.groups if group.taken for number in group.members}
-    kernels = [
-        analysis.graph.values(step.inputs[1])
-        for number, step in enumerate(analysis.steps)
-        if number in members and step.kind == "DEPTHWISE_CONV_2D"
-    ]
-    if any(kernel is not None and kernel.nnz == kernel.shape[-1] for kernel in kernels):
-        return f"{_ON_AVX}, and 1.2 to 1.6 times slower here than its dense form (optimize='dense')"
-    return _ON_AVX
 
 
 def _causes(analysis: Analysis, names: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfprune.export.file import schema
 from tfprune.export.file.document import indices_of, inputs_of, operator_name
+from tfprune.export.file.xnnpack import runs_fused
 from tfprune.export.rewriting.phases import Window
 
 NO_ACTIVATION, RELU, RELU6 = 0, 1, 3  # of the format, whose classes are imported when a file is read
@@ -195,6 +196,8 @@ class Reader:
         rule = _RULES.get(kind)
         if rule is None:
             return f"{kind} has no form with channels first"
+        if not runs_fused(operator) or (_fused(operator) and kind == "CONCATENATION"):
+            return f"the activation that is fused to it has no form: put one of its own behind the {kind}"
         running = [index for index in inputs if index >= 0 and self.values(index) is None]
         taken = running[0] if rule is not _reshape and running else int(operator.outputs[0])
         made = int(operator.outputs[0]) if rule is not _mean else taken
@@ -421,8 +424,7 @@ def _concatenation(reader: Reader, operator: schema.OperatorT, _: str) -> Node |
     inputs, target = inputs_of(operator), int(operator.outputs[0])
     if operator.builtinOptions.axis % 4 != 3 or not all(map(reader.is_map, inputs)):
         return "it does not join the channels of images"
-    activation = operator.builtinOptions.fusedActivationFunction
-    return Node("concatenation", (operator,), tuple(inputs), target, activation=activation)
+    return Node("concatenation", (operator,), tuple(inputs), target)
 
 
 def _enlarge(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:

@@ -448,6 +448,7 @@ _SHARED = "it shares its values with a tensor that stays dense"
 _GAINLESS = "the file would not be smaller"
 _OF_OTHERS = "other graphs than the first read it, and stay as they are"
 _KERNELLESS = "no kernel takes its blocks"
+_EMPTY = "it holds zeros only, and the runtime takes a sparse tensor without values for one that is computed"
 _SPARSE_OVERHEAD_BYTES = 400  # bytes that a sparse tensor and its operators take besides values and indices, about
 
 
@@ -565,7 +566,7 @@ class SparseForms:
             result, rows = self._sparse(forms, min_sparsity, _KERNELLESS)
             if any(row.form in ("csr", "pointwise") for row in rows) and result.hazards:
                 rest = [form for form in forms if form == "block"]
-                reason = f"with sparse weights XNNPACK fails on ARM, at {result.hazards[0]}"
+                reason = f"with sparse weights XNNPACK fails on ARM or in browsers, at {result.hazards[0]}"
                 return self._sparse(rest, min_sparsity, reason)
             return result, rows
 
@@ -652,6 +653,8 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], min_spa
     """Encode the values of a group, or give the reason why they stay as they are."""
     tensor = group.tensor
     group.reason = group.reason or _refusal(group, model)
+    if not group.reason and tensor.nnz == 0:
+        group.reason = _EMPTY
     if not group.reason and fraction_of_zeros(tensor.nnz or 0, tensor.size) < min_sparsity:
         group.reason = f"it has fewer zeros than min_sparsity={min_sparsity:g}"
     if group.pointwise and "pointwise" not in forms:

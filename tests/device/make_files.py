@@ -62,7 +62,7 @@ def make(name: str, folder: Path) -> list[dict]:
         )
         rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": TOLERANCES[None], "apart": True})
     if name == NETWORKS[0]:
-        rows.append(_spread(folder))
+        rows += [_spread(folder), *_spread_built(folder)]
     return rows
 
 
@@ -76,6 +76,25 @@ def _spread(folder: Path) -> dict:
     path.write_bytes(sparsify(file.content).data)
     assert ModelFile.open(path).inference.active
     return {"file": path.name, "samples": f"{SPREAD}.npz", "tolerance": TOLERANCES[None], "apart": False}
+
+
+def _spread_built(folder: Path) -> list[dict]:
+    """Write networks of many kinds of operators in the same form; outputs of their dense files are the truth."""
+    sys.path += [str(Path(__file__).parents[1] / place) for place in ("helpers", "export/rewriting")]
+    from file_graphs import FileGraph
+    from test_sparse_convolutions import numbers, outputs, pools, spread
+
+    rows = []
+    for build in (numbers, pools):
+        graph = FileGraph(0, shape=(1, 16, 16, 3))
+        content, name = graph.content(*build(graph)), f"{build.__name__}_spread"
+        image = np.random.default_rng(0).normal(size=(1, 16, 16, 3)).astype(np.float32)
+        arrays = {f"output_{place}": array for place, array in enumerate(outputs(content, image))}
+        np.savez(folder / f"{name}.npz", input_0=image, **arrays)
+        (folder / f"{name}.sparse.tflite").write_bytes(spread(content))
+        row = {"file": f"{name}.sparse.tflite", "samples": f"{name}.npz"}
+        rows.append({**row, "tolerance": TOLERANCES[None], "apart": False})
+    return rows
 
 
 def _convert_here(module: str, folder: Path, **settings: Any) -> Completed:

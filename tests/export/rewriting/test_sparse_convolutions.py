@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from file_graphs import SAME, VALID, FileGraph
 
 from tfprune.export.device.runner import Runner
-from tfprune.export.file import schema
+from tfprune.export.file import schema, xnnpack
 from tfprune.export.file.document import add_constant, add_operator, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import sparse_convolutions
@@ -158,15 +159,15 @@ def test_a_kind_of_convolution_runs_in_the_group(kind):
     assert [shape[3] for shape in kernels if shape[1:3] == (3, 3)] == [3]  # the beginning of the group
 
 
-def narrowed(content: bytes, kind: type[np.generic]) -> bytes:
-    """Store kernels as float16, or as 8-bit integers with a step for each output, behind DEQUANTIZE."""
+def narrowed(content: bytes, kind: type[np.generic], *, slot: int = 1) -> bytes:
+    """Store kernels (or biases) as float16, or as 8-bit integers with a step for each output, behind DEQUANTIZE."""
     model = ModelFile.open(content).objects()
     graph = model.subgraphs[0]
     for operator in [each for each in graph.operators if operator_name(model, each) in KERNELS]:
-        index, axis = int(operator.inputs[1]), 3 * (operator_name(model, operator) == "DEPTHWISE_CONV_2D")
+        index, axis = int(operator.inputs[slot]), 3 * (operator_name(model, operator) == "DEPTHWISE_CONV_2D")
         tensor = graph.tensors[index]
         values = np.moveaxis(model.buffers[tensor.buffer].data.view(np.float32).reshape(tensor.shape), axis, -1)
-        steps = np.maximum(np.abs(values).max(axis=(0, 1, 2)), 1e-6) / 127
+        steps = np.maximum(np.abs(values).max(axis=tuple(range(values.ndim - 1))), 1e-6) / 127
         grid = schema.QuantizationParametersT(quantizedDimension=axis)
         grid.scale, grid.zeroPoint = steps.astype(np.float32), np.zeros(len(steps), np.int64)
         small = np.moveaxis(np.rint(values / steps) if kind is np.int8 else values, -1, axis).astype(kind)
@@ -255,15 +256,39 @@ def test_random_networks_give_the_same_outputs_wherever_a_group_begins(seeds, mo
     assert rewritten >= len(seeds) / 2
 
 
-def test_operators_that_xnnpack_does_not_take_are_not_between_parts_of_a_group():
-    """A file with TILE is cut in two there, and a group that goes across would give wrong outputs on ARM."""
+def tiled(graph: FileGraph, x: int) -> int:
+    return graph.operator("TILE", [x, graph.integers(1, 1, 1, 2)], (1, 16, 16, 128))
+
+
+def with_a_fused_curve(graph: FileGraph, x: int) -> int:
+    return graph.operator("SUB", [graph.constant(np.float32(1)), x], graph.shape(x), kind="SubOptions", **TANH)
+
+
+def scaled_softmax(graph: FileGraph, x: int) -> int:
+    return graph.operator("SOFTMAX", [x], graph.shape(x), kind="SoftmaxOptions", beta=2.0)
+
+
+def skipping(graph: FileGraph, x: int) -> int:
+    """Skip every third row and column, by a pool with strides beyond its window."""
+    places = graph.operator("RESIZE_BILINEAR", [x, graph.integers(48, 48)], (1, 48, 48, 64), **BILINEAR)
+    return graph.pool(places, size=2, stride=3, padding=SAME)
+
+
+TANH, BILINEAR = {"fusedActivationFunction": 4}, {"kind": "ResizeBilinearOptions"}
+
+
+@pytest.mark.parametrize("between", [tiled, with_a_fused_curve, scaled_softmax, skipping])
+def test_operators_that_xnnpack_does_not_take_are_not_between_parts_of_a_group(between):
+    """A file is cut in two there, and a group that goes across would give wrong outputs on ARM."""
     graph = FileGraph(0, shape=(1, 16, 16, 3))
     first = layer(graph, layer(graph, graph.input, 48), 64)
-    tiled = graph.operator("TILE", [first, graph.integers(1, 1, 1, 2)], (1, 16, 16, 128))
-    content = graph.content(layer(graph, graph.concatenation(layer(graph, tiled, 64), first), 64))
+    cut = between(graph, first)
+    content = graph.content(layer(graph, graph.concatenation(layer(graph, cut, 64), first), 64))
     file, _ = spread_convolutions(ModelFile.open(content))
-    names = [operator.name for operator in file.graph.subgraphs[0].operators]
-    behind = names[names.index("TILE") :]
+    operators = file.graph.subgraphs[0].operators
+    names = [operator.name for operator in operators]
+    assert delegates(content) > 1
+    behind = names[next(number for number, each in enumerate(operators) if cut in each.outputs) :]
     assert behind.count("CONV_2D") == 2 and "DEPTHWISE_CONV_2D" not in behind
     assert_same_outputs(content, file.content)
 
@@ -279,6 +304,71 @@ def test_operators_that_xnnpack_does_not_take_may_come_before_all_that_it_takes(
         assert_same_outputs(content, spread(content))
     else:
         assert spread_convolutions(ModelFile.open(content))[1] == 1
+
+
+def delegates(content: bytes) -> int:
+    """Return the parts of a file that XNNPACK runs."""
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    return sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8])
+def test_a_kernel_of_zeros_stays_dense_and_its_file_runs_whole(kind):
+    """A sparse tensor without values counts as one that is computed, and XNNPACK takes no such kernels."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    x = layer(graph, graph.input, 48)
+    kernel = graph.constant(np.zeros((48, 1, 1, 48), np.float32))
+    empty = graph.operator("CONV_2D", [x, kernel, graph.weights(48)], graph.shape(x), kind="Conv2DOptions", **UNIT)
+    content = graph.content(layer(graph, graph.binary("ADD", x, empty), 48))
+    content = content if kind is np.float32 else narrowed(content, kind)
+    stored = sparsify(content)
+    assert [row.form for row in stored.rows if row.sparsity == 1] == ["dense"]
+    assert delegates(stored.data) == delegates(content) == 1
+    assert_same_outputs(content, stored.data)
+
+
+UNIT = {"strideH": 1, "strideW": 1, "padding": VALID}
+
+
+def test_sparse_kernels_of_float16_are_beside_biases_of_float16():
+    """With biases of float32, LiteRT.js 2.5.3 gave wrong outputs: off by 0.2 and more, or NaN."""
+    graph = FileGraph(0, shape=(1, 16, 16, 3))
+    x = graph.convolution(graph.pad(graph.input, sides=1), 16, stride=2, padding=VALID)
+    x = layer(graph, layer(graph, x, 64, size=1), 64, size=1)
+    mixed = narrowed(graph.content(graph.dense(graph.mean(x), 10)), np.float16)
+    refused = [row.reason for row in sparsify(mixed).rows if row.dtype == "float16"]
+    assert len(refused) == 3 and any("store both as float16" in reason for reason in refused)
+    stored = sparsify(narrowed(mixed, np.float16, slot=2))
+    assert [row.form for row in stored.rows if row.shape == (64, 1, 1, 64)] == ["csr"]
+    assert ModelFile.open(stored.data).inference.active and not ModelFile.open(stored.data).hazards
+
+
+def several(graph: FileGraph, x: int) -> int:
+    return graph.concatenation(*[x] * 6)
+
+
+def few(graph: FileGraph, x: int) -> int:
+    return graph.concatenation(*[x] * 5)
+
+
+def same_pixels(graph: FileGraph, x: int) -> int:
+    return graph.pool(x, size=1, stride=1)
+
+
+def every_second(graph: FileGraph, x: int) -> int:
+    return graph.pool(x, size=1)
+
+
+@pytest.mark.parametrize(
+    "between", [tiled, with_a_fused_curve, scaled_softmax, several, few, same_pixels, every_second]
+)
+def test_hazards_know_where_xnnpack_cuts_a_file(between):
+    graph = FileGraph(0, shape=(1, 16, 16, 64))
+    content = graph.content(layer(graph, between(graph, layer(graph, graph.input, 64)), 8))
+    (analysis,) = ModelFile.open(content).analyses
+    steps = [(step.is_delegated, step.inputs, step.outputs) for step in analysis.steps]
+    assert len(xnnpack.delegated_parts(steps)) == delegates(content)
 
 
 def unchanged(graph: FileGraph, *made: int) -> bool:
