@@ -201,7 +201,7 @@ class _Planner:
         reader = self.reader
         nodes = {id(node.operators[-1]): node for node in self.nodes}
         outside = {id(operator) for operator in self.outside()}
-        steps, inside = [], []
+        steps, inside = list[tuple[bool, Sequence[int], Sequence[int]]](), list[int]()
         for operator in reader.operators:
             kind, inputs, node = reader.kind(operator), inputs_of(operator), nodes.get(id(operator))
             if node is not None:
