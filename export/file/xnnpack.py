@@ -101,7 +101,7 @@ def _steps_of(whole: Model, model: schema.ModelT) -> tuple[_Steps, ...]:
 def _steps(graph: Subgraph, model: schema.ModelT, number: int) -> _Steps:
     origin = _origins(graph)
     objects = model.subgraphs[number]
-    taken = [is_delegated(model, objects, operator) for operator in objects.operators or ()]
+    taken = [is_delegated(operator, model=model, graph=objects) for operator in objects.operators or ()]
     options = [operator.builtinOptions for operator in objects.operators or ()]
     steps = [
         _step(graph, operator, options[index], is_delegated=taken[index])
@@ -189,7 +189,7 @@ _FLOAT_PAIRS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL"}
 _READY = "tfprune.export.make_sparse_ready(model) rewrites it"
 
 
-def is_delegated(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:
+def is_delegated(operator: schema.OperatorT, *, model: schema.ModelT, graph: schema.SubGraphT) -> bool:
     """Tell whether XNNPACK takes an operator; if not, the file is cut there.
 
     Tried on ai-edge-litert 2.3, by the number of parts that it makes of a file.
@@ -771,10 +771,10 @@ class RewritingReport(Report):
         rows: The convolutions, and other operators that stay dense between them, each with its reason.
 
     Example:
-        >>> layers = keras.layers
+        >>> import keras
         >>> network = keras.Sequential([keras.Input((32, 32, 3), batch_size=1)])
         >>> for channels in (64, 64, 64):
-        ...     network.add(layers.Conv2D(channels, 3, padding="same", activation="relu"))
+        ...     network.add(keras.layers.Conv2D(channels, 3, padding="same", activation="relu"))
         >>> rewriting = tfprune.export.sparse_inference(network).rewriting
         >>> rewriting.pays, rewriting.gains[0.9] > 1.1
         (False, True)

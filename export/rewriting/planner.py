@@ -210,14 +210,14 @@ class Planner:
         reader = self.reader
         nodes = {id(node.operators[-1]): node for node in self.nodes}
         outside = {id(operator) for operator in self.outside()}
-        steps, inside = [], []
+        steps, inside = list[tuple[bool, Sequence[int], Sequence[int]]](), list[int]()
         for operator in reader.operators:
             kind, inputs, node = reader.kind(operator), inputs_of(operator), nodes.get(id(operator))
             if node is not None:
                 inside.append(len(steps))
                 steps.append((True, node.sources, (node.target,)))
             elif id(operator) in outside and not (kind == "DEQUANTIZE" and reader.is_constant(inputs[0])):
-                taken = is_delegated(reader.model, reader.graph, operator)
+                taken = is_delegated(operator, model=reader.model, graph=reader.graph)
                 steps.append((taken, inputs, indices_of(operator.outputs)))
         return {*inside} <= {*itertools.chain(*delegated_parts(steps)[:1])}
 

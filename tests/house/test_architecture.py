@@ -52,7 +52,7 @@ ORDER = {
     "tfprune.export.comparing": "damage_report damage",
     "tfprune.export.micro": "interpreter reports micro",
     "tfprune.export.rewriting": (
-        "edge_quantizer_child shapes phases maps sparse_convolutions sparsify weights share_weights rewrite"
+        "edge_quantizer_child shapes phases maps planner sparse_convolutions sparsify weights share_weights rewrite"
     ),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",
     "tfprune.export.keras_side": "sparse_ready prepare convert to_tflite ask language_model to_generator loading",
