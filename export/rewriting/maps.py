@@ -93,7 +93,7 @@ class Node:
         if farthest > _FARTHEST:
             return None
         kernel = np.zeros((len(self.kernel), 2 * farthest + 1, 2 * farthest + 1), np.float32)
-        kernel[np.ix_(range(len(kernel)), *(np.add(each, farthest) for each in places))] = self.kernel[..., 0]
+        kernel[np.ix_(np.arange(len(kernel)), *(np.add(each, farthest) for each in places))] = self.kernel[..., 0]
         return kernel
 
     @property

@@ -50,7 +50,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Taps:
+class _Taps:
     """A convolution as one matrix for each shift of its input.
 
     Attributes:
@@ -70,7 +70,7 @@ def stride_between(stride: int, phases: tuple[int, int]) -> int:
     return inside if not rest and inside in (1, 2) else 0
 
 
-def taps_of(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Taps:
+def _taps_of(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> _Taps:
     """Return the matrices of a convolution between maps in phases.
 
     Args:
@@ -92,11 +92,11 @@ def taps_of(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> T
                 matrix[first : first + outputs, start : start + inputs] += entries
     if not matrices:  # a kernel of zeros
         matrices[0, 0] = np.zeros((behind**2 * outputs, before**2 * inputs), np.float32)
-    return Taps(matrices, stride_between(window.stride, phases))
+    return _Taps(matrices, stride_between(window.stride, phases))
 
 
 @dataclass(frozen=True)
-class Step:
+class _Step:
     """One operator: a 1x1 convolution if it has a matrix, a shift if it has amounts, else a sum.
 
     Attributes:
@@ -127,12 +127,12 @@ class Chain:
     """
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[_Step] = []
         self.bias = 0
         self._shifted: dict[tuple[int, int, bytes], int] = {}
 
     def add(self, *sources: int, matrix: np.ndarray | None = None, clips: bool = False, constant: float = 0.0) -> int:
-        self.steps.append(Step(sources, matrix, clips=clips, constant=constant))
+        self.steps.append(_Step(sources, matrix, clips=clips, constant=constant))
         return len(self.steps)
 
     def shift(self, source: int, amounts: np.ndarray, *, stride: int) -> int:
@@ -144,13 +144,13 @@ class Chain:
             return self.shift(self.shift(source, near, stride=stride), (amounts - near) // stride, stride=1)
         key = source, stride, amounts.tobytes()
         if key not in self._shifted:
-            self.steps.append(Step((source,), amounts=amounts, stride=stride))
+            self.steps.append(_Step((source,), amounts=amounts, stride=stride))
             self._shifted[key] = len(self.steps)
         return self._shifted[key]
 
     def difference(self, source: int, amounts: np.ndarray, *, clips: bool) -> int:
         """Subtract a map from what it holds elsewhere."""
-        self.steps.append(Step((source,), amounts=amounts, clips=clips, differs=True))
+        self.steps.append(_Step((source,), amounts=amounts, clips=clips, differs=True))
         return len(self.steps)
 
     def larger(self, first: int, second: int, *, channels: int) -> int:
@@ -161,7 +161,7 @@ class Chain:
         return functools.reduce(lambda first, second: self.add(first, second), maps)
 
 
-def one_sided(taps: Taps) -> Chain:
+def _one_sided(taps: _Taps) -> Chain:
     """Shift the input in each way that is needed, multiply each of the shifted maps, and add."""
     (first, *_) = taps.matrices.values()
     channels = first.shape[1]
@@ -185,7 +185,7 @@ def one_sided(taps: Taps) -> Chain:
     return chain
 
 
-def two_sided(taps: Taps) -> Chain | None:
+def _two_sided(taps: _Taps) -> Chain | None:
     """Shift columns before the products, and rows behind them; None with a stride, which both sides would need.
 
     In 2 x 2 phases a 3x3 kernel needs two shifts and four products in this form.
@@ -221,7 +221,7 @@ def two_sided(taps: Taps) -> Chain | None:
     return chain
 
 
-def _sides(taps: Taps, *, axis: int) -> list[list[int]]:
+def _sides(taps: _Taps, *, axis: int) -> list[list[int]]:
     """Return for each output (axis 0: rows) or input (axis 1: columns) no shift, and the shifts that it needs."""
     found = [{0} for _ in range(next(iter(taps.matrices.values())).shape[axis])]
     for shift, matrix in taps.matrices.items():
@@ -370,12 +370,22 @@ def _chosen(channels: np.ndarray, count: int) -> np.ndarray:
 
 # What a chain takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
 
-PER_SHIFT = {1: 11.0, 2: 11.0}  # by its stride, for each channel and pixel
-PER_PRODUCT, PER_SUM, PER_ENTRY = 4.5, 3.5, 1.8  # for each output and pixel; the last for each non-zero entry
+PER_SHIFT = {1: 10.5, 2: 11.0}  # by its stride, for each channel and pixel
+PER_PRODUCT, PER_SUM, PER_ENTRY = 2.0, 2.0, 1.6  # for each output and pixel; the last for each non-zero entry
+_PER_STEP = 6000.0  # for each operator, however small
+_FAR_TIMES = 1.5  # such entries, where a map is larger than the processor's own cache
 _FULL, _FULL_TIMES = 0.8, 4.0  # such products run on a kernel for blocks of rows, which WebAssembly has without SIMD
 
 
-def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[int, int]) -> float:
+def cost(
+    window: Window,
+    *,
+    sizes: tuple[int, int],
+    entries: int,
+    phases: tuple[int, int],
+    pixels: float = float("inf"),
+    is_far: bool = False,
+) -> float:
     """Estimate the cheapest chain of a convolution, for each pixel of its output in phases; infinite without one.
 
     Args:
@@ -383,11 +393,13 @@ def cost(window: Window, *, sizes: tuple[int, int], entries: int, phases: tuple[
         sizes: Its inputs and outputs.
         entries: The non-zero entries of its kernel.
         phases: Those of its input and its output.
+        pixels: Those of its output in phases.
+        is_far: Whether a map is larger than a mebibyte.
     """
     is_full = entries > _FULL * sizes[0] * sizes[1] * window.size[0] * window.size[1]
-    each_entry = PER_ENTRY * (_FULL_TIMES if is_full else 1.0)
-    work = min((_work(each, sizes) for each in _forms(window, phases)), default=float("inf"))
-    return work + each_entry * entries * phases[1] ** 2
+    each_entry = PER_ENTRY * (_FULL_TIMES if is_full else _FAR_TIMES if is_far else 1.0)
+    works = (_work(each, sizes) + _PER_STEP * len(each.steps) / pixels for each in _forms(window, phases))
+    return min(works, default=float("inf")) + each_entry * entries * phases[1] ** 2
 
 
 @functools.cache
@@ -395,11 +407,11 @@ def _forms(window: Window, phases: tuple[int, int]) -> tuple[Chain, ...]:
     """Return the chains of a kernel of ones on one channel."""
     if not stride_between(window.stride, phases) or max(window.reach) > _LARGEST:
         return ()
-    return _chains(taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
+    return _chains(_taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
 
 
-def _chains(taps: Taps) -> tuple[Chain, ...]:
-    return tuple(chain for chain in (two_sided(taps), one_sided(taps)) if chain is not None)
+def _chains(taps: _Taps) -> tuple[Chain, ...]:
+    return tuple(chain for chain in (_two_sided(taps), _one_sided(taps)) if chain is not None)
 
 
 def _work(chain: Chain, sizes: tuple[int, int] = (1, 1), *, per_entry: float = 0.0) -> float:
@@ -430,7 +442,7 @@ def _work(chain: Chain, sizes: tuple[int, int] = (1, 1), *, per_entry: float = 0
 
 def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Chain:
     """Return the chain of a convolution that is estimated to be the fastest."""
-    return min(_chains(taps_of(kernel, window, phases=phases)), key=_work)
+    return min(_chains(_taps_of(kernel, window, phases=phases)), key=_work)
 
 
 def cost_of_maximum(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,7 @@ from tfprune.export.file.document import (
     add_constant,
     add_operator,
     add_tensor,
+    in_order,
     indices_of,
     inputs_of,
     numbers_operators,
@@ -44,7 +46,10 @@ from tfprune.export.rewriting.maps import Reader as _Reader
 from tfprune.export.rewriting.phases import Chain, Window
 from tfprune.export.rewriting.shapes import fix_batch
 
-_MOST_CHANNELS_IN_PHASES = 128  # a 1x1 convolution between phases has sixteen times the weights once it is unpacked
+_MOST_CHANNELS_IN_PHASES = 512
+_MOST_WEIGHTS = (
+    3 * 2**18
+)  # of a 1x1 convolution between phases once it is unpacked: sixteen times those of plain maps
 _SINGLE = Window((1, 1))
 _IMAGE_CHANNELS = 3
 _NEXT_TO_NOTHING = 1e-30  # times a number, and then added to 1, it is lost
@@ -67,6 +72,7 @@ class _Plan:
         outside: The operators of the rest.
         phases: 1 or 2 for each tensor inside of it, as it is made.
         taken: 1 or 2 for each node, by its target: how it takes its first source, and those that are alike.
+        grids: Rows and columns of each tensor as it is kept; what is behind its own size is of no meaning.
         before: The estimate for the whole graph as it is, in multiplications of a dense convolution.
         after: The estimate for the rewritten graph.
     """
@@ -77,6 +83,7 @@ class _Plan:
     outside: tuple[schema.OperatorT, ...] = field(default=(), repr=False)
     phases: Mapping[int, int] = field(default_factory=dict)
     taken: Mapping[int, int] = field(default_factory=dict)
+    grids: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     before: float = 1.0
     after: float = 1.0
 
@@ -86,7 +93,8 @@ class _Plan:
 
 
 _NO_PLAN = _Plan()
-_PER_MOVED = 3.0  # for each number that is copied with channels last
+_CACHE = 2**20  # bytes that are near to a processor
+_PER_MOVED = 28.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
 _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
@@ -120,7 +128,9 @@ class _Planner:
     """
 
     def __init__(self, reader: _Reader, nodes: Sequence[_Node]) -> None:
-        self.reader, self.nodes = reader, tuple(nodes)
+        self.reader = reader
+        self.grids: dict[int, tuple[int, int]] = {}
+        self.nodes = tuple(node for node in nodes if self._has_grid(node))
         self.made = {node.target for node in self.nodes if node.kind != "mean"}
         sources = dict.fromkeys(index for node in self.nodes for index in node.sources)
         self.entering = tuple(index for index in sources if index not in self.made)
@@ -128,6 +138,36 @@ class _Planner:
         read = {index for operator in outside for index in inputs_of(operator)} | {*indices_of(reader.graph.outputs)}
         self.leaving = tuple(index for index in self.made if index in read)
         self._maps = [*self.entering, *self.made]
+
+    def _has_grid(self, node: _Node) -> bool:
+        """Tell whether a node reads only what has a meaning; then note the size at which its map is kept.
+
+        A window without padding leaves rows and columns at the end that it should not have made, which stay.
+        """
+        own = [self.reader.shape(index)[1:3] for index in node.sources]
+        grids = [
+            self.grids.setdefault(index, (size[0], size[1])) for index, size in zip(node.sources, own, strict=True)
+        ]
+        is_exact = grids == own
+        if node.is_window:
+            made = self._made_grid(node, grids[0], own[0])
+        else:
+            made = grids[0] if is_exact or (node.alike and len({*grids[: len(node.alike)]}) == 1) else None
+        if node.kind == "enlarge" and made is not None:
+            made = made[0] * node.window.size[0], made[1] * node.window.size[1]
+        if made is not None and node.kind not in ("mean", "squeeze"):
+            self.grids[node.target] = made
+        return made is not None
+
+    def _made_grid(self, node: _Node, grid: tuple[int, int], own: Sequence[int]) -> tuple[int, int] | None:
+        """Return the size at which the map of a window is kept; None if it would read what has no meaning."""
+        window, target = node.window, self.reader.shape(node.target)[1:3]
+        rows, columns = (-(-length // window.stride) for length in grid)
+        for axis, made in enumerate((rows, columns)):
+            last = (target[axis] - 1) * window.stride + window.reach[axis] - 1 - window.padding[axis]
+            if target[axis] > made or last >= own[axis] < grid[axis]:
+                return None
+        return rows, columns
 
     def outside(self) -> list[schema.OperatorT]:
         """Return the operators that stay as they are; zeros that others read stay, too."""
@@ -154,7 +194,8 @@ class _Planner:
         taken = {node.target: self._best(node, best)[1] for node in self.nodes}
         outside = tuple(self.outside())
         before, rest = (sum(map(self._dense, operators)) for operators in (self.reader.operators, outside))
-        return _Plan(self.nodes, self.entering, self.leaving, outside, best, taken, before, rest + cost)
+        rest += cost
+        return _Plan(self.nodes, self.entering, self.leaving, outside, best, taken, self.grids, before, rest)
 
     def _improved(self, phases: dict[int, int], passes: int) -> dict[int, int]:
         """Change maps, and maps that are joined, one after the other for as long as the estimate falls."""
@@ -217,7 +258,8 @@ class _Planner:
 
     def _possible(self, index: int) -> tuple[int, ...]:
         """Return the phases that a map may have: 1, or 1 and 2."""
-        _, height, width, channels = self.reader.shape(index)
+        height, width = self.grids[index]
+        channels = self.reader.shape(index)[3]
         is_even = not (height % 2 or width % 2) or (index in self.entering and self._is_image(index))
         return (1, 2) if is_even and channels <= _MOST_CHANNELS_IN_PHASES else (1,)
 
@@ -252,7 +294,7 @@ class _Planner:
         return total
 
     def _known(self, node: _Node, before: int, behind: int) -> float:
-        key = node.target, before, behind
+        key = node.target, before, behind, *self.grids[node.sources[0]]
         if key not in self.reader.costs:
             self.reader.costs[key] = self._sparse(node, before, behind)
         return self.reader.costs[key]
@@ -277,7 +319,7 @@ class _Planner:
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
         if not self._keeps_grid(node, (before, behind)):
             return float("inf")
-        is_even = not any(length % 2 for length in reader.shape(node.sources[0])[1:3])
+        is_even = _is_even(self.grids[node.sources[0]])
         if node.ignores_border and before == 2 and not is_even:
             return float("inf")  # the last row in phases is outside of the image
         if node.kind == "maximum":
@@ -288,7 +330,13 @@ class _Planner:
         if node.is_plain_depthwise and node.centered is not None and before == behind == 1:
             return pixels * channels * algebra.PER_SHIFT[node.window.stride] * node.centered.shape[1] ** 2 / 9
         sizes = inputs[0], channels
-        return pixels * algebra.cost(node.window, sizes=sizes, entries=node.entries, phases=(before, behind))
+        if before * behind > 1 and (before * behind) ** 2 * inputs[0] * channels > _MOST_WEIGHTS:
+            return float("inf")
+        is_far = 4 * max(math.prod(reader.shape(index)) for index in (node.sources[0], node.target)) > _CACHE
+        cost = functools.partial(
+            algebra.cost, node.window, sizes=sizes, entries=node.entries, phases=(before, behind)
+        )
+        return pixels * cost(pixels=pixels, is_far=is_far)
 
     def _enlarging(self, node: _Node, phases: tuple[int, int]) -> float:
         before, behind = phases
@@ -301,8 +349,8 @@ class _Planner:
     def _keeps_grid(self, node: _Node, phases: tuple[int, int]) -> bool:
         """Tell whether shifts with zeros around them give an image of the right size."""
         stride = algebra.stride_between(node.window.stride, phases)
-        shapes = self.reader.shape(node.sources[0]), self.reader.shape(node.target)
-        grids = [[-(-length // each) for length in shape[1:3]] for shape, each in zip(shapes, phases, strict=True)]
+        sizes = [self.grids.get(index, (0, 0)) for index in (node.sources[0], node.target)]
+        grids = [[-(-length // each) for length in size] for size, each in zip(sizes, phases, strict=True)]
         return stride > 0 and grids[1] == [-(-length // stride) for length in grids[0]]
 
     def _dense(self, operator: schema.OperatorT) -> float:
@@ -320,6 +368,10 @@ class _Planner:
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
             return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
         return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
+
+
+def _is_even(grid: tuple[int, int]) -> bool:
+    return not (grid[0] % 2 or grid[1] % 2)
 
 
 def _border(node: _Node) -> float:
@@ -377,7 +429,7 @@ class _Writer:
             self._leave(index)
         self._drop_unpacking()
         self._unpack_others()
-        self.graph.operators = _in_order(self.graph.operators)
+        self.graph.operators = in_order(self.graph.operators)
 
     def _drop_unpacking(self) -> None:
         """Remove what unpacks kernels that nothing takes any more."""
@@ -417,7 +469,7 @@ class _Writer:
             elif phases == 2:
                 made = self._in_phases(self.maps[index, 1])
             else:
-                made = self._airlock(self._put_together(self.maps[index, 2], self._map(*self._shape(index)[1:])))
+                made = self._airlock(self._whole(self.maps[index, 2]))
             self.maps[index, phases] = made
         return self.maps[index, phases]
 
@@ -452,7 +504,7 @@ class _Writer:
         return self._copied(node.operators[-1], self._sources(node))
 
     def _maximum(self, node: _Node, channels: int, phases: tuple[int, int]) -> Chain:
-        is_even = not any(length % 2 for length in self._shape(node.sources[0])[1:3])
+        is_even = _is_even(self.plan.grids[node.sources[0]])
         return algebra.maximum(node.window, channels=channels, phases=phases, border=_border(node), is_even=is_even)
 
     def _shape(self, index: int) -> tuple[int, ...]:
@@ -737,16 +789,20 @@ class _Writer:
 
     def _leave(self, index: int) -> None:
         """Leave the group with a map, which DEPTH_TO_SPACE puts together from its phases."""
-        _, height, width, channels = self._shape(index)
-        source = self._in(index, 2) if (index, 2) in self.maps or not (height % 2 or width % 2) else None
-        if source is None:  # the rows and columns that this adds stay zero only here
-            source = self._in_phases(self.maps[index, 1])
-        if not (height % 2 or width % 2):
+        shape = self._shape(index)
+        is_even = _is_even(self.plan.grids[index])
+        source = self._in(index, 2) if is_even or (index, 2) in self.maps else self._in_phases(self.maps[index, 1])
+        _, height, width, _ = self._shape(source)
+        if (2 * height, 2 * width) == shape[1:3]:
             self._put_together(source, index)
             return
-        large = self._put_together(source, self._map(height + height % 2, width + width % 2, channels))
-        cut = [np.zeros(4, np.int32), np.array([1, height, width, channels], np.int32)]
-        self._add("SLICE", [large, *map(self._constant, cut)], index, schema.SliceOptionsT())
+        cut = [np.zeros(4, np.int32), np.array(shape, np.int32)]
+        self._add("SLICE", [self._whole(source), *map(self._constant, cut)], index, schema.SliceOptionsT())
+
+    def _whole(self, source: int) -> int:
+        """Leave the group with a map in phases, all of it."""
+        _, height, width, channels = self._shape(source)
+        return self._put_together(source, self._map(2 * height, 2 * width, channels // 4))
 
 
 _WRITING: dict[str, Callable[[_Writer, _Node], int]] = {
@@ -759,23 +815,6 @@ _WRITING: dict[str, Callable[[_Writer, _Node], int]] = {
     "difference": _Writer._difference,
     "leak": _Writer._leak,
 }
-
-
-def _in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
-    """Return operators such that each comes behind those that make what it takes."""
-    makers = {index: number for number, each in enumerate(operators) for index in indices_of(each.outputs)}
-    ordered: dict[int, schema.OperatorT] = {}
-    for number in range(len(operators)):
-        ahead = [number]
-        while ahead:
-            sources = {makers[index] for index in inputs_of(operators[ahead[-1]]) if index in makers}
-            missing = sources - ordered.keys()
-            if missing:
-                ahead += sorted(missing, reverse=True)
-            else:
-                last = ahead.pop()
-                ordered.setdefault(last, operators[last])
-    return list(ordered.values())
 
 
 def _one_hot(amounts: np.ndarray) -> np.ndarray:
@@ -827,9 +866,8 @@ def estimated_gain(file: ModelFile) -> float:
     }
     reader = _Reader(file.objects())
     every = _Planner(reader, [node for node in reader.nodes if isinstance(node, _Node) and node.target in sparse])
-    inside = [node for node in every.nodes if every._known(node, 1, 1) < float("inf")]
-    planner = _Planner(reader, inside)
-    after = sum(planner._known(node, 1, 1) for node in inside) + sum(map(planner._dense, planner.outside()))
+    planner = _Planner(reader, [node for node in every.nodes if every._known(node, 1, 1) < float("inf")])
+    after = sum(planner._known(node, 1, 1) for node in planner.nodes) + sum(map(planner._dense, planner.outside()))
     return sum(map(planner._dense, reader.operators)) / after if after else 1.0
 
 
@@ -939,7 +977,7 @@ def _why_dense(reader: _Reader, node: _Node, plan: _Plan) -> str:
     phases = [(before, behind) for before in (1, 2) for behind in (1, 2)]
     phases = [each for each in phases if planner._keeps_grid(node, each)]
     if not phases:
-        return "its image gets another size by its padding: padding='same' has a form"
+        return "its image gets larger by its padding: padding='same' and 'valid' have a form"
 
     def estimate(entries: float) -> float:
         """Return the time for one pixel, in multiplications of a dense convolution."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.rewriting.phases import Chain, Window, _chains, cheapest, cost, maximum, stride_between, taps_of
+from tfprune.export.rewriting.phases import Chain, Window, _chains, _taps_of, cheapest, cost, maximum, stride_between
 
 SIZE = 16
 
@@ -59,7 +59,7 @@ def test_every_form_of_a_convolution_is_the_convolution(size, moves, phases, zer
     kernel = (data.normal(size=(4, size, size, 3)) * (data.random((4, size, size, 3)) >= zeros)).astype(np.float32)
     image = data.normal(size=(SIZE, SIZE, 3)).astype(np.float32)
     expected = tf.nn.conv2d(image[None], kernel.transpose(1, 2, 3, 0), stride, "SAME", dilations=dilation)[0].numpy()
-    taps = taps_of(kernel, window(size, stride, dilation), phases=phases)
+    taps = _taps_of(kernel, window(size, stride, dilation), phases=phases)
     for chain in _chains(taps):
         found = followed(chain, in_phases(image, phases[0]))
         np.testing.assert_allclose(found, in_phases(expected, phases[1]), atol=2e-5)
