@@ -343,7 +343,7 @@ def add_operator(
     graph.operators.insert(next(takers, len(graph.operators)), operator)
 
 
-def in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
+def sorted_operators(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
     """Return operators such that each comes behind those that make what it takes."""
     makers = {index: number for number, each in enumerate(operators) for index in indices_of(each.outputs)}
     ordered: dict[int, schema.OperatorT] = {}

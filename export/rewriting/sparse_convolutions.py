@@ -22,11 +22,11 @@ from tfprune.export.file.document import (
     add_constant,
     add_operator,
     add_tensor,
-    in_order,
     indices_of,
     inputs_of,
     numbers_operators,
     operator_name,
+    sorted_operators,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Tensor
@@ -429,7 +429,7 @@ class _Writer:
             self._leave(index)
         self._drop_unpacking()
         self._unpack_others()
-        self.graph.operators = in_order(self.graph.operators)
+        self.graph.operators = sorted_operators(self.graph.operators)
 
     def _drop_unpacking(self) -> None:
         """Remove what unpacks kernels that nothing takes any more."""
