@@ -343,6 +343,23 @@ def add_operator(
     graph.operators.insert(next(takers, len(graph.operators)), operator)
 
 
+def sorted_operators(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
+    """Return operators such that each comes behind those that make what it takes."""
+    makers = {index: number for number, each in enumerate(operators) for index in indices_of(each.outputs)}
+    ordered: dict[int, schema.OperatorT] = {}
+    for number in range(len(operators)):
+        ahead = [number]
+        while ahead:
+            sources = {makers[index] for index in inputs_of(operators[ahead[-1]]) if index in makers}
+            missing = sources - ordered.keys()
+            if missing:
+                ahead += sorted(missing, reverse=True)
+            else:
+                last = ahead.pop()
+                ordered.setdefault(last, operators[last])
+    return list(ordered.values())
+
+
 def operator_code(model: schema.ModelT, builtin: int) -> int:
     """Return the index of a builtin operator in the model's list, where it is added if it is not there yet."""
     for index, code in enumerate(model.operatorCodes):

@@ -404,8 +404,8 @@ def _spread_form(dense: ModelFile, *, name: str) -> FileForm | None:
     spread, gain = spread_convolutions(file)
     if spread is not file:
         sparse = SparseForms(spread).form(("csr",))[0]
-        if sparse.inference.active:
-            return FileForm(f"{name}, about {gain:.1f} times as fast on ARM and in browsers", sparse, gain=gain)
+        form = FileForm(f"{name}, about {gain:.1f} times as fast on ARM and in browsers", sparse, gain=gain)
+        return form if sparse.inference.active else None
     plan = plan_convolutions(file)
     return None if plan is None or plan.pays else FileForm(name, dense, refusal=plan.verdict)
 

@@ -24,6 +24,7 @@ from tfprune.export.file.document import (
     inputs_of,
     numbers_operators,
     operator_name,
+    sorted_operators,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Tensor
@@ -84,7 +85,7 @@ class _Writer:
             self._leave(index)
         self._drop_unpacking()
         self._unpack_others()
-        self.graph.operators = _in_order(self.graph.operators)
+        self.graph.operators = sorted_operators(self.graph.operators)
 
     def _drop_unpacking(self) -> None:
         """Remove what unpacks kernels that nothing takes any more."""
@@ -470,23 +471,6 @@ _WRITING: dict[str, Callable[[_Writer, Node], int]] = {
     "difference": _Writer._difference,
     "leak": _Writer._leak,
 }
-
-
-def _in_order(operators: Sequence[schema.OperatorT]) -> list[schema.OperatorT]:
-    """Return operators such that each comes behind those that make what it takes."""
-    makers = {index: number for number, each in enumerate(operators) for index in indices_of(each.outputs)}
-    ordered: dict[int, schema.OperatorT] = {}
-    for number in range(len(operators)):
-        ahead = [number]
-        while ahead:
-            sources = {makers[index] for index in inputs_of(operators[ahead[-1]]) if index in makers}
-            missing = sources - ordered.keys()
-            if missing:
-                ahead += sorted(missing, reverse=True)
-            else:
-                last = ahead.pop()
-                ordered.setdefault(last, operators[last])
-    return list(ordered.values())
 
 
 def _one_hot(amounts: np.ndarray) -> np.ndarray:
