@@ -129,7 +129,8 @@ class Reader:
         self.producers = {index: each for each in self.operators for index in indices_of(each.outputs)}
         self.nodes: list[Node | str] = []  # for each operator; a string says why it is none
         self.not_negative: set[int] = set()
-        self.costs: dict[tuple[int, ...], float] = {}  # of nodes, by their targets and phases
+        self.costs: dict[tuple[int, ...], float] = {}  # of nodes, by their targets and phases, and of operators
+        self._shapes: dict[int, tuple[int, ...]] = {}
         for operator in self.operators:
             node = self._node(operator)
             self.nodes.append(node)
@@ -140,9 +141,11 @@ class Reader:
         return operator_name(self.model, operator)
 
     def shape(self, index: int) -> tuple[int, ...]:
-        tensor = self.graph.tensors[index]
-        lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-        return tuple(map(int, [] if lengths is None else lengths))
+        if index not in self._shapes:
+            tensor = self.graph.tensors[index]
+            lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+            self._shapes[index] = tuple(map(int, [] if lengths is None else lengths))
+        return self._shapes[index]
 
     def is_constant(self, index: int) -> bool:
         """Tell whether the file holds the values of a tensor, in any form."""

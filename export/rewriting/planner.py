@@ -323,6 +323,12 @@ class Planner:
 
     def dense_price(self, operator: schema.OperatorT) -> float:
         """Estimate an operator as it is, with channels last."""
+        key = (id(operator),)
+        if key not in self.reader.costs:
+            self.reader.costs[key] = self._dense(operator)
+        return self.reader.costs[key]
+
+    def _dense(self, operator: schema.OperatorT) -> float:
         reader, kind, inputs = self.reader, self.reader.kind(operator), inputs_of(operator)
         made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
@@ -346,7 +352,8 @@ def border_of(node: Node) -> float:
     return _OUTSIDE if node.ignores_border else 0.0
 
 
-def _entry_cost(shape: Sequence[int], phases: int) -> float:
+@functools.cache
+def _entry_cost(shape: tuple[int, ...], phases: int) -> float:
     _, height, width, channels = shape
     if phases == 2 and channels <= IMAGE_CHANNELS:
         return height * width / 4 * ENTRY_CHANNELS * 27
@@ -355,12 +362,14 @@ def _entry_cost(shape: Sequence[int], phases: int) -> float:
     return height * width * chunks * each + (_phases_cost(shape) if phases == 2 else 0.0)
 
 
-def _exit_cost(shape: Sequence[int], phases: int) -> float:
+@functools.cache
+def _exit_cost(shape: tuple[int, ...], phases: int) -> float:
     _, height, width, channels = shape
     return height * width * channels * _PER_MOVED + (_phases_cost(shape) if phases == 1 else 0.0)
 
 
-def _phases_cost(shape: Sequence[int]) -> float:
+@functools.cache
+def _phases_cost(shape: tuple[int, ...]) -> float:
     """Estimate taking a plain map apart into phases."""
     _, height, width, channels = shape
     sizes = channels, channels
