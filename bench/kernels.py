@@ -123,14 +123,16 @@ def differences(folder: Path) -> dict[str, dict[str, float]]:
     """
     import root
 
-    python, found = root.build(ROOT / "build/aarch64"), {}
+    python, by_processor = root.build(ROOT / "build/aarch64"), {}
     for processor in PROCESSORS:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "QEMU_CPU": processor}
         command = [str(python), __file__, "--differences", str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        told = dict(line.split("\t") for line in done.stdout.splitlines())
-        found[processor] = {each.name: float(told.get(each.name, "inf")) for each in sorted(folder.iterdir())}
-    return found
+        printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        values = dict(line.split("\t") for line in printed.splitlines())
+        by_processor[processor] = {
+            each.name: float(values.get(each.name, "inf")) for each in sorted(folder.iterdir())
+        }
+    return by_processor
 
 
 def print_differences(folder: Path) -> None:

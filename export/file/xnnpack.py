@@ -173,16 +173,16 @@ def _integers(model: schema.ModelT, tensors: tuple[Tensor, ...], index: int) -> 
 #
 # The rules are those of XNNPACK in ai-edge-litert 2.3, checked by running nets on an ARM processor.
 
-_UNARY = {  # with one input
+UNARY = {  # with one input
     *("ABS", "CEIL", "COS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOG", "LOGISTIC", "NEG"),
-    *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN", "SQRT", "SQUARE", "TANH"),
+    *("RELU", "RELU6", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN", "SQRT", "SQUARE", "TANH"),
 }
 # What the XNNPACK delegate of every runtime takes: others cut the file into parts that XNNPACK sees one by one.
 _DELEGATED = {
     *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "SOFTMAX"),
     *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESIZE_BILINEAR"),
     *("PAD", "SLICE", "CONCATENATION", "RESHAPE", "DEPTH_TO_SPACE", "MEAN", "SUM", "DENSIFY", "DEQUANTIZE"),
-    *_UNARY - {"RELU_0_TO_1"},
+    *UNARY,
 }
 _MOST_JOINED = 5  # by a CONCATENATION
 _FLOAT_PAIRS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MUL"}
@@ -246,7 +246,7 @@ def _role(graph: _Steps, step: _Step) -> _Role:
     types = {graph.tensors[index].dtype for index in (*inputs, *step.outputs[:1]) if index >= 0}
     if types - {"float32"}:
         return _no(f"it computes with {', '.join(sorted(types))}; sparse kernels compute in float32")
-    if step.kind in _UNARY:
+    if step.kind in UNARY:
         return _unary(graph, step)
     if step.kind == "DEPTH_TO_SPACE":
         return _Role(leaves=True)

@@ -10,14 +10,10 @@ import numpy as np
 
 from tfprune.export.file import schema
 from tfprune.export.file.document import indices_of, inputs_of, operator_name
-from tfprune.export.file.xnnpack import runs_fused
+from tfprune.export.file.xnnpack import UNARY, runs_fused
 from tfprune.export.rewriting.phases import Window
 
 NO_ACTIVATION, RELU, RELU6 = 0, 1, 3  # of the format, whose classes are imported when a file is read
-_UNARY = {  # operators on each entry that XNNPACK takes with channels first
-    *("ABS", "ELU", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG"),
-    *("RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "ROUND", "RSQRT", "SQRT", "SQUARE", "TANH"),
-}
 _KEEPING_SIGN = {
     *("ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "PAD"),
     *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR"),
@@ -363,7 +359,7 @@ def _reaches_beyond(reader: Reader, source: int, target: int, window: Window) ->
 
 def _join(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     inputs, target = inputs_of(operator), int(operator.outputs[0])
-    if kind in _UNARY:
+    if kind in UNARY:
         return Node("join", (operator,), tuple(inputs), target)
     if any(reader.values(index) is not None for index in inputs):
         return _affine(reader, operator, kind)
@@ -490,5 +486,5 @@ _RULES: dict[str, Callable[[Reader, schema.OperatorT, str], Node | str]] = {
     "PRELU": _prelu,
     "CONCATENATION": _concatenation,
     "MEAN": _mean,
-    **dict.fromkeys(_UNARY, _join),
+    **dict.fromkeys(UNARY, _join),
 }

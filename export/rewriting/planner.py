@@ -27,6 +27,7 @@ ENTRY_CHANNELS = 12  # of a 3x3 convolution with stride 2 that takes three chann
 _MOST_CHANNELS_IN_PHASES = 512
 _MOST_WEIGHTS = 3 * 2**18  # of a 1x1 convolution in phases, once unpacked: sixteen times those of plain maps
 _OUTSIDE = 2.0**100  # is subtracted where a map ends
+_PARTIAL = {"LOG", "RSQRT", "SQRT"}  # are NaN or infinite for some numbers
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,10 @@ class Planner:
         sources = dict.fromkeys(index for node in self.nodes for index in node.sources)
         self.entering = tuple(index for index in sources if index not in self.made)
         outside = self.outside()
-        read = {index for operator in outside for index in inputs_of(operator)} | {*indices_of(reader.graph.outputs)}
-        self.leaving = tuple(index for index in self.made if index in read)
+        needed = {index for operator in outside for index in inputs_of(operator)} | {
+            *indices_of(reader.graph.outputs)
+        }
+        self.leaving = tuple(index for index in self.made if index in needed)
         self._maps = [*self.entering, *self.made]
 
     def _has_grid(self, node: Node) -> bool:
@@ -117,36 +120,38 @@ class Planner:
             self.grids.setdefault(index, (size[0], size[1])) for index, size in zip(node.sources, own, strict=True)
         ]
         is_exact = grids == own
+        is_total = node.kind != "join" or self.reader.kind(node.operators[-1]) not in _PARTIAL
+        grid: tuple[int, int] | None = None
         if node.is_window:
-            made = self._made_grid(node, grids[0], own[0])
-        else:
-            made = grids[0] if is_exact or (node.alike and len({*grids[: len(node.alike)]}) == 1) else None
-        if node.kind == "enlarge" and made is not None:
-            made = made[0] * node.window.size[0], made[1] * node.window.size[1]
-        if made is not None and node.kind not in ("mean", "squeeze"):
-            self.grids[node.target] = made
-        return made is not None
+            grid = self._grid_behind(node, grids[0], own[0])
+        elif is_exact or (node.alike and is_total and len({*grids[: len(node.alike)]}) == 1):
+            grid = grids[0]
+        if node.kind == "enlarge" and grid is not None:
+            grid = grid[0] * node.window.size[0], grid[1] * node.window.size[1]
+        if grid is not None and node.kind not in ("mean", "squeeze"):
+            self.grids[node.target] = grid
+        return grid is not None
 
-    def _made_grid(self, node: Node, grid: tuple[int, int], own: Sequence[int]) -> tuple[int, int] | None:
+    def _grid_behind(self, node: Node, grid: tuple[int, int], own: Sequence[int]) -> tuple[int, int] | None:
         """Return the size at which the map of a window is kept; None if it would read what has no meaning."""
         window, target = node.window, self.reader.shape(node.target)[1:3]
         rows, columns = (-(-length // window.stride) for length in grid)
-        for axis, made in enumerate((rows, columns)):
+        for axis, length in enumerate((rows, columns)):
             last = (target[axis] - 1) * window.stride + window.reach[axis] - 1 - window.padding[axis]
-            if target[axis] > made or last >= own[axis] < grid[axis]:
+            if target[axis] > length or last >= own[axis] < grid[axis]:
                 return None
         return rows, columns
 
     def outside(self) -> list[schema.OperatorT]:
         """Return the operators that stay as they are; zeros that others read stay, too."""
         last = {id(node.operators[-1]) for node in self.nodes}
-        joined = {id(operator) for node in self.nodes for operator in node.operators}
-        others = [operator for operator in self.reader.operators if id(operator) not in joined]
-        read = {index for operator in others for index in inputs_of(operator)}
+        inside = {id(operator) for node in self.nodes for operator in node.operators}
+        others = [operator for operator in self.reader.operators if id(operator) not in inside]
+        needed = {index for operator in others for index in inputs_of(operator)}
         return [
             operator
             for operator in self.reader.operators
-            if id(operator) not in joined or (id(operator) not in last and read & {*indices_of(operator.outputs)})
+            if id(operator) not in inside or (id(operator) not in last and needed & {*indices_of(operator.outputs)})
         ]
 
     def plan(self, *, passes: int) -> Plan | None:
@@ -217,8 +222,8 @@ class Planner:
                 inside.append(len(steps))
                 steps.append((True, node.sources, (node.target,)))
             elif id(operator) in outside and not (kind == "DEQUANTIZE" and reader.is_constant(inputs[0])):
-                taken = is_delegated(operator, model=reader.model, graph=reader.graph)
-                steps.append((taken, inputs, indices_of(operator.outputs)))
+                is_mine = is_delegated(operator, model=reader.model, graph=reader.graph)
+                steps.append((is_mine, inputs, indices_of(operator.outputs)))
         return {*inside} <= {*itertools.chain(*delegated_parts(steps)[:1])}
 
     def _is_image(self, index: int) -> bool:
@@ -262,14 +267,17 @@ class Planner:
         return total
 
     def price(self, node: Node, before: int, behind: int) -> float:
+        """Estimate a node in the group that takes and makes maps in these phases; infinite if it cannot."""
         key = node.target, before, behind, *self.grids[node.sources[0]]
         if key not in self.reader.costs:
             self.reader.costs[key] = self._sparse(node, before, behind)
         return self.reader.costs[key]
 
     def _sparse(self, node: Node, before: int, behind: int) -> float:
-        """Estimate a node in the group."""
         reader = self.reader
+        is_even = is_even_grid(self.grids[node.sources[0]])
+        if before == 2 and not is_even and (node.ignores_border or node.kind in ("mean", "squeeze", "enlarge")):
+            return float("inf")  # the last row in phases is outside of the image
         if node.kind in ("mean", "squeeze"):
             return float(np.prod(reader.shape(node.sources[0]))) * 2
         _, height, width, channels = reader.shape(node.target)
@@ -287,9 +295,6 @@ class Planner:
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
         if not self.keeps_grid(node, (before, behind)):
             return float("inf")
-        is_even = is_even_grid(self.grids[node.sources[0]])
-        if node.ignores_border and before == 2 and not is_even:
-            return float("inf")  # the last row in phases is outside of the image
         if node.kind == "maximum":
             each = algebra.cost_of_maximum(
                 node.window, channels=channels, phases=(before, behind), border=border_of(node), is_even=is_even
@@ -330,25 +335,27 @@ class Planner:
 
     def _dense(self, operator: schema.OperatorT) -> float:
         reader, kind, inputs = self.reader, self.reader.kind(operator), inputs_of(operator)
-        made = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
+        numbers = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
-            return made * float(np.prod(reader.shape(inputs[1])[1:]))
+            return numbers * float(np.prod(reader.shape(inputs[1])[1:]))
         if kind == "DEQUANTIZE":
             return 0.0  # while the file is loaded
         if kind == "MEAN":
             return float(np.prod(reader.shape(inputs[0]))) * _PER_JOINED
         if kind == "DEPTHWISE_CONV_2D":
-            return made * float(np.prod(reader.shape(inputs[1])[1:3])) * _PER_WINDOW
+            return numbers * float(np.prod(reader.shape(inputs[1])[1:3])) * _PER_WINDOW
         if kind in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
-            return made * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
-        return made * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
+            return numbers * operator.builtinOptions.filterHeight * operator.builtinOptions.filterWidth * _PER_WINDOW
+        return numbers * (_PER_CURVE if kind in _CURVES else _PER_JOINED)
 
 
 def is_even_grid(grid: tuple[int, int]) -> bool:
+    """Tell whether 2 x 2 phases hold a map of this size and nothing else."""
     return not (grid[0] % 2 or grid[1] % 2)
 
 
 def border_of(node: Node) -> float:
+    """Return what a pool subtracts where a map ends, so that nothing there is the largest; 0 if zeros may be."""
     return _OUTSIDE if node.ignores_border else 0.0
 
 

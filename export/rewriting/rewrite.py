@@ -31,7 +31,7 @@ from tfprune.export.file.document import REDUCED_PRECISION
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import fraction_of_zeros, model_card, number_text, yes_or_no
-from tfprune.export.file.xnnpack import RUNTIME, SparseInferenceReport
+from tfprune.export.file.xnnpack import SparseInferenceReport
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
 from tfprune.export.micro.reports import MicroReport, unrolled_row
@@ -277,7 +277,10 @@ class Speed(IntEnum):
 
 
 _KERNELS = {Speed.DENSE: "dense kernels", Speed.BLOCKS: "kernels for blocks", Speed.SPARSE: "sparse kernels"}
-_HOLDS_FOR = {Speed.BLOCKS: "TFLite's own kernels in ai-edge-litert 2.3, on any processor", Speed.SPARSE: RUNTIME}
+_HOLDS_FOR = {
+    Speed.BLOCKS: "TFLite's own kernels in ai-edge-litert 2.3, on any processor",
+    Speed.SPARSE: "ARM, and browsers on any processor",
+}
 
 
 @dataclass(frozen=True)

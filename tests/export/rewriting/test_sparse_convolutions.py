@@ -159,6 +159,26 @@ def test_a_kind_of_convolution_runs_in_the_group(kind):
     assert [shape[3] for shape in kernels if shape[1:3] == (3, 3)] == [3]  # the beginning of the group
 
 
+@pytest.mark.parametrize("reads", [FileGraph.mean, FileGraph.enlarged])
+def test_an_image_of_odd_size_is_read_beside_its_convolutions(reads):
+    graph = FileGraph(0, shape=(1, 31, 31, 3))
+    x = layer(graph, layer(graph, layer(graph, graph.input, 48, stride=2), 64), 64)
+    content = graph.content(reads(graph, graph.input), graph.dense(graph.mean(x), 5))
+    assert_same_outputs(content, spread(content))
+
+
+def test_a_root_is_not_drawn_where_a_map_has_no_meaning():
+    graph = FileGraph(0, shape=(1, 32, 32, 3))
+    x = graph.unary("SQRT", layer(graph, layer(graph, graph.input, 48), 64, padding=VALID))
+    content = graph.content(layer(graph, layer(graph, x, 64, padding=VALID), 64, padding=VALID))
+    after = spread(content)
+    assert_same_outputs(content, after)
+    graph = ModelFile.open(after).graph.subgraphs[0]
+    assert [graph.tensors[each.inputs[0]].shape for each in graph.operators if each.name == "SQRT"] == [
+        (1, 30, 30, 64)
+    ]
+
+
 def narrowed(content: bytes, kind: type[np.generic], *, slot: int = 1) -> bytes:
     """Store kernels (or biases) as float16, or as 8-bit integers with a step for each output, behind DEQUANTIZE."""
     model = ModelFile.open(content).objects()
