@@ -82,14 +82,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
     )
     text = "samples for --quantize int8, int16x8 and int4, and for recipes: .npy, or .npz with one array per input"
     add_file(parser, "--calibration", metavar="FILE", help=text)
-    parser.add_argument(
-        "--optimize",
-        choices=["size", "latency", "dense", "sparse"],
-        default="size",
-        help="form: the smallest, the fastest, the dense or the smallest sparse one (default: %(default)s)",
-    )
-    text = "samples that the file takes at once, such as 1 for LiteRT.js (default: any number where the model does)"
-    parser.add_argument("--batch", type=int, metavar="N", help=text)
+    _add_form(parser)
     parser.add_argument(
         "--compress", choices=["gzip", "xz", "packed"], help="compress the file; Runner reads it directly"
     )
@@ -257,9 +250,23 @@ def _rewrite(options: argparse.Namespace, path: str, check_on: Any) -> Any:
         )
 
 
+def _add_form(parser: argparse.ArgumentParser, *, of: str = "") -> None:
+    parser.add_argument(
+        "--optimize",
+        choices=["size", "latency", "dense", "sparse"],
+        default="size",
+        help=f"{of}form: the smallest, the fastest, the dense or the smallest sparse one (default: %(default)s)",
+    )
+    text = "samples that the file takes at once, such as 1 for LiteRT.js (default: any number where the model does)"
+    parser.add_argument("--batch", type=int, metavar="N", help=of + text)
+
+
 # `tfprune prune`: zeros in a saved Keras model, at once or while it trains, or in a .tflite file.
 
-_PRUNE_OF_FILES = ("samples", "range", "compress", "max_bytes", "max_error", "max_drop", "metric")
+_PRUNE_OF_FILES = (
+    *("samples", "range", "compress", "optimize", "batch"),
+    *("max_bytes", "max_error", "max_drop", "metric"),
+)
 _PRUNE_OF_MODELS = (
     *("data", "epochs", "learning_rate", "allocation", "criterion", "imports"),
     *("batch_size", "seed"),
@@ -281,6 +288,7 @@ tfprune prune model.keras sparse.keras --sparsity 0.9 --data x.npy,y.npy --epoch
 tfprune export sparse.keras model.tflite
 tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples x.npy
 tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples photos --range -1 1
+tfprune prune model.tflite fast.tflite --sparsity 0.9 --samples x.npy --optimize latency --batch 1
 tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --validation xv.npy,yv.npy
 """
     parser = add_command(commands, "prune", run=_prune, text=text, extra="train", examples=examples)
@@ -288,6 +296,7 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
     add_saved_model(parser, optional=("path", "data"))
     add_file_samples(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
+    _add_form(parser, of="for a .tflite file: ")
     _add_prune_goal(parser)
     parser.add_argument(
         "--epochs",
@@ -378,7 +387,9 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
         max_error=options.max_error,
         max_drop=_prune_limit(options),
         pattern=options.pattern,
+        optimize=options.optimize,
         compress=options.compress,
+        batch=options.batch,
     )
 
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from tfprune.export import Runner
 from tfprune.export.command_line.cli import main
 from tfprune.export.command_line.options import file_samples
 
@@ -33,6 +34,10 @@ def test_a_file_and_some_samples(inside, capsys):
         == 0
     )
     assert "random numbers, not data" in capsys.readouterr().out
+    form = ["--optimize", "dense", "--batch", "1"]
+    assert main(["prune", "model.tflite", "one.tflite", "--samples", "x.npy", "--sparsity", "0.6", *form]) == 0
+    assert Runner(inside / "one.tflite").inputs[0].shape[0] == 1
+    assert "DENSIFY" not in capsys.readouterr().out
 
 
 MISTAKES = {
