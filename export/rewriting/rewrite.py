@@ -501,8 +501,8 @@ def choose(
         inputs: What `Runner.predict` takes.
         check: The outputs for them.
         optimize: "latency" takes the fastest kernels that the form reaches, of forms that reach sparse ones the
-            highest `FileForm.estimate`, which is not measured, and of equals the fewest bytes as written; all others
-            take the fewest bytes.
+            highest `FileForm.estimate`, which is not measured and has to be 1 at least, and of equals the fewest bytes
+            as written; all others take the fewest bytes.
         compress: How the file is to be written, as `encode` takes it.
         each_form: Called when a form was checked, to move a bar.
 
@@ -521,7 +521,7 @@ def choose(
         raise ValueError(check.refusal(checked[0].reason))
     speeds = [form.speed if optimize == "latency" else Speed.DENSE for form in forms]
     gains = [form.estimate if optimize == "latency" else 1.0 for form in forms]
-    best = min(passed, key=lambda index: (-speeds[index], -gains[index], len(packed[index]), index))
+    best = min(passed, key=lambda index: (gains[index] < 1, -speeds[index], -gains[index], len(packed[index]), index))
     rows = []
     for index, form in enumerate(forms):
         reason = checked[index].reason
@@ -562,9 +562,10 @@ def choose_micro(dense: ModelFile, *, inputs: Sequence[np.ndarray], check: Check
 
 def _slower(mine: float, best: float) -> str:
     """Say why a form on sparse kernels is not taken: "" if it is not slower by the estimate."""
-    if not 1 < mine < best:
+    if mine == 1 or mine >= best:
         return ""
-    return f"about {mine:.2f} times as fast as on dense kernels, the chosen file {best:.2f} times, by an estimate"
+    chosen = f", the chosen file {best:.2f} times" if best > 1 else ""
+    return f"about {mine:.2f} times as fast as on dense kernels{chosen}, by an estimate"
 
 
 def _loss(mine: Speed, best: Speed, *, more: int) -> str:

@@ -14,6 +14,7 @@ from tfprune.export.file import schema
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.ask import sparse_inference
 from tfprune.export.pruning.prune import prune_tflite
+from tfprune.export.rewriting import rewrite as rewriting
 from tfprune.export.rewriting.rewrite import candidate_files, rewrite
 from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 
@@ -255,3 +256,13 @@ def test_of_forms_on_sparse_kernels_the_one_with_the_highest_estimate_is_written
     assert fast.gain == max(estimates.values()) and 1 < estimates["dense, sparse"] < fast.gain
     (row,) = (each for each in fast.candidates if each.name.endswith(", sparse"))
     assert row.verified and row.bytes < fast.tflite_bytes and "by an estimate" in row.reason
+
+
+def test_a_form_on_sparse_kernels_that_is_slower_by_the_estimate_is_not_written(tmp_path, monkeypatch):
+    graph = FileGraph(0, shape=(1, 32, 32, 3))
+    content = graph.content(pointwise(graph))
+    assert rewrite(content, tmp_path / "sparse.tflite", optimize="latency").sparse_inference.active
+    monkeypatch.setattr(rewriting, "estimated_gain", lambda file: 0.83)
+    dense = rewrite(content, tmp_path / "dense.tflite", optimize="latency")
+    assert not dense.sparse_inference.active and dense.gain is None
+    assert "about 0.83 times as fast as on dense kernels, by an estimate" in str(dense)
