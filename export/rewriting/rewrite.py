@@ -501,7 +501,7 @@ def choose(
         inputs: What `Runner.predict` takes.
         check: The outputs for them.
         optimize: "latency" takes the fastest kernels that the form reaches, of forms that reach sparse ones the
-            highest `FileForm.estimate`, which is not measured and has to be 1 at least, and of equals the fewest bytes
+            highest `FileForm.estimate`, which is not measured and has to be 1 or more, and of equals the fewest bytes
             as written; all others take the fewest bytes.
         compress: How the file is to be written, as `encode` takes it.
         each_form: Called when a form was checked, to move a bar.

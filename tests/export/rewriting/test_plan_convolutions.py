@@ -262,6 +262,7 @@ def test_a_form_on_sparse_kernels_that_is_slower_by_the_estimate_is_not_written(
     graph = FileGraph(0, shape=(1, 32, 32, 3))
     content = graph.content(pointwise(graph))
     assert rewrite(content, tmp_path / "sparse.tflite", optimize="latency").sparse_inference.active
+    monkeypatch.setattr(rewriting, "spread_convolutions", lambda file: (file, 1.0))
     monkeypatch.setattr(rewriting, "estimated_gain", lambda file: 0.83)
     dense = rewrite(content, tmp_path / "dense.tflite", optimize="latency")
     assert not dense.sparse_inference.active and dense.gain is None
