@@ -21,9 +21,9 @@ NAMES = sorted(ALLOCATIONS)
 SPARSITIES = st.floats(0, 1, exclude_max=True)
 
 
-def of(scores: np.ndarray, path: str = "dense/kernel") -> Weight:
+def of(scores: np.ndarray, path: str = "dense/kernel", uses: int | None = 1) -> Weight:
     scores = np.asarray(scores, dtype=np.float32)
-    return Weight(path, scores.shape, lambda: scores)
+    return Weight(path, scores.shape, lambda: scores, lambda: uses)
 
 
 def shaped(*shapes: tuple[int, ...]) -> list[Weight]:
@@ -135,6 +135,26 @@ def test_lamp_by_hand():
     expected = {1: [0.25, 0.0], 2: [0.25, 0.25], 4: [0.25, 0.75], 5: [0.5, 0.75], 6: [0.75, 0.75]}
     for zeros, split in expected.items():
         assert allocate(weights, zeros / 8, "lamp") == split
+
+
+def test_flops_by_hand():
+    """Scores by multiplications: of the first, with two each, 1/60, 2/29, 9/50, 1/2; of the second 1/28, ..., 1."""
+    weights = [of([[4, 3, 2, 1]], uses=2), of([[1, 5], [1, 1]])]
+    expected = {1: [0, 0], 2: [0.25, 0], 3: [0.25, 0.25], 5: [0.25, 0.75], 7: [0.5, 0.75], 9: [0.75, 0.75]}
+    for removed, split in expected.items():
+        assert allocate(weights, removed / 12, "flops") == split
+    assert allocate(weights, 0.99, "flops") == [0.75, 0.75]  # the largest entry of each stays
+
+
+@given(models(), SPARSITIES, st.lists(st.integers(1, 1000), min_size=5, max_size=5))
+def test_flops_removes_the_fraction_of_the_multiplications(weights, sparsity, uses):
+    weights = [of(each.scores(), each.path, uses=count) for each, count in zip(weights, uses, strict=False)]
+    sizes, counts = (np.array([value(each) for each in weights]) for value in (lambda w: w.size, lambda w: w.uses()))
+    zeros = np.array(allocate(weights, sparsity, "flops"))
+    removed, total = (zeros * sizes * counts).sum(), (sizes * counts).sum()
+    assert removed <= sparsity * total + 1e-6 * total
+    nothing_else = (zeros * sizes >= sizes - 1 - 1e-6).any()  # a weight had to keep its last entry
+    assert nothing_else or removed > sparsity * total - counts.max() - 1e-6 * total
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9, 0.99])
@@ -338,7 +358,7 @@ def test_check_allocation_lets_through_what_may_be_one(allocation):
 
 
 def test_names():
-    assert list(ALLOCATIONS) == ["uniform", "erk", "global", "lamp"]
+    assert list(ALLOCATIONS) == ["uniform", "erk", "global", "lamp", "flops"]
 
 
 def test_uniform_and_erk_read_no_scores():

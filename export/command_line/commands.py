@@ -323,9 +323,9 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
     )
     parser.add_argument("--criterion", help=text)
     text = (
-        "split of the zeros over the layers: uniform, erk, global or lamp, for alps, sparsegpt and ria also owl or "
-        "alpha_pruning, and for the first two error or outputs (default: lamp, for alps and sparsegpt error, for "
-        "ria and N:M uniform)"
+        "split of the zeros over the layers: uniform, erk, global, lamp or flops, for alps, sparsegpt and ria also "
+        "owl or alpha_pruning, and for the first two error or outputs (default: lamp, for alps and sparsegpt error, "
+        "for ria and N:M uniform)"
     )
     parser.add_argument("--allocation", help=text)
 

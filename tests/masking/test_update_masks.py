@@ -17,6 +17,7 @@ import tfprune
 from tfprune import patterns
 from tfprune.masking import update_masks as masks
 from tfprune.masking.strip import wrappers
+from tfprune.models.anatomy import kernels, uses
 
 
 def dense(units: int = 10, inputs: int = 10, **kwargs) -> keras.Model:
@@ -91,6 +92,59 @@ def test_other_allocations_reach_the_overall_sparsity(allocation):
     report = tfprune.update_masks(tfprune.wrap(conv_net()), 0.8, allocation=allocation)
     assert report.sparsity == pytest.approx(0.8, abs=2 / report.size)
     assert len({round(row.sparsity, 2) for row in report.rows}) > 1
+
+
+def test_flops_are_counted_by_the_positions_of_each_kernel():
+    """By hand, 8 x 8 x 3: 36 positions of a 3x3 convolution, and 1 of each dense layer."""
+    report = tfprune.update_masks(tfprune.wrap(conv_net()), 0.8, allocation="flops")
+    left = [36 * report.rows[0].nnz, *(row.nnz for row in report.rows[1:])]
+    assert sum(left) == pytest.approx(0.2 * (36 * 3 * 3 * 3 * 7 + 7 * 11 + 11 * 2), abs=36)
+
+
+def maps() -> keras.Model:
+    image = keras.Input((9, 9, 3))
+    x = layers.SeparableConv2D(6, 3, strides=2, padding="same")(layers.Conv2D(4, 3)(image))
+    x = layers.Conv2DTranspose(5, 3, strides=2)(x)
+    x = layers.DepthwiseConv2D(3, dilation_rate=2, depth_multiplier=2)(x)
+    x = layers.LSTM(5, return_sequences=True)(layers.Dense(4)(layers.Reshape((-1, 10))(x)))
+    return keras.Model(image, layers.Conv1D(2, 3, groups=1, padding="same")(x))
+
+
+def test_multiplications_are_those_that_a_plan_counts():
+    model = maps()
+    counted = sum(
+        uses(layer, kernel) * np.prod(kernel.variable.shape) for layer in model.layers for kernel in kernels(layer)
+    )
+    assert 2 * counted == tfprune.plan_shrink(model, tfprune.budget(flops=0.9)).flops
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "found"),
+    [
+        (layers.Conv2D(4, 3, name="open"), (None, 8, 3), "open/kernel"),
+        (layers.LSTM(4, name="open"), (None, 3), "open/kernel"),
+        (layers.EinsumDense("abc,cde->abde", (None, 2, 3), name="einsum"), (5, 4), "einsum/kernel"),
+    ],
+)
+def test_flops_refuse_a_weight_with_an_unknown_number_of_multiplications_before_training(layer, shape, found):
+    """A fit that stops at its first mask update, minutes later, is what this prevents."""
+    image = keras.Input(shape)
+    model = tfprune.wrap(keras.Model(image, layer(image)))
+    message = f"Received: {found}, which is multiplied an unknown number of times"
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        tfprune.update_masks(model, 0.5, allocation="flops")
+    model.compile("sgd", "mse")
+    schedule = tfprune.schedules.Polynomial(0.5, begin=1, end=2)
+    x = np.zeros((4, *(size or 6 for size in shape)), np.float32)
+    with pytest.raises(ValueError, match=message):
+        model.fit(
+            x,
+            model.predict(x, verbose=0),
+            verbose=0,
+            callbacks=[tfprune.PruningCallback(schedule, allocation="flops")],
+        )
+    assert all((now == then).all() for now, then in zip(snapshot(model)[: len(before)], before, strict=True))
 
 
 def test_a_dict_gives_weights_their_own_sparsity():

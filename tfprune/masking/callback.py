@@ -22,7 +22,7 @@ from tfprune.masking.grow import GRADIENT, Grow, check_grow, grow_at, uses_data
 from tfprune.masking.pruned import Pruned, count_kept
 from tfprune.masking.strip import hidden_share, masked_sparsity, pruned_layers, waits_for_data, wrappers
 from tfprune.masking.update_masks import MeetsBudget, check_training_budget, coupled_groups, gatherer_of, set_masks
-from tfprune.models.anatomy import Kernel, as_numpy, kind_of
+from tfprune.models.anatomy import Kernel, as_numpy, kind_of, uses
 from tfprune.models.graph import functional, retrace
 from tfprune.models.training import check_optimizer, inner_optimizers, max_updates_per_call, optimizers_of, updates_of
 from tfprune.patterns import Pattern
@@ -46,9 +46,12 @@ def _check_before_training(model: keras.layers.Layer, *, schedule: Schedule, all
         ValueError: If a pattern cannot reach the sparsity of its weight, or a rule matches no weight.
     """
     target = check_sparsity(schedule.target, "schedule.target")
-    if not isinstance(allocation, Mapping) and allocation not in _WITHOUT_SCORES:
+    if not isinstance(allocation, Mapping) and allocation not in (*_WITHOUT_SCORES, "flops"):
         return
     weights, patterns = _weights(model)
+    if allocation == "flops":
+        allocate(weights, target, allocation)  # refuses weights whose multiplications are not known
+        return
     for weight, share in zip(weights, allocate(weights, target, _at_the_end(allocation)), strict=True):
         try:
             if share is not None and weight.path in patterns:
@@ -184,13 +187,22 @@ def _weights(model: keras.layers.Layer) -> tuple[list[Weight], dict[str, Pattern
     together = coupled_groups(model, layers=[layer for _, layer in layers], scores=_no_scores)
     coupled = together.layers if together else set()
     alone = {
-        f"{path}/{name}": (layer.pattern, tuple(kernel.variable.shape))
+        f"{path}/{name}": (layer, kernel)
         for path, layer in layers
         if layer not in coupled
         for name, kernel in layer.kernels.items()
     }
-    weights = [Weight(path, shape, functools.partial(np.zeros, shape)) for path, (_, shape) in alone.items()]
-    return weights + (together.weights() if together else []), {path: pattern for path, (pattern, _) in alone.items()}
+    weights = [
+        Weight(
+            path,
+            tuple(kernel.variable.shape),
+            functools.partial(np.zeros, kernel.matrix_shape),
+            functools.partial(uses, layer.layer, kernel),
+        )
+        for path, (layer, kernel) in alone.items()
+    ]
+    patterns = {path: layer.pattern for path, (layer, _) in alone.items()}
+    return weights + (together.weights() if together else []), patterns
 
 
 def _no_scores(layer: Pruned, name: str) -> np.ndarray:
@@ -459,8 +471,9 @@ class PruningCallback(keras.callbacks.Callback):
             `tfprune.budget(flops=0.5)`. It then decides how much is removed, and the schedule only when. None (the
             default) removes what the schedule says.
         allocation: How the sparsity is split over the weights: `"uniform"` (the default, as in Zhu and Gupta's
-            paper), `"erk"`, `"global"`, `"lamp"` (the default of the command line: it keeps more of small layers), a
-            function, or a dict. Its keys are regular expressions, searched in the weights' paths. Its values are the
+            paper), `"erk"`, `"global"`, `"lamp"` (the default of the command line: it keeps more of small layers),
+            `"flops"` (the sparsity is of the multiplications: zeros where they save the most time), a function, or
+            a dict. Its keys are regular expressions, searched in the weights' paths. Its values are the
             final sparsity of these weights, which follows the schedule's progress, a schedule of their own, or None,
             which leaves them as they are.
         grow: What replaces the lowest entries at each update, for training that is sparse from the first step:

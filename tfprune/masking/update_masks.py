@@ -22,7 +22,7 @@ from tfprune.gradients import Subject
 from tfprune.masking.grow import Grow, Growth, check_grow, check_growable, criterion_of
 from tfprune.masking.pruned import Pruned
 from tfprune.masking.strip import SparsityReport, flat_copy, pruned_layers, sparsity_report
-from tfprune.models.anatomy import Anatomy, as_numpy, from_matrix, to_matrix
+from tfprune.models.anatomy import Anatomy, as_numpy, from_matrix, to_matrix, uses
 from tfprune.models.training import check_optimizer, optimizers_of, slots_by_variable, updates_of
 from tfprune.solving.dependency_graph import ChanneledWeight, Group, Network
 
@@ -276,8 +276,9 @@ def update_masks(
         sparsity: The fraction of zeros over all pruned weights, in [0, 1). With the pattern `Channel` or `Head`, the
             fraction of channels or heads to remove; or a `tfprune.budget(...)` for channels and heads.
         allocation: How the sparsity is split over the weights and the groups of channels: `"uniform"`, `"erk"`,
-            `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names
-            of groups, to their sparsities (None leaves them as they are).
+            `"global"`, `"lamp"`, `"flops"` (the sparsity is of the multiplications), or a dict from regular
+            expressions, searched in the paths of weights and the names of groups, to their sparsities (None leaves
+            them as they are).
         regrow: Whether a pruned entry comes back, with the value it had, where it ranks higher than one that is
             kept. Pass False in the last update: an entry that comes back costs accuracy until it is trained. Then
             entries come back only where the new sparsity is lower than before.
@@ -434,6 +435,7 @@ def _plan_masks(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
             scores=functools.partial(scores if regrow else _kept_first(scores), layer, name),
+            uses=functools.partial(uses, layer.layer, layer.kernels[name]),
         )
         for path, layer, name in entries
     ]

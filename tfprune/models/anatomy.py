@@ -576,6 +576,19 @@ class Kernel:
         return self.variable is None or not pattern.refusal(self.matrix_shape)
 
 
+def uses(layer: keras.layers.Layer, kernel: Kernel) -> int | None:
+    """Return how many times each entry of a layer's kernel is multiplied for one sample; None if it is not known."""
+    shape = (layer.get_build_config() or {}).get("input_shape")
+    is_recurrent, is_matrix = isinstance(layer, keras.layers.RNN), kernel.axes == INPUT + OUTPUT
+    if shape is None or not (is_matrix or (hasattr(layer, "kernel_size") and not is_recurrent)):
+        return None
+    if not is_matrix and not hasattr(layer, "output_padding"):  # only a transposed convolution reads each pixel once
+        shape = layer.compute_output_shape(shape)
+    is_first = getattr(layer, "data_format", None) == "channels_first"
+    positions = shape[2:] if is_first else shape[1:-1]
+    return None if None in positions else math.prod(positions)
+
+
 class PrunableLayer(abc.ABC):
     """A layer that says itself which of its weights are pruned: any whose class has the method, as with tfmot.
 

@@ -33,7 +33,7 @@ from tfprune.compact.reconstruct import (
 )
 from tfprune.masking.pruned import holds_pruned
 from tfprune.masking.strip import copy_with, mask_zeros, plain_copy, transfer_weights
-from tfprune.models.anatomy import Anatomy, Filters, Kernel, kernels, rename, selector, walk
+from tfprune.models.anatomy import Anatomy, Filters, Kernel, kernels, rename, selector, uses, walk
 from tfprune.models.graph import Graph, trace_to_run
 from tfprune.models.tracing import call_graph, check_followable
 from tfprune.models.training import Batches, check_token_ids
@@ -270,7 +270,12 @@ def _split_zeros(
     if allocation in _BY_BLOCK:
         return _by_block(sites, scores, sparsity=sparsity, allocation=allocation)
     weights = [
-        Weight(_path_of(site), tuple(site.map.kernel.variable.shape), functools.partial(scores.of, site))
+        Weight(
+            _path_of(site),
+            tuple(site.map.kernel.variable.shape),
+            functools.partial(scores.of, site),
+            functools.partial(uses, site.map.leaf, site.map.kernel),
+        )
         for site in sites
     ]
     shares = allocate(weights, sparsity, allocation)
