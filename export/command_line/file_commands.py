@@ -44,11 +44,12 @@ def add_inspect(commands: Any) -> None:
 def _inspect(options: argparse.Namespace) -> Any:
     from tfprune.export.file.container import write_atomically
     from tfprune.export.file.inspect import inspect, page
-    from tfprune.export.file.model_file import ModelFile
 
     if options.html:
+        from tfprune.export.keras_side.ask import sparse_inference  # of a file it imports no Keras
+
         check_not_read(options.html, options.model)
-        content = page(options.model, inference=ModelFile.open(options.model).inference)
+        content = page(options.model, inference=sparse_inference(options.model))
         write_atomically(options.html, content.encode())
     return inspect(options.model)
 

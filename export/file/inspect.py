@@ -814,14 +814,20 @@ def _inference(inference: SparseInferenceReport) -> str:
     )
     if not inference.eligible:
         verdict, zeros = "Runs dense.", ""
-    reasons = [f"Wrong outputs on ARM: {hazard}" for hazard in inference.hazards] + [*inference.reasons]
+    rewriting, listed = inference.rewriting, inference.rows
+    reasons = [f"Wrong outputs on ARM: {hazard}" for hazard in inference.hazards]
+    if rewriting is None or not rewriting.pays:
+        reasons += inference.reasons
+    if rewriting is not None:
+        reasons += [": ".join(fact) for fact in rewriting.facts()]
+        listed = rewriting.rows
     items = [f"<li>{text(reason, _MAX_REASON_CHARACTERS)}</li>" for reason in reasons[:_MAX_LISTED]]
-    rows = rows_table(["Layer", "Zeros", "Sparse"], map(_operator, inference.rows[:_MAX_LISTED]))
+    rows = rows_table(["Layer", "Zeros", "Sparse"], map(_operator, listed[:_MAX_LISTED]))
     return (
         f"<p><strong>{verdict}</strong> {zeros} This holds for {text(inference.runtime, _MAX_REASON_CHARACTERS)}.</p>"
         f"<ul>{''.join(items)}</ul><details><summary>"
-        f'<span class="name">operators one by one</span><span class="size">{len(inference.rows):,}</span></summary>'
-        f"{rows}{_more(len(inference.rows))}</details>"
+        f'<span class="name">operators one by one</span><span class="size">{len(listed):,}</span></summary>'
+        f"{rows}{_more(len(listed))}</details>"
     )
 
 

@@ -17,7 +17,7 @@ from pages import WIDTHS, Elements, browse, luminances, measured_at, needs_brows
 from tfprune.base.output import text
 from tfprune.export.command_line.cli import main
 from tfprune.export.file.inspect import _MAX_LISTED, _MAX_PICTURES, _size_text, inspect, page
-from tfprune.export.file.xnnpack import OperatorRow, SparseInferenceReport
+from tfprune.export.file.xnnpack import OperatorRow, RewritingReport, SparseInferenceReport
 from tfprune.export.keras_side.ask import sparse_inference
 
 
@@ -57,6 +57,13 @@ def test_the_page_says_what_runs_sparse_and_why_the_rest_does_not():
     assert "Runs dense." in wrong.text
     assert "Wrong outputs on ARM: pool: it leaks" in wrong.text
     assert "MAX_POOL_2D: it leaks" in wrong.text
+    spread = RewritingReport(
+        True, 2.4, {0.9: 2.4}, ("fix the batch",), (OperatorRow("c", "CONV_2D", 0.9, sparse=True),)
+    )
+    faster = replace(whole, eligible=False, active=False, reasons=("it pads one side",), rewriting=spread)
+    found = Elements(page(data, inference=faster)).text
+    assert "rewritten by optimize=latency: yes: about 2.4 times as fast" in found
+    assert "change: fix the batch" in found and "pads one side" not in found and "MAX_POOL_2D" not in found
     assert "Sparse kernels" not in Elements(page(data)).text
 
 
