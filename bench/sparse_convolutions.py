@@ -5,6 +5,7 @@
     python bench/sparse_convolutions.py resnet20 --emulated      # also on emulated ARM processors, minutes
     python bench/sparse_convolutions.py --zeros 0 0.5 --forced   # the rewritten file also where it does not pay
     python bench/sparse_convolutions.py resnet18 --sizes         # bytes, also of 8-bit weights and of what is packed
+    python bench/sparse_convolutions.py resnet18 --int8          # against the int8 file, which computes in integers
     python bench/sparse_convolutions.py --applications           # 16 families of keras.applications, an hour
     python bench/sparse_convolutions.py --applications Xception  # one; files are kept in build/applications
     python bench/sparse_convolutions.py --random 30              # outputs of random networks, in WebAssembly
@@ -205,6 +206,37 @@ def sizes(name: str, zeros: float) -> Iterator[Row]:
     yield at_most(what, packed / plain, PACKED)
 
 
+LEAST_OF_INT8 = {"resnet18": 1.7}  # times as fast as the int8 file, in WebAssembly
+
+
+def against_int8(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
+    """Compare the int8 file with the dense one, and the sparse one with the int8 file."""
+    keras.utils.set_random_seed(0)
+    model = with_zeros(NETWORKS[name](), zeros)
+    random = np.random.default_rng(0)
+    image = random.random(model.inputs[0].shape, dtype=np.float32)
+    calibration = random.random((16, *image.shape[1:]), dtype=np.float32)
+    options = {"dense": {"optimize": "dense"}, "sparse": {"optimize": "latency"}}
+    options["int8"] = {"optimize": "dense", "quantize": "int8", "calibration": calibration}
+    contents = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for form, others in options.items():
+            report = to_tflite(model, Path(folder) / "file.tflite", batch=1, check_on=image, **others)
+            contents[form] = Path(report.path).read_bytes()
+    for what, pair in {"int8 / dense": ("dense", "int8"), "sparse / int8": ("int8", "sparse")}.items():
+        least = LEAST_OF_INT8.get(name, 0) if what == "sparse / int8" else 0
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            _write(home, dict(zip(("dense", "sparse"), map(contents.get, pair), strict=True)))
+            times = kernels.in_node(home, pairs=9, least=least)[:1]
+            if is_emulated:
+                times += kernels.emulated(home, wheels=kernels.WHEELS[:1], pairs=1, least=least)[::2]
+        for row in times:
+            where = row.what.rpartition(": ")[0]
+            bar = row.bar if least else "measured"
+            yield replace(row, what=f"{name}, {zeros:.0%} zeros, times as fast, {what}: {where}", bar=bar)
+
+
 APPLICATIONS = (
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetV2B0"),
     *("ResNet50", "ResNet101", "ResNet50V2", "DenseNet121", "VGG16 without its dense layers", "Xception"),
@@ -336,6 +368,7 @@ def main() -> None:
     parser.add_argument("--zeros", type=float, nargs="+", default=[0.9])
     parser.add_argument("--emulated", action="store_true")
     parser.add_argument("--sizes", action="store_true", help="bytes instead of times; the bars are those of resnet18")
+    parser.add_argument("--int8", action="store_true", help="times against the int8 file of the same network")
     parser.add_argument("--forced", action="store_true")
     parser.add_argument("--applications", action="store_true")
     parser.add_argument("--folder", type=Path, default=kernels.ROOT / "build/applications", help="keeps their files")
@@ -349,7 +382,8 @@ def main() -> None:
     if options.random:
         random_networks(options.random, is_emulated=options.emulated)
         return
-    measure = sizes if options.sizes else partial(rows, is_emulated=options.emulated)
+    timed = against_int8 if options.int8 else rows
+    measure = sizes if options.sizes else partial(timed, is_emulated=options.emulated)
     for name in options.networks or NETWORKS:
         for zeros in options.zeros:
             for row in measure(name, zeros):
