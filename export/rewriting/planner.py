@@ -380,4 +380,5 @@ def _phases_cost(shape: tuple[int, ...]) -> float:
     """Estimate taking a plain map apart into phases."""
     _, height, width, channels = shape
     sizes = channels, channels
-    return -(-height // 2) * -(-width // 2) * algebra.cost(SINGLE, sizes=sizes, entries=channels, phases=(1, 2))
+    pixels = -(-height // 2) * -(-width // 2)
+    return pixels * algebra.cost(SINGLE, sizes=sizes, entries=channels, phases=(1, 2), pixels=pixels)
