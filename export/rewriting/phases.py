@@ -417,9 +417,8 @@ def _chosen(channels: np.ndarray, count: int) -> np.ndarray:
 # What a chain takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
 
 PER_SHIFT = {1: 12.5, 2: 14.0}  # by its stride, for each channel and pixel
-PER_PRODUCT, PER_SUM, PER_ENTRY = 2.0, 2.0, 1.5  # for each output and pixel; the last for each non-zero entry
+PER_PRODUCT, PER_SUM, PER_ENTRY = 2.0, 2.2, 1.4  # for each output and pixel; the last for each non-zero entry
 _PER_STEP, _PER_SHIFTED = 6000.0, 200.0  # for each operator, and each channel of a shift, however small
-_FAR_TIMES = 1.5  # such entries, where a map is larger than the processor's own cache
 _FEWEST = 6.0  # pixels that such entries take as long for as for one
 _FULL = 0.8  # of the entries: such products are written as two, each with every second row
 _PER_BLOCK, _PER_PAIR = 3.3, 1.7  # entries of four and of two rows, on average, for which XNNPACK has other kernels
@@ -432,7 +431,7 @@ def cost(
     entries: int,
     phases: tuple[int, int],
     pixels: float = float("inf"),
-    is_far: bool = False,
+    slowdown: float = 1.0,
 ) -> float:
     """Estimate the cheapest chain of a convolution, for each pixel of its output in phases; infinite without one.
 
@@ -442,11 +441,11 @@ def cost(
         entries: The non-zero entries of its kernel.
         phases: Those of its input and its output.
         pixels: Those of its output in phases.
-        is_far: Whether a map is larger than a mebibyte.
+        slowdown: How many times as long an entry takes, where its inputs are not at hand.
     """
     is_full = entries > _FULL * math.prod((*sizes, *window.size))
     works = (_work(each, sizes, pixels=pixels, is_full=is_full) for each in _forms(window, phases))
-    each_entry = PER_ENTRY * (_FAR_TIMES if is_far else 1.0) * max(_FEWEST / pixels, 1.0)
+    each_entry = PER_ENTRY * slowdown * max(_FEWEST / pixels, 1.0)
     return min(works, default=float("inf")) + each_entry * entries * phases[1] ** 2
 
 
