@@ -159,7 +159,7 @@ def paired(folder: Path, pairs: int) -> dict[str, Any]:
 
 
 def _loaded(folder: Path) -> tuple[list[Any], float]:
-    """Return the interpreters of both files after a call each, and how far their outputs are apart."""
+    """Return the interpreters of both files after a call each, and how far any of their outputs are apart."""
     from ai_edge_litert.interpreter import Interpreter
 
     image, runs = np.fromfile(folder / "image.bin", np.float32), []
@@ -171,8 +171,14 @@ def _loaded(folder: Path) -> tuple[list[Any], float]:
         runs.append(interpreter)
     for interpreter in runs:  # the first call may still arrange something
         interpreter.invoke()
-    dense, sparse = (run.get_tensor(run.get_output_details()[0]["index"]) for run in runs)
-    return runs, float(np.abs(dense - sparse).max() / np.abs(dense).max())
+    made = ([run.get_tensor(each["index"]) for each in run.get_output_details()] for run in runs)
+    return runs, float(np.max([_difference(*pair) for pair in zip(*made, strict=True)]))  # of NaN, NaN
+
+
+def _difference(dense: np.ndarray, sparse: np.ndarray) -> float:
+    """Return the largest difference of an output, relative to its largest entry; NaN if it has NaN, or only zeros to compare with."""
+    most = float(np.abs(dense - sparse).max())
+    return most / float(np.abs(dense).max() or np.nan) if most else 0.0
 
 
 def _seconds(interpreter: Any) -> float:

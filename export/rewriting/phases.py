@@ -11,6 +11,7 @@ map back. In phases each channel needs a single shift in each direction for a 3x
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -106,6 +107,7 @@ class _Step:
         stride: Pixels from one output of a shift to the next.
         clips: Whether what is below zero becomes zero.
         differs: Whether a shift subtracts the map itself from what is shifted.
+        copies: Whether a product only copies its inputs.
         constant: What a product adds.
     """
 
@@ -115,6 +117,7 @@ class _Step:
     stride: int = 1
     clips: bool = False
     differs: bool = False
+    copies: bool = False
     constant: float = 0.0
 
 
@@ -133,6 +136,10 @@ class Chain:
 
     def add(self, *sources: int, matrix: np.ndarray | None = None, clips: bool = False, constant: float = 0.0) -> int:
         self.steps.append(_Step(sources, matrix, clips=clips, constant=constant))
+        return len(self.steps)
+
+    def copy(self, source: int, matrix: np.ndarray) -> int:
+        self.steps.append(_Step((source,), matrix, copies=True))
         return len(self.steps)
 
     def shift(self, source: int, amounts: np.ndarray, *, stride: int) -> int:
@@ -156,6 +163,19 @@ class Chain:
     def larger(self, first: int, second: int, *, channels: int) -> int:
         negative = self.add(first, matrix=-np.eye(channels, dtype=np.float32))
         return self.add(first, self.add(second, negative, clips=True))
+
+    def take_apart(self, source: int, *, channels: int) -> int:
+        """Put a plain map into phases."""
+        one = np.eye(4, dtype=np.float32)[:, :, None, None] * np.eye(channels, dtype=np.float32)
+        return self.sum(
+            [
+                self.add(
+                    self.shift(source, np.full((channels, 2), divmod(phase, 2)), stride=2),
+                    matrix=one[phase].reshape(-1, channels),
+                )
+                for phase in range(4)
+            ]
+        )
 
     def sum(self, maps: list[int]) -> int:
         return functools.reduce(lambda first, second: self.add(first, second), maps)
@@ -182,6 +202,22 @@ def _one_sided(taps: _Taps) -> Chain:
     products = [chain.add(source, matrix=matrix) for source, matrix in maps]
     chain.bias = products[0]
     chain.sum(products)
+    return chain
+
+
+def _gathered(taps: _Taps) -> Chain:
+    """Copy each channel as often as it is shifted, shift all copies at once, and multiply them once.
+
+    The copies are large, which pays where few inputs make many outputs: in the first layers of a network.
+    """
+    (first, *_) = taps.matrices.values()
+    used = [(shift, np.flatnonzero(matrix.any(axis=0))) for shift, matrix in taps.matrices.items()]
+    places = [(shift, channel) for shift, channels in used for channel in channels] or [((0, 0), 0)]
+    chain = Chain()
+    source = chain.copy(0, np.eye(first.shape[1], dtype=np.float32)[[channel for _, channel in places]])
+    source = chain.shift(source, np.array([shift for shift, _ in places]), stride=taps.stride)
+    matrix = np.stack([taps.matrices.get(shift, first)[:, channel] for shift, channel in places], axis=1)
+    chain.bias = chain.add(source, matrix=matrix)
     return chain
 
 
@@ -218,6 +254,16 @@ def _two_sided(taps: _Taps) -> Chain | None:
         return None
     chain.bias = products[0]
     chain.sum(parts)
+    return chain
+
+
+def _regrouped(kernel: np.ndarray, window: Window, phases: tuple[int, int]) -> Chain | None:
+    """Make a plain map from one in phases, on which a stride of 2 is none, and take that one apart."""
+    if phases != (2, 2) or window.stride != 2:
+        return None
+    chain = _two_sided(_taps_of(kernel, window, phases=(2, 1)))
+    if chain is not None:
+        chain.take_apart(len(chain.steps), channels=len(kernel))
     return chain
 
 
@@ -370,11 +416,12 @@ def _chosen(channels: np.ndarray, count: int) -> np.ndarray:
 
 # What a chain takes, in multiplications of a dense convolution: fitted to WebAssembly on one processor.
 
-PER_SHIFT = {1: 10.5, 2: 11.0}  # by its stride, for each channel and pixel
-PER_PRODUCT, PER_SUM, PER_ENTRY = 2.0, 2.0, 1.6  # for each output and pixel; the last for each non-zero entry
-_PER_STEP = 6000.0  # for each operator, however small
-_FAR_TIMES = 1.5  # such entries, where a map is larger than the processor's own cache
-_FULL, _FULL_TIMES = 0.8, 4.0  # such products run on a kernel for blocks of rows, which WebAssembly has without SIMD
+PER_SHIFT = {1: 12.5, 2: 14.0}  # by its stride, for each channel and pixel
+PER_PRODUCT, PER_SUM, PER_ENTRY = 2.0, 2.2, 1.4  # for each output and pixel; the last for each non-zero entry
+_PER_STEP, _PER_SHIFTED = 6000.0, 200.0  # for each operator, and each channel of a shift, however small
+_FEWEST = 6.0  # pixels that such entries take as long for as for one
+_FULL = 0.8  # of the entries: such products are written as two, each with every second row
+_PER_BLOCK, _PER_PAIR = 3.3, 1.7  # entries of four and of two rows, on average, for which XNNPACK has other kernels
 
 
 def cost(
@@ -384,7 +431,7 @@ def cost(
     entries: int,
     phases: tuple[int, int],
     pixels: float = float("inf"),
-    is_far: bool = False,
+    slowdown: float = 1.0,
 ) -> float:
     """Estimate the cheapest chain of a convolution, for each pixel of its output in phases; infinite without one.
 
@@ -394,11 +441,11 @@ def cost(
         entries: The non-zero entries of its kernel.
         phases: Those of its input and its output.
         pixels: Those of its output in phases.
-        is_far: Whether a map is larger than a mebibyte.
+        slowdown: How many times as long an entry takes, where its inputs are not at hand.
     """
-    is_full = entries > _FULL * sizes[0] * sizes[1] * window.size[0] * window.size[1]
-    each_entry = PER_ENTRY * (_FULL_TIMES if is_full else _FAR_TIMES if is_far else 1.0)
-    works = (_work(each, sizes) + _PER_STEP * len(each.steps) / pixels for each in _forms(window, phases))
+    is_full = entries > _FULL * math.prod((*sizes, *window.size))
+    works = (_work(each, sizes, pixels=pixels, is_full=is_full) for each in _forms(window, phases))
+    each_entry = PER_ENTRY * slowdown * max(_FEWEST / pixels, 1.0)
     return min(works, default=float("inf")) + each_entry * entries * phases[1] ** 2
 
 
@@ -407,42 +454,69 @@ def _forms(window: Window, phases: tuple[int, int]) -> tuple[Chain, ...]:
     """Return the chains of a kernel of ones on one channel."""
     if not stride_between(window.stride, phases) or max(window.reach) > _LARGEST:
         return ()
-    return _chains(_taps_of(np.ones((1, *window.size, 1), np.float32), window, phases=phases))
+    return _chains(np.ones((1, *window.size, 1), np.float32), window, phases)
 
 
-def _chains(taps: _Taps) -> tuple[Chain, ...]:
-    return tuple(chain for chain in (_two_sided(taps), _one_sided(taps)) if chain is not None)
+def _chains(kernel: np.ndarray, window: Window, phases: tuple[int, int]) -> tuple[Chain, ...]:
+    taps = _taps_of(kernel, window, phases=phases)
+    chains = _two_sided(taps), _one_sided(taps), _gathered(taps), _regrouped(kernel, window, phases)
+    return tuple(chain for chain in chains if chain is not None)
 
 
-def _work(chain: Chain, sizes: tuple[int, int] = (1, 1), *, per_entry: float = 0.0) -> float:
+def _work(
+    chain: Chain,
+    sizes: tuple[int, int] = (1, 1),
+    *,
+    per_entry: float = 0.0,
+    pixels: float = float("inf"),
+    is_full: bool = False,
+) -> float:
     """Estimate the steps, for each pixel that the last one makes.
 
     Args:
         chain: Its steps.
         sizes: How many times the inputs and the outputs that they have.
-        per_entry: For each non-zero entry of a product.
+        per_entry: For each non-zero entry of a product that does not copy.
+        pixels: Those of the last map.
+        is_full: Whether products are written as two.
     """
     channels, grids, is_product = [0], [1], [False]  # of the input, and of each step behind it
-    parts = []
+    parts, shifted = [], 0.0
     for step in chain.steps:
         first = step.sources[0]
-        is_product.append(step.matrix is not None or is_product[first])
+        is_product.append((step.matrix is not None and not step.copies) or is_product[first])
         grids.append(grids[first] * step.stride)
+        size = sizes[is_product[-1]]
+        channels.append(channels[first])
         if step.amounts is not None:
-            channels.append(len(step.amounts))
-            parts.append(PER_SHIFT[step.stride] * channels[-1] * sizes[is_product[-1]])
+            channels[-1] = len(step.amounts)
+            parts.append(PER_SHIFT[step.stride] * channels[-1] * size)
+            shifted += channels[-1] * size
         elif step.matrix is not None:
-            channels.append(len(step.matrix))
-            parts.append(PER_PRODUCT * channels[-1] * sizes[1] + per_entry * float(np.count_nonzero(step.matrix)))
+            channels[-1] = len(step.matrix)
+            each = PER_PRODUCT + PER_ENTRY * step.copies + (PER_PRODUCT + PER_SUM) * (is_full and not step.copies)
+            entries = 0.0 if step.copies else float(np.count_nonzero(step.matrix))
+            parts.append(each * channels[-1] * size + per_entry * entries)
         else:
-            channels.append(channels[first])
-            parts.append(PER_SUM * channels[-1] * sizes[1])
-    return sum(part * (grids[-1] / grid) ** 2 for part, grid in zip(parts, grids[1:], strict=True))
+            parts.append(PER_SUM * channels[-1] * size)
+    fixed = (_PER_STEP * len(parts) + _PER_SHIFTED * shifted) / pixels
+    return fixed + sum(part * (grids[-1] / grid) ** 2 for part, grid in zip(parts, grids[1:], strict=True))
 
 
-def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> Chain:
-    """Return the chain of a convolution that is estimated to be the fastest."""
-    return min(_chains(_taps_of(kernel, window, phases=phases)), key=_work)
+def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int], pixels: float) -> Chain:
+    """Return the chain of a convolution that is estimated to be the fastest, for so many pixels of its output."""
+    is_full = np.count_nonzero(kernel) > _FULL * kernel.size
+    return min(_chains(kernel, window, phases), key=functools.partial(_work, pixels=pixels, is_full=is_full))
+
+
+def runs_in_blocks(matrix: np.ndarray) -> bool:
+    """Tell whether XNNPACK runs a product on a kernel for blocks of rows, which WebAssembly has without SIMD."""
+    for rows, most in ((4, _PER_BLOCK), (2, _PER_PAIR)):
+        whole = matrix[: len(matrix) // rows * rows]
+        blocks = np.count_nonzero(whole.reshape(-1, rows, matrix.shape[1]).any(axis=1))
+        if blocks and np.count_nonzero(whole) > most * blocks:
+            return True
+    return False
 
 
 def cost_of_maximum(

@@ -62,7 +62,9 @@ class Plan:
 
 
 NO_PLAN = Plan()
-_CACHE = 2**20  # bytes that are near to a processor
+_PER_STORED, _FEW = 35.0, 0.25  # for each entry in the file, when plans are compared, and where so few are not zero
+_NEAR, _LITTLE, _HUGE = 2**16, 160_000, 900_000  # bytes: of what 32 pixels read, and of small and large maps
+_RUN, _SPREAD = 128, 500  # bytes of 32 pixels in a channel; pixels for which so many take twice the room
 _PER_MOVED = 28.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
 _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
@@ -109,6 +111,9 @@ class Planner:
         }
         self.leaving = tuple(index for index in self.made if index in needed)
         self._maps = [*self.entering, *self.made]
+        entries, size = sum(node.entries for node in self.nodes), sum(node.kernel.size for node in self.nodes)
+        # Phases bring zeros of their own, and XNNPACK takes no group with fewer than two thirds of zeros.
+        self._per_stored = _PER_STORED if entries < _FEW * size else 0.0
 
     def _has_grid(self, node: Node) -> bool:
         """Tell whether a node reads only what has a meaning; then note the size at which its map is kept.
@@ -167,7 +172,8 @@ class Planner:
         taken = {node.target: self._best(node, best)[1] for node in self.nodes}
         outside = tuple(self.outside())
         before, rest = (sum(map(self.dense_price, operators)) for operators in (self.reader.operators, outside))
-        rest += cost
+        stored = sum(node.entries * best.get(node.target, 1) ** 2 for node in self.nodes)
+        rest += cost - self._per_stored * stored
         return Plan(self.nodes, self.entering, self.leaving, outside, best, taken, self.grids, before, rest)
 
     def _improved(self, phases: dict[int, int], passes: int) -> dict[int, int]:
@@ -176,7 +182,7 @@ class Planner:
         for node in self.nodes:
             for index in {*node.sources, node.target} & users.keys():
                 users[index].append(node)
-        groups = [*self._joined(), *([index] for index in self._maps)]
+        groups = [*self._joined(with_windows=True), *self._joined(), *([index] for index in self._maps)]
         near = [[*{id(node): node for index in group for node in users[index]}.values()] for group in groups]
         is_changed = True
         while is_changed and passes:
@@ -188,8 +194,8 @@ class Planner:
                         phases, is_changed = other, True
         return phases
 
-    def _joined(self) -> list[list[int]]:
-        """Return maps that other operators than windows take and make together."""
+    def _joined(self, *, with_windows: bool = False) -> list[list[int]]:
+        """Return maps that other operators than windows take and make together, or also those of stride 1."""
         leader = {index: index for index in self._maps}
 
         def root(index: int) -> int:
@@ -198,7 +204,8 @@ class Planner:
             return index
 
         for node in self.nodes:
-            for index in node.alike:
+            keeps = with_windows and node.is_window and node.window.stride == 1 and node.target in leader
+            for index in node.sources[:1] if keeps else node.alike:
                 leader[root(index)] = root(node.target)
         groups: dict[int, list[int]] = {}
         for index in self._maps:
@@ -251,7 +258,10 @@ class Planner:
         """Return what a node costs, with maps taken apart or put together for it, and how it takes its sources."""
         behind = phases.get(node.target, 1)
         wanted = (behind,) if node.alike else self._possible(node.sources[0])
-        return min((self.price(node, each, behind) + self._moving(node, each, phases), each) for each in wanted)
+        stored = self._per_stored * node.entries * behind**2
+        return min(
+            (self.price(node, each, behind) + stored + self._moving(node, each, phases), each) for each in wanted
+        )
 
     def _moving(self, node: Node, wanted: int, phases: Mapping[int, int]) -> float:
         """Estimate giving the sources of a node the phases that it wants."""
@@ -305,11 +315,19 @@ class Planner:
         sizes = inputs[0], channels
         if before * behind > 1 and (before * behind) ** 2 * inputs[0] * channels > _MOST_WEIGHTS:
             return float("inf")
-        is_far = 4 * max(math.prod(reader.shape(index)) for index in (node.sources[0], node.target)) > _CACHE
         cost = functools.partial(
             algebra.cost, node.window, sizes=sizes, entries=node.entries, phases=(before, behind)
         )
-        return pixels * cost(pixels=pixels, is_far=is_far)
+        return pixels * cost(pixels=pixels, slowdown=self._slowdown(node, before))
+
+    def _slowdown(self, node: Node, phases: int) -> float:
+        """Return how many times as long the entries of a convolution take as those that find their inputs at hand."""
+        _, height, width, channels = self.reader.shape(node.sources[0])
+        if 4 * max(math.prod(self.reader.shape(index)) for index in (node.sources[0], node.target)) > _HUGE:
+            return 2.0
+        channels, pixels = channels * phases**2, height * width / phases**2
+        is_near = _RUN * channels * (1 + pixels / _SPREAD) <= _NEAR or 4 * channels * pixels <= _LITTLE
+        return 1.0 if is_near else 1.5 if phases == 1 else 1.2  # in phases, only some entries read all channels
 
     def _enlarging(self, node: Node, phases: tuple[int, int]) -> float:
         before, behind = phases
@@ -380,4 +398,5 @@ def _phases_cost(shape: tuple[int, ...]) -> float:
     """Estimate taking a plain map apart into phases."""
     _, height, width, channels = shape
     sizes = channels, channels
-    return -(-height // 2) * -(-width // 2) * algebra.cost(SINGLE, sizes=sizes, entries=channels, phases=(1, 2))
+    pixels = -(-height // 2) * -(-width // 2)
+    return pixels * algebra.cost(SINGLE, sizes=sizes, entries=channels, phases=(1, 2), pixels=pixels)

@@ -152,7 +152,7 @@ class _Writer:
         if node.kind == "maximum":
             chain, bias = self._maximum(node, channels, phases), None
         else:
-            chain = algebra.cheapest(spread(node.kernel, channels), node.window, phases=phases)
+            chain = self._cheapest(spread(node.kernel, channels), node, phases)
             bias = np.tile(node.bias, phases[1] ** 2)
         return self._follow(chain, source, bias=bias, activation=node.activation, stored=node.stored)
 
@@ -162,6 +162,11 @@ class _Writer:
     def _maximum(self, node: Node, channels: int, phases: tuple[int, int]) -> Chain:
         is_even = is_even_grid(self.plan.grids[node.sources[0]])
         return algebra.maximum(node.window, channels=channels, phases=phases, border=border_of(node), is_even=is_even)
+
+    def _cheapest(self, kernel: np.ndarray, node: Node, phases: tuple[int, int]) -> Chain:
+        height, width = self._shape(node.target)[1:3]
+        pixels = -(-height // phases[1]) * -(-width // phases[1])
+        return algebra.cheapest(kernel, node.window, phases=phases, pixels=pixels)
 
     def _shape(self, index: int) -> tuple[int, ...]:
         return self.reader.shape(index)
@@ -183,7 +188,9 @@ class _Writer:
             inputs = [maps[each] for each in step.sources]
             if step.matrix is not None:
                 own = np.full(len(step.matrix), step.constant) if step.constant else own
-                maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused, stored=stored))
+                own = None if own is None else own[: len(step.matrix)]  # of as many phases as it has
+                kept = _AS_FLOATS if step.copies else stored
+                maps.append(self._product(inputs[0], step.matrix, bias=own, activation=fused, stored=kept))
             elif step.amounts is not None:
                 kernel = _one_hot(step.amounts)
                 kernel[:, 1, 1] -= step.differs
@@ -239,6 +246,13 @@ class _Writer:
         activation: int = NO_ACTIVATION,
         stored: Stored = _AS_FLOATS,
     ) -> int:
+        if algebra.runs_in_blocks(matrix):
+            is_even = np.arange(len(matrix))[:, None] % 2 == 0
+            halves = (matrix * is_even, bias), (matrix * ~is_even, None)
+            return self._sum(
+                *(self._product(source, half, bias=own, stored=stored) for half, own in halves),
+                activation=activation,
+            )
         _, height, width, _ = self._shape(source)
         kernel = matrix[:, None, None].astype(np.float32)
         if not kernel.any():  # which would be stored dense
@@ -327,7 +341,7 @@ class _Writer:
         made = self._node(replace(node, activation=NO_ACTIVATION, ignores_border=False))
         ones = np.zeros((phases[0] ** 2, self._shape(source)[3]), np.float32)
         whole = self._product(source, ones, bias=np.ones(len(ones)))
-        chain = algebra.cheapest(node.kernel[:1], node.window, phases=phases)
+        chain = self._cheapest(node.kernel[:1], node, phases)
         part = self._follow(chain, whole, bias=None, activation=NO_ACTIVATION)
         for kind in ("SQUARE", "RSQRT"):  # their inverse
             part = self._add(kind, [part], self._map(*self._shape(part)[1:]), None)
@@ -386,8 +400,9 @@ class _Writer:
 
     def _in_phases(self, source: int) -> int:
         """Take a plain map inside of the group apart into phases."""
-        kernel = np.eye(self._shape(source)[3], dtype=np.float32)[:, None, None]
-        chain = algebra.cheapest(kernel, SINGLE, phases=(1, 2))
+        _, height, width, channels = self._shape(source)
+        kernel = np.eye(channels, dtype=np.float32)[:, None, None]
+        chain = algebra.cheapest(kernel, SINGLE, phases=(1, 2), pixels=height * width / 4)
         return self._follow(chain, source, bias=None, activation=NO_ACTIVATION)
 
     def _put_together(self, source: int, target: int, *, block: int = 2) -> int:

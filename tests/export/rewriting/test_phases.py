@@ -8,7 +8,16 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.rewriting.phases import Chain, Window, _chains, _taps_of, cheapest, cost, maximum, stride_between
+from tfprune.export.rewriting.phases import (
+    Chain,
+    Window,
+    _chains,
+    cheapest,
+    cost,
+    maximum,
+    runs_in_blocks,
+    stride_between,
+)
 
 SIZE = 16
 
@@ -18,14 +27,17 @@ def in_phases(image: np.ndarray, phases: int) -> np.ndarray:
     return image if phases == 1 else tf.nn.space_to_depth(image[None], phases)[0].numpy()
 
 
-def followed(chain: Chain, source: np.ndarray) -> np.ndarray:
+def followed(chain: Chain, source: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """Take the steps; a bias is given for as many phases as the product has that adds it."""
     maps = [source]
-    for step in chain.steps:
+    for number, step in enumerate(chain.steps, 1):
         taken = [maps[number] for number in step.sources]
         if step.amounts is not None:
             made = shifted(taken[0], step.amounts) - (taken[0] if step.differs else 0)
         elif step.matrix is not None:
             made = taken[0] @ step.matrix.T + np.float32(step.constant)
+            if bias is not None and number == chain.bias:
+                made += np.tile(bias, len(step.matrix) // len(bias))
         else:
             made = taken[0] + taken[1]
         maps.append((np.maximum(made, 0) if step.clips else made)[:: step.stride, :: step.stride])
@@ -58,10 +70,13 @@ def test_every_form_of_a_convolution_is_the_convolution(size, moves, phases, zer
         return
     kernel = (data.normal(size=(4, size, size, 3)) * (data.random((4, size, size, 3)) >= zeros)).astype(np.float32)
     image = data.normal(size=(SIZE, SIZE, 3)).astype(np.float32)
-    expected = tf.nn.conv2d(image[None], kernel.transpose(1, 2, 3, 0), stride, "SAME", dilations=dilation)[0].numpy()
-    taps = _taps_of(kernel, window(size, stride, dilation), phases=phases)
-    for chain in _chains(taps):
-        found = followed(chain, in_phases(image, phases[0]))
+    bias = data.normal(size=4).astype(np.float32)
+    made = tf.nn.conv2d(image[None], kernel.transpose(1, 2, 3, 0), stride, "SAME", dilations=dilation) + bias
+    expected = made[0].numpy()
+    chains = _chains(kernel, window(size, stride, dilation), phases)
+    assert len(chains) >= 2
+    for chain in chains:
+        found = followed(chain, in_phases(image, phases[0]), bias)
         np.testing.assert_allclose(found, in_phases(expected, phases[1]), atol=2e-5)
 
 
@@ -89,20 +104,37 @@ def counts(chain: Chain) -> tuple[int, int, int]:
     return shifts, products, len(chain.steps) - shifts - products
 
 
-def test_what_a_3x3_kernel_takes():
-    kernel = np.ones((8, 3, 3, 8), np.float32)
-    assert counts(cheapest(kernel, window(3, 1, 1), phases=(2, 2))) == (2, 4, 3)
-    assert counts(cheapest(kernel, window(3, 1, 1), phases=(1, 1))) == (4, 9, 8)
-    assert counts(cheapest(kernel, window(3, 2, 1), phases=(2, 1))) == (2, 4, 3)
-    assert counts(cheapest(kernel[:, 1:2, 1:2], window(1, 1, 1), phases=(2, 2))) == (0, 1, 0)
+@pytest.mark.parametrize(
+    ("inputs", "size", "stride", "phases", "expected"),
+    [
+        (32, 3, 1, (2, 2), (2, 4, 3)),
+        (32, 3, 1, (1, 1), (4, 9, 8)),
+        (32, 3, 2, (2, 1), (2, 4, 3)),
+        (32, 3, 2, (2, 2), (6, 8, 6)),
+        (32, 1, 1, (2, 2), (0, 1, 0)),
+        (1, 3, 1, (2, 2), (1, 2, 0)),  # the few inputs are copied
+    ],
+)
+def test_how_many_shifts_products_and_sums_a_convolution_takes(inputs, size, stride, phases, expected):
+    kernel = np.ones((32, size, size, inputs), np.float32)
+    assert counts(cheapest(kernel, window(size, stride, 1), phases=phases, pixels=256)) == expected
+
+
+def test_products_of_whole_rows_are_told_from_those_of_every_second_row():
+    whole, sparse = np.ones((8, 5)), np.random.default_rng(0).random((64, 64)) < 0.3
+    second = whole * (np.arange(8) % 2)[:, None]
+    assert [runs_in_blocks(matrix) for matrix in (whole, whole[:2], second, whole[:1], sparse, 0 * whole)] == [
+        *(True, True, False, False, False, False)
+    ]
 
 
 def test_the_non_zero_entries_stay_as_many_for_each_pixel():
     data = np.random.default_rng(0)
     kernel = (data.normal(size=(6, 3, 3, 5)) * (data.random((6, 3, 3, 5)) < 0.2)).astype(np.float32)
     for phases in ((1, 1), (2, 2)):
-        chain = cheapest(kernel, window(3, 1, 1), phases=phases)
-        entries = sum(np.count_nonzero(step.matrix) for step in chain.steps if step.matrix is not None)
+        chain = cheapest(kernel, window(3, 1, 1), phases=phases, pixels=64)
+        products = (step.matrix for step in chain.steps if step.matrix is not None and not step.copies)
+        entries = sum(map(np.count_nonzero, products))
         assert entries == phases[1] ** 2 * np.count_nonzero(kernel)
 
 

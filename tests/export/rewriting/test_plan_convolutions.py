@@ -78,7 +78,7 @@ def test_no_file_is_offered_that_is_slower_by_the_estimate(zeros, channels, dept
     assert (spread, gain) == (file, 1.0) or gain >= 1.1
     names = [form.name for form in candidate_files(file, name="dense", optimize="latency") if not form.refusal]
     assert any("sparse 1x1" in name for name in names) == (gain > 1)
-    assert gain == 1.0 or zeros == 0.5 and channels == 128
+    assert gain == 1.0 or zeros == 0.5 and channels > 16
 
 
 def test_it_pays_from_the_zeros_that_the_report_names():

@@ -15,6 +15,7 @@ from tfprune.export.file import schema, xnnpack
 from tfprune.export.file.document import add_constant, add_operator, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.rewriting import sparse_convolutions
+from tfprune.export.rewriting.phases import runs_in_blocks
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 from tfprune.export.rewriting.sparsify import sparsify
@@ -157,6 +158,16 @@ def test_a_kind_of_convolution_runs_in_the_group(kind):
     kernels = [graph.tensors[each.inputs[1]].shape for each in graph.operators if each.name == "CONV_2D"]
     assert {shape[1:3] for shape in kernels} == {(3, 3), (1, 1)}
     assert [shape[3] for shape in kernels if shape[1:3] == (3, 3)] == [3]  # the beginning of the group
+
+
+def test_a_first_convolution_without_zeros_runs_in_the_group_and_in_no_blocks_of_rows():
+    graph = FileGraph(0, shape=(1, 32, 32, 3))
+    content = graph.content(layer(graph, layer(graph, graph.convolution(graph.input, 32), 64), 64))
+    file, _ = spread_convolutions(ModelFile.open(content))
+    assert_same_outputs(content, file.content)
+    weights = [each for each in file.graph.weights if each.shape[1:3] == (1, 1)]
+    assert {each.shape[1:3] for each in file.graph.weights} == {(3, 3), (1, 1)} and len(weights) > 4
+    assert not any(runs_in_blocks(each.values.raw.view("<f4").reshape(each.shape[0], -1)) for each in weights)
 
 
 @pytest.mark.parametrize("reads", [FileGraph.mean, FileGraph.enlarged])
