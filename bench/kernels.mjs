@@ -1,12 +1,14 @@
 // Times a sparse file against its dense one with LiteRT.js in Node: node kernels.mjs FOLDER DENSE SPARSE INPUT PAIRS
-// FOLDER is where npm has installed @litertjs/core, INPUT holds float32 numbers. Prints a line of JSON.
+// FOLDER is where npm has installed @litertjs/core, INPUT holds float32 numbers. Prints a line of JSON. With 0 PAIRS it
+// runs the first file alone, three times, and prints the most memory that the process took.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import vm from "node:vm";
 
-const [folder, dense, sparse, input, pairs] = process.argv.slice(2);
+const [folder, dense, sparse, input, count] = process.argv.slice(2);
+const pairs = Number(count);
 const require = createRequire(path.join(path.resolve(folder), "package.json"));
 const home = path.dirname(require.resolve("@litertjs/core/package.json"));
 const wasm = path.join(home, "wasm");
@@ -24,7 +26,7 @@ globalThis.importScripts = (name) => {
 const { loadLiteRt, loadAndCompile, Tensor } = await import(pathToFileURL(path.join(home, "dist/index.js")));
 await loadLiteRt(`${wasm}/`);
 const models = [];
-for (const file of [dense, sparse]) {
+for (const file of pairs ? [dense, sparse] : [dense]) {
   models.push(await loadAndCompile(new Uint8Array(readFileSync(file)), { accelerator: "wasm" }));
 }
 const numbers = new Float32Array(Uint8Array.from(readFileSync(input)).buffer);
@@ -54,12 +56,19 @@ function differs(expected, found) {
   return most === 0 ? 0 : most / largest;
 }
 
+const { version } = JSON.parse(readFileSync(path.join(home, "package.json")));
+if (!pairs) {
+  for (let run = 0; run < 3; run++) await outputs(models[0]);
+  const [, kilobytes] = readFileSync("/proc/self/status", "utf8").match(/VmHWM:\s*(\d+)/); // of Linux, since this start
+  console.log(JSON.stringify({ version, kilobytes: Number(kilobytes) }));
+  process.exit(0);
+}
+
 const [expected, found] = [await outputs(models[0]), await outputs(models[1])];
 const difference = Math.max(...expected.map((values, index) => differs(values, found[index])));
 for (const model of models) await microseconds(model); // the first calls are compiled anew while they run
 const ratios = [];
 for (let pair = 0; pair < pairs; pair++) ratios.push((await microseconds(models[0])) / (await microseconds(models[1])));
 ratios.sort((first, second) => first - second);
-const { version } = JSON.parse(readFileSync(path.join(home, "package.json")));
 console.log(JSON.stringify({ version, ratio: ratios[pairs >> 1], difference }));
 process.exit(0);

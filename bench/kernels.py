@@ -50,6 +50,27 @@ def _write_files(folder: Path) -> None:
 
 def in_node(folder: Path, *, pairs: int = PAIRS_IN_NODE, least: float = LEAST) -> list[Row]:
     """Compare dense.tflite and sparse.tflite of a folder in WebAssembly, on the image in image.bin."""
+    if not (command := _node()):
+        return []
+    command += [str(folder / name) for name in ("dense.tflite", "sparse.tflite", "image.bin")]
+    return _rows("@litertjs/core", "WebAssembly in Node", [*command, str(pairs)], dict(os.environ), least=least)
+
+
+def memory_in_node(folder: Path, *, most: float) -> list[Row]:
+    """Compare the most memory that a process of Node takes with each of the same files."""
+    if not (command := _node()):
+        return []
+    kilobytes = {}
+    for name in ("dense", "sparse"):
+        file = str(folder / f"{name}.tflite")
+        done = subprocess.run([*command, file, file, str(folder / "image.bin"), "0"], capture_output=True, check=True)
+        kilobytes[name] = json.loads(done.stdout.splitlines()[-1])["kilobytes"]
+    what = f"most memory of Node, {kilobytes['sparse'] / 1e3:.0f} MB / dense, {kilobytes['dense'] / 1e3:.0f} MB"
+    return [at_most(what, kilobytes["sparse"] / kilobytes["dense"], most)]
+
+
+def _node() -> list[str]:
+    """Return the start of a command that runs files in Node; empty, with the reason printed, where it cannot."""
     if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
         return _skipped(f"LiteRT.js: {' and '.join(missing)} not found")
     home = BUILD / "node"
@@ -57,9 +78,7 @@ def in_node(folder: Path, *, pairs: int = PAIRS_IN_NODE, least: float = LEAST) -
     npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), "@litertjs/core@latest"]
     if reason := _failure(npm):
         return _skipped(f"LiteRT.js: {reason}")
-    names = [str(folder / name) for name in ("dense.tflite", "sparse.tflite", "image.bin")]
-    command = ["node", str(Path(__file__).with_suffix(".mjs")), str(home), *names, str(pairs)]
-    return _rows("@litertjs/core", "WebAssembly in Node", command, dict(os.environ), least=least)
+    return ["node", str(Path(__file__).with_suffix(".mjs")), str(home)]
 
 
 def emulated(
@@ -110,7 +129,7 @@ def _failure(command: list[str]) -> str:
     return (done.stderr.strip().splitlines() or ["failed"])[-1] if done.returncode else ""
 
 
-def _skipped(reason: str) -> list[Row]:
+def _skipped(reason: str) -> list[Any]:
     sys.stderr.write(f"skipped: {reason}\n")
     return []
 
@@ -176,7 +195,7 @@ def _loaded(folder: Path) -> tuple[list[Any], float]:
 
 
 def _difference(dense: np.ndarray, sparse: np.ndarray) -> float:
-    """Return the largest difference of an output, relative to its largest entry; NaN if it has NaN, or only zeros to compare with."""
+    """Return the largest difference of an output by its largest entry; NaN if one is NaN, or if that entry is 0."""
     most = float(np.abs(dense - sparse).max())
     return most / float(np.abs(dense).max() or np.nan) if most else 0.0
 

@@ -5,6 +5,7 @@
     python bench/sparse_convolutions.py resnet20 --emulated      # also on emulated ARM processors, minutes
     python bench/sparse_convolutions.py --zeros 0 0.5 --forced   # the rewritten file also where it does not pay
     python bench/sparse_convolutions.py resnet18 --sizes         # bytes, also of 8-bit weights and of what is packed
+    python bench/sparse_convolutions.py resnet18 --memory        # the most that a process with the file takes
     python bench/sparse_convolutions.py resnet18 --int8          # against the int8 file, which computes in integers
     python bench/sparse_convolutions.py --applications           # 16 families of keras.applications, an hour
     python bench/sparse_convolutions.py --applications Xception  # one; files are kept in build/applications
@@ -206,6 +207,23 @@ def sizes(name: str, zeros: float) -> Iterator[Row]:
     yield at_most(what, packed / plain, PACKED)
 
 
+MEMORY = 1.1  # of a process with the dense file
+
+
+def memory(name: str, zeros: float) -> Iterator[Row]:
+    """Compare the memory that a process takes with each file."""
+    keras.utils.set_random_seed(0)
+    model = with_zeros(NETWORKS[name](), zeros)
+    image = np.random.default_rng(0).random(model.inputs[0].shape, dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        image.tofile(home / "image.bin")
+        for form, optimize in {"dense": "dense", "sparse": "latency"}.items():
+            to_tflite(model, home / f"{form}.tflite", optimize=optimize, batch=1, check_on=image)
+        for row in kernels.memory_in_node(home, most=MEMORY):
+            yield replace(row, what=f"{name}, {zeros:.0%} zeros: {row.what}")
+
+
 LEAST_OF_INT8 = {"resnet18": 1.7}  # times as fast as the int8 file, in WebAssembly
 
 
@@ -368,6 +386,7 @@ def main() -> None:
     parser.add_argument("--zeros", type=float, nargs="+", default=[0.9])
     parser.add_argument("--emulated", action="store_true")
     parser.add_argument("--sizes", action="store_true", help="bytes instead of times; the bars are those of resnet18")
+    parser.add_argument("--memory", action="store_true", help="memory instead of times")
     parser.add_argument("--int8", action="store_true", help="times against the int8 file of the same network")
     parser.add_argument("--forced", action="store_true")
     parser.add_argument("--applications", action="store_true")
@@ -383,7 +402,8 @@ def main() -> None:
         random_networks(options.random, is_emulated=options.emulated)
         return
     timed = against_int8 if options.int8 else rows
-    measure = sizes if options.sizes else partial(timed, is_emulated=options.emulated)
+    measure: Callable[[str, float], Iterator[Row]] = partial(timed, is_emulated=options.emulated)
+    measure = sizes if options.sizes else memory if options.memory else measure
     for name in options.networks or NETWORKS:
         for zeros in options.zeros:
             for row in measure(name, zeros):
