@@ -176,7 +176,7 @@ def _loaded(folder: Path) -> tuple[list[Any], float]:
 
 
 def _difference(dense: np.ndarray, sparse: np.ndarray) -> float:
-    """Return the largest difference of an output, relative to its largest entry; NaN if it has NaN, or only zeros to compare with."""
+    """Return the largest difference of an output, relative to its largest entry; NaN for NaN and next to zeros."""
     most = float(np.abs(dense - sparse).max())
     return most / float(np.abs(dense).max() or np.nan) if most else 0.0
 

@@ -68,6 +68,7 @@ _RUN, _SPREAD = 128, 500  # bytes of 32 pixels in a channel; pixels for which so
 _PER_MOVED = 28.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
 _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
+_PER_RESIZED = 6.0  # for each number that bilinear interpolation makes, in either order of channels
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
 _PER_NUMBER = {  # by kind, in the group
     "gate": algebra.PER_SUM,
@@ -131,6 +132,9 @@ class Planner:
             grid = self._grid_behind(node, grids[0], own[0])
         elif is_exact or (node.alike and is_total and len({*grids[: len(node.alike)]}) == 1):
             grid = grids[0]
+        if node.kind == "resize" and grid is not None:
+            _, height, width, _ = self.reader.shape(node.target)
+            grid = height, width
         if node.kind == "enlarge" and grid is not None:
             grid = grid[0] * node.window.size[0], grid[1] * node.window.size[1]
         if grid is not None and node.kind not in ("mean", "squeeze"):
@@ -140,6 +144,8 @@ class Planner:
     def _grid_behind(self, node: Node, grid: tuple[int, int], own: Sequence[int]) -> tuple[int, int] | None:
         """Return the size at which the map of a window is kept; None if it would read what has no meaning."""
         window, target = node.window, self.reader.shape(node.target)[1:3]
+        if window.enlarges:
+            return (target[0], target[1]) if grid == own else None
         rows, columns = (-(-length // window.stride) for length in grid)
         for axis, length in enumerate((rows, columns)):
             last = (target[axis] - 1) * window.stride + window.reach[axis] - 1 - window.padding[axis]
@@ -204,7 +210,7 @@ class Planner:
             return index
 
         for node in self.nodes:
-            keeps = with_windows and node.is_window and node.window.stride == 1 and node.target in leader
+            keeps = with_windows and node.is_window and node.window.stride == 1 and not node.window.enlarges
             for index in node.sources[:1] if keeps else node.alike:
                 leader[root(index)] = root(node.target)
         groups: dict[int, list[int]] = {}
@@ -303,6 +309,11 @@ class Planner:
             return self._enlarging(node, (before, behind))
         if node.kind == "concatenation":
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
+        if node.kind == "resize":
+            return pixels * channels * _PER_RESIZED if before == behind == 1 else float("inf")
+        if node.window.enlarges and behind == 1:  # it leaves, and enters again
+            shape = reader.shape(node.target)
+            return self._sparse(node, before, 2) + _exit_cost(shape, 2) + _entry_cost(shape, 1)
         if not self.keeps_grid(node, (before, behind)):
             return float("inf")
         if node.kind == "maximum":
@@ -339,7 +350,7 @@ class Planner:
 
     def keeps_grid(self, node: Node, phases: tuple[int, int]) -> bool:
         """Tell whether shifts with zeros around them give an image of the right size."""
-        stride = algebra.stride_between(node.window.stride, phases)
+        stride = node.window.stride_between(phases)
         sizes = [self.grids.get(index, (0, 0)) for index in (node.sources[0], node.target)]
         grids = [[-(-length // each) for length in size] for size, each in zip(sizes, phases, strict=True)]
         return stride > 0 and grids[1] == [-(-length // stride) for length in grids[0]]
@@ -356,6 +367,11 @@ class Planner:
         numbers = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return numbers * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "TRANSPOSE_CONV" and len(inputs) > 1:
+            pace = operator.builtinOptions.strideH * operator.builtinOptions.strideW
+            return numbers * float(np.prod(reader.shape(inputs[1])[1:])) / pace
+        if kind == "RESIZE_BILINEAR":
+            return numbers * _PER_RESIZED
         if kind == "DEQUANTIZE":
             return 0.0  # while the file is loaded
         if kind == "MEAN":
