@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.export.file import schema
 from tfprune.export.file.document import indices_of, inputs_of, operator_name
-from tfprune.export.file.xnnpack import UNARY, runs_fused
+from tfprune.export.file.xnnpack import UNARY, is_delegated, runs_fused
 from tfprune.export.rewriting.phases import Window
 
 NO_ACTIVATION, RELU, RELU6 = 0, 1, 3  # of the format, whose classes are imported when a file is read
@@ -127,6 +127,9 @@ class Reader:
         self.not_negative: set[int] = set()
         self.costs: dict[tuple[int, ...], float] = {}  # of nodes, by their targets and phases, and of operators
         self._shapes: dict[int, tuple[int, ...]] = {}
+        self._kinds: dict[int, str] = {}
+        self._links: dict[int, tuple[int, ...]] = {}
+        self._delegated: dict[int, bool] = {}
         for operator in self.operators:
             node = self._node(operator)
             self.nodes.append(node)
@@ -134,7 +137,20 @@ class Reader:
         self._end_at_means()
 
     def kind(self, operator: schema.OperatorT) -> str:
-        return operator_name(self.model, operator)
+        if operator.opcodeIndex not in self._kinds:
+            self._kinds[operator.opcodeIndex] = operator_name(self.model, operator)
+        return self._kinds[operator.opcodeIndex]
+
+    def inputs(self, operator: schema.OperatorT) -> tuple[int, ...]:
+        """Return what an operator of the file takes, as it was when first asked for."""
+        if id(operator) not in self._links:
+            self._links[id(operator)] = tuple(inputs_of(operator))
+        return self._links[id(operator)]
+
+    def is_delegated(self, operator: schema.OperatorT) -> bool:
+        if id(operator) not in self._delegated:
+            self._delegated[id(operator)] = is_delegated(operator, model=self.model, graph=self.graph)
+        return self._delegated[id(operator)]
 
     def shape(self, index: int) -> tuple[int, ...]:
         if index not in self._shapes:
@@ -210,7 +226,7 @@ class Reader:
         return rule(self, operator, kind)
 
     def readers(self, index: int) -> list[schema.OperatorT]:
-        return [operator for operator in self.operators if index in inputs_of(operator)]
+        return [operator for operator in self.operators if index in self.inputs(operator)]
 
     def node_of(self, index: int) -> Node | None:
         """Return the node that makes a tensor, of those that are read so far."""

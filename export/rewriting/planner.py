@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune.export.file import schema
-from tfprune.export.file.document import indices_of, inputs_of
-from tfprune.export.file.xnnpack import delegated_parts, is_delegated
+from tfprune.export.file.document import indices_of
+from tfprune.export.file.xnnpack import delegated_parts
 from tfprune.export.rewriting import phases as algebra
 from tfprune.export.rewriting.maps import Node, Reader
 from tfprune.export.rewriting.phases import Window
@@ -85,8 +85,16 @@ def best_plan(reader: Reader) -> Plan:
     All beginnings are compared with plain maps, and the best of them planned in full.
     """
     nodes = [node for node in reader.nodes if isinstance(node, Node) and Planner(reader, [node]).has_form(node)]
-    planners = [Planner(reader, nodes[start:]) for start in range(len(nodes))]
-    simple = [(plan.after, number) for number, each in enumerate(planners) if (plan := each.plan(passes=0))]
+    simple: list[tuple[float, int]] = []
+    planners, skipped = [], 0.0  # what the operators take that come before a beginning, and stay as they are
+    for number, node in enumerate(nodes):
+        if len(simple) >= _BEGINNINGS and skipped > sorted(simple)[_BEGINNINGS - 1][0]:
+            break
+        planners.append(Planner(reader, nodes[number:]))
+        plan = planners[-1].plan(passes=0)
+        if plan is not None:
+            simple.append((plan.after, number))
+        skipped += sum(map(planners[-1].dense_price, node.operators))
     plans = (planners[number].plan(passes=_PASSES) for _, number in sorted(simple)[:_BEGINNINGS])
     return min(filter(None, plans), key=lambda plan: plan.after, default=NO_PLAN)
 
@@ -102,14 +110,13 @@ class Planner:
     def __init__(self, reader: Reader, nodes: Sequence[Node]) -> None:
         self.reader = reader
         self.grids: dict[int, tuple[int, int]] = {}
+        self._found: dict[tuple[int, ...], tuple[float, int]] = {}  # of nodes, by their targets and phases
         self.nodes = tuple(node for node in nodes if self._has_grid(node))
         self.made = {node.target for node in self.nodes if node.kind != "mean"}
         sources = dict.fromkeys(index for node in self.nodes for index in node.sources)
         self.entering = tuple(index for index in sources if index not in self.made)
-        outside = self.outside()
-        needed = {index for operator in outside for index in inputs_of(operator)} | {
-            *indices_of(reader.graph.outputs)
-        }
+        needed = {index for operator in self.outside for index in reader.inputs(operator)}
+        needed |= {*indices_of(reader.graph.outputs)}
         self.leaving = tuple(index for index in self.made if index in needed)
         self._maps = [*self.entering, *self.made]
         entries, size = sum(node.entries for node in self.nodes), sum(node.kernel.size for node in self.nodes)
@@ -153,17 +160,18 @@ class Planner:
                 return None
         return rows, columns
 
-    def outside(self) -> list[schema.OperatorT]:
-        """Return the operators that stay as they are; zeros that others read stay, too."""
+    @functools.cached_property
+    def outside(self) -> tuple[schema.OperatorT, ...]:
+        """The operators that stay as they are; zeros that others read stay, too."""
         last = {id(node.operators[-1]) for node in self.nodes}
         inside = {id(operator) for node in self.nodes for operator in node.operators}
+        between = [each for node in self.nodes for each in node.operators[:-1] if id(each) not in last]
         others = [operator for operator in self.reader.operators if id(operator) not in inside]
-        needed = {index for operator in others for index in inputs_of(operator)}
-        return [
-            operator
-            for operator in self.reader.operators
-            if id(operator) not in inside or (id(operator) not in last and needed & {*indices_of(operator.outputs)})
-        ]
+        if between:
+            needed = {index for operator in others for index in self.reader.inputs(operator)}
+            kept = {id(each) for each in between if needed & {*indices_of(each.outputs)}}
+            others = [each for each in self.reader.operators if id(each) not in inside or id(each) in kept]
+        return tuple(others)
 
     def plan(self, *, passes: int) -> Plan | None:
         """Return the best plan that was found; None if the operators cannot run in a group."""
@@ -171,16 +179,15 @@ class Planner:
             return None
         plain = {index: 2 if index in self.entering and self._is_image(index) else 1 for index in self._maps}
         starts = [plain, {index: max(self._possible(index)) for index in self._maps}] if passes else [plain]
-        best = min((self._improved(start, passes) for start in starts), key=self._cost)
-        cost = self._cost(best)
+        plans = [self._improved(start, passes) for start in starts] if passes else starts
+        cost, best = min(((self._cost(each), each) for each in plans), key=lambda pair: pair[0])
         if cost == float("inf"):
             return None
-        taken = {node.target: self._best(node, best)[1] for node in self.nodes}
-        outside = tuple(self.outside())
-        before, rest = (sum(map(self.dense_price, operators)) for operators in (self.reader.operators, outside))
+        taken = {node.target: self._best(node, best)[1] for node in self.nodes if passes}
+        before, rest = (sum(map(self.dense_price, each)) for each in (self.reader.operators, self.outside))
         stored = sum(node.entries * best.get(node.target, 1) ** 2 for node in self.nodes)
         rest += cost - self._per_stored * stored
-        return Plan(self.nodes, self.entering, self.leaving, outside, best, taken, self.grids, before, rest)
+        return Plan(self.nodes, self.entering, self.leaving, self.outside, best, taken, self.grids, before, rest)
 
     def _improved(self, phases: dict[int, int], passes: int) -> dict[int, int]:
         """Change maps, and maps that are joined, one after the other for as long as the estimate falls."""
@@ -227,16 +234,15 @@ class Planner:
         """Tell whether the group is in the first part of the graph that XNNPACK gets."""
         reader = self.reader
         nodes = {id(node.operators[-1]): node for node in self.nodes}
-        outside = {id(operator) for operator in self.outside()}
+        outside = {id(operator) for operator in self.outside}
         steps, inside = list[tuple[bool, Sequence[int], Sequence[int]]](), list[int]()
         for operator in reader.operators:
-            kind, inputs, node = reader.kind(operator), inputs_of(operator), nodes.get(id(operator))
+            kind, inputs, node = reader.kind(operator), reader.inputs(operator), nodes.get(id(operator))
             if node is not None:
                 inside.append(len(steps))
                 steps.append((True, node.sources, (node.target,)))
             elif id(operator) in outside and not (kind == "DEQUANTIZE" and reader.is_constant(inputs[0])):
-                is_mine = is_delegated(operator, model=reader.model, graph=reader.graph)
-                steps.append((is_mine, inputs, indices_of(operator.outputs)))
+                steps.append((reader.is_delegated(operator), inputs, indices_of(operator.outputs)))
         return {*inside} <= {*itertools.chain(*delegated_parts(steps)[:1])}
 
     def _is_image(self, index: int) -> bool:
@@ -263,11 +269,14 @@ class Planner:
     def _best(self, node: Node, phases: Mapping[int, int]) -> tuple[float, int]:
         """Return what a node costs, with maps taken apart or put together for it, and how it takes its sources."""
         behind = phases.get(node.target, 1)
-        wanted = (behind,) if node.alike else self._possible(node.sources[0])
-        stored = self._per_stored * node.entries * behind**2
-        return min(
-            (self.price(node, each, behind) + stored + self._moving(node, each, phases), each) for each in wanted
-        )
+        key = node.target, behind, *(phases[index] for index in node.alike or node.sources[:1])
+        if key not in self._found:
+            wanted = (behind,) if node.alike else self._possible(node.sources[0])
+            stored = self._per_stored * node.entries * behind**2
+            self._found[key] = min(
+                (self.price(node, each, behind) + stored + self._moving(node, each, phases), each) for each in wanted
+            )
+        return self._found[key]
 
     def _moving(self, node: Node, wanted: int, phases: Mapping[int, int]) -> float:
         """Estimate giving the sources of a node the phases that it wants."""
@@ -363,7 +372,7 @@ class Planner:
         return self.reader.costs[key]
 
     def _dense(self, operator: schema.OperatorT) -> float:
-        reader, kind, inputs = self.reader, self.reader.kind(operator), inputs_of(operator)
+        reader, kind, inputs = self.reader, self.reader.kind(operator), self.reader.inputs(operator)
         numbers = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return numbers * float(np.prod(reader.shape(inputs[1])[1:]))

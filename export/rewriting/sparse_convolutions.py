@@ -246,7 +246,9 @@ class _Writer:
         return self.unpacked[constant]
 
     def _add(self, name: str, inputs: Sequence[int], output: int, options: Any) -> int:
-        add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=[output], options=options)
+        alone = schema.SubGraphT()  # as they are sorted in the end, no place is looked for among all others
+        add_operator(self.model, alone, name=name, inputs=inputs, outputs=[output], options=options)
+        self.graph.operators += alone.operators
         return output
 
     def _product(
@@ -552,7 +554,7 @@ def estimated_gain(file: ModelFile) -> float:
     every = Planner(reader, [node for node in reader.nodes if isinstance(node, Node) and node.target in sparse])
     inside = [node for node in every.nodes if every.price(node, 1, 1) < float("inf")]
     planner = Planner(reader, inside)
-    after = sum(planner.price(node, 1, 1) for node in inside) + sum(map(planner.dense_price, planner.outside()))
+    after = sum(planner.price(node, 1, 1) for node in inside) + sum(map(planner.dense_price, planner.outside))
     return sum(map(planner.dense_price, reader.operators)) / after if after else 1.0
 
 
