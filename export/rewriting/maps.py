@@ -10,13 +10,13 @@ import numpy as np
 
 from tfprune.export.file import schema
 from tfprune.export.file.document import indices_of, inputs_of, operator_name
-from tfprune.export.file.xnnpack import UNARY, runs_fused
+from tfprune.export.file.xnnpack import UNARY, is_delegated, runs_fused
 from tfprune.export.rewriting.phases import Window
 
 NO_ACTIVATION, RELU, RELU6 = 0, 1, 3  # of the format, whose classes are imported when a file is read
 _KEEPING_SIGN = {
     *("ADD", "MUL", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "PAD"),
-    *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR"),
+    *("RESHAPE", "TILE", "RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR"),
 }
 _FARTHEST = 2  # rows or columns: depthwise kernels of 5x5 are the largest that XNNPACK takes in a group
 _LONGEST_CHAIN, _MOST_TIMES = 12, 8  # operators that stand for one upsampling, and its factor
@@ -44,8 +44,8 @@ class Node:
 
     Attributes:
         kind: `convolution`, `depthwise`, `maximum`, `enlarge`, `join`, `concatenation`, `mean`, `squeeze` (a mean
-            inside of the group), `gate` (a map and a map of one pixel are joined), `clamp` (with
-            a number), `difference` or `leak` (PRELU, whose slopes are the bias).
+            inside of the group), `gate` (a map and a map of one pixel are joined), `resize` (bilinear),
+            `clamp` (with a number), `difference` or `leak` (PRELU, whose slopes are the bias).
         operators: The operators of the file that it stands for, the last of which makes its target.
         sources: The tensors that it takes.
         target: The tensor that it makes.
@@ -80,7 +80,7 @@ class Node:
     @functools.cached_property
     def centered(self) -> np.ndarray | None:
         """Array [channels, rows, columns] of 3x3 or 5x5 that XNNPACK takes on plain maps; None if there is none."""
-        if self.kind != "depthwise":
+        if self.kind != "depthwise" or self.window.enlarges:
             return None
         places = [
             [entry * step - before for entry in range(size)]
@@ -127,6 +127,9 @@ class Reader:
         self.not_negative: set[int] = set()
         self.costs: dict[tuple[int, ...], float] = {}  # of nodes, by their targets and phases, and of operators
         self._shapes: dict[int, tuple[int, ...]] = {}
+        self._kinds: dict[int, str] = {}
+        self._links: dict[int, tuple[int, ...]] = {}
+        self._delegated: dict[int, bool] = {}
         for operator in self.operators:
             node = self._node(operator)
             self.nodes.append(node)
@@ -134,7 +137,20 @@ class Reader:
         self._end_at_means()
 
     def kind(self, operator: schema.OperatorT) -> str:
-        return operator_name(self.model, operator)
+        if operator.opcodeIndex not in self._kinds:
+            self._kinds[operator.opcodeIndex] = operator_name(self.model, operator)
+        return self._kinds[operator.opcodeIndex]
+
+    def inputs(self, operator: schema.OperatorT) -> tuple[int, ...]:
+        """Return what an operator of the file takes, as it was when first asked for."""
+        if id(operator) not in self._links:
+            self._links[id(operator)] = tuple(inputs_of(operator))
+        return self._links[id(operator)]
+
+    def is_delegated(self, operator: schema.OperatorT) -> bool:
+        if id(operator) not in self._delegated:
+            self._delegated[id(operator)] = is_delegated(operator, model=self.model, graph=self.graph)
+        return self._delegated[id(operator)]
 
     def shape(self, index: int) -> tuple[int, ...]:
         if index not in self._shapes:
@@ -150,18 +166,18 @@ class Reader:
 
     def values(self, index: int) -> np.ndarray | None:
         """Return a constant of float32 or int32 that is stored as it is; None for any other tensor."""
-        tensor = self.graph.tensors[index]
-        data = self.model.buffers[tensor.buffer].data
-        types = {schema.TensorType.FLOAT32: "<f4", schema.TensorType.INT32: "<i4"}
-        if (
-            data is None
-            or not len(data)
-            or tensor.isVariable
-            or tensor.sparsity is not None
-            or tensor.type not in types
-        ):
+        if not self.has_values(index):
             return None
-        return np.frombuffer(np.asarray(data, np.uint8).tobytes(), types[tensor.type]).reshape(self.shape(index))
+        tensor = self.graph.tensors[index]
+        data = np.asarray(self.model.buffers[tensor.buffer].data, np.uint8)
+        kind = "<f4" if tensor.type == schema.TensorType.FLOAT32 else "<i4"
+        return np.frombuffer(data.tobytes(), kind).reshape(self.shape(index))
+
+    def has_values(self, index: int) -> bool:
+        """Tell whether a tensor is such a constant."""
+        tensor = self.graph.tensors[index]
+        is_whole = tensor.type in (schema.TensorType.FLOAT32, schema.TensorType.INT32) and tensor.sparsity is None
+        return is_whole and not tensor.isVariable and self.is_constant(index)
 
     def weight(self, index: int) -> tuple[np.ndarray | None, Stored]:
         """Return a constant of float32, float16 or 8 bits as the numbers that it means, and how it is stored."""
@@ -184,11 +200,16 @@ class Reader:
             steps = np.repeat(steps, values.shape[axis])
         return np.moveaxis(np.moveaxis(values, axis, -1) * steps, -1, axis), Stored(steps=steps)
 
+    def _is_given(self, index: int) -> bool:
+        producer = self.producers.get(index)
+        is_unpacked = producer is not None and self.kind(producer) == "DEQUANTIZE"
+        return self.is_constant(inputs_of(producer)[0]) if is_unpacked else self.has_values(index)
+
     def is_map(self, index: int) -> bool:
         """Tell whether a tensor is one image of float32 whose size is known."""
         shape = self.shape(index)
         floats = self.graph.tensors[index].type == schema.TensorType.FLOAT32
-        return floats and len(shape) == 4 and shape[0] == 1 and min(shape) > 0 and self.values(index) is None
+        return floats and len(shape) == 4 and shape[0] == 1 and min(shape) > 0 and not self.has_values(index)
 
     def _node(self, operator: schema.OperatorT) -> Node | str:
         kind, inputs = self.kind(operator), inputs_of(operator)
@@ -197,7 +218,7 @@ class Reader:
             return f"{kind} has no form with channels first"
         if not runs_fused(operator) or (_fused(operator) and kind == "CONCATENATION"):
             return f"the activation that is fused to it has no form: put one of its own behind the {kind}"
-        running = [index for index in inputs if index >= 0 and self.values(index) is None]
+        running = [index for index in inputs if index >= 0 and not self._is_given(index)]
         taken = running[0] if rule is not _reshape and running else int(operator.outputs[0])
         made = int(operator.outputs[0]) if rule is not _mean else taken
         if not inputs or not self.is_map(taken) or not self.is_map(made):
@@ -205,7 +226,7 @@ class Reader:
         return rule(self, operator, kind)
 
     def readers(self, index: int) -> list[schema.OperatorT]:
-        return [operator for operator in self.operators if index in inputs_of(operator)]
+        return [operator for operator in self.operators if index in self.inputs(operator)]
 
     def node_of(self, index: int) -> Node | None:
         """Return the node that makes a tensor, of those that are read so far."""
@@ -361,7 +382,7 @@ def _join(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     inputs, target = inputs_of(operator), int(operator.outputs[0])
     if kind in UNARY:
         return Node("join", (operator,), tuple(inputs), target)
-    if any(reader.values(index) is not None for index in inputs):
+    if any(map(reader.has_values, inputs)):
         return _affine(reader, operator, kind)
     pixels = [index for index in inputs if reader.is_pixel(index) and not reader.is_pixel(target)]
     maps = [index for index in inputs if index not in pixels]
@@ -379,7 +400,7 @@ def _join(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
 def _affine(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     """Read an operator with a constant for each channel as a depthwise convolution of 1x1, with the one before it."""
     inputs, target = inputs_of(operator), int(operator.outputs[0])
-    number = next(number for number, index in enumerate(inputs) if reader.values(index) is not None)
+    number = next(number for number, index in enumerate(inputs) if reader.has_values(index))
     source, values, channels = inputs[1 - number], reader.values(inputs[number]), reader.shape(target)[3]
     is_each = values is not None and values.size in {1, *values.shape[-1:]} and values.size in (1, channels)
     if values is None or not is_each or not reader.is_map(source) or reader.shape(source) != reader.shape(target):
@@ -455,6 +476,34 @@ def _times(reader: Reader, source: int, target: int) -> int:
     return times if is_enlarged and 2 <= times <= _MOST_TIMES else 0
 
 
+def _transposed(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
+    """Read a transposed convolution that makes a map twice as high and as wide."""
+    (_, weight, source, *biases), target = inputs_of(operator), int(operator.outputs[0])
+    (kernel, stored), options = reader.weight(weight), operator.builtinOptions
+    bias = reader.weight(biases[0])[0] if biases and biases[0] >= 0 else None
+    if kernel is None or kernel.dtype != np.float32 or (bias is None and biases and biases[0] >= 0):
+        return "its kernel is not a dense constant"
+    size = kernel.shape[1], kernel.shape[2]
+    if (options.strideH, options.strideW) != (2, 2) or not _is_doubled(reader, source, target):
+        return "it does not make an image twice as high and as wide, as strides of 2 and padding='same' do"
+    padding = max(size[0] - 2, 0) // 2, max(size[1] - 2, 0) // 2
+    bias = np.zeros(len(kernel), np.float32) if bias is None else bias
+    window = Window(size, padding=padding, enlarges=True)
+    return Node("convolution", (operator,), (source,), target, window, kernel, bias, _fused(operator), stored=stored)
+
+
+def _is_doubled(reader: Reader, source: int, target: int) -> bool:
+    small, large = reader.shape(source), reader.shape(target)
+    return len(small) == 4 and large[1:3] == (2 * small[1], 2 * small[2])
+
+
+def _resized(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
+    source, target = inputs_of(operator)[0], int(operator.outputs[0])
+    if min(reader.shape(source)[1:3]) < 2:
+        return "it enlarges a single row, column or pixel"
+    return Node("resize", (operator,), (source,), target)
+
+
 def _reshape(reader: Reader, operator: schema.OperatorT, kind: str) -> Node | str:
     source, target = inputs_of(operator)[0], int(operator.outputs[0])
     mean = reader.node_of(source)
@@ -477,6 +526,8 @@ def _mean(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
 _RULES: dict[str, Callable[[Reader, schema.OperatorT, str], Node | str]] = {
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _convolution,
+    "TRANSPOSE_CONV": _transposed,
+    "RESIZE_BILINEAR": _resized,
     "MAX_POOL_2D": _pool,
     "AVERAGE_POOL_2D": _pool,
     "RESHAPE": _reshape,

@@ -11,6 +11,7 @@ map back. In phases each channel needs a single shift in each direction for a 3x
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,14 @@ class Window:
         stride: Pixels from one output to the next.
         padding: Rows above and columns left of the image that count as zeros.
         dilation: Pixels from one entry of the kernel to the next.
+        enlarges: Whether it is transposed: input row i is added to the output rows 2 i - padding and behind.
     """
 
     size: tuple[int, int]
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
+    enlarges: bool = False
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -44,10 +47,20 @@ class Window:
     def reads(self, axis: int, *, phases: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
         """Yield output phase, entry of the kernel, input phase and shift, along rows (0) or columns (1)."""
         before, behind = phases
-        for phase in range(behind):
-            for entry in range(self.size[axis]):
+        for phase, entry in itertools.product(range(behind), range(self.size[axis])):
+            if self.enlarges:
+                row, rest = divmod(phase + self.padding[axis] - entry, 2)
+                if not rest:
+                    yield phase, entry, 0, row
+            else:
                 row = self.stride * phase + entry * self.dilation[axis] - self.padding[axis]
                 yield phase, entry, row % before, row // before
+
+    def stride_between(self, phases: tuple[int, int]) -> int:
+        """Return its stride from maps in some phases to maps in others; 0 if there is none."""
+        if self.enlarges:
+            return int(phases == (1, 2))
+        return stride_between(self.stride, phases)
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def _taps_of(kernel: np.ndarray, window: Window, *, phases: tuple[int, int]) -> 
                 matrix[first : first + outputs, start : start + inputs] += entries
     if not matrices:  # a kernel of zeros
         matrices[0, 0] = np.zeros((behind**2 * outputs, before**2 * inputs), np.float32)
-    return _Taps(matrices, stride_between(window.stride, phases))
+    return _Taps(matrices, window.stride_between(phases))
 
 
 @dataclass(frozen=True)
@@ -446,13 +459,13 @@ def cost(
     is_full = entries > _FULL * math.prod((*sizes, *window.size))
     works = (_work(each, sizes, pixels=pixels, is_full=is_full) for each in _forms(window, phases))
     each_entry = PER_ENTRY * slowdown * max(_FEWEST / pixels, 1.0)
-    return min(works, default=float("inf")) + each_entry * entries * phases[1] ** 2
+    return min(works, default=float("inf")) + each_entry * entries * (1 if window.enlarges else phases[1] ** 2)
 
 
 @functools.cache
 def _forms(window: Window, phases: tuple[int, int]) -> tuple[Chain, ...]:
     """Return the chains of a kernel of ones on one channel."""
-    if not stride_between(window.stride, phases) or max(window.reach) > _LARGEST:
+    if not window.stride_between(phases) or max(window.reach) > _LARGEST:
         return ()
     return _chains(np.ones((1, *window.size, 1), np.float32), window, phases)
 
@@ -528,7 +541,7 @@ def cost_of_maximum(
 
 @functools.cache
 def _work_of_maximum(window: Window, phases: tuple[int, int], border: float, is_even: bool) -> float:
-    if not stride_between(window.stride, phases) or max(window.reach) > _LARGEST:
+    if not window.stride_between(phases) or max(window.reach) > _LARGEST:
         return float("inf")
     chain = maximum(window, channels=1, phases=phases, border=border, is_even=is_even)
     return _work(chain, per_entry=PER_ENTRY)

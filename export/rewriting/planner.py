@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune.export.file import schema
-from tfprune.export.file.document import indices_of, inputs_of
-from tfprune.export.file.xnnpack import delegated_parts, is_delegated
+from tfprune.export.file.document import indices_of
+from tfprune.export.file.xnnpack import delegated_parts
 from tfprune.export.rewriting import phases as algebra
 from tfprune.export.rewriting.maps import Node, Reader
 from tfprune.export.rewriting.phases import Window
@@ -68,6 +68,7 @@ _RUN, _SPREAD = 128, 500  # bytes of 32 pixels in a channel; pixels for which so
 _PER_MOVED = 28.0  # for each number that is copied with channels last
 _PER_JOINED = 2.0  # for each number that an operator on single entries makes with channels last
 _PER_CURVE, _CURVES = 10.0, {"LOGISTIC", "TANH", "EXP", "ELU", "GELU"}  # for each number, in either order of channels
+_PER_RESIZED = 6.0  # for each number that bilinear interpolation makes, in either order of channels
 _PER_WINDOW = 1.5  # for each multiplication of a dense depthwise convolution, and each comparison of a pool
 _PER_NUMBER = {  # by kind, in the group
     "gate": algebra.PER_SUM,
@@ -84,8 +85,16 @@ def best_plan(reader: Reader) -> Plan:
     All beginnings are compared with plain maps, and the best of them planned in full.
     """
     nodes = [node for node in reader.nodes if isinstance(node, Node) and Planner(reader, [node]).has_form(node)]
-    planners = [Planner(reader, nodes[start:]) for start in range(len(nodes))]
-    simple = [(plan.after, number) for number, each in enumerate(planners) if (plan := each.plan(passes=0))]
+    simple: list[tuple[float, int]] = []
+    planners, skipped = [], 0.0  # what the operators take that come before a beginning, and stay as they are
+    for number, node in enumerate(nodes):
+        if len(simple) >= _BEGINNINGS and skipped > sorted(simple)[_BEGINNINGS - 1][0]:
+            break
+        planners.append(Planner(reader, nodes[number:]))
+        plan = planners[-1].plan(passes=0)
+        if plan is not None:
+            simple.append((plan.after, number))
+        skipped += sum(map(planners[-1].dense_price, node.operators))
     plans = (planners[number].plan(passes=_PASSES) for _, number in sorted(simple)[:_BEGINNINGS])
     return min(filter(None, plans), key=lambda plan: plan.after, default=NO_PLAN)
 
@@ -101,14 +110,13 @@ class Planner:
     def __init__(self, reader: Reader, nodes: Sequence[Node]) -> None:
         self.reader = reader
         self.grids: dict[int, tuple[int, int]] = {}
+        self._found: dict[tuple[int, ...], tuple[float, int]] = {}  # of nodes, by their targets and phases
         self.nodes = tuple(node for node in nodes if self._has_grid(node))
         self.made = {node.target for node in self.nodes if node.kind != "mean"}
         sources = dict.fromkeys(index for node in self.nodes for index in node.sources)
         self.entering = tuple(index for index in sources if index not in self.made)
-        outside = self.outside()
-        needed = {index for operator in outside for index in inputs_of(operator)} | {
-            *indices_of(reader.graph.outputs)
-        }
+        needed = {index for operator in self.outside for index in reader.inputs(operator)}
+        needed |= {*indices_of(reader.graph.outputs)}
         self.leaving = tuple(index for index in self.made if index in needed)
         self._maps = [*self.entering, *self.made]
         entries, size = sum(node.entries for node in self.nodes), sum(node.kernel.size for node in self.nodes)
@@ -131,6 +139,9 @@ class Planner:
             grid = self._grid_behind(node, grids[0], own[0])
         elif is_exact or (node.alike and is_total and len({*grids[: len(node.alike)]}) == 1):
             grid = grids[0]
+        if node.kind == "resize" and grid is not None:
+            _, height, width, _ = self.reader.shape(node.target)
+            grid = height, width
         if node.kind == "enlarge" and grid is not None:
             grid = grid[0] * node.window.size[0], grid[1] * node.window.size[1]
         if grid is not None and node.kind not in ("mean", "squeeze"):
@@ -140,6 +151,8 @@ class Planner:
     def _grid_behind(self, node: Node, grid: tuple[int, int], own: Sequence[int]) -> tuple[int, int] | None:
         """Return the size at which the map of a window is kept; None if it would read what has no meaning."""
         window, target = node.window, self.reader.shape(node.target)[1:3]
+        if window.enlarges:
+            return (target[0], target[1]) if grid == own else None
         rows, columns = (-(-length // window.stride) for length in grid)
         for axis, length in enumerate((rows, columns)):
             last = (target[axis] - 1) * window.stride + window.reach[axis] - 1 - window.padding[axis]
@@ -147,17 +160,18 @@ class Planner:
                 return None
         return rows, columns
 
-    def outside(self) -> list[schema.OperatorT]:
-        """Return the operators that stay as they are; zeros that others read stay, too."""
+    @functools.cached_property
+    def outside(self) -> tuple[schema.OperatorT, ...]:
+        """The operators that stay as they are; zeros that others read stay, too."""
         last = {id(node.operators[-1]) for node in self.nodes}
         inside = {id(operator) for node in self.nodes for operator in node.operators}
+        between = [each for node in self.nodes for each in node.operators[:-1] if id(each) not in last]
         others = [operator for operator in self.reader.operators if id(operator) not in inside]
-        needed = {index for operator in others for index in inputs_of(operator)}
-        return [
-            operator
-            for operator in self.reader.operators
-            if id(operator) not in inside or (id(operator) not in last and needed & {*indices_of(operator.outputs)})
-        ]
+        if between:
+            needed = {index for operator in others for index in self.reader.inputs(operator)}
+            kept = {id(each) for each in between if needed & {*indices_of(each.outputs)}}
+            others = [each for each in self.reader.operators if id(each) not in inside or id(each) in kept]
+        return tuple(others)
 
     def plan(self, *, passes: int) -> Plan | None:
         """Return the best plan that was found; None if the operators cannot run in a group."""
@@ -165,16 +179,15 @@ class Planner:
             return None
         plain = {index: 2 if index in self.entering and self._is_image(index) else 1 for index in self._maps}
         starts = [plain, {index: max(self._possible(index)) for index in self._maps}] if passes else [plain]
-        best = min((self._improved(start, passes) for start in starts), key=self._cost)
-        cost = self._cost(best)
+        plans = [self._improved(start, passes) for start in starts] if passes else starts
+        cost, best = min(((self._cost(each), each) for each in plans), key=lambda pair: pair[0])
         if cost == float("inf"):
             return None
-        taken = {node.target: self._best(node, best)[1] for node in self.nodes}
-        outside = tuple(self.outside())
-        before, rest = (sum(map(self.dense_price, operators)) for operators in (self.reader.operators, outside))
+        taken = {node.target: self._best(node, best)[1] for node in self.nodes if passes}
+        before, rest = (sum(map(self.dense_price, each)) for each in (self.reader.operators, self.outside))
         stored = sum(node.entries * best.get(node.target, 1) ** 2 for node in self.nodes)
         rest += cost - self._per_stored * stored
-        return Plan(self.nodes, self.entering, self.leaving, outside, best, taken, self.grids, before, rest)
+        return Plan(self.nodes, self.entering, self.leaving, self.outside, best, taken, self.grids, before, rest)
 
     def _improved(self, phases: dict[int, int], passes: int) -> dict[int, int]:
         """Change maps, and maps that are joined, one after the other for as long as the estimate falls."""
@@ -204,7 +217,7 @@ class Planner:
             return index
 
         for node in self.nodes:
-            keeps = with_windows and node.is_window and node.window.stride == 1 and node.target in leader
+            keeps = with_windows and node.is_window and node.window.stride == 1 and not node.window.enlarges
             for index in node.sources[:1] if keeps else node.alike:
                 leader[root(index)] = root(node.target)
         groups: dict[int, list[int]] = {}
@@ -221,16 +234,15 @@ class Planner:
         """Tell whether the group is in the first part of the graph that XNNPACK gets."""
         reader = self.reader
         nodes = {id(node.operators[-1]): node for node in self.nodes}
-        outside = {id(operator) for operator in self.outside()}
+        outside = {id(operator) for operator in self.outside}
         steps, inside = list[tuple[bool, Sequence[int], Sequence[int]]](), list[int]()
         for operator in reader.operators:
-            kind, inputs, node = reader.kind(operator), inputs_of(operator), nodes.get(id(operator))
+            kind, inputs, node = reader.kind(operator), reader.inputs(operator), nodes.get(id(operator))
             if node is not None:
                 inside.append(len(steps))
                 steps.append((True, node.sources, (node.target,)))
             elif id(operator) in outside and not (kind == "DEQUANTIZE" and reader.is_constant(inputs[0])):
-                is_mine = is_delegated(operator, model=reader.model, graph=reader.graph)
-                steps.append((is_mine, inputs, indices_of(operator.outputs)))
+                steps.append((reader.is_delegated(operator), inputs, indices_of(operator.outputs)))
         return {*inside} <= {*itertools.chain(*delegated_parts(steps)[:1])}
 
     def _is_image(self, index: int) -> bool:
@@ -257,11 +269,14 @@ class Planner:
     def _best(self, node: Node, phases: Mapping[int, int]) -> tuple[float, int]:
         """Return what a node costs, with maps taken apart or put together for it, and how it takes its sources."""
         behind = phases.get(node.target, 1)
-        wanted = (behind,) if node.alike else self._possible(node.sources[0])
-        stored = self._per_stored * node.entries * behind**2
-        return min(
-            (self.price(node, each, behind) + stored + self._moving(node, each, phases), each) for each in wanted
-        )
+        key = node.target, behind, *(phases[index] for index in node.alike or node.sources[:1])
+        if key not in self._found:
+            wanted = (behind,) if node.alike else self._possible(node.sources[0])
+            stored = self._per_stored * node.entries * behind**2
+            self._found[key] = min(
+                (self.price(node, each, behind) + stored + self._moving(node, each, phases), each) for each in wanted
+            )
+        return self._found[key]
 
     def _moving(self, node: Node, wanted: int, phases: Mapping[int, int]) -> float:
         """Estimate giving the sources of a node the phases that it wants."""
@@ -303,6 +318,11 @@ class Planner:
             return self._enlarging(node, (before, behind))
         if node.kind == "concatenation":
             return pixels * behind**2 * channels * (algebra.PER_PRODUCT + algebra.PER_SUM) * len(inputs)
+        if node.kind == "resize":
+            return pixels * channels * _PER_RESIZED if before == behind == 1 else float("inf")
+        if node.window.enlarges and behind == 1:  # it leaves, and enters again
+            shape = reader.shape(node.target)
+            return self._sparse(node, before, 2) + _exit_cost(shape, 2) + _entry_cost(shape, 1)
         if not self.keeps_grid(node, (before, behind)):
             return float("inf")
         if node.kind == "maximum":
@@ -339,7 +359,7 @@ class Planner:
 
     def keeps_grid(self, node: Node, phases: tuple[int, int]) -> bool:
         """Tell whether shifts with zeros around them give an image of the right size."""
-        stride = algebra.stride_between(node.window.stride, phases)
+        stride = node.window.stride_between(phases)
         sizes = [self.grids.get(index, (0, 0)) for index in (node.sources[0], node.target)]
         grids = [[-(-length // each) for length in size] for size, each in zip(sizes, phases, strict=True)]
         return stride > 0 and grids[1] == [-(-length // stride) for length in grids[0]]
@@ -352,10 +372,15 @@ class Planner:
         return self.reader.costs[key]
 
     def _dense(self, operator: schema.OperatorT) -> float:
-        reader, kind, inputs = self.reader, self.reader.kind(operator), inputs_of(operator)
+        reader, kind, inputs = self.reader, self.reader.kind(operator), self.reader.inputs(operator)
         numbers = float(sum(np.prod(reader.shape(index)) for index in indices_of(operator.outputs)))
         if kind in ("CONV_2D", "FULLY_CONNECTED") and len(inputs) > 1:
             return numbers * float(np.prod(reader.shape(inputs[1])[1:]))
+        if kind == "TRANSPOSE_CONV" and len(inputs) > 1:
+            pace = operator.builtinOptions.strideH * operator.builtinOptions.strideW
+            return numbers * float(np.prod(reader.shape(inputs[1])[1:])) / pace
+        if kind == "RESIZE_BILINEAR":
+            return numbers * _PER_RESIZED
         if kind == "DEQUANTIZE":
             return 0.0  # while the file is loaded
         if kind == "MEAN":

@@ -152,9 +152,21 @@ class _Writer:
         if node.kind == "maximum":
             chain, bias = self._maximum(node, channels, phases), None
         else:
+            if node.window.enlarges and phases[1] == 1:
+                return self._doubled(node, source)
             chain = self._cheapest(spread(node.kernel, channels), node, phases)
             bias = np.tile(node.bias, phases[1] ** 2)
         return self._follow(chain, source, bias=bias, activation=node.activation, stored=node.stored)
+
+    def _doubled(self, node: Node, source: int) -> int:
+        """Write a transposed convolution, which makes phases, and put them together outside of the group."""
+        chain, bias = self._cheapest(node.kernel, node, (1, 2)), np.tile(node.bias, 4)
+        made = self._follow(chain, source, bias=bias, activation=node.activation, stored=node.stored)
+        return self._airlock(self._whole(made))
+
+    def _resized(self, node: Node) -> int:
+        (operator,) = node.operators
+        return self._copied(operator, [*self._sources(node), *inputs_of(operator)[1:]], like=node.target)
 
     def _join(self, node: Node) -> int:
         return self._copied(node.operators[-1], self._sources(node))
@@ -234,7 +246,9 @@ class _Writer:
         return self.unpacked[constant]
 
     def _add(self, name: str, inputs: Sequence[int], output: int, options: Any) -> int:
-        add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=[output], options=options)
+        alone = schema.SubGraphT()  # as they are sorted in the end, no place is looked for among all others
+        add_operator(self.model, alone, name=name, inputs=inputs, outputs=[output], options=options)
+        self.graph.operators += alone.operators
         return output
 
     def _product(
@@ -481,6 +495,7 @@ _WRITING: dict[str, Callable[[_Writer, Node], int]] = {
     "concatenation": _Writer._concatenation,
     "enlarge": _Writer._enlarged,
     "squeeze": _Writer._squeezed,
+    "resize": _Writer._resized,
     "gate": _Writer._gated,
     "clamp": _Writer._clamped,
     "difference": _Writer._difference,
@@ -539,7 +554,7 @@ def estimated_gain(file: ModelFile) -> float:
     every = Planner(reader, [node for node in reader.nodes if isinstance(node, Node) and node.target in sparse])
     inside = [node for node in every.nodes if every.price(node, 1, 1) < float("inf")]
     planner = Planner(reader, inside)
-    after = sum(planner.price(node, 1, 1) for node in inside) + sum(map(planner.dense_price, planner.outside()))
+    after = sum(planner.price(node, 1, 1) for node in inside) + sum(map(planner.dense_price, planner.outside))
     return sum(map(planner.dense_price, reader.operators)) / after if after else 1.0
 
 
@@ -547,7 +562,6 @@ def estimated_gain(file: ModelFile) -> float:
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 _SPARSITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-_INSTEAD = {"TRANSPOSE_CONV": "use UpSampling2D and Conv2D instead"}
 
 
 def plan_convolutions(file: ModelFile, *, layers: Layers = ({}, {})) -> RewritingReport | None:
@@ -639,7 +653,7 @@ def _why_not(reader: Reader, operator: schema.OperatorT, reason: str, *, tensors
             weight = inputs_of(reader.producers[weight])[0]
         if tensors[weight].constant and tensors[weight].dtype != "float32":
             return f"its kernel is stored as {tensors[weight].dtype}: float32, float16 and int8 have a form"
-    return f"{reason}: {_INSTEAD[kind]}" if kind in _INSTEAD else reason
+    return reason
 
 
 def _why_dense(reader: Reader, node: Node, plan: Plan) -> str:
@@ -661,10 +675,11 @@ def _why_dense(reader: Reader, node: Node, plan: Plan) -> str:
     if node.kind == "depthwise":
         return "a depthwise convolution is not faster by zeros; it runs between convolutions that are"
     size, zeros = node.kernel.size, 1 - node.entries / node.kernel.size
-    pays_from = next((each for each in _SPARSITIES if estimate((1 - each) * size) < size), None)
+    dense = size / 4 if node.window.enlarges else size
+    pays_from = next((each for each in _SPARSITIES if estimate((1 - each) * size) < dense), None)
     if pays_from is None:
         return f"it has too few channels, {inputs} to {outputs}, to be faster by zeros"
-    if estimate(node.entries) >= size:
+    if estimate(node.entries) >= dense:
         return f"it has too few zeros, {zeros:.0%}: it would be faster from about {pays_from:.0%}"
     if plan.gain >= LEAST_GAIN:
         return "sparse kernels begin behind it, where the estimate is best"

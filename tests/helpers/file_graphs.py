@@ -98,12 +98,19 @@ class FileGraph:
             "DEPTHWISE_CONV_2D", inputs, (*places, channels), kind="DepthwiseConv2DOptions", **options
         )
 
-    def transposed(self, x: int, channels: int) -> int:
+    def transposed(self, x: int, channels: int, *, size: int = 3, stride: int = 2, zeros: float = 0.0) -> int:
         count, height, width, depth = self.shape(x)
-        shape = (count, 2 * height, 2 * width, channels)
-        inputs = [self.integers(*shape), self.weights(channels, 3, 3, depth), x]
-        options = {"strideH": 2, "strideW": 2, "padding": SAME}
+        shape = (count, stride * height, stride * width, channels)
+        inputs = [self.integers(*shape), self.weights(channels, size, size, depth, zeros=zeros), x]
+        options = {"strideH": stride, "strideW": stride, "padding": SAME}
         return self.operator("TRANSPOSE_CONV", inputs, shape, kind="TransposeConvOptions", **options)
+
+    def resized(self, x: int) -> int:
+        """Double height and width by bilinear interpolation, as Keras' UpSampling2D."""
+        count, height, width, depth = self.shape(x)
+        shape, options = (count, 2 * height, 2 * width, depth), {"halfPixelCenters": True}
+        size = self.integers(*shape[1:3])
+        return self.operator("RESIZE_BILINEAR", [x, size], shape, kind="ResizeBilinearOptions", **options)
 
     def dense(self, x: int, units: int) -> int:
         depth = self.shape(x)[-1]

@@ -92,7 +92,7 @@ def test_it_pays_from_the_zeros_that_the_report_names():
 
 
 def transposed(graph: FileGraph) -> int:
-    return graph.transposed(body(graph, graph.input), 8)
+    return graph.transposed(body(graph, graph.input), 8, stride=3)
 
 
 def strided(graph: FileGraph) -> int:
@@ -121,7 +121,7 @@ def reversed_rows(graph: FileGraph) -> int:
 @pytest.mark.parametrize(
     ("operators", "kind", "reason"),
     [
-        (transposed, "TRANSPOSE_CONV", "use UpSampling2D and Conv2D instead"),
+        (transposed, "TRANSPOSE_CONV", "twice as high and as wide, as strides of 2"),
         (strided, "CONV_2D", "its strides are 3 and 3; 1 or 2"),
         (dilated, "CONV_2D", "3x3 with dilation (6, 6) reaches too far"),
         (widened, "CONV_2D", "padding='same' and 'valid' have a form"),
