@@ -51,8 +51,11 @@ def files(lines: Sequence[Line], times: Sequence[Line], network: str) -> str:
             ]
         )
         if measured:
-            rows[-1].append(f"{milliseconds(times, network, way, form):.2f}")
-            rows[-1] += ["1" if is_dense else spread(ratios(times, network, way, form, where)) for where in measured]
+            faster = [spread(ratios(times, network, way, form, where)) for where in measured]
+            rows[-1] += [
+                f"{milliseconds(times, network, way, form):.2f}",
+                *(["1"] * len(faster) if is_dense else faster),
+            ]
     return markdown(header, rows)
 
 
@@ -79,6 +82,8 @@ def milliseconds(times: Sequence[Line], network: str, way: str, form: str) -> fl
 
 def spread(values: Sequence[float]) -> str:
     """Write a mean with its standard deviation, to a hundredth."""
+    if not values:
+        return "-"
     deviation = f" ± {np.std(values, ddof=1):.2f}" if values[1:] else ""
     return f"{np.mean(values):.2f}{deviation}"
 

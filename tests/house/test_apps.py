@@ -325,6 +325,11 @@ def of_federated(app, lines, path):
     return app("federated.report").text(lines, newcomers)
 
 
+def of_fast_zeros(app, lines, path):
+    times = app("study.results").read(APPS / "results/fast_zeros_times.jsonl")
+    return app("sparse_twins.report").text(lines, times)
+
+
 def by(module, function="text"):
     return lambda app, lines, path: getattr(app(module), function)(lines)
 
@@ -332,6 +337,7 @@ def by(module, function="text"):
 TABLES = {  # results: page, and what makes the table
     "results/concept_requirements": ("papers/concepts", by("concepts.report")),
     "results/f_statistic": ("papers/few_shot", by("screening.report")),
+    "results/fast_zeros": ("gallery/fast_zeros", of_fast_zeros),
     "results/int8_four_ways": ("gallery/int8_results", by("four_ways.report")),
     "results/spoken_language": ("gallery/spoken_language", by("spoken.report")),
     "results/what_pruning_broke_fashion": ("gallery/small_networks", by("what_pruning_broke", "table")),
