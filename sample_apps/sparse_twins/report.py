@@ -18,7 +18,7 @@ from sample_apps.sparse_twins.runs import DENSE, INT8
 NAMES = {"resnet": "ResNet", "unet": "U-Net"}
 RUNTIMES = {"WebAssembly": "WebAssembly", "cortex-a72": "A72", "cortex-a76": "A76", "x86_64": "x86-64"}
 MEASURES = {"resnet": "accuracy", "unet": "mean IoU"}
-TWICE = (2.0, 3.0)  # times faster than dense, at which zeros and channels are compared
+SPEEDS = (2.0, 2.5)  # times faster than dense, at which zeros and channels are compared
 COLORS = {"zeros": "#1f6f8b", "FLOPs": "#c2703d", DENSE: "#30363c"}
 
 
@@ -34,7 +34,7 @@ def text(lines: Sequence[Line], times: Sequence[Line] = ()) -> str:
 def files(lines: Sequence[Line], times: Sequence[Line], network: str) -> str:
     """Return the files of a network: means over the seeds, with the standard deviations of the measure."""
     measured = [where for where in RUNTIMES if any(line["where"] == where for line in times)]
-    header = [NAMES[network], MEASURES[network], "points lost", "bytes"]
+    header = [NAMES[network], MEASURES[network], "points lost", "bytes", "packed"]
     header += ["ms, WebAssembly"] * bool(measured) + [f"times faster, {RUNTIMES[where]}" for where in measured]
     rows = []
     ways = dict.fromkeys((line["way"], line["form"]) for line in lines if line["network"] == network)
@@ -47,7 +47,7 @@ def files(lines: Sequence[Line], times: Sequence[Line], network: str) -> str:
                 way if form == "float32" else f"{way}, {form}",
                 f"{spread([100 * line['score'] for line in own])} %",
                 "-" if is_dense else spread(lost),
-                f"{np.mean([line['bytes'] for line in own]):,.0f}",
+                *(f"{np.mean([line[name] for line in own]):,.0f}" for name in ("bytes", "packed")),
             ]
         )
         if measured:
@@ -96,13 +96,13 @@ def at_one_speed(lines: Sequence[Line], times: Sequence[Line]) -> str:
     rows = []
     for where in ("WebAssembly", "cortex-a72", "cortex-a76"):
         if any(line["where"] == where for line in times):
-            for speed in TWICE:
+            for speed in SPEEDS:
                 zeros, channels = (lost_at(lines, times, where, speed, kind) for kind in ("zeros", "FLOPs"))
-                gained = [fewer - zero for fewer, zero in zip(channels, zeros, strict=True)]
-                is_known = not np.isnan(gained).any()
-                cells = [spread(values) if is_known else "-" for values in (zeros, channels, gained)]
+                more = [zero - fewer for fewer, zero in zip(channels, zeros, strict=True)]
+                is_known = not np.isnan(more).any()
+                cells = [spread(values) if is_known else "-" for values in (zeros, channels, more)]
                 rows.append([RUNTIMES[where], f"{speed:g}", *cells])
-    header = ("where", "times faster", "points lost, zeros", "points lost, fewer channels", "points saved by zeros")
+    header = ("where", "times faster", "points lost, zeros", "points lost, fewer channels", "zeros lose more by")
     return markdown(header, rows)
 
 
@@ -131,13 +131,15 @@ def draw(lines: Sequence[Line], times: Sequence[Line], path: Path) -> None:
             color = next(color for kind, color in COLORS.items() if kind in way)
             filled = {"markerfacecolor": color if form == "float32" else "white", "markeredgecolor": color}
             panel.plot(*values.T, "o" if form != INT8 else "s", alpha=0.8, **filled)
-            label = way if form == "float32" else f"{way}, {form}"
-            panel.annotate(label, values.mean(axis=0), (6, 5), textcoords="offset points", fontsize=7, color=color)
+            is_float, middle, heights = form == "float32", values[:, 0].mean(), values[:, 1]
+            label, point = (way.replace(" of the", ""), heights.min()) if is_float else (form, heights.max())
+            style = {"ha": "center", "va": "top" if is_float else "bottom", "fontsize": 7, "color": color}
+            panel.annotate(label, (middle, point), (0, -7 if is_float else 6), textcoords="offset points", **style)
         panel.set_title(NAMES[network], fontsize=10)
         panel.set_xlabel("milliseconds in WebAssembly, one thread")
         panel.set_ylabel(f"{MEASURES[network]} of the file, %")
-        panel.set_xlim(left=0)
-        panel.margins(x=0.2, y=0.15)
+        panel.set_xlim(0, 1.25 * panel.get_xlim()[1])
+        panel.margins(y=0.15)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

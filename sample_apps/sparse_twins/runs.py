@@ -14,7 +14,7 @@ import tfprune
 from sample_apps.data.fashion_mnist import Data
 from sample_apps.data.lines import Line
 from sample_apps.sparse_twins.networks import BODY, Build
-from tfprune.export import Runner, to_tflite
+from tfprune.export import Runner, pack, to_tflite
 
 BATCH, CALIBRATION, CHECKED = 64, 200, 8
 RATES = 2e-3, 1e-3  # of the first training, and of the further one
@@ -99,4 +99,5 @@ def exported(model: keras.Model, path: Path, task: Task, form: str) -> Line:
     }
     report = to_tflite(model, path, optimize="latency", batch=1, check_on=test_x[:CHECKED], **formats[form])
     score = task.score(Runner(path).predict(test_x), test_y)
-    return {"score": score, "bytes": report.bytes, "nnz": report.nnz, "estimate": report.gain}
+    packed = len(pack(path))
+    return {"score": score, "bytes": report.bytes, "packed": packed, "nnz": report.nnz, "estimate": report.gain}
