@@ -1,7 +1,7 @@
 """Zeros that save time: a ResNet and a U-Net, dense, with zeros, with fewer channels, and in int8.
 
-    python sample_apps/fast_zeros.py --seeds 3      # one and a half hours on one core
-    python sample_apps/fast_zeros.py --smoke        # half a minute, on made-up images
+    python sample_apps/fast_zeros.py --seeds 3      # an hour and a half on two cores
+    python sample_apps/fast_zeros.py --smoke        # a minute, on made-up images
 
 docs/gallery/fast_zeros.md reports the results.
 """
@@ -94,7 +94,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a ResNet and a U-Net, and compare files with zeros, with fewer channels, and in int8."
     )
-    parser.add_argument("--smoke", action="store_true", help="try the program in half a minute, on made-up images")
+    parser.add_argument("--smoke", action="store_true", help="try the program in a minute, on made-up images")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument("--samples", type=int, default=8_000, help="images to train on (default: %(default)s)")
