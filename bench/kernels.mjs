@@ -67,8 +67,10 @@ if (!pairs) {
 const [expected, found] = [await outputs(models[0]), await outputs(models[1])];
 const difference = Math.max(...expected.map((values, index) => differs(values, found[index])));
 for (const model of models) await microseconds(model); // the first calls are compiled anew while they run
-const ratios = [];
-for (let pair = 0; pair < pairs; pair++) ratios.push((await microseconds(models[0])) / (await microseconds(models[1])));
-ratios.sort((first, second) => first - second);
-console.log(JSON.stringify({ version, ratio: ratios[pairs >> 1], difference }));
+const times = [];
+for (let pair = 0; pair < pairs; pair++) times.push([await microseconds(models[0]), await microseconds(models[1])]);
+const middle = (numbers) => numbers.sort((first, second) => first - second)[pairs >> 1];
+const ratio = middle(times.map(([first, second]) => first / second));
+const milliseconds = [0, 1].map((place) => middle(times.map((pair) => pair[place])) / 5000); // of five runs
+console.log(JSON.stringify({ version, ratio, milliseconds, difference }));
 process.exit(0);

@@ -50,64 +50,94 @@ def _write_files(folder: Path) -> None:
 
 def in_node(folder: Path, *, pairs: int = PAIRS_IN_NODE, least: float = LEAST) -> list[Row]:
     """Compare dense.tflite and sparse.tflite of a folder in WebAssembly, on the image in image.bin."""
-    if not (command := _node()):
-        return []
-    command += [str(folder / name) for name in ("dense.tflite", "sparse.tflite", "image.bin")]
-    return _rows("@litertjs/core", "WebAssembly in Node", [*command, str(pairs)], dict(os.environ), least=least)
+    home, reason = litert_js()
+    if reason:
+        return _skipped(f"LiteRT.js: {reason}")
+    command = node_command(home, folder, pairs)
+    return _rows("@litertjs/core", "WebAssembly in Node", command, dict(os.environ), least=least)
 
 
 def memory_in_node(folder: Path, *, most: float) -> list[Row]:
     """Compare the most memory that a process of Node takes with each of the same files."""
-    if not (command := _node()):
-        return []
+    home, reason = litert_js()
+    if reason:
+        return _skipped(f"LiteRT.js: {reason}")
     kilobytes = {}
     for name in ("dense", "sparse"):
-        file = str(folder / f"{name}.tflite")
-        done = subprocess.run([*command, file, file, str(folder / "image.bin"), "0"], capture_output=True, check=True)
+        script, file = str(Path(__file__).with_suffix(".mjs")), str(folder / f"{name}.tflite")
+        command = ["node", script, str(home), file, file, str(folder / "image.bin"), "0"]
+        done = subprocess.run(command, capture_output=True, check=True)
         kilobytes[name] = json.loads(done.stdout.splitlines()[-1])["kilobytes"]
     what = f"most memory of Node, {kilobytes['sparse'] / 1e3:.0f} MB / dense, {kilobytes['dense'] / 1e3:.0f} MB"
     return [at_most(what, kilobytes["sparse"] / kilobytes["dense"], most)]
 
 
-def _node() -> list[str]:
-    """Return the start of a command that runs files in Node; empty, with the reason printed, where it cannot."""
-    if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
-        return _skipped(f"LiteRT.js: {' and '.join(missing)} not found")
+def litert_js() -> tuple[Path, str]:
+    """Install the newest LiteRT.js; return its folder, and why it cannot be used, or an empty text."""
     home = BUILD / "node"
+    if missing := [tool for tool in ("node", "npm") if shutil.which(tool) is None]:
+        return home, f"{' and '.join(missing)} not found"
     home.mkdir(parents=True, exist_ok=True)
-    npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), "@litertjs/core@latest"]
-    if reason := _failure(npm):
-        return _skipped(f"LiteRT.js: {reason}")
-    return ["node", str(Path(__file__).with_suffix(".mjs")), str(home)]
+    return home, _failure(
+        ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), "@litertjs/core@latest"]
+    )
+
+
+def node_command(home: Path, folder: Path, pairs: int) -> list[str]:
+    names = [str(folder / name) for name in ("dense.tflite", "sparse.tflite", "image.bin")]
+    return ["node", str(Path(__file__).with_suffix(".mjs")), str(home), *names, str(pairs)]
 
 
 def emulated(
     folder: Path, *, wheels: Sequence[str] = WHEELS, pairs: int = PAIRS_EMULATED, least: float = LEAST
 ) -> list[Row]:
     """Compare the same files on emulated processors."""
+    python, reason = arm_python()
+    if reason:
+        return _skipped(f"emulated ARM: {reason}")
+    rows = []
+    for wheel in wheels:
+        site, reason = arm_site(wheel)
+        if reason:
+            rows += _skipped(f"{wheel}: {reason}")
+            continue
+        for processor, board in PROCESSORS.items():
+            environment = {**environment_of(site), "QEMU_CPU": processor}
+            command = paired_command(python, folder, pairs)
+            rows += _rows(wheel, f"emulated {processor} ({board})", command, environment, least=least)
+    return rows
+
+
+def arm_python() -> tuple[Path, str]:
+    """Return a Python for emulated processors, and why it cannot be used, or an empty text."""
     import root
 
     if root.obstacle():
-        return _skipped(f"emulated ARM: {root.obstacle()}")
+        return Path(), root.obstacle()
     try:
-        python = root.build(ROOT / "build/aarch64")
+        return root.build(ROOT / "build/aarch64"), ""
     except SystemExit as error:  # no network
-        return _skipped(f"emulated ARM: {error}")
-    rows = []
-    for wheel in wheels:
-        site = BUILD / wheel
-        platforms = [f"--platform={tag}" for tag in root.TAGS]
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--pre", "--upgrade"]
-        pip += ["--only-binary=:all:", "--python-version=3.13", *platforms, f"--target={site}", wheel]
-        if reason := _failure(pip):
-            rows += _skipped(f"{wheel}: {reason}")
-            continue
-        paths = os.pathsep.join([str(site), str(Path(__file__).parent)])
-        for processor, board in PROCESSORS.items():
-            environment = {**os.environ, "PYTHONPATH": paths, "QEMU_CPU": processor}
-            command = [str(python), __file__, "--paired", str(folder), str(pairs)]
-            rows += _rows(wheel, f"emulated {processor} ({board})", command, environment, least=least)
-    return rows
+        return Path(), str(error)
+
+
+def arm_site(wheel: str) -> tuple[Path, str]:
+    """Install the newest wheel for ARM; return its folder, and why it cannot be used, or an empty text."""
+    import root
+
+    site = BUILD / wheel
+    platforms = [f"--platform={tag}" for tag in root.TAGS]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--pre", "--upgrade"]
+    pip += ["--only-binary=:all:", "--python-version=3.13", *platforms, f"--target={site}", wheel]
+    return site, _failure(pip)
+
+
+def paired_command(python: Path, folder: Path, pairs: int) -> list[str]:
+    return [str(python), __file__, "--paired", str(folder), str(pairs)]
+
+
+def environment_of(site: Path) -> dict[str, str]:
+    """Return the environment in which `paired_command` finds LiteRT in a folder."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parent)])}
 
 
 def _rows(package: str, where: str, command: list[str], environment: dict[str, str], *, least: float) -> list[Row]:
@@ -129,7 +159,7 @@ def _failure(command: list[str]) -> str:
     return (done.stderr.strip().splitlines() or ["failed"])[-1] if done.returncode else ""
 
 
-def _skipped(reason: str) -> list[Any]:
+def _skipped(reason: str) -> list[Row]:
     sys.stderr.write(f"skipped: {reason}\n")
     return []
 
@@ -171,10 +201,12 @@ def paired(folder: Path, pairs: int) -> dict[str, Any]:
     from importlib.metadata import distributions
 
     runs, difference = _loaded(folder)
-    ratio = statistics.median(_seconds(runs[0]) / _seconds(runs[1]) for _ in range(pairs))
+    seconds = [(_seconds(runs[0]), _seconds(runs[1])) for _ in range(pairs)]
+    ratio = statistics.median(dense / sparse for dense, sparse in seconds)
+    milliseconds = [1e3 * statistics.median(each) for each in zip(*seconds, strict=True)]
     site = os.environ["PYTHONPATH"].partition(os.pathsep)[0]
     version = next(each.version for each in distributions(path=[site]))
-    return {"version": version, "ratio": ratio, "difference": difference}
+    return {"version": version, "ratio": ratio, "milliseconds": milliseconds, "difference": difference}
 
 
 def _loaded(folder: Path) -> tuple[list[Any], float]:

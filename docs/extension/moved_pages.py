@@ -26,6 +26,7 @@ MOVED = {
     "howto/own_layers": "explanation/models",
     "howto/recipes_of_edge_quantizer": "howto/export_a_file",
     "explanation/speed": "howto/make_zeros_fast",
+    "gallery/pruned_files": "gallery/small_networks",
     "gallery/browser": "howto/run_in_a_browser",
     "howto/device_in_the_loop": "howto/other_machines",
     "howto/search_on_a_cluster": "howto/other_machines",

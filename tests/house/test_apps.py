@@ -17,7 +17,8 @@ from pages import BROWSER
 from programs import WITHOUT_KERAS, forked, printed_by, started
 from web_files import installed_litert_js, served
 
-from tfprune.export import Runner, inspect
+import tfprune
+from tfprune.export import Runner, inspect, to_tflite
 
 ROOT = Path(__file__).parents[2]
 APPS, DOCS = ROOT / "sample_apps", ROOT / "docs"
@@ -57,6 +58,7 @@ def output_of(name, folder, *options, run=forked):
         ("concept_requirements", "*.tflite accuracy.png results.jsonl table.md trace.html", "R2: tell sandals, "),
         ("f_statistic", "results.jsonl table.md accuracy.png", "digits"),
         ("fashion_cnn", "dense-int8.tflite.xz pruned-int8.tflite.xz", "made-up images"),
+        ("fast_zeros", "resnet-90_zeros-float32-0.tflite results.jsonl table.md", "| dense, int8 |"),
         ("federated_watch", "federated_watch.jsonl federated_watch.md newcomers.jsonl", "personal masks"),
         ("grow_language_model", "growth.png growth.jsonl", "grown, then pruned back"),
         ("growth/sunk_cost", "sunk_cost.jsonl", "| experts, random router |"),
@@ -158,6 +160,47 @@ def test_the_page_where_one_draws_reads_the_samples_as_the_file_does(tmp_path, t
             opened.press("Enter")
             article = "an" if digit == 8 else "a"
             opened.wait_for(f"document.getElementById('answer').textContent === 'This is {article} {digit}.'")
+        assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not [text for level, text in opened.console if level == "error"]
+
+
+@pytest.mark.programs
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed (apt-get install chromium)")
+def test_the_page_of_both_files_finds_what_they_find_and_times_them(app, tmp_path, tmp_path_factory):
+    fast_zeros, runs, scenes = app("fast_zeros"), app("sparse_twins.runs"), app("sparse_twins.scenes")
+    random = np.random.default_rng(0)
+    x, y = scenes.scenes(random.random((8, 28, 28, 1)), np.arange(8), 8, seed=0)
+    model = app("sparse_twins.networks").unet(x.shape[1:], len(scenes.KINDS), 16)
+    pruned = tfprune.wrap(model, filters=runs.BODY)
+    tfprune.update_masks(pruned, 0.9)
+    lines = [{"network": "unet", "seed": 0, "form": "float32", "way": way} for way in ("90 % zeros", runs.DENSE)]
+    for line, network in zip(lines, (pruned, model), strict=True):
+        line["file"] = f"{line['way'][:5]}.tflite"
+        to_tflite(network, tmp_path / line["file"], optimize="latency", batch=1, check_on=x)
+    fast_zeros.write_page(tmp_path, lines, x)
+    page = tmp_path / "page"
+    (page / "node_modules").symlink_to(installed_litert_js(tmp_path_factory))
+    strip = json.loads((page / "scenes.json").read_text())
+    pixels = np.array(strip["pixels"], np.float32).reshape(1, 64, -1, 1)[:, :, :64] / 255
+    dense, zeros = (Runner(tmp_path / line["file"]).predict(pixels).argmax(axis=-1) for line in lines[::-1])
+    agreeing = f"Both agree on {round(100 * np.mean(dense == zeros))} % of the pixels."
+    with served(page) as address, browser(tmp_path / "profile") as opened:
+        opened.open(f"{address}segment.html", width=390)
+        opened.wait_for("document.getElementById('play')?.disabled === false")
+        assert opened.evaluate("document.getElementById('faster').textContent").endswith(agreeing)
+        for name in ("dense", "zeros"):
+            size = f"{(tmp_path / lines[name == 'dense']['file']).stat().st_size:,} bytes"
+            assert opened.evaluate(f"document.getElementById('{name}-bytes').textContent") == size
+        opened.evaluate("document.getElementById('play').focus()")
+        opened.press("Enter")
+        opened.wait_for("parseInt(document.getElementById('frames').textContent) > 2")
+        opened.press("Enter")
+        opened.wait_for("document.getElementById('play').textContent === 'Play'")
+        faster, *times = (
+            opened.evaluate(f"parseFloat(document.getElementById('{name}').textContent.replace(/^\\D*/, ''))")
+            for name in ("faster", "dense-ms", "zeros-ms")
+        )
+        assert times[0] / times[1] == pytest.approx(faster, rel=0.1)
         assert opened.evaluate("document.documentElement.scrollWidth") <= 390
         assert not [text for level, text in opened.console if level == "error"]
 
@@ -282,6 +325,11 @@ def of_federated(app, lines, path):
     return app("federated.report").text(lines, newcomers)
 
 
+def of_fast_zeros(app, lines, path):
+    times = app("study.results").read(APPS / "results/fast_zeros_times.jsonl")
+    return app("sparse_twins.report").text(lines, times)
+
+
 def by(module, function="text"):
     return lambda app, lines, path: getattr(app(module), function)(lines)
 
@@ -289,6 +337,7 @@ def by(module, function="text"):
 TABLES = {  # results: page, and what makes the table
     "results/concept_requirements": ("papers/concepts", by("concepts.report")),
     "results/f_statistic": ("papers/few_shot", by("screening.report")),
+    "results/fast_zeros": ("gallery/fast_zeros", of_fast_zeros),
     "results/int8_four_ways": ("gallery/int8_results", by("four_ways.report")),
     "results/spoken_language": ("gallery/spoken_language", by("spoken.report")),
     "results/what_pruning_broke_fashion": ("gallery/small_networks", by("what_pruning_broke", "table")),
