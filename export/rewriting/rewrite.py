@@ -47,7 +47,7 @@ from tfprune.report import Report, table
 # Report of an export: the file that was written, and how it was checked.
 
 _OPERATORS_PER_LINE = 8
-_ON_AVX = "x86 with AVX, where such a file runs dense, 1.2 to 1.6 times slower than the dense file"
+_ON_AVX = "x86 with AVX, where such a file runs dense, 1.2 to 3 times slower than the dense file"
 
 
 @dataclass(frozen=True)
