@@ -627,8 +627,8 @@ def _by_tensorflow(
         folder = Path(name)
         unroll = like in INTEGERS
         things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(form.skip))
-        settings = {"quantize": form.scheme, "io_dtype": form.io_dtype, "things": things, "unroll": unroll}
-        settings |= {"like": like, "skip": list(form.skip or ()), **dataclasses.asdict(inputs)}
+        settings: dict[str, Any] = {"quantize": form.scheme, "io_dtype": form.io_dtype, "things": things}
+        settings |= {"unroll": unroll, "like": like, "skip": [*(form.skip or ())], **dataclasses.asdict(inputs)}
         _write_job(folder, settings, samples)
         return convert_apart(folder, model, quantize=form.scheme)
 
@@ -957,8 +957,10 @@ def predict(
         ValueError: If an output has no finite value on the samples: a file could not be compared with it.
     """
     # Called directly: `predict` compiles a function for every export. Compiled code may give numbers where this
-    # does not, and they are what the user sees.
-    outputs = _in_batches(functools.partial(model, training=False), model, data, inputs)
+    # does not, and they are what the user sees. JAX would compile each operation by itself, which takes longer.
+    is_compiled = keras.backend.backend() == "jax"
+    call = model.predict_on_batch if is_compiled else functools.partial(model, training=False)
+    outputs = _in_batches(call, model, data, inputs)
     if not all(np.isfinite(output).all() for output in outputs):
         graph = Anatomy.of(model).graph or model  # without what a class of the user's does around `call`
         outputs = _in_batches(graph.predict_on_batch, model, data, inputs)

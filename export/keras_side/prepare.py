@@ -230,9 +230,14 @@ def _smallest_vocabulary(model: keras.Model) -> int:
 
 
 def _open_length(model: keras.Model) -> int:
-    """Return the length drawn for a dimension that the model leaves open, at most that of its position embeddings."""
+    """Return the length drawn for a dimension that the model leaves open."""
+    return min(_OPEN_DIMENSION_LENGTH, longest(model) or _OPEN_DIMENSION_LENGTH)
+
+
+def longest(model: keras.Model) -> int | None:
+    """Return the length up to which a model has embeddings of positions; None without them."""
     lengths = [getattr(part, name, None) for _, part in walk(model) for name in _LENGTHS]
-    return min([_OPEN_DIMENSION_LENGTH, *(length for length in lengths if isinstance(length, int) and length > 0)])
+    return min((length for length in lengths if isinstance(length, int) and length > 0), default=None)
 
 
 def _structure(model: keras.Model) -> Any:

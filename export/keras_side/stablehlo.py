@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -151,7 +151,7 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
     import jax.export
     import keras
 
-    from tfprune.export.keras_side.prepare import recurrent_layers, unrolled
+    from tfprune.export.keras_side.prepare import longest, recurrent_layers, unrolled
 
     trained, others = ([variable.value for variable in each] for each in _variables(model))
     names: list[str] = []
@@ -163,33 +163,35 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
         return [outputs[name] for name in names] if isinstance(outputs, dict) else keras.tree.flatten(outputs)
 
     with ExitStack() as stack:
-        stack.enter_context(_known_functions())
         if recurrent_layers(model):
             stack.enter_context(unrolled(model))
         failures = []
-        for specs in _specs(inputs):
+        for specs in _specs(inputs, most=longest(model)):
             try:
-                exported = jax.export.export(jax.jit(call), platforms=["cpu"])(*specs)
+                has_symbols = any(jax.export.is_symbolic_dim(size) for spec in specs for size in spec.shape)
+                with _known_functions(fuses=not has_symbols):
+                    exported = jax.export.export(jax.jit(call), platforms=["cpu"])(*specs)
                 break
             except (TypeError, ValueError, NotImplementedError, jax.core.InconclusiveDimensionOperation) as error:
                 failures.append(error)
         else:
             raise ValueError(
-                f"Expected a model that JAX traces. Received: {model.name!r}: {_said(failures[0])}. {_OTHER}."
-            ) from failures[0]
+                f"Expected a model that JAX traces. Received: {model.name!r}: {_said(failures[-1])}. {_OTHER}."
+            ) from failures[-1]
     (folder / _TRACE).write_bytes(exported.mlir_module_serialized)
     write_job(folder, _OUTPUTS, settings={"outputs": names})
 
 
 @contextmanager
-def _known_functions() -> Iterator[None]:
+def _known_functions(*, fuses: bool) -> Iterator[None]:
     """Let functions of JAX that Keras calls be traced in the form that the converter has an operator for.
 
-    Looking up entries outside of a table gives NaN in JAX; with LiteRT's operator they are an error.
+    Composites have no form with symbols for sizes. Looking up entries outside of a table gives NaN in JAX; with
+    LiteRT's operator they are an error. Slices whose start is known need no operator that computes it.
     """
     import jax
 
-    gelu, take = jax.nn.gelu, jax.numpy.take
+    gelu, take, cut = jax.nn.gelu, jax.numpy.take, jax.lax.dynamic_slice
 
     def gelu_as_one(x: Any, approximate: bool = True) -> Any:
         def decomposed(x: Any, *, approximate: str) -> Any:
@@ -203,14 +205,33 @@ def _known_functions() -> Iterator[None]:
         place = (slice(None),) * (axis % a.ndim)
         return a.at[(*place, indices)].get(mode="promise_in_bounds")
 
-    before: list[tuple[Any, str, Any]] = [(jax.nn, "gelu", gelu), (jax.numpy, "take", take)]
+    def cut_at(operand: Any, start_indices: Any, slice_sizes: Any, **others: Any) -> Any:
+        if (
+            others
+            or not isinstance(start_indices, list | tuple)
+            or not all(_is_start(each) for each in start_indices)
+        ):
+            return cut(operand, start_indices, slice_sizes, **others)
+        pairs = zip(map(int, start_indices), slice_sizes, strict=True)
+        return operand[tuple(slice(start, start + size) for start, size in pairs)]
+
+    before: list[tuple[Any, str, Any]] = [
+        (jax.nn, "gelu", gelu),
+        (jax.numpy, "take", take),
+        (jax.lax, "dynamic_slice", cut),
+    ]
+    functions = gelu_as_one if fuses else gelu, take_inside, cut_at
     try:
-        for (module, name, _), function in zip(before, (gelu_as_one, take_inside), strict=True):
+        for (module, name, _), function in zip(before, functions, strict=True):
             setattr(module, name, function)
         yield
     finally:
         for module, name, function in before:
             setattr(module, name, function)
+
+
+def _is_start(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and int(value) >= 0
 
 
 def _variables(model: keras.Model) -> tuple[list[Any], list[Any]]:
@@ -224,19 +245,27 @@ def _output_names(outputs: Any) -> list[str]:
     return [f"output_{place}" for place in range(count)]
 
 
-def _specs(inputs: Signature) -> Iterator[list[Any]]:
-    """Yield the shapes to trace with: with a symbol for each open length, and then one for those of all inputs."""
+def _specs(inputs: Signature, *, most: int | None) -> Iterator[list[Any]]:
+    """Yield the shapes to trace with: with a symbol for each open length, and then one for those of all inputs.
+
+    Args:
+        inputs: The inputs.
+        most: The longest that a length may be; None for any.
+    """
     import jax
     import jax.export
 
     def shapes(name: Any) -> list[Any]:
-        scope = jax.export.SymbolicScope()
-        specs = []
-        for entry in inputs.inputs:
-            sizes = [name(entry.name, axis) if size is None else str(size) for axis, size in enumerate(entry.shape)]
-            shape = jax.export.symbolic_shape(f"({', '.join(sizes)},)", scope=scope)
-            specs.append(jax.ShapeDtypeStruct(shape, entry.dtype))
-        return specs
+        rows = [
+            [name(entry.name, axis) if size is None else str(size) for axis, size in enumerate(entry.shape)]
+            for entry in inputs.inputs
+        ]
+        symbols = {size for row in rows for size in row[1:] if not size.isdigit()}
+        limits = [f"{symbol} <= {most}" for symbol in sorted(symbols) if most is not None]
+        scope = jax.export.SymbolicScope(limits)
+        texts = (f"({', '.join(row)},)" for row in rows)
+        pairs = zip(inputs.inputs, (jax.export.symbolic_shape(text, scope=scope) for text in texts), strict=True)
+        return [jax.ShapeDtypeStruct(shape, entry.dtype) for entry, shape in pairs]
 
     places = {entry.name: place for place, entry in enumerate(inputs.inputs)}
     yield shapes(lambda name, axis: f"n{places[name]}_{axis}" if axis else "b")
@@ -273,25 +302,45 @@ class _ClosedError(ValueError):
 
 
 def _rare_sizes(model: keras.Model, inputs: Signature) -> list[int]:
-    """Return a prime for each dimension of the inputs, none of which divides a size of a weight or an input."""
+    """Return a prime for each dimension of the inputs, none of which divides a size of a weight or an input.
+
+    Those of lengths are not longer than the model takes; they are left out where there are none.
+    """
+    from tfprune.export.keras_side.prepare import longest
+
     shapes = [variable.shape for variable in model.variables] + [entry.shape for entry in inputs.inputs]
     sizes = {size for shape in shapes for size in shape if size}
-    primes = (
-        number
-        for number in itertools.count(_RARE, 2)
-        if all(number % factor for factor in range(3, math.isqrt(number) + 1, 2)) and all(map(number.__rmod__, sizes))
-    )
-    return [*itertools.islice(primes, max(len(entry.shape) for entry in inputs.inputs))]
+    rank, most = max(len(entry.shape) for entry in inputs.inputs), longest(model)
+    batch, *lengths = itertools.islice(_primes(itertools.count(_RARE), sizes), rank)
+    if most is not None and most < lengths[-1]:
+        lengths = [*itertools.islice(_primes(range(min(most, _RARE - 1), 2, -1), sizes), rank - 1)]
+    return [batch, *lengths]
 
 
-def _open_sizes(model: schema.ModelT, *, numbers: Sequence[int]) -> None:
-    """Leave sizes of a file open that was traced with rare numbers for them; `numbers` are these.
+def _primes(numbers: Iterable[int], sizes: set[int]) -> Iterator[int]:
+    for number in numbers:
+        is_prime = all(number % factor for factor in range(2, math.isqrt(number) + 1))
+        if is_prime and all(size % number for size in sizes):
+            yield number
+
+
+def _open_sizes(model: schema.ModelT, *, numbers: Sequence[int], tables: Sequence[np.ndarray]) -> None:
+    """Leave sizes of a file open that was traced with rare numbers for them.
+
+    Args:
+        model: An open file of the converter, which is changed.
+        numbers: The numbers.
+        tables: The weights of which a part may be in the file, as embeddings of positions are.
 
     Raises:
         ValueError: If an operator needs one of the numbers.
     """
     for part in range(len(model.subgraphs) if numbers else 0):
-        _Opening(NamedTensors(model, part), numbers).apply()
+        _Opening(NamedTensors(model, part), numbers, tables).apply()
+
+
+def _begins_with(table: np.ndarray, values: np.ndarray) -> bool:
+    return table.shape[1:] == values.shape[1:] and np.array_equal(table[: len(values)], values)
 
 
 @dataclass(frozen=True)
@@ -300,6 +349,7 @@ class _Opening:
 
     view: NamedTensors
     numbers: Sequence[int]
+    tables: Sequence[np.ndarray]
 
     def apply(self) -> None:
         """Open them in constants first, and then in what operators make."""
@@ -330,13 +380,40 @@ class _Opening:
         name = self.view.kind(operator)
         if name not in _BROADCASTING and values.dtype == np.int32 and self._depends(values).any():
             self._open_sizes_of(operator, name, place, values)
-        axes = np.flatnonzero(self._depends(values.shape))
-        if len(axes):
-            first = values.take([0], axis=axes[0])
-            is_same = values.shape[axes[0]] in self.numbers and bool((values == first).all())
-            if len(axes) > 1 or name not in _BROADCASTING or not is_same:
-                raise _ClosedError(f"{name} with a constant of shape {[*values.shape]}")
-            self._replace(operator, place, first)
+        if self._depends(values.shape).any():
+            self._open_shape_of(operator, name, place, values)
+
+    def _open_shape_of(self, operator: schema.OperatorT, name: str, place: int, values: np.ndarray) -> None:
+        """Keep what is the same for each index of an open size once, and take positions from their whole table."""
+        closed = _ClosedError(f"{name} with a constant of shape {[*values.shape]}")
+        if name not in _BROADCASTING:
+            raise closed
+        rest = values
+        for axis in np.flatnonzero(self._depends(values.shape)):
+            first = rest.take([0], axis=axis)
+            rest = first if values.shape[axis] in self.numbers and (rest == first).all() else rest
+        if not self._depends(rest.shape).any():
+            self._replace(operator, place, rest)
+            return
+        while len(rest.shape) > 1 and rest.shape[0] == 1:  # broadcast all the same
+            rest = rest[0]
+        table = next((table for table in self.tables if _begins_with(table, rest)), None)
+        if table is None or self._depends(rest.shape[1:]).any():
+            raise closed
+        sizes, begin = self._computed(np.array(rest.shape)), self._constant(np.zeros(rest.ndim, np.int32))
+        part = add_tensor(self.view.graph, self.view.tensors[operator.inputs[place]], buffer=0)
+        self.view.tensors[part].shape = np.array(rest.shape, np.int32)
+        operator.inputs = operator.inputs.copy()
+        operator.inputs[place] = part
+        inputs = [self._constant(table), begin, sizes]
+        add_operator(
+            self.view.model,
+            self.view.graph,
+            name="SLICE",
+            inputs=inputs,
+            outputs=[part],
+            options=schema.SliceOptionsT(),
+        )
 
     def _open_sizes_of(self, operator: schema.OperatorT, name: str, place: int, sizes: np.ndarray) -> None:
         if _SIZES.get(name) != place:
@@ -548,7 +625,7 @@ def _ways(model: keras.Model, inputs: Signature) -> Iterator[tuple[Signature, li
     The last one has no numbers, and a batch of 1.
     """
     primes = _rare_sizes(model, inputs)
-    if _has_open_length(inputs):
+    if _has_open_length(inputs) and len(primes) == max(len(entry.shape) for entry in inputs.inputs):
         yield _with_sizes(inputs, primes), primes
     if inputs.batch is None:
         yield _with_sizes(inputs, primes[:1]), primes[:1]
@@ -614,6 +691,7 @@ def _convert(model: keras.Model, inputs: Signature, numbers: Sequence[int] = ())
     import keras
 
     from tfprune.export.keras_side.prepare import has_half_weights, in_float32, states_at_start, write_copy
+    from tfprune.models.anatomy import as_numpy
 
     with TemporaryFolder() as name:
         folder = Path(name)
@@ -632,7 +710,8 @@ def _convert(model: keras.Model, inputs: Signature, numbers: Sequence[int] = ())
             raise ValueError(_failure(completed.reason, output, model.name))
         model_objects = unpack_objects((folder / _CONVERTED).read_bytes())
         _pad_transposed_convolutions(model_objects)
-        _open_sizes(model_objects, numbers=numbers)
+        tables = [as_numpy(weight) for weight in model.weights if len(weight.shape) == 2] if len(numbers) > 1 else []
+        _open_sizes(model_objects, numbers=numbers, tables=tables)
         _name_tensors(model_objects)
         return ModelFile.open(save_objects(model_objects))
 

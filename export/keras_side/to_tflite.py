@@ -246,7 +246,7 @@ def _kernels_read(plain: keras.Model, data: Any) -> list[_KernelZeros]:
         data: What it is called on.
     """
     with _Reads() as scope:
-        plain(data, training=False)
+        _call(plain, data)
     offered = list(kernels(plain))
     kernels_read = [kernel for kernel in offered if id(kernel.variable) in scope.read]
     if len(kernels_read) < len(offered) and keras.backend.backend() == "tensorflow":
@@ -257,6 +257,15 @@ def _kernels_read(plain: keras.Model, data: Any) -> list[_KernelZeros]:
         ]
     values = {kernel.path: as_numpy(kernel.variable) for kernel in kernels_read}
     return [_KernelZeros(path, array.size, int(np.count_nonzero(array))) for path, array in values.items()]
+
+
+def _call(plain: keras.Model, data: Any) -> None:
+    call = partial(plain, training=False)
+    if keras.backend.backend() == "jax":  # which would compile each operation by itself
+        import jax
+
+        call = partial(jax.eval_shape, call)
+    call(data)
 
 
 def _captured(plain: keras.Model, data: Any) -> set[int]:

@@ -192,6 +192,39 @@ def test_the_report_says_what_converted_the_file_unless_it_was_tensorflow(tmp_pa
     assert (report.converter in report.card()) and ("converted by" in str(report)) == bool(report.converter)
 
 
+def series(length):
+    keras.utils.set_random_seed(4)
+    tokens = keras.Input((length,), dtype="int32", name="tokens")
+    hidden = layers.Embedding(9, 16)(tokens)
+    hidden = layers.Conv1D(16, 3, padding="same")(hidden) + layers.MultiHeadAttention(2, 8)(hidden, hidden)
+    hidden = layers.Dense(16, "gelu")(layers.LayerNormalization()(hidden))
+    return keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(hidden)))
+
+
+def test_open_batches_and_lengths_stay_open(tmp_path):
+    model = series(None)
+    to_tflite(model, tmp_path / "file", check_on=TOKENS)
+    for rows, length in ((1, 5), (3, 9)):
+        tokens = RNG.integers(0, 9, size=(rows, length)).astype("int32")
+        assert difference(tmp_path / "file", model, tokens) < 1e-5
+
+
+def test_a_file_has_no_operators_that_compute_sizes_or_approximate_gelu(tmp_path, converter):
+    ops = to_tflite(series(5), tmp_path / "file", check_on=TOKENS).ops
+    assert converter == "tensorflow" or (ops["GELU"] == 1 and not {"SHAPE", "PACK", "EXP"} & ops.keys())
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "padding"), [(3, 2, "same"), (4, 2, "same"), (2, 2, "valid"), (5, 3, "valid")]
+)
+def test_transposed_convolutions_keep_their_sizes(tmp_path, size, strides, padding):
+    keras.utils.set_random_seed(5)
+    stack = [layers.Conv2DTranspose(4, size, strides=strides, padding=padding), layers.Conv2D(2, 1)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *stack])
+    to_tflite(model, tmp_path / "file", check_on=IMAGES)
+    assert difference(tmp_path / "file", model, IMAGES) < 1e-5
+
+
 def test_another_converter_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TFPRUNE_CONVERTER", "onnx")
     with pytest.raises(ValueError, match=r"^Expected 'tensorflow' or 'litert' in .* Received: .*'onnx'"):

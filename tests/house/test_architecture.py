@@ -80,7 +80,7 @@ INSIDE = {
     "tfprune.export.keras_side.prepare": {"tensorflow"},
     "tfprune.export.keras_side.stablehlo": {"jax", "litert_converter"},
     "tfprune.export.keras_side.convert": {"tensorflow"},
-    "tfprune.export.keras_side.to_tflite": {"tensorflow"},
+    "tfprune.export.keras_side.to_tflite": {"tensorflow", "jax"},
     "tfprune.export.keras_side.to_generator": {"tensorflow"},
     "tfprune.export.keras_side.language_model": {"litert_lm_builder"},
     "tfprune.export.keras_side.loading": {"keras"},
