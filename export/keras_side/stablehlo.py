@@ -49,7 +49,9 @@ if TYPE_CHECKING:
 
 _PACKAGE = "litert_converter.mlir"
 _WANTED = "litert-converter>=0.5,<0.6"
-_OTHER = "Use TensorFlow's converter instead, with TFPRUNE_CONVERTER=tensorflow in the environment"
+_OTHER = (
+    f"Use TensorFlow's converter instead: {install('train')}, and TFPRUNE_CONVERTER=tensorflow in the environment"
+)
 
 
 def _converter() -> tuple[Any, Any, Any]:
@@ -76,6 +78,8 @@ def _converter() -> tuple[Any, Any, Any]:
             f"{install('jax')}; its wheels are for Linux on x86-64 and for macOS on ARM. {_OTHER}."
         ) from error
     assert names
+    if not importlib.util.find_spec("jax"):
+        raise ValueError(f"Expected JAX, which traces models. Received: none. Run {install('jax')}. {_OTHER}.")
     return ir, passmanager, api
 
 
@@ -172,7 +176,7 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
                 with _known_functions(fuses=not has_symbols):
                     exported = jax.export.export(jax.jit(call), platforms=["cpu"])(*specs)
                 break
-            except (TypeError, ValueError, NotImplementedError, jax.core.InconclusiveDimensionOperation) as error:
+            except (TypeError, ValueError, NotImplementedError, jax.errors.InconclusiveDimensionOperation) as error:
                 failures.append(error)
         else:
             raise ValueError(
@@ -556,8 +560,8 @@ def check_recipe(form: Any, *, has_ranges: bool) -> None:
             raise ArgumentError(
                 "quantize",
                 "a number format that can be made without TensorFlow",
-                f"quantize={form.scheme!r} with {what}, which TensorFlow's converter alone takes",
-                advice=f"Run {install('train')}. {_OTHER}.",
+                f"{form.scheme!r} with {what}, which TensorFlow's converter alone takes",
+                advice=f"{_OTHER}.",
             )
 
 
