@@ -620,7 +620,12 @@ def convert_by_jax(model: keras.Model, inputs: Signature) -> ModelFile:
             _log.info("a file of %r traced for %s does not give its outputs", model.name, way.inputs)
         except ValueError as error:
             _log.info("%r is not traced for %s: %s", model.name, way.inputs, error)
-    return _convert(model, last[0])
+    try:
+        return _convert(model, last[0])
+    except ValueError as error:
+        if not _has_open_length(inputs):
+            raise
+        raise ValueError(f"{error} Or fix the lengths in `keras.Input(shape)`.") from error
 
 
 def _ways(model: keras.Model, inputs: Signature) -> Iterator[tuple[Signature, list[int]]]:
