@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,21 @@ def train() -> None:
         "True"
         in command("verify", "model.tflite", "--against", "model.keras", "--samples", "x.npy", "--json").title()
     )
+
+
+def jax() -> None:
+    os.environ["KERAS_BACKEND"] = "jax"
+    train()
+
+    import keras
+    import numpy as np
+
+    from tfprune.export import to_tflite
+
+    samples, model = np.load("x.npy"), keras.saving.load_model("sparse.keras")
+    report = to_tflite(model, "int8.tflite", quantize="int8", calibration=samples)
+    assert report.converter.startswith("litert-converter")
+    assert not is_installed("tensorflow")
 
 
 def federated() -> None:

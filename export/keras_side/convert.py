@@ -39,11 +39,25 @@ from tfprune.export.file.document import QUANTIZED, add_tensor, drop_hash, indic
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import Operator, Subgraph, check_operators, keep_order, read
 from tfprune.export.file.report import reason_of
-from tfprune.export.keras_side.prepare import HALF_TYPES, Signature, holds_ranges, protect_scales, states_at_start
+from tfprune.export.keras_side.prepare import (
+    HALF_TYPES,
+    ModelInput,
+    Signature,
+    chosen_converter,
+    has_half_weights,
+    holds_ranges,
+    in_float32,
+    protect_scales,
+    read_copy,
+    signature,
+    states_at_start,
+    write_copy,
+    write_saved_model,
+)
 from tfprune.export.rewriting.share_weights import check_levels
 from tfprune.export.rewriting.sparsify import merge_constants, own_biases
 from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized, four_bit_weights
-from tfprune.models.anatomy import Anatomy
+from tfprune.models.anatomy import Anatomy, as_numpy, quantized_already
 from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source
 from tfprune.report import install
 
@@ -73,11 +87,6 @@ def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll
     Raises:
         ValueError: As `write_saved_model` does.
     """
-    import keras
-
-    from tfprune.export.keras_side.prepare import write_saved_model
-    from tfprune.models.anatomy import Anatomy
-
     leaves = Anatomy.of(model).leaves
     names = [layer.name for _, layer in leaves]
     try:
@@ -230,8 +239,6 @@ def _tensorflow() -> Any:
 
 def _export_copy(settings: dict[str, Any], folder: Path) -> None:
     """Write the SavedModel that a parent on another backend could not write."""
-    from tfprune.export.keras_side.prepare import ModelInput, Signature, read_copy, write_saved_model
-
     inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
     model = read_copy(folder, settings["things"])
     signature = Signature(tuple(inputs), settings["form"])
@@ -552,8 +559,6 @@ def convert(
         ValueError: If an argument does not fit, another process cannot import a custom class that it needs, or the
             converter refuses the model or crashes on it.
     """
-    from tfprune.export.keras_side.prepare import signature
-
     form = Quantization(quantize, io_dtype=io_dtype, skip=skip or None)  # refuses what does not go together
     check_calibration(calibration, quantize=quantize, has_ranges=holds_ranges(model))
     inputs = signature(model)
@@ -588,26 +593,44 @@ def convert_prepared(
     if isinstance(form, EdgeQuantizer):
         file = convert_prepared(model, inputs, batch=batch, beside=beside)
         return edge_quantized(form, file, samples=_split(batches, rows=batch or inputs.batch or 1))
-    quantize, skip = form.scheme, form.skip or ()
+    quantize = form.scheme
     _check_inputs(inputs, quantize)
     if batch is not None:
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
-    with TemporaryFolder() as name:
-        folder = Path(name)
-        like = (beside or form).scheme
-        unroll = like in INTEGERS
-        things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(skip))
-        settings = {"quantize": quantize, "io_dtype": form.io_dtype, "things": things, **dataclasses.asdict(inputs)}
-        settings |= {"unroll": unroll, "like": like, "skip": [*skip]}
-        _write_job(folder, settings, samples)
-        content = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
+    if chosen_converter() == "litert":
+        from tfprune.export.keras_side.stablehlo import check_recipe, convert_by_jax, quantized_by_recipe
+
+        check_recipe(form, has_ranges=holds_ranges(model))
+        content = keep_order(convert_by_jax(model, inputs).content, inputs.names)
+        content = quantized_by_recipe(form, ModelFile.open(content), samples=samples)
+    else:
+        content = _by_tensorflow(model, inputs, form=form, samples=samples, like=(beside or form).scheme)
+        content = keep_order(content, inputs.names)
     if quantize in INTEGERS:
         _check_scales(content, model)
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
     _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
     return file
+
+
+def _by_tensorflow(
+    model: keras.Model,
+    inputs: Signature,
+    *,
+    form: Quantization,
+    samples: Sequence[dict[str, np.ndarray]],
+    like: str | None,
+) -> bytes:
+    with TemporaryFolder() as name:
+        folder = Path(name)
+        unroll = like in INTEGERS
+        things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(form.skip))
+        settings: dict[str, Any] = {"quantize": form.scheme, "io_dtype": form.io_dtype, "things": things}
+        settings |= {"unroll": unroll, "like": like, "skip": [*(form.skip or ())], **dataclasses.asdict(inputs)}
+        _write_job(folder, settings, samples)
+        return convert_apart(folder, model, quantize=form.scheme)
 
 
 def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> bytes:
@@ -631,8 +654,6 @@ def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> 
 
 def _check_scales(data: bytes, model: keras.Model) -> None:
     """Refuse weights so large that the converter finds no scale for the integers: no reader takes such a file."""
-    from tfprune.models.anatomy import as_numpy
-
     try:
         check_operators(data)
     except ValueError as error:
@@ -678,8 +699,6 @@ def _check_inputs(inputs: Signature, quantize: str | None) -> None:
 
 def _refuse_quantized(model: keras.Model) -> None:
     """Say of a model that could not be converted that Keras has quantized it, which the converter does not know."""
-    from tfprune.models.anatomy import quantized_already
-
     quantized = quantized_already(model)
     if quantized:
         raise ValueError(
@@ -692,16 +711,6 @@ def _write_model(
     model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool, is_mixed: bool
 ) -> list[list[str]]:
     """Write what the child reads, in float32; return the custom classes and functions that it has to import."""
-    import keras
-
-    from tfprune.export.keras_side.prepare import (
-        has_half_weights,
-        in_float32,
-        states_at_start,
-        write_copy,
-        write_saved_model,
-    )
-
     with in_float32(model), states_at_start(model):  # a file begins with the states that it is made with
         # Weights of half precision become float32 when they are loaded; a layer that holds them cannot read them so.
         if keras.backend.backend() != "tensorflow" or has_half_weights(model):
@@ -948,8 +957,10 @@ def predict(
         ValueError: If an output has no finite value on the samples: a file could not be compared with it.
     """
     # Called directly: `predict` compiles a function for every export. Compiled code may give numbers where this
-    # does not, and they are what the user sees.
-    outputs = _in_batches(functools.partial(model, training=False), model, data, inputs)
+    # does not, and they are what the user sees. JAX would compile each operation by itself, which takes longer.
+    is_compiled = keras.backend.backend() == "jax"
+    call = model.predict_on_batch if is_compiled else functools.partial(model, training=False)
+    outputs = _in_batches(call, model, data, inputs)
     if not all(np.isfinite(output).all() for output in outputs):
         graph = Anatomy.of(model).graph or model  # without what a class of the user's does around `call`
         outputs = _in_batches(graph.predict_on_batch, model, data, inputs)

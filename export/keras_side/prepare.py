@@ -6,12 +6,14 @@ import functools
 import importlib
 import itertools
 import logging
+import os
 import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 from keras import ops
 
 import tfprune
+from tfprune.base.spec import ArgumentError
 from tfprune.compact.shrink import ShrinkPlan
 from tfprune.criteria import finite
 from tfprune.export.device.runner import warn_of_bytes
@@ -227,9 +230,14 @@ def _smallest_vocabulary(model: keras.Model) -> int:
 
 
 def _open_length(model: keras.Model) -> int:
-    """Return the length drawn for a dimension that the model leaves open, at most that of its position embeddings."""
+    """Return the length drawn for a dimension that the model leaves open."""
+    return min(_OPEN_DIMENSION_LENGTH, longest(model) or _OPEN_DIMENSION_LENGTH)
+
+
+def longest(model: keras.Model) -> int | None:
+    """Return the length up to which a model has embeddings of positions; None without them."""
     lengths = [getattr(part, name, None) for _, part in walk(model) for name in _LENGTHS]
-    return min([_OPEN_DIMENSION_LENGTH, *(length for length in lengths if isinstance(length, int) and length > 0)])
+    return min((length for length in lengths if isinstance(length, int) and length > 0), default=None)
 
 
 def _structure(model: keras.Model) -> Any:
@@ -363,7 +371,7 @@ def write_saved_model(
                 f"Received: {entry.name!r} of shape {entry.shape}. Build the model with the length in "
                 "`keras.Input(shape)`, or use quantize='dynamic'."
             )
-    with _unrolled(model):
+    with unrolled(model):
         _write(model, folder, inputs=inputs, batch=inputs.batch or 1, last=last)
 
 
@@ -416,7 +424,7 @@ def recurrent_layers(model: keras.Model) -> list[keras.layers.RNN]:
 
 
 @contextmanager
-def _unrolled(model: keras.Model) -> Iterator[None]:
+def unrolled(model: keras.Model) -> Iterator[None]:
     """Unroll every recurrent layer for the time being: the integer converter crashes on their loops."""
     layers = recurrent_layers(model)
     before = [layer.unroll for layer in layers]
@@ -474,12 +482,35 @@ def _imported(module: str, name: str) -> Any:
 
 
 def _refusal(module: str, name: str) -> str:
+    backend, title = ("jax", "JAX") if chosen_converter() == "litert" else ("tensorflow", "TensorFlow")
     return (
-        f"Expected custom classes and functions that another process can import: it loads the model on TensorFlow "
+        f"Expected custom classes and functions that another process can import: it loads the model on {title} "
         f"and converts it. Received: {module}.{name}. Define it in a module that your program imports, and register "
         f"it with keras.saving.register_keras_serializable(). Or save the stripped model with model.save, and export "
-        f"it from a program with KERAS_BACKEND=tensorflow that defines {name.rpartition('.')[2]!r}."
+        f"it from a program with KERAS_BACKEND={backend} that defines {name.rpartition('.')[2]!r}."
     )
+
+
+# Which converter makes the file.
+
+_VARIABLE = "TFPRUNE_CONVERTER"
+CONVERTERS = ("tensorflow", "litert")  # TensorFlow's, and LiteRT's own, which takes what JAX traces
+
+
+def chosen_converter() -> str:
+    """Return the name of a converter: that in the environment, or else TensorFlow's where TensorFlow is installed.
+
+    Raises:
+        ValueError: If the environment names another.
+    """
+    name = os.environ.get(_VARIABLE)
+    if not name:  # found without a look at `sys.modules`: a program may keep TensorFlow out of its own process
+        return "tensorflow" if PathFinder.find_spec("tensorflow") else "litert"
+    if name not in CONVERTERS:
+        raise ArgumentError(
+            _VARIABLE, f"{' or '.join(map(repr, CONVERTERS))} in the environment variable {_VARIABLE}", repr(name)
+        )
+    return name
 
 
 # The stripped copy that a file is made of, and what it is without the channels that no kernel reads.

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import keras
@@ -61,6 +62,7 @@ from tfprune.export.keras_side.convert import (
 from tfprune.export.keras_side.prepare import (
     Signature,
     StrippedModel,
+    chosen_converter,
     half_types,
     holds_ranges,
     recurrent_layers,
@@ -244,7 +246,7 @@ def _kernels_read(plain: keras.Model, data: Any) -> list[_KernelZeros]:
         data: What it is called on.
     """
     with _Reads() as scope:
-        plain(data, training=False)
+        _call(plain, data)
     offered = list(kernels(plain))
     kernels_read = [kernel for kernel in offered if id(kernel.variable) in scope.read]
     if len(kernels_read) < len(offered) and keras.backend.backend() == "tensorflow":
@@ -255,6 +257,15 @@ def _kernels_read(plain: keras.Model, data: Any) -> list[_KernelZeros]:
         ]
     values = {kernel.path: as_numpy(kernel.variable) for kernel in kernels_read}
     return [_KernelZeros(path, array.size, int(np.count_nonzero(array))) for path, array in values.items()]
+
+
+def _call(plain: keras.Model, data: Any) -> None:
+    call = partial(plain, training=False)
+    if keras.backend.backend() == "jax":  # which would compile each operation by itself
+        import jax
+
+        call = partial(jax.eval_shape, call)
+    call(data)
 
 
 def _captured(plain: keras.Model, data: Any) -> set[int]:
@@ -727,6 +738,7 @@ _ADVICE = (
     "Try another value of `quantize`, for 'int8' calibration data scaled like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
+_OTHER_CONVERTER = "Or export it with TensorFlow's converter: TFPRUNE_CONVERTER=tensorflow in the environment."
 _FLOAT_BYTES = 4  # of a weight
 _PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
@@ -857,7 +869,7 @@ def to_tflite(
         progress.add()
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         file = _share_grids(converted, plain, of=trained)
-        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _ADVICE)
+        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _advice())
         prove = partial(_check_rounding, form=form, inputs=inputs, batch=fixed, data=data, check=check)
         check = prove(file, plain) if allowed is None else check
         file = file.after(*_passes(form))
@@ -876,7 +888,7 @@ def to_tflite(
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
-    report = replace(report, uses_calibration=check_on is None and bool(batches))
+    report = replace(report, uses_calibration=check_on is None and bool(batches), converter=_converter())
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
 
 
@@ -903,6 +915,15 @@ def _beside_loops(
             packed = (encode(form.file.content, compress) for form in candidate_files(file, name="", optimize="size"))
             other_bytes[scheme or "float32"] = min(map(len, packed))
     return replace(report, unrolled=tuple(layer.name for layer in unrolled), other_bytes=other_bytes)
+
+
+def _advice() -> str:
+    return _ADVICE if chosen_converter() == "tensorflow" else f"{_ADVICE} {_OTHER_CONVERTER}"
+
+
+def _converter() -> str:
+    """Return what the report says of the converter: its name and version if it is not TensorFlow's."""
+    return "" if chosen_converter() == "tensorflow" else f"litert-converter {version('litert-converter')}"
 
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:

@@ -121,6 +121,7 @@ class ExportReport(Report):
         other_bytes: The sizes in other formats, as written, where they may be smaller than an unrolled file.
         gain: The estimated time of the dense file on ARM and in browsers, divided by that of this one, if its
             convolutions were rewritten as sparse 1x1 ones; None for other files.
+        converter: What made a file of the Keras model, and its version; empty where it was TensorFlow's converter.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -150,6 +151,7 @@ class ExportReport(Report):
     unrolled: tuple[str, ...] = ()
     other_bytes: dict[str, int] = field(default_factory=dict)
     gain: float | None = None
+    converter: str = ""
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -173,6 +175,7 @@ class ExportReport(Report):
         if self.micro is not None:
             sizes.append(["arena, bytes", f"{self.micro.arena:,}"])
         lost = [[row.metric, f"{row.before:.4f}", f"{row.file:.4f}"] for row in self.lost]
+        rows += self._converted
         checks = [["largest difference of an output", self._difference], ["interpreter", self.runtime]]
         sections = [
             ("Model", [["", ""], *(row for row in rows if row[1])]),
@@ -201,6 +204,11 @@ class ExportReport(Report):
         return [["for", fast], ["not for", f"{_ON_AVX}: optimize='dense' writes the dense file"]]
 
     @property
+    def _converted(self) -> list[list[str]]:
+        """A row with the converter, unless it is the usual one."""
+        return [["converted by", self.converter]] if self.converter else []
+
+    @property
     def _other_formats(self) -> list[list[str]]:
         """A row with the formats in which the file would be smaller."""
         smaller = [f"{name} {size:,} bytes" for name, size in self.other_bytes.items() if size < self.bytes]
@@ -220,6 +228,7 @@ class ExportReport(Report):
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
             *(["left out", f"metadata {name}: half precision has no sparse kernels"] for name in self.left_out),
             ["checked on", self.runtime],
+            *self._converted,
             *_operator_rows(self.ops),
         ]
         text = table(["exported", self.path], rows, left=2)

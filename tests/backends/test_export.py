@@ -1,8 +1,10 @@
-"""Export on the other backends of Keras: the file gives what `model.predict` gives here."""
+"""Export on the other backends of Keras, by both converters: the file gives what `model.predict` gives here."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import sys
 
 import keras
@@ -15,9 +17,22 @@ from tfprune.export import Runner, sparse_inference, to_tflite
 
 BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/export is of TensorFlow")
+HAS_LITERT = bool(importlib.util.find_spec("litert_converter"))
+NEEDS_LITERT = pytest.mark.skipif(not HAS_LITERT, reason="litert-converter is not installed: see the extra `jax`")
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
 TOKENS = RNG.integers(0, 9, size=(12, 5)).astype("int32")
+
+
+@pytest.fixture(autouse=True, params=["tensorflow", pytest.param("litert", marks=NEEDS_LITERT)])
+def converter(request, monkeypatch):
+    monkeypatch.setenv("TFPRUNE_CONVERTER", request.param)
+    return request.param
+
+
+def traces_here():
+    """Return whether the model is traced in this process, so that no other has to load it."""
+    return BACKEND == "jax" and os.environ["TFPRUNE_CONVERTER"] == "litert"
 
 
 def cnn(**settings):
@@ -147,7 +162,7 @@ def test_classes_of_a_module_are_exported(tmp_path, monkeypatch):
     to_tflite(pruned(model), tmp_path / "file", check_on=IMAGES)
 
 
-def test_what_the_child_cannot_import_is_refused(tmp_path, monkeypatch):
+def test_what_the_child_cannot_import_is_refused(tmp_path):
     class Doubled(layers.Layer):
         def call(self, inputs):
             return 2 * inputs
@@ -155,14 +170,62 @@ def test_what_the_child_cannot_import_is_refused(tmp_path, monkeypatch):
     model = keras.Sequential([keras.Input((4,)), Doubled(), layers.Dense(3)])
     for name, module in (("test.<locals>.Doubled", __name__), ("Doubled", "__main__"), ("Doubled", "nowhere")):
         Doubled.__qualname__, Doubled.__module__ = name, module
+        if traces_here():
+            assert to_tflite(model, tmp_path / "file").max_abs_diff < 1e-5
+            continue
         with pytest.raises(
             ValueError, match=rf"Received: {module}\.{name}\. Define it in a module .* with KERAS_BACKEND"
         ):
             to_tflite(model, tmp_path / "file")
-    assert not list(tmp_path.iterdir())
+    assert traces_here() or not list(tmp_path.iterdir())
 
 
 def test_what_the_converter_cannot_take_is_said(tmp_path):
     series = keras.Sequential([keras.Input((None, 3), name="series"), layers.GRU(4)])
     with pytest.raises(ValueError, match=r"^Expected inputs of fixed length .* 'series' of shape \(None, None, 3\)"):
         to_tflite(series, tmp_path / "file", quantize="int8", calibration=np.arange(30.0).reshape(2, 5, 3))
+
+
+def test_the_report_says_what_converted_the_file_unless_it_was_tensorflow(tmp_path, converter):
+    report = to_tflite(cnn(), tmp_path / "file")
+    assert report.converter.partition(" ")[0] == {"tensorflow": "", "litert": "litert-converter"}[converter]
+    assert (report.converter in report.card()) and ("converted by" in str(report)) == bool(report.converter)
+
+
+def series(length):
+    keras.utils.set_random_seed(4)
+    tokens = keras.Input((length,), dtype="int32", name="tokens")
+    hidden = layers.Embedding(9, 16)(tokens)
+    hidden = layers.Conv1D(16, 3, padding="same")(hidden) + layers.MultiHeadAttention(2, 8)(hidden, hidden)
+    hidden = layers.Dense(16, "gelu")(layers.LayerNormalization()(hidden))
+    return keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(hidden)))
+
+
+def test_open_batches_and_lengths_stay_open(tmp_path):
+    model = series(None)
+    to_tflite(model, tmp_path / "file", check_on=TOKENS)
+    for rows, length in ((1, 5), (3, 9)):
+        tokens = RNG.integers(0, 9, size=(rows, length)).astype("int32")
+        assert difference(tmp_path / "file", model, tokens) < 1e-5
+
+
+def test_a_file_has_no_operators_that_compute_sizes_or_approximate_gelu(tmp_path, converter):
+    ops = to_tflite(series(5), tmp_path / "file", check_on=TOKENS).ops
+    assert converter == "tensorflow" or (ops["GELU"] == 1 and not {"SHAPE", "PACK", "EXP"} & ops.keys())
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "padding"), [(3, 2, "same"), (4, 2, "same"), (2, 2, "valid"), (5, 3, "valid")]
+)
+def test_transposed_convolutions_keep_their_sizes(tmp_path, size, strides, padding):
+    keras.utils.set_random_seed(5)
+    stack = [layers.Conv2DTranspose(4, size, strides=strides, padding=padding), layers.Conv2D(2, 1)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *stack])
+    to_tflite(model, tmp_path / "file", check_on=IMAGES)
+    assert difference(tmp_path / "file", model, IMAGES) < 1e-5
+
+
+def test_another_converter_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFPRUNE_CONVERTER", "onnx")
+    with pytest.raises(ValueError, match=r"^Expected 'tensorflow' or 'litert' in .* Received: .*'onnx'"):
+        to_tflite(cnn(), tmp_path / "file")

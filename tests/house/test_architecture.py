@@ -55,7 +55,9 @@ ORDER = {
         "edge_quantizer_child shapes phases maps planner sparse_convolutions sparsify weights share_weights rewrite"
     ),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",
-    "tfprune.export.keras_side": "sparse_ready prepare convert to_tflite ask language_model to_generator loading",
+    "tfprune.export.keras_side": (
+        "sparse_ready prepare stablehlo convert to_tflite ask language_model to_generator loading"
+    ),
     "tfprune.export.compressing": "trials evaluate policy report compress",
     "tfprune.export.command_line": "options saved_models demo commands file_commands cli",
 }
@@ -76,8 +78,9 @@ INSIDE = {
     "tfprune.export.micro.reports": {"ethosu"},
     "tfprune.export.pruning.samples": {"PIL"},
     "tfprune.export.keras_side.prepare": {"tensorflow"},
+    "tfprune.export.keras_side.stablehlo": {"jax", "litert_converter"},
     "tfprune.export.keras_side.convert": {"tensorflow"},
-    "tfprune.export.keras_side.to_tflite": {"tensorflow"},
+    "tfprune.export.keras_side.to_tflite": {"tensorflow", "jax"},
     "tfprune.export.keras_side.to_generator": {"tensorflow"},
     "tfprune.export.keras_side.language_model": {"litert_lm_builder"},
     "tfprune.export.keras_side.loading": {"keras"},

@@ -1,6 +1,7 @@
-"""Take every family of keras.applications from the model to the file, and print three tables: `make zoo`.
+"""Take every family of keras.applications from the model to the file, and print tables: `make zoo`.
 
-python run.py [--only family] [--only integers] [--only support] [FAMILY ...]: without a name all, and all ways.
+python run.py [--only family] [--only integers] [--only converters] [--only support] [FAMILY ...]: without a name all,
+and all ways but `converters`, which needs litert-converter (extra `jax`) beside TensorFlow.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ PROGRAMS = {
         "layers that round", "left", "in float", "bytes", "checked", "compared", "worst", "within 2 steps",
         "quantize_aware, s", "to_tflite, s",
     ],
+    "converters": [
+        *("|tensorflow| / max", "tensorflow, operators", "tensorflow, s"),
+        *("|litert| / max", "litert, operators", "litert, s", "litert / tensorflow, time"),
+    ],
     "support": ["operators", "lacks", "arena", "flash", "the interpreter"],
 }  # fmt: skip
 
@@ -83,7 +88,7 @@ def main() -> int:
     if unknown:
         raise SystemExit(f"Expected families among {', '.join(FAMILIES)}. Received: {', '.join(unknown)}")
     families = [name for name in wanted if name in FAMILIES]
-    programs = options.only or PROGRAMS
+    programs = options.only or [program for program in PROGRAMS if program != "converters"]
     held = [_measured(program, wanted if program == "support" else families) for program in programs]
     return int(not all(held))
 

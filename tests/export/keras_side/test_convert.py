@@ -198,7 +198,7 @@ def test_recurrent_layers_of_open_length_are_refused_for_integers():
 
 def test_a_crash_of_the_converter_is_told(monkeypatch):
     # Left rolled up, a recurrent layer makes the integer converter crash: a real crash, not a simulated one.
-    monkeypatch.setattr("tfprune.export.keras_side.prepare._unrolled", lambda model: nullcontext())
+    monkeypatch.setattr("tfprune.export.keras_side.prepare.unrolled", lambda model: nullcontext())
     model = keras.Sequential([keras.Input((4, 3)), layers.GRU(4)], name="series")
     with pytest.raises(ValueError, match="'series' with quantize='int8'. Received: its process was killed by SIG"):
         convert(model, quantize="int8", calibration=[RNG.normal(size=(4, 4, 3))])
