@@ -224,7 +224,7 @@ def _gathered(taps: _Taps) -> Chain:
     The copies are large, which pays where few inputs make many outputs: in the first layers of a network.
     """
     (first, *_) = taps.matrices.values()
-    used = [(shift, np.flatnonzero(matrix.any(axis=0))) for shift, matrix in taps.matrices.items()]
+    used = [(shift, np.flatnonzero(matrix.any(axis=0)).tolist()) for shift, matrix in taps.matrices.items()]
     places = [(shift, channel) for shift, channels in used for channel in channels] or [((0, 0), 0)]
     chain = Chain()
     source = chain.copy(0, np.eye(first.shape[1], dtype=np.float32)[[channel for _, channel in places]])
@@ -518,7 +518,7 @@ def _work(
 
 def cheapest(kernel: np.ndarray, window: Window, *, phases: tuple[int, int], pixels: float) -> Chain:
     """Return the chain of a convolution that is estimated to be the fastest, for so many pixels of its output."""
-    is_full = np.count_nonzero(kernel) > _FULL * kernel.size
+    is_full = bool(np.count_nonzero(kernel) > _FULL * kernel.size)
     return min(_chains(kernel, window, phases), key=functools.partial(_work, pixels=pixels, is_full=is_full))
 
 

@@ -62,7 +62,6 @@ class Plan:
 
 
 NO_PLAN = Plan()
-_PER_STORED, _FEW = 35.0, 0.25  # for each entry in the file, when plans are compared, and where so few are not zero
 _NEAR, _LITTLE, _HUGE = 2**16, 160_000, 900_000  # bytes: of what 32 pixels read, and of small and large maps
 _RUN, _SPREAD = 128, 500  # bytes of 32 pixels in a channel; pixels for which so many take twice the room
 _PER_MOVED = 28.0  # for each number that is copied with channels last
@@ -119,9 +118,6 @@ class Planner:
         needed |= {*indices_of(reader.graph.outputs)}
         self.leaving = tuple(index for index in self.made if index in needed)
         self._maps = [*self.entering, *self.made]
-        entries, size = sum(node.entries for node in self.nodes), sum(node.kernel.size for node in self.nodes)
-        # Phases bring zeros of their own, and XNNPACK takes no group with fewer than two thirds of zeros.
-        self._per_stored = _PER_STORED if entries < _FEW * size else 0.0
 
     def _has_grid(self, node: Node) -> bool:
         """Tell whether a node reads only what has a meaning; then note the size at which its map is kept.
@@ -185,8 +181,7 @@ class Planner:
             return None
         taken = {node.target: self._best(node, best)[1] for node in self.nodes if passes}
         before, rest = (sum(map(self.dense_price, each)) for each in (self.reader.operators, self.outside))
-        stored = sum(node.entries * best.get(node.target, 1) ** 2 for node in self.nodes)
-        rest += cost - self._per_stored * stored
+        rest += cost
         return Plan(self.nodes, self.entering, self.leaving, self.outside, best, taken, self.grids, before, rest)
 
     def _improved(self, phases: dict[int, int], passes: int) -> dict[int, int]:
@@ -272,9 +267,8 @@ class Planner:
         key = node.target, behind, *(phases[index] for index in node.alike or node.sources[:1])
         if key not in self._found:
             wanted = (behind,) if node.alike else self._possible(node.sources[0])
-            stored = self._per_stored * node.entries * behind**2
             self._found[key] = min(
-                (self.price(node, each, behind) + stored + self._moving(node, each, phases), each) for each in wanted
+                (self.price(node, each, behind) + self._moving(node, each, phases), each) for each in wanted
             )
         return self._found[key]
 
