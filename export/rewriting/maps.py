@@ -478,7 +478,7 @@ def _times(reader: Reader, source: int, target: int) -> int:
 
 def _transposed(reader: Reader, operator: schema.OperatorT, _: str) -> Node | str:
     """Read a transposed convolution that makes a map twice as high and as wide."""
-    (_, weight, source, *biases), target = inputs_of(operator), int(operator.outputs[0])
+    (weight, source, *biases), target = inputs_of(operator)[1:], int(operator.outputs[0])
     (kernel, stored), options = reader.weight(weight), operator.builtinOptions
     bias = reader.weight(biases[0])[0] if biases and biases[0] >= 0 else None
     if kernel is None or kernel.dtype != np.float32 or (bias is None and biases and biases[0] >= 0):
