@@ -212,7 +212,7 @@ MISTAKES = {
     f"{PRUNE} --data x.npy --criterion ria --allocation error": ["--criterion ria", "'alps' or 'sparsegpt'"],
     f"{PRUNE} --data x.npy --criterion magnitude --allocation lambs": [
         "Expected --allocation to be",
-        "'global' or 'lamp'. Received: --allocation",
+        "'global', 'lamp' or 'flops'. Received: --allocation",
         "'lamp'?",
     ],
     f"{PRUNE} --data x.npy --batch-size 0": ["--batch-size"],
