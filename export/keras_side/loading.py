@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -99,11 +100,18 @@ def _meant(file: Path) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def choose_backend() -> None:
+    """Let Keras run on JAX if nothing names a backend and no other one is installed; its default is TensorFlow."""
+    if [name for name in ("tensorflow", "torch", "jax") if importlib.util.find_spec(name)] == ["jax"]:
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+
+
 def load_keras() -> Any:
     """Import Keras without TensorFlow's start-up messages, which its C++ part writes to file descriptor 2.
 
     A user who sets TF_CPP_MIN_LOG_LEVEL below 3 sees them.
     """
+    choose_backend()
     stderr = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") == "3":

@@ -73,6 +73,23 @@ def test_as_a_program_export_prints_json_only_and_writes_the_same_file(folder, t
     assert (tmp_path / "new.tflite.gz").read_bytes() == (folder / "model.tflite.gz").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("installed", "named", "backend"),
+    [
+        (("jax",), None, "jax"),
+        (("jax",), "torch", "torch"),
+        (("jax", "torch"), None, None),
+        (("jax", "tensorflow"), None, None),
+    ],
+)
+def test_keras_runs_on_jax_where_it_is_the_only_backend(installed, named, backend, monkeypatch):
+    environment = {"KERAS_BACKEND": named} if named else {}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    loading.choose_backend()
+    assert environment.get("KERAS_BACKEND") == backend
+
+
 @pytest.mark.parametrize(("level", "seen"), [("3", ""), (None, ""), ("0", "oneDNN is on")])
 def test_messages_of_the_start_are_hidden_unless_a_user_asks_for_them(level, seen, monkeypatch, capfd):
     if level is None:
