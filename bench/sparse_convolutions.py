@@ -149,6 +149,12 @@ def with_zeros(model: keras.Model, zeros: float) -> keras.Model:
     return model
 
 
+def network_and_image(name: str, zeros: float) -> tuple[keras.Model, np.ndarray]:
+    keras.utils.set_random_seed(0)
+    model = with_zeros(NETWORKS[name](), zeros)
+    return model, np.random.default_rng(0).random(model.inputs[0].shape, dtype=np.float32)
+
+
 def compared(gain: float, row: Row) -> Row:
     """Compare the estimate with a row of what was measured."""
     ratio = gain / float(row.measured.rstrip("x"))
@@ -157,9 +163,7 @@ def compared(gain: float, row: Row) -> Row:
 
 
 def rows(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
-    keras.utils.set_random_seed(0)
-    model = with_zeros(NETWORKS[name](), zeros)
-    image = np.random.default_rng(0).random(model.inputs[0].shape, dtype=np.float32)
+    model, image = network_and_image(name, zeros)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         image.tofile(home / "image.bin")
@@ -184,9 +188,7 @@ PACKED = 1.1  # of the packed file with the same zeros and the dense file's oper
 
 def sizes(name: str, zeros: float) -> Iterator[Row]:
     """Compare the bytes of files with those of the dense one, and of what is packed."""
-    keras.utils.set_random_seed(0)
-    model = with_zeros(NETWORKS[name](), zeros)
-    image = np.random.default_rng(0).random(model.inputs[0].shape, dtype=np.float32)
+    model, image = network_and_image(name, zeros)
     formats = {
         "dense": {"optimize": "dense"},
         "sparse": {"optimize": "latency"},
@@ -212,9 +214,7 @@ MEMORY = 1.1  # of a process with the dense file
 
 def memory(name: str, zeros: float) -> Iterator[Row]:
     """Compare the memory that a process takes with each file."""
-    keras.utils.set_random_seed(0)
-    model = with_zeros(NETWORKS[name](), zeros)
-    image = np.random.default_rng(0).random(model.inputs[0].shape, dtype=np.float32)
+    model, image = network_and_image(name, zeros)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         image.tofile(home / "image.bin")
@@ -229,11 +229,8 @@ LEAST_OF_INT8 = {"resnet18": 1.7}  # times as fast as the int8 file, in WebAssem
 
 def against_int8(name: str, zeros: float, *, is_emulated: bool) -> Iterator[Row]:
     """Compare the int8 file with the dense one, and the sparse one with the int8 file."""
-    keras.utils.set_random_seed(0)
-    model = with_zeros(NETWORKS[name](), zeros)
-    random = np.random.default_rng(0)
-    image = random.random(model.inputs[0].shape, dtype=np.float32)
-    calibration = random.random((16, *image.shape[1:]), dtype=np.float32)
+    model, image = network_and_image(name, zeros)
+    calibration = np.random.default_rng(1).random((16, *image.shape[1:]), dtype=np.float32)
     options = {"dense": {"optimize": "dense"}, "sparse": {"optimize": "latency"}}
     options["int8"] = {"optimize": "dense", "quantize": "int8", "calibration": calibration}
     contents = {}
