@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tfprune.export.device.quantization_error import quantization_error as quantization_error
     from tfprune.export.device.remote import Remote as Remote
     from tfprune.export.device.runner import Runner as Runner
+    from tfprune.export.device.trainer import FitReport as FitReport
+    from tfprune.export.device.trainer import Trainer as Trainer
     from tfprune.export.device.verify import EvaluateReport as EvaluateReport
     from tfprune.export.device.verify import VerifyReport as VerifyReport
     from tfprune.export.device.verify import evaluate as evaluate
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.to_generator import to_embedder as to_embedder
     from tfprune.export.keras_side.to_generator import to_generator as to_generator
     from tfprune.export.keras_side.to_tflite import to_tflite as to_tflite
+    from tfprune.export.keras_side.to_trainer import TrainerReport as TrainerReport
+    from tfprune.export.keras_side.to_trainer import to_trainer as to_trainer
     from tfprune.export.micro.micro import Micro as Micro
     from tfprune.export.micro.reports import ArrayReport as ArrayReport
     from tfprune.export.micro.reports import MicroReport as MicroReport
@@ -73,6 +77,7 @@ _HOMES = {
     "device.quantization_error": ["QuantizationErrorReport", "correct_biases", "quantization_error"],
     "device.remote": ["Remote"],
     "device.runner": ["Runner"],
+    "device.trainer": ["FitReport", "Trainer"],
     "device.verify": ["EvaluateReport", "VerifyReport", "evaluate", "verify"],
     "device.web": ["WebReport", "web"],
     "file.container": ["pack", "unpack"],
@@ -83,6 +88,7 @@ _HOMES = {
     "keras_side.sparse_ready": ["make_sparse_ready"],
     "keras_side.to_generator": ["GeneratorReport", "to_embedder", "to_generator"],
     "keras_side.to_tflite": ["to_tflite"],
+    "keras_side.to_trainer": ["TrainerReport", "to_trainer"],
     "micro.micro": ["Micro"],
     "micro.reports": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
     "pruning.prune": ["PruneTfliteReport", "prune_tflite"],

@@ -250,6 +250,7 @@ def _export_copy(settings: dict[str, Any], folder: Path) -> None:
 def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:
     keys = settings.get("signatures")
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / SAVED_MODEL), signature_keys=keys)
+    converter.experimental_enable_resource_variables = settings.get("holds_variables", False)
     if settings["quantize"] is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if settings["quantize"] == "float16":

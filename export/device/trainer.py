@@ -1,0 +1,647 @@
+"""Trainer: a file of `to_trainer` that goes on learning on a device, with NumPy and LiteRT alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.folders import parse_json, read_arrays, reading
+from tfprune.base.output import Progress, check_verbose
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
+from tfprune.export.device.processes import read_job, write_job
+from tfprune.export.device.runner import MAX_THREADS, arrays_of, find_interpreter
+from tfprune.export.file.container import Source, check_destination, read_model, source_name, write_atomically
+from tfprune.export.file.document import read_metadata
+from tfprune.export.file.report import shape_text
+from tfprune.report import Report, table
+
+METADATA = "TFPRUNE_TRAINER"
+LABELS, WEIGHT, RATE, SEED = "labels", "sample_weight", "learning_rate", "seed"  # inputs beside those of the model
+CHECK, RESULT = "check", "result"  # the job in which a file is compared with Keras
+_VERSION = 1
+_ADVICE = "Write it with trainer.save(path)"
+_NO_FILE = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)  # what interpreters raise for other files
+
+
+# What a file trains.
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight that is trained.
+
+    Attributes:
+        path: Its path in the model.
+        shape: Its shape.
+        positions: The flat positions of the entries that have values; None if all have. Those at the end of the
+            weight stand for none.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    positions: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """How many entries it has, zeros included."""
+        return math.prod(self.shape)
+
+    @property
+    def count(self) -> int:
+        """How many entries have values."""
+        return self.size if self.positions is None else int(np.count_nonzero(self.positions < self.size))
+
+    def mask(self) -> np.ndarray:
+        """Return True where entries have values."""
+        if self.positions is None:
+            return np.ones(self.shape, bool)
+        flat = np.zeros(self.size + 1, bool)
+        flat[self.positions] = True
+        return flat[:-1].reshape(self.shape)
+
+    def values(self, dense: np.ndarray) -> np.ndarray:
+        """Return the values of a dense array, as the file holds them."""
+        if self.positions is None:
+            return np.asarray(dense, np.float32)
+        return np.append(np.ravel(dense), 0).astype(np.float32)[self.positions]
+
+    def dense(self, values: np.ndarray) -> np.ndarray:
+        """Return the dense array of values."""
+        if self.positions is None:
+            return np.array(values, np.float32).reshape(self.shape)
+        flat = np.zeros(self.size + 1, np.float32)
+        flat[self.positions] = values
+        return flat[:-1].reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a file trains, and how.
+
+    Attributes:
+        loss: The name of the loss.
+        optimizer: The name of the optimizer.
+        learning_rate: The learning rate if none is given.
+        batch: Samples in a step.
+        inputs: The names of the model's inputs.
+        classes: How many classes labels of integers may name; None for other labels.
+        is_sum: Whether the loss of a batch is the sum over its samples, and not the mean.
+        weights: What is trained, in the order of the state.
+        statistics: The paths of statistics, such as those of batch normalization, which follow the weights.
+        slots: How many arrays of the optimizer follow these.
+    """
+
+    loss: str
+    optimizer: str
+    learning_rate: float
+    batch: int
+    inputs: tuple[str, ...]
+    classes: int | None
+    is_sum: bool
+    weights: tuple[Weight, ...]
+    statistics: tuple[str, ...]
+    slots: int
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether a weight has masked entries."""
+        return any(weight.positions is not None for weight in self.weights)
+
+    def as_bytes(self) -> bytes:
+        """Return what the file holds of this: the positions are in its state."""
+        own = {name: getattr(self, name) for name in _PLAIN}
+        weights = [[weight.path, list(weight.shape), weight.positions is not None] for weight in self.weights]
+        return json.dumps({"version": _VERSION, **own, "weights": weights}).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Task:
+        """Read what `as_bytes` returned; positions are empty until the state is read."""
+        fields = parse_json(content)
+        weights = tuple(
+            Weight(path, tuple(shape), np.empty(0, np.int32) if is_pruned else None)
+            for path, shape, is_pruned in fields["weights"]
+        )
+        own = {name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name] for name in _PLAIN}
+        return cls(weights=weights, **own)
+
+
+_PLAIN = (*("loss", "optimizer", "learning_rate", "batch", "inputs", "classes", "is_sum", "statistics", "slots"),)
+
+
+@dataclass(frozen=True)
+class FitReport(Report):
+    """What happened in `Trainer.fit`.
+
+    Attributes:
+        losses: The mean loss of each epoch.
+        validation: The loss on the validation data after each epoch, and the accuracy where labels are classes; empty
+            without such data.
+        steps: How many steps were trained.
+        seconds: How long it took.
+        stopped: Why it ended before the last epoch; None if it did not.
+    """
+
+    losses: tuple[float, ...]
+    validation: tuple[Mapping[str, float], ...]
+    steps: int
+    seconds: float
+    stopped: str | None = None
+
+    def __str__(self) -> str:
+        names = list(self.validation[0]) if self.validation else []
+        rows = [
+            [n + 1, f"{loss:.4g}", *(f"{each[name]:.4g}" for each in self.validation[n : n + 1] for name in names)]
+            for n, loss in enumerate(self.losses)
+        ]
+        text = table(["epoch", "loss", *(f"validation {name}" for name in names)], rows)
+        return f"{text}\n{self.steps} steps in {self.seconds:.1f} s{f': {self.stopped}' if self.stopped else ''}"
+
+
+class Trainer:
+    """Load a file of `to_trainer` and train it further, on a device that has NumPy and LiteRT alone.
+
+    Entries under a mask stay zero. Threads may share a trainer and take turns; the file trains one model, so make one
+    trainer for each user. A step runs on the runtime's default kernels, XNNPACK's among them: an interpreter without
+    them is right, and many times slower.
+
+    Args:
+        source: A path, or the bytes of a file of `to_trainer`: plain, gzip, xz or packed.
+        threads: Threads of the interpreter, 1 to 1024. Default 1.
+
+    Attributes:
+        runtime: The interpreter in use, with its version.
+        task: What the file trains: its loss, its optimizer and its weights.
+        step: How many steps were trained, since the file was exported.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes, or `threads` is not an integer.
+        ValueError: If the file cannot be read, or is none of `to_trainer`.
+
+    Example:
+        >>> trainer = Trainer("digits_trainer.tfz")
+        >>> report = trainer.fit(x, y, epochs=3)
+        >>> trainer.save("learned.npz")
+    """
+
+    runtime: str
+    task: Task
+    step: int
+
+    def __init__(self, source: Source, *, threads: int = 1) -> None:
+        check_count(threads, "threads", least=1, most=MAX_THREADS)
+        data = read_model(source)
+        content = read_metadata(data).get(METADATA)
+        if content is None:
+            raise ArgumentError(
+                "source",
+                "a file that tfprune.export.to_trainer wrote",
+                found=source_name(source),
+                advice="Export the model with to_trainer; Runner runs other files.",
+            )
+        self.task, self.step, self._lock = Task.from_bytes(content), 0, threading.RLock()
+        interpreter, self.runtime = find_interpreter()
+        try:
+            self._interpreter = interpreter(model_content=data, num_threads=threads)
+            names = self._interpreter.get_signature_list()
+            self._call = {name: self._interpreter.get_signature_runner(name) for name in names}
+            self._weights = self._read_weights(self._call["save"]())
+        except _NO_FILE as error:
+            raise ValueError(
+                f"Expected a file that {self.runtime} can train. Received: {source_name(source)}: {error}."
+            ) from error
+
+    # Training.
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 1,
+        validation_data: tuple[Any, Any] | None = None,
+        learning_rate: float | None = None,
+        patience: int | None = None,
+        seconds: float | None = None,
+        seed: int = 0,
+        callback: Callable[[Trainer, int, float], bool | None] | None = None,
+        verbose: int | str = "auto",
+    ) -> FitReport:
+        """Train on arrays, in batches of random order; a short last batch counts as the samples that it has.
+
+        Args:
+            x: An array for one input; a list in the model's order, or a dict by name, for several.
+            y: One label for each sample, as for `model.fit`.
+            epochs: How often all samples are seen, at least 1. Default 1.
+            validation_data: A tuple (x, y) that is evaluated after each epoch. None (the default) is none.
+            learning_rate: That of the optimizer. None (the default) is the one with which the file was exported.
+            patience: After how many epochs without a smaller loss on the validation data training stops, at least 1;
+                the weights of the best epoch are then set again. None (the default) never stops.
+            seconds: The time after which training stops, in the middle of an epoch. None (the default) sets no limit.
+            seed: Chooses the order of the samples, at least 0. Default 0.
+            callback: Called after each step with the trainer, the step's number in this call from 1, and its loss;
+                training stops if it returns True. None (the default) calls nothing.
+            verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default)
+                shows the bar in a terminal or a notebook, once the call has taken some seconds.
+
+        Returns:
+            A report with the loss of each epoch. Print it.
+
+        Raises:
+            TypeError: If an argument has another type.
+            ValueError: If data does not fit the file, an argument is out of range, or a loss is NaN or infinite: the
+                weights are then those of the last whole epoch.
+        """
+        check_count(epochs, "epochs", least=1)
+        check_count(seed, "seed", least=0)
+        check_verbose(verbose)
+        if patience is not None:
+            check_count(patience, "patience", least=1)
+            if validation_data is None:
+                raise ArgumentError("patience", "`patience` with `validation_data`", f"{patience}")
+        limit = math.inf if seconds is None else check_number(seconds, "seconds", above=0)
+        arrays = self._samples(x, y, "x", "y")
+        watched = None if validation_data is None else _pair(validation_data, "validation_data")
+        rows = len(arrays[LABELS])
+        with self._lock, Progress(epochs * -(-rows // self.task.batch), verbose=verbose, unit="step") as progress:
+            run = _Run(self, epochs, learning_rate, limit, np.random.default_rng(seed), callback, progress.add)
+            return run(arrays, watched, patience)
+
+    def train_on_batch(self, x: Any, y: Any, *, learning_rate: float | None = None) -> float:
+        """Train one step on at most as many samples as the file's batch, and return the loss before the step.
+
+        Raises:
+            ValueError: If data does not fit the file, or the loss is NaN or infinite: the weights are then as before.
+        """
+        arrays = self._samples(x, y, "x", "y")
+        count = len(arrays[LABELS])
+        if count > self.task.batch:
+            raise ArgumentError("x", f"at most {self.task.batch} samples, the file's batch", f"{count}")
+        with self._lock:
+            before = self.state()
+            try:
+                return self._step(arrays, np.arange(count), learning_rate)
+            except ValueError:
+                self._restore(before)
+                raise
+
+    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+        """Return the mean loss and, where labels are classes, the accuracy."""
+        arrays = self._samples(x, y, "x", "y")
+        labels, total, outputs = arrays[LABELS], 0.0, []
+        for order in _in_turn(np.arange(len(labels)), self.task.batch):
+            with self._lock:
+                given = self._call["evaluate"](**self._batch(arrays, order))
+            total += float(given["loss"][0]) * (1 if self.task.is_sum else len(order))
+            outputs.append(given["outputs"][: len(order)])
+        loss = total / len(labels)
+        correct = _correct(np.concatenate(outputs), labels, self.task)
+        return {"loss": loss} if correct is None else {"loss": loss, "accuracy": correct}
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Return the outputs for any number of samples."""
+        arrays = self._inputs(x, "x")
+        rows = range(0, len(next(iter(arrays.values()))), self.task.batch)
+        parts = [{name: array[row : row + self.task.batch] for name, array in arrays.items()} for row in rows]
+        with self._lock:
+            return np.concatenate([self._call["infer"](**part)["outputs"] for part in parts])
+
+    def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+        """Return the gradients of the loss of one batch at all entries of pruned kernels, zeros included, by path.
+
+        Raises:
+            ValueError: If data does not fit the file, or it has no pruned kernels.
+        """
+        if "gradients" not in self._call:
+            raise ValueError("Expected a file with pruned kernels. Received: one in which every entry is trained.")
+        arrays = self._samples(x, y, "x", "y")
+        with self._lock:
+            given = self._call["gradients"](**self._batch(arrays, np.arange(len(arrays[LABELS]))))
+        return {
+            weight.path: given[f"gradient_{n}"] for n, weight in enumerate(self._weights) if f"gradient_{n}" in given
+        }
+
+    # State.
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights that are trained and the statistics, dense, by path; copies."""
+        state = self.state()
+        found = {weight.path: weight.dense(state[f"state_{n}"]) for n, weight in enumerate(self._weights)}
+        start = len(self._weights)
+        return found | {path: state[f"state_{start + n}"] for n, path in enumerate(self.task.statistics)}
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """The masks of pruned kernels by path: True where an entry is trained."""
+        return {weight.path: weight.mask() for weight in self._weights if weight.positions is not None}
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Set some weights or statistics by path; entries under a mask become zero.
+
+        Raises:
+            ValueError: If a path is none of the file's, or an array has another shape or is not finite.
+        """
+        state, places = self.state(), self._places()
+        for path, value in weights.items():
+            if path not in places:
+                raise ArgumentError("weights", f"paths among {', '.join(map(repr, places))}", repr(path))
+            name, weight = places[path]
+            array = np.asarray(value, np.float32)
+            shape = weight.shape if weight else state[name].shape
+            if array.shape != tuple(shape):
+                raise ArgumentError("weights", f"{path!r} of shape {shape_text(shape)}", shape_text(array.shape))
+            _check_finite(array, path)
+            state[name] = weight.values(array) if weight else array
+        self._restore(state)
+
+    def set_masks(self, masks: Mapping[str, Any]) -> None:
+        """Change the masks of pruned kernels: entries that return begin at zero, and the optimizer forgets theirs.
+
+        Args:
+            masks: Arrays of True and False by path; a kernel may have at most as many entries as in the file.
+
+        Raises:
+            ValueError: If a path is none of a pruned kernel, a shape differs, or a mask keeps more entries.
+        """
+        with self._lock:
+            state = self.state()
+            for path, value in masks.items():
+                self._move(state, path, np.asarray(value, bool))
+            self._restore(state)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the state of the file, as `save` of its signatures gives it, and the number of the step."""
+        with self._lock:
+            given = {name: np.array(value) for name, value in self._call["save"]().items()}
+        return {**given, "step": np.array([self.step])}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state, whole or not at all: what a device needs to go on after a restart.
+
+        Raises:
+            ValueError: If the file cannot be written; what was there before is untouched.
+        """
+        destination, state, stream = check_destination(path), self.state(), io.BytesIO()
+        for name, array in state.items():
+            _check_finite(array, name)
+        np.savez(stream, **state)
+        write_atomically(destination, stream.getvalue())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a state that `save` wrote.
+
+        Raises:
+            ValueError: If the file cannot be read, is damaged, or is the state of another file.
+        """
+        with reading(path, expected="a state of tfprune.export.Trainer", advice=_ADVICE):
+            state = read_arrays(path)
+        wanted = self.state()
+        shapes = {name: (array.shape, array.dtype) for name, array in wanted.items()}
+        if {name: (array.shape, array.dtype) for name, array in state.items()} != shapes:
+            raise ArgumentError(
+                "path", "the state of this file", f"{os.fspath(path)!r}, which is that of another one", advice=_ADVICE
+            )
+        self._restore(state)
+
+    # How arrays become calls.
+
+    def _step(self, arrays: Mapping[str, np.ndarray], order: np.ndarray, rate: float | None) -> float:
+        rate = self.task.learning_rate if rate is None else check_number(rate, "learning_rate", above=0)
+        values = self._batch(arrays, order)
+        values |= {RATE: np.array([rate], np.float32), SEED: np.array([self.step], np.int32)}
+        loss = float(self._call["train"](**values)["loss"][0])
+        self.step += 1
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"Expected a finite loss. Received: {loss} in step {self.step}. Use a smaller learning_rate, or look "
+                "for samples that are far from the others."
+            )
+        return loss
+
+    def _batch(self, arrays: Mapping[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
+        """Return some samples as a batch: missing ones are repeated, and weigh nothing."""
+        batch, count = self.task.batch, len(order)
+        if count > batch:
+            raise ArgumentError("x", f"at most {batch} samples, the file's batch", f"{count}")
+        weight = np.zeros(batch, np.float32)
+        weight[:count] = 1 if self.task.is_sum else batch / count
+        places = np.resize(order, batch)
+        return {**{name: array[places] for name, array in arrays.items()}, WEIGHT: weight}
+
+    def _samples(self, x: Any, y: Any, name: str, labels_name: str) -> dict[str, np.ndarray]:
+        arrays = self._inputs(x, name)
+        wanted = self._call["evaluate"].get_input_details()[LABELS]
+        labels, rows = np.asarray(y), len(next(iter(arrays.values())))
+        shape = tuple(wanted["shape"][1:])
+        if labels.shape == (rows, *shape, 1):  # classes in a column, as Keras takes them
+            labels = labels[..., 0]
+        if labels.shape != (rows, *shape):
+            raise ArgumentError(
+                labels_name, f"labels of shape {shape_text((rows, *shape))}", shape_text(labels.shape)
+            )
+        if labels.dtype.kind not in "biuf" or (self.task.classes and not np.array_equal(labels, np.rint(labels))):
+            raise ArgumentError(
+                labels_name, "numbers of classes" if self.task.classes else "numbers", f"{labels.dtype}"
+            )
+        if self.task.classes and not (labels.min() >= 0 and labels.max() < self.task.classes):
+            raise ArgumentError(
+                labels_name, f"classes from 0 to {self.task.classes - 1}", f"{labels.min():g} to {labels.max():g}"
+            )
+        _check_finite(labels, labels_name)
+        return {**arrays, LABELS: labels.astype(wanted["dtype"])}
+
+    def _inputs(self, x: Any, name: str) -> dict[str, np.ndarray]:
+        details = self._call["infer"].get_input_details()
+        found = {}
+        for key, value in zip(self.task.inputs, arrays_of(x, names=self.task.inputs), strict=True):
+            array, shape = np.asarray(value), tuple(details[key]["shape"][1:])
+            if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
+                raise ArgumentError(
+                    name, f"{key!r} of shape {shape_text((None, *shape))}, a sample at least", shape_text(array.shape)
+                )
+            _check_finite(array, name)
+            found[key] = array.astype(details[key]["dtype"])
+        rows = {key: len(array) for key, array in found.items()}
+        if len(set(rows.values())) > 1:
+            raise ArgumentError(name, "as many samples for each input", f"{rows}")
+        return found
+
+    def _restore(self, state: Mapping[str, np.ndarray]) -> None:
+        with self._lock:
+            given = {name: array for name, array in state.items() if name != "step"}
+            self._call["restore"](**given)
+            self.step = int(state["step"][0])
+            self._weights = self._read_weights(state)
+
+    def _read_weights(self, state: Mapping[str, np.ndarray]) -> tuple[Weight, ...]:
+        """Return the weights with the positions of a state, which are its last arrays."""
+        number, found = len(self.task.weights) + len(self.task.statistics) + self.task.slots, []
+        for weight in self.task.weights:
+            positions = None
+            if weight.positions is not None:
+                positions, number = np.array(state[f"state_{number}"]).reshape(-1), number + 1
+            found.append(Weight(weight.path, weight.shape, positions))
+        return tuple(found)
+
+    def _places(self) -> dict[str, tuple[str, Weight | None]]:
+        """Return the name in the state of each weight and statistic, by path."""
+        places: dict[str, tuple[str, Weight | None]] = {
+            weight.path: (f"state_{n}", weight) for n, weight in enumerate(self._weights)
+        }
+        start = len(places)
+        return places | {path: (f"state_{start + n}", None) for n, path in enumerate(self.task.statistics)}
+
+    def _move(self, state: dict[str, np.ndarray], path: str, mask: np.ndarray) -> None:
+        """Change the positions of one weight in a state, and what follows them: its values and its slots."""
+        number, weight = next(
+            ((n, each) for n, each in enumerate(self._weights) if each.path == path and each.positions is not None),
+            (0, None),
+        )
+        if weight is None:
+            raise ArgumentError("masks", f"paths among {', '.join(map(repr, self.masks))}", repr(path))
+        if mask.shape != weight.shape:
+            raise ArgumentError("masks", f"{path!r} of shape {shape_text(weight.shape)}", shape_text(mask.shape))
+        positions = np.flatnonzero(mask).astype(np.int32)
+        if len(positions) > len(weight.positions):
+            raise ArgumentError(
+                "masks",
+                f"at most {len(weight.positions):,} entries in {path!r}, as in the file",
+                f"{len(positions):,}",
+            )
+        new = np.full(len(weight.positions), weight.size, np.int32)
+        new[: len(positions)] = positions
+        changed = Weight(path, weight.shape, new)
+        start = len(self._weights) + len(self.task.statistics)
+        slots = [f"state_{n}" for n in range(start, start + self.task.slots)]
+        values = f"state_{number}"
+        for name in [values, *(each for each in slots if self._is_slot_of(state, each, number))]:
+            state[name] = changed.values(weight.dense(state[name]))
+        place = start + self.task.slots
+        place += sum(each.positions is not None for each in self._weights[:number])
+        state[f"state_{place}"] = new[:, None]
+
+    def _is_slot_of(self, state: Mapping[str, np.ndarray], name: str, number: int) -> bool:
+        """Tell whether an array of the optimizer belongs to a weight: they come in the order of the weights."""
+        start = len(self._weights) + len(self.task.statistics)
+        sizes = [state[f"state_{n}"].size for n in range(len(self._weights))]
+        own = [n for n in range(start, start + self.task.slots) if state[f"state_{n}"].dtype == np.float32]
+        arrays = own[1:]  # behind the learning rate
+        each = len(arrays) // len(sizes)
+        index = int(name.removeprefix("state_"))
+        return index in arrays and bool(each) and arrays.index(index) // each == number
+
+
+@dataclass
+class _Run:
+    """One call of `fit`.
+
+    Attributes:
+        trainer: The trainer.
+        epochs: How many epochs at most.
+        rate: The learning rate; None for the file's.
+        limit: Seconds at most.
+        random: Draws the order.
+        callback: As of `fit`.
+        each_step: Moves the bar.
+    """
+
+    trainer: Trainer
+    epochs: int
+    rate: float | None
+    limit: float
+    random: np.random.Generator
+    callback: Callable[[Trainer, int, float], bool | None] | None
+    each_step: Callable[[], None]
+    steps: int = 0
+    stopped: str | None = None
+    start: float = field(default_factory=time.monotonic)
+
+    def __call__(
+        self, arrays: Mapping[str, np.ndarray], watched: tuple[Any, Any] | None, patience: int | None
+    ) -> FitReport:
+        losses, validation, best = [], [], (math.inf, 0, self.trainer.state())
+        for epoch in range(self.epochs):
+            losses.append(self._epoch(arrays, epoch))
+            if watched is not None:
+                validation.append(self.trainer.evaluate(*watched))
+                loss = validation[-1]["loss"]
+                best = (loss, epoch, self.trainer.state()) if loss < best[0] else best
+                if patience is not None and epoch - best[1] >= patience:
+                    self.stopped = f"no smaller validation loss in {patience} epochs"
+            if self.stopped:
+                break
+        if patience is not None and watched is not None:
+            self.trainer._restore(best[2])
+        seconds = time.monotonic() - self.start
+        return FitReport(tuple(losses), tuple(validation), self.steps, seconds, self.stopped)
+
+    def _epoch(self, arrays: Mapping[str, np.ndarray], epoch: int) -> float:
+        trainer = self.trainer
+        before, total, seen = trainer.state(), 0.0, 0
+        for order in _in_turn(self.random.permutation(len(arrays[LABELS])), trainer.task.batch):
+            try:
+                loss = trainer._step(arrays, order, self.rate)
+            except ValueError as error:
+                trainer._restore(before)
+                raise ValueError(f"{error} The weights are those from before epoch {epoch + 1}.") from error
+            self.steps += 1
+            self.each_step()
+            total, seen = total + loss * (1 if trainer.task.is_sum else len(order)), seen + len(order)
+            if self.callback and self.callback(trainer, self.steps, loss):
+                self.stopped = "the callback stopped it"
+            elif time.monotonic() - self.start >= self.limit:
+                self.stopped = f"the time limit of {self.limit:g} s"
+            if self.stopped:
+                break
+        return total / seen
+
+
+def _in_turn(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    yield from (order[row : row + batch] for row in range(0, len(order), batch))
+
+
+def _correct(outputs: np.ndarray, labels: np.ndarray, task: Task) -> float | None:
+    """Return the accuracy; None if labels are no classes."""
+    if task.classes:
+        return float(np.mean(outputs.argmax(axis=-1) == labels))
+    if "categorical" in task.loss.lower():
+        return float(np.mean(outputs.argmax(axis=-1) == labels.argmax(axis=-1)))
+    return None
+
+
+def _pair(data: Any, argument: str) -> tuple[Any, Any]:
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise ArgumentTypeError(argument, f"`{argument}` to be a tuple (x, y)", type(data).__name__)
+    return data
+
+
+def _check_finite(array: np.ndarray, name: str) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+        raise ArgumentError(
+            name, "finite numbers", f"NaN or infinity in row {rows[0]}", advice="Leave these samples out."
+        )
+
+
+def run_steps(folder: Path) -> None:
+    """Train the batches of a job, in order, for the comparison with Keras; write the losses and the first outputs."""
+    _, arrays = read_job(folder, CHECK)
+    trainer = Trainer(folder / f"{CHECK}.tflite")
+    inputs = {name: array for name, array in arrays.items() if name != LABELS}
+    first = {name: array[: trainer.task.batch] for name, array in inputs.items()}
+    outputs = trainer.predict(first)
+    rows = np.arange(len(arrays[LABELS]))
+    losses = [trainer._step(arrays, order, None) for order in _in_turn(rows, trainer.task.batch)]
+    write_job(
+        folder, RESULT, settings={"runtime": trainer.runtime}, arrays={"losses": np.array(losses), "outputs": outputs}
+    )
