@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.to_generator import to_generator as to_generator
     from tfprune.export.keras_side.to_tflite import to_tflite as to_tflite
     from tfprune.export.keras_side.to_trainer import TrainerReport as TrainerReport
+    from tfprune.export.keras_side.to_trainer import load_trained as load_trained
     from tfprune.export.keras_side.to_trainer import to_trainer as to_trainer
     from tfprune.export.micro.micro import Micro as Micro
     from tfprune.export.micro.reports import ArrayReport as ArrayReport
@@ -88,7 +89,7 @@ _HOMES = {
     "keras_side.sparse_ready": ["make_sparse_ready"],
     "keras_side.to_generator": ["GeneratorReport", "to_embedder", "to_generator"],
     "keras_side.to_tflite": ["to_tflite"],
-    "keras_side.to_trainer": ["TrainerReport", "to_trainer"],
+    "keras_side.to_trainer": ["TrainerReport", "load_trained", "to_trainer"],
     "micro.micro": ["Micro"],
     "micro.reports": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
     "pruning.prune": ["PruneTfliteReport", "prune_tflite"],

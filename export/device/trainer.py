@@ -99,6 +99,7 @@ class Task:
         weights: What is trained, in the order of the state.
         statistics: The paths of statistics, such as those of batch normalization, which follow the weights.
         slots: How many arrays of the optimizer follow these.
+        paths: The paths of all weights of the model, in its order.
     """
 
     loss: str
@@ -111,6 +112,7 @@ class Task:
     weights: tuple[Weight, ...]
     statistics: tuple[str, ...]
     slots: int
+    paths: tuple[str, ...]
 
     @property
     def is_pruned(self) -> bool:
@@ -135,7 +137,9 @@ class Task:
         return cls(weights=weights, **own)
 
 
-_PLAIN = (*("loss", "optimizer", "learning_rate", "batch", "inputs", "classes", "is_sum", "statistics", "slots"),)
+_PLAIN = (
+    *("loss", "optimizer", "learning_rate", "batch", "inputs", "classes", "is_sum", "statistics", "slots", "paths"),
+)
 
 
 @dataclass(frozen=True)
@@ -267,9 +271,11 @@ class Trainer:
         if patience is not None:
             check_count(patience, "patience", least=1)
             if validation_data is None:
-                raise ArgumentError("patience", "`patience` with `validation_data`", f"{patience}")
+                raise ArgumentError(
+                    "patience", "`patience` with `validation_data`", f"{patience}", advice="Pass both."
+                )
         limit = math.inf if seconds is None else check_number(seconds, "seconds", above=0)
-        arrays = self._samples(x, y, "x", "y")
+        arrays = self._samples(x, y)
         watched = None if validation_data is None else _pair(validation_data, "validation_data")
         rows = len(arrays[LABELS])
         with self._lock, Progress(epochs * -(-rows // self.task.batch), verbose=verbose, unit="step") as progress:
@@ -282,10 +288,10 @@ class Trainer:
         Raises:
             ValueError: If data does not fit the file, or the loss is NaN or infinite: the weights are then as before.
         """
-        arrays = self._samples(x, y, "x", "y")
+        arrays = self._samples(x, y)
         count = len(arrays[LABELS])
         if count > self.task.batch:
-            raise ArgumentError("x", f"at most {self.task.batch} samples, the file's batch", f"{count}")
+            raise ArgumentError("x", f"at most {self.task.batch} samples in `x`, the file's batch", found=f"{count}")
         with self._lock:
             before = self.state()
             try:
@@ -296,7 +302,7 @@ class Trainer:
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Return the mean loss and, where labels are classes, the accuracy."""
-        arrays = self._samples(x, y, "x", "y")
+        arrays = self._samples(x, y)
         labels, total, outputs = arrays[LABELS], 0.0, []
         for order in _in_turn(np.arange(len(labels)), self.task.batch):
             with self._lock:
@@ -309,7 +315,7 @@ class Trainer:
 
     def predict(self, x: Any) -> np.ndarray:
         """Return the outputs for any number of samples."""
-        arrays = self._inputs(x, "x")
+        arrays = self._inputs(x)
         rows = range(0, len(next(iter(arrays.values()))), self.task.batch)
         parts = [{name: array[row : row + self.task.batch] for name, array in arrays.items()} for row in rows]
         with self._lock:
@@ -323,7 +329,7 @@ class Trainer:
         """
         if "gradients" not in self._call:
             raise ValueError("Expected a file with pruned kernels. Received: one in which every entry is trained.")
-        arrays = self._samples(x, y, "x", "y")
+        arrays = self._samples(x, y)
         with self._lock:
             given = self._call["gradients"](**self._batch(arrays, np.arange(len(arrays[LABELS]))))
         return {
@@ -354,7 +360,7 @@ class Trainer:
         state, places = self.state(), self._places()
         for path, value in weights.items():
             if path not in places:
-                raise ArgumentError("weights", f"paths among {', '.join(map(repr, places))}", repr(path))
+                raise ArgumentError("weights", f"paths among {', '.join(map(repr, places))}", found=repr(path))
             name, weight = places[path]
             array = np.asarray(value, np.float32)
             shape = weight.shape if weight else state[name].shape
@@ -409,7 +415,7 @@ class Trainer:
         shapes = {name: (array.shape, array.dtype) for name, array in wanted.items()}
         if {name: (array.shape, array.dtype) for name, array in state.items()} != shapes:
             raise ArgumentError(
-                "path", "the state of this file", f"{os.fspath(path)!r}, which is that of another one", advice=_ADVICE
+                "path", "the state of this file", found=f"{os.fspath(path)!r}, of another one", advice=_ADVICE
             )
         self._restore(state)
 
@@ -419,12 +425,14 @@ class Trainer:
         rate = self.task.learning_rate if rate is None else check_number(rate, "learning_rate", above=0)
         values = self._batch(arrays, order)
         values |= {RATE: np.array([rate], np.float32), SEED: np.array([self.step], np.int32)}
-        loss = float(self._call["train"](**values)["loss"][0])
+        given = self._call["train"](**values)
+        loss, total = float(given["loss"][0]), float(given["total"][0])
         self.step += 1
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or not math.isfinite(total):
+            what = f"the loss {loss:g}" if not math.isfinite(loss) else "weights that are NaN or infinite"
             raise ValueError(
-                f"Expected a finite loss. Received: {loss} in step {self.step}. Use a smaller learning_rate, or look "
-                "for samples that are far from the others."
+                f"Expected a finite loss and finite weights. Received: {what} in step {self.step}. Use a smaller "
+                "learning_rate, or look for samples that are far from the others."
             )
         return loss
 
@@ -432,48 +440,43 @@ class Trainer:
         """Return some samples as a batch: missing ones are repeated, and weigh nothing."""
         batch, count = self.task.batch, len(order)
         if count > batch:
-            raise ArgumentError("x", f"at most {batch} samples, the file's batch", f"{count}")
+            raise ArgumentError("x", f"at most {batch} samples in `x`, the file's batch", found=f"{count}")
         weight = np.zeros(batch, np.float32)
         weight[:count] = 1 if self.task.is_sum else batch / count
         places = np.resize(order, batch)
         return {**{name: array[places] for name, array in arrays.items()}, WEIGHT: weight}
 
-    def _samples(self, x: Any, y: Any, name: str, labels_name: str) -> dict[str, np.ndarray]:
-        arrays = self._inputs(x, name)
+    def _samples(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+        arrays = self._inputs(x)
         wanted = self._call["evaluate"].get_input_details()[LABELS]
         labels, rows = np.asarray(y), len(next(iter(arrays.values())))
         shape = tuple(wanted["shape"][1:])
         if labels.shape == (rows, *shape, 1):  # classes in a column, as Keras takes them
             labels = labels[..., 0]
         if labels.shape != (rows, *shape):
-            raise ArgumentError(
-                labels_name, f"labels of shape {shape_text((rows, *shape))}", shape_text(labels.shape)
-            )
+            raise ArgumentError("y", f"`y` of shape {shape_text((rows, *shape))}", found=shape_text(labels.shape))
         if labels.dtype.kind not in "biuf" or (self.task.classes and not np.array_equal(labels, np.rint(labels))):
-            raise ArgumentError(
-                labels_name, "numbers of classes" if self.task.classes else "numbers", f"{labels.dtype}"
-            )
+            expected = f"`y` to hold {'numbers of classes' if self.task.classes else 'numbers'}"
+            raise ArgumentError("y", expected, found=f"an array of {labels.dtype}")
         if self.task.classes and not (labels.min() >= 0 and labels.max() < self.task.classes):
-            raise ArgumentError(
-                labels_name, f"classes from 0 to {self.task.classes - 1}", f"{labels.min():g} to {labels.max():g}"
-            )
-        _check_finite(labels, labels_name)
+            expected = f"`y` to hold classes from 0 to {self.task.classes - 1}"
+            raise ArgumentError("y", expected, found=f"{labels.min():g} to {labels.max():g}")
+        _check_finite(labels, "y")
         return {**arrays, LABELS: labels.astype(wanted["dtype"])}
 
-    def _inputs(self, x: Any, name: str) -> dict[str, np.ndarray]:
+    def _inputs(self, x: Any) -> dict[str, np.ndarray]:
         details = self._call["infer"].get_input_details()
         found = {}
         for key, value in zip(self.task.inputs, arrays_of(x, names=self.task.inputs), strict=True):
             array, shape = np.asarray(value), tuple(details[key]["shape"][1:])
             if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
-                raise ArgumentError(
-                    name, f"{key!r} of shape {shape_text((None, *shape))}, a sample at least", shape_text(array.shape)
-                )
-            _check_finite(array, name)
+                expected = f"`x` of shape {shape_text((None, *shape))} for {key!r}, with a sample at least"
+                raise ArgumentError("x", expected, found=shape_text(array.shape))
+            _check_finite(array, "x")
             found[key] = array.astype(details[key]["dtype"])
         rows = {key: len(array) for key, array in found.items()}
         if len(set(rows.values())) > 1:
-            raise ArgumentError(name, "as many samples for each input", f"{rows}")
+            raise ArgumentError("x", "as many samples for each input in `x`", found=f"{rows}")
         return found
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -508,15 +511,17 @@ class Trainer:
             (0, None),
         )
         if weight is None:
-            raise ArgumentError("masks", f"paths among {', '.join(map(repr, self.masks))}", repr(path))
+            raise ArgumentError("masks", f"paths among {', '.join(map(repr, self.masks))}", found=repr(path))
         if mask.shape != weight.shape:
-            raise ArgumentError("masks", f"{path!r} of shape {shape_text(weight.shape)}", shape_text(mask.shape))
+            raise ArgumentError(
+                "masks", f"{path!r} of shape {shape_text(weight.shape)}", found=shape_text(mask.shape)
+            )
         positions = np.flatnonzero(mask).astype(np.int32)
         if len(positions) > len(weight.positions):
             raise ArgumentError(
                 "masks",
                 f"at most {len(weight.positions):,} entries in {path!r}, as in the file",
-                f"{len(positions):,}",
+                found=f"{len(positions):,}",
             )
         new = np.full(len(weight.positions), weight.size, np.int32)
         new[: len(positions)] = positions
@@ -628,8 +633,9 @@ def _pair(data: Any, argument: str) -> tuple[Any, Any]:
 def _check_finite(array: np.ndarray, name: str) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+        advice = f"Leave {'it' if len(rows) == 1 else f'these {len(rows)} rows'} out."
         raise ArgumentError(
-            name, "finite numbers", f"NaN or infinity in row {rows[0]}", advice="Leave these samples out."
+            name, f"finite numbers in `{name}`", found=f"NaN or infinity in row {rows[0]}", advice=advice
         )
 
 

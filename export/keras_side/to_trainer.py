@@ -29,6 +29,7 @@ from tfprune.export.device.trainer import (
     SEED,
     WEIGHT,
     Task,
+    Trainer,
     Weight,
     run_steps,
 )
@@ -44,6 +45,7 @@ from tfprune.export.keras_side.prepare import (
     read_copy,
     signature,
     strip_for_export,
+    unrolled,
     write_copy,
 )
 from tfprune.export.keras_side.trainable_forms import register_gradients, trainable_dropout, trainable_forms
@@ -349,10 +351,14 @@ def _masks(source: keras.Model, plain: keras.Model) -> dict[str, np.ndarray]:
     if not owners:
         kernels = {weight.path: as_numpy(weight) != 0 for weight in plain.weights if len(weight.shape) > 1}
         return {path: mask for path, mask in kernels.items() if mask.any()}
-    beside = {id(each) for _, layer in wrappers(source) for each in layer.saved_variables().values()}
-    variables = [each for each in source.weights if id(each) not in beside]
-    pairs = zip(variables, plain.weights, strict=True)
+    pairs = zip(_without_masks(source), plain.weights, strict=True)
     return {weight.path: owners[id(each)] for each, weight in pairs if id(each) in owners}
+
+
+def _without_masks(model: keras.Model) -> list[keras.Variable]:
+    """Return the weights of a model, wrapped or not, in the order of its stripped copy."""
+    beside = {id(each) for _, layer in wrappers(model) for each in layer.saved_variables().values()}
+    return [each for each in model.weights if id(each) not in beside]
 
 
 @contextmanager
@@ -464,7 +470,8 @@ def _trace(
     with _only_trained(model, {weight.path for weight in weights}):
         steps = _Steps(tf, model, inputs, recipe, weights, labels=data[LABELS])
         expected = steps.by_keras(data)
-        steps.write(folder / SAVED_MODEL)
+        with unrolled(model):  # loops have no gradient in TFLite
+            steps.write(folder / SAVED_MODEL)
     return steps.task(), expected
 
 
@@ -502,7 +509,8 @@ class _Steps:
         }
         self._optimizer = keras.optimizers.deserialize(recipe.optimizer)
         self._optimizer.build(self._values)
-        statistics = [each for each in model.non_trainable_variables if each.dtype == "float32"]
+        layers = [layer for _, layer in Anatomy.of(model).leaves if layer.trainable]
+        statistics = [each for layer in layers for each in layer.non_trainable_weights if each.dtype == "float32"]
         self._statistics = {
             each.path: keras.Variable(as_numpy(each), trainable=False, name=f"statistic_{n}")
             for n, each in enumerate(statistics)
@@ -527,6 +535,7 @@ class _Steps:
             weights=tuple(self._weights),
             statistics=tuple(self._statistics),
             slots=len(self._optimizer.variables),
+            paths=tuple(each.path for each in self._model.weights),
         )
 
     def by_keras(self, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -621,7 +630,8 @@ class _Steps:
         self._optimizer.apply(found, self._values)
         for variable, value in zip(self._statistics.values(), statistics, strict=True):
             variable.assign(value)
-        return {"loss": tf.reshape(loss, (1,))}
+        total = tf.add_n([tf.reduce_sum(tf.abs(each.value)) for each in self._values])  # NaN if one entry is
+        return {"loss": tf.reshape(loss, (1,)), "total": tf.reshape(total, (1,))}
 
     def _gradients(self, **values: Any) -> dict[str, Any]:
         tf = self._tf
@@ -742,3 +752,44 @@ def _compare(
         f"in reverse {expected['reversed_losses'][step]:.7g}. Nothing was written. A smaller learning rate or a "
         "trained model helps where rounding decides."
     )
+
+
+def load_trained(model: keras.Model, trainer: Trainer) -> None:
+    """Set the weights, statistics and masks that a trainer has learned in the model that was exported.
+
+    Args:
+        model: The model that `to_trainer` exported, or one of the same layers, wrapped or not. It changes.
+        trainer: The trainer; `load` a state from a device into it first.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If the model is of other layers. It is then as before.
+
+    Example:
+        >>> trainer = Trainer("digits_trainer.tfz")
+        >>> trainer.load("learned.npz")
+        >>> load_trained(model, trainer)
+    """
+    check_keras(model, keras.Model)
+    if not isinstance(trainer, Trainer):
+        raise ArgumentTypeError("trainer", "a tfprune.export.Trainer", type(trainer).__name__)
+    weights, masks, own = trainer.weights, trainer.masks, _without_masks(model)
+    variables = dict(zip(trainer.task.paths, own, strict=False))
+    shapes = {path: tuple(variables[path].shape) if path in variables else None for path in weights}
+    other = next((path for path, value in weights.items() if shapes[path] != value.shape), None)
+    if other is not None or len(own) != len(trainer.task.paths):
+        raise ArgumentError(
+            "trainer",
+            f"a trainer of {model.name!r}",
+            found=f"one of another model, with {other or trainer.task.paths[-1]!r}",
+            advice="Give the model that was exported.",
+        )
+    owners = {
+        id(kernel.variable): (layer, name) for _, layer in wrappers(model) for name, kernel in layer.kernels.items()
+    }
+    for path, value in weights.items():
+        variable = variables[path]
+        if id(variable) in owners and path in masks:
+            layer, name = owners[id(variable)]
+            layer.set_mask(name, masks[path])
+        variable.assign(value)

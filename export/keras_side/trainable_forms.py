@@ -38,6 +38,7 @@ def trainable_forms(tf: Any, *, seed: Any = None) -> Iterator[None]:
     pairs = [(tf.nn, name, getattr(forms, name)) for name in _REPLACED]
     pairs += [(tf.image, "resize", partial(forms.resize, original=tf.image.resize))]
     pairs += [(tf.nn.experimental, "stateless_dropout", forms.stateless_dropout)]
+    pairs += [(tf, "repeat", partial(forms.repeat, original=tf.repeat))]
     with _LOCK, ExitStack() as stack:
         for home, name, form in pairs:
             stack.enter_context(mock.patch.object(home, name, form))
@@ -268,6 +269,18 @@ class _Forms:
         maps = tf.matmul(down, tf.reshape(images, (batch, height, width * channels)))
         maps = tf.matmul(across, tf.reshape(maps, (batch * rows, width, channels)))
         return tf.reshape(maps, (batch, rows, columns, channels))
+
+    def repeat(
+        self, x: Any, repeats: Any, axis: int | None = None, name: str | None = None, *, original: Callable[..., Any]
+    ) -> Any:
+        """Repeat each entry of an axis as often; the gradient adds what stood side by side."""
+        if not isinstance(repeats, int) or axis is None:
+            return original(x, repeats, axis, name)
+        axis %= len(x.shape)
+        before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+        part = self._tf.reshape(x, (before * x.shape[axis], 1, after))
+        copies = self._tf.concat([part] * repeats, 1)
+        return self._tf.reshape(copies, (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
 
     def stateless_dropout(
         self, x: Any, rate: float, seed: Any, rng_alg: Any = None, noise_shape: Any = None, name: str | None = None

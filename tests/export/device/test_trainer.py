@@ -1,0 +1,314 @@
+"""Trainer. The truth is Keras, which trains the same batches, and NumPy."""
+
+import io
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+from tfprune.export import Trainer, load_trained, to_tflite, to_trainer
+
+BATCH, CLASSES = 8, 5
+
+
+def images(count, *, seed=0):
+    """Draw images whose class is the brightest of five columns."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, CLASSES, count)
+    x = random.random((count, 6, CLASSES, 1)).astype(np.float32)
+    x[np.arange(count), :, y] += 1
+    return x, y
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((6, CLASSES, 1)),
+            layers.Conv2D(8, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(16, "relu"),
+            layers.Dropout(0.2),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def wrapped():
+    keras.utils.set_random_seed(0)
+    model = tfprune.wrap(network())
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    tfprune.update_masks(model, 0.8)
+    return model
+
+
+@pytest.fixture(scope="module")
+def file(wrapped, tmp_path_factory):
+    path = tmp_path_factory.mktemp("trainer") / "images.tfz"
+    report = to_trainer(wrapped, path, batch_size=BATCH, compress="packed", check_on=images(80))
+    assert report.trained == sum(np.count_nonzero(mask) for mask in kernels(wrapped).values()) + 8 + 16 + CLASSES
+    assert report.difference < 1e-5
+    assert f"trained     {report.trained:,} of {report.entries:,} entries" in str(report)
+    return path
+
+
+def kernels(model):
+    """Return the masks of a wrapped model by the name of the layer."""
+    return {layer.layer.path: np.array(layer.masks["kernel"]) for layer in model.layers if hasattr(layer, "masks")}
+
+
+@pytest.fixture
+def trainer(file):
+    return Trainer(file)
+
+
+def test_a_file_answers_as_the_model_before_it_is_trained(wrapped, trainer):
+    x, y = images(11)
+    np.testing.assert_allclose(trainer.predict(x), wrapped.predict(x, verbose=0), atol=1e-6)
+    given = trainer.evaluate(x, y)
+    assert given["loss"] == pytest.approx(wrapped.evaluate(x, y, verbose=0, batch_size=11), rel=1e-5)
+    assert given["accuracy"] == np.mean(wrapped.predict(x, verbose=0).argmax(axis=1) == y)
+
+
+def test_training_lowers_the_loss_and_leaves_zeros_where_they_are(trainer):
+    x, y = images(203)
+    before, masks = trainer.evaluate(x, y), trainer.masks
+    report = trainer.fit(x, y, epochs=12, validation_data=images(50, seed=1), learning_rate=0.01)
+    assert trainer.evaluate(x, y)["loss"] < 0.5 * before["loss"]
+    assert report.steps == trainer.step == 12 * 26  # the last batch of 203 samples has three
+    assert len(report.losses) == len(report.validation) == 12
+    assert "312 steps in" in str(report)
+    for path, mask in masks.items():
+        assert not trainer.weights[path][~mask].any()
+        assert np.count_nonzero(trainer.weights[path]) == np.count_nonzero(mask)
+
+
+def test_a_short_batch_counts_as_the_samples_that_it_has(trainer):
+    x, y = images(3)
+    given = [Trainer.evaluate(trainer, *pair)["loss"] for pair in ((x, y), (x[:1], y[:1]), (x[1:], y[1:]))]
+    assert given[0] == pytest.approx((given[1] + 2 * given[2]) / 3, rel=1e-5)
+
+
+def test_the_state_goes_on_where_it_was_saved(file, tmp_path):
+    x, y = images(64)
+    whole, begun, other = (Trainer(file) for _ in range(3))
+    whole.fit(x, y, seed=1)
+    whole.fit(x, y, seed=2)
+    begun.fit(x, y, seed=1)
+    begun.save(tmp_path / "state.npz")
+    other.load(tmp_path / "state.npz")
+    other.fit(x, y, seed=2)
+    assert other.step == whole.step == 16
+    for name, value in whole.state().items():
+        np.testing.assert_array_equal(other.state()[name], value)
+
+
+@pytest.mark.parametrize("place", [0, 7])
+def test_data_and_losses_that_are_not_finite_leave_the_last_epoch(trainer, place):
+    x, y = images(16)
+    trainer.fit(x, y)
+    before = trainer.state()
+    broken = x.copy()
+    broken[place, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=rf"finite numbers in `x`|NaN or infinity in row {place}"):
+        trainer.fit(broken, y)
+    with pytest.raises(ValueError, match=r"finite weights\. Received: .* in step \d+.*from before epoch \d"):
+        trainer.fit(1e30 * x, y, epochs=3, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"finite loss"):
+        for _ in range(3):
+            trainer.train_on_batch(1e30 * x[:8], y[:8], learning_rate=1e30)
+    assert np.isfinite(trainer.predict(x)).all()
+    assert before["step"] <= trainer.step
+
+
+def test_gradients_are_those_of_keras_at_all_entries(wrapped, trainer):
+    """Dropout apart, whose mask is that of the file: the gradient of the head's bias does not see it."""
+    x, y = images(BATCH)
+    given = trainer.gradients(x, y)
+    assert {path: each.shape for path, each in given.items()} == {
+        path: mask.shape for path, mask in trainer.masks.items()
+    }
+    path = next(path for path, each in given.items() if each.ndim == 4)
+    assert np.count_nonzero(given[path][~trainer.masks[path]]) > 0
+
+
+def test_masks_move_and_what_returns_begins_at_zero(trainer):
+    x, y = images(64)
+    trainer.fit(x, y)
+    path, mask = max(trainer.masks.items(), key=lambda entry: entry[1].size)
+    weights = trainer.weights[path]
+    moved = mask.copy().ravel()
+    slopes = np.abs(trainer.gradients(x[:BATCH], y[:BATCH])[path]).ravel()
+    gone, back = np.flatnonzero(moved)[:3], np.argsort(np.where(moved, 0, slopes))[-2:]  # as RigL chooses them
+    moved[gone], moved[back] = False, True
+    trainer.set_masks({path: moved.reshape(mask.shape)})
+    np.testing.assert_array_equal(trainer.masks[path], moved.reshape(mask.shape))
+    expected = np.where(moved.reshape(mask.shape), weights, 0)
+    np.testing.assert_array_equal(trainer.weights[path], expected)
+    trainer.fit(x, y)
+    assert trainer.weights[path].ravel()[back].all()
+    assert not trainer.weights[path].ravel()[gone].any()
+    with pytest.raises(ValueError, match=r"at most \d+ entries"):
+        trainer.set_masks({path: np.ones_like(mask)})
+
+
+def test_what_was_learned_comes_back_to_the_desk(wrapped, trainer, tmp_path):
+    x, y = images(64)
+    trainer.fit(x, y, epochs=2)
+    model = tfprune.wrap(network())
+    load_trained(model, trainer)
+    np.testing.assert_allclose(model.predict(x, verbose=0), trainer.predict(x), atol=1e-6)
+    to_tflite(model, tmp_path / "images.tflite", check_on=x)
+    plain = network()
+    load_trained(plain, trainer)
+    np.testing.assert_allclose(plain.predict(x, verbose=0), trainer.predict(x), atol=1e-6)
+    with pytest.raises(ValueError, match="Give the model that was exported"):
+        load_trained(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), trainer)
+
+
+def test_weights_are_set_by_path(trainer):
+    path = next(path for path, mask in trainer.masks.items() if mask.ndim == 2)
+    trainer.set_weights({path: np.ones(trainer.masks[path].shape)})
+    np.testing.assert_array_equal(trainer.weights[path], trainer.masks[path])
+    with pytest.raises(ValueError, match=r"paths among .*Received: 'head'"):
+        trainer.set_weights({"head": 1})
+
+
+def test_fit_stops_early(trainer):
+    x, y = images(64)
+    seen = []
+    report = trainer.fit(x, y, epochs=9, callback=lambda trainer, step, loss: seen.append(step) or step == 10)
+    assert (report.steps, seen, report.stopped) == (10, list(range(1, 11)), "the callback stopped it")
+    report = trainer.fit(x, y, epochs=10_000, seconds=0.2)
+    assert report.stopped == "the time limit of 0.2 s"
+    assert report.seconds < 5
+    best = trainer.evaluate(x, y)["loss"]
+    report = trainer.fit(x, y, epochs=50, validation_data=(x, (y + 1) % CLASSES), patience=2)
+    assert len(report.losses) < 50
+    assert trainer.evaluate(x, (y + 1) % CLASSES)["loss"] == pytest.approx(min(v["loss"] for v in report.validation))
+    assert best
+
+
+WRONG = {
+    "shape": (lambda x, y: (x[:, :5], y), r"`x` of shape \?x6x5x1 .*Received: 16x5x5x1"),
+    "fewer labels": (lambda x, y: (x, y[1:]), r"`y` of shape 16.*Received: 15"),
+    "classes": (lambda x, y: (x, y + 1), r"classes from 0 to 4.*Received: 1 to 5"),
+    "parts of classes": (lambda x, y: (x, y + 0.5), r"numbers of classes.*Received: an array of float64"),
+    "texts": (lambda x, y: (x, np.array(["a"] * 16)), r"numbers of classes"),
+    "none": (lambda x, y: (x[:0], y[:0]), r"a sample at least"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_data_is_refused(trainer, name):
+    change, message = WRONG[name]
+    x, y = images(16)
+    y[:5] = np.arange(5)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(*change(x, y))
+    assert trainer.step == 0
+
+
+def test_other_files_are_refused(trainer, file, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    to_tflite(model, tmp_path / "plain.tflite")
+    with pytest.raises(ValueError, match=r"a file that tfprune\.export\.to_trainer wrote"):
+        Trainer(tmp_path / "plain.tflite")
+    stream = io.BytesIO()
+    np.savez(stream, state_0=np.zeros(3))
+    (tmp_path / "other.npz").write_bytes(stream.getvalue())
+    with pytest.raises(ValueError, match="the state of this file"):
+        trainer.load(tmp_path / "other.npz")
+    (tmp_path / "other.npz").write_bytes(stream.getvalue()[:40])
+    with pytest.raises(ValueError, match=r"Write it with trainer\.save"):
+        trainer.load(tmp_path / "other.npz")
+
+
+REFUSED = {
+    "not compiled": ({}, r"`loss`, or a model that was compiled.*Compile the model"),
+    "trains": (
+        {"loss": "mse", "optimizer": "sgd", "trains": "nothing"},
+        r"`trains` to choose weights: 'all', 'last'",
+    ),
+    "input": ({"loss": "mse", "optimizer": "sgd", "input": "labels"}, r"inputs with other names"),
+    "open": ({"loss": "mse", "optimizer": "sgd", "shape": (None, 3)}, r"shapes are known.*\?x\?x3"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_is_refused_before_any_work(name, tmp_path):
+    options, message = REFUSED[name]
+    options = dict(options)
+    x = keras.Input(options.pop("shape", (3,)), name=options.pop("input", "x"))
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=message):
+        to_trainer(keras.Model(x, layers.Dense(2)(x)), tmp_path / "a.tflite", **options)
+    assert not list(tmp_path.iterdir())
+    assert time.monotonic() - start < 30
+
+
+PARTS = {"last": r"dense_\d+/", "biases": "bias|beta|gamma", "conv": "conv"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_trained_and_the_rest_computes_as_in_inference(part, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 5, 1)),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(3),
+            layers.Dense(2),
+        ]
+    )
+    flags = [each.trainable for each in model.weights]
+    before = [np.array(each) for each in model.weights]
+    to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=4, trains=part)
+    assert [each.trainable for each in model.weights] == flags
+    for each, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(each, value)
+    trainer = Trainer(tmp_path / "a.tflite")
+    assert all(re.search(PARTS[part], weight.path) for weight in trainer.task.weights)
+    assert bool(trainer.task.statistics) == (part == "biases")
+
+
+@pytest.mark.programs
+def test_a_killed_process_goes_on_from_its_last_state(file, tmp_path):
+    """Twenty times, at times that differ: what was saved loads, and training goes on from it."""
+    program = textwrap.dedent(
+        f"""
+        import numpy as np
+        from tfprune.export import Trainer
+        from pathlib import Path
+        trainer, state = Trainer({str(file)!r}), Path({str(tmp_path / "state.npz")!r})
+        if state.exists():
+            trainer.load(state)
+        x = np.random.default_rng(0).random((64, 6, 5, 1)).astype("float32")
+        y = np.arange(64) % 5
+        print(trainer.step, flush=True)
+        trainer.fit(x, y, epochs=100_000, callback=lambda trainer, step, loss: trainer.save(state))
+        """
+    )
+    steps = []
+    for wait in np.random.default_rng(0).uniform(0.05, 0.6, 20):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        steps.append(int(process.stdout.readline()))
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert steps == sorted(steps)
+    assert steps[-1] > steps[0] == 0
+    trainer = Trainer(file)
+    trainer.load(tmp_path / "state.npz")
+    assert trainer.step >= steps[-1]
