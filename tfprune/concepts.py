@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING
 from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
+    from tfprune.methods.concepts.plan import ConceptTrace as ConceptTrace
     from tfprune.methods.concepts.plan import plan_concepts as plan_concepts
     from tfprune.methods.concepts.rules import ConceptRules as ConceptRules
     from tfprune.methods.concepts.rules import concept_rules as concept_rules
-    from tfprune.methods.concepts.trace import ConceptTrace as ConceptTrace
 
 _HOMES = {
-    "methods.concepts.plan": ["plan_concepts"],
     "methods.concepts.rules": ["ConceptRules", "concept_rules"],
-    "methods.concepts.trace": ["ConceptTrace"],
+    "methods.concepts.plan": ["ConceptTrace", "plan_concepts"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 

@@ -21,10 +21,10 @@ from tfprune.base.spec import lazy_names
 if TYPE_CHECKING:
     from tfprune.methods.experts.change import GrowthCompute as GrowthCompute
     from tfprune.methods.experts.change import growth_compute as growth_compute
+    from tfprune.methods.growth.blocks import NormProfile as NormProfile
+    from tfprune.methods.growth.blocks import norm_profile as norm_profile
     from tfprune.methods.growth.change import GrowthReport as GrowthReport
     from tfprune.methods.growth.change import grow_depth as grow_depth
-    from tfprune.methods.growth.rank import NormProfile as NormProfile
-    from tfprune.methods.growth.rank import norm_profile as norm_profile
     from tfprune.methods.moments import MomentCosines as MomentCosines
     from tfprune.methods.moments import carry_optimizer as carry_optimizer
     from tfprune.methods.moments import moment_cosines as moment_cosines
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "methods.experts.change": ["GrowthCompute", "growth_compute"],
     "methods.growth.change": ["grow_depth", "GrowthReport"],
-    "methods.growth.rank": ["NormProfile", "norm_profile"],
+    "methods.growth.blocks": ["NormProfile", "norm_profile"],
     "methods.moments": ["carry_optimizer", "MomentCosines", "moment_cosines"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from tfprune.compact.rank import rank_heads as rank_heads
     from tfprune.compact.vocabulary import VocabularyReport as VocabularyReport
     from tfprune.compact.vocabulary import trim_vocabulary as trim_vocabulary
+    from tfprune.methods.growth.blocks import BlockRanking as BlockRanking
+    from tfprune.methods.growth.blocks import rank_blocks as rank_blocks
     from tfprune.methods.growth.change import drop_blocks as drop_blocks
-    from tfprune.methods.growth.rank import BlockRanking as BlockRanking
-    from tfprune.methods.growth.rank import rank_blocks as rank_blocks
 
 _HOMES = {
     "compact.narrow": ["narrow", "NarrowReport"],
@@ -37,7 +37,7 @@ _HOMES = {
     "compact.rank": ["rank_heads"],
     "compact.vocabulary": ["trim_vocabulary", "VocabularyReport"],
     "methods.growth.change": ["drop_blocks"],
-    "methods.growth.rank": ["BlockRanking", "rank_blocks"],
+    "methods.growth.blocks": ["BlockRanking", "rank_blocks"],
 }
 __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 

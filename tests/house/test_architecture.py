@@ -38,8 +38,8 @@ ORDER = {
         "linear_map smaller_graph smaller_class shrink rank plan reconstruct trainer prune_to vocabulary narrow"
     ),
     "tfprune.methods": "moments rule_mining growth concepts experts few_shot one_shot federated",
-    "tfprune.methods.growth": "blocks rank change",
-    "tfprune.methods.concepts": "rules trace plan",
+    "tfprune.methods.growth": "blocks change",
+    "tfprune.methods.concepts": "rules plan",
     "tfprune.methods.experts": "experts change",
     "tfprune.methods.few_shot": "learners prune",
     "tfprune.methods.one_shot": "removal prune_weights prune_units plan_transformer",
@@ -47,7 +47,7 @@ ORDER = {
     "tfprune.tfmot": "prune quantize",
     "tfprune.export.file": ("schema report sparse_tensors reader document container xnnpack model_file inspect"),
     "tfprune.export.device": (
-        "processes runner writer_file verify benchmark quantization_error generator web remote"
+        "processes runner trainer writer_file verify benchmark quantization_error generator web remote"
     ),
     "tfprune.export.comparing": "damage_report damage",
     "tfprune.export.micro": "interpreter reports micro",
@@ -56,7 +56,8 @@ ORDER = {
     ),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",
     "tfprune.export.keras_side": (
-        "sparse_ready prepare stablehlo convert to_tflite ask language_model to_generator loading"
+        "sparse_ready prepare stablehlo convert to_tflite ask language_model to_generator trainable_forms to_trainer "
+        "loading"
     ),
     "tfprune.export.compressing": "trials evaluate policy report compress",
     "tfprune.export.command_line": "options saved_models demo commands file_commands cli",
@@ -82,6 +83,7 @@ INSIDE = {
     "tfprune.export.keras_side.convert": {"tensorflow"},
     "tfprune.export.keras_side.to_tflite": {"tensorflow", "jax"},
     "tfprune.export.keras_side.to_generator": {"tensorflow"},
+    "tfprune.export.keras_side.to_trainer": {"tensorflow"},
     "tfprune.export.keras_side.language_model": {"litert_lm_builder"},
     "tfprune.export.keras_side.loading": {"keras"},
     "tfprune.export.compressing.report": {"optuna"},

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from pages import WIDTHS, Elements, luminances, measured_at, needs_browser
 
-from tfprune.methods.concepts.trace import ConceptEvidence, ConceptTrace, KeptUnit, TracedLayer, _trace_page
+from tfprune.methods.concepts.plan import ConceptEvidence, ConceptTrace, KeptUnit, TracedLayer, _trace_page
 from tfprune.methods.rule_mining import ConceptRule, Counts, Threshold
 
 

@@ -17,8 +17,7 @@ from tfprune.base.spec import ArgumentError, check_choice, check_count, check_nu
 from tfprune.compact.smaller_class import Exchange, Resized, build_with_arguments, dicts_in, resize
 from tfprune.compact.smaller_graph import NoClass
 from tfprune.masking.strip import sparsity_report
-from tfprune.methods.growth.blocks import Blocks, find_blocks
-from tfprune.methods.growth.rank import mean_loss, one_by_one
+from tfprune.methods.growth.blocks import Blocks, find_blocks, mean_loss, one_by_one
 from tfprune.models.anatomy import (
     Anatomy,
     Kind,

@@ -18,9 +18,8 @@ from tfprune.compact.vocabulary import VocabularyReport, trim_vocabulary
 from tfprune.masking.pruned import check_without_masks
 from tfprune.methods.experts.change import drop_experts, rank_experts
 from tfprune.methods.experts.experts import read_experts
-from tfprune.methods.growth.blocks import find_blocks
+from tfprune.methods.growth.blocks import find_blocks, one_by_one
 from tfprune.methods.growth.change import ReorderedModel, drop_blocks, reorder
-from tfprune.methods.growth.rank import one_by_one
 from tfprune.methods.one_shot.prune_units import SCORES, UnitsAndHeads
 from tfprune.methods.one_shot.removal import (
     HeadLoss,
