@@ -32,6 +32,7 @@ COMMANDS = [
     ["sparse_training.py"],
     ["learned_allocation.py"],
     ["flops_allocation.py"],
+    ["device_training.py"],
     ["taught.py"],
     ["reconstruction.py"],
     ["anyfile.py"],

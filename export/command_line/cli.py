@@ -21,6 +21,7 @@ from tfprune.export.command_line.file_commands import (
     add_demo,
     add_generate,
     add_inspect,
+    add_train,
     add_verify,
     add_web,
 )
@@ -41,6 +42,7 @@ _COMMANDS = (
     add_verify,
     add_compare,
     add_bench,
+    add_train,
     add_generate,
     add_micro,
     add_web,

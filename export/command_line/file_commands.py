@@ -1,4 +1,4 @@
-"""Commands for files that exist: inspect, verify, compare, bench, generate and web; and the demo."""
+"""Commands for files that exist: inspect, verify, compare, bench, train, generate and web; and the demo."""
 
 from __future__ import annotations
 
@@ -448,6 +448,63 @@ def _web(options: argparse.Namespace) -> Any:
 
     samples = load_arrays(options.samples) if options.samples else None
     return web(options.files, options.folder, samples=samples)
+
+
+# `tfprune train`: a file that goes on learning.
+
+
+def add_train(commands: Any) -> None:
+    text = (
+        "Train a file of tfprune.export.to_trainer further, with NumPy and LiteRT alone, and keep what it learned in "
+        "a file of its own. If that exists, training goes on from there."
+    )
+    examples = """
+tfprune train watch.tfz --data x.npy,y.npy
+tfprune train watch.tfz --data x.npy,y.npy --validation xv.npy,yv.npy --epochs 5 --state ada.npz
+tfprune train watch.tfz --data x.npy,y.npy --seconds 60
+"""
+    parser = add_command(commands, "train", run=_train, text=text, extra="device", examples=examples)
+    add_file(parser, "model", metavar="FILE", help="a file of to_trainer, plain or packed")
+    parser.add_argument("--data", metavar="X,Y", required=True, help="samples and labels: .npy, or .npz for x")
+    parser.add_argument("--validation", metavar="X,Y", help="samples and labels that are evaluated after each epoch")
+    text = "what it learned: read if it exists, and written at the end (default: FILE with the suffix .state.npz)"
+    add_file(parser, "--state", metavar="FILE", help=text)
+    parser.add_argument("--epochs", type=int, default=1, help="how often all samples are seen (default: 1)")
+    text = "learning rate of the optimizer (default: as exported)"
+    parser.add_argument("--learning-rate", type=float, metavar="RATE", help=text)
+    parser.add_argument("--seconds", type=float, help="time after which training stops (default: no limit)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: 1)")
+
+
+def _train(options: argparse.Namespace) -> Any:
+    from tfprune.export.device.trainer import Trainer
+
+    state = Path(options.state or Path(options.model).with_suffix(".state.npz"))
+    check_destination(state)
+    check_not_read(str(state), options.model, *options.data.split(","))
+    x, y = _labeled(options.data, "--data")
+    validation = _labeled(options.validation, "--validation") if options.validation else None
+    trainer = Trainer(options.model, threads=options.threads)
+    if state.exists():
+        trainer.load(state)
+    with contextlib.redirect_stdout(sys.stderr):
+        report = trainer.fit(
+            x,
+            y,
+            epochs=options.epochs,
+            validation_data=validation,
+            learning_rate=options.learning_rate,
+            seconds=options.seconds,
+        )
+    trainer.save(state)
+    return report
+
+
+def _labeled(paths: str, option: str) -> tuple[Any, Any]:
+    x, comma, y = paths.rpartition(",")
+    if not comma:
+        raise ValueError(f"Expected {option} X,Y, samples and labels. Received: {paths!r}. Add the file of labels.")
+    return load_arrays(x), load_arrays(y)
 
 
 # `tfprune demo`: the whole way on a small network.

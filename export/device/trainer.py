@@ -22,7 +22,7 @@ from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.device.runner import MAX_THREADS, arrays_of, find_interpreter
 from tfprune.export.file.container import Source, check_destination, read_model, source_name, write_atomically
 from tfprune.export.file.document import read_metadata
-from tfprune.export.file.report import shape_text
+from tfprune.export.file.report import reason_of, shape_text
 from tfprune.report import Report, table
 
 METADATA = "TFPRUNE_TRAINER"
@@ -129,6 +129,8 @@ class Task:
     def from_bytes(cls, content: bytes) -> Task:
         """Read what `as_bytes` returned; positions are empty until the state is read."""
         fields = parse_json(content)
+        if fields["version"] != _VERSION:
+            raise ValueError(f"it is of version {fields['version']!r}, and this library reads version {_VERSION}")
         weights = tuple(
             Weight(path, tuple(shape), np.empty(0, np.int32) if is_pruned else None)
             for path, shape, is_pruned in fields["weights"]
@@ -212,16 +214,18 @@ class Trainer:
                 found=source_name(source),
                 advice="Export the model with to_trainer; Runner runs other files.",
             )
-        self.task, self.step, self._lock = Task.from_bytes(content), 0, threading.RLock()
+        self.step, self._lock = 0, threading.RLock()
         interpreter, self.runtime = find_interpreter()
         try:
+            self.task = Task.from_bytes(content)
             self._interpreter = interpreter(model_content=data, num_threads=threads)
             names = self._interpreter.get_signature_list()
             self._call = {name: self._interpreter.get_signature_runner(name) for name in names}
             self._weights = self._read_weights(self._call["save"]())
         except _NO_FILE as error:
             raise ValueError(
-                f"Expected a file that {self.runtime} can train. Received: {source_name(source)}: {error}."
+                f"Expected a file of to_trainer that {self.runtime} can train. Received: {source_name(source)}: "
+                f"{reason_of(error)}. Export the model again."
             ) from error
 
     # Training.
@@ -417,6 +421,12 @@ class Trainer:
             raise ArgumentError(
                 "path", "the state of this file", found=f"{os.fspath(path)!r}, of another one", advice=_ADVICE
             )
+        for weight in self._read_weights(state):
+            positions = weight.positions if weight.positions is not None else np.zeros(1, np.int32)
+            if positions.min() < 0 or positions.max() > weight.size:  # the interpreter would write there
+                raise ArgumentError(
+                    "path", f"positions within {weight.path!r}", found=os.fspath(path), advice=_ADVICE
+                )
         self._restore(state)
 
     # How arrays become calls.

@@ -77,7 +77,8 @@ class TrainerReport(Report):
         optimizer: The name of the optimizer.
         learning_rate: The learning rate of a step that is given none.
         steps: How many steps were trained both ways.
-        difference: The largest difference between the losses of Keras and of the file.
+        difference: The largest difference between the losses of Keras and of the file, as a fraction of the loss, or
+            of 1 if the loss is smaller.
         reversed_difference: The same between Keras and Keras with the samples of each batch in reverse, which says
             what rounding alone does; None where it was not needed.
         runtime: The interpreter, with its version.
@@ -737,14 +738,14 @@ def _compare(
             f"Expected outputs before training within {limit:.3g} of Keras'. Received: a difference of {error:.3g}. "
             "Nothing was written."
         )
-    losses = expected["losses"]
-    differences = np.abs(arrays["losses"] - losses)
-    allowed = _CLOSE * np.maximum(1, np.abs(losses))
-    if (differences <= allowed).all():
+    losses, size = expected["losses"], np.maximum(1, np.abs(expected["losses"]))
+    differences = np.abs(arrays["losses"] - losses) / size
+    if (differences <= _CLOSE).all():
         return settings["runtime"], float(differences.max()), None
-    rounding = np.abs(expected["reversed_losses"] - losses)
-    step = int(np.argmax(differences - np.maximum(allowed, np.maximum.accumulate(rounding))))
-    if differences[step] <= max(allowed[step], np.maximum.accumulate(rounding)[step]):
+    rounding = np.abs(expected["reversed_losses"] - losses) / size
+    allowed = np.maximum(_CLOSE, np.maximum.accumulate(rounding))
+    step = int(np.argmax(differences - allowed))
+    if differences[step] <= allowed[step]:
         return settings["runtime"], float(differences.max()), float(rounding.max())
     raise ValueError(
         f"Expected losses within {_CLOSE:g} of Keras', or as close as rounding lets them be. Received: in step "

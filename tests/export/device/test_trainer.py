@@ -14,7 +14,9 @@ import pytest
 from keras import layers
 
 import tfprune
-from tfprune.export import Trainer, load_trained, to_tflite, to_trainer
+from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
+from tfprune.export.device.trainer import METADATA
+from tfprune.export.file.document import with_metadata
 
 BATCH, CLASSES = 8, 5
 
@@ -231,6 +233,21 @@ def test_other_files_are_refused(trainer, file, tmp_path):
     (tmp_path / "other.npz").write_bytes(stream.getvalue()[:40])
     with pytest.raises(ValueError, match=r"Write it with trainer\.save"):
         trainer.load(tmp_path / "other.npz")
+
+
+def test_positions_outside_of_a_weight_are_not_loaded(trainer, tmp_path):
+    state = trainer.state()
+    name = max(state, key=lambda each: (state[each].dtype == np.int32 and state[each].ndim == 2, each))
+    for value in (-1, 10**6):
+        np.savez(tmp_path / "state.npz", **{**state, name: np.full_like(state[name], value)})
+        with pytest.raises(ValueError, match="positions within"):
+            trainer.load(tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"version": 2}'])
+def test_a_file_that_describes_itself_wrongly_is_refused(file, content):
+    with pytest.raises(ValueError, match=r"a file of to_trainer that .* can train.*Export the model again"):
+        Trainer(with_metadata(unpack(file), {METADATA: content}))
 
 
 REFUSED = {
