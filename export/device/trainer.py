@@ -155,6 +155,11 @@ class FitReport(Report):
         steps: How many steps were trained.
         seconds: How long it took.
         stopped: Why it ended before the last epoch; None if it did not.
+
+    Example:
+        >>> report = trainer.fit(x, y, epochs=2)
+        >>> len(report.losses), report.steps
+        (2, 14)
     """
 
     losses: tuple[float, ...]

@@ -82,6 +82,11 @@ class TrainerReport(Report):
         reversed_difference: The same between Keras and Keras with the samples of each batch in reverse, which says
             what rounding alone does; None where it was not needed.
         runtime: The interpreter, with its version.
+
+    Example:
+        >>> report = to_trainer(model, "digits_trainer.tflite", trains="last")
+        >>> report.trained, report.optimizer
+        (210, 'Adam')
     """
 
     path: str
@@ -743,7 +748,7 @@ def _compare(
     if (differences <= _CLOSE).all():
         return settings["runtime"], float(differences.max()), None
     rounding = np.abs(expected["reversed_losses"] - losses) / size
-    allowed = np.maximum(_CLOSE, np.maximum.accumulate(rounding))
+    allowed = np.maximum(_CLOSE, 2 * np.maximum.accumulate(rounding))  # of two orders, either may be the unlucky one
     step = int(np.argmax(differences - allowed))
     if differences[step] <= allowed[step]:
         return settings["runtime"], float(differences.max()), float(rounding.max())

@@ -33,7 +33,9 @@ LONG |= {"tfprune.export.micro.reports", "tfprune.export.rewriting.rewrite", "tf
 LONG |= {f"tfprune.export.{name}" for name in ("keras_side.to_tflite", "pruning.prune", "pruning.shrink")}
 LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune", "moments")}
 LONG |= {
-    name for name in MODULES if name.endswith((".generator", ".writer_file", ".to_generator", ".language_model"))
+    name
+    for name in MODULES
+    if name.endswith((".generator", ".writer_file", ".to_generator", ".language_model", "trainer"))
 }
 SEARCH = "tfprune.export.compressing.compress"  # half a minute; so do docs/howto/commands.md and release/trials.py
 
@@ -89,6 +91,18 @@ def encoder(tmp_path_factory):
     return folder, {"tfprune": tfprune, "backbone": backbone, "tokenizer": tokenizer, "embedder": embedder}
 
 
+@pytest.fixture(scope="module")
+def learner(digits, tmp_path_factory):
+    """What examples of training on a device start from: a file, what it learned, and digits."""
+    model, folder = digits[1]["model"], tmp_path_factory.mktemp("learner")
+    x, y = digits[1]["images"], load_digits().target[:100]
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    tfprune.export.to_trainer(model, folder / "digits_trainer.tfz", compress="packed")
+    trainer = tfprune.export.Trainer(folder / "digits_trainer.tfz")
+    trainer.save(folder / "learned.npz")
+    return folder, {"tfprune": tfprune, "model": model, "x": x, "y": y, "trainer": trainer}
+
+
 @pytest.mark.parametrize("name", map(marked, MODULES))
 def test_examples(name, tmp_path, monkeypatch, request):
     if name.startswith("tfprune.methods.federated."):
@@ -116,6 +130,8 @@ def test_examples(name, tmp_path, monkeypatch, request):
 def _files_of(test):
     """Return the fixture with the files and names that an example starts from."""
     source = "".join(example.source for example in test.examples)
+    if "trainer" in source.lower():
+        return "learner"
     if any(word in source for word in ("mbedder", "encoder.tflite")):
         return "encoder"
     return "writer" if any(word in source for word in ("enerator", "causal_lm", "writer.tflite")) else "digits"
