@@ -3,6 +3,7 @@
     python bench/device_training.py                  # losses of 100 steps, memory, time and bytes; 20 minutes
     python bench/device_training.py losses           # losses alone, 25 pairs of network and optimizer
     python bench/device_training.py costs            # memory of a process, time of a step, bytes of a file
+    python bench/device_training.py emulated         # ten steps on an emulated Cortex-A72 against those here
 
 Weights and data are random; 90 % of the entries of kernels are zero. A loss may differ by 1e-5 of itself, or,
 where norms are trained, by as much as Keras differs from itself when the samples of each batch stand in reverse.
@@ -27,10 +28,12 @@ import keras
 import numpy as np
 from common import Row, at_most
 from keras import layers
+from rich.console import Console
 
 from tfprune.export import to_tflite, to_trainer
 from tfprune.export.keras_side import to_trainer as module
 
+ROOT = Path(__file__).parents[1]
 STEPS, BATCH, ZEROS = 100, 16, 0.9
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "SGD": lambda: keras.optimizers.SGD(0.01),
@@ -169,13 +172,13 @@ def costs(names: Sequence[str]) -> Iterator[Row]:
 
 
 def _child(way: str, name: str, home: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", way, name, str(home)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = ["-c", DEVICE, str(home)] if way == "device" else [__file__, "--child", name]
+    result = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 DEVICE = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np
 from tfprune.export import Trainer
 trainer = Trainer(sys.argv[1] + "/file.tfz")
@@ -190,13 +193,57 @@ for _ in range(200):
     trainer._step(arrays, order, None)
 seconds = (time.process_time() - start) / 200
 assert not {"keras", "tensorflow"} & set(sys.modules)
-print(json.dumps({"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({"seconds": seconds, "memory": int(status["VmHWM"].split()[0]) / 1024}))
 """
 
 
-def child(way: str, name: str, home: str) -> None:
-    if way == "device":
-        os.execv(sys.executable, [sys.executable, "-c", DEVICE, home])
+TEN_STEPS = """
+import json, sys
+import numpy as np
+from tfprune.export import Trainer
+trainer = Trainer(sys.argv[1] + "/file.tfz")
+data = np.load(sys.argv[1] + "/data.npz")
+arrays = {trainer.task.inputs[0]: data["x"], "labels": data["labels"]}
+order = np.arange(160).reshape(10, 16)
+losses = [trainer._step(arrays, rows, None) for rows in order]
+values = np.concatenate([value.ravel() for value in trainer.weights.values()])
+print(json.dumps({"losses": losses, "weights": values.tolist()}))
+"""
+
+
+def emulated(names: Sequence[str]) -> Iterator[Row]:
+    """Train ten steps here and on an emulated Cortex-A72, from the same file."""
+    sys.path.insert(0, str(ROOT / "tests/device"))
+    from run import devices
+
+    console = Console(stderr=True)
+    runtime = devices(["emulated"], ROOT / "build", console).get("emulated")
+    if runtime is None:
+        return
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            model, random = built(NETWORKS[name], "Adam"), np.random.default_rng(0)
+            to_trainer(model, Path(folder) / "file.tfz", batch_size=BATCH, compress="packed")
+            entry = model.inputs[0]
+            shape = (160, *entry.shape[1:])
+            x = random.integers(0, 50, shape) if "int" in entry.dtype else random.random(shape)
+            y = random.integers(0, 10, 160).astype(np.int32)
+            np.savez(Path(folder) / "data.npz", x=x.astype(entry.dtype), labels=y)
+            runs = []
+            for python, environment in ((sys.executable, {}), (str(runtime.python), runtime.environment)):
+                command = [python, "-c", TEN_STEPS, folder]
+                own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
+                result = subprocess.run(command, check=True, capture_output=True, text=True, env=own)
+                runs.append(json.loads(result.stdout.splitlines()[-1]))
+            for what, limit in (("losses", 1e-6), ("weights", 1e-6)):
+                one, other = (np.array(run[what]) for run in runs)
+                text = f"{name}: {what} of ten steps on an emulated Cortex-A72 / here"
+                yield at_most(text, float(np.abs(one - other).max()), limit, unit="", digits=8)
+
+
+def by_keras(name: str) -> None:
+    """Print the seconds of a step and the memory of a process that trains by Keras."""
     import resource
     import time
 
@@ -217,14 +264,14 @@ def child(way: str, name: str, home: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("losses", "costs"))
+    parser.add_argument("what", nargs="?", choices=("losses", "costs", "emulated"))
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(*options.child)
+        by_keras(options.child)
         return
-    for measure in (losses, costs):
+    for measure in (losses, costs, emulated):
         if options.what in (None, measure.__name__):
             for row in measure(options.networks):
                 print("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]), flush=True)
