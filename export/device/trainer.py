@@ -98,7 +98,8 @@ class Task:
         is_sum: Whether the loss of a batch is the sum over its samples, and not the mean.
         weights: What is trained, in the order of the state.
         statistics: The paths of statistics, such as those of batch normalization, which follow the weights.
-        slots: How many arrays of the optimizer follow these.
+        slots: For each array of the optimizer, which follow these, the index of the weight that it belongs to; -1 for
+            none.
         paths: The paths of all weights of the model, in its order.
     """
 
@@ -111,7 +112,7 @@ class Task:
     is_sum: bool
     weights: tuple[Weight, ...]
     statistics: tuple[str, ...]
-    slots: int
+    slots: tuple[int, ...]
     paths: tuple[str, ...]
 
     @property
@@ -135,7 +136,9 @@ class Task:
             Weight(path, tuple(shape), np.empty(0, np.int32) if is_pruned else None)
             for path, shape, is_pruned in fields["weights"]
         )
-        own = {name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name] for name in _PLAIN}
+        own: dict[str, Any] = {
+            name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name] for name in _PLAIN
+        }
         return cls(weights=weights, **own)
 
 
@@ -409,7 +412,8 @@ class Trainer:
         destination, state, stream = check_destination(path), self.state(), io.BytesIO()
         for name, array in state.items():
             _check_finite(array, name)
-        np.savez(stream, **state)
+        entries: dict[str, Any] = {**state}
+        np.savez(stream, **entries)
         write_atomically(destination, stream.getvalue())
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -503,7 +507,7 @@ class Trainer:
 
     def _read_weights(self, state: Mapping[str, np.ndarray]) -> tuple[Weight, ...]:
         """Return the weights with the positions of a state, which are its last arrays."""
-        number, found = len(self.task.weights) + len(self.task.statistics) + self.task.slots, []
+        number, found = len(self.task.weights) + len(self.task.statistics) + len(self.task.slots), []
         for weight in self.task.weights:
             positions = None
             if weight.positions is not None:
@@ -521,11 +525,9 @@ class Trainer:
 
     def _move(self, state: dict[str, np.ndarray], path: str, mask: np.ndarray) -> None:
         """Change the positions of one weight in a state, and what follows them: its values and its slots."""
-        number, weight = next(
-            ((n, each) for n, each in enumerate(self._weights) if each.path == path and each.positions is not None),
-            (0, None),
-        )
-        if weight is None:
+        number = next((n for n, each in enumerate(self._weights) if each.path == path), 0)
+        weight = self._weights[number]
+        if weight.path != path or weight.positions is None:
             raise ArgumentError("masks", f"paths among {', '.join(map(repr, self.masks))}", found=repr(path))
         if mask.shape != weight.shape:
             raise ArgumentError(
@@ -542,23 +544,12 @@ class Trainer:
         new[: len(positions)] = positions
         changed = Weight(path, weight.shape, new)
         start = len(self._weights) + len(self.task.statistics)
-        slots = [f"state_{n}" for n in range(start, start + self.task.slots)]
-        values = f"state_{number}"
-        for name in [values, *(each for each in slots if self._is_slot_of(state, each, number))]:
+        slots = [f"state_{start + n}" for n, owner in enumerate(self.task.slots) if owner == number]
+        for name in [f"state_{number}", *slots]:
             state[name] = changed.values(weight.dense(state[name]))
-        place = start + self.task.slots
+        place = start + len(self.task.slots)
         place += sum(each.positions is not None for each in self._weights[:number])
         state[f"state_{place}"] = new[:, None]
-
-    def _is_slot_of(self, state: Mapping[str, np.ndarray], name: str, number: int) -> bool:
-        """Tell whether an array of the optimizer belongs to a weight: they come in the order of the weights."""
-        start = len(self._weights) + len(self.task.statistics)
-        sizes = [state[f"state_{n}"].size for n in range(len(self._weights))]
-        own = [n for n in range(start, start + self.task.slots) if state[f"state_{n}"].dtype == np.float32]
-        arrays = own[1:]  # behind the learning rate
-        each = len(arrays) // len(sizes)
-        index = int(name.removeprefix("state_"))
-        return index in arrays and bool(each) and arrays.index(index) // each == number
 
 
 @dataclass

@@ -540,7 +540,7 @@ class _Steps:
             is_sum=recipe.is_sum,
             weights=tuple(self._weights),
             statistics=tuple(self._statistics),
-            slots=len(self._optimizer.variables),
+            slots=tuple(map(_owner, self._optimizer.variables)),
             paths=tuple(each.path for each in self._model.weights),
         )
 
@@ -702,6 +702,12 @@ class _Steps:
         )
         new = {each.path: value for each, value in zip(model.non_trainable_variables, after, strict=True)}
         return outputs, [new[path] for path in self._statistics], losses
+
+
+def _owner(slot: keras.Variable) -> int:
+    """Return the index of the weight that an array of an optimizer belongs to, which its name tells; -1 for none."""
+    number = re.search(r"values_(\d+)(?:_|$)", slot.path)
+    return int(number[1]) if number else -1
 
 
 def _parts(batch: int) -> list[slice]:

@@ -393,8 +393,10 @@ class _Window:
 
     @classmethod
     def of(cls, shape: Sequence[Any], sizes: Sequence[Any], strides: Any, dilations: Any, padding: str) -> _Window:
-        steps = (_spatial(each, shape) for each in (strides, dilations))
-        return cls(list(shape[1:-1]), list(map(int, sizes)), *steps, padding.upper() == "SAME")
+        same = padding.upper() == "SAME"
+        return cls(
+            list(shape[1:-1]), list(map(int, sizes)), _spatial(strides, shape), _spatial(dilations, shape), same
+        )
 
     def one_by_count(self) -> np.ndarray:
         """Return one by the number of entries of the map in each window, of the output's shape without the batch."""
@@ -418,7 +420,7 @@ def _spatial(value: Any, shape: Sequence[Any]) -> list[int]:
 
 
 def _is_channels_first(data_format: str | None) -> bool:
-    return bool(data_format) and data_format.startswith("NC")
+    return data_format is not None and data_format.startswith("NC")
 
 
 def _concat(tf: Any, parts: Sequence[Any]) -> Any:
