@@ -127,7 +127,9 @@ build/grid/files.json: $(wildcard tfprune/*.py tfprune/*/*.py tfprune/*/*/*.py e
 	"Training needs Python 3.11 to 3.13, for Keras and TensorFlow; this is %d.%d. Name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing tfprune[$*] into .venv: a few minutes the first time."
-	$(BIN)/pip install --quiet --editable '.[$*]'
+	$(BIN)/pip install --quiet uv && \
+		$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[$*]' || \
+		$(BIN)/pip install --quiet --editable '.[$*]'  # which has settings of its own, such as an index
 	touch $@
 
 clean:

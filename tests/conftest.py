@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything imports TensorFlow
+gc.disable()  # while modules are imported, whose objects stay
 
 # The same examples in every run, and no time limit per example: a busy machine fails no test.
 settings.register_profile("tfprune", deadline=None, derandomize=True, max_examples=100)
@@ -40,18 +41,23 @@ def pytest_collection_finish() -> None:
     """Spare the garbage collector the objects of the imports, which stay."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Build optimizers before `fit` in tests of `make test`; those marked `programs` or `slow` train as users do.
+    """Prepare less for each function in tests of `make test`; those marked `programs` or `slow` train as users do.
 
     An optimizer that creates its variables in the first step makes TensorFlow trace that step twice: a short training
-    with Adam then takes almost twice as long. The losses are the same bit for bit.
+    with Adam then takes almost twice as long, unless it is built before. The losses are the same bit for bit. A
+    function that runs for a few steps is not worth TensorFlow's optimizer of graphs.
     """
     keras: Any = sys.modules.get("keras")
+    if keras is None or keras.config.backend() != "tensorflow":
+        return (yield)
     is_marked = any(map(item.get_closest_marker, ("programs", "slow")))
-    if keras is None or is_marked or keras.config.backend() != "tensorflow":
+    sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_marked})
+    if is_marked:
         return (yield)
     fit = keras.Model.fit
 

@@ -33,7 +33,7 @@ def reconstruct(model, x):
 
 
 def prune_weights(model, x):
-    return tfprune.prune_weights(model, x, 0.5, verbose=0)[0].get_weights()
+    return tfprune.prune_weights(model, x, 0.5, allocation="uniform", verbose=0)[0].get_weights()
 
 
 def prune_units(model, x):

@@ -493,8 +493,14 @@ def test_without_regrowth_by_hand():
 
 
 @pytest.mark.parametrize("criterion", first("magnitude", "random"))
-@pytest.mark.parametrize("allocation", ["uniform", "erk", "global", "lamp"])
-@pytest.mark.parametrize("pattern", ["unstructured", patterns.Block(1, 2), patterns.NM(1, 8), "channel"])
+@pytest.mark.parametrize(
+    ("pattern", "allocation"),
+    [
+        *[("unstructured", allocation) for allocation in ("uniform", "erk", "global", "lamp")],
+        *[(pattern, "uniform") for pattern in (patterns.Block(1, 2), patterns.NM(1, 8))],
+        *[("channel", "global"), (patterns.Block(1, 2), "lamp")],
+    ],
+)
 def test_without_regrowth_masks_only_lose_entries(pattern, allocation, criterion):
     """The counts are those of an update that may regrow, from a model without masks."""
     model, fresh = (tfprune.wrap(conv_net(), pattern=pattern, criterion=criterion) for _ in range(2))

@@ -1,4 +1,4 @@
-"""A wrapped model that was trained without a callback: `strip` and `to_tflite` say that nothing is pruned."""
+"""A wrapped model that was trained without a callback: `strip` says that nothing is pruned."""
 
 from __future__ import annotations
 
@@ -40,12 +40,6 @@ def test_a_single_wrapper_is_stripped_with_a_warning():
     layer.build((None, 8))
     with pytest.warns(UserWarning, match=f"'only' {NOTHING}"):
         tfprune.strip(layer)
-
-
-def test_a_file_is_written_with_one_warning(tmp_path):
-    with pytest.warns(UserWarning, match=NOTHING) as caught:
-        tfprune.export.to_tflite(wrapped(), tmp_path / "dense.tflite", check_on=np.ones((2, 8), "float32"))
-    assert len([warning for warning in caught if NOTHING in str(warning.message)]) == 1
 
 
 @pytest.mark.parametrize("zeros", [{"out": 0.25}, {"dense": 0.5}])

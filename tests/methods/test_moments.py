@@ -35,6 +35,11 @@ def base():
     return trained(residual())
 
 
+@pytest.fixture(scope="module")
+def grown_base(base):
+    return tfprune.growth.grow_depth(base)
+
+
 @pytest.mark.parametrize("order", ["interpose", "stack"])
 def test_moments_follow_every_copy(base, order):
     grown, report = tfprune.growth.grow_depth(base, order=order, keep_last=1)
@@ -173,8 +178,8 @@ def test_the_way_back_is_the_transpose_of_the_way_there():
         (lambda m, g, o: tfprune.growth.moment_cosines(m, {"a": (g, o)}), ValueError, "which has no optimizer"),
     ],
 )
-def test_wrong_arguments_are_refused(base, call, kind, text):
-    grown, report = tfprune.growth.grow_depth(base)
+def test_wrong_arguments_are_refused(base, grown_base, call, kind, text):
+    grown, report = grown_base
     with pytest.raises(kind, match=text):
         call(base, grown, report.origins)
 

@@ -17,9 +17,9 @@ import small_search
 from small_search import runner, search
 
 from tfprune.base.folders import RunFolder
+from tfprune.base.output import ProcessPool
 from tfprune.export.compressing.evaluate import workers_of
 from tfprune.export.compressing.trials import Recipe
-from tfprune.models.tasks import _ProcessPool
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def test_one_worker_makes_the_same_files_as_this_process(name, here, tmp_path):
 
 
 def test_a_worker_that_reads_the_data_itself_makes_the_same_files(here, tmp_path):
-    with _ProcessPool(1, environment={}) as executor:
+    with ProcessPool(1, environment={}) as executor:
         report = search(tmp_path, data=small_search.train_data, trials=TRIALS, jobs=1, executor=executor)
     assert not report.failed
     assert files_of(tmp_path) == here[: TRIALS + 1]
@@ -78,7 +78,7 @@ def test_a_killed_driver_is_gone_on_with_on_the_same_cluster(here, tmp_path):
 def test_a_worker_that_is_killed_costs_no_trial(tmp_path):
     folder = RunFolder(tmp_path, settings={}, arrays=[])
     with (
-        _ProcessPool(2, environment={}) as pool,
+        ProcessPool(2, environment={}) as pool,
         workers_of(runner(), folder, jobs=2, executor=pool, seconds=600.0) as workers,
     ):
         pid = pool.submit(os.getpid).result()

@@ -18,6 +18,7 @@ from small_search import made, runner
 from stub_trials import StubRunner
 
 from tfprune.base.folders import RunFolder
+from tfprune.base.output import ProcessPool
 from tfprune.export.compressing import evaluate
 from tfprune.export.compressing.compress import Search
 from tfprune.export.compressing.evaluate import _pack_runner, _unpack_runner, workers_of
@@ -26,7 +27,7 @@ from tfprune.export.compressing.trials import Recipe
 from tfprune.export.rewriting.weights import EdgeQuantizer
 from tfprune.models import tasks
 from tfprune.models import tasks as worker
-from tfprune.models.tasks import _DONE, _NO_DATA, _REFUSED, DataReference, _ProcessPool, _run_task
+from tfprune.models.tasks import _DONE, _NO_DATA, _REFUSED, DataReference, _run_task
 
 HALF = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
 
@@ -335,7 +336,7 @@ def test_a_model_that_no_other_process_can_load_is_refused(tmp_path, monkeypatch
     folder = RunFolder(tmp_path, settings={}, arrays=[])
     with (
         pytest.raises(ValueError, match="classes have to stand in modules"),
-        _ProcessPool(1, environment={}) as pool,
+        ProcessPool(1, environment={}) as pool,
         workers_of(runner(model), folder, jobs=1, executor=pool, seconds=100.0),
     ):
         pass

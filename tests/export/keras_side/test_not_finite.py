@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfprune import Limit
 from tfprune.export import Runner, rewrite, to_tflite, verify
@@ -70,6 +71,7 @@ def test_samples_without_a_finite_expected_value_prove_nothing(tmp_path, monkeyp
 
 
 def test_the_check_compares_with_what_predict_gives():
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})  # as users have it
     model = build()
     kernel = np.array(model.layers[0].kernel)
     kernel.flat[0] = np.nan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -323,6 +325,9 @@ class Other(Mixture):
     pass
 
 
+shared = functools.cache(mixture)  # for what is refused
+
+
 @pytest.mark.parametrize(
     ("kind", "argument", "call"),
     [
@@ -333,22 +338,22 @@ class Other(Mixture):
         ),
         (ArgumentTypeError, "model_or_layer", lambda: tfprune.experts.grow("model")),
         (ArgumentError, "model_or_layer", lambda: tfprune.experts.grow(Mixture())),
-        (ArgumentError, "factor", lambda: tfprune.experts.grow(mixture(), 1)),
-        (ArgumentError, "noise", lambda: tfprune.experts.grow(mixture(), noise=-1)),
-        (ArgumentError, "order", lambda: tfprune.experts.grow(mixture(), order="interpose")),
-        (ArgumentError, "random", lambda: tfprune.experts.grow(mixture(), random="gate")),
+        (ArgumentError, "factor", lambda: tfprune.experts.grow(shared(), 1)),
+        (ArgumentError, "noise", lambda: tfprune.experts.grow(shared(), noise=-1)),
+        (ArgumentError, "order", lambda: tfprune.experts.grow(shared(), order="interpose")),
+        (ArgumentError, "random", lambda: tfprune.experts.grow(shared(), random="gate")),
         (ArgumentTypeError, "router", lambda: tfprune.experts.register(Mixture, {"a": 0}, router=1)),
-        (ArgumentError, "drop", lambda: tfprune.experts.drop(mixture(), [4])),
-        (ArgumentError, "drop", lambda: tfprune.experts.drop(mixture(), range(4))),
-        (ArgumentError, "top_k", lambda: tfprune.experts.drop(mixture(), [0], top_k=4)),
-        (ArgumentTypeError, "drop", lambda: tfprune.experts.drop(mixture(), 2)),
-        (ArgumentError, "merge", lambda: tfprune.experts.merge(mixture(), [[0, 1], [2]])),
-        (ArgumentTypeError, "merge", lambda: tfprune.experts.merge(mixture(), [0, 1])),
-        (ArgumentError, "merge", lambda: tfprune.experts.merge(mixture(), [[0, 1, 2, 3], []])),
-        (ArgumentTypeError, "merge", lambda: tfprune.experts.merge(mixture(), 2)),
-        (ArgumentTypeError, "ranking", lambda: tfprune.experts.merge(mixture(), 2, ranking={})),
-        (ArgumentError, "merge", lambda: tfprune.experts.merge(mixture(), 4, ranking=ranking_of([range(4)] * 2))),
-        (ArgumentError, "ranking", lambda: tfprune.experts.merge(mixture(), 2, ranking=ranking_of([range(4)]))),
+        (ArgumentError, "drop", lambda: tfprune.experts.drop(shared(), [4])),
+        (ArgumentError, "drop", lambda: tfprune.experts.drop(shared(), range(4))),
+        (ArgumentError, "top_k", lambda: tfprune.experts.drop(shared(), [0], top_k=4)),
+        (ArgumentTypeError, "drop", lambda: tfprune.experts.drop(shared(), 2)),
+        (ArgumentError, "merge", lambda: tfprune.experts.merge(shared(), [[0, 1], [2]])),
+        (ArgumentTypeError, "merge", lambda: tfprune.experts.merge(shared(), [0, 1])),
+        (ArgumentError, "merge", lambda: tfprune.experts.merge(shared(), [[0, 1, 2, 3], []])),
+        (ArgumentTypeError, "merge", lambda: tfprune.experts.merge(shared(), 2)),
+        (ArgumentTypeError, "ranking", lambda: tfprune.experts.merge(shared(), 2, ranking={})),
+        (ArgumentError, "merge", lambda: tfprune.experts.merge(shared(), 4, ranking=ranking_of([range(4)] * 2))),
+        (ArgumentError, "ranking", lambda: tfprune.experts.merge(shared(), 2, ranking=ranking_of([range(4)]))),
         (ArgumentError, "axes", lambda: tfprune.experts.register(Mixture, {})),
         (ArgumentTypeError, "axes", lambda: tfprune.experts.register(Mixture, "router")),
         (ArgumentTypeError, "layer_class", lambda: tfprune.experts.register("Mixture", {"a": 0})),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tfprune import prune_units
 from tfprune.solving.dependency_graph import _unread, is_cut_off
 
 layers = keras.layers
+shared = functools.cache(transformer)  # for what is refused
 
 
 def inner(model, name, x):
@@ -191,7 +194,7 @@ def test_an_update_that_is_worse_on_texts_kept_apart_is_not_kept():
     ],
 )
 def test_settings_that_cannot_be(settings, reason):
-    model = transformer()
+    model = shared()
     before = [values.copy() for values in model.get_weights()]
     with pytest.raises(ValueError, match=reason):
         prune_units(model, texts(), verbose=0, **settings)
@@ -210,7 +213,7 @@ def test_settings_that_cannot_be(settings, reason):
 )
 def test_texts_that_cannot_be(data, reason):
     with pytest.raises(ValueError, match=reason):
-        prune_units(transformer(), data, verbose=0)
+        prune_units(shared(), data, verbose=0)
 
 
 def test_models_without_units():

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tfprune.models.tasks import _THREADS, _ProcessPool
+from tfprune.base.output import _THREADS, ProcessPool
 
 PROGRAM = """
 import os, sys, time
-from tfprune.models.tasks import _ProcessPool as ProcessPool
+from tfprune.base.output import ProcessPool
 print("begun", flush=True)
 pool = ProcessPool(2, environment={})
 pids = [pool.submit(os.getpid) for _ in range(2)]
@@ -39,7 +39,8 @@ def is_gone(pid: int) -> bool:
 
 
 def test_processes_have_a_share_of_the_processors_and_are_replaced_when_they_die():
-    with _ProcessPool(2, environment={"MINE": "1"}) as pool:
+    with ProcessPool(2, environment={"MINE": "1"}) as pool:
+        assert not pool.submit(eval, "'keras' in __import__('sys').modules").result()  # it reads them when imported
         values = [pool.submit(os.getenv, name).result() for name in (*_THREADS, "MINE", "TF_CPP_MIN_LOG_LEVEL")]
         assert values == [str(max(1, os.cpu_count() // 2))] * 3 + ["1", "3"]
         died = pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL)
