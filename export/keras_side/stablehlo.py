@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
-from tfprune.base.spec import ArgumentError
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.verify import run_in_child
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
+    QUANTIZED,
     NamedTensors,
     add_constant,
     add_operator,
@@ -37,7 +37,8 @@ from tfprune.export.file.document import (
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import keep_order
-from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized
+from tfprune.export.rewriting.weights import operators_to_skip, quantized_by_recipe
+from tfprune.quantizing.quantized import marks_range
 from tfprune.report import install
 
 if TYPE_CHECKING:
@@ -116,16 +117,91 @@ def _convert_job(folder: Path) -> None:
         with context:
             module = ir.Module.parse((folder / _TRACE).read_bytes(), context)
             passmanager.PassManager.parse("builtin.module(stablehlo-deserialize)").run(module.operation)
+            _flatten_constants(ir, module)
+            _place_ranges(ir, module)
             inputs = [entry["name"] for entry in settings["inputs"]]
             api.set_signature(module.operation, _SIGNATURE, inputs, names["outputs"])
             config = api.ConvertToTFLConfig()
             config.model_origin_framework = "JAX"
             config.unsafe_fuse_dynamic_shaped_broadcast = True
             api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
+            if settings["integers"]:  # of operators that are fused by now
+                _repeat_ranges(ir, module)
+                config.qdq_conversion_mode = "STATIC"
+                api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
             content = api.export_flatbuffer_to_bytes(module.operation)
     except (ir.MLIRError, RuntimeError) as error:
         raise ValueError(f"the converter says: {error}") from error
     (folder / _CONVERTED).write_bytes(content)
+
+
+def _operations(ir: Any, module: Any, name: str) -> list[Any]:
+    """Return the operations of a module with a name, in order, so that they may be changed."""
+    found: list[Any] = []
+
+    def collect(operation: Any) -> Any:
+        if operation.name == name:
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(collect)
+    return found
+
+
+def _flatten_constants(ir: Any, module: Any) -> None:
+    """Give constants of the channels of a series one dimension: only such ones are fused with its convolution."""
+    for operation in _operations(ir, module, "stablehlo.broadcast_in_dim"):
+        values, shape = operation.operands[0], operation.result.type.shape
+        if len(shape) != 3 or values.type.shape != [1, 1, shape[2]] or not _is_constant(values):
+            continue
+        with ir.InsertionPoint(operation), operation.location:
+            flat = ir.RankedTensorType.get([shape[2]], values.type.element_type)
+            reshape = ir.Operation.create("stablehlo.reshape", results=[flat], operands=[values])
+        operation.operands[0] = reshape.result
+        operation.attributes["broadcast_dimensions"] = ir.DenseI64ArrayAttr.get([2])
+
+
+def _is_constant(value: Any) -> bool:
+    """Return whether a value depends on constants only."""
+    owner = value.owner
+    operands = getattr(owner, "operands", None)  # an argument of a function belongs to a block, which has none
+    return operands is not None and all(map(_is_constant, operands))
+
+
+def _place_ranges(ir: Any, module: Any) -> None:
+    """Turn the places that a trace marks into operators that round to 8-bit integers, and back to floats."""
+    for operation in _operations(ir, module, "stablehlo.composite"):
+        if operation.attributes["name"].value != _RANGE:
+            continue
+        attributes, tensor = operation.attributes["composite_attributes"], operation.operands[0]
+        scale, zero = (np.array(attributes[name]).item() for name in ("scale", "zero_point"))
+        kind = ir.Type.parse(f"!quant.uniform<i8:f32, {scale!r}:{zero}>")
+        with ir.InsertionPoint(operation), operation.location:
+            integers = ir.RankedTensorType.get(tensor.type.shape, kind)
+            rounded = ir.Operation.create("stablehlo.uniform_quantize", results=[integers], operands=[tensor])
+            again = ir.Operation.create(
+                "stablehlo.uniform_dequantize", results=[tensor.type], operands=[rounded.result]
+            )
+        operation.result.replace_all_uses_with(again.result)
+        operation.erase()
+
+
+def _repeat_ranges(ir: Any, module: Any) -> None:
+    """Round in front of a reshape as behind it: it follows the convolution of a series, which needs a range."""
+    for operation in reversed(_operations(ir, module, "tfl.quantize")):
+        reshape = operation.operands[0].owner
+        if getattr(reshape, "name", "") != "tfl.reshape":
+            continue
+        tensor = reshape.operands[0]
+        if getattr(tensor.owner, "name", "") in ("", "tfl.dequantize"):  # an input, or rounded already
+            continue
+        with ir.InsertionPoint(reshape), reshape.location:
+            kind = ir.RankedTensorType(operation.result.type).element_type
+            integers = ir.RankedTensorType.get(tensor.type.shape, kind)
+            how = {"qtype": ir.TypeAttr.get(integers)}
+            rounded = ir.Operation.create("tfl.quantize", results=[integers], operands=[tensor], attributes=how)
+            again = ir.Operation.create("tfl.dequantize", results=[tensor.type], operands=[rounded.result])
+        reshape.operands[0] = again.result
 
 
 def _trace_copy(settings: dict[str, Any], folder: Path) -> None:
@@ -134,19 +210,20 @@ def _trace_copy(settings: dict[str, Any], folder: Path) -> None:
 
     inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
     model = read_copy(folder, settings["things"])
-    _write_trace(model, folder, inputs=Signature(tuple(inputs), settings["form"]))
+    _write_trace(model, folder, inputs=Signature(tuple(inputs), settings["form"]), marked=settings["marked"])
 
 
 # Tracing.
 
 
-def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None:
+def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature, marked: bool) -> None:
     """Write what a model computes as StableHLO, and the names of its outputs.
 
     Args:
         model: A model on the JAX backend. It is left as it is.
         folder: The folder of the job.
         inputs: The inputs of the model.
+        marked: Whether its layers are traced with numbers for names, and its outputs negated.
 
     Raises:
         ValueError: If JAX cannot trace it.
@@ -155,7 +232,7 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
     import jax.export
     import keras
 
-    from tfprune.export.keras_side.prepare import longest, recurrent_layers, unrolled
+    from tfprune.export.keras_side.prepare import longest, marked_layers, recurrent_layers, unrolled
 
     trained, others = ([variable.value for variable in each] for each in _variables(model))
     names: list[str] = []
@@ -164,16 +241,20 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
         x = inputs.pack(dict(zip(inputs.names, arrays, strict=True)))
         outputs, _ = model.stateless_call(trained, others, x, training=False)
         names[:] = _output_names(outputs)
+        if marked:
+            outputs = keras.tree.map_structure(keras.ops.negative, outputs)
         return [outputs[name] for name in names] if isinstance(outputs, dict) else keras.tree.flatten(outputs)
 
     with ExitStack() as stack:
         if recurrent_layers(model):
             stack.enter_context(unrolled(model))
+        if marked:
+            stack.enter_context(marked_layers(model))
         failures = []
         for specs in _specs(inputs, most=longest(model)):
             try:
                 has_symbols = any(jax.export.is_symbolic_dim(size) for spec in specs for size in spec.shape)
-                with _known_functions(fuses=not has_symbols):
+                with _known_functions(fuses=not has_symbols), _marked_ranges(fuses=not has_symbols):
                     exported = jax.export.export(jax.jit(call), platforms=["cpu"])(*specs)
                 break
             except (TypeError, ValueError, NotImplementedError, jax.errors.InconclusiveDimensionOperation) as error:
@@ -232,6 +313,36 @@ def _known_functions(*, fuses: bool) -> Iterator[None]:
     finally:
         for module, name, function in before:
             setattr(module, name, function)
+
+
+# Ranges of a model of `quantize_aware`. The converter rounds where a trace marks them. It rounds weights and
+# constants by itself, to the same integers as the wrappers of the model.
+
+_RANGE = "tfprune.range"  # the name of the composite that marks a range
+_STEPS, _LOWEST = 255, -128  # of 8-bit integers
+
+
+@contextmanager
+def _marked_ranges(*, fuses: bool) -> Iterator[None]:
+    """Let wrappers with known ranges mark them in a trace instead of rounding."""
+    import jax
+
+    def mark(tensor: Any, bounds: Any) -> Any:
+        if not all(isinstance(bound, float | int) for bound in bounds):  # of constants
+            return tensor
+        if not fuses:
+            raise NotImplementedError("ranges have no form with symbols for sizes")
+        low, high = np.float32(bounds)
+        scale = (float(high) - float(low)) / _STEPS
+        zero = _LOWEST + int(np.floor(-low / np.float32(scale) + np.float32(0.5)))
+        kept = {"scale": np.array([scale], np.float64), "zero_point": np.array([zero], np.int64)}
+        return jax.lax.composite(lambda values, **_: values, _RANGE)(tensor, **kept)
+
+    token = marks_range.set(mark)
+    try:
+        yield
+    finally:
+        marks_range.reset(token)
 
 
 def _is_start(value: Any) -> bool:
@@ -508,86 +619,39 @@ def _pad_transposed_convolutions(model: schema.ModelT) -> None:
                 operator.builtinOptions.padding = schema.Padding.SAME
 
 
-# Other number formats than float32: recipes of LiteRT Quantizer.
+# Inputs and outputs of a file of integers: the converter leaves out the operators at its borders.
+
+_BORDERS = {"inputs": "QUANTIZE", "outputs": "DEQUANTIZE"}
 
 
-def _integers(bits: int, *, symmetric: bool, granularity: str) -> dict[str, Any]:
-    return {"num_bits": bits, "symmetric": symmetric, "granularity": granularity, "dtype": "INT"}
+def _add_borders(model: schema.ModelT) -> bool:
+    """Put operators between the integers of a file and inputs and outputs of floats; return whether it has any."""
+    found = [
+        (graph, border, place, index)
+        for graph in model.subgraphs
+        for border in _BORDERS
+        for place, index in enumerate(getattr(graph, border).tolist())
+        if graph.tensors[index].type == schema.TensorType.INT8 and graph.tensors[index].quantization is not None
+    ]
+    for graph, border, place, index in found:
+        indices = getattr(graph, border).copy()
+        indices[place] = _add_border(model, graph, index, kind=_BORDERS[border])
+        setattr(graph, border, indices)
+    return bool(found)
 
 
-def _rule(*, operation: str = "*", algorithm: str = "min_max_uniform_quantize", **tensors: Any) -> dict[str, Any]:
-    how = {
-        "explicit_dequantize": False,
-        "skip_checks": False,
-        "min_weight_elements": 0,
-        "compute_precision": "INTEGER",
-    }
-    return {"regex": ".*", "operation": operation, "algorithm_key": algorithm, "op_config": {**how, **tensors}}
-
-
-_HALF = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
-_EIGHT_BITS = _integers(8, symmetric=True, granularity="CHANNELWISE")
-_OF_8_BITS = _integers(8, symmetric=False, granularity="TENSORWISE")
-_OF_16_BITS = _integers(16, symmetric=True, granularity="TENSORWISE")
-_INT8 = _rule(activation_tensor_config=_OF_8_BITS, weight_tensor_config=_EIGHT_BITS)
-_RULES = {
-    "float16": _rule(
-        algorithm="float_casting", weight_tensor_config=_HALF, compute_precision="FLOAT", explicit_dequantize=True
-    ),
-    "dynamic": _rule(weight_tensor_config=_EIGHT_BITS),
-    "int8": _INT8,
-    "int4": _INT8,  # its weights get fewer bits later
-    "int16x8": _rule(activation_tensor_config=_OF_16_BITS, weight_tensor_config=_EIGHT_BITS),
-}
-_BORDERS_IN_FLOAT = [_rule(operation=each, algorithm="no_quantize") for each in ("INPUT", "OUTPUT")]
-
-
-def check_recipe(form: Any, *, has_ranges: bool) -> None:
-    """Refuse a number format that has no recipe.
-
-    Args:
-        form: A `Quantization`.
-        has_ranges: Whether the model has ranges of its own, from `quantize_aware`.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    for asked, what in (
-        (form.scheme is not None and has_ranges, "a model of tfprune.quantize_aware"),
-        (form.skip, f"skip={form.skip!r}"),
-    ):
-        if asked:
-            raise ArgumentError(
-                "quantize",
-                "a number format that can be made without TensorFlow",
-                f"{form.scheme!r} with {what}, which TensorFlow's converter alone takes",
-                advice=f"{_OTHER}.",
-            )
-
-
-def quantized_by_recipe(form: Any, file: ModelFile, *, samples: Sequence[Mapping[str, np.ndarray]]) -> bytes:
-    """Return a float file in another number format.
-
-    Args:
-        form: The format, a `Quantization`; float32 returns the file as it is.
-        file: The file.
-        samples: Calibration data, as `edge_quantized` takes them.
-
-    Raises:
-        ValueError: As `edge_quantized` does.
-    """
-    if form.scheme is None:
-        return file.content
-    if not importlib.util.find_spec("litert_quantizer"):
-        raise ArgumentError(
-            "quantize",
-            f"the package litert-quantizer, which makes quantize={form.scheme!r} without TensorFlow",
-            "not installed",
-            advice=f"Run {install('jax')}. {_OTHER}.",
-        )
-    has_borders = form.io_dtype == "float32" and "activation_tensor_config" in _RULES[form.scheme]["op_config"]
-    recipe = [_RULES[form.scheme], *(_BORDERS_IN_FLOAT if has_borders else [])]
-    return edge_quantized(EdgeQuantizer(recipe), file, samples=samples).content
+def _add_border(model: schema.ModelT, graph: schema.SubGraphT, index: int, *, kind: str) -> int:
+    integers = graph.tensors[index]
+    floats = add_tensor(graph, integers, type=schema.TensorType.FLOAT32, quantization=None, buffer=0)
+    is_input = kind == "QUANTIZE"
+    integers.name = QUANTIZED if is_input else integers.name + b"/int8"
+    source, target = (floats, index) if is_input else (index, floats)
+    add_operator(model, graph, name=kind, inputs=[source], outputs=[target])
+    for signature in model.signatureDefs or ():
+        for entry in signature.inputs if is_input else signature.outputs:
+            if entry.tensorIndex == index and model.subgraphs[signature.subgraphIndex] is graph:
+                entry.tensorIndex = floats
+    return floats
 
 
 # The call in the parent.
@@ -597,14 +661,52 @@ _TIMEOUT = 3600.0  # seconds
 _ENVIRONMENT = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def convert_by_jax(model: keras.Model, inputs: Signature) -> ModelFile:
-    """Convert a model to a float32 file.
+def convert_by_jax(
+    model: keras.Model, inputs: Signature, *, form: Any, samples: Sequence[Mapping[str, np.ndarray]]
+) -> bytes:
+    """Convert a model by LiteRT's converter.
 
     A batch that the model leaves open stays open where the operators allow it, and is 1 elsewhere.
 
     Args:
-        model: A model without wrappers, on any backend.
+        model: A model without wrappers for pruning, on any backend.
         inputs: Its inputs, with the batch that the file takes.
+        form: The number format, a `Quantization`.
+        samples: Calibration data, as `edge_quantized` takes them; empty for a model with ranges of its own.
+
+    Raises:
+        ValueError: As `quantized_by_recipe` does; or if another process cannot import a custom class that it needs,
+            JAX cannot trace the model, or the converter refuses it or crashes on it.
+    """
+    from tfprune.export.keras_side.prepare import holds_ranges
+
+    has_ranges = form.scheme == "int8" and holds_ranges(model)
+    file = _best_file(model, inputs, integers=has_ranges)
+    if not has_ranges:
+        ordered = ModelFile.open(keep_order(file.content, inputs.names))
+        floats = _operators_in_float(model, inputs, ordered, skip=form.skip) if form.skip else ()
+        return quantized_by_recipe(form, ordered, samples=samples, other=_OTHER, floats=floats)
+    file = file if form.io_dtype == "int8" else file.after(_add_borders)
+    return keep_order(file.content, inputs.names)
+
+
+def _operators_in_float(model: keras.Model, inputs: Signature, file: ModelFile, *, skip: Sequence[str]) -> set[str]:
+    """Return the names of the operators of a float file that stay in float."""
+    from tfprune.export.keras_side.prepare import marked_layers
+
+    marked = _best_file(model, inputs, integers=False, marked=True)
+    with marked_layers(model) as paths:
+        return operators_to_skip(skip, content=file.content, marked=marked.content, paths=paths)
+
+
+def _best_file(model: keras.Model, inputs: Signature, *, integers: bool, marked: bool = False) -> ModelFile:
+    """Return a file of the best way to trace a model.
+
+    Args:
+        model: The model.
+        inputs: Its inputs.
+        integers: Whether the file computes in integers where the model has ranges.
+        marked: Whether its layers have numbers for names, and its outputs are negated.
 
     Raises:
         ValueError: If another process cannot import a custom class that it needs, JAX cannot trace the model, or the
@@ -614,14 +716,14 @@ def convert_by_jax(model: keras.Model, inputs: Signature) -> ModelFile:
     *ways, last = _ways(model, inputs)
     for way, numbers in ways:
         try:
-            file = _convert(model, way, numbers)
-            if not _has_open_length(inputs) or _runs(file, model, inputs):
+            file = _convert(model, way, numbers, integers=integers, marked=marked)
+            if not _has_open_length(inputs) or marked or _runs(file, model, inputs):
                 return file
             _log.info("a file of %r traced for %s does not give its outputs", model.name, way.inputs)
         except ValueError as error:
             _log.info("%r is not traced for %s: %s", model.name, way.inputs, error)
     try:
-        return _convert(model, last[0])
+        return _convert(model, last[0], integers=integers, marked=marked)
     except ValueError as error:
         if not _has_open_length(inputs):
             raise
@@ -661,7 +763,8 @@ def _runs(file: ModelFile, model: keras.Model, inputs: Signature) -> bool:
     import keras
 
     data = inputs.random(inputs.batch or _TRIED, model=model)
-    run = run_in_child(ModelFile(keep_order(file.content, inputs.names)), data, timeout=_TIMEOUT)
+    ordered = ModelFile(keep_order(file.after(_add_borders).content, inputs.names))
+    run = run_in_child(ordered, data, timeout=_TIMEOUT)
     if run.reason:
         _log.info("%r: %s", model.name, run.reason)
         return False
@@ -696,7 +799,9 @@ def _check_recurrent(model: keras.Model, inputs: Signature) -> None:
         )
 
 
-def _convert(model: keras.Model, inputs: Signature, numbers: Sequence[int] = ()) -> ModelFile:
+def _convert(
+    model: keras.Model, inputs: Signature, numbers: Sequence[int] = (), *, integers: bool, marked: bool
+) -> ModelFile:
     import keras
 
     from tfprune.export.keras_side.prepare import has_half_weights, in_float32, states_at_start, write_copy
@@ -704,14 +809,14 @@ def _convert(model: keras.Model, inputs: Signature, numbers: Sequence[int] = ())
 
     with TemporaryFolder() as name:
         folder = Path(name)
-        things: list[list[str]] = []
+        settings, things = {**asdict(inputs), "marked": marked}, []
         is_traced = keras.backend.backend() == "jax" and not has_half_weights(model)
         with in_float32(model), states_at_start(model):
             if is_traced:
-                _write_trace(model, folder, inputs=inputs)
+                _write_trace(model, folder, inputs=inputs, marked=marked)
             else:
                 things = write_copy(model, folder)
-        write_job(folder, _JOB, settings={"things": things, **asdict(inputs)})
+        write_job(folder, _JOB, settings={**settings, "things": things, "integers": integers})
         package = _PACKAGE if is_traced else "keras"
         completed = run_job(_convert_job, folder, timeout=_TIMEOUT, environment=_ENVIRONMENT, package=package)
         if not completed.ok:

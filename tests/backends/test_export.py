@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 
@@ -13,21 +12,17 @@ import pytest
 from keras import layers
 
 import tfprune
-from tfprune.export import Runner, sparse_inference, to_tflite
+from tfprune.export import Quantization, Runner, sparse_inference, to_tflite
+from tfprune.export.file.reader import read
 
 BACKEND = keras.backend.backend()
-pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/export is of TensorFlow")
-HAS_LITERT = bool(importlib.util.find_spec("litert_converter"))
-NEEDS_LITERT = pytest.mark.skipif(not HAS_LITERT, reason="litert-converter is not installed: see the extra `jax`")
+pytestmark = [
+    pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/export is of TensorFlow"),
+    pytest.mark.usefixtures("converter"),
+]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
 TOKENS = RNG.integers(0, 9, size=(12, 5)).astype("int32")
-
-
-@pytest.fixture(autouse=True, params=["tensorflow", pytest.param("litert", marks=NEEDS_LITERT)])
-def converter(request, monkeypatch):
-    monkeypatch.setenv("TFPRUNE_CONVERTER", request.param)
-    return request.param
 
 
 def traces_here():
@@ -69,6 +64,27 @@ def test_every_kind_of_file_gives_what_keras_gives(tmp_path, quantize, tolerance
     assert difference(tmp_path / "file", model, IMAGES) < tolerance
     assert report.nnz == tfprune.sparsity_report(model).total_nnz  # had a zero been lost, nothing would be written
     assert sys.modules["tensorflow"] is None
+
+
+@pytest.mark.parametrize(("scheme", "io_dtype"), [("int8", "float32"), ("int4", "int8")])
+def test_layers_and_operators_that_are_skipped_stay_in_float(tmp_path, scheme, io_dtype):
+    model = pruned(cnn())
+
+    def operators(skip):
+        form = Quantization(scheme, skip=skip, io_dtype=io_dtype)
+        to_tflite(model, tmp_path / "file", quantize=form, calibration=IMAGES, optimize="dense")
+        graph = read((tmp_path / "file").read_bytes()).subgraphs[0]
+        kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+        outputs = [(each.name, graph.tensors[each.outputs[0]]) for each in graph.operators if each.name in kinds]
+        assert len(outputs) >= 3
+        return {tensor.name: name for name, tensor in outputs if tensor.dtype == "float32"}
+
+    in_float = operators("^separable")
+    assert sorted(in_float.values()) == ["CONV_2D", "DEPTHWISE_CONV_2D"]
+    assert operators(next(name for name, kind in in_float.items() if kind == "CONV_2D")).keys() < in_float.keys()
+    for skip, words in (("conv_7", "'conv_7', which is found in no path"), (".", "which matches all of them")):
+        with pytest.raises(ValueError, match=words):
+            operators(skip)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):
