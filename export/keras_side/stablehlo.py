@@ -33,6 +33,7 @@ from tfprune.export.file.document import (
     add_values,
     inputs_of,
     save_objects,
+    sorted_operators,
     unpack_objects,
 )
 from tfprune.export.file.model_file import ModelFile
@@ -410,6 +411,7 @@ _SIZES = {**_MAY_BE_OPEN, "BROADCAST_TO": 1, "FILL": 0, "STRIDED_SLICE": 2, "TIL
 
 
 _INT32 = schema.TensorType.INT32
+_INTEGERS = (np.int32, np.int64)  # of lists of sizes: BROADCAST_TO takes both
 
 
 class _ClosedError(ValueError):
@@ -479,6 +481,7 @@ class _Opening:
                 open_sizes = np.where(self._depends(sizes), -1, sizes).astype(np.int32)
                 tensor.shapeSignature = open_sizes if (open_sizes < 0).any() else None
                 tensor.shape = self._at_one(tensor.shape)
+        self.view.graph.operators = sorted_operators(self.view.graph.operators)
 
     def _depends(self, sizes: Any, *numbers: int) -> np.ndarray:
         sizes = np.asarray(sizes)
@@ -493,7 +496,7 @@ class _Opening:
     def _open(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
         """Let a constant input of an operator fit any size."""
         name = self.view.kind(operator)
-        if name not in _BROADCASTING and values.dtype == np.int32 and self._depends(values).any():
+        if name not in _BROADCASTING and values.dtype in _INTEGERS and self._depends(values).any():
             self._open_sizes_of(operator, name, place, values)
         if self._depends(values.shape).any():
             self._open_shape_of(operator, name, place, values)

@@ -7,6 +7,7 @@ import os
 import sys
 
 import keras
+import layer_cases
 import numpy as np
 import pytest
 from keras import layers
@@ -239,6 +240,18 @@ def test_transposed_convolutions_keep_their_sizes(tmp_path, size, strides, paddi
     model = keras.Sequential([keras.Input((8, 8, 3)), *stack])
     to_tflite(model, tmp_path / "file", check_on=IMAGES)
     assert difference(tmp_path / "file", model, IMAGES) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["Conv2DTranspose/0", "UpSampling2D/0"])
+def test_single_layers_are_right_for_other_batches(tmp_path, converter, case):
+    if converter == "tensorflow":
+        pytest.skip("the program tests/fuzz/converters.py exports every layer by both converters")
+    name, _, number = case.partition("/")
+    model = layer_cases.build(name, int(number))
+    to_tflite(model, tmp_path / "file", optimize="dense")
+    for rows in (1, 3):
+        data = RNG.normal(size=(rows, *(size or 9 for size in model.input_shape[1:]))).astype("float32")
+        assert difference(tmp_path / "file", model, data) < 1e-5
 
 
 def test_another_converter_is_refused(tmp_path, monkeypatch):
