@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from tfprune.export.file.document import (
     add_tensor,
     add_values,
     inputs_of,
+    operator_code,
     save_objects,
     sorted_operators,
     unpack_objects,
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     import keras
 
     from tfprune.export.keras_side.prepare import ModelInput, Signature
+
+_Function = Callable[..., dict[str, Any]]  # of arrays, by name
+_Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # the shape and the type of each
 
 # The converter, whose names are private: probed here, and nowhere else.
 
@@ -95,33 +99,36 @@ def _version() -> str:
 # What the child does.
 
 _JOB = "job"
-_TRACE = "model.mlirbc"
-_OUTPUTS = "outputs"
+_TRACE = "{}.mlirbc"  # of a signature, by its number
+_SIGNATURES = "signatures"  # the name of each, and those of its inputs and outputs
 _CONVERTED = "model.tflite"
 _SIGNATURE = "serving_default"  # as the other converter names it
 
 
 def _convert_job(folder: Path) -> None:
-    """Convert the trace in the folder of a job, or the copy of a model there, and write the file beside it.
+    """Convert the traces in the folder of a job, or the copy of a model there, and write the file beside it.
 
     Raises:
         ValueError: If the converter is missing or refuses the model, or the copy cannot be loaded or traced.
     """
     ir, passmanager, api = _converter()
     settings, _ = read_job(folder, _JOB)
-    if not (folder / _TRACE).exists():
+    if not (folder / _TRACE.format(0)).exists():
         _trace_copy(settings, folder)
-    names, _ = read_job(folder, _OUTPUTS)
+    signatures = read_job(folder, _SIGNATURES)[0]["signatures"]
     context = ir.Context()
     api.prepare_mlir_context(context)
     try:
         with context:
-            module = ir.Module.parse((folder / _TRACE).read_bytes(), context)
-            passmanager.PassManager.parse("builtin.module(stablehlo-deserialize)").run(module.operation)
-            _flatten_constants(ir, module)
-            _place_ranges(ir, module)
-            inputs = [entry["name"] for entry in settings["inputs"]]
-            api.set_signature(module.operation, _SIGNATURE, inputs, names["outputs"])
+            modules = []
+            for number, names in enumerate(signatures):
+                module = ir.Module.parse((folder / _TRACE.format(number)).read_bytes(), context)
+                passmanager.PassManager.parse("builtin.module(stablehlo-deserialize)").run(module.operation)
+                _flatten_constants(ir, module)
+                _place_ranges(ir, module)
+                api.set_signature(module.operation, *names)
+                modules.append(module)
+            module = modules[0] if len(modules) == 1 else api.merge_modules(modules)
             config = api.ConvertToTFLConfig()
             config.model_origin_framework = "JAX"
             config.unsafe_fuse_dynamic_shaped_broadcast = True
@@ -256,7 +263,7 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature, marked:
             try:
                 has_symbols = any(jax.export.is_symbolic_dim(size) for spec in specs for size in spec.shape)
                 with _known_functions(fuses=not has_symbols), _marked_ranges(fuses=not has_symbols):
-                    exported = jax.export.export(jax.jit(call), platforms=["cpu"])(*specs)
+                    exported = jax.export.export(jax.jit(call, keep_unused=True), platforms=["cpu"])(*specs)
                 break
             except (TypeError, ValueError, NotImplementedError, jax.errors.InconclusiveDimensionOperation) as error:
                 failures.append(error)
@@ -264,8 +271,35 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature, marked:
             raise ValueError(
                 f"Expected a model that JAX traces. Received: {model.name!r}: {_said(failures[-1])}. {_OTHER}."
             ) from failures[-1]
-    (folder / _TRACE).write_bytes(exported.mlir_module_serialized)
-    write_job(folder, _OUTPUTS, settings={"outputs": names})
+    (folder / _TRACE.format(0)).write_bytes(exported.mlir_module_serialized)
+    write_job(folder, _SIGNATURES, settings={"signatures": [[_SIGNATURE, inputs.names, names]]})
+
+
+def _write_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _Inputs], folder: Path) -> None:
+    """Write what functions compute as StableHLO, and the names of their inputs and outputs."""
+    import jax
+    import jax.export
+
+    signatures: list[list[Any]] = []
+
+    def traced(function: _Function, names: Sequence[str], outputs: list[str]) -> Callable[..., list[Any]]:
+        def call(*arrays: Any) -> list[Any]:
+            results = function(**dict(zip(names, arrays, strict=True)))
+            outputs[:] = sorted(results)
+            return [results[name] for name in outputs]
+
+        return call
+
+    for number, (key, function) in enumerate(functions.items()):
+        outputs: list[str] = []
+        names = [*inputs[key]]
+        specs = [jax.ShapeDtypeStruct(*inputs[key][name]) for name in names]
+        with _known_functions(fuses=True):
+            call = jax.jit(traced(function, names, outputs), keep_unused=True)
+            exported = jax.export.export(call, platforms=["cpu"])(*specs)
+        (folder / _TRACE.format(number)).write_bytes(exported.mlir_module_serialized)
+        signatures.append([key, names, outputs])
+    write_job(folder, _SIGNATURES, settings={"signatures": signatures})
 
 
 @contextmanager
@@ -622,6 +656,25 @@ def _pad_transposed_convolutions(model: schema.ModelT) -> None:
                 operator.builtinOptions.padding = schema.Padding.SAME
 
 
+def _look_up_rows(model: schema.ModelT) -> None:
+    """Turn GATHER_ND along one dimension into GATHER, which may take tables of few bits."""
+    for number, graph in enumerate(model.subgraphs):
+        view = NamedTensors(model, number)
+        for operator in graph.operators:
+            if view.kind(operator) != "GATHER_ND":
+                continue
+            table, indices = inputs_of(operator)
+            reshape, shape = view.maker.get(indices), graph.tensors[indices].shape.tolist()
+            ids = inputs_of(reshape)[0] if reshape is not None and view.kind(reshape) == "RESHAPE" else -1
+            if shape[-1] == 1 and ids >= 0 and graph.tensors[ids].shape.tolist() == shape[:-1]:
+                operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.GATHER)
+                operator.inputs = np.array([table, ids], np.int32)
+                operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+                operator.builtinOptions = schema.GatherOptionsT(axis=0)
+        used = {index for operator in graph.operators for index in inputs_of(operator)} | {*graph.outputs.tolist()}
+        graph.operators = [each for each in graph.operators if used & {*each.outputs.tolist()}]
+
+
 # Inputs and outputs of a file of integers: the converter leaves out the operators at its borders.
 
 _BORDERS = {"inputs": "QUANTIZE", "outputs": "DEQUANTIZE"}
@@ -691,6 +744,32 @@ def convert_by_jax(
         return quantized_by_recipe(form, ordered, samples=samples, other=_OTHER, floats=floats)
     file = file if form.io_dtype == "int8" else file.after(_add_borders)
     return keep_order(file.content, inputs.names)
+
+
+def convert_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _Inputs], *, name: str) -> bytes:
+    """Convert functions of arrays to a float32 file with a signature for each.
+
+    Args:
+        functions: On the JAX backend, by signature: from arrays by name to arrays by name.
+        inputs: The shape and the type of each array, by signature.
+        name: What is converted, for messages.
+
+    Raises:
+        ValueError: If JAX cannot trace a function, or the converter refuses it or crashes on it.
+    """
+    with TemporaryFolder() as folder_name:
+        folder = Path(folder_name)
+        try:
+            _write_functions(functions, inputs, folder)
+        except (TypeError, NotImplementedError) as error:
+            raise ValueError(
+                f"Expected a model that JAX traces. Received: {name!r}: {_said(error)}. {_OTHER}."
+            ) from error
+        write_job(folder, _JOB, settings={"integers": False})
+        model = _run_converter(folder, name, package=_PACKAGE)
+    _look_up_rows(model)
+    _name_tensors(model)
+    return save_objects(model)
 
 
 def _operators_in_float(model: keras.Model, inputs: Signature, file: ModelFile, *, skip: Sequence[str]) -> set[str]:
@@ -821,16 +900,21 @@ def _convert(
                 things = write_copy(model, folder)
         write_job(folder, _JOB, settings={**settings, "things": things, "integers": integers})
         package = _PACKAGE if is_traced else "keras"
-        completed = run_job(_convert_job, folder, timeout=_TIMEOUT, environment=_ENVIRONMENT, package=package)
-        if not completed.ok:
-            output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
-            raise ValueError(_failure(completed.reason, output, model.name))
-        model_objects = unpack_objects((folder / _CONVERTED).read_bytes())
+        model_objects = _run_converter(folder, model.name, package=package)
         _pad_transposed_convolutions(model_objects)
+        _look_up_rows(model_objects)
         tables = [as_numpy(weight) for weight in model.weights if len(weight.shape) == 2] if len(numbers) > 1 else []
         _open_sizes(model_objects, numbers=numbers, tables=tables)
         _name_tensors(model_objects)
         return ModelFile.open(save_objects(model_objects))
+
+
+def _run_converter(folder: Path, name: str, *, package: str) -> schema.ModelT:
+    completed = run_job(_convert_job, folder, timeout=_TIMEOUT, environment=_ENVIRONMENT, package=package)
+    if not completed.ok:
+        output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
+        raise ValueError(_failure(completed.reason, output, name))
+    return unpack_objects((folder / _CONVERTED).read_bytes())
 
 
 def _failure(reason: str, output: str, name: str) -> str:
