@@ -25,6 +25,7 @@ from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.verify import run_in_child
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
+    CONVERTER,
     QUANTIZED,
     NamedTensors,
     add_constant,
@@ -33,6 +34,7 @@ from tfprune.export.file.document import (
     add_values,
     inputs_of,
     operator_code,
+    put_metadata,
     save_objects,
     sorted_operators,
     unpack_objects,
@@ -54,7 +56,8 @@ _Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # the shape and the type of
 # The converter, whose names are private: probed here, and nowhere else.
 
 _PACKAGE = "litert_converter.mlir"
-_WANTED = "litert-converter>=0.5,<0.6"
+_NAME = "litert-converter"
+_WANTED = f"{_NAME}>=0.5,<0.6"
 _OTHER = (
     f"Use TensorFlow's converter instead: {install('train')}, and TFPRUNE_CONVERTER=tensorflow in the environment"
 )
@@ -91,9 +94,14 @@ def _converter() -> tuple[Any, Any, Any]:
 
 def _version() -> str:
     try:
-        return f"version {importlib.metadata.version('litert-converter')}"
+        return f"version {importlib.metadata.version(_NAME)}"
     except importlib.metadata.PackageNotFoundError:
         return "none"
+
+
+def converter_name() -> str:
+    """Return the name of the converter, and its version."""
+    return f"{_NAME} {importlib.metadata.version(_NAME)}"
 
 
 # What the child does.
@@ -914,7 +922,9 @@ def _run_converter(folder: Path, name: str, *, package: str) -> schema.ModelT:
     if not completed.ok:
         output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
         raise ValueError(_failure(completed.reason, output, name))
-    return unpack_objects((folder / _CONVERTED).read_bytes())
+    model = unpack_objects((folder / _CONVERTED).read_bytes())
+    put_metadata(model, {CONVERTER: converter_name().encode()})
+    return model
 
 
 def _failure(reason: str, output: str, name: str) -> str:

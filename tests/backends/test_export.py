@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import tfprune
-from tfprune.export import Quantization, Runner, sparse_inference, to_tflite
+from tfprune.export import Quantization, Runner, inspect, sparse_inference, to_tflite
 from tfprune.export.file.reader import read
 
 BACKEND = keras.backend.backend()
@@ -206,6 +206,7 @@ def test_what_the_converter_cannot_take_is_said(tmp_path):
 def test_the_report_says_what_converted_the_file_unless_it_was_tensorflow(tmp_path, converter):
     report = to_tflite(cnn(), tmp_path / "file")
     assert report.converter.partition(" ")[0] == {"tensorflow": "", "litert": "litert-converter"}[converter]
+    assert inspect(tmp_path / "file").converter == report.converter
     assert (report.converter in report.card()) and ("converted by" in str(report)) == bool(report.converter)
 
 

@@ -46,5 +46,5 @@ def test_an_encoder_gives_the_vectors_of_keras(tmp_path, converter):
     backbone = hub.models.BertBackbone(vocabulary_size=len(words), **sizes)
     report = to_embedder(backbone, tmp_path / "encoder.tflite", tokenizer=tokenizer, length=8, check_on=TEXTS)
     assert report.max_abs_diff < 1e-5
-    vectors = Embedder(tmp_path / "encoder.tflite").embed(TEXTS)
+    vectors = Embedder(tmp_path / "encoder.tflite").encode(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
