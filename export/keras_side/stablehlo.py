@@ -6,6 +6,7 @@ converts it loads and traces it on JAX. The converter runs in a child in any cas
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import itertools
@@ -231,6 +232,8 @@ def _trace_copy(settings: dict[str, Any], folder: Path) -> None:
 
 # Tracing.
 
+_MOST_STEPS = 512  # of a loop, which becomes as many copies of its operators
+
 
 def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature, marked: bool) -> None:
     """Write what a model computes as StableHLO, and the names of its outputs.
@@ -312,50 +315,104 @@ def _write_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _I
 
 @contextmanager
 def _known_functions(*, fuses: bool) -> Iterator[None]:
-    """Let functions of JAX that Keras calls be traced in the form that the converter has an operator for.
+    """Let functions that models call be traced in the form that the converter has operators for.
 
-    Composites have no form with symbols for sizes. Looking up entries outside of a table gives NaN in JAX; with
-    LiteRT's operator they are an error. Slices whose start is known need no operator that computes it.
+    Args:
+        fuses: Whether composites are traced, which have no form with symbols for sizes.
     """
     import jax
+    import keras
 
-    gelu, take, cut = jax.nn.gelu, jax.numpy.take, jax.lax.dynamic_slice
-
-    def gelu_as_one(x: Any, approximate: bool = True) -> Any:
-        def decomposed(x: Any, *, approximate: str) -> Any:
-            return gelu(x, approximate=approximate == "tanh")
-
-        return jax.lax.composite(decomposed, "aten.gelu.default")(x, approximate="tanh" if approximate else "none")
-
-    def take_inside(a: Any, indices: Any, axis: int | None = None, **others: Any) -> Any:
-        if axis is None or any(value is not None for value in others.values()):
-            return take(a, indices, axis=axis, **others)
-        place = (slice(None),) * (axis % a.ndim)
-        return a.at[(*place, indices)].get(mode="promise_in_bounds")
-
-    def cut_at(operand: Any, start_indices: Any, slice_sizes: Any, **others: Any) -> Any:
-        if (
-            others
-            or not isinstance(start_indices, list | tuple)
-            or not all(_is_start(each) for each in start_indices)
-        ):
-            return cut(operand, start_indices, slice_sizes, **others)
-        pairs = zip(map(int, start_indices), slice_sizes, strict=True)
-        return operand[tuple(slice(start, start + size) for start, size in pairs)]
-
-    before: list[tuple[Any, str, Any]] = [
-        (jax.nn, "gelu", gelu),
-        (jax.numpy, "take", take),
-        (jax.lax, "dynamic_slice", cut),
+    known: list[tuple[Any, str, Callable[..., Any]]] = [
+        (jax.numpy, "take", _take_inside),
+        (jax.lax, "dynamic_slice", _cut_at),
+        (jax.lax, "cond", _known_branch),
+        (jax.lax, "fori_loop", _unrolled_steps),
+        (keras.ops, "fft", _fft),
+        (keras.ops, "fft2", _fft2),
     ]
-    functions = gelu_as_one if fuses else gelu, take_inside, cut_at
+    known += [(jax.nn, "gelu", _gelu_as_one)] if fuses else []
+    before = [getattr(module, name) for module, name, _ in known]
     try:
-        for (module, name, _), function in zip(before, functions, strict=True):
-            setattr(module, name, function)
+        for (module, name, function), original in zip(known, before, strict=True):
+            setattr(module, name, functools.partial(function, original))
         yield
     finally:
-        for module, name, function in before:
-            setattr(module, name, function)
+        for (module, name, _), original in zip(known, before, strict=True):
+            setattr(module, name, original)
+
+
+def _gelu_as_one(gelu: Callable[..., Any], x: Any, approximate: bool = True) -> Any:
+    import jax
+
+    def decomposed(x: Any, *, approximate: str) -> Any:
+        return gelu(x, approximate=approximate == "tanh")
+
+    return jax.lax.composite(decomposed, "aten.gelu.default")(x, approximate="tanh" if approximate else "none")
+
+
+def _take_inside(take: Callable[..., Any], a: Any, indices: Any, axis: int | None = None, **others: Any) -> Any:
+    """Look up entries without those outside of the table: NaN in JAX, and an error of LiteRT's operator."""
+    if axis is None or any(value is not None for value in others.values()):
+        return take(a, indices, axis=axis, **others)
+    if a.dtype == bool:  # which the converter's operators do not take
+        return _take_inside(take, a.astype("int32"), indices, axis).astype(bool)
+    place = (slice(None),) * (axis % a.ndim)
+    return a.at[(*place, indices)].get(mode="promise_in_bounds")
+
+
+def _cut_at(cut: Callable[..., Any], operand: Any, start_indices: Any, slice_sizes: Any, **others: Any) -> Any:
+    """Cut a slice whose start is known without an operator that computes it."""
+    if others or not isinstance(start_indices, list | tuple) or not all(map(_is_start, start_indices)):
+        return cut(operand, start_indices, slice_sizes, **others)
+    pairs = zip(map(int, start_indices), slice_sizes, strict=True)
+    return operand[tuple(slice(start, start + size) for start, size in pairs)]
+
+
+def _known_branch(
+    cond: Callable[..., Any], pred: Any, true_fun: Any, false_fun: Any, *operands: Any, **others: Any
+) -> Any:
+    """Trace one branch only where the condition is known, as it is of sizes: the other one may not fit them."""
+    import jax
+
+    if others or isinstance(pred, jax.core.Tracer):
+        return cond(pred, true_fun, false_fun, *operands, **others)
+    return (true_fun if pred else false_fun)(*operands)
+
+
+def _unrolled_steps(
+    loop: Callable[..., Any], lower: Any, upper: Any, body_fun: Any, init_val: Any, **others: Any
+) -> Any:
+    """Trace each step of a loop of known length: the converter has no form for most loops."""
+    if others or not (_is_start(lower) and _is_start(upper)) or upper - lower > _MOST_STEPS:
+        return loop(lower, upper, body_fun, init_val, **others)
+    for step in range(lower, upper):
+        init_val = body_fun(step, init_val)
+    return init_val
+
+
+def _fft(fft: Callable[..., Any], x: Any) -> Any:
+    """Transform real and imaginary parts by two matrices, because TFLite has no complex operators for that."""
+    import jax.numpy as jnp
+
+    real, imaginary = map(jnp.asarray, x)
+    size = real.shape[-1]
+    if not isinstance(size, int):
+        return fft(x)
+    angles = np.outer(range(size), range(size)) % size * (2 * np.pi / size)
+    cosines, sines = np.cos(angles).astype(real.dtype), np.sin(angles).astype(real.dtype)
+    return real @ cosines + imaginary @ sines, imaginary @ cosines - real @ sines
+
+
+def _fft2(fft2: Callable[..., Any], x: Any) -> Any:
+    import jax.numpy as jnp
+
+    def swapped(pair: Any) -> Any:
+        return tuple(jnp.swapaxes(part, -1, -2) for part in pair)
+
+    if not all(isinstance(size, int) for size in x[0].shape[-2:]):
+        return fft2(x)
+    return swapped(_fft(fft2, swapped(_fft(fft2, x))))
 
 
 # Ranges of a model of `quantize_aware`. The converter rounds where a trace marks them. It rounds weights and

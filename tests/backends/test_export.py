@@ -167,6 +167,15 @@ class Scaled(keras.layers.Layer):
 
     def call(self, inputs):
         return inputs * self.scale
+
+@keras.saving.register_keras_serializable(package="mine")
+class Transformed(keras.layers.Layer):
+    def call(self, inputs):
+        real, imaginary = keras.ops.fft2((inputs, 0.5 * inputs))
+        first = keras.ops.cond(keras.ops.shape(inputs)[1] > 9, lambda: inputs[:, 9], lambda: inputs[:, 0])
+        total = keras.ops.fori_loop(0, 4, lambda step, total: total * 0.5 + real[:, step], first)
+        is_large = keras.ops.take(total > 0, [1, 0], axis=1)
+        return keras.ops.where(is_large[:, :1], total, imaginary[:, 1])
 """
 
 
@@ -177,6 +186,18 @@ def test_classes_of_a_module_are_exported(tmp_path, monkeypatch):
     module = importlib.import_module("module_of_the_user")
     model = keras.Sequential([keras.Input((8, 8, 3)), module.Scaled(), layers.Flatten(), layers.Dense(3)])
     to_tflite(pruned(model), tmp_path / "file", check_on=IMAGES)
+
+
+def test_transforms_loops_and_branches_of_known_sizes_are_exported(tmp_path, monkeypatch, converter):
+    if converter == "tensorflow":
+        pytest.skip("TensorFlow's converter has no operator for transforms")
+    (tmp_path / "module_with_transforms.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    module = importlib.import_module("module_with_transforms")
+    model = keras.Sequential([keras.Input((6, 8)), module.Transformed(), layers.Dense(3)])
+    to_tflite(model, tmp_path / "file")
+    assert difference(tmp_path / "file", model, RNG.normal(size=(3, 6, 8)).astype("float32")) < 1e-5
 
 
 def test_what_the_child_cannot_import_is_refused(tmp_path):

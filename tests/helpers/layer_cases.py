@@ -215,7 +215,7 @@ ATTENDING: dict[str, Settings] = {
     ],
     "MultiHeadAttention": [
         {"num_heads": 2, "key_dim": 3},
-        {"num_heads": 1, "key_dim": 4, "value_dim": 5, "use_bias": False},
+        {"num_heads": 1, "key_dim": 4, "use_bias": False},
         {"num_heads": 3, "key_dim": 2, "output_shape": 7},
     ],
 }

@@ -89,7 +89,7 @@ def export(name: str) -> None:
     enliven(model, inputs)
     wrapped = tfprune.wrap(model)
     tfprune.update_masks(wrapped, SPARSITY)
-    wrapped = fixed(wrapped, inputs)
+    wrapped = flat(fixed(wrapped, inputs))
     with Step("exported") as step, tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
         tfprune.export.to_tflite(wrapped, path, optimize="dense", check_on=inputs)
@@ -99,6 +99,13 @@ def export(name: str) -> None:
         differences = [float(np.abs(each - wanted).max() / (np.abs(wanted).max() or 1)) for each, wanted in pairs]
         assert max(differences) <= RIGHT, f"a wrong file was written: it differs by {max(differences):.0e}"
         step.value = f"{max(differences):.0e}"
+
+
+def flat(model: keras.Model) -> keras.Model:
+    """Return the model with a flat list of outputs where they are nested, which no file can have."""
+    outputs = [*model.output.values()] if isinstance(model.output, dict) else [model.output]
+    is_nested = any(isinstance(each, dict | list | tuple) for each in outputs)
+    return keras.Model(model.input, keras.tree.flatten(model.output)) if is_nested and len(outputs) > 1 else model
 
 
 def _arrays(outputs: Any) -> list[np.ndarray]:

@@ -24,7 +24,11 @@ STEPS = ["wrap", "masks", "saved, loaded", "stripped", "exported", "planned", "s
 LIMIT = 300  # seconds of one backbone
 CONVERTERS = {
     "tensorflow": {"KERAS_BACKEND": "tensorflow", "TFPRUNE_CONVERTER": "tensorflow"},
-    "litert": {"KERAS_BACKEND": "jax", "TFPRUNE_CONVERTER": "litert"},
+    "litert": {  # compiling would take most of the time
+        "KERAS_BACKEND": "jax",
+        "TFPRUNE_CONVERTER": "litert",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    },
 }
 PACKAGES = {"tensorflow": "tensorflow", "litert": "litert_converter"}
 NAMES = "from hub_models import BACKBONES; print(*BACKBONES)"
