@@ -70,13 +70,22 @@ def compared(folder: Path, case: str) -> str:
     activations = [_activations(view) for view in views]
     data = np.load(folder / f"{case}.npy")
     outputs = [keras.tree.flatten(Runner(file.content).predict(data)) for file in files]
-    unit = 1 if outputs[0][0].dtype == np.int8 else 1 / 256
-    steps = max(np.abs(one.astype(float) - two).max() / unit for one, two in zip(*outputs, strict=True))
+    units = [view.grid(int(index)) for view in views[:1] for index in _rounded_outputs(view)]
+    steps = max(
+        np.abs(one - two).max() / grid.scale.item() for one, two, grid in zip(*outputs, units, strict=True) if grid
+    )
     sizes = [f"{len(file.content):,}" for file in files]
     return (
         f"{case:<14}{str(kinds[0] == kinds[1]):<11}{f'{equal} of {counts[0]}, {counts[1]}':<16}{off:<10.1e}"
         f"{_off(*activations):<10.1e}{steps:<8.2f}{' '.join(sizes)}"
     )
+
+
+def _rounded_outputs(view: NamedTensors) -> list[int]:
+    """Return the integers that become the outputs of a file."""
+    makers = [view.maker[index] for index in view.graph.outputs.tolist()]
+    pairs = zip(view.graph.outputs.tolist(), makers, strict=True)
+    return [int(maker.inputs[0]) if view.kind(maker) == "DEQUANTIZE" else index for index, maker in pairs]
 
 
 def _activations(view: NamedTensors) -> np.ndarray:

@@ -13,9 +13,11 @@ import itertools
 import logging
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +31,17 @@ from tfprune.export.file.document import (
     CONVERTER,
     QUANTIZED,
     NamedTensors,
-    add_constant,
     add_operator,
     add_tensor,
-    add_values,
     inputs_of,
     operator_code,
     put_metadata,
     save_objects,
-    sorted_operators,
     unpack_objects,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import keep_order
+from tfprune.export.rewriting.shapes import open_sizes
 from tfprune.export.rewriting.weights import operators_to_skip, quantized_by_recipe
 from tfprune.quantizing.quantized import marks_range
 from tfprune.report import install
@@ -64,6 +64,31 @@ _OTHER = (
 )
 
 
+_PROBED = (
+    "ConvertToTFLConfig.qdq_conversion_mode",
+    "export_flatbuffer_to_bytes",
+    "merge_modules",
+    "prepare_mlir_context",
+    "run_convert_to_tfl_passes",
+    "set_signature",
+)
+
+
+class _NoConverterError(ValueError):
+    """There is no converter that this module knows, whatever the model."""
+
+
+def _check_installed() -> None:
+    """Refuse an environment without the converter or JAX, before any work is done.
+
+    Raises:
+        ValueError: Naming what is missing, and the path that works.
+    """
+    for package in (_PACKAGE.partition(".")[0], "jax"):
+        if not importlib.util.find_spec(package):
+            raise _missing(f"no package {package}")
+
+
 def _converter() -> tuple[Any, Any, Any]:
     """Return the modules of the converter: its intermediate representation, its passes, and itself.
 
@@ -74,23 +99,18 @@ def _converter() -> tuple[Any, Any, Any]:
         from litert_converter.mlir import ir, passmanager
         from litert_converter.mlir._mlir_libs import converter_api_ext as api
 
-        names = (
-            api.ConvertToTFLConfig,
-            api.export_flatbuffer_to_bytes,
-            api.prepare_mlir_context,
-            api.run_convert_to_tfl_passes,
-            api.set_signature,
-            ir.MLIRError,
-        )
+        attrgetter(*_PROBED)(api)
+        attrgetter("MLIRError", "Operation.create", "WalkResult")(ir)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"Expected {_WANTED}, which converts models without TensorFlow. Received: {_version()}: {error}. Run "
-            f"{install('jax')}; its wheels are for Linux on x86-64 and for macOS on ARM. {_OTHER}."
-        ) from error
-    assert names
-    if not importlib.util.find_spec("jax"):
-        raise ValueError(f"Expected JAX, which traces models. Received: none. Run {install('jax')}. {_OTHER}.")
+        raise _missing(f"{_version()}: {error}") from error
     return ir, passmanager, api
+
+
+def _missing(found: str) -> ValueError:
+    return _NoConverterError(
+        f"Expected {_WANTED} and JAX, which convert models without TensorFlow. Received: {found}. Run "
+        f"{install('jax')}; wheels of {_NAME} are for Linux on x86-64 and for macOS on ARM. {_OTHER}."
+    )
 
 
 def _version() -> str:
@@ -313,9 +333,14 @@ def _write_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _I
     write_job(folder, _SIGNATURES, settings={"signatures": signatures})
 
 
+_TRACING = threading.RLock()  # functions are those of the process: one thread at a time replaces them
+
+
 @contextmanager
 def _known_functions(*, fuses: bool) -> Iterator[None]:
     """Let functions that models call be traced in the form that the converter has operators for.
+
+    Other threads get the functions as they are, and wait if they trace, too.
 
     Args:
         fuses: Whether composites are traced, which have no form with symbols for sizes.
@@ -332,14 +357,28 @@ def _known_functions(*, fuses: bool) -> Iterator[None]:
         (keras.ops, "fft2", _fft2),
     ]
     known += [(jax.nn, "gelu", _gelu_as_one)] if fuses else []
-    before = [getattr(module, name) for module, name, _ in known]
-    try:
-        for (module, name, function), original in zip(known, before, strict=True):
-            setattr(module, name, functools.partial(function, original))
-        yield
-    finally:
-        for (module, name, _), original in zip(known, before, strict=True):
-            setattr(module, name, original)
+    with _TRACING:
+        before = [getattr(module, name) for module, name, _ in known]
+        try:
+            for (module, name, function), original in zip(known, before, strict=True):
+                setattr(module, name, _in_this_thread(function, original))
+            yield
+        finally:
+            for (module, name, _), original in zip(known, before, strict=True):
+                setattr(module, name, original)
+
+
+def _in_this_thread(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is another one in this thread only."""
+    own = threading.get_ident()
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != own:
+            return original(*args, **kwargs)
+        return function(original, *args, **kwargs)
+
+    return call
 
 
 def _gelu_as_one(gelu: Callable[..., Any], x: Any, approximate: bool = True) -> Any:
@@ -503,18 +542,6 @@ def _said(error: BaseException) -> str:
 _RARE = 1009  # a prime; the first primes from here on that divide no size of the model stand for open sizes
 _TRIED = 2  # samples, of other lengths
 _MOST_OFF = 0.01  # of the largest output
-_BROADCASTING = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SELECT_V2", "SUB")
-# Operators that take sizes, and the places of these among the inputs; in the first ones, an open size may be -1.
-_MAY_BE_OPEN = {"RESHAPE": 1, "SLICE": 2}
-_SIZES = {**_MAY_BE_OPEN, "BROADCAST_TO": 1, "FILL": 0, "STRIDED_SLICE": 2, "TILE": 1, "TRANSPOSE_CONV": 0}
-
-
-_INT32 = schema.TensorType.INT32
-_INTEGERS = (np.int32, np.int64)  # of lists of sizes: BROADCAST_TO takes both
-
-
-class _ClosedError(ValueError):
-    """An operator whose sizes cannot be left open."""
 
 
 def _rare_sizes(model: keras.Model, inputs: Signature) -> list[int]:
@@ -538,154 +565,6 @@ def _primes(numbers: Iterable[int], sizes: set[int]) -> Iterator[int]:
         is_prime = all(number % factor for factor in range(2, math.isqrt(number) + 1))
         if is_prime and all(size % number for size in sizes):
             yield number
-
-
-def _open_sizes(model: schema.ModelT, *, numbers: Sequence[int], tables: Sequence[np.ndarray]) -> None:
-    """Leave sizes of a file open that was traced with rare numbers for them.
-
-    Args:
-        model: An open file of the converter, which is changed.
-        numbers: The numbers.
-        tables: The weights of which a part may be in the file, as embeddings of positions are.
-
-    Raises:
-        ValueError: If an operator needs one of the numbers.
-    """
-    for part in range(len(model.subgraphs) if numbers else 0):
-        _Opening(NamedTensors(model, part), numbers, tables).apply()
-
-
-def _begins_with(table: np.ndarray, values: np.ndarray) -> bool:
-    return table.shape[1:] == values.shape[1:] and np.array_equal(table[: len(values)], values)
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """Opens sizes of one graph."""
-
-    view: NamedTensors
-    numbers: Sequence[int]
-    tables: Sequence[np.ndarray]
-
-    def apply(self) -> None:
-        """Open them in constants first, and then in what operators make."""
-        for operator in [*self.view.graph.operators]:
-            for place, index in enumerate(inputs_of(operator)):
-                values = self.view.constant(index) if index >= 0 else None
-                if values is not None:
-                    self._open(operator, place, values)
-        for index, tensor in enumerate(self.view.tensors):
-            if tensor.shape is not None and self.view.constant(index) is None:
-                sizes = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-                open_sizes = np.where(self._depends(sizes), -1, sizes).astype(np.int32)
-                tensor.shapeSignature = open_sizes if (open_sizes < 0).any() else None
-                tensor.shape = self._at_one(tensor.shape)
-        self.view.graph.operators = sorted_operators(self.view.graph.operators)
-
-    def _depends(self, sizes: Any, *numbers: int) -> np.ndarray:
-        sizes = np.asarray(sizes)
-        return np.any([sizes % number == 0 for number in numbers or self.numbers], axis=0) & (sizes > 0)
-
-    def _at_one(self, sizes: Any) -> np.ndarray:
-        """Return sizes as they are where the open ones are 1."""
-        for number in self.numbers:
-            sizes = np.where((sizes % number == 0) & (sizes > 0), sizes // number, sizes)
-        return sizes.astype(np.int32)
-
-    def _open(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
-        """Let a constant input of an operator fit any size."""
-        name = self.view.kind(operator)
-        if name not in _BROADCASTING and values.dtype in _INTEGERS and self._depends(values).any():
-            self._open_sizes_of(operator, name, place, values)
-        if self._depends(values.shape).any():
-            self._open_shape_of(operator, name, place, values)
-
-    def _open_shape_of(self, operator: schema.OperatorT, name: str, place: int, values: np.ndarray) -> None:
-        """Keep what is the same for each index of an open size once, and take positions from their whole table."""
-        closed = _ClosedError(f"{name} with a constant of shape {[*values.shape]}")
-        if name not in _BROADCASTING:
-            raise closed
-        rest = values
-        for axis in np.flatnonzero(self._depends(values.shape)):
-            first = rest.take([0], axis=axis)
-            rest = first if values.shape[axis] in self.numbers and (rest == first).all() else rest
-        if not self._depends(rest.shape).any():
-            self._replace(operator, place, rest)
-            return
-        while len(rest.shape) > 1 and rest.shape[0] == 1:  # broadcast all the same
-            rest = rest[0]
-        table = next((table for table in self.tables if _begins_with(table, rest)), None)
-        if table is None or self._depends(rest.shape[1:]).any():
-            raise closed
-        sizes, begin = self._computed(np.array(rest.shape)), self._constant(np.zeros(rest.ndim, np.int32))
-        part = add_tensor(self.view.graph, self.view.tensors[operator.inputs[place]], buffer=0)
-        self.view.tensors[part].shape = np.array(rest.shape, np.int32)
-        operator.inputs = operator.inputs.copy()
-        operator.inputs[place] = part
-        inputs = [self._constant(table), begin, sizes]
-        add_operator(
-            self.view.model,
-            self.view.graph,
-            name="SLICE",
-            inputs=inputs,
-            outputs=[part],
-            options=schema.SliceOptionsT(),
-        )
-
-    def _open_sizes_of(self, operator: schema.OperatorT, name: str, place: int, sizes: np.ndarray) -> None:
-        if _SIZES.get(name) != place:
-            raise _ClosedError(f"{name} with sizes {sizes.tolist()}")
-        is_open = self._depends(sizes)
-        if name in _MAY_BE_OPEN and is_open.sum() == 1:
-            self._replace(operator, place, np.where(is_open, -1, sizes).astype(np.int32))
-        else:
-            operator.inputs = operator.inputs.copy()
-            operator.inputs[place] = self._computed(sizes)
-        if name == "RESHAPE" and operator.builtinOptions is not None:
-            operator.builtinOptions.newShape = np.where(is_open, -1, sizes).astype(np.int32)
-
-    def _computed(self, sizes: np.ndarray) -> int:
-        """Return a tensor of sizes that operators compute from the shapes of inputs of the graph."""
-        rest, total = sizes, None
-        for number in self.numbers:
-            counts = np.where(self._depends(rest, number), rest // number, 0).astype(np.int32)
-            if counts.any():
-                rest = np.where(counts > 0, 0, rest)
-                part = self._operator("MUL", [self._size(number), self._constant(counts)], len(sizes))
-                total = part if total is None else self._operator("ADD", [total, part], len(sizes))
-        assert total is not None
-        return self._operator("ADD", [total, self._constant(rest.astype(np.int32))], len(sizes))
-
-    def _size(self, number: int) -> int:
-        """Return a tensor of the size that a number stands for, which an input of the graph has."""
-        for index in self.view.graph.inputs:
-            shape = self.view.tensors[index].shape
-            if number in shape:
-                sizes = self._operator("SHAPE", [index], len(shape), schema.ShapeOptionsT(outType=_INT32))
-                place = self._constant(np.array([shape.tolist().index(number)], np.int32))
-                one = self._constant(np.ones(1, np.int32))
-                return self._operator("SLICE", [sizes, place, one], 1)
-        raise _ClosedError(f"an input of the size {number}")
-
-    def _constant(self, values: np.ndarray) -> int:
-        return add_constant(self.view.model, self.view.graph, name=b"sizes", values=values)
-
-    def _operator(self, name: str, inputs: list[int], length: int, options: Any = None) -> int:
-        """Add an operator that makes a list of sizes, and return its output."""
-        tensor = schema.TensorT()
-        tensor.name, tensor.type, tensor.shape = b"sizes", _INT32, np.array([length], np.int32)
-        self.view.tensors.append(tensor)
-        output = len(self.view.tensors) - 1
-        add_operator(self.view.model, self.view.graph, name=name, inputs=inputs, outputs=[output], options=options)
-        return output
-
-    def _replace(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
-        tensor = self.view.tensors[operator.inputs[place]]
-        buffer = add_values(self.view.model, np.ascontiguousarray(values))
-        operator.inputs = operator.inputs.copy()
-        operator.inputs[place] = add_tensor(
-            self.view.graph, tensor, shape=np.array(values.shape, np.int32), buffer=buffer
-        )
 
 
 # Names of tensors: those of layers, each once, as readers of the file and LiteRT Quantizer expect them.
@@ -801,6 +680,7 @@ def convert_by_jax(
     """
     from tfprune.export.keras_side.prepare import holds_ranges
 
+    _check_installed()
     has_ranges = form.scheme == "int8" and holds_ranges(model)
     file = _best_file(model, inputs, integers=has_ranges)
     if not has_ranges:
@@ -822,6 +702,7 @@ def convert_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _
     Raises:
         ValueError: If JAX cannot trace a function, or the converter refuses it or crashes on it.
     """
+    _check_installed()
     with TemporaryFolder() as folder_name:
         folder = Path(folder_name)
         try:
@@ -867,6 +748,8 @@ def _best_file(model: keras.Model, inputs: Signature, *, integers: bool, marked:
             if not _has_open_length(inputs) or marked or _runs(file, model, inputs):
                 return file
             _log.info("a file of %r traced for %s does not give its outputs", model.name, way.inputs)
+        except _NoConverterError:
+            raise
         except ValueError as error:
             _log.info("%r is not traced for %s: %s", model.name, way.inputs, error)
     try:
@@ -969,7 +852,7 @@ def _convert(
         _pad_transposed_convolutions(model_objects)
         _look_up_rows(model_objects)
         tables = [as_numpy(weight) for weight in model.weights if len(weight.shape) == 2] if len(numbers) > 1 else []
-        _open_sizes(model_objects, numbers=numbers, tables=tables)
+        open_sizes(model_objects, numbers=numbers, tables=tables)
         _name_tensors(model_objects)
         return ModelFile.open(save_objects(model_objects))
 
@@ -978,16 +861,18 @@ def _run_converter(folder: Path, name: str, *, package: str) -> schema.ModelT:
     completed = run_job(_convert_job, folder, timeout=_TIMEOUT, environment=_ENVIRONMENT, package=package)
     if not completed.ok:
         output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
-        raise ValueError(_failure(completed.reason, output, name))
+        raise _failure(completed.reason, output, name)
     model = unpack_objects((folder / _CONVERTED).read_bytes())
     put_metadata(model, {CONVERTER: converter_name().encode()})
     return model
 
 
-def _failure(reason: str, output: str, name: str) -> str:
-    """Say what stopped the converter, and which path may work."""
-    if reason.startswith("Expected "):  # said by the child itself
-        return f"{reason}."
+def _failure(reason: str, output: str, name: str) -> ValueError:
+    """Return an error that says what stopped the converter, and which path may work."""
+    if reason.startswith(f"Expected {_WANTED}"):  # said by the child itself
+        return _NoConverterError(f"{reason}.")
+    if reason.startswith("Expected "):
+        return ValueError(f"{reason}.")
     missing = sorted({*re.findall(r"failed to legalize operation '(\w+\.\w+)'", output)})
     lists = re.findall(r"(?:Flex|Custom|Select) ops: (.+)", output)
     missing += sorted({each.strip() for names in lists for each in names.split(",")})
@@ -995,4 +880,4 @@ def _failure(reason: str, output: str, name: str) -> str:
         reason = f"operators without a builtin form in TFLite: {', '.join(missing)}"
     elif reason.startswith(("killed by", "did not finish")):
         reason = f"its process {'was ' if reason.startswith('killed') else ''}{reason}"
-    return f"Expected LiteRT's converter to accept {name!r}. Received: {reason}. {_OTHER}."
+    return ValueError(f"Expected LiteRT's converter to accept {name!r}. Received: {reason}. {_OTHER}.")

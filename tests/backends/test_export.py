@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import layer_cases
@@ -274,6 +275,23 @@ def test_single_layers_are_right_for_other_batches(tmp_path, converter, case):
     for rows in (1, 3):
         data = RNG.normal(size=(rows, *(size or 9 for size in model.input_shape[1:]))).astype("float32")
         assert difference(tmp_path / "file", model, data) < 1e-5
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="models are traced in this process on JAX alone")
+def test_other_threads_keep_the_functions_of_jax(converter):
+    if converter == "tensorflow":
+        return
+    import jax
+
+    from tfprune.export.keras_side.stablehlo import _known_functions
+
+    def beyond():
+        return float(jax.numpy.take(jax.numpy.arange(3.0), 7, axis=0))  # NaN, if it is as it was
+
+    before = jax.numpy.take
+    with _known_functions(fuses=True), ThreadPoolExecutor(1) as pool:
+        assert np.isnan(pool.submit(beyond).result()) and not np.isnan(beyond())
+    assert jax.numpy.take is before
 
 
 def test_another_converter_is_refused(tmp_path, monkeypatch):
