@@ -63,10 +63,14 @@ def compared(folder: Path, case: str) -> str:
     files = [ModelFile.open(folder / f"{case}.{name}.tflite") for name in ("tensorflow", "litert")]
     views = [NamedTensors(file.objects()) for file in files]
     kinds = [[view.kind(operator) for operator in view.graph.operators] for view in views]
-    pairs = list(zip(*map(constants, views), strict=False))
-    counts = [len(constants(view)) for view in views]
-    equal = sum(one.size == two.size and bool((np.sort(one) == np.sort(two)).all()) for (one, _), (two, _) in pairs)
-    off = max((_off(one, two) for (_, one), (_, two) in pairs), default=0.0)
+    first, second = map(constants, views)
+    counts, offs = [len(first), len(second)], []
+    for values, scale in first:  # the order of the operators may be another one
+        same = [each for each in second if np.array_equal(np.sort(each[0]), np.sort(values))]
+        best = min(same, key=lambda each: _off(each[1], scale), default=None)
+        if best is not None:
+            offs.append(_off(best[1], scale))
+            second = [each for each in second if each is not best]
     activations = [_activations(view) for view in views]
     data = np.load(folder / f"{case}.npy")
     outputs = [keras.tree.flatten(Runner(file.content).predict(data)) for file in files]
@@ -75,8 +79,9 @@ def compared(folder: Path, case: str) -> str:
         np.abs(one - two).max() / grid.scale.item() for one, two, grid in zip(*outputs, units, strict=True) if grid
     )
     sizes = [f"{len(file.content):,}" for file in files]
+    equal = f"{len(offs)} of {counts[0]}, {counts[1]}"
     return (
-        f"{case:<14}{str(kinds[0] == kinds[1]):<11}{f'{equal} of {counts[0]}, {counts[1]}':<16}{off:<10.1e}"
+        f"{case:<14}{str(kinds[0] == kinds[1]):<11}{equal:<16}{max(offs, default=0):<10.1e}"
         f"{_off(*activations):<10.1e}{steps:<8.2f}{' '.join(sizes)}"
     )
 
@@ -103,11 +108,12 @@ def main(folder: Path, cases: list[str]) -> None:
     folder.mkdir(exist_ok=True)
     name = "tensorflow" if importlib.util.find_spec("tensorflow") else "litert"
     for case in cases or CASES:
-        write(folder, case, name)
+        if not (folder / f"{case}.{name}.tflite").exists():
+            write(folder, case, name)
     if name == "tensorflow":
         print("model         operators  equal constants  scales    of activations  steps  bytes")
         for case in cases or CASES:
-            print(compared(folder, case))
+            print(compared(folder, case), flush=True)
 
 
 if __name__ == "__main__":

@@ -451,7 +451,7 @@ def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Ma
         Path(folder, child.FLOAT).write_bytes(file.content)
         write_job(folder, child.JOB, settings=settings, arrays=arrays)
         result = _run_recipe(form, Path(folder))
-    quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive)
+    quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive, _leave_sizes_open)
     _check(form, file.graph, quantized.graph)
     return quantized
 
@@ -523,6 +523,21 @@ def _marks(weight: Tensor) -> np.ndarray:
     for positions, _ in weight.values.pieces() if weight.values is not None else ():
         marks[positions] = True
     return marks
+
+
+def _leave_sizes_open(model: schema.ModelT) -> bool:
+    """Give what comes out of a conversion the open sizes of what it converts: the package does not."""
+    closed = [
+        (graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]])
+        for graph in model.subgraphs
+        for operator in graph.operators or ()
+        if operator_name(model, operator) in ("QUANTIZE", "DEQUANTIZE")
+    ]
+    closed = [pair for pair in closed if sum(tensor.shapeSignature is None for tensor in pair) == 1]
+    for source, target in closed:
+        open_sizes = source.shapeSignature if target.shapeSignature is None else target.shapeSignature
+        source.shapeSignature = target.shapeSignature = open_sizes
+    return bool(closed)
 
 
 def _make_scales_positive(model: schema.ModelT) -> bool:
