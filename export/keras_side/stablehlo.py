@@ -471,7 +471,7 @@ def _marked_ranges(*, fuses: bool) -> Iterator[None]:
             return tensor
         if not fuses:
             raise NotImplementedError("ranges have no form with symbols for sizes")
-        low, high = np.float32(bounds)
+        low, high = map(np.float32, bounds)
         scale = (float(high) - float(low)) / _STEPS
         zero = _LOWEST + int(np.floor(-low / np.float32(scale) + np.float32(0.5)))
         kept = {"scale": np.array([scale], np.float64), "zero_point": np.array([zero], np.int64)}

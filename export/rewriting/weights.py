@@ -37,7 +37,7 @@ from tfprune.export.file.document import (
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor, read
 from tfprune.export.rewriting import edge_quantizer_child as child
-from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.shapes import fix_batch, make_pointwise, pointwise_refusal
 from tfprune.report import install
 
 # Four bits for each weight of an 8-bit file, where every runtime takes them: in convolutions.
@@ -361,6 +361,7 @@ def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:
 _TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
 RECIPE_NAME = re.compile(r"\w{1,100}")
 _BITS = {"INT8": 8, "INT4": 4, "INT2": 2}  # of weights in blocks, by their types in the format
+_UNREAD = "Tensor data is null"  # says the interpreter of a tensor whose size is known while it runs only
 _INSTALL = (
     "Make an environment for it: python -m venv edge; edge/bin/pip install litert-quantizer, and give "
     "edge/bin/python as its Python"
@@ -429,6 +430,10 @@ class EdgeQuantizer:
         return self.recipe if isinstance(self.recipe, str) else self.scheme
 
 
+class _UnreadError(ValueError):
+    """LiteRT Quantizer cannot read tensors whose sizes are known while a file runs only."""
+
+
 def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Mapping[str, np.ndarray]]) -> ModelFile:
     """Quantize a float file.
 
@@ -450,7 +455,14 @@ def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Ma
     with TemporaryFolder() as folder:
         Path(folder, child.FLOAT).write_bytes(file.content)
         write_job(folder, child.JOB, settings=settings, arrays=arrays)
-        result = _run_recipe(form, Path(folder))
+        try:
+            result = _run_recipe(form, Path(folder))
+        except _UnreadError:  # which tensors the package cannot read, the interpreter alone knows
+            if any(None in info.shape[1:] for info in file.graph.inputs):
+                raise
+            rows = len(next(iter(samples[0].values())))
+            Path(folder, child.FIXED).write_bytes(fix_batch(file, rows).content)
+            result = _run_recipe(form, Path(folder))
     quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive, _leave_sizes_open)
     _check(form, file.graph, quantized.graph)
     return quantized
@@ -470,6 +482,12 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
     reason = completed.reason.strip().rstrip(".")
     if reason.startswith("Expected"):
         raise ValueError(f"{reason}. Nothing was written.")
+    if _UNREAD in reason:
+        raise _UnreadError(
+            "Expected a file of fixed lengths for this recipe, which looks at samples. Received: a file whose "
+            "lengths are open, so that LiteRT Quantizer cannot read its tensors. Nothing was written. Fix the "
+            "lengths: export keras.Model(x, model(x)), where x = keras.Input(shape) has them."
+        )
     if "No module named" in reason:
         raise ValueError(f"Expected a Python that has LiteRT Quantizer. Received: {python!r}: {reason}. {_INSTALL}.")
     raise ValueError(
@@ -731,7 +749,10 @@ def quantized_by_recipe(
         raise nothing_left(form.skip)
     kept = [_rule(f"^({'|'.join(map(re.escape, sorted(floats)))});", algorithm=_IN_FLOAT)] if floats else []
     recipe = [_RULES[form.scheme], *kept, *(_BORDERS_IN_FLOAT if has_borders else [])]
-    return edge_quantized(EdgeQuantizer(recipe), file, samples=samples).content
+    try:
+        return edge_quantized(EdgeQuantizer(recipe), file, samples=samples).content
+    except _UnreadError as error:
+        raise ValueError(f"{error} {other}.") from error
 
 
 def _others(file: ModelFile, names: Collection[str]) -> list[Operator]:

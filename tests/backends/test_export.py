@@ -249,6 +249,24 @@ def test_open_batches_and_lengths_stay_open(tmp_path):
         assert difference(tmp_path / "file", model, tokens) < 1e-5
 
 
+def test_integers_of_ids_keep_an_open_batch_and_need_fixed_lengths_of_one_converter(tmp_path, converter):
+    model = series(5)
+    to_tflite(model, tmp_path / "file", quantize="int8", calibration=TOKENS)
+    for tokens in (TOKENS[:1], TOKENS):
+        assert difference(tmp_path / "file", model, tokens) < 0.1
+    if converter == "litert":
+        with pytest.raises(ValueError, match=r"fixed lengths .* TFPRUNE_CONVERTER=tensorflow"):
+            to_tflite(series(None), tmp_path / "open", quantize="int8", calibration=TOKENS)
+
+
+def test_states_are_refused_with_the_other_path(tmp_path, converter):
+    inputs = keras.Input((5, 3), batch_size=1)
+    model = keras.Model(inputs, layers.LSTM(4, stateful=True, name="memory")(inputs))
+    if converter == "litert":
+        with pytest.raises(ValueError, match=r"without states .* 'memory' keeps .* TFPRUNE_CONVERTER=tensorflow"):
+            to_tflite(model, tmp_path / "file")
+
+
 def test_a_file_has_no_operators_that_compute_sizes_or_approximate_gelu(tmp_path, converter):
     ops = to_tflite(series(5), tmp_path / "file", check_on=TOKENS).ops
     assert converter == "tensorflow" or (ops["GELU"] == 1 and not {"SHAPE", "PACK", "EXP"} & ops.keys())
