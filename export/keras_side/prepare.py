@@ -400,7 +400,7 @@ def states_at_start(model: keras.Model) -> Iterator[None]:
     before = [as_numpy(state).copy() for state in states]
     try:
         for state in states:
-            state.assign(keras.ops.zeros_like(state))
+            state.assign(keras.ops.zeros(state.shape, state.dtype))
         yield
     finally:
         for state, value in zip(states, before, strict=True):
