@@ -431,7 +431,7 @@ def _each(kind: Any, get: Any, length: int) -> Iterator[tuple[Any, Any]]:
 
 # One order of operators, tensors and buffers for files of the same model that the converter wrote in several.
 
-_HASHED = b"CONVERSION_METADATA"  # holds a hash of the file as the converter wrote it
+HASHED = "CONVERSION_METADATA"  # of TensorFlow, with its version; holds a hash of the file as the converter wrote it
 QUANTIZED = b"tfl.quantize"  # what the converter calls quantized inputs, with a number from the second on
 _QUANTIZED_NAMES = re.compile(QUANTIZED + rb"\d*")
 
@@ -454,7 +454,7 @@ def put_in_order(model: schema.ModelT) -> None:
 
 def drop_hash(model: schema.ModelT) -> None:
     """Leave out the converter's hash of its file, which depends on the order that the converter chose."""
-    model.metadata = [entry for entry in model.metadata or () if entry.name != _HASHED]
+    model.metadata = [entry for entry in model.metadata or () if entry.name != HASHED.encode()]
 
 
 def graphs_of_signatures(model: schema.ModelT) -> dict[str, int]:
@@ -658,6 +658,7 @@ class NamedTensors:
 
 REDUCED_PRECISION = "reduced_precision_support"  # asks for half precision where a processor has it
 
+CONVERTER = "tfprune_converter"  # the name and version of the converter, if it is not TensorFlow's
 TOKENIZER = "tfprune_tokenizer"  # the name of a tokenizer's content in a language model's file
 
 

@@ -18,7 +18,15 @@ import numpy as np
 
 from tfprune.base.output import bar, document, facts, image, key, name_text, rows_table, section, swatch, text
 from tfprune.export.file.container import Source, read_source
-from tfprune.export.file.document import AXIS_LABELS, ENTRY, REDUCED_PRECISION, MetadataTable, read_model_metadata
+from tfprune.export.file.document import (
+    AXIS_LABELS,
+    CONVERTER,
+    ENTRY,
+    HASHED,
+    REDUCED_PRECISION,
+    MetadataTable,
+    read_model_metadata,
+)
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model, Tensor
 from tfprune.export.file.report import (
@@ -340,6 +348,7 @@ class ModelReport(Report):
         reduced_precision: The half precision that the metadata ask for, such as `fp16accfp16`; empty if they do not.
         labels: The names along the last axis of each output that TFLite Metadata give labels, by the output's name.
         normalization: Mean and standard deviation, by the name of each input that TFLite Metadata give them.
+        converter: The converter that wrote the file, with its version; empty if the file does not name it.
         metadata_problem: Why the TFLite Metadata, or the labels that they name, cannot be read; empty if they can.
 
     Example:
@@ -365,6 +374,7 @@ class ModelReport(Report):
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
     metadata_problem: str = ""
+    converter: str = ""
 
     def __str__(self) -> str:
         rows = [["unpacked", f"{self.unpacked_bytes:,} bytes"]]
@@ -379,6 +389,8 @@ class ModelReport(Report):
             rows += [["half precision", f"{self.reduced_precision} where a processor has it; zeros then run dense"]]
         rows += [["normalization", f"{name}: {_formula(*numbers)}"] for name, numbers in self.normalization.items()]
         rows += [["labels", f"{name}: {_names(labels)}"] for name, labels in self.labels.items()]
+        if self.converter:
+            rows += [["converted by", self.converter]]
         if self.metadata_problem:
             rows += [["TFLite Metadata", self.metadata_problem]]
         parts = [
@@ -536,7 +548,19 @@ def _report_of(file: ModelFile, *, file_bytes: int) -> ModelReport:
         labels=described.labels,
         normalization=described.normalization,
         metadata_problem=described.problem,
+        converter=_converter(metadata),
     )
+
+
+_VERSION = re.compile(rb"\d+\.\d+\.[\w.+-]+")
+
+
+def _converter(metadata: Mapping[str, bytes]) -> str:
+    """Return the name and version of the converter as the metadata give them."""
+    if CONVERTER in metadata:
+        return shortened(metadata[CONVERTER].decode("utf-8", "replace").strip("\0"), _NAME_WIDTH)
+    version = _VERSION.search(metadata.get(HASHED, b""))
+    return f"TensorFlow {version[0].decode()}" if version else ""
 
 
 _MOST_LABEL_BYTES = 2**20  # of text; 21,843 names of ImageNet's classes take half of that

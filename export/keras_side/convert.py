@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
 import logging
 import re
@@ -29,15 +28,13 @@ from tfprune.base.spec import (
     ArgumentTypeError,
     ArgumentWarning,
     check_choice,
-    check_regex,
     warn_user,
 )
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
-from tfprune.export.device.quantization_error import MOVES
 from tfprune.export.file import schema
 from tfprune.export.file.document import QUANTIZED, add_tensor, drop_hash, indices_of, operator_name
 from tfprune.export.file.model_file import ModelFile, Pass
-from tfprune.export.file.reader import Operator, Subgraph, check_operators, keep_order, read
+from tfprune.export.file.reader import check_operators, keep_order
 from tfprune.export.file.report import reason_of
 from tfprune.export.keras_side.prepare import (
     HALF_TYPES,
@@ -47,6 +44,7 @@ from tfprune.export.keras_side.prepare import (
     has_half_weights,
     holds_ranges,
     in_float32,
+    marked_layers,
     protect_scales,
     read_copy,
     signature,
@@ -56,23 +54,24 @@ from tfprune.export.keras_side.prepare import (
 )
 from tfprune.export.rewriting.share_weights import check_levels
 from tfprune.export.rewriting.sparsify import merge_constants, own_biases
-from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized, four_bit_weights
+from tfprune.export.rewriting.weights import (
+    EdgeQuantizer,
+    edge_quantized,
+    four_bit_weights,
+    nothing_left,
+    operators_to_skip,
+)
 from tfprune.models.anatomy import Anatomy, as_numpy, quantized_already
 from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source
 from tfprune.report import install
 
 # Mixed precision: convert a model to a file of 8-bit integers in which some operators stay in float.
 #
-# A user names layers, and the converter takes the names of operators. TensorFlow numbers scopes of one name: the
-# scope `conv_1` may be that of a layer `conv` or of a layer `conv_1`. A second SavedModel, whose layers have
-# numbers for names, shows which operators belong to which layer.
+# A user names layers, and the converter takes the names of operators. A second SavedModel, of marked layers, shows
+# which operators belong to which layer.
 
 _MARKED = "marked_model"
 _PATHS = "paths"  # of the layers, by their numbers
-_MARK = "tfprunelayer"  # begins the name of a layer with a number; a scope may have another number behind it
-_NUMBER = re.compile(rf"(?:^|[/;]){_MARK}(\d+)(?=_|/|;|$)")
-_LAST = "NEG"  # makes the outputs of the marked model, whose own operators so keep their names
-_SHOWN = 3  # names in a message
 
 
 def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
@@ -87,16 +86,9 @@ def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll
     Raises:
         ValueError: As `write_saved_model` does.
     """
-    leaves = Anatomy.of(model).leaves
-    names = [layer.name for _, layer in leaves]
-    try:
-        for number, (_, layer) in enumerate(leaves):
-            layer.name = f"{_MARK}{number}"
+    with marked_layers(model) as paths:
         write_saved_model(model, folder / _MARKED, inputs=inputs, unroll=unroll, last=keras.ops.negative)
-    finally:
-        for name, (_, layer) in zip(names, leaves, strict=True):
-            layer.name = name
-    write_job(folder, _PATHS, settings={"paths": [path for path, _ in leaves]})
+    write_job(folder, _PATHS, settings={"paths": paths})
 
 
 def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str], is_whole: bool) -> bytes:
@@ -119,81 +111,13 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     options = functools.partial(lite.QuantizationDebugOptions, fully_quantize=is_whole)
     debugger = lite.QuantizationDebugger(converter=converter, debug_options=options())
     marked = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
-    layers_of = _layers_of_operators(debugger.calibrated_model, marked)
     paths = read_job(folder, _PATHS)[0]["paths"]
-    names = {name for each in skip for name in _operators(each, paths, layers_of)}
-    names |= _moves_between(read(debugger.calibrated_model).subgraphs[0], names)
+    names = operators_to_skip(skip, content=debugger.calibrated_model, marked=marked, paths=paths)
     try:
         debugger.options = options(denylisted_nodes=sorted(names))
     except ValueError as error:  # no operator of integers is left
-        raise ValueError(
-            f"Expected `skip` to leave operators for integers. Received: skip={tuple(skip)!r}, which matches all of "
-            "them. Use quantize=None for a file of floats"
-        ) from error
+        raise nothing_left(skip) from error
     return debugger.get_nondebug_quantized_model()
-
-
-def _layers_of_operators(content: bytes, marked: bytes) -> dict[str, set[int]]:
-    """Return the numbers of the layers that each operator computes a part of, by the name of its first output."""
-    graph, other = (read(each).subgraphs[0] for each in (content, marked))
-    ends = {*other.outputs}
-    own = [operator for operator in other.operators if operator.name != _LAST or not ends & {*operator.outputs}]
-    if [operator.name for operator in graph.operators] != [operator.name for operator in own]:
-        return dict.fromkeys([_name(graph, operator) for operator in graph.operators], set())
-    names = [
-        (_name(graph, operator), _name(other, same)) for operator, same in zip(graph.operators, own, strict=True)
-    ]
-    return {name: {int(number) for number in _NUMBER.findall(marked_name)} for name, marked_name in names}
-
-
-def _moves_between(graph: Subgraph, names: set[str]) -> set[str]:
-    """Return the names of operators that only move values, from operators in float to others in float."""
-    takers: dict[int, list[Operator]] = defaultdict(list)
-    for operator in graph.operators:
-        for index in operator.inputs:
-            takers[index].append(operator)
-    reached = {index for operator in graph.operators for index in operator.outputs if _name(graph, operator) in names}
-    moves = []
-    for operator in graph.operators:
-        if operator.name in MOVES and reached & {*operator.inputs}:
-            reached |= {*operator.outputs}
-            moves.append(operator)
-    names_of_moves: set[str] = set()
-    for operator in reversed(moves):
-        after = {_name(graph, taker) for index in operator.outputs for taker in takers[index]}
-        names_of_moves |= {_name(graph, operator)} if after <= names | names_of_moves else set()
-    return names_of_moves
-
-
-def _name(graph: Subgraph, operator: Operator) -> str:
-    return graph.tensors[operator.outputs[0]].name
-
-
-def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) -> list[str]:
-    """Return the names of the operators that one of `skip` selects."""
-    if each in layers_of:
-        return [each]
-    regex = check_regex(each, "skip")
-    numbers = {number for number, path in enumerate(paths) if regex.search(path)}
-    if not numbers:
-        close = difflib.get_close_matches(each, [*paths, *layers_of], n=_SHOWN, cutoff=0)
-        raise ArgumentError(
-            "skip",
-            "`skip` to match a layer, or to be the name of an operator",
-            found=f"{each!r}, which is found in no path of a layer",
-            advice=f"The closest names are {', '.join(map(repr, close))}",
-        )
-    names = [name for name, layers in layers_of.items() if layers & numbers]
-    if not names:
-        matching = ", ".join(paths[number] for number in sorted(numbers))
-        close = difflib.get_close_matches(each, [*layers_of], n=_SHOWN, cutoff=0)
-        raise ArgumentError(
-            "skip",
-            "`skip` to match layers with operators in the file",
-            found=f"{each!r}, which matches {matching}: the converter has merged them into other operators",
-            advice=f"Name the layer before, or an operator: the closest are {', '.join(map(repr, close))}",
-        )
-    return names
 
 
 # What the child process of `convert` does: a SavedModel, or the copy of a Keras model, into a TFLite file.
@@ -601,11 +525,9 @@ def convert_prepared(
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
     if chosen_converter() == "litert":
-        from tfprune.export.keras_side.stablehlo import check_recipe, convert_by_jax, quantized_by_recipe
+        from tfprune.export.keras_side.stablehlo import convert_by_jax
 
-        check_recipe(form, has_ranges=holds_ranges(model))
-        content = keep_order(convert_by_jax(model, inputs).content, inputs.names)
-        content = quantized_by_recipe(form, ModelFile.open(content), samples=samples)
+        content = convert_by_jax(model, inputs, form=form, samples=samples)
     else:
         content = _by_tensorflow(model, inputs, form=form, samples=samples, like=(beside or form).scheme)
         content = keep_order(content, inputs.names)

@@ -28,6 +28,7 @@ from tfprune.criteria import finite
 from tfprune.export.device.runner import warn_of_bytes
 from tfprune.export.file import schema
 from tfprune.export.file.document import inputs_of, operator_name
+from tfprune.export.rewriting.weights import LAYER_MARK
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import FlatCopy, copy_with, plain_copy
 from tfprune.models.anatomy import Anatomy, as_numpy, check_keras, recurrent_states, walk
@@ -399,7 +400,7 @@ def states_at_start(model: keras.Model) -> Iterator[None]:
     before = [as_numpy(state).copy() for state in states]
     try:
         for state in states:
-            state.assign(keras.ops.zeros_like(state))
+            state.assign(keras.ops.zeros(state.shape, state.dtype))
         yield
     finally:
         for state, value in zip(states, before, strict=True):
@@ -421,6 +422,20 @@ def _without_messages() -> Iterator[None]:
 def recurrent_layers(model: keras.Model) -> list[keras.layers.RNN]:
     """Return the recurrent layers of a model, which are unrolled in files of integers."""
     return [layer for _, layer in walk(model) if isinstance(layer, keras.layers.RNN)]
+
+
+@contextmanager
+def marked_layers(model: keras.Model) -> Iterator[list[str]]:
+    """Give the layers of a model numbers as names for the time being; yields their paths, by these numbers."""
+    leaves = Anatomy.of(model).leaves
+    names = [layer.name for _, layer in leaves]
+    try:
+        for number, (_, layer) in enumerate(leaves):
+            layer.name = f"{LAYER_MARK}{number}"
+        yield [path for path, _ in leaves]
+    finally:
+        for name, (_, layer) in zip(names, leaves, strict=True):
+            layer.name = name
 
 
 @contextmanager

@@ -6,38 +6,44 @@ converts it loads and traces it on JAX. The converter runs in a child in any cas
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import itertools
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
-from tfprune.base.spec import ArgumentError
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.verify import run_in_child
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
+    CONVERTER,
+    QUANTIZED,
     NamedTensors,
-    add_constant,
     add_operator,
     add_tensor,
-    add_values,
     inputs_of,
+    operator_code,
+    put_metadata,
     save_objects,
     unpack_objects,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import keep_order
-from tfprune.export.rewriting.weights import EdgeQuantizer, edge_quantized
+from tfprune.export.rewriting.shapes import open_sizes
+from tfprune.export.rewriting.weights import operators_to_skip, quantized_by_recipe
+from tfprune.quantizing.quantized import marks_range
 from tfprune.report import install
 
 if TYPE_CHECKING:
@@ -45,13 +51,42 @@ if TYPE_CHECKING:
 
     from tfprune.export.keras_side.prepare import ModelInput, Signature
 
+_Function = Callable[..., dict[str, Any]]  # of arrays, by name
+_Inputs = Mapping[str, tuple[tuple[int, ...], str]]  # the shape and the type of each
+
 # The converter, whose names are private: probed here, and nowhere else.
 
 _PACKAGE = "litert_converter.mlir"
-_WANTED = "litert-converter>=0.5,<0.6"
+_NAME = "litert-converter"
+_WANTED = f"{_NAME}>=0.5,<0.6"
 _OTHER = (
     f"Use TensorFlow's converter instead: {install('train')}, and TFPRUNE_CONVERTER=tensorflow in the environment"
 )
+
+
+_PROBED = (
+    "ConvertToTFLConfig.qdq_conversion_mode",
+    "export_flatbuffer_to_bytes",
+    "merge_modules",
+    "prepare_mlir_context",
+    "run_convert_to_tfl_passes",
+    "set_signature",
+)
+
+
+class _NoConverterError(ValueError):
+    """There is no converter that this module knows, whatever the model."""
+
+
+def _check_installed() -> None:
+    """Refuse an environment without the converter or JAX, before any work is done.
+
+    Raises:
+        ValueError: Naming what is missing, and the path that works.
+    """
+    for package in (_PACKAGE.partition(".")[0], "jax"):
+        if not importlib.util.find_spec(package):
+            raise _missing(f"no package {package}")
 
 
 def _converter() -> tuple[Any, Any, Any]:
@@ -64,68 +99,146 @@ def _converter() -> tuple[Any, Any, Any]:
         from litert_converter.mlir import ir, passmanager
         from litert_converter.mlir._mlir_libs import converter_api_ext as api
 
-        names = (
-            api.ConvertToTFLConfig,
-            api.export_flatbuffer_to_bytes,
-            api.prepare_mlir_context,
-            api.run_convert_to_tfl_passes,
-            api.set_signature,
-            ir.MLIRError,
-        )
+        attrgetter(*_PROBED)(api)
+        attrgetter("MLIRError", "Operation.create", "WalkResult")(ir)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"Expected {_WANTED}, which converts models without TensorFlow. Received: {_version()}: {error}. Run "
-            f"{install('jax')}; its wheels are for Linux on x86-64 and for macOS on ARM. {_OTHER}."
-        ) from error
-    assert names
-    if not importlib.util.find_spec("jax"):
-        raise ValueError(f"Expected JAX, which traces models. Received: none. Run {install('jax')}. {_OTHER}.")
+        raise _missing(f"{_version()}: {error}") from error
     return ir, passmanager, api
+
+
+def _missing(found: str) -> ValueError:
+    return _NoConverterError(
+        f"Expected {_WANTED} and JAX, which convert models without TensorFlow. Received: {found}. Run "
+        f"{install('jax')}; wheels of {_NAME} are for Linux on x86-64 and for macOS on ARM. {_OTHER}."
+    )
 
 
 def _version() -> str:
     try:
-        return f"version {importlib.metadata.version('litert-converter')}"
+        return f"version {importlib.metadata.version(_NAME)}"
     except importlib.metadata.PackageNotFoundError:
         return "none"
+
+
+def converter_name() -> str:
+    """Return the name of the converter, and its version."""
+    return f"{_NAME} {importlib.metadata.version(_NAME)}"
 
 
 # What the child does.
 
 _JOB = "job"
-_TRACE = "model.mlirbc"
-_OUTPUTS = "outputs"
+_TRACE = "{}.mlirbc"  # of a signature, by its number
+_SIGNATURES = "signatures"  # the name of each, and those of its inputs and outputs
 _CONVERTED = "model.tflite"
 _SIGNATURE = "serving_default"  # as the other converter names it
 
 
 def _convert_job(folder: Path) -> None:
-    """Convert the trace in the folder of a job, or the copy of a model there, and write the file beside it.
+    """Convert the traces in the folder of a job, or the copy of a model there, and write the file beside it.
 
     Raises:
         ValueError: If the converter is missing or refuses the model, or the copy cannot be loaded or traced.
     """
     ir, passmanager, api = _converter()
     settings, _ = read_job(folder, _JOB)
-    if not (folder / _TRACE).exists():
+    if not (folder / _TRACE.format(0)).exists():
         _trace_copy(settings, folder)
-    names, _ = read_job(folder, _OUTPUTS)
+    signatures = read_job(folder, _SIGNATURES)[0]["signatures"]
     context = ir.Context()
     api.prepare_mlir_context(context)
     try:
         with context:
-            module = ir.Module.parse((folder / _TRACE).read_bytes(), context)
-            passmanager.PassManager.parse("builtin.module(stablehlo-deserialize)").run(module.operation)
-            inputs = [entry["name"] for entry in settings["inputs"]]
-            api.set_signature(module.operation, _SIGNATURE, inputs, names["outputs"])
+            modules = []
+            for number, names in enumerate(signatures):
+                module = ir.Module.parse((folder / _TRACE.format(number)).read_bytes(), context)
+                passmanager.PassManager.parse("builtin.module(stablehlo-deserialize)").run(module.operation)
+                _flatten_constants(ir, module)
+                _place_ranges(ir, module)
+                api.set_signature(module.operation, *names)
+                modules.append(module)
+            module = modules[0] if len(modules) == 1 else api.merge_modules(modules)
             config = api.ConvertToTFLConfig()
             config.model_origin_framework = "JAX"
             config.unsafe_fuse_dynamic_shaped_broadcast = True
             api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
+            if settings["integers"]:  # of operators that are fused by now
+                _repeat_ranges(ir, module)
+                config.qdq_conversion_mode = "STATIC"
+                api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
             content = api.export_flatbuffer_to_bytes(module.operation)
     except (ir.MLIRError, RuntimeError) as error:
         raise ValueError(f"the converter says: {error}") from error
     (folder / _CONVERTED).write_bytes(content)
+
+
+def _operations(ir: Any, module: Any, name: str) -> list[Any]:
+    """Return the operations of a module with a name, in order, so that they may be changed."""
+    found: list[Any] = []
+
+    def collect(operation: Any) -> Any:
+        if operation.name == name:
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(collect)
+    return found
+
+
+def _flatten_constants(ir: Any, module: Any) -> None:
+    """Give constants of the channels of a series one dimension: only such ones are fused with its convolution."""
+    for operation in _operations(ir, module, "stablehlo.broadcast_in_dim"):
+        values, shape = operation.operands[0], operation.result.type.shape
+        if len(shape) != 3 or values.type.shape != [1, 1, shape[2]] or not _is_constant(values):
+            continue
+        with ir.InsertionPoint(operation), operation.location:
+            flat = ir.RankedTensorType.get([shape[2]], values.type.element_type)
+            reshape = ir.Operation.create("stablehlo.reshape", results=[flat], operands=[values])
+        operation.operands[0] = reshape.result
+        operation.attributes["broadcast_dimensions"] = ir.DenseI64ArrayAttr.get([2])
+
+
+def _is_constant(value: Any) -> bool:
+    """Return whether a value depends on constants only."""
+    owner = value.owner
+    operands = getattr(owner, "operands", None)  # an argument of a function belongs to a block, which has none
+    return operands is not None and all(map(_is_constant, operands))
+
+
+def _place_ranges(ir: Any, module: Any) -> None:
+    """Turn the places that a trace marks into operators that round to 8-bit integers, and back to floats."""
+    for operation in _operations(ir, module, "stablehlo.composite"):
+        if operation.attributes["name"].value != _RANGE:
+            continue
+        attributes, tensor = operation.attributes["composite_attributes"], operation.operands[0]
+        scale, zero = (np.array(attributes[name]).item() for name in ("scale", "zero_point"))
+        kind = ir.Type.parse(f"!quant.uniform<i8:f32, {scale!r}:{zero}>")
+        with ir.InsertionPoint(operation), operation.location:
+            integers = ir.RankedTensorType.get(tensor.type.shape, kind)
+            rounded = ir.Operation.create("stablehlo.uniform_quantize", results=[integers], operands=[tensor])
+            again = ir.Operation.create(
+                "stablehlo.uniform_dequantize", results=[tensor.type], operands=[rounded.result]
+            )
+        operation.result.replace_all_uses_with(again.result)
+        operation.erase()
+
+
+def _repeat_ranges(ir: Any, module: Any) -> None:
+    """Round in front of a reshape as behind it: it follows the convolution of a series, which needs a range."""
+    for operation in reversed(_operations(ir, module, "tfl.quantize")):
+        reshape = operation.operands[0].owner
+        if getattr(reshape, "name", "") != "tfl.reshape":
+            continue
+        tensor = reshape.operands[0]
+        if getattr(tensor.owner, "name", "") in ("", "tfl.dequantize"):  # an input, or rounded already
+            continue
+        with ir.InsertionPoint(reshape), reshape.location:
+            kind = ir.RankedTensorType(operation.result.type).element_type
+            integers = ir.RankedTensorType.get(tensor.type.shape, kind)
+            how = {"qtype": ir.TypeAttr.get(integers)}
+            rounded = ir.Operation.create("tfl.quantize", results=[integers], operands=[tensor], attributes=how)
+            again = ir.Operation.create("tfl.dequantize", results=[tensor.type], operands=[rounded.result])
+        reshape.operands[0] = again.result
 
 
 def _trace_copy(settings: dict[str, Any], folder: Path) -> None:
@@ -134,19 +247,22 @@ def _trace_copy(settings: dict[str, Any], folder: Path) -> None:
 
     inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
     model = read_copy(folder, settings["things"])
-    _write_trace(model, folder, inputs=Signature(tuple(inputs), settings["form"]))
+    _write_trace(model, folder, inputs=Signature(tuple(inputs), settings["form"]), marked=settings["marked"])
 
 
 # Tracing.
 
+_MOST_STEPS = 512  # of a loop, which becomes as many copies of its operators
 
-def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None:
+
+def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature, marked: bool) -> None:
     """Write what a model computes as StableHLO, and the names of its outputs.
 
     Args:
         model: A model on the JAX backend. It is left as it is.
         folder: The folder of the job.
         inputs: The inputs of the model.
+        marked: Whether its layers are traced with numbers for names, and its outputs negated.
 
     Raises:
         ValueError: If JAX cannot trace it.
@@ -155,7 +271,7 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
     import jax.export
     import keras
 
-    from tfprune.export.keras_side.prepare import longest, recurrent_layers, unrolled
+    from tfprune.export.keras_side.prepare import longest, marked_layers, recurrent_layers, unrolled
 
     trained, others = ([variable.value for variable in each] for each in _variables(model))
     names: list[str] = []
@@ -164,17 +280,21 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
         x = inputs.pack(dict(zip(inputs.names, arrays, strict=True)))
         outputs, _ = model.stateless_call(trained, others, x, training=False)
         names[:] = _output_names(outputs)
+        if marked:
+            outputs = keras.tree.map_structure(keras.ops.negative, outputs)
         return [outputs[name] for name in names] if isinstance(outputs, dict) else keras.tree.flatten(outputs)
 
     with ExitStack() as stack:
         if recurrent_layers(model):
             stack.enter_context(unrolled(model))
+        if marked:
+            stack.enter_context(marked_layers(model))
         failures = []
         for specs in _specs(inputs, most=longest(model)):
             try:
                 has_symbols = any(jax.export.is_symbolic_dim(size) for spec in specs for size in spec.shape)
-                with _known_functions(fuses=not has_symbols):
-                    exported = jax.export.export(jax.jit(call), platforms=["cpu"])(*specs)
+                with _known_functions(fuses=not has_symbols), _marked_ranges(fuses=not has_symbols):
+                    exported = jax.export.export(jax.jit(call, keep_unused=True), platforms=["cpu"])(*specs)
                 break
             except (TypeError, ValueError, NotImplementedError, jax.errors.InconclusiveDimensionOperation) as error:
                 failures.append(error)
@@ -182,56 +302,186 @@ def _write_trace(model: keras.Model, folder: Path, *, inputs: Signature) -> None
             raise ValueError(
                 f"Expected a model that JAX traces. Received: {model.name!r}: {_said(failures[-1])}. {_OTHER}."
             ) from failures[-1]
-    (folder / _TRACE).write_bytes(exported.mlir_module_serialized)
-    write_job(folder, _OUTPUTS, settings={"outputs": names})
+    (folder / _TRACE.format(0)).write_bytes(exported.mlir_module_serialized)
+    write_job(folder, _SIGNATURES, settings={"signatures": [[_SIGNATURE, inputs.names, names]]})
+
+
+def _write_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _Inputs], folder: Path) -> None:
+    """Write what functions compute as StableHLO, and the names of their inputs and outputs."""
+    import jax
+    import jax.export
+
+    signatures: list[list[Any]] = []
+
+    def traced(function: _Function, names: Sequence[str], outputs: list[str]) -> Callable[..., list[Any]]:
+        def call(*arrays: Any) -> list[Any]:
+            results = function(**dict(zip(names, arrays, strict=True)))
+            outputs[:] = sorted(results)
+            return [results[name] for name in outputs]
+
+        return call
+
+    for number, (key, function) in enumerate(functions.items()):
+        outputs: list[str] = []
+        names = [*inputs[key]]
+        specs = [jax.ShapeDtypeStruct(*inputs[key][name]) for name in names]
+        with _known_functions(fuses=True):
+            call = jax.jit(traced(function, names, outputs), keep_unused=True)
+            exported = jax.export.export(call, platforms=["cpu"])(*specs)
+        (folder / _TRACE.format(number)).write_bytes(exported.mlir_module_serialized)
+        signatures.append([key, names, outputs])
+    write_job(folder, _SIGNATURES, settings={"signatures": signatures})
+
+
+_TRACING = threading.RLock()  # functions are those of the process: one thread at a time replaces them
 
 
 @contextmanager
 def _known_functions(*, fuses: bool) -> Iterator[None]:
-    """Let functions of JAX that Keras calls be traced in the form that the converter has an operator for.
+    """Let functions that models call be traced in the form that the converter has operators for.
 
-    Composites have no form with symbols for sizes. Looking up entries outside of a table gives NaN in JAX; with
-    LiteRT's operator they are an error. Slices whose start is known need no operator that computes it.
+    Other threads get the functions as they are, and wait if they trace, too.
+
+    Args:
+        fuses: Whether composites are traced, which have no form with symbols for sizes.
     """
     import jax
+    import keras
 
-    gelu, take, cut = jax.nn.gelu, jax.numpy.take, jax.lax.dynamic_slice
-
-    def gelu_as_one(x: Any, approximate: bool = True) -> Any:
-        def decomposed(x: Any, *, approximate: str) -> Any:
-            return gelu(x, approximate=approximate == "tanh")
-
-        return jax.lax.composite(decomposed, "aten.gelu.default")(x, approximate="tanh" if approximate else "none")
-
-    def take_inside(a: Any, indices: Any, axis: int | None = None, **others: Any) -> Any:
-        if axis is None or any(value is not None for value in others.values()):
-            return take(a, indices, axis=axis, **others)
-        place = (slice(None),) * (axis % a.ndim)
-        return a.at[(*place, indices)].get(mode="promise_in_bounds")
-
-    def cut_at(operand: Any, start_indices: Any, slice_sizes: Any, **others: Any) -> Any:
-        if (
-            others
-            or not isinstance(start_indices, list | tuple)
-            or not all(_is_start(each) for each in start_indices)
-        ):
-            return cut(operand, start_indices, slice_sizes, **others)
-        pairs = zip(map(int, start_indices), slice_sizes, strict=True)
-        return operand[tuple(slice(start, start + size) for start, size in pairs)]
-
-    before: list[tuple[Any, str, Any]] = [
-        (jax.nn, "gelu", gelu),
-        (jax.numpy, "take", take),
-        (jax.lax, "dynamic_slice", cut),
+    known: list[tuple[Any, str, Callable[..., Any]]] = [
+        (jax.numpy, "take", _take_inside),
+        (jax.lax, "dynamic_slice", _cut_at),
+        (jax.lax, "cond", _known_branch),
+        (jax.lax, "fori_loop", _unrolled_steps),
+        (keras.ops, "fft", _fft),
+        (keras.ops, "fft2", _fft2),
     ]
-    functions = gelu_as_one if fuses else gelu, take_inside, cut_at
+    known += [(jax.nn, "gelu", _gelu_as_one)] if fuses else []
+    with _TRACING:
+        before = [getattr(module, name) for module, name, _ in known]
+        try:
+            for (module, name, function), original in zip(known, before, strict=True):
+                setattr(module, name, _in_this_thread(function, original))
+            yield
+        finally:
+            for (module, name, _), original in zip(known, before, strict=True):
+                setattr(module, name, original)
+
+
+def _in_this_thread(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is another one in this thread only."""
+    own = threading.get_ident()
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != own:
+            return original(*args, **kwargs)
+        return function(original, *args, **kwargs)
+
+    return call
+
+
+def _gelu_as_one(gelu: Callable[..., Any], x: Any, approximate: bool = True) -> Any:
+    import jax
+
+    def decomposed(x: Any, *, approximate: str) -> Any:
+        return gelu(x, approximate=approximate == "tanh")
+
+    return jax.lax.composite(decomposed, "aten.gelu.default")(x, approximate="tanh" if approximate else "none")
+
+
+def _take_inside(take: Callable[..., Any], a: Any, indices: Any, axis: int | None = None, **others: Any) -> Any:
+    """Look up entries without those outside of the table: NaN in JAX, and an error of LiteRT's operator."""
+    if axis is None or any(value is not None for value in others.values()):
+        return take(a, indices, axis=axis, **others)
+    if a.dtype == bool:  # which the converter's operators do not take
+        return _take_inside(take, a.astype("int32"), indices, axis).astype(bool)
+    place = (slice(None),) * (axis % a.ndim)
+    return a.at[(*place, indices)].get(mode="promise_in_bounds")
+
+
+def _cut_at(cut: Callable[..., Any], operand: Any, start_indices: Any, slice_sizes: Any, **others: Any) -> Any:
+    """Cut a slice whose start is known without an operator that computes it."""
+    if others or not isinstance(start_indices, list | tuple) or not all(map(_is_start, start_indices)):
+        return cut(operand, start_indices, slice_sizes, **others)
+    pairs = zip(map(int, start_indices), slice_sizes, strict=True)
+    return operand[tuple(slice(start, start + size) for start, size in pairs)]
+
+
+def _known_branch(
+    cond: Callable[..., Any], pred: Any, true_fun: Any, false_fun: Any, *operands: Any, **others: Any
+) -> Any:
+    """Trace one branch only where the condition is known, as it is of sizes: the other one may not fit them."""
+    import jax
+
+    if others or isinstance(pred, jax.core.Tracer):
+        return cond(pred, true_fun, false_fun, *operands, **others)
+    return (true_fun if pred else false_fun)(*operands)
+
+
+def _unrolled_steps(
+    loop: Callable[..., Any], lower: Any, upper: Any, body_fun: Any, init_val: Any, **others: Any
+) -> Any:
+    """Trace each step of a loop of known length: the converter has no form for most loops."""
+    if others or not (_is_start(lower) and _is_start(upper)) or upper - lower > _MOST_STEPS:
+        return loop(lower, upper, body_fun, init_val, **others)
+    for step in range(lower, upper):
+        init_val = body_fun(step, init_val)
+    return init_val
+
+
+def _fft(fft: Callable[..., Any], x: Any) -> Any:
+    """Transform real and imaginary parts by two matrices, because TFLite has no complex operators for that."""
+    import jax.numpy as jnp
+
+    real, imaginary = map(jnp.asarray, x)
+    size = real.shape[-1]
+    if not isinstance(size, int):
+        return fft(x)
+    angles = np.outer(range(size), range(size)) % size * (2 * np.pi / size)
+    cosines, sines = np.cos(angles).astype(real.dtype), np.sin(angles).astype(real.dtype)
+    return real @ cosines + imaginary @ sines, imaginary @ cosines - real @ sines
+
+
+def _fft2(fft2: Callable[..., Any], x: Any) -> Any:
+    import jax.numpy as jnp
+
+    def swapped(pair: Any) -> Any:
+        return tuple(jnp.swapaxes(part, -1, -2) for part in pair)
+
+    if not all(isinstance(size, int) for size in x[0].shape[-2:]):
+        return fft2(x)
+    return swapped(_fft(fft2, swapped(_fft(fft2, x))))
+
+
+# Ranges of a model of `quantize_aware`. The converter rounds where a trace marks them. It rounds weights and
+# constants by itself, to the same integers as the wrappers of the model.
+
+_RANGE = "tfprune.range"  # the name of the composite that marks a range
+_STEPS, _LOWEST = 255, -128  # of 8-bit integers
+
+
+@contextmanager
+def _marked_ranges(*, fuses: bool) -> Iterator[None]:
+    """Let wrappers with known ranges mark them in a trace instead of rounding."""
+    import jax
+
+    def mark(tensor: Any, bounds: Any) -> Any:
+        if not all(isinstance(bound, float | int) for bound in bounds):  # of constants
+            return tensor
+        if not fuses:
+            raise NotImplementedError("ranges have no form with symbols for sizes")
+        low, high = map(np.float32, bounds)
+        scale = (float(high) - float(low)) / _STEPS
+        zero = _LOWEST + int(np.floor(-low / np.float32(scale) + np.float32(0.5)))
+        kept = {"scale": np.array([scale], np.float64), "zero_point": np.array([zero], np.int64)}
+        return jax.lax.composite(lambda values, **_: values, _RANGE)(tensor, **kept)
+
+    token = marks_range.set(mark)
     try:
-        for (module, name, _), function in zip(before, functions, strict=True):
-            setattr(module, name, function)
         yield
     finally:
-        for module, name, function in before:
-            setattr(module, name, function)
+        marks_range.reset(token)
 
 
 def _is_start(value: Any) -> bool:
@@ -292,17 +542,6 @@ def _said(error: BaseException) -> str:
 _RARE = 1009  # a prime; the first primes from here on that divide no size of the model stand for open sizes
 _TRIED = 2  # samples, of other lengths
 _MOST_OFF = 0.01  # of the largest output
-_BROADCASTING = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SELECT_V2", "SUB")
-# Operators that take sizes, and the places of these among the inputs; in the first ones, an open size may be -1.
-_MAY_BE_OPEN = {"RESHAPE": 1, "SLICE": 2}
-_SIZES = {**_MAY_BE_OPEN, "BROADCAST_TO": 1, "FILL": 0, "STRIDED_SLICE": 2, "TILE": 1, "TRANSPOSE_CONV": 0}
-
-
-_INT32 = schema.TensorType.INT32
-
-
-class _ClosedError(ValueError):
-    """An operator whose sizes cannot be left open."""
 
 
 def _rare_sizes(model: keras.Model, inputs: Signature) -> list[int]:
@@ -326,153 +565,6 @@ def _primes(numbers: Iterable[int], sizes: set[int]) -> Iterator[int]:
         is_prime = all(number % factor for factor in range(2, math.isqrt(number) + 1))
         if is_prime and all(size % number for size in sizes):
             yield number
-
-
-def _open_sizes(model: schema.ModelT, *, numbers: Sequence[int], tables: Sequence[np.ndarray]) -> None:
-    """Leave sizes of a file open that was traced with rare numbers for them.
-
-    Args:
-        model: An open file of the converter, which is changed.
-        numbers: The numbers.
-        tables: The weights of which a part may be in the file, as embeddings of positions are.
-
-    Raises:
-        ValueError: If an operator needs one of the numbers.
-    """
-    for part in range(len(model.subgraphs) if numbers else 0):
-        _Opening(NamedTensors(model, part), numbers, tables).apply()
-
-
-def _begins_with(table: np.ndarray, values: np.ndarray) -> bool:
-    return table.shape[1:] == values.shape[1:] and np.array_equal(table[: len(values)], values)
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """Opens sizes of one graph."""
-
-    view: NamedTensors
-    numbers: Sequence[int]
-    tables: Sequence[np.ndarray]
-
-    def apply(self) -> None:
-        """Open them in constants first, and then in what operators make."""
-        for operator in [*self.view.graph.operators]:
-            for place, index in enumerate(inputs_of(operator)):
-                values = self.view.constant(index) if index >= 0 else None
-                if values is not None:
-                    self._open(operator, place, values)
-        for index, tensor in enumerate(self.view.tensors):
-            if tensor.shape is not None and self.view.constant(index) is None:
-                sizes = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-                open_sizes = np.where(self._depends(sizes), -1, sizes).astype(np.int32)
-                tensor.shapeSignature = open_sizes if (open_sizes < 0).any() else None
-                tensor.shape = self._at_one(tensor.shape)
-
-    def _depends(self, sizes: Any, *numbers: int) -> np.ndarray:
-        sizes = np.asarray(sizes)
-        return np.any([sizes % number == 0 for number in numbers or self.numbers], axis=0) & (sizes > 0)
-
-    def _at_one(self, sizes: Any) -> np.ndarray:
-        """Return sizes as they are where the open ones are 1."""
-        for number in self.numbers:
-            sizes = np.where((sizes % number == 0) & (sizes > 0), sizes // number, sizes)
-        return sizes.astype(np.int32)
-
-    def _open(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
-        """Let a constant input of an operator fit any size."""
-        name = self.view.kind(operator)
-        if name not in _BROADCASTING and values.dtype == np.int32 and self._depends(values).any():
-            self._open_sizes_of(operator, name, place, values)
-        if self._depends(values.shape).any():
-            self._open_shape_of(operator, name, place, values)
-
-    def _open_shape_of(self, operator: schema.OperatorT, name: str, place: int, values: np.ndarray) -> None:
-        """Keep what is the same for each index of an open size once, and take positions from their whole table."""
-        closed = _ClosedError(f"{name} with a constant of shape {[*values.shape]}")
-        if name not in _BROADCASTING:
-            raise closed
-        rest = values
-        for axis in np.flatnonzero(self._depends(values.shape)):
-            first = rest.take([0], axis=axis)
-            rest = first if values.shape[axis] in self.numbers and (rest == first).all() else rest
-        if not self._depends(rest.shape).any():
-            self._replace(operator, place, rest)
-            return
-        while len(rest.shape) > 1 and rest.shape[0] == 1:  # broadcast all the same
-            rest = rest[0]
-        table = next((table for table in self.tables if _begins_with(table, rest)), None)
-        if table is None or self._depends(rest.shape[1:]).any():
-            raise closed
-        sizes, begin = self._computed(np.array(rest.shape)), self._constant(np.zeros(rest.ndim, np.int32))
-        part = add_tensor(self.view.graph, self.view.tensors[operator.inputs[place]], buffer=0)
-        self.view.tensors[part].shape = np.array(rest.shape, np.int32)
-        operator.inputs = operator.inputs.copy()
-        operator.inputs[place] = part
-        inputs = [self._constant(table), begin, sizes]
-        add_operator(
-            self.view.model,
-            self.view.graph,
-            name="SLICE",
-            inputs=inputs,
-            outputs=[part],
-            options=schema.SliceOptionsT(),
-        )
-
-    def _open_sizes_of(self, operator: schema.OperatorT, name: str, place: int, sizes: np.ndarray) -> None:
-        if _SIZES.get(name) != place:
-            raise _ClosedError(f"{name} with sizes {sizes.tolist()}")
-        is_open = self._depends(sizes)
-        if name in _MAY_BE_OPEN and is_open.sum() == 1:
-            self._replace(operator, place, np.where(is_open, -1, sizes).astype(np.int32))
-        else:
-            operator.inputs = operator.inputs.copy()
-            operator.inputs[place] = self._computed(sizes)
-        if name == "RESHAPE" and operator.builtinOptions is not None:
-            operator.builtinOptions.newShape = np.where(is_open, -1, sizes).astype(np.int32)
-
-    def _computed(self, sizes: np.ndarray) -> int:
-        """Return a tensor of sizes that operators compute from the shapes of inputs of the graph."""
-        rest, total = sizes, None
-        for number in self.numbers:
-            counts = np.where(self._depends(rest, number), rest // number, 0).astype(np.int32)
-            if counts.any():
-                rest = np.where(counts > 0, 0, rest)
-                part = self._operator("MUL", [self._size(number), self._constant(counts)], len(sizes))
-                total = part if total is None else self._operator("ADD", [total, part], len(sizes))
-        assert total is not None
-        return self._operator("ADD", [total, self._constant(rest.astype(np.int32))], len(sizes))
-
-    def _size(self, number: int) -> int:
-        """Return a tensor of the size that a number stands for, which an input of the graph has."""
-        for index in self.view.graph.inputs:
-            shape = self.view.tensors[index].shape
-            if number in shape:
-                sizes = self._operator("SHAPE", [index], len(shape), schema.ShapeOptionsT(outType=_INT32))
-                place = self._constant(np.array([shape.tolist().index(number)], np.int32))
-                one = self._constant(np.ones(1, np.int32))
-                return self._operator("SLICE", [sizes, place, one], 1)
-        raise _ClosedError(f"an input of the size {number}")
-
-    def _constant(self, values: np.ndarray) -> int:
-        return add_constant(self.view.model, self.view.graph, name=b"sizes", values=values)
-
-    def _operator(self, name: str, inputs: list[int], length: int, options: Any = None) -> int:
-        """Add an operator that makes a list of sizes, and return its output."""
-        tensor = schema.TensorT()
-        tensor.name, tensor.type, tensor.shape = b"sizes", _INT32, np.array([length], np.int32)
-        self.view.tensors.append(tensor)
-        output = len(self.view.tensors) - 1
-        add_operator(self.view.model, self.view.graph, name=name, inputs=inputs, outputs=[output], options=options)
-        return output
-
-    def _replace(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
-        tensor = self.view.tensors[operator.inputs[place]]
-        buffer = add_values(self.view.model, np.ascontiguousarray(values))
-        operator.inputs = operator.inputs.copy()
-        operator.inputs[place] = add_tensor(
-            self.view.graph, tensor, shape=np.array(values.shape, np.int32), buffer=buffer
-        )
 
 
 # Names of tensors: those of layers, each once, as readers of the file and LiteRT Quantizer expect them.
@@ -508,86 +600,58 @@ def _pad_transposed_convolutions(model: schema.ModelT) -> None:
                 operator.builtinOptions.padding = schema.Padding.SAME
 
 
-# Other number formats than float32: recipes of LiteRT Quantizer.
+def _look_up_rows(model: schema.ModelT) -> None:
+    """Turn GATHER_ND along one dimension into GATHER, which may take tables of few bits."""
+    for number, graph in enumerate(model.subgraphs):
+        view = NamedTensors(model, number)
+        for operator in graph.operators:
+            if view.kind(operator) != "GATHER_ND":
+                continue
+            table, indices = inputs_of(operator)
+            reshape, shape = view.maker.get(indices), graph.tensors[indices].shape.tolist()
+            ids = inputs_of(reshape)[0] if reshape is not None and view.kind(reshape) == "RESHAPE" else -1
+            if shape[-1] == 1 and ids >= 0 and graph.tensors[ids].shape.tolist() == shape[:-1]:
+                operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.GATHER)
+                operator.inputs = np.array([table, ids], np.int32)
+                operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+                operator.builtinOptions = schema.GatherOptionsT(axis=0)
+        used = {index for operator in graph.operators for index in inputs_of(operator)} | {*graph.outputs.tolist()}
+        graph.operators = [each for each in graph.operators if used & {*each.outputs.tolist()}]
 
 
-def _integers(bits: int, *, symmetric: bool, granularity: str) -> dict[str, Any]:
-    return {"num_bits": bits, "symmetric": symmetric, "granularity": granularity, "dtype": "INT"}
+# Inputs and outputs of a file of integers: the converter leaves out the operators at its borders.
+
+_BORDERS = {"inputs": "QUANTIZE", "outputs": "DEQUANTIZE"}
 
 
-def _rule(*, operation: str = "*", algorithm: str = "min_max_uniform_quantize", **tensors: Any) -> dict[str, Any]:
-    how = {
-        "explicit_dequantize": False,
-        "skip_checks": False,
-        "min_weight_elements": 0,
-        "compute_precision": "INTEGER",
-    }
-    return {"regex": ".*", "operation": operation, "algorithm_key": algorithm, "op_config": {**how, **tensors}}
+def _add_borders(model: schema.ModelT) -> bool:
+    """Put operators between the integers of a file and inputs and outputs of floats; return whether it has any."""
+    found = [
+        (graph, border, place, index)
+        for graph in model.subgraphs
+        for border in _BORDERS
+        for place, index in enumerate(getattr(graph, border).tolist())
+        if graph.tensors[index].type == schema.TensorType.INT8 and graph.tensors[index].quantization is not None
+    ]
+    for graph, border, place, index in found:
+        indices = getattr(graph, border).copy()
+        indices[place] = _add_border(model, graph, index, kind=_BORDERS[border])
+        setattr(graph, border, indices)
+    return bool(found)
 
 
-_HALF = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
-_EIGHT_BITS = _integers(8, symmetric=True, granularity="CHANNELWISE")
-_OF_8_BITS = _integers(8, symmetric=False, granularity="TENSORWISE")
-_OF_16_BITS = _integers(16, symmetric=True, granularity="TENSORWISE")
-_INT8 = _rule(activation_tensor_config=_OF_8_BITS, weight_tensor_config=_EIGHT_BITS)
-_RULES = {
-    "float16": _rule(
-        algorithm="float_casting", weight_tensor_config=_HALF, compute_precision="FLOAT", explicit_dequantize=True
-    ),
-    "dynamic": _rule(weight_tensor_config=_EIGHT_BITS),
-    "int8": _INT8,
-    "int4": _INT8,  # its weights get fewer bits later
-    "int16x8": _rule(activation_tensor_config=_OF_16_BITS, weight_tensor_config=_EIGHT_BITS),
-}
-_BORDERS_IN_FLOAT = [_rule(operation=each, algorithm="no_quantize") for each in ("INPUT", "OUTPUT")]
-
-
-def check_recipe(form: Any, *, has_ranges: bool) -> None:
-    """Refuse a number format that has no recipe.
-
-    Args:
-        form: A `Quantization`.
-        has_ranges: Whether the model has ranges of its own, from `quantize_aware`.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    for asked, what in (
-        (form.scheme is not None and has_ranges, "a model of tfprune.quantize_aware"),
-        (form.skip, f"skip={form.skip!r}"),
-    ):
-        if asked:
-            raise ArgumentError(
-                "quantize",
-                "a number format that can be made without TensorFlow",
-                f"{form.scheme!r} with {what}, which TensorFlow's converter alone takes",
-                advice=f"{_OTHER}.",
-            )
-
-
-def quantized_by_recipe(form: Any, file: ModelFile, *, samples: Sequence[Mapping[str, np.ndarray]]) -> bytes:
-    """Return a float file in another number format.
-
-    Args:
-        form: The format, a `Quantization`; float32 returns the file as it is.
-        file: The file.
-        samples: Calibration data, as `edge_quantized` takes them.
-
-    Raises:
-        ValueError: As `edge_quantized` does.
-    """
-    if form.scheme is None:
-        return file.content
-    if not importlib.util.find_spec("litert_quantizer"):
-        raise ArgumentError(
-            "quantize",
-            f"the package litert-quantizer, which makes quantize={form.scheme!r} without TensorFlow",
-            "not installed",
-            advice=f"Run {install('jax')}. {_OTHER}.",
-        )
-    has_borders = form.io_dtype == "float32" and "activation_tensor_config" in _RULES[form.scheme]["op_config"]
-    recipe = [_RULES[form.scheme], *(_BORDERS_IN_FLOAT if has_borders else [])]
-    return edge_quantized(EdgeQuantizer(recipe), file, samples=samples).content
+def _add_border(model: schema.ModelT, graph: schema.SubGraphT, index: int, *, kind: str) -> int:
+    integers = graph.tensors[index]
+    floats = add_tensor(graph, integers, type=schema.TensorType.FLOAT32, quantization=None, buffer=0)
+    is_input = kind == "QUANTIZE"
+    integers.name = QUANTIZED if is_input else integers.name + b"/int8"
+    source, target = (floats, index) if is_input else (index, floats)
+    add_operator(model, graph, name=kind, inputs=[source], outputs=[target])
+    for signature in model.signatureDefs or ():
+        for entry in signature.inputs if is_input else signature.outputs:
+            if entry.tensorIndex == index and model.subgraphs[signature.subgraphIndex] is graph:
+                entry.tensorIndex = floats
+    return floats
 
 
 # The call in the parent.
@@ -597,14 +661,80 @@ _TIMEOUT = 3600.0  # seconds
 _ENVIRONMENT = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def convert_by_jax(model: keras.Model, inputs: Signature) -> ModelFile:
-    """Convert a model to a float32 file.
+def convert_by_jax(
+    model: keras.Model, inputs: Signature, *, form: Any, samples: Sequence[Mapping[str, np.ndarray]]
+) -> bytes:
+    """Convert a model by LiteRT's converter.
 
     A batch that the model leaves open stays open where the operators allow it, and is 1 elsewhere.
 
     Args:
-        model: A model without wrappers, on any backend.
+        model: A model without wrappers for pruning, on any backend.
         inputs: Its inputs, with the batch that the file takes.
+        form: The number format, a `Quantization`.
+        samples: Calibration data, as `edge_quantized` takes them; empty for a model with ranges of its own.
+
+    Raises:
+        ValueError: As `quantized_by_recipe` does; or if another process cannot import a custom class that it needs,
+            JAX cannot trace the model, or the converter refuses it or crashes on it.
+    """
+    from tfprune.export.keras_side.prepare import holds_ranges
+
+    _check_installed()
+    has_ranges = form.scheme == "int8" and holds_ranges(model)
+    file = _best_file(model, inputs, integers=has_ranges)
+    if not has_ranges:
+        ordered = ModelFile.open(keep_order(file.content, inputs.names))
+        floats = _operators_in_float(model, inputs, ordered, skip=form.skip) if form.skip else ()
+        return quantized_by_recipe(form, ordered, samples=samples, other=_OTHER, floats=floats)
+    file = file if form.io_dtype == "int8" else file.after(_add_borders)
+    return keep_order(file.content, inputs.names)
+
+
+def convert_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _Inputs], *, name: str) -> bytes:
+    """Convert functions of arrays to a float32 file with a signature for each.
+
+    Args:
+        functions: On the JAX backend, by signature: from arrays by name to arrays by name.
+        inputs: The shape and the type of each array, by signature.
+        name: What is converted, for messages.
+
+    Raises:
+        ValueError: If JAX cannot trace a function, or the converter refuses it or crashes on it.
+    """
+    _check_installed()
+    with TemporaryFolder() as folder_name:
+        folder = Path(folder_name)
+        try:
+            _write_functions(functions, inputs, folder)
+        except (TypeError, NotImplementedError) as error:
+            raise ValueError(
+                f"Expected a model that JAX traces. Received: {name!r}: {_said(error)}. {_OTHER}."
+            ) from error
+        write_job(folder, _JOB, settings={"integers": False})
+        model = _run_converter(folder, name, package=_PACKAGE)
+    _look_up_rows(model)
+    _name_tensors(model)
+    return save_objects(model)
+
+
+def _operators_in_float(model: keras.Model, inputs: Signature, file: ModelFile, *, skip: Sequence[str]) -> set[str]:
+    """Return the names of the operators of a float file that stay in float."""
+    from tfprune.export.keras_side.prepare import marked_layers
+
+    marked = _best_file(model, inputs, integers=False, marked=True)
+    with marked_layers(model) as paths:
+        return operators_to_skip(skip, content=file.content, marked=marked.content, paths=paths)
+
+
+def _best_file(model: keras.Model, inputs: Signature, *, integers: bool, marked: bool = False) -> ModelFile:
+    """Return a file of the best way to trace a model.
+
+    Args:
+        model: The model.
+        inputs: Its inputs.
+        integers: Whether the file computes in integers where the model has ranges.
+        marked: Whether its layers have numbers for names, and its outputs are negated.
 
     Raises:
         ValueError: If another process cannot import a custom class that it needs, JAX cannot trace the model, or the
@@ -614,14 +744,16 @@ def convert_by_jax(model: keras.Model, inputs: Signature) -> ModelFile:
     *ways, last = _ways(model, inputs)
     for way, numbers in ways:
         try:
-            file = _convert(model, way, numbers)
-            if not _has_open_length(inputs) or _runs(file, model, inputs):
+            file = _convert(model, way, numbers, integers=integers, marked=marked)
+            if not _has_open_length(inputs) or marked or _runs(file, model, inputs):
                 return file
             _log.info("a file of %r traced for %s does not give its outputs", model.name, way.inputs)
+        except _NoConverterError:
+            raise
         except ValueError as error:
             _log.info("%r is not traced for %s: %s", model.name, way.inputs, error)
     try:
-        return _convert(model, last[0])
+        return _convert(model, last[0], integers=integers, marked=marked)
     except ValueError as error:
         if not _has_open_length(inputs):
             raise
@@ -661,7 +793,8 @@ def _runs(file: ModelFile, model: keras.Model, inputs: Signature) -> bool:
     import keras
 
     data = inputs.random(inputs.batch or _TRIED, model=model)
-    run = run_in_child(ModelFile(keep_order(file.content, inputs.names)), data, timeout=_TIMEOUT)
+    ordered = ModelFile(keep_order(file.after(_add_borders).content, inputs.names))
+    run = run_in_child(ordered, data, timeout=_TIMEOUT)
     if run.reason:
         _log.info("%r: %s", model.name, run.reason)
         return False
@@ -696,7 +829,9 @@ def _check_recurrent(model: keras.Model, inputs: Signature) -> None:
         )
 
 
-def _convert(model: keras.Model, inputs: Signature, numbers: Sequence[int] = ()) -> ModelFile:
+def _convert(
+    model: keras.Model, inputs: Signature, numbers: Sequence[int] = (), *, integers: bool, marked: bool
+) -> ModelFile:
     import keras
 
     from tfprune.export.keras_side.prepare import has_half_weights, in_float32, states_at_start, write_copy
@@ -704,31 +839,40 @@ def _convert(model: keras.Model, inputs: Signature, numbers: Sequence[int] = ())
 
     with TemporaryFolder() as name:
         folder = Path(name)
-        things: list[list[str]] = []
+        settings, things = {**asdict(inputs), "marked": marked}, []
         is_traced = keras.backend.backend() == "jax" and not has_half_weights(model)
         with in_float32(model), states_at_start(model):
             if is_traced:
-                _write_trace(model, folder, inputs=inputs)
+                _write_trace(model, folder, inputs=inputs, marked=marked)
             else:
                 things = write_copy(model, folder)
-        write_job(folder, _JOB, settings={"things": things, **asdict(inputs)})
+        write_job(folder, _JOB, settings={**settings, "things": things, "integers": integers})
         package = _PACKAGE if is_traced else "keras"
-        completed = run_job(_convert_job, folder, timeout=_TIMEOUT, environment=_ENVIRONMENT, package=package)
-        if not completed.ok:
-            output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
-            raise ValueError(_failure(completed.reason, output, model.name))
-        model_objects = unpack_objects((folder / _CONVERTED).read_bytes())
+        model_objects = _run_converter(folder, model.name, package=package)
         _pad_transposed_convolutions(model_objects)
+        _look_up_rows(model_objects)
         tables = [as_numpy(weight) for weight in model.weights if len(weight.shape) == 2] if len(numbers) > 1 else []
-        _open_sizes(model_objects, numbers=numbers, tables=tables)
+        open_sizes(model_objects, numbers=numbers, tables=tables)
         _name_tensors(model_objects)
         return ModelFile.open(save_objects(model_objects))
 
 
-def _failure(reason: str, output: str, name: str) -> str:
-    """Say what stopped the converter, and which path may work."""
-    if reason.startswith("Expected "):  # said by the child itself
-        return f"{reason}."
+def _run_converter(folder: Path, name: str, *, package: str) -> schema.ModelT:
+    completed = run_job(_convert_job, folder, timeout=_TIMEOUT, environment=_ENVIRONMENT, package=package)
+    if not completed.ok:
+        output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
+        raise _failure(completed.reason, output, name)
+    model = unpack_objects((folder / _CONVERTED).read_bytes())
+    put_metadata(model, {CONVERTER: converter_name().encode()})
+    return model
+
+
+def _failure(reason: str, output: str, name: str) -> ValueError:
+    """Return an error that says what stopped the converter, and which path may work."""
+    if reason.startswith(f"Expected {_WANTED}"):  # said by the child itself
+        return _NoConverterError(f"{reason}.")
+    if reason.startswith("Expected "):
+        return ValueError(f"{reason}.")
     missing = sorted({*re.findall(r"failed to legalize operation '(\w+\.\w+)'", output)})
     lists = re.findall(r"(?:Flex|Custom|Select) ops: (.+)", output)
     missing += sorted({each.strip() for names in lists for each in names.split(",")})
@@ -736,4 +880,4 @@ def _failure(reason: str, output: str, name: str) -> str:
         reason = f"operators without a builtin form in TFLite: {', '.join(missing)}"
     elif reason.startswith(("killed by", "did not finish")):
         reason = f"its process {'was ' if reason.startswith('killed') else ''}{reason}"
-    return f"Expected LiteRT's converter to accept {name!r}. Received: {reason}. {_OTHER}."
+    return ValueError(f"Expected LiteRT's converter to accept {name!r}. Received: {reason}. {_OTHER}.")

@@ -35,7 +35,14 @@ from tfprune.export.keras_side.language_model import (
     require_builder,
     text_content,
 )
-from tfprune.export.keras_side.prepare import StrippedModel, half_types, has_half_weights, strip_for_export
+from tfprune.export.keras_side.prepare import (
+    StrippedModel,
+    chosen_converter,
+    half_types,
+    has_half_weights,
+    strip_for_export,
+)
+from tfprune.export.keras_side.stablehlo import convert_functions
 from tfprune.export.keras_side.to_tflite import to_tflite
 from tfprune.export.rewriting.rewrite import ExportReport
 from tfprune.export.rewriting.weights import narrow_weights
@@ -249,12 +256,7 @@ def _check_model(model: Any) -> None:
             f"Expected a model that reads text alone. Received: {name}, which also reads {more}. Build its backbone "
             f"without the encoder of images or sounds, where the class allows it (image_size=None)."
         )
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Expected the TensorFlow backend, whose graphs the converter reads. Received: "
-            f"{keras.backend.backend()}. Save the model with model.save, and export it from a program with "
-            "KERAS_BACKEND=tensorflow."
-        )
+    _check_backend()
     if half_types(model) or has_half_weights(model):
         raise ValueError(
             f"Expected a model in float32. Received: {model.name!r}, which computes in half precision. Load it with "
@@ -263,6 +265,19 @@ def _check_model(model: Any) -> None:
     quantized = quantized_already(model)
     if quantized:
         raise ValueError(f"Expected a model that is not quantized yet. Received: {model.name!r}. {quantized}")
+
+
+def _check_backend() -> None:
+    """Refuse a backend whose graphs the converter does not read."""
+    found, wanted = keras.backend.backend(), {"tensorflow": "tensorflow", "litert": "jax"}[chosen_converter()]
+    if found == wanted:
+        return
+    other = "litert" if found == "jax" else "tensorflow" if found == "tensorflow" else ""
+    advice = f", or set TFPRUNE_CONVERTER={other} in the environment" if other else ""
+    raise ValueError(
+        f"Expected the backend {wanted!r}, whose graphs the converter reads. Received: {found!r}. Save the model "
+        f"with model.save, and export it from a program with KERAS_BACKEND={wanted}{advice}."
+    )
 
 
 def _check_size(model: Any, quantize: str | None) -> None:
@@ -356,7 +371,7 @@ def _positions(model: Any) -> int:
     )
 
 
-# The SavedModel of a language model with its caches: `prefill_P` for parts of a prompt, `decode` for one token.
+# The signatures of a language model with its caches: `prefill_P` for parts of a prompt, `decode` for one token.
 #
 # The caches of a file have the form [1, heads, positions, size of a head], which runtimes for phones expect. Each
 # signature takes them and returns them with the new positions filled in. Kernels and tables are inputs here, too:
@@ -366,31 +381,33 @@ _DECODE, _PREFILL, _WEIGHT = "decode", "prefill_", "weight_"
 _TOKENS, _POSITIONS, _LOGITS = "tokens", "input_pos", "logits"
 
 
-def _write_signatures(cached: CachedModel, folder: Path, *, prefill: Sequence[int]) -> list[str]:
-    """Write the SavedModel, without the weights that `_kernels` returns.
+def _functions(cached: CachedModel, prefill: Sequence[int]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the functions of the signatures, and the shape and type of each of their inputs.
 
     Args:
-        cached: The model.
-        folder: Where the SavedModel goes; it does not exist yet.
+        cached: The model, without the weights that `_kernels` returns, which are inputs.
         prefill: How many tokens of a prompt a signature takes, one number for each.
-
-    Returns:
-        The names of the signatures.
     """
+    weights = _kernels(cached.model)
+    of_weights = {name: (tuple(weight.shape), "float32") for name, weight in weights.items()}
+    functions = {f"{_PREFILL}{count}": _step(cached, weights) for count in prefill}
+    functions[_DECODE] = _step(cached, weights, gives_logits=True)
+    counts = dict(zip(functions, (*prefill, 1), strict=True))
+    return functions, {name: _inputs(cached.blocks, count) | of_weights for name, count in counts.items()}
+
+
+def _write_signatures(cached: CachedModel, folder: Path, *, prefill: Sequence[int]) -> list[str]:
+    """Write the SavedModel, and return the names of its signatures."""
     import tensorflow as tf
 
-    weights = _kernels(cached.model)
+    functions, inputs = _functions(cached, prefill)
     module = tf.Module()
-    inputs = {id(weight) for weight in weights.values()}
-    module.constants = [each.value for each in cached.model.variables if id(each) not in inputs]
-    functions = {f"{_PREFILL}{count}": tf.function(_step(cached, weights), autograph=False) for count in prefill}
-    functions[_DECODE] = tf.function(_step(cached, weights, gives_logits=True), autograph=False)
-    sizes = dict(zip(functions, (*prefill, 1), strict=True))
-    of_weights = {name: tf.TensorSpec(weight.shape, tf.float32, name=name) for name, weight in weights.items()}
-    concrete = {
-        name: function.get_concrete_function(**_specs(cached.blocks, sizes[name], tf), **of_weights)
-        for name, function in functions.items()
-    }
+    apart = {id(weight) for weight in _kernels(cached.model).values()}
+    module.constants = [each.value for each in cached.model.variables if id(each) not in apart]
+    concrete = {}
+    for key, function in functions.items():
+        specs = {name: tf.TensorSpec(*form, name=name) for name, form in inputs[key].items()}
+        concrete[key] = tf.function(function, autograph=False).get_concrete_function(**specs)
     module.functions = concrete  # so that the SavedModel says which variables a function has captured
     tf.saved_model.save(module, str(folder), signatures=concrete)
     return list(functions)
@@ -402,14 +419,11 @@ def _kernels(model: keras.Model) -> dict[str, keras.Variable]:
     return {f"{_WEIGHT}{number}": weight for number, weight in enumerate(weights)}
 
 
-def _specs(blocks: Sequence[CachedBlock], count: int, tf: Any) -> dict[str, Any]:
-    specs = {
-        _TOKENS: tf.TensorSpec((1, count), tf.int32, name=_TOKENS),
-        _POSITIONS: tf.TensorSpec((count,), tf.int32, name=_POSITIONS),
-    }
+def _inputs(blocks: Sequence[CachedBlock], count: int) -> dict[str, Any]:
+    inputs: dict[str, Any] = {_TOKENS: ((1, count), "int32"), _POSITIONS: ((count,), "int32")}
     for block in blocks:
-        specs |= {name: tf.TensorSpec(block.file_shape, tf.float32, name=name) for name in block.names}
-    return specs
+        inputs |= {name: (tuple(block.file_shape), "float32") for name in block.names}
+    return inputs
 
 
 def _step(cached: CachedModel, weights: Mapping[str, keras.Variable], *, gives_logits: bool = False) -> Any:
@@ -469,7 +483,7 @@ def to_generator(
 
     Args:
         model: A CausalLM of KerasHub that keeps keys and values of each position, in float32, on the TensorFlow
-            backend. It is left untouched.
+            backend, or on JAX for LiteRT's converter. It is left untouched.
         path: Where the file is written, exactly as given, such as `"writer.tflite"`. A path that ends in `.litertlm`
             gives a file for LiteRT-LM, the runtime of phones, which needs the extra `litertlm` and a model with its
             tokenizer.
@@ -591,19 +605,29 @@ def _write(
     each_step: Callable[[], None],
 ) -> None:
     """Convert the model without its weights, put them in, and write the file."""
-    with TemporaryFolder() as name:
-        folder = Path(name)
-        signatures = _write_signatures(cached, folder / SAVED_MODEL, prefill=counts)
-        each_step()
-        write_job(folder, JOB, settings={"quantize": None, "signatures": signatures})
-        file = load_objects(convert_apart(folder, cached.model, quantize=None))
-    weights = _kernels(cached.model)  # read_value does not copy them
-    bind_weights(file, {name: np.asarray(weight.value.read_value()) for name, weight in weights.items()})
+    file = load_objects(_converted(cached, counts, each_step))
+    bind_weights(file, {name: _as_array(weight.value) for name, weight in _kernels(cached.model).items()})
     if quantize:
         narrow_weights(file, bits=_BITS[quantize])
     put_metadata(file, entries)
     write_model(file, path)
     each_step()
+
+
+def _converted(cached: CachedModel, counts: Sequence[int], each_step: Callable[[], None]) -> bytes:
+    if chosen_converter() == "litert":
+        each_step()
+        return convert_functions(*_functions(cached, counts), name=cached.model.name)
+    with TemporaryFolder() as name:
+        folder = Path(name)
+        signatures = _write_signatures(cached, folder / SAVED_MODEL, prefill=counts)
+        each_step()
+        write_job(folder, JOB, settings={"quantize": None, "signatures": signatures})
+        return convert_apart(folder, cached.model, quantize=None)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    return np.asarray(value.read_value() if hasattr(value, "read_value") else value)  # TensorFlow's, without a copy
 
 
 def _check(comparison: _TextComparison, *, quantize: str | None, allowed: float) -> None:

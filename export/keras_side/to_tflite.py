@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import keras
@@ -73,6 +72,7 @@ from tfprune.export.keras_side.prepare import (
     without_rounding,
 )
 from tfprune.export.keras_side.sparse_ready import become_sparse_ready
+from tfprune.export.keras_side.stablehlo import converter_name
 from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.rewrite import (
@@ -923,7 +923,7 @@ def _advice() -> str:
 
 def _converter() -> str:
     """Return what the report says of the converter: its name and version if it is not TensorFlow's."""
-    return "" if chosen_converter() == "tensorflow" else f"litert-converter {version('litert-converter')}"
+    return "" if chosen_converter() == "tensorflow" else converter_name()
 
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 
 _PACKAGES = ("litert_quantizer", "ai_edge_quantizer")  # its name, and the one that it had up to version 0.10
 JOB, FLOAT, QUANTIZED = "job", "float.tflite", "quantized.tflite"
+FIXED = "fixed.tflite"  # the float file with the batch of the samples, if it is needed
 _REASON = "reason.txt"
 _OWN_STATISTICS = ("GPTQ", "OSCAR")  # algorithms that collect more than ranges
 
@@ -59,7 +60,8 @@ def _calibrated(quantizer: Any, samples: dict[str, list[dict[str, np.ndarray]]],
     calibrator, recipe_manager = map(_module, ("calibrator", "recipe_manager"))
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe)
-    calibration = calibrator.Calibrator(str(folder / FLOAT), num_threads=threads, qsv_update_func=_extremes)
+    source = next(folder / name for name in (FIXED, FLOAT) if (folder / name).exists())
+    calibration = calibrator.Calibrator(str(source), num_threads=threads, qsv_update_func=_extremes)
     calibration.calibrate(samples, manager)
     return calibration.get_model_qsvs()
 

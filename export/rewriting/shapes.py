@@ -1,10 +1,11 @@
-"""Other shapes for the tensors of a file, with the same outputs: batches, padding, 1x1 convolutions."""
+"""Other shapes for the tensors of a file, with the same outputs: batches, padding, 1x1 convolutions, open sizes."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tfprune.export.device.quantization_error import plain_interpreter
 from tfprune.export.device.runner import interpreter_module
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
+    NamedTensors,
     add_constant,
     add_operator,
     add_tensor,
@@ -26,6 +28,7 @@ from tfprune.export.file.document import (
     numbers_operators,
     operator_code,
     operator_name,
+    sorted_operators,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import TensorInfo, open_batch, shape_text
@@ -653,3 +656,167 @@ def _rewrite(images: _OnePixelImages, layer: schema.OperatorT) -> None:
         strideW=1,
         fusedActivationFunction=getattr(layer.builtinOptions, "fusedActivationFunction", 0),
     )
+
+
+# Leave sizes open in a file that was traced with rare numbers for them.
+
+_BROADCASTING = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SELECT_V2", "SUB")
+# Operators that take sizes, and the places of these among the inputs; in the first ones, an open size may be -1.
+_MAY_BE_OPEN = {"RESHAPE": 1, "SLICE": 2}
+_SIZES = {**_MAY_BE_OPEN, "BROADCAST_TO": 1, "FILL": 0, "STRIDED_SLICE": 2, "TILE": 1, "TRANSPOSE_CONV": 0}
+
+
+_INT32 = schema.TensorType.INT32
+_INTEGERS = (np.int32, np.int64)  # of lists of sizes: BROADCAST_TO takes both
+
+
+class _ClosedError(ValueError):
+    """An operator whose sizes cannot be left open."""
+
+
+def open_sizes(model: schema.ModelT, *, numbers: Sequence[int], tables: Sequence[np.ndarray]) -> None:
+    """Leave sizes of a file open that was traced with rare numbers for them.
+
+    Args:
+        model: An open file of the converter, which is changed.
+        numbers: The numbers.
+        tables: The weights of which a part may be in the file, as embeddings of positions are.
+
+    Raises:
+        ValueError: If an operator needs one of the numbers.
+    """
+    for part in range(len(model.subgraphs) if numbers else 0):
+        _Opening(NamedTensors(model, part), numbers, tables).apply()
+
+
+def _begins_with(table: np.ndarray, values: np.ndarray) -> bool:
+    return table.shape[1:] == values.shape[1:] and np.array_equal(table[: len(values)], values)
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """Opens sizes of one graph."""
+
+    view: NamedTensors
+    numbers: Sequence[int]
+    tables: Sequence[np.ndarray]
+
+    def apply(self) -> None:
+        """Open them in constants first, and then in what operators make."""
+        for operator in [*self.view.graph.operators]:
+            for place, index in enumerate(inputs_of(operator)):
+                values = self.view.constant(index) if index >= 0 else None
+                if values is not None:
+                    self._open(operator, place, values)
+        for index, tensor in enumerate(self.view.tensors):
+            if tensor.shape is not None and self.view.constant(index) is None:
+                sizes = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+                open_sizes = np.where(self._depends(sizes), -1, sizes).astype(np.int32)
+                tensor.shapeSignature = open_sizes if (open_sizes < 0).any() else None
+                tensor.shape = self._at_one(tensor.shape)
+        self.view.graph.operators = sorted_operators(self.view.graph.operators)
+
+    def _depends(self, sizes: Any, *numbers: int) -> np.ndarray:
+        sizes = np.asarray(sizes)
+        return np.any([sizes % number == 0 for number in numbers or self.numbers], axis=0) & (sizes > 0)
+
+    def _at_one(self, sizes: Any) -> np.ndarray:
+        """Return sizes as they are where the open ones are 1."""
+        for number in self.numbers:
+            sizes = np.where((sizes % number == 0) & (sizes > 0), sizes // number, sizes)
+        return sizes.astype(np.int32)
+
+    def _open(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
+        """Let a constant input of an operator fit any size."""
+        name = self.view.kind(operator)
+        if name not in _BROADCASTING and values.dtype in _INTEGERS and self._depends(values).any():
+            self._open_sizes_of(operator, name, place, values)
+        if self._depends(values.shape).any():
+            self._open_shape_of(operator, name, place, values)
+
+    def _open_shape_of(self, operator: schema.OperatorT, name: str, place: int, values: np.ndarray) -> None:
+        """Keep what is the same for each index of an open size once, and take positions from their whole table."""
+        closed = _ClosedError(f"{name} with a constant of shape {[*values.shape]}")
+        if name not in _BROADCASTING:
+            raise closed
+        rest = values
+        for axis in np.flatnonzero(self._depends(values.shape)):
+            first = rest.take([0], axis=axis)
+            rest = first if values.shape[axis] in self.numbers and (rest == first).all() else rest
+        if not self._depends(rest.shape).any():
+            self._replace(operator, place, rest)
+            return
+        while len(rest.shape) > 1 and rest.shape[0] == 1:  # broadcast all the same
+            rest = rest[0]
+        table = next((table for table in self.tables if _begins_with(table, rest)), None)
+        if table is None or self._depends(rest.shape[1:]).any():
+            raise closed
+        sizes, begin = self._computed(np.array(rest.shape)), self._constant(np.zeros(rest.ndim, np.int32))
+        part = add_tensor(self.view.graph, self.view.tensors[operator.inputs[place]], buffer=0)
+        self.view.tensors[part].shape = np.array(rest.shape, np.int32)
+        operator.inputs = operator.inputs.copy()
+        operator.inputs[place] = part
+        inputs = [self._constant(table), begin, sizes]
+        add_operator(
+            self.view.model,
+            self.view.graph,
+            name="SLICE",
+            inputs=inputs,
+            outputs=[part],
+            options=schema.SliceOptionsT(),
+        )
+
+    def _open_sizes_of(self, operator: schema.OperatorT, name: str, place: int, sizes: np.ndarray) -> None:
+        if _SIZES.get(name) != place:
+            raise _ClosedError(f"{name} with sizes {sizes.tolist()}")
+        is_open = self._depends(sizes)
+        if name in _MAY_BE_OPEN and is_open.sum() == 1:
+            self._replace(operator, place, np.where(is_open, -1, sizes).astype(np.int32))
+        else:
+            operator.inputs = operator.inputs.copy()
+            operator.inputs[place] = self._computed(sizes)
+        if name == "RESHAPE" and operator.builtinOptions is not None:
+            operator.builtinOptions.newShape = np.where(is_open, -1, sizes).astype(np.int32)
+
+    def _computed(self, sizes: np.ndarray) -> int:
+        """Return a tensor of sizes that operators compute from the shapes of inputs of the graph."""
+        rest, total = sizes, None
+        for number in self.numbers:
+            counts = np.where(self._depends(rest, number), rest // number, 0).astype(np.int32)
+            if counts.any():
+                rest = np.where(counts > 0, 0, rest)
+                part = self._operator("MUL", [self._size(number), self._constant(counts)], len(sizes))
+                total = part if total is None else self._operator("ADD", [total, part], len(sizes))
+        assert total is not None
+        return self._operator("ADD", [total, self._constant(rest.astype(np.int32))], len(sizes))
+
+    def _size(self, number: int) -> int:
+        """Return a tensor of the size that a number stands for, which an input of the graph has."""
+        for index in self.view.graph.inputs:
+            shape = self.view.tensors[index].shape
+            if number in shape:
+                sizes = self._operator("SHAPE", [index], len(shape), schema.ShapeOptionsT(outType=_INT32))
+                place = self._constant(np.array([shape.tolist().index(number)], np.int32))
+                one = self._constant(np.ones(1, np.int32))
+                return self._operator("SLICE", [sizes, place, one], 1)
+        raise _ClosedError(f"an input of the size {number}")
+
+    def _constant(self, values: np.ndarray) -> int:
+        return add_constant(self.view.model, self.view.graph, name=b"sizes", values=values)
+
+    def _operator(self, name: str, inputs: list[int], length: int, options: Any = None) -> int:
+        """Add an operator that makes a list of sizes, and return its output."""
+        tensor = schema.TensorT()
+        tensor.name, tensor.type, tensor.shape = b"sizes", _INT32, np.array([length], np.int32)
+        self.view.tensors.append(tensor)
+        output = len(self.view.tensors) - 1
+        add_operator(self.view.model, self.view.graph, name=name, inputs=inputs, outputs=[output], options=options)
+        return output
+
+    def _replace(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
+        tensor = self.view.tensors[operator.inputs[place]]
+        buffer = add_values(self.view.model, np.ascontiguousarray(values))
+        operator.inputs = operator.inputs.copy()
+        operator.inputs[place] = add_tensor(
+            self.view.graph, tensor, shape=np.array(values.shape, np.int32), buffer=buffer
+        )

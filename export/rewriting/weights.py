@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import importlib.util
 import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
-from tfprune.base.spec import ArgumentError, ArgumentTypeError
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_regex
 from tfprune.export.device.processes import run_program, write_job
+from tfprune.export.device.quantization_error import MOVES
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
     add_constant,
@@ -32,9 +35,10 @@ from tfprune.export.file.document import (
     with_values_inside,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.reader import Model, Tensor
+from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor, read
 from tfprune.export.rewriting import edge_quantizer_child as child
-from tfprune.export.rewriting.shapes import make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.shapes import fix_batch, make_pointwise, pointwise_refusal
+from tfprune.report import install
 
 # Four bits for each weight of an 8-bit file, where every runtime takes them: in convolutions.
 #
@@ -357,6 +361,7 @@ def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:
 _TIMEOUT = 3600.0  # seconds; GPTQ on a large network takes minutes
 RECIPE_NAME = re.compile(r"\w{1,100}")
 _BITS = {"INT8": 8, "INT4": 4, "INT2": 2}  # of weights in blocks, by their types in the format
+_UNREAD = "Tensor data is null"  # says the interpreter of a tensor whose size is known while it runs only
 _INSTALL = (
     "Make an environment for it: python -m venv edge; edge/bin/pip install litert-quantizer, and give "
     "edge/bin/python as its Python"
@@ -425,6 +430,10 @@ class EdgeQuantizer:
         return self.recipe if isinstance(self.recipe, str) else self.scheme
 
 
+class _UnreadError(ValueError):
+    """LiteRT Quantizer cannot read tensors whose sizes are known while a file runs only."""
+
+
 def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Mapping[str, np.ndarray]]) -> ModelFile:
     """Quantize a float file.
 
@@ -446,8 +455,15 @@ def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Ma
     with TemporaryFolder() as folder:
         Path(folder, child.FLOAT).write_bytes(file.content)
         write_job(folder, child.JOB, settings=settings, arrays=arrays)
-        result = _run_recipe(form, Path(folder))
-    quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive)
+        try:
+            result = _run_recipe(form, Path(folder))
+        except _UnreadError:  # which tensors the package cannot read, the interpreter alone knows
+            if any(None in info.shape[1:] for info in file.graph.inputs):
+                raise
+            rows = len(next(iter(samples[0].values())))
+            Path(folder, child.FIXED).write_bytes(fix_batch(file, rows).content)
+            result = _run_recipe(form, Path(folder))
+    quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive, _leave_sizes_open)
     _check(form, file.graph, quantized.graph)
     return quantized
 
@@ -466,6 +482,12 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
     reason = completed.reason.strip().rstrip(".")
     if reason.startswith("Expected"):
         raise ValueError(f"{reason}. Nothing was written.")
+    if _UNREAD in reason:
+        raise _UnreadError(
+            "Expected a file of fixed lengths for this recipe, which looks at samples. Received: a file whose "
+            "lengths are open, so that LiteRT Quantizer cannot read its tensors. Nothing was written. Fix the "
+            "lengths: export keras.Model(x, model(x)), where x = keras.Input(shape) has them."
+        )
     if "No module named" in reason:
         raise ValueError(f"Expected a Python that has LiteRT Quantizer. Received: {python!r}: {reason}. {_INSTALL}.")
     raise ValueError(
@@ -521,6 +543,21 @@ def _marks(weight: Tensor) -> np.ndarray:
     return marks
 
 
+def _leave_sizes_open(model: schema.ModelT) -> bool:
+    """Give what comes out of a conversion the open sizes of what it converts: the package does not."""
+    closed = [
+        (graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]])
+        for graph in model.subgraphs
+        for operator in graph.operators or ()
+        if operator_name(model, operator) in ("QUANTIZE", "DEQUANTIZE")
+    ]
+    closed = [pair for pair in closed if sum(tensor.shapeSignature is None for tensor in pair) == 1]
+    for source, target in closed:
+        open_sizes = source.shapeSignature if target.shapeSignature is None else target.shapeSignature
+        source.shapeSignature = target.shapeSignature = open_sizes
+    return bool(closed)
+
+
 def _make_scales_positive(model: schema.ModelT) -> bool:
     """Give blocks of zeros the scale 1: the package gives them 0, which XNNPACK does not take.
 
@@ -540,3 +577,185 @@ def _make_scales_positive(model: schema.ModelT) -> bool:
             integers[empty], values[empty] = 0, 1
             buffer.data, scales.data = integers.ravel(), values.view(np.uint8)
     return True
+
+
+# Mixed precision: which operators of a file of 8-bit integers stay in float.
+#
+# A user names layers. Scopes of layers with one name get numbers: the scope `conv_1` may be that of a layer `conv` or
+# of a layer `conv_1`. A second file, whose layers have numbers for names, shows which operators belong to which.
+
+LAYER_MARK = "tfprunelayer"  # begins the name of a layer with a number; a scope may have another number behind it
+_NUMBER = re.compile(rf"(?:^|[/;]){LAYER_MARK}(\d+)(?=_|/|;|$)")
+_LAST = "NEG"  # makes the outputs of the marked model, whose own operators so keep their names
+_SHOWN = 3  # names in a message
+
+
+def operators_to_skip(skip: Sequence[str], *, content: bytes, marked: bytes, paths: Sequence[str]) -> set[str]:
+    """Return the names of the operators that stay in float.
+
+    Args:
+        skip: Regular expressions for paths of layers, or names of operators.
+        content: A float file, or one that is calibrated.
+        marked: A float file of the same model, whose layers have numbers for names and whose outputs are negated.
+        paths: The paths of the layers, by their numbers.
+
+    Raises:
+        ValueError: If one of `skip` matches nothing.
+    """
+    layers_of = _layers_of_operators(content, marked)
+    names = {name for each in skip for name in _operators(each, paths, layers_of)}
+    return names | _moves_between(read(content).subgraphs[0], names)
+
+
+def nothing_left(skip: Sequence[str] | None) -> ValueError:
+    """Return an error that says that no operator of integers is left."""
+    return ValueError(
+        f"Expected `skip` to leave operators for integers. Received: skip={tuple(skip or ())!r}, which matches all "
+        f"of them. Use quantize=None for a file of floats"
+    )
+
+
+def _layers_of_operators(content: bytes, marked: bytes) -> dict[str, set[int]]:
+    """Return the numbers of the layers that each operator computes a part of, by the name of its first output."""
+    graph, other = (read(each).subgraphs[0] for each in (content, marked))
+    ends = {*other.outputs}
+    own = [operator for operator in other.operators if operator.name != _LAST or not ends & {*operator.outputs}]
+    if [operator.name for operator in graph.operators] != [operator.name for operator in own]:
+        return dict.fromkeys([_name(graph, operator) for operator in graph.operators], set())
+    names = [
+        (_name(graph, operator), _name(other, same)) for operator, same in zip(graph.operators, own, strict=True)
+    ]
+    return {name: {int(number) for number in _NUMBER.findall(marked_name)} for name, marked_name in names}
+
+
+def _moves_between(graph: Subgraph, names: set[str]) -> set[str]:
+    """Return the names of operators that only move values, from operators in float to others in float."""
+    takers: dict[int, list[Operator]] = defaultdict(list)
+    for operator in graph.operators:
+        for index in operator.inputs:
+            takers[index].append(operator)
+    reached = {index for operator in graph.operators for index in operator.outputs if _name(graph, operator) in names}
+    moves = []
+    for operator in graph.operators:
+        if operator.name in MOVES and reached & {*operator.inputs}:
+            reached |= {*operator.outputs}
+            moves.append(operator)
+    names_of_moves: set[str] = set()
+    for operator in reversed(moves):
+        after = {_name(graph, taker) for index in operator.outputs for taker in takers[index]}
+        names_of_moves |= {_name(graph, operator)} if after <= names | names_of_moves else set()
+    return names_of_moves
+
+
+def _name(graph: Subgraph, operator: Operator) -> str:
+    return graph.tensors[operator.outputs[0]].name
+
+
+def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) -> list[str]:
+    """Return the names of the operators that one of `skip` selects."""
+    if each in layers_of:
+        return [each]
+    regex = check_regex(each, "skip")
+    numbers = {number for number, path in enumerate(paths) if regex.search(path)}
+    if not numbers:
+        close = difflib.get_close_matches(each, [*paths, *layers_of], n=_SHOWN, cutoff=0)
+        raise ArgumentError(
+            "skip",
+            "`skip` to match a layer, or to be the name of an operator",
+            found=f"{each!r}, which is found in no path of a layer",
+            advice=f"The closest names are {', '.join(map(repr, close))}",
+        )
+    names = [name for name, layers in layers_of.items() if layers & numbers]
+    if not names:
+        matching = ", ".join(paths[number] for number in sorted(numbers))
+        close = difflib.get_close_matches(each, [*layers_of], n=_SHOWN, cutoff=0)
+        raise ArgumentError(
+            "skip",
+            "`skip` to match layers with operators in the file",
+            found=f"{each!r}, which matches {matching}: the converter has merged them into other operators",
+            advice=f"Name the layer before, or an operator: the closest are {', '.join(map(repr, close))}",
+        )
+    return names
+
+
+# Formats of tfprune as recipes of LiteRT Quantizer: of a float file that was converted without TensorFlow.
+
+
+def _integers(bits: int, *, symmetric: bool, granularity: str) -> dict[str, Any]:
+    return {"num_bits": bits, "symmetric": symmetric, "granularity": granularity, "dtype": "INT"}
+
+
+def _rule(
+    regex: str = ".*", *, operation: str = "*", algorithm: str = "min_max_uniform_quantize", **tensors: Any
+) -> dict[str, Any]:
+    how = {
+        "explicit_dequantize": False,
+        "skip_checks": False,
+        "min_weight_elements": 0,
+        "compute_precision": "INTEGER",
+    }
+    return {"regex": regex, "operation": operation, "algorithm_key": algorithm, "op_config": {**how, **tensors}}
+
+
+_HALF = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
+_EIGHT_BITS = _integers(8, symmetric=True, granularity="CHANNELWISE")
+_OF_8_BITS = _integers(8, symmetric=False, granularity="TENSORWISE")
+_OF_16_BITS = _integers(16, symmetric=True, granularity="TENSORWISE")
+_INT8 = _rule(activation_tensor_config=_OF_8_BITS, weight_tensor_config=_EIGHT_BITS)
+_RULES = {
+    "float16": _rule(
+        algorithm="float_casting", weight_tensor_config=_HALF, compute_precision="FLOAT", explicit_dequantize=True
+    ),
+    "dynamic": _rule(weight_tensor_config=_EIGHT_BITS),
+    "int8": _INT8,
+    "int4": _INT8,  # its weights get fewer bits later
+    "int16x8": _rule(activation_tensor_config=_OF_16_BITS, weight_tensor_config=_EIGHT_BITS),
+}
+_IN_FLOAT = "no_quantize"
+_BORDERS_IN_FLOAT = [_rule(operation=each, algorithm=_IN_FLOAT) for each in ("INPUT", "OUTPUT")]
+
+
+def quantized_by_recipe(
+    form: Any,
+    file: ModelFile,
+    *,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    other: str,
+    floats: Collection[str] = (),
+) -> bytes:
+    """Return a float file in another number format.
+
+    Args:
+        form: The format, a `Quantization`; float32 returns the file as it is.
+        file: The file.
+        samples: Calibration data, as `edge_quantized` takes them.
+        other: What to do without the package, for its message.
+        floats: The names of the operators that stay in float.
+
+    Raises:
+        ValueError: If LiteRT Quantizer is not installed, or as `edge_quantized` raises it.
+    """
+    if form.scheme is None:
+        return file.content
+    if not importlib.util.find_spec("litert_quantizer"):
+        raise ArgumentError(
+            "quantize",
+            f"the package litert-quantizer, which makes quantize={form.scheme!r} without TensorFlow",
+            "not installed",
+            advice=f"Run {install('jax')}. {other}.",
+        )
+    has_borders = form.io_dtype == "float32" and "activation_tensor_config" in _RULES[form.scheme]["op_config"]
+    if floats and all(operator.name in MOVES for operator in _others(file, floats)):
+        raise nothing_left(form.skip)
+    kept = [_rule(f"^({'|'.join(map(re.escape, sorted(floats)))});", algorithm=_IN_FLOAT)] if floats else []
+    recipe = [_RULES[form.scheme], *kept, *(_BORDERS_IN_FLOAT if has_borders else [])]
+    try:
+        return edge_quantized(EdgeQuantizer(recipe), file, samples=samples).content
+    except _UnreadError as error:
+        raise ValueError(f"{error} {other}.") from error
+
+
+def _others(file: ModelFile, names: Collection[str]) -> list[Operator]:
+    """Return the operators of a file that have none of some names."""
+    graph = file.graph.subgraphs[0]
+    return [operator for operator in graph.operators if _name(graph, operator) not in names]

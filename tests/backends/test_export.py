@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
+import layer_cases
 import numpy as np
 import pytest
 from keras import layers
 
 import tfprune
-from tfprune.export import Runner, sparse_inference, to_tflite
+from tfprune.export import Quantization, Runner, inspect, sparse_inference, to_tflite
+from tfprune.export.file.reader import read
 
 BACKEND = keras.backend.backend()
-pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/export is of TensorFlow")
-HAS_LITERT = bool(importlib.util.find_spec("litert_converter"))
-NEEDS_LITERT = pytest.mark.skipif(not HAS_LITERT, reason="litert-converter is not installed: see the extra `jax`")
+pytestmark = [
+    pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/export is of TensorFlow"),
+    pytest.mark.usefixtures("converter"),
+]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
 TOKENS = RNG.integers(0, 9, size=(12, 5)).astype("int32")
-
-
-@pytest.fixture(autouse=True, params=["tensorflow", pytest.param("litert", marks=NEEDS_LITERT)])
-def converter(request, monkeypatch):
-    monkeypatch.setenv("TFPRUNE_CONVERTER", request.param)
-    return request.param
 
 
 def traces_here():
@@ -69,6 +66,27 @@ def test_every_kind_of_file_gives_what_keras_gives(tmp_path, quantize, tolerance
     assert difference(tmp_path / "file", model, IMAGES) < tolerance
     assert report.nnz == tfprune.sparsity_report(model).total_nnz  # had a zero been lost, nothing would be written
     assert sys.modules["tensorflow"] is None
+
+
+@pytest.mark.parametrize(("scheme", "io_dtype"), [("int8", "float32"), ("int4", "int8")])
+def test_layers_and_operators_that_are_skipped_stay_in_float(tmp_path, scheme, io_dtype):
+    model = pruned(cnn())
+
+    def operators(skip):
+        form = Quantization(scheme, skip=skip, io_dtype=io_dtype)
+        to_tflite(model, tmp_path / "file", quantize=form, calibration=IMAGES, optimize="dense")
+        graph = read((tmp_path / "file").read_bytes()).subgraphs[0]
+        kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+        outputs = [(each.name, graph.tensors[each.outputs[0]]) for each in graph.operators if each.name in kinds]
+        assert len(outputs) >= 3
+        return {tensor.name: name for name, tensor in outputs if tensor.dtype == "float32"}
+
+    in_float = operators("^separable")
+    assert sorted(in_float.values()) == ["CONV_2D", "DEPTHWISE_CONV_2D"]
+    assert operators(next(name for name, kind in in_float.items() if kind == "CONV_2D")).keys() < in_float.keys()
+    for skip, words in (("conv_7", "'conv_7', which is found in no path"), (".", "which matches all of them")):
+        with pytest.raises(ValueError, match=words):
+            operators(skip)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):
@@ -150,6 +168,15 @@ class Scaled(keras.layers.Layer):
 
     def call(self, inputs):
         return inputs * self.scale
+
+@keras.saving.register_keras_serializable(package="mine")
+class Transformed(keras.layers.Layer):
+    def call(self, inputs):
+        real, imaginary = keras.ops.fft2((inputs, 0.5 * inputs))
+        first = keras.ops.cond(keras.ops.shape(inputs)[1] > 9, lambda: inputs[:, 9], lambda: inputs[:, 0])
+        total = keras.ops.fori_loop(0, 4, lambda step, total: total * 0.5 + real[:, step], first)
+        is_large = keras.ops.take(total > 0, [1, 0], axis=1)
+        return keras.ops.where(is_large[:, :1], total, imaginary[:, 1])
 """
 
 
@@ -160,6 +187,18 @@ def test_classes_of_a_module_are_exported(tmp_path, monkeypatch):
     module = importlib.import_module("module_of_the_user")
     model = keras.Sequential([keras.Input((8, 8, 3)), module.Scaled(), layers.Flatten(), layers.Dense(3)])
     to_tflite(pruned(model), tmp_path / "file", check_on=IMAGES)
+
+
+def test_transforms_loops_and_branches_of_known_sizes_are_exported(tmp_path, monkeypatch, converter):
+    if converter == "tensorflow":
+        pytest.skip("TensorFlow's converter has no operator for transforms")
+    (tmp_path / "module_with_transforms.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    module = importlib.import_module("module_with_transforms")
+    model = keras.Sequential([keras.Input((6, 8)), module.Transformed(), layers.Dense(3)])
+    to_tflite(model, tmp_path / "file")
+    assert difference(tmp_path / "file", model, RNG.normal(size=(3, 6, 8)).astype("float32")) < 1e-5
 
 
 def test_what_the_child_cannot_import_is_refused(tmp_path):
@@ -189,6 +228,7 @@ def test_what_the_converter_cannot_take_is_said(tmp_path):
 def test_the_report_says_what_converted_the_file_unless_it_was_tensorflow(tmp_path, converter):
     report = to_tflite(cnn(), tmp_path / "file")
     assert report.converter.partition(" ")[0] == {"tensorflow": "", "litert": "litert-converter"}[converter]
+    assert inspect(tmp_path / "file").converter == report.converter
     assert (report.converter in report.card()) and ("converted by" in str(report)) == bool(report.converter)
 
 
@@ -209,6 +249,24 @@ def test_open_batches_and_lengths_stay_open(tmp_path):
         assert difference(tmp_path / "file", model, tokens) < 1e-5
 
 
+def test_integers_of_ids_keep_an_open_batch_and_need_fixed_lengths_of_one_converter(tmp_path, converter):
+    model = series(5)
+    to_tflite(model, tmp_path / "file", quantize="int8", calibration=TOKENS)
+    for tokens in (TOKENS[:1], TOKENS):
+        assert difference(tmp_path / "file", model, tokens) < 0.1
+    if converter == "litert":
+        with pytest.raises(ValueError, match=r"fixed lengths .* TFPRUNE_CONVERTER=tensorflow"):
+            to_tflite(series(None), tmp_path / "open", quantize="int8", calibration=TOKENS)
+
+
+def test_states_are_refused_with_the_other_path(tmp_path, converter):
+    inputs = keras.Input((5, 3), batch_size=1)
+    model = keras.Model(inputs, layers.LSTM(4, stateful=True, name="memory")(inputs))
+    if converter == "litert":
+        with pytest.raises(ValueError, match=r"without states .* 'memory' keeps .* TFPRUNE_CONVERTER=tensorflow"):
+            to_tflite(model, tmp_path / "file")
+
+
 def test_a_file_has_no_operators_that_compute_sizes_or_approximate_gelu(tmp_path, converter):
     ops = to_tflite(series(5), tmp_path / "file", check_on=TOKENS).ops
     assert converter == "tensorflow" or (ops["GELU"] == 1 and not {"SHAPE", "PACK", "EXP"} & ops.keys())
@@ -223,6 +281,35 @@ def test_transposed_convolutions_keep_their_sizes(tmp_path, size, strides, paddi
     model = keras.Sequential([keras.Input((8, 8, 3)), *stack])
     to_tflite(model, tmp_path / "file", check_on=IMAGES)
     assert difference(tmp_path / "file", model, IMAGES) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["Conv2DTranspose/0", "UpSampling2D/0"])
+def test_single_layers_are_right_for_other_batches(tmp_path, converter, case):
+    if converter == "tensorflow":
+        pytest.skip("the program tests/fuzz/converters.py exports every layer by both converters")
+    name, _, number = case.partition("/")
+    model = layer_cases.build(name, int(number))
+    to_tflite(model, tmp_path / "file", optimize="dense")
+    for rows in (1, 3):
+        data = RNG.normal(size=(rows, *(size or 9 for size in model.input_shape[1:]))).astype("float32")
+        assert difference(tmp_path / "file", model, data) < 1e-5
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="models are traced in this process on JAX alone")
+def test_other_threads_keep_the_functions_of_jax(converter):
+    if converter == "tensorflow":
+        return
+    import jax
+
+    from tfprune.export.keras_side.stablehlo import _known_functions
+
+    def beyond():
+        return float(jax.numpy.take(jax.numpy.arange(3.0), 7, axis=0))  # NaN, if it is as it was
+
+    before = jax.numpy.take
+    with _known_functions(fuses=True), ThreadPoolExecutor(1) as pool:
+        assert np.isnan(pool.submit(beyond).result()) and not np.isnan(beyond())
+    assert jax.numpy.take is before
 
 
 def test_another_converter_is_refused(tmp_path, monkeypatch):

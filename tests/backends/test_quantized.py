@@ -8,12 +8,16 @@ import pytest
 from keras import layers
 
 import tfprune
-from tfprune.export import Runner, to_tflite
+from tfprune.export import Quantization, Runner, to_tflite
+from tfprune.export.file.reader import read
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow",
-    reason="all other tests are of TensorFlow; `make test-backends` runs these on the others",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() == "tensorflow",
+        reason="all other tests are of TensorFlow; `make test-backends` runs these on the others",
+    ),
+    pytest.mark.usefixtures("converter"),
+]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(size=(48, 8, 8, 2)).astype("float32")
 
@@ -22,7 +26,8 @@ def model() -> keras.Model:
     keras.utils.set_random_seed(0)
     stack = [
         *(layers.Conv2D(4, 3, use_bias=False), layers.BatchNormalization(momentum=0.8), layers.ReLU()),
-        *(layers.DepthwiseConv2D(3), layers.Reshape((4, 16)), layers.LSTM(5), layers.Dense(3, activation="softmax")),
+        *(layers.DepthwiseConv2D(3), layers.Reshape((4, 16)), layers.Conv1D(6, 3), layers.BatchNormalization()),
+        *(layers.LSTM(5), layers.Dense(3, activation="softmax")),
     ]
     return keras.Sequential([keras.Input((8, 8, 2)), *stack])
 
@@ -38,9 +43,22 @@ def test_it_trains_keeps_its_zeros_and_gives_a_file_of_integers(tmp_path):
     before = quantized.get_weights()
     expected = quantized.predict(IMAGES, verbose=0)
     assert all(map(np.array_equal, before, quantized.get_weights()))
-    to_tflite(quantized, tmp_path / "model.tflite", quantize="int8", check_on=IMAGES)
+    report = to_tflite(quantized, tmp_path / "model.tflite", quantize="int8", check_on=IMAGES)
+    assert report.ops["QUANTIZE"] == report.ops["DEQUANTIZE"] == 1  # at its borders
     found = Runner(tmp_path / "model.tflite").predict(IMAGES)
     assert np.mean(np.abs(found - expected) <= 2.01 / 256) >= 0.99
     quantized.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), expected, atol=1e-6)
+
+
+def test_kernels_with_channels_along_another_axis_and_integer_borders(tmp_path):
+    stack = [layers.Conv2DTranspose(4, 2, strides=2, activation="tanh"), layers.Conv2D(2, 1)]
+    quantized = tfprune.quantize_aware(keras.Sequential([keras.Input((8, 8, 2)), *stack]))
+    quantized.compile("sgd", "mse")
+    quantized.fit(IMAGES, np.zeros((48, 16, 16, 2)), epochs=1, verbose=0)
+    to_tflite(quantized, tmp_path / "file", quantize=Quantization("int8", io_dtype="int8"), check_on=IMAGES)
+    graph = read((tmp_path / "file").read_bytes())
+    assert graph.inputs[0].dtype == graph.outputs[0].dtype == "int8" and "QUANTIZE" not in graph.ops
+    expected = quantized.predict(IMAGES, verbose=0)
+    assert np.abs(Runner(tmp_path / "file").predict(IMAGES) - expected).max() < 0.02 * np.abs(expected).max()

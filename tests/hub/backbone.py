@@ -24,6 +24,7 @@ import tfprune.export
 SPARSITY, CHANNELS = 0.5, 0.5
 ALIKE = 1e-5  # as a fraction of the largest output
 SAMPLES = 16
+RIGHT = 1e-3  # of a file, as a fraction of the largest output
 
 
 class Step:
@@ -80,6 +81,38 @@ def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
         tfprune.export.to_tflite(fixed(wrapped, inputs), folder / "model.tflite", optimize="dense", check_on=inputs)
 
 
+def export(name: str) -> None:
+    """Prune and export only, by the converter that the environment names, and judge the file on other inputs."""
+    keras.utils.set_random_seed(1)
+    model = BACKBONES[name]()
+    inputs = inputs_for(model)
+    enliven(model, inputs)
+    wrapped = tfprune.wrap(model)
+    tfprune.update_masks(wrapped, SPARSITY)
+    wrapped = flat(fixed(wrapped, inputs))
+    with Step("exported") as step, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        tfprune.export.to_tflite(wrapped, path, optimize="dense", check_on=inputs)
+        other = inputs_for(model, seed=1)
+        found, expected = tfprune.export.Runner(path).predict(other), wrapped(other, training=False)
+        pairs = zip(_arrays(found), _arrays(expected), strict=True)
+        differences = [float(np.abs(each - wanted).max() / (np.abs(wanted).max() or 1)) for each, wanted in pairs]
+        assert max(differences) <= RIGHT, f"a wrong file was written: it differs by {max(differences):.0e}"
+        step.value = f"{max(differences):.0e}"
+
+
+def flat(model: keras.Model) -> keras.Model:
+    """Return the model with a flat list of outputs where they are nested, which no file can have."""
+    outputs = [*model.output.values()] if isinstance(model.output, dict) else [model.output]
+    is_nested = any(isinstance(each, dict | list | tuple) for each in outputs)
+    return keras.Model(model.input, keras.tree.flatten(model.output)) if is_nested and len(outputs) > 1 else model
+
+
+def _arrays(outputs: Any) -> list[np.ndarray]:
+    named = [outputs[key] for key in sorted(outputs)] if isinstance(outputs, dict) else outputs
+    return [keras.ops.convert_to_numpy(each).astype("float64") for each in keras.tree.flatten(named)]
+
+
 def fixed(model: keras.Model, inputs: Any, *, batch: int | None = None) -> keras.Model:
     """Return the model on inputs of the sizes of these, as a file has them."""
     given = keras.tree.map_structure(
@@ -130,4 +163,4 @@ def outputs(model: Callable, inputs: Any) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    walk_through(sys.argv[1])
+    (export if "export" in sys.argv[2:] else walk_through)(sys.argv[1])

@@ -1,7 +1,13 @@
-"""Take every backbone of KerasHub through masks and removal, and write a row for each: `make hub`."""
+"""Take every backbone of KerasHub through masks and removal, and write a row for each: `make hub`.
+
+python run.py [--converters [CONVERTER ...] --] [BACKBONE ...]: with `--converters` only the export, by each converter
+that is installed or named, the one on TensorFlow's backend and the other on JAX's, in `build/hub/converters.md`.
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import json
 import os
 import re
@@ -16,16 +22,25 @@ TESTS = Path(__file__).parents[1]
 HELPERS = os.pathsep.join([str(TESTS / "helpers"), str(TESTS / "zoo")])
 STEPS = ["wrap", "masks", "saved, loaded", "stripped", "exported", "planned", "shrunk", "reconstructed"]
 LIMIT = 300  # seconds of one backbone
+CONVERTERS = {
+    "tensorflow": {"KERAS_BACKEND": "tensorflow", "TFPRUNE_CONVERTER": "tensorflow"},
+    "litert": {  # compiling would take most of the time
+        "KERAS_BACKEND": "jax",
+        "TFPRUNE_CONVERTER": "litert",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    },
+}
+PACKAGES = {"tensorflow": "tensorflow", "litert": "litert_converter"}
 NAMES = "from hub_models import BACKBONES; print(*BACKBONES)"
 
 Row = dict[str, Any]
 
 
-def row(name: str) -> Row:
+def row(name: str, converter: str = "") -> Row:
     """Return what became of each step, by its name, and a verdict: a process of its own, with a time limit."""
     command = [sys.executable, str(Path(__file__).with_name("backbone.py")), name]
     try:
-        done = _run(command)
+        done = _run([*command, "export"], CONVERTERS[converter]) if converter else _run(command)
     except subprocess.TimeoutExpired as late:
         text, verdict = (late.stdout or b"").decode(), f"took more than {LIMIT} s"
     else:
@@ -34,9 +49,9 @@ def row(name: str) -> Row:
     return {"backbone": name, "steps": {step.pop("step"): step for step in steps}, "verdict": verdict}
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join(path for path in (HELPERS, os.environ.get("PYTHONPATH")) if path)
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": paths}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": paths, **(variables or {})}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT, check=False)
 
 
@@ -70,14 +85,45 @@ def _cell(step: Row | None) -> str:
     return step["value"] if step["holds"] else "refused"
 
 
+def by_converters(wanted: list[str], converters: list[str]) -> str:
+    """Export backbones by each converter; return a table, how many of them each and all together export, and why."""
+    lines = [f"| backbone | {' | '.join(converters)} |", f"|---|{'---|' * len(converters)}"]
+    reasons, held = [], dict.fromkeys([*converters, "one of them"], 0)
+    for name in wanted:
+        rows = {converter: row(name, converter) for converter in converters}
+        steps = {converter: each["steps"].get("exported") for converter, each in rows.items()}
+        for converter, step in steps.items():
+            if step is None or not step["holds"]:
+                why = rows[converter]["verdict"] if step is None else step["value"]
+                reasons.append(_reason(f"{name}, {converter}: {why}"))
+            held[converter] += bool(step and step["holds"])
+        held["one of them"] += any(step and step["holds"] for step in steps.values())
+        lines.append(f"| {name.removesuffix('Backbone')} | {' | '.join(map(_cell, steps.values()))} |")
+        sys.stdout.write(f"{lines[-1]}\n")
+        sys.stdout.flush()
+    totals = "".join(f"{converter} {count}, " for converter, count in held.items())
+    return "\n".join([*lines, "", f"Exported of {len(wanted)}: {totals.removesuffix(', ')}.", "", *reasons, ""])
+
+
 def main() -> int:
-    known = _run([sys.executable, "-c", NAMES]).stdout.split()
-    wanted = sys.argv[1:] or known
+    parser = argparse.ArgumentParser()
+    parser.add_argument("backbones", nargs="*")
+    parser.add_argument("--converters", nargs="*", choices=CONVERTERS)
+    options = parser.parse_args()
+    backend = {} if importlib.util.find_spec("tensorflow") else CONVERTERS["litert"]
+    known = _run([sys.executable, "-c", NAMES], backend).stdout.split()
+    wanted = options.backbones or known
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise SystemExit(f"Expected backbones among {', '.join(known)}. Received: {', '.join(unknown)}")
     folder = Path("build/hub")
     folder.mkdir(parents=True, exist_ok=True)
+    if options.converters is not None:
+        installed = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package)]
+        text = by_converters(wanted, options.converters or installed)
+        (folder / "converters.md").write_text(text, encoding="utf-8")
+        sys.stdout.write(f"\n{text}")
+        return 0
     rows = []
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         for name in wanted:

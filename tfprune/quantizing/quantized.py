@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,6 +245,8 @@ _INTEGER_STEPS = 255  # between the lowest and the highest of 8-bit integers
 _FLAT = 1e-6  # the least width of a range: that of a tensor of zeros
 # Channels of small weights get a grid this much finer than the kernel's at most, so that biases fit 32 bits.
 _FINEST = 2.0**-10
+# What an export puts in the place of rounding while it traces a model; None rounds.
+marks_range: ContextVar[Callable[[Any, Any], Any] | None] = ContextVar("marks_range", default=None)
 
 
 def _fake_quantize(tensor: Any, bounds: Any) -> Any:
@@ -255,6 +258,9 @@ def _fake_quantize(tensor: Any, bounds: Any) -> Any:
         tensor: Floats of any shape.
         bounds: Low and high: 0 lies in between.
     """
+    mark = marks_range.get()
+    if mark is not None:
+        return mark(tensor, bounds)
     low, high = _on_grid(bounds[0], bounds[1])
     return keras.quantizers.fake_quant_with_min_max_vars(tensor, low, high)
 
@@ -302,7 +308,10 @@ def _round(weight: Any, axis: int) -> Any:
     whole = ops.max(size)
     bound = ops.max(size, axis=[other for other in range(len(weight.shape)) if other != axis])
     bound = ops.maximum(bound, ops.where(whole > 0, whole, ops.ones_like(whole)) * _FINEST)
-    return keras.quantizers.fake_quant_with_min_max_vars(weight, -bound, bound, narrow_range=True, axis=axis)
+    last = len(weight.shape) - 1  # on other backends than TensorFlow, Keras broadcasts the bounds along the last axis
+    turned = ops.swapaxes(weight, axis, last)
+    turned = keras.quantizers.fake_quant_with_min_max_vars(turned, -bound, bound, narrow_range=True, axis=last)
+    return ops.swapaxes(turned, axis, last)
 
 
 # Where the 8-bit operators of each kind of layer round.
