@@ -238,6 +238,14 @@ def test_open_batches_and_lengths_stay_open(tmp_path):
         assert difference(tmp_path / "file", model, tokens) < 1e-5
 
 
+def test_constants_of_an_open_batch_are_broadcast(tmp_path, converter):
+    x = keras.Input((3, 4))
+    model = keras.Model(x, keras.ops.concatenate([keras.ops.zeros_like(x[:, :1]) + 0.5, x], axis=1))
+    to_tflite(model, tmp_path / "file")
+    for rows in (1, 3):
+        assert difference(tmp_path / "file", model, RNG.normal(size=(rows, 3, 4)).astype("float32")) < 1e-5
+
+
 def test_a_file_has_no_operators_that_compute_sizes_or_approximate_gelu(tmp_path, converter):
     ops = to_tflite(series(5), tmp_path / "file", check_on=TOKENS).ops
     assert converter == "tensorflow" or (ops["GELU"] == 1 and not {"SHAPE", "PACK", "EXP"} & ops.keys())
