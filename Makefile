@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Tests and checks start many processes: with this set, each would compile every module that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-ci test-all lint docs notebooks llms dist release-check bench zoo hub fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
+.PHONY: demo test test-ci test-all lint docs notebooks llms dist release-check bench zoo hub converters fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -73,13 +73,21 @@ $(BENCHES):
 	@:
 endif
 
-# Every family of keras.applications, an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16".
+# Every family of keras.applications, an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16"; with a column for each
+# converter, where both are installed: make zoo ONLY=converters.
 zoo: .venv/dev
-	$(BIN)/python tests/zoo/run.py $(FAMILIES)
+	$(BIN)/python tests/zoo/run.py $(if $(ONLY),--only $(ONLY)) $(FAMILIES)
 
-# Every backbone of KerasHub, tiny, half an hour: make hub, or make hub BACKBONES="BertBackbone ViTBackbone".
+# Every backbone of KerasHub, tiny, half an hour: make hub, or make hub BACKBONES="BertBackbone ViTBackbone"; and only its
+# export, by one or both converters: make hub CONVERTERS="tensorflow litert".
 hub: .venv/dev
-	$(BIN)/python tests/hub/run.py $(BACKBONES)
+	$(BIN)/python tests/hub/run.py $(if $(CONVERTERS),--converters $(CONVERTERS) --) $(BACKBONES)
+
+# Every layer of Keras and random graphs, exported by one converter and judged: make converters, or with an environment
+# without TensorFlow: make converters BIN=.venv-jax/bin, or make converters LAYERS="Conv2D graphs" CONVERTER=tensorflow.
+CONVERTER ?= litert
+converters:
+	KERAS_BACKEND=jax TFPRUNE_CONVERTER=$(CONVERTER) $(BIN)/python tests/fuzz/converters.py $(LAYERS)
 
 # Damaged and foreign files for everything that reads files, and nonsense from a board, hours: make fuzz, or
 # make fuzz TARGETS="inspect messages" RUNS=1000, or make fuzz MINUTES=60.

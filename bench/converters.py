@@ -1,10 +1,12 @@
 """Files of LiteRT's own converter beside those of TensorFlow's: speed, operators, accuracy and bytes of int8, time.
 
     python bench/converters.py [latency | int8 | time] [NAME ...]
+    python bench/converters.py nightly [FOLDER]
 
 Needs TensorFlow and the extra `jax` in one environment, and Fashion-MNIST for `int8`; `latency` of transformers needs
 KerasHub. Files are compared in pairs, made of one model with the same weights on the JAX backend; for `time`, each
-converter has a program of its own on its own backend, as users call it.
+converter has a program of its own on its own backend, as users call it. `nightly` makes environments with the nightly
+builds of TensorFlow and LiteRT, and exports in each; it is not part of a call without arguments.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras  # noqa: E402
 
-from tfprune.export import evaluate, to_tflite  # noqa: E402
+from tfprune.export import Runner, to_tflite  # noqa: E402
 
 layers = keras.layers
 FAMILIES = ("MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "ResNet50", "DenseNet121", "NASNetMobile")
@@ -38,7 +40,7 @@ SIDE, CLASSES = 96, 10
 SLOWER = 1.05
 PAIRS, SECONDS = 60, 0.01  # pairs in turns, and what a turn takes at least
 TIMES, SHARE, README_SECONDS = 3, 1 / 3, 1.5
-TRAINED, EPOCHS, CALIBRATION, ROWS = 12_000, 3, 200, 10_000
+TRAINED, EPOCHS, CALIBRATION = 12_000, 3, 200
 POINTS, BYTES = 0.3, 0.02
 
 
@@ -180,7 +182,8 @@ def int8(names: list[str]) -> list[Row]:
             for converter in BACKENDS:
                 path, samples = Path(folder, f"{converter}.tflite"), x[:CALIBRATION]
                 exported(model, path, converter, quantize="int8", calibration=samples, check_on=test_x[:100])
-                scores[converter] = 100 * evaluate(path, test_x[:ROWS], test_y[:ROWS]).value
+                predicted = Runner(path).predict(test_x).argmax(-1)
+                scores[converter] = 100 * float(np.mean(predicted == test_y))
                 sizes[converter] = path.stat().st_size
         texts = ", ".join(f"{each} {scores[each]:.2f} %, {sizes[each]:,} bytes" for each in BACKENDS)
         lost = scores["tensorflow"] - scores["litert"]
@@ -209,20 +212,17 @@ CALLS = {"README": digits, "MobileNetV2": lambda: family("MobileNetV2")}
 
 
 def call(name: str, converter: str) -> None:
-    """Export a model some times, and print the seconds of each by the clock and by processors, and of the imports."""
-    from common import processor_seconds
-
+    """Export a model some times, and print the seconds that each call takes."""
     os.environ["TFPRUNE_CONVERTER"] = converter
     model = CALLS[name]()
     options = {"compress": "packed"} if name == "README" else {}
-    clocked, worked = [], []
+    seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(TIMES):
             start = time.perf_counter()
             to_tflite(model, Path(folder, "model.tflite" if not options else "model.tfz"), **options)
-            clocked.append(time.perf_counter() - start)
-    worked.append(processor_seconds())
-    print(json.dumps({"clocked": clocked, "worked": worked}))
+            seconds.append(time.perf_counter() - start)
+    print(json.dumps(seconds))
 
 
 def times(names: list[str]) -> list[Row]:
@@ -234,7 +234,7 @@ def times(names: list[str]) -> list[Row]:
             environment = {**os.environ, "KERAS_BACKEND": backend, "TFPRUNE_CONVERTER": converter}
             command = [sys.executable, __file__, "call", name, converter]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            seconds[converter] = json.loads(done.stdout.splitlines()[-1])["clocked"]
+            seconds[converter] = json.loads(done.stdout.splitlines()[-1])
         first = {converter: each[0] for converter, each in seconds.items()}
         later = {converter: median(each[1:]) for converter, each in seconds.items()}
         for which, each in (("first", first), ("later", later)):
@@ -247,22 +247,59 @@ def times(names: list[str]) -> list[Row]:
     return rows
 
 
+# Tomorrow's packages.
+
+NIGHTLY = {"train": ["keras-nightly", "tf-nightly", "ai-edge-litert-nightly"]}
+NIGHTLY["jax"] = ["keras-nightly", "jax", "ai-edge-litert-nightly", "litert-converter", "litert-quantizer"]
+
+
+def nightly(folders: list[str]) -> list[Row]:
+    """Export a network with the newest builds of each package, in environments that this makes in a folder."""
+    rows, root = [], Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as temporary:
+        for (extra, packages), (converter, backend) in zip(NIGHTLY.items(), BACKENDS.items(), strict=True):
+            python = Path(folders[0] if folders else temporary, extra, "bin", "python")
+            commands = [[sys.executable, "-m", "venv", str(python.parents[1])]] if not python.exists() else []
+            commands.append(
+                [str(python), "-m", "pip", "install", "--quiet", "--upgrade", "--pre", "numpy", *packages]
+            )
+            commands.append([str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(root)])
+            environment = {**os.environ, "KERAS_BACKEND": backend, "TFPRUNE_CONVERTER": converter}
+            commands.append([str(python), __file__, "call", "README", converter])
+            for command in commands:
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    break
+            if done.returncode and "install" in command:  # PyPI does not have each of them for each Python
+                print(f"skipped: {converter}: {done.stderr.strip()[-200:]}", file=sys.stderr)
+                continue
+            said = done.stderr.strip().rpartition("\n")[2][:200] if done.returncode else "exports and compares"
+            rows.append(Row(f"{', '.join(packages)}: README's model", said, "exports", not done.returncode))
+            show(rows[-1])
+    return rows
+
+
 def show(row: Row) -> None:
     sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
     sys.stdout.flush()
 
 
 MEASURED = {"latency": latency, "int8": int8, "time": times}
+OTHERS = {"nightly": nightly}
 
 
 def main() -> None:
     which, *names = sys.argv[1:] or [""]
+    missing = [package for package in ("tensorflow", "litert_converter") if not importlib.util.find_spec(package)]
+    if missing and which not in ("call", "nightly"):
+        print(f"skipped: no {' and no '.join(missing)} in this environment (extras train and jax)", file=sys.stderr)
+        return
     if which == "call":
         call(*names)
         return
     if which == "latency":  # compiling for Keras takes most of the time, and nothing of it is measured
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    for measure in [MEASURED[which]] if which else MEASURED.values():
+    for measure in [{**MEASURED, **OTHERS}[which]] if which else MEASURED.values():
         measure(names)
 
 

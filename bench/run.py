@@ -48,6 +48,7 @@ COMMANDS = [
     ["damage.py"],
     ["recurrent_export.py"],
     ["second_export.py"],
+    ["converters.py"],
     ["sizes.py"],
     ["packed.py"],
     ["readers.py"],

@@ -35,6 +35,7 @@ from tfprune.export.file.document import (
     add_tensor,
     inputs_of,
     operator_code,
+    operator_name,
     put_metadata,
     save_objects,
     unpack_objects,
@@ -350,6 +351,9 @@ def _known_functions(*, fuses: bool) -> Iterator[None]:
 
     known: list[tuple[Any, str, Callable[..., Any]]] = [
         (jax.numpy, "take", _take_inside),
+        (jax.lax, "top_k", _top_k),
+        (jax.numpy, "sort", _sorted),
+        (jax.numpy, "argsort", _sorting_indices),
         (jax.lax, "dynamic_slice", _cut_at),
         (jax.lax, "cond", _known_branch),
         (jax.lax, "fori_loop", _unrolled_steps),
@@ -428,6 +432,37 @@ def _unrolled_steps(
     for step in range(lower, upper):
         init_val = body_fun(step, init_val)
     return init_val
+
+
+def _top_k(top_k: Callable[..., Any], operand: Any, k: int, **others: Any) -> Any:
+    """Use both results: of values alone, the converter would make a sort, which no interpreter has a kernel for."""
+    values, indices = top_k(operand, k, **others)
+    return [values + (0 * indices).astype(values.dtype), indices]
+
+
+def _sorted(sort: Callable[..., Any], a: Any, axis: int | None = -1, **others: Any) -> Any:
+    """Sort by the operator for the largest values, the only one that TFLite has."""
+    largest = _largest_negated(a, axis, others)
+    return sort(a, axis=axis, **others) if largest is None else _negated(largest[0])
+
+
+def _sorting_indices(argsort: Callable[..., Any], a: Any, axis: int | None = -1, **others: Any) -> Any:
+    largest = _largest_negated(a, axis, {**others, "stable": None})  # of equal values, the first one comes first
+    return argsort(a, axis=axis, **others) if largest is None else largest[1]
+
+
+def _largest_negated(a: Any, axis: int | None, others: dict[str, Any]) -> Any:
+    """Return all values of the last axis, negated, largest first, and their indices; None if more is asked."""
+    import jax
+
+    is_last = axis is not None and axis % a.ndim == a.ndim - 1 and isinstance(a.shape[-1], int)
+    if not is_last or any(others.values()) or a.dtype.kind not in "fi":
+        return None
+    return jax.lax.top_k(_negated(a), a.shape[-1])
+
+
+def _negated(values: Any) -> Any:
+    return -values if values.dtype.kind == "f" else ~values
 
 
 def _fft(fft: Callable[..., Any], x: Any) -> Any:
@@ -584,6 +619,20 @@ def _name_tensors(model: schema.ModelT) -> None:
 
 
 # What the converter gets wrong.
+
+_STABLEHLO = "STABLEHLO_"  # begins the names of operators that it leaves as they were traced
+_WITH_KERNELS = (
+    *("ADD", "AND", "CASE", "COMPOSITE", "GATHER", "MAXIMUM", "MINIMUM", "MULTIPLY", "PAD", "REDUCE_WINDOW"),
+    *("RNG_BIT_GENERATOR", "SCATTER", "SHIFT_LEFT"),
+)
+
+
+def _check_kernels(model: schema.ModelT, name: str) -> None:
+    """Refuse a file with operators that no interpreter has kernels for; graphs inside of operators are not run."""
+    kinds = {operator_name(model, operator) for operator in model.subgraphs[0].operators or ()}
+    missing = {kind for kind in kinds if kind.startswith(_STABLEHLO)} - {_STABLEHLO + each for each in _WITH_KERNELS}
+    if missing:
+        raise _refusal(name, f"operators without a kernel in LiteRT: {', '.join(sorted(missing))}")
 
 
 def _pad_transposed_convolutions(model: schema.ModelT) -> None:
@@ -849,6 +898,7 @@ def _convert(
         write_job(folder, _JOB, settings={**settings, "things": things, "integers": integers})
         package = _PACKAGE if is_traced else "keras"
         model_objects = _run_converter(folder, model.name, package=package)
+        _check_kernels(model_objects, model.name)
         _pad_transposed_convolutions(model_objects)
         _look_up_rows(model_objects)
         tables = [as_numpy(weight) for weight in model.weights if len(weight.shape) == 2] if len(numbers) > 1 else []
@@ -880,4 +930,8 @@ def _failure(reason: str, output: str, name: str) -> ValueError:
         reason = f"operators without a builtin form in TFLite: {', '.join(missing)}"
     elif reason.startswith(("killed by", "did not finish")):
         reason = f"its process {'was ' if reason.startswith('killed') else ''}{reason}"
+    return _refusal(name, reason)
+
+
+def _refusal(name: str, reason: str) -> ValueError:
     return ValueError(f"Expected LiteRT's converter to accept {name!r}. Received: {reason}. {_OTHER}.")

@@ -666,6 +666,7 @@ _MAY_BE_OPEN = {"RESHAPE": 1, "SLICE": 2}
 _SIZES = {**_MAY_BE_OPEN, "BROADCAST_TO": 1, "FILL": 0, "STRIDED_SLICE": 2, "TILE": 1, "TRANSPOSE_CONV": 0}
 
 
+_BROADCASTS_SINCE = 2  # the first version of BROADCAST_TO
 _INT32 = schema.TensorType.INT32
 _INTEGERS = (np.int32, np.int64)  # of lists of sizes: BROADCAST_TO takes both
 
@@ -735,36 +736,40 @@ class _Opening:
             self._open_shape_of(operator, name, place, values)
 
     def _open_shape_of(self, operator: schema.OperatorT, name: str, place: int, values: np.ndarray) -> None:
-        """Keep what is the same for each index of an open size once, and take positions from their whole table."""
-        closed = _ClosedError(f"{name} with a constant of shape {[*values.shape]}")
-        if name not in _BROADCASTING:
-            raise closed
+        """Hold what is the same for each index of an open size once, and take positions from their whole table."""
+        closed, broadcasts = _ClosedError(f"{name} with a constant of shape {[*values.shape]}"), name in _BROADCASTING
         rest = values
         for axis in np.flatnonzero(self._depends(values.shape)):
             first = rest.take([0], axis=axis)
             rest = first if values.shape[axis] in self.numbers and (rest == first).all() else rest
         if not self._depends(rest.shape).any():
-            self._replace(operator, place, rest)
+            if broadcasts:
+                self._replace(operator, place, rest)
+            else:
+                inputs = [self._constant(rest), self._computed(np.array(values.shape))]
+                self._make(operator, place, "BROADCAST_TO", inputs=inputs, shape=values.shape)
             return
         while len(rest.shape) > 1 and rest.shape[0] == 1:  # broadcast all the same
             rest = rest[0]
         table = next((table for table in self.tables if _begins_with(table, rest)), None)
-        if table is None or self._depends(rest.shape[1:]).any():
+        if not broadcasts or table is None or self._depends(rest.shape[1:]).any():
             raise closed
         sizes, begin = self._computed(np.array(rest.shape)), self._constant(np.zeros(rest.ndim, np.int32))
+        self._make(operator, place, "SLICE", inputs=[self._constant(table), begin, sizes], shape=rest.shape)
+
+    def _make(
+        self, operator: schema.OperatorT, place: int, name: str, *, inputs: list[int], shape: tuple[int, ...]
+    ) -> None:
+        """Let another operator make what an operator takes as a constant now."""
         part = add_tensor(self.view.graph, self.view.tensors[operator.inputs[place]], buffer=0)
-        self.view.tensors[part].shape = np.array(rest.shape, np.int32)
+        self.view.tensors[part].shape = np.array(shape, np.int32)
         operator.inputs = operator.inputs.copy()
         operator.inputs[place] = part
-        inputs = [self._constant(table), begin, sizes]
-        add_operator(
-            self.view.model,
-            self.view.graph,
-            name="SLICE",
-            inputs=inputs,
-            outputs=[part],
-            options=schema.SliceOptionsT(),
-        )
+        options = schema.SliceOptionsT() if name == "SLICE" else schema.BroadcastToOptionsT()
+        add_operator(self.view.model, self.view.graph, name=name, inputs=inputs, outputs=[part], options=options)
+        if name == "BROADCAST_TO":
+            code = self.view.model.operatorCodes[operator_code(self.view.model, schema.BuiltinOperator.BROADCAST_TO)]
+            code.version = max(code.version, _BROADCASTS_SINCE)
 
     def _open_sizes_of(self, operator: schema.OperatorT, name: str, place: int, sizes: np.ndarray) -> None:
         if _SIZES.get(name) != place:

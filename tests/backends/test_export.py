@@ -175,6 +175,8 @@ class Transformed(keras.layers.Layer):
         real, imaginary = keras.ops.fft2((inputs, 0.5 * inputs))
         first = keras.ops.cond(keras.ops.shape(inputs)[1] > 9, lambda: inputs[:, 9], lambda: inputs[:, 0])
         total = keras.ops.fori_loop(0, 4, lambda step, total: total * 0.5 + real[:, step], first)
+        total = keras.ops.sort(total) + keras.ops.top_k(total, 1)[0]
+        total = total + keras.ops.cast(keras.ops.argsort(inputs[:, 2]), "float32")
         is_large = keras.ops.take(total > 0, [1, 0], axis=1)
         return keras.ops.where(is_large[:, :1], total, imaginary[:, 1])
 """
@@ -189,7 +191,7 @@ def test_classes_of_a_module_are_exported(tmp_path, monkeypatch):
     to_tflite(pruned(model), tmp_path / "file", check_on=IMAGES)
 
 
-def test_transforms_loops_and_branches_of_known_sizes_are_exported(tmp_path, monkeypatch, converter):
+def test_transforms_loops_sorting_and_branches_of_known_sizes_are_exported(tmp_path, monkeypatch, converter):
     if converter == "tensorflow":
         pytest.skip("TensorFlow's converter has no operator for transforms")
     (tmp_path / "module_with_transforms.py").write_text(MODULE)
@@ -219,7 +221,12 @@ def test_what_the_child_cannot_import_is_refused(tmp_path):
     assert traces_here() or not list(tmp_path.iterdir())
 
 
-def test_what_the_converter_cannot_take_is_said(tmp_path):
+def test_what_the_converter_cannot_take_is_said(tmp_path, converter):
+    if converter == "litert":
+        with pytest.raises(
+            ValueError, match=r"operators without a kernel in LiteRT: STABLEHLO_CONVOLUTION\. Use Tens"
+        ):
+            to_tflite(layer_cases.build("Conv3DTranspose", 0), tmp_path / "file")
     series = keras.Sequential([keras.Input((None, 3), name="series"), layers.GRU(4)])
     with pytest.raises(ValueError, match=r"^Expected inputs of fixed length .* 'series' of shape \(None, None, 3\)"):
         to_tflite(series, tmp_path / "file", quantize="int8", calibration=np.arange(30.0).reshape(2, 5, 3))
@@ -265,6 +272,14 @@ def test_states_are_refused_with_the_other_path(tmp_path, converter):
     if converter == "litert":
         with pytest.raises(ValueError, match=r"without states .* 'memory' keeps .* TFPRUNE_CONVERTER=tensorflow"):
             to_tflite(model, tmp_path / "file")
+
+
+def test_constants_of_an_open_batch_are_broadcast(tmp_path, converter):
+    x = keras.Input((3, 4))
+    model = keras.Model(x, keras.ops.concatenate([keras.ops.zeros_like(x[:, :1]) + 0.5, x], axis=1))
+    to_tflite(model, tmp_path / "file")
+    for rows in (1, 3):
+        assert difference(tmp_path / "file", model, RNG.normal(size=(rows, 3, 4)).astype("float32")) < 1e-5
 
 
 def test_a_file_has_no_operators_that_compute_sizes_or_approximate_gelu(tmp_path, converter):

@@ -96,6 +96,7 @@ def by_converters(wanted: list[str], converters: list[str]) -> str:
             if step is None or not step["holds"]:
                 why = rows[converter]["verdict"] if step is None else step["value"]
                 reasons.append(_reason(f"{name}, {converter}: {why}"))
+                sys.stdout.write(f"{reasons[-1]}\n")
             held[converter] += bool(step and step["holds"])
         held["one of them"] += any(step and step["holds"] for step in steps.values())
         lines.append(f"| {name.removesuffix('Backbone')} | {' | '.join(map(_cell, steps.values()))} |")
