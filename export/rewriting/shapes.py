@@ -667,7 +667,6 @@ _SIZES = {**_MAY_BE_OPEN, "BROADCAST_TO": 1, "FILL": 0, "STRIDED_SLICE": 2, "TIL
 
 
 _BROADCASTS_SINCE = 2  # the first version of BROADCAST_TO
-_INT32 = schema.TensorType.INT32
 _INTEGERS = (np.int32, np.int64)  # of lists of sizes: BROADCAST_TO takes both
 
 
@@ -800,7 +799,9 @@ class _Opening:
         for index in self.view.graph.inputs:
             shape = self.view.tensors[index].shape
             if number in shape:
-                sizes = self._operator("SHAPE", [index], len(shape), schema.ShapeOptionsT(outType=_INT32))
+                sizes = self._operator(
+                    "SHAPE", [index], len(shape), schema.ShapeOptionsT(outType=schema.TensorType.INT32)
+                )
                 place = self._constant(np.array([shape.tolist().index(number)], np.int32))
                 one = self._constant(np.ones(1, np.int32))
                 return self._operator("SLICE", [sizes, place, one], 1)
@@ -812,7 +813,7 @@ class _Opening:
     def _operator(self, name: str, inputs: list[int], length: int, options: Any = None) -> int:
         """Add an operator that makes a list of sizes, and return its output."""
         tensor = schema.TensorT()
-        tensor.name, tensor.type, tensor.shape = b"sizes", _INT32, np.array([length], np.int32)
+        tensor.name, tensor.type, tensor.shape = b"sizes", schema.TensorType.INT32, np.array([length], np.int32)
         self.view.tensors.append(tensor)
         output = len(self.view.tensors) - 1
         add_operator(self.view.model, self.view.graph, name=name, inputs=inputs, outputs=[output], options=options)
