@@ -909,7 +909,7 @@ def _beside_loops(
     if not unrolled:
         return report
     other_bytes: dict[str, int] = {}
-    if report.tflite_bytes > _FLOAT_BYTES * report.nnz:
+    if report.tflite_bytes > _FLOAT_BYTES * report.nnz and chosen_converter() == "tensorflow":  # which has loops
         for scheme in (None,) if report.micro else (None, "dynamic"):
             file = convert_prepared(plain, inputs, form=Quantization(scheme), batch=batch)
             packed = (encode(form.file.content, compress) for form in candidate_files(file, name="", optimize="size"))
