@@ -461,7 +461,7 @@ def add_train(commands: Any) -> None:
     examples = """
 tfprune train watch.tfz --data x.npy,y.npy
 tfprune train watch.tfz --data x.npy,y.npy --validation xv.npy,yv.npy --epochs 5 --state ada.npz
-tfprune train watch.tfz --data x.npy,y.npy --seconds 60
+tfprune train watch.tfz --data x.npy,y.npy --time 60
 """
     parser = add_command(commands, "train", run=_train, text=text, extra="device", examples=examples)
     add_file(parser, "model", metavar="FILE", help="a file of to_trainer, plain or packed")
@@ -472,7 +472,7 @@ tfprune train watch.tfz --data x.npy,y.npy --seconds 60
     parser.add_argument("--epochs", type=int, default=1, help="how often all samples are seen (default: 1)")
     text = "learning rate of the optimizer (default: as exported)"
     parser.add_argument("--learning-rate", type=float, metavar="RATE", help=text)
-    parser.add_argument("--seconds", type=float, help="time after which training stops (default: no limit)")
+    parser.add_argument("--time", type=float, help="seconds after which training stops (default: no limit)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: 1)")
 
 
@@ -494,7 +494,7 @@ def _train(options: argparse.Namespace) -> Any:
             epochs=options.epochs,
             validation_data=validation,
             learning_rate=options.learning_rate,
-            seconds=options.seconds,
+            time=options.time,
         )
     trainer.save(state)
     return report

@@ -7,10 +7,10 @@ import json
 import math
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -243,13 +243,13 @@ class Trainer:
         x: Any,
         y: Any,
         *,
+        validation_data: Any = None,
         epochs: int = 1,
-        validation_data: tuple[Any, Any] | None = None,
         learning_rate: float | None = None,
         patience: int | None = None,
-        seconds: float | None = None,
-        seed: int = 0,
         callback: Callable[[Trainer, int, float], bool | None] | None = None,
+        time: float | None = None,
+        seed: int = 0,
         verbose: int | str = "auto",
     ) -> FitReport:
         """Train on arrays, in batches of random order; a short last batch counts as the samples that it has.
@@ -257,15 +257,15 @@ class Trainer:
         Args:
             x: An array for one input; a list in the model's order, or a dict by name, for several.
             y: One label for each sample, as for `model.fit`.
-            epochs: How often all samples are seen, at least 1. Default 1.
             validation_data: A tuple (x, y) that is evaluated after each epoch. None (the default) is none.
+            epochs: How often all samples are seen, at least 1. Default 1.
             learning_rate: That of the optimizer. None (the default) is the one with which the file was exported.
             patience: After how many epochs without a smaller loss on the validation data training stops, at least 1;
                 the weights of the best epoch are then set again. None (the default) never stops.
-            seconds: The time after which training stops, in the middle of an epoch. None (the default) sets no limit.
-            seed: Chooses the order of the samples, at least 0. Default 0.
             callback: Called after each step with the trainer, the step's number in this call from 1, and its loss;
                 training stops if it returns True. None (the default) calls nothing.
+            time: The seconds after which training stops, in the middle of an epoch. None (the default) sets no limit.
+            seed: Chooses the order of the samples, at least 0. Default 0.
             verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default)
                 shows the bar in a terminal or a notebook, once the call has taken some seconds.
 
@@ -286,7 +286,7 @@ class Trainer:
                 raise ArgumentError(
                     "patience", "`patience` with `validation_data`", f"{patience}", advice="Pass both."
                 )
-        limit = math.inf if seconds is None else check_number(seconds, "seconds", above=0)
+        limit = math.inf if time is None else check_number(time, "time", above=0)
         arrays = self._samples(x, y)
         watched = None if validation_data is None else _pair(validation_data, "validation_data")
         rows = len(arrays[LABELS])
@@ -575,7 +575,7 @@ class _Run:
     each_step: Callable[[], None]
     steps: int = 0
     stopped: str | None = None
-    start: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=monotonic)
 
     def __call__(
         self, arrays: Mapping[str, np.ndarray], watched: tuple[Any, Any] | None, patience: int | None
@@ -593,7 +593,7 @@ class _Run:
                 break
         if patience is not None and watched is not None:
             self.trainer._restore(best[2])
-        seconds = time.monotonic() - self.start
+        seconds = monotonic() - self.start
         return FitReport(tuple(losses), tuple(validation), self.steps, seconds, self.stopped)
 
     def _epoch(self, arrays: Mapping[str, np.ndarray], epoch: int) -> float:
@@ -610,7 +610,7 @@ class _Run:
             total, seen = total + loss * (1 if trainer.task.is_sum else len(order)), seen + len(order)
             if self.callback and self.callback(trainer, self.steps, loss):
                 self.stopped = "the callback stopped it"
-            elif time.monotonic() - self.start >= self.limit:
+            elif monotonic() - self.start >= self.limit:
                 self.stopped = f"the time limit of {self.limit:g} s"
             if self.stopped:
                 break

@@ -122,12 +122,12 @@ def to_trainer(
     model: keras.Model,
     path: str | os.PathLike[str],
     *,
-    loss: Any = None,
-    optimizer: Any = None,
-    batch_size: int = 16,
     trains: str | Sequence[str] = "all",
-    compress: str | None = None,
+    loss: Any = None,
+    optimizer: keras.optimizers.Optimizer | str | None = None,
     check_on: Any = None,
+    compress: str | None = None,
+    batch_size: int = 16,
     verbose: int | str = "auto",
 ) -> TrainerReport:
     """Export a model as a file that a device trains further, with NumPy and LiteRT alone.
@@ -146,16 +146,16 @@ def to_trainer(
         model: A built model with one output, on the TensorFlow backend or with classes that another process can
             import. It is left untouched.
         path: Where the file is written, exactly as given, such as `"watch.tfz"`.
+        trains: What is trained: `"all"` (the default), `"last"` for the last layer with weights, `"biases"` for
+            biases and the weights of norms, or one regular expression or several, searched in the paths of weights,
+            such as `"dense"`. A layer of which nothing is trained computes as in inference.
         loss: A loss of Keras, its name, or a function of labels and outputs. None (the default) is the one that the
             model was compiled with.
         optimizer: An optimizer of Keras or its name, which begins anew. None (the default) is the one that the model
             was compiled with.
-        batch_size: Samples in a step, at least 1. Default 16.
-        trains: What is trained: `"all"` (the default), `"last"` for the last layer with weights, `"biases"` for
-            biases and the weights of norms, or one regular expression or several, searched in the paths of weights,
-            such as `"dense"`. A layer of which nothing is trained computes as in inference.
-        compress: None (the default) for a plain file, or `"packed"`, `"xz"` or `"gzip"`, as for `to_tflite`.
         check_on: A tuple (x, y) of arrays, from which the ten batches are taken. None (the default) draws them.
+        compress: None (the default) for a plain file, or `"packed"`, `"xz"` or `"gzip"`, as for `to_tflite`.
+        batch_size: Samples in a step, at least 1. Default 16.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 

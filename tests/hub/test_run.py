@@ -29,7 +29,7 @@ def test_one_backbone_has_a_row_with_every_step_and_the_table_counts_it(tmp_path
 
 def test_an_unknown_backbone_is_refused_by_name(monkeypatch):
     main = runpy.run_path(str(RUN))["main"]
-    monkeypatch.setitem(main.__globals__, "_run", lambda _: subprocess.CompletedProcess([], 0, "BertBackbone\n"))
+    monkeypatch.setitem(main.__globals__, "_run", lambda *_: subprocess.CompletedProcess([], 0, "BertBackbone\n"))
     monkeypatch.setattr(sys, "argv", [str(RUN), "BertBackbone", "LeNet"])
     with pytest.raises(SystemExit, match="among BertBackbone. Received: LeNet$"):
         main()

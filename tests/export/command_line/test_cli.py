@@ -270,6 +270,7 @@ COMMANDS = [
     "verify",
     "compare",
     "bench",
+    "train",
     "generate",
     "micro",
     "web",

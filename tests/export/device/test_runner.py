@@ -395,6 +395,7 @@ def test_public_names_are_lazy_and_complete():
     values = {"Micro", "Quantization", "Search", "DamageReport", "damage", "PruneTfliteReport", "prune_tflite"}
     values |= {"ShrinkTfliteReport", "shrink_tflite", "Generator", "GeneratorReport", "to_generator"}
     values |= {"Embedder", "to_embedder", "WebReport", "web", "EdgeQuantizer"}
+    values |= {"FitReport", "Trainer", "TrainerReport", "load_trained", "to_trainer"}
     assert set(export.__all__) == runs | files | models | reports | micro | searches | values
     assert set(export.__all__) <= set(dir(export))
     assert export.Runner is Runner

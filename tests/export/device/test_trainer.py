@@ -190,7 +190,7 @@ def test_fit_stops_early(trainer):
     seen = []
     report = trainer.fit(x, y, epochs=9, callback=lambda trainer, step, loss: seen.append(step) or step == 10)
     assert (report.steps, seen, report.stopped) == (10, list(range(1, 11)), "the callback stopped it")
-    report = trainer.fit(x, y, epochs=10_000, seconds=0.2)
+    report = trainer.fit(x, y, epochs=10_000, time=0.2)
     assert report.stopped == "the time limit of 0.2 s"
     assert report.seconds < 5
     best = trainer.evaluate(x, y)["loss"]
