@@ -34,9 +34,7 @@ ORDER = {
     "tfprune.channels": "graph rules groups",
     "tfprune.masking": "pruned strip wrap permute_channels grow update_masks callback sensitivity",
     "tfprune.quantizing": "quantized quantize_aware",
-    "tfprune.compact": (
-        "linear_map smaller_graph smaller_class shrink rank plan reconstruct trainer prune_to vocabulary narrow"
-    ),
+    "tfprune.compact": ("linear_map smaller shrink rank plan reconstruct trainer prune_to vocabulary narrow"),
     "tfprune.methods": "moments rule_mining growth concepts experts few_shot one_shot federated",
     "tfprune.methods.growth": "blocks change",
     "tfprune.methods.concepts": "rules plan",
