@@ -477,7 +477,7 @@ tfprune train watch.tfz --data x.npy,y.npy --time 60
 
 
 def _train(options: argparse.Namespace) -> Any:
-    from tfprune.export.device.trainer import Trainer
+    from tfprune.export.rewriting.trainer import Trainer
 
     state = Path(options.state or Path(options.model).with_suffix(".state.npz"))
     check_destination(state)

@@ -20,7 +20,7 @@ from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_regex
 from tfprune.export.device.processes import read_job, run_job, write_job
-from tfprune.export.device.trainer import (
+from tfprune.export.rewriting.trainer import (
     CHECK,
     LABELS,
     METADATA,

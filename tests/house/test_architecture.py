@@ -45,12 +45,13 @@ ORDER = {
     "tfprune.tfmot": "prune quantize",
     "tfprune.export.file": ("schema report sparse_tensors reader document container xnnpack model_file inspect"),
     "tfprune.export.device": (
-        "processes runner trainer writer_file verify benchmark quantization_error generator web remote"
+        "processes runner writer_file verify benchmark quantization_error generator web remote"
     ),
     "tfprune.export.comparing": "damage_report damage",
     "tfprune.export.micro": "interpreter reports micro",
     "tfprune.export.rewriting": (
-        "edge_quantizer_child shapes phases maps planner sparse_convolutions sparsify weights share_weights rewrite"
+        "edge_quantizer_child shapes phases maps planner sparse_convolutions sparsify weights share_weights rewrite "
+        "frozen trainer"
     ),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",
     "tfprune.export.keras_side": (

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,10 +20,13 @@ from tfprune.base.folders import parse_json, read_arrays, reading
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
 from tfprune.export.device.processes import read_job, write_job
-from tfprune.export.device.runner import MAX_THREADS, arrays_of, find_interpreter
+from tfprune.export.device.runner import MAX_THREADS, Runner, arrays_of, find_interpreter, random_inputs
 from tfprune.export.file.container import Source, check_destination, read_model, source_name, write_atomically
 from tfprune.export.file.document import read_metadata
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import reason_of, shape_text
+from tfprune.export.rewriting.frozen import frozen
+from tfprune.export.rewriting.rewrite import ExportReport, rewrite
 from tfprune.report import Report, table
 
 METADATA = "TFPRUNE_TRAINER"
@@ -30,6 +34,7 @@ LABELS, WEIGHT, RATE, SEED = "labels", "sample_weight", "learning_rate", "seed" 
 CHECK, RESULT = "check", "result"  # the job in which a file is compared with Keras
 _VERSION = 1
 _ADVICE = "Write it with trainer.save(path)"
+_SAMPLES, _CLOSE = 4, 1e-4  # on which an inference file is compared, and how much of the largest output it may differ
 _NO_FILE = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)  # what interpreters raise for other files
 
 
@@ -213,8 +218,8 @@ class Trainer:
 
     def __init__(self, source: Source, *, threads: int = 1) -> None:
         check_count(threads, "threads", least=1, most=MAX_THREADS)
-        data = read_model(source)
-        content = read_metadata(data).get(METADATA)
+        self._content = read_model(source)
+        content = read_metadata(self._content).get(METADATA)
         if content is None:
             raise ArgumentError(
                 "source",
@@ -226,7 +231,7 @@ class Trainer:
         interpreter, self.runtime = find_interpreter()
         try:
             self.task = Task.from_bytes(content)
-            self._interpreter = interpreter(model_content=data, num_threads=threads)
+            self._interpreter = interpreter(model_content=self._content, num_threads=threads)
             names = self._interpreter.get_signature_list()
             self._call = {name: self._interpreter.get_signature_runner(name) for name in names}
             self._weights = self._read_weights(self._call["save"]())
@@ -438,6 +443,69 @@ class Trainer:
                 )
         self._restore(state)
 
+    def to_tflite(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        check_on: Any = None,
+        optimize: str = "size",
+        compress: str | None = None,
+        batch: int | None = None,
+        verbose: int | str = "auto",
+    ) -> ExportReport:
+        """Write the model as it is now as a .tflite file for inference, which `Runner` runs.
+
+        It has fewer operators than `predict` uses and is faster: weights are constants, batch normalization is a part
+        of the layers in front of it. Its outputs are compared with those of `predict`, and then it is rewritten as
+        `tfprune.export.rewrite` does.
+
+        Args:
+            path: Where the file is written, exactly as given, such as `"mine.tfz"`.
+            check_on: Inputs on which outputs are compared, in the forms that `predict` takes. None (the default)
+                draws them.
+            optimize: `"size"` (the default), `"latency"`, `"dense"` or `"sparse"`, as for `rewrite`.
+            compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+            batch: How many samples the new file takes at once. None (the default) takes any number.
+            verbose: As for `fit`.
+
+        Returns:
+            A report of the file that was written, and of its check.
+
+        Raises:
+            TypeError: If an argument has another type.
+            ValueError: If an argument does not fit, outputs differ, or the file cannot be written. A file that was at
+                `path` before is then untouched.
+
+        Example:
+            >>> report = trainer.to_tflite("mine.tfz", compress="packed")
+            >>> Runner("mine.tfz").predict(x).shape
+            (100, 10)
+        """
+        names = {f"values_{n}": weight.path for n, weight in enumerate(self.task.weights)}
+        with self._lock:
+            state = {name: array for name, array in self.state().items() if name != "step"}
+            prepare = partial(_restored, state=state)
+            file = frozen(ModelFile(self._content), "infer", prepare=prepare, names=names)
+            runner = Runner(file.content)
+            x = random_inputs(runner.inputs, runner.outputs, rows=_SAMPLES) if check_on is None else check_on
+            arrays = self._inputs(x)
+            wanted, outputs = self.predict(arrays), runner.predict(arrays)
+        error, limit = (float(np.abs(each).max(initial=0)) for each in (outputs - wanted, _CLOSE * wanted))
+        if not error <= limit:
+            raise ValueError(
+                f"Expected outputs within {limit:.3g} of those of `predict`. Received: a difference of {error:.3g}. "
+                "Nothing was written. Set the weights in the Keras model with load_trained, and export that."
+            )
+        return rewrite(
+            file.content,
+            path,
+            check_on=arrays,
+            optimize=optimize,
+            compress=compress,
+            batch=batch,
+            verbose=verbose,
+        )
+
     # How arrays become calls.
 
     def _step(self, arrays: Mapping[str, np.ndarray], order: np.ndarray, rate: float | None) -> float:
@@ -643,6 +711,10 @@ def _check_finite(array: np.ndarray, name: str) -> None:
         raise ArgumentError(
             name, f"finite numbers in `{name}`", found=f"NaN or infinity in row {rows[0]}", advice=advice
         )
+
+
+def _restored(interpreter: Any, *, state: Mapping[str, np.ndarray]) -> None:
+    interpreter.get_signature_runner("restore")(**state)
 
 
 def run_steps(folder: Path) -> None:
