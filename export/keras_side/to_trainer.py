@@ -20,22 +20,16 @@ from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_regex
 from tfprune.export.device.processes import read_job, run_job, write_job
-from tfprune.export.rewriting.trainer import (
-    CHECK,
-    LABELS,
-    METADATA,
-    RATE,
-    RESULT,
-    SEED,
-    WEIGHT,
-    Task,
-    Trainer,
-    Weight,
-    run_steps,
-)
 from tfprune.export.file import schema
 from tfprune.export.file.container import check_destination, check_suffix, encode, write_atomically
-from tfprune.export.file.document import with_metadata
+from tfprune.export.file.document import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    inputs_of,
+    operator_name,
+    with_metadata,
+)
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import shape_text
 from tfprune.export.keras_side.convert import JOB, SAVED_MODEL, convert_apart
@@ -49,6 +43,19 @@ from tfprune.export.keras_side.prepare import (
     write_copy,
 )
 from tfprune.export.keras_side.trainable_forms import register_gradients, trainable_dropout, trainable_forms
+from tfprune.export.rewriting.trainer import (
+    CHECK,
+    LABELS,
+    METADATA,
+    RATE,
+    RESULT,
+    SEED,
+    WEIGHT,
+    Task,
+    Trainer,
+    Weight,
+    run_steps,
+)
 from tfprune.masking.strip import wrappers
 from tfprune.models.anatomy import Anatomy, as_numpy, check_keras
 from tfprune.report import Report, install, table
@@ -59,6 +66,7 @@ _CLOSE_OUTPUTS = 1e-4  # of the largest output, before training
 _TIMEOUT = 3600.0
 _ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
 _TRACED = "traced"
+_POSITIONS = "positions"  # begins the names of variables that hold them
 _PARTS = {"all": "every weight", "last": "the last layer with weights", "biases": "biases, and weights of norms"}
 _RESERVED = (LABELS, WEIGHT, RATE, SEED)
 
@@ -192,7 +200,7 @@ def to_trainer(
         progress.add()
         signatures = ["train", "evaluate", "infer", "save", "restore", *(["gradients"] if task.is_pruned else [])]
         write_job(folder, JOB, settings={"quantize": None, "signatures": signatures, "holds_variables": True})
-        file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_without_names)
+        file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_slim, _as_distances)
         content = with_metadata(file.content, {METADATA: task.as_bytes()})
         progress.add()
         runtime, difference, reversed_difference = _compare(content, data, expected, folder)
@@ -509,7 +517,7 @@ class _Steps:
         values = [weight.values(as_numpy(by_path[weight.path])) for weight in weights]
         self._values = [keras.Variable(each, dtype="float32", name=f"values_{n}") for n, each in enumerate(values)]
         self._positions = {
-            weight.path: tf.Variable(weight.positions[:, None], name=f"positions_{n}")
+            weight.path: tf.Variable(weight.positions[:, None], name=f"{_POSITIONS}_{n}")
             for n, weight in enumerate(weights)
             if weight.positions is not None
         }
@@ -718,12 +726,58 @@ def _at_least_1d(shape: Any) -> tuple[int, ...]:
     return tuple(shape) or (1,)
 
 
-def _without_names(model: schema.ModelT) -> bool:
-    """Leave out the names of tensors, a tenth of a file: signatures have their own."""
+# Make the file smaller.
+
+
+def _slim(model: schema.ModelT) -> bool:
+    """Leave out what takes a fifth of the graphs and says nothing: names, empty scales and empty buffers."""
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            tensor.name = b""
+            tensor.name = None  # signatures have names of their own
+            if tensor.quantization is not None and tensor.quantization.scale is None:
+                tensor.quantization = None
+            if not len(_data(model, tensor)):
+                tensor.buffer = 0
     return True
+
+
+def _as_distances(model: schema.ModelT) -> bool:
+    """Store positions as distances from one to the next, of a byte each: the file adds them up when it is loaded."""
+    changed = False
+    for graph in model.subgraphs:
+        names = {
+            int(operator.outputs[0]): operator.builtinOptions.sharedName
+            for operator in graph.operators
+            if operator_name(model, operator) == "VAR_HANDLE"
+        }
+        for operator in [each for each in graph.operators if operator_name(model, each) == "ASSIGN_VARIABLE"]:
+            handle, index = inputs_of(operator)
+            data = _data(model, graph.tensors[index])
+            if not names.get(handle, b"").startswith(_POSITIONS.encode()) or not len(data):
+                continue
+            distances = np.diff(np.asarray(data, np.uint8).view("<i4"), prepend=np.int32(0))
+            if distances.max() <= np.iinfo(np.uint8).max:
+                _add_up(model, graph, operator, distances.astype(np.uint8))
+                changed = True
+    return changed
+
+
+def _add_up(model: schema.ModelT, graph: schema.SubGraphT, assign: schema.OperatorT, distances: np.ndarray) -> None:
+    """Let an operator assign the sums of distances."""
+    types, shape = schema.TensorType, np.array([len(distances), 1], np.int32)
+    source = add_constant(model, graph, name=b"", values=distances[:, None])
+    axis = add_constant(model, graph, name=b"", values=np.zeros((), np.int32))
+    numbers, sums = (add_tensor(graph, schema.TensorT(type=types.INT32, shape=shape, buffer=0)) for _ in range(2))
+    assign.inputs = np.array([assign.inputs[0], sums], np.int32)
+    options = schema.CumsumOptionsT()
+    add_operator(model, graph, name="CUMSUM", inputs=[numbers, axis], outputs=[sums], options=options)
+    cast = schema.CastOptionsT(inDataType=types.UINT8, outDataType=types.INT32)
+    add_operator(model, graph, name="CAST", inputs=[source], outputs=[numbers], options=cast)
+
+
+def _data(model: schema.ModelT, tensor: schema.TensorT) -> Any:
+    data = model.buffers[tensor.buffer].data
+    return () if data is None else data
 
 
 # Compare, and bring what was learned back.

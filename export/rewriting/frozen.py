@@ -47,11 +47,9 @@ def frozen(
     own = next(each for each in model.signatureDefs if each.signatureKey == signature.encode())
     graph = model.subgraphs[own.subgraphIndex]
     known, others = _apart(model, graph)
-    kinds = {operator_name(model, operator) for operator in others}
-    if kinds & {*_GRAPHS}:
-        raise ValueError(
-            f"Expected a signature without loops. Received: {signature!r} with {', '.join(sorted(kinds & {*_GRAPHS}))}."
-        )
+    loops = sorted({operator_name(model, operator) for operator in others} & {*_GRAPHS})
+    if loops:
+        raise ValueError(f"Expected a signature without loops. Received: {signature!r} with {', '.join(loops)}.")
     computed = {index for operator in known for index in indices_of(operator.outputs)}
     reads = {index for operator in others for index in inputs_of(operator)} | {*indices_of(graph.outputs)}
     values = _computed(file, signature, sorted(computed & reads), prepare)

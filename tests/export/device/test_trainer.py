@@ -15,8 +15,8 @@ from keras import layers
 
 import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
-from tfprune.export.rewriting.trainer import METADATA
 from tfprune.export.file.document import with_metadata
+from tfprune.export.rewriting.trainer import METADATA
 
 BATCH, CLASSES = 8, 5
 
