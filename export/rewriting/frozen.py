@@ -63,7 +63,7 @@ def frozen(
     model.metadata = model.metadataBuffer = None  # they describe the file with variables
     for entry in (*own.inputs, *own.outputs):
         graph.tensors[entry.tensorIndex].name = entry.name
-    return file.saved(model).after(fold)
+    return file.saved(model).after(_fold)
 
 
 def _apart(model: schema.ModelT, graph: schema.SubGraphT) -> tuple[list[Any], list[Any]]:
@@ -114,7 +114,7 @@ _LAYERS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # the ax
 _NUMBERS = {"MUL", "ADD", "SUB"}
 
 
-def fold(model: schema.ModelT) -> bool:
+def _fold(model: schema.ModelT) -> bool:
     """Write products with constants as layers, and what is done with each channel after a layer into the layer.
 
     Products of a matrix become FULLY_CONNECTED. Constants that are added to the channels of a convolution or a dense

@@ -12,7 +12,7 @@ from tfprune.export.device.quantization_error import plain_interpreter
 from tfprune.export.file import schema
 from tfprune.export.file.document import add_constant, add_operator, add_tensor, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.rewriting.frozen import fold, frozen
+from tfprune.export.rewriting.frozen import _fold, frozen
 
 CLASSES = 5
 
@@ -142,7 +142,7 @@ STEPS = {
 def test_what_follows_a_layer_becomes_a_part_of_it_where_it_treats_channels_alone(name):
     steps, rest = STEPS[name]
     file = dense(*steps)
-    folded = file.after(fold)
+    folded = file.after(_fold)
     model = folded.objects()
     kinds = [operator_name(model, operator) for operator in model.subgraphs[0].operators]
     assert kinds == ["FULLY_CONNECTED", *rest]
@@ -154,7 +154,7 @@ def test_an_output_that_others_read_stays():
     with file.edit() as edit:
         graph = edit.model.subgraphs[0]
         graph.outputs = np.array([*graph.outputs, *graph.operators[0].outputs], np.int32)
-    assert edit.file.after(fold) == edit.file
+    assert edit.file.after(_fold) == edit.file
 
 
 @pytest.mark.programs
