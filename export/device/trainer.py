@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.arrays import keep_largest, kept_count
 from tfprune.base.folders import parse_json, read_arrays, reading
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_sparsity
 from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.device.runner import MAX_THREADS, arrays_of, find_interpreter
 from tfprune.export.file.container import Source, check_destination, read_model, source_name, write_atomically
@@ -334,19 +335,23 @@ class Trainer:
             return np.concatenate([self._call["infer"](**part)["outputs"] for part in parts])
 
     def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
-        """Return the gradients of the loss of one batch at all entries of pruned kernels, zeros included, by path.
+        """Return the gradients of the loss of all samples at all entries of pruned kernels, zeros included, by path.
+
+        Layers are in training mode, and dropout drops the same units in each call.
 
         Raises:
             ValueError: If data does not fit the file, or it has no pruned kernels.
         """
-        if "gradients" not in self._call:
-            raise ValueError("Expected a file with pruned kernels. Received: one in which every entry is trained.")
+        self._check_pruned()
         arrays = self._samples(x, y)
-        with self._lock:
-            given = self._call["gradients"](**self._batch(arrays, np.arange(len(arrays[LABELS]))))
-        return {
-            weight.path: given[f"gradient_{n}"] for n, weight in enumerate(self._weights) if f"gradient_{n}" in given
-        }
+        rows, total = len(arrays[LABELS]), {path: np.zeros(mask.shape) for path, mask in self.masks.items()}
+        for order in _in_turn(np.arange(rows), self.task.batch):
+            with self._lock:
+                outputs = self._call["gradients"](**self._batch(arrays, order))
+            for n, weight in enumerate(self._weights):
+                if weight.path in total:
+                    total[weight.path] += outputs[f"gradient_{n}"] * (1 if self.task.is_sum else len(order) / rows)
+        return {path: each.astype(np.float32) for path, each in total.items()}
 
     # State.
 
@@ -397,6 +402,69 @@ class Trainer:
                 self._move(state, path, np.asarray(value, bool))
             self._restore(state)
 
+    def prune(self, sparsity: float) -> int:
+        """Mask the smallest entries of pruned kernels; each kernel keeps the same part of the entries that it has.
+
+        The zeros are single entries, also in kernels with another pattern. `fit` can call it: pass a `callback`.
+
+        Args:
+            sparsity: The fraction of zeros over all pruned kernels, in [0, 1), at least that of now.
+
+        Returns:
+            The number of entries that were masked.
+
+        Raises:
+            TypeError: If `sparsity` is not a number.
+            ValueError: If `sparsity` is out of range or below that of now, or the file has no pruned kernels.
+        """
+        sparsity = check_sparsity(sparsity, "sparsity")
+        self._check_pruned()
+        with self._lock:
+            weights, masks = self.weights, self.masks
+            entries, kept = (sum(map(count, masks.values())) for count in (np.size, np.count_nonzero))
+            if sparsity < 1 - kept / entries:
+                now = f"`sparsity` of at least {1 - kept / entries:.4g}, that of the pruned kernels now"
+                raise ArgumentError("sparsity", now, f"{sparsity:g}", advice="Add entries with set_masks.")
+            part, smaller = (1 - sparsity) * entries / kept, {}
+            for path, mask in masks.items():
+                if mask.any():
+                    count = kept_count(mask.size, 1 - part * np.count_nonzero(mask) / mask.size)
+                    smaller[path] = keep_largest(np.where(mask, np.abs(weights[path]), -1), count)
+            self.set_masks(smaller)
+            return int(kept - sum(np.count_nonzero(mask) for mask in smaller.values()))
+
+    def grow(self, x: Any, y: Any, *, fraction: float = 0.3) -> int:
+        """Replace the smallest entries of each pruned kernel by those under its mask with the largest gradients.
+
+        The number of entries stays the same, and new ones begin at zero (RigL). Call it every few steps while `fit`
+        trains, from a `callback`, with a `fraction` that falls to 0: as `tfprune.Grow` does on the desk.
+
+        Args:
+            x: Samples for the gradients, as for `fit`. A part of the training data is enough.
+            y: Their labels.
+            fraction: The fraction of the kept entries to replace, in [0, 1]. Default 0.3.
+
+        Returns:
+            The number of entries that were replaced.
+
+        Raises:
+            TypeError: If an argument has another type.
+            ValueError: If data does not fit the file, `fraction` is out of range, or the file has no pruned kernels.
+
+        Reference:
+            Evci et al., 2020, "Rigging the Lottery", arXiv:1911.11134, section 3.
+        """
+        fraction = check_number(fraction, "fraction", least=0, most=1)
+        with self._lock:
+            gradients, weights, masks = self.gradients(x, y), self.weights, self.masks
+            grown = {
+                path: _drop_and_grow(mask, np.abs(weights[path]), np.abs(gradients[path]), fraction)
+                for path, mask in masks.items()
+                if mask.any()
+            }
+            self.set_masks(grown)
+            return int(sum(np.count_nonzero(mask & ~masks[path]) for path, mask in grown.items()))
+
     def state(self) -> dict[str, np.ndarray]:
         """Return the state of the file, as `save` of its signatures gives it, and the number of the step."""
         with self._lock:
@@ -439,6 +507,10 @@ class Trainer:
         self._restore(state)
 
     # How arrays become calls.
+
+    def _check_pruned(self) -> None:
+        if "gradients" not in self._call:
+            raise ValueError("Expected a file with pruned kernels. Received: one in which every entry is trained.")
 
     def _step(self, arrays: Mapping[str, np.ndarray], order: np.ndarray, rate: float | None) -> float:
         rate = self.task.learning_rate if rate is None else check_number(rate, "learning_rate", above=0)
@@ -615,6 +687,17 @@ class _Run:
             if self.stopped:
                 break
         return total / seen
+
+
+def _drop_and_grow(mask: np.ndarray, scores: np.ndarray, candidates: np.ndarray, fraction: float) -> np.ndarray:
+    """Return a mask in which the entries of the lowest scores gave way to those of the largest candidates."""
+    kept = np.count_nonzero(mask)
+    stays = (
+        np.zeros_like(mask)
+        if fraction == 1
+        else keep_largest(np.where(mask, scores, -1), kept_count(mask.size, 1 - (1 - fraction) * kept / mask.size))
+    )
+    return keep_largest(np.where(stays & mask, np.inf, candidates), kept)
 
 
 def _in_turn(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:

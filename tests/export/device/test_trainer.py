@@ -15,7 +15,7 @@ from keras import layers
 
 import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
-from tfprune.export.device.trainer import METADATA
+from tfprune.export.device.trainer import METADATA, _drop_and_grow
 from tfprune.export.file.document import with_metadata
 
 BATCH, CLASSES = 8, 5
@@ -132,15 +132,95 @@ def test_data_and_losses_that_are_not_finite_leave_the_last_epoch(trainer, place
     assert before["step"] <= trainer.step
 
 
-def test_gradients_are_those_of_keras_at_all_entries(wrapped, trainer):
-    """Dropout apart, whose mask is that of the file: the gradient of the head's bias does not see it."""
-    x, y = images(BATCH)
-    given = trainer.gradients(x, y)
-    assert {path: each.shape for path, each in given.items()} == {
-        path: mask.shape for path, mask in trainer.masks.items()
-    }
-    path = next(path for path, each in given.items() if each.ndim == 4)
-    assert np.count_nonzero(given[path][~trainer.masks[path]]) > 0
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory):
+    """A wrapped model without dropout or equal gradients, and its file."""
+    keras.utils.set_random_seed(0)
+    stack = [layers.Conv2D(8, 3, activation="tanh"), layers.Flatten(), layers.Dense(CLASSES)]
+    model = tfprune.wrap(keras.Sequential([keras.Input((6, CLASSES, 1)), *stack]))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    tfprune.update_masks(model, 0.75)
+    path = tmp_path_factory.mktemp("smooth") / "smooth.tflite"
+    to_trainer(model, path, batch_size=BATCH, check_on=images(80))
+    return model, path
+
+
+def test_gradients_are_those_of_keras_at_all_entries(smooth):
+    """Of 21 samples, which are two whole batches and a short one."""
+    model, path = smooth
+    given = Trainer(path).gradients(*images(21))
+    expected = tfprune.federated.dense_gradients(tfprune.federated.MaskedModel(model), images(21))
+    kernels_of_keras = [each for each in expected if each.ndim > 1]
+    for (name, mask), one, other in zip(kernels(model).items(), given.values(), kernels_of_keras, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert np.count_nonzero(one[~mask]) == np.count_nonzero(~mask)
+
+
+@pytest.mark.parametrize("update", ["prune", "grow"])
+def test_masks_are_updated_as_on_the_desk(smooth, update):
+    model, path = smooth
+    trainer, desk, data = Trainer(path), keras.models.clone_model(smooth[0]), images(21)
+    desk.set_weights(model.get_weights())
+    desk.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    trainer.fit(*data)
+    load_trained(desk, trainer)
+    before, values = trainer.masks, trainer.weights
+    if update == "prune":
+        masked = trainer.prune(0.9)
+        tfprune.update_masks(desk, 0.9)
+        assert masked == sum(np.count_nonzero(mask) for mask in before.values()) - 7 - 48  # of 72 and 480 entries
+    else:
+        replaced = trainer.grow(*data, fraction=0.4)
+        tfprune.update_masks(desk, 0.75, grow=tfprune.Grow(fraction=0.4), data=data)
+        assert replaced == sum(np.count_nonzero(mask & ~before[path]) for path, mask in trainer.masks.items()) > 30
+    for (name, mask), one in zip(kernels(desk).items(), trainer.masks.values(), strict=True):
+        np.testing.assert_array_equal(one, mask, err_msg=name)
+    for path, mask in trainer.masks.items():
+        np.testing.assert_array_equal(trainer.weights[path], np.where(mask & before[path], values[path], 0))
+
+
+TABLE = {  # by fraction, which of six entries are kept: of weights 4 3 2 1 0 0, with gradients 1 to 6
+    0.0: [1, 1, 1, 1, 0, 0],
+    0.25: [1, 1, 1, 0, 0, 1],
+    0.5: [1, 1, 0, 0, 1, 1],
+    0.75: [1, 0, 0, 1, 1, 1],  # the last of the dropped has a larger gradient than the others, and returns
+    1.0: [0, 0, 1, 1, 1, 1],
+}
+
+
+@pytest.mark.parametrize("fraction", TABLE)
+def test_the_smallest_entries_give_way_to_the_largest_gradients(fraction):
+    mask, weights, gradients = np.arange(6) < 4, np.array([4, 3, 2, 1, 0, 0.0]), np.arange(6) + 1.0
+    assert _drop_and_grow(mask, weights, gradients, fraction).astype(int).tolist() == TABLE[fraction]
+
+
+def test_a_fit_prunes_and_grows_on_its_way(file):
+    x, y = images(64)
+    trainer, counts = Trainer(file), []
+
+    def update(trainer, step, loss):
+        if step % 4 == 0:
+            trainer.prune(0.9) if step == 8 else trainer.grow(x, y, fraction=0.3)
+            counts.append(sum(np.count_nonzero(mask) for mask in trainer.masks.values()))
+
+    before = sum(np.count_nonzero(mask) for mask in trainer.masks.values())
+    report = trainer.fit(x, y, epochs=3, callback=update)
+    assert report.steps == 24
+    assert counts == [before, *[pytest.approx(before / 2, abs=2)] * 5]
+    assert len(set(counts[1:])) == 1
+    for path, mask in trainer.masks.items():
+        assert not trainer.weights[path][~mask].any()
+
+
+def test_masks_that_cannot_be_updated_are_refused(trainer, tmp_path):
+    with pytest.raises(ValueError, match=r"`sparsity` of at least 0\.8.*Received: sparsity=0\.5.*set_masks"):
+        trainer.prune(0.5)
+    to_trainer(
+        keras.Sequential([keras.Input((3,)), layers.Dense(2)]), tmp_path / "a.tflite", loss="mse", optimizer="sgd"
+    )
+    for update in (lambda dense: dense.prune(0.5), lambda dense: dense.grow(np.zeros((1, 3)), np.zeros((1, 2)))):
+        with pytest.raises(ValueError, match="a file with pruned kernels"):
+            update(Trainer(tmp_path / "a.tflite"))
 
 
 def test_masks_move_and_what_returns_begins_at_zero(trainer):
@@ -193,11 +273,12 @@ def test_fit_stops_early(trainer):
     report = trainer.fit(x, y, epochs=10_000, time=0.2)
     assert report.stopped == "the time limit of 0.2 s"
     assert report.seconds < 5
-    best = trainer.evaluate(x, y)["loss"]
-    report = trainer.fit(x, y, epochs=50, validation_data=(x, (y + 1) % CLASSES), patience=2)
-    assert len(report.losses) < 50
-    assert trainer.evaluate(x, (y + 1) % CLASSES)["loss"] == pytest.approx(min(v["loss"] for v in report.validation))
-    assert best
+    other = (x, (y + 1) % CLASSES)
+    report = trainer.fit(x, y, epochs=50, validation_data=other, patience=2)
+    losses = [each["loss"] for each in report.validation]
+    assert report.stopped == "no smaller validation loss in 2 epochs"
+    assert len(losses) == losses.index(min(losses)) + 3 < 50
+    assert trainer.evaluate(*other)["loss"] == pytest.approx(min(losses)) < losses[-1]
 
 
 WRONG = {
