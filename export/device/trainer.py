@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import logging
 import math
 import os
 import threading
@@ -28,10 +30,19 @@ from tfprune.report import Report, table
 
 METADATA = "TFPRUNE_TRAINER"
 LABELS, WEIGHT, RATE, SEED = "labels", "sample_weight", "learning_rate", "seed"  # inputs beside those of the model
+_FILE = "hash"  # in a state: the hash of the file that it belongs to
+_LOG = logging.getLogger(__name__)
 CHECK, RESULT = "check", "result"  # the job in which a file is compared with Keras
 _VERSION = 1
 _ADVICE = "Write it with trainer.save(path)"
-_NO_FILE = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)  # what interpreters raise for other files
+_NO_FILE = (
+    AttributeError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)  # what interpreters raise for other files
 
 
 # What a file trains.
@@ -225,17 +236,25 @@ class Trainer:
             )
         self.step, self._lock = 0, threading.RLock()
         interpreter, self.runtime = find_interpreter()
+        self._file = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
         try:
             self.task = Task.from_bytes(content)
             self._interpreter = interpreter(model_content=data, num_threads=threads)
             names = self._interpreter.get_signature_list()
             self._call = {name: self._interpreter.get_signature_runner(name) for name in names}
-            self._weights = self._read_weights(self._call["save"]())
+            self._weights = self._read_weights(self._run("save"))
         except _NO_FILE as error:
             raise ValueError(
                 f"Expected a file of to_trainer that {self.runtime} can train. Received: {source_name(source)}: "
-                f"{reason_of(error)}. Export the model again."
+                f"{reason_of(error) or 'no memory'}. Export the model again, or free memory."
             ) from error
+        if not self._is_fast():
+            _LOG.warning("%s has no XNNPACK here: steps are right, and many times slower.", self.runtime)
+
+    def _is_fast(self) -> bool:
+        """Return whether a delegate runs operators; True if the interpreter does not say so."""
+        details = getattr(self._interpreter, "_get_ops_details", None)  # it has no public name for them
+        return details is None or any(each["op_name"] == "DELEGATE" for each in details())
 
     # Training.
 
@@ -319,9 +338,9 @@ class Trainer:
         labels, total, outputs = arrays[LABELS], 0.0, []
         for order in _in_turn(np.arange(len(labels)), self.task.batch):
             with self._lock:
-                given = self._call["evaluate"](**self._batch(arrays, order))
-            total += float(given["loss"][0]) * (1 if self.task.is_sum else len(order))
-            outputs.append(given["outputs"][: len(order)])
+                results = self._run("evaluate", **self._batch(arrays, order))
+            total += float(results["loss"][0]) * (1 if self.task.is_sum else len(order))
+            outputs.append(results["outputs"][: len(order)])
         loss = total / len(labels)
         correct = _correct(np.concatenate(outputs), labels, self.task)
         return {"loss": loss} if correct is None else {"loss": loss, "accuracy": correct}
@@ -332,7 +351,7 @@ class Trainer:
         rows = range(0, len(next(iter(arrays.values()))), self.task.batch)
         parts = [{name: array[row : row + self.task.batch] for name, array in arrays.items()} for row in rows]
         with self._lock:
-            return np.concatenate([self._call["infer"](**part)["outputs"] for part in parts])
+            return np.concatenate([self._run("infer", **part)["outputs"] for part in parts])
 
     def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
         """Return the gradients of the loss of all samples at all entries of pruned kernels, zeros included, by path.
@@ -347,7 +366,7 @@ class Trainer:
         rows, total = len(arrays[LABELS]), {path: np.zeros(mask.shape) for path, mask in self.masks.items()}
         for order in _in_turn(np.arange(rows), self.task.batch):
             with self._lock:
-                outputs = self._call["gradients"](**self._batch(arrays, order))
+                outputs = self._run("gradients", **self._batch(arrays, order))
             for n, weight in enumerate(self._weights):
                 if weight.path in total:
                     total[weight.path] += outputs[f"gradient_{n}"] * (1 if self.task.is_sum else len(order) / rows)
@@ -468,8 +487,8 @@ class Trainer:
     def state(self) -> dict[str, np.ndarray]:
         """Return the state of the file, as `save` of its signatures gives it, and the number of the step."""
         with self._lock:
-            given = {name: np.array(value) for name, value in self._call["save"]().items()}
-        return {**given, "step": np.array([self.step])}
+            arrays = {name: np.array(value) for name, value in self._run("save").items()}
+        return {**arrays, "step": np.array([self.step])}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state, whole or not at all: what a device needs to go on after a restart.
@@ -480,7 +499,7 @@ class Trainer:
         destination, state, stream = check_destination(path), self.state(), io.BytesIO()
         for name, array in state.items():
             _check_finite(array, name)
-        entries: dict[str, Any] = {**state}
+        entries: dict[str, Any] = {**state, _FILE: self._file}
         np.savez(stream, **entries)
         write_atomically(destination, stream.getvalue())
 
@@ -492,21 +511,34 @@ class Trainer:
         """
         with reading(path, expected="a state of tfprune.export.Trainer", advice=_ADVICE):
             state = read_arrays(path)
-        wanted = self.state()
+        wanted = {**self.state(), _FILE: self._file}
         shapes = {name: (array.shape, array.dtype) for name, array in wanted.items()}
-        if {name: (array.shape, array.dtype) for name, array in state.items()} != shapes:
+        same = {name: (array.shape, array.dtype) for name, array in state.items()} == shapes
+        if not same or not np.array_equal(state.pop(_FILE), self._file):
             raise ArgumentError(
-                "path", "the state of this file", found=f"{os.fspath(path)!r}, of another one", advice=_ADVICE
+                "path", "the state of this file", found=f"{os.fspath(path)!r}, of another one", advice=f"{_ADVICE}."
             )
         for weight in self._read_weights(state):
             positions = weight.positions if weight.positions is not None else np.zeros(1, np.int32)
             if positions.min() < 0 or positions.max() > weight.size:  # the interpreter would write there
                 raise ArgumentError(
-                    "path", f"positions within {weight.path!r}", found=os.fspath(path), advice=_ADVICE
+                    "path", f"positions within {weight.path!r}", found=os.fspath(path), advice=f"{_ADVICE}."
                 )
         self._restore(state)
 
     # How arrays become calls.
+
+    def _run(self, signature: str, **values: np.ndarray) -> dict[str, np.ndarray]:
+        """Call a signature. It fails at indices beyond a table, which only the file knows, or if memory runs out."""
+        try:
+            return self._call[signature](**values)
+        except (MemoryError, RuntimeError) as error:
+            reason = reason_of(error)[-200:] or "no memory"  # reasons of earlier calls come first
+            raise ValueError(
+                f"Expected samples that the file can compute, and memory for {self.task.batch} of them. Received: "
+                f"{signature!r} on {self.runtime}: {reason}. Check the samples, free memory, or export with a "
+                "smaller batch_size."
+            ) from error
 
     def _check_pruned(self) -> None:
         if "gradients" not in self._call:
@@ -516,8 +548,8 @@ class Trainer:
         rate = self.task.learning_rate if rate is None else check_number(rate, "learning_rate", above=0)
         values = self._batch(arrays, order)
         values |= {RATE: np.array([rate], np.float32), SEED: np.array([self.step], np.int32)}
-        given = self._call["train"](**values)
-        loss, total = float(given["loss"][0]), float(given["total"][0])
+        results = self._run("train", **values)
+        loss, total = float(results["loss"][0]), float(results["total"][0])
         self.step += 1
         if not math.isfinite(loss) or not math.isfinite(total):
             what = f"the loss {loss:g}" if not math.isfinite(loss) else "weights that are NaN or infinite"
@@ -552,8 +584,7 @@ class Trainer:
         if self.task.classes and not (labels.min() >= 0 and labels.max() < self.task.classes):
             expected = f"`y` to hold classes from 0 to {self.task.classes - 1}"
             raise ArgumentError("y", expected, found=f"{labels.min():g} to {labels.max():g}")
-        _check_finite(labels, "y")
-        return {**arrays, LABELS: labels.astype(wanted["dtype"])}
+        return {**arrays, LABELS: _cast(labels, wanted["dtype"], "y")}
 
     def _inputs(self, x: Any) -> dict[str, np.ndarray]:
         details = self._call["infer"].get_input_details()
@@ -563,8 +594,7 @@ class Trainer:
             if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
                 expected = f"`x` of shape {shape_text((None, *shape))} for {key!r}, with a sample at least"
                 raise ArgumentError("x", expected, found=shape_text(array.shape))
-            _check_finite(array, "x")
-            found[key] = array.astype(details[key]["dtype"])
+            found[key] = _cast(array, details[key]["dtype"], "x")
         rows = {key: len(array) for key, array in found.items()}
         if len(set(rows.values())) > 1:
             raise ArgumentError("x", "as many samples for each input in `x`", found=f"{rows}")
@@ -572,8 +602,7 @@ class Trainer:
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
         with self._lock:
-            given = {name: array for name, array in state.items() if name != "step"}
-            self._call["restore"](**given)
+            self._run("restore", **{name: array for name, array in state.items() if name != "step"})
             self.step = int(state["step"][0])
             self._weights = self._read_weights(state)
 
@@ -717,6 +746,17 @@ def _pair(data: Any, argument: str) -> tuple[Any, Any]:
     if not isinstance(data, tuple) or len(data) != 2:
         raise ArgumentTypeError(argument, f"`{argument}` to be a tuple (x, y)", type(data).__name__)
     return data
+
+
+def _cast(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    """Return an array in a type of the file; refuse texts, infinity, and what integers cannot hold."""
+    kind, dtype = array.dtype.kind, np.dtype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype) if kind in "biuf" else array
+    if kind not in "biuf" or (dtype.kind in "biu" and not np.array_equal(cast, array)):
+        raise ArgumentError(name, f"numbers in `{name}` that {dtype} can hold", found=f"an array of {array.dtype}")
+    _check_finite(cast, name)
+    return cast
 
 
 def _check_finite(array: np.ndarray, name: str) -> None:

@@ -1,5 +1,6 @@
 """Trainer. The truth is Keras, which trains the same batches, and NumPy."""
 
+import functools
 import io
 import re
 import signal
@@ -278,7 +279,8 @@ def test_fit_stops_early(trainer):
     losses = [each["loss"] for each in report.validation]
     assert report.stopped == "no smaller validation loss in 2 epochs"
     assert len(losses) == losses.index(min(losses)) + 3 < 50
-    assert trainer.evaluate(*other)["loss"] == pytest.approx(min(losses)) < losses[-1]
+    assert trainer.evaluate(*other)["loss"] == pytest.approx(min(losses))
+    assert min(losses) < losses[-1]
 
 
 WRONG = {
@@ -288,6 +290,8 @@ WRONG = {
     "parts of classes": (lambda x, y: (x, y + 0.5), r"numbers of classes.*Received: an array of float64"),
     "texts": (lambda x, y: (x, np.array(["a"] * 16)), r"numbers of classes"),
     "none": (lambda x, y: (x[:0], y[:0]), r"a sample at least"),
+    "samples of text": (lambda x, y: (x.astype(str), y), r"numbers in `x` that float32 can hold.*an array of <U"),
+    "too large": (lambda x, y: (x.astype(float) * 1e300, y), r"finite numbers in `x`"),
 }
 
 
@@ -301,7 +305,69 @@ def test_wrong_data_is_refused(trainer, name):
     assert trainer.step == 0
 
 
-def test_other_files_are_refused(trainer, file, tmp_path):
+def test_token_ids_that_a_file_cannot_take_are_refused(tmp_path):
+    x = keras.Input((4,), dtype="int32", name="tokens")
+    y = layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Embedding(10, 3)(x)))
+    to_trainer(keras.Model(x, y), tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=4)
+    trainer, tokens, labels = Trainer(tmp_path / "a.tflite"), np.full((4, 4), 9), np.zeros((4, 2))
+    trainer.fit(tokens, labels)
+    weights = trainer.weights
+    for wrong in (tokens + 0.5, tokens + 2**40):
+        with pytest.raises(ValueError, match=r"numbers in `x` that int32 can hold.*an array of (float|int)64"):
+            trainer.fit(wrong, labels)
+    with pytest.raises(ValueError, match=r"samples that the file can compute.*'train' on ai-edge.*out of bounds"):
+        trainer.fit(tokens + 1, labels)
+    for path, value in trainer.weights.items():
+        np.testing.assert_array_equal(value, weights[path])
+
+
+def test_an_interpreter_without_xnnpack_is_reported_once(smooth, monkeypatch, caplog):
+    module = pytest.importorskip("ai_edge_litert.interpreter")
+    data, expected = images(21), Trainer(smooth[1])
+    expected.fit(*data)
+    assert not caplog.records
+    plain = functools.partial(
+        module.Interpreter,
+        experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    monkeypatch.setattr("tfprune.export.device.trainer.find_interpreter", lambda: (plain, "LiteRT"))
+    trainer = Trainer(smooth[1])
+    trainer.fit(*data)
+    assert [each.getMessage() for each in caplog.records] == [
+        "LiteRT has no XNNPACK here: steps are right, and many times slower."
+    ]
+    for path, value in expected.weights.items():
+        np.testing.assert_allclose(trainer.weights[path], value, atol=1e-6)
+
+
+@pytest.mark.programs
+def test_too_little_memory_is_a_sentence(tmp_path):
+    """On a limit of the system: the file needs 8 MB for one layer's outputs."""
+    model = keras.Sequential([keras.Input((10,)), layers.Dense(2000), layers.Dense(1)])
+    to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=1000)
+    program = textwrap.dedent(
+        f"""
+        import resource, sys
+        import numpy as np
+        from tfprune.export import Trainer
+        trainer, x = Trainer({str(tmp_path / "a.tflite")!r}), np.zeros((1000, 10), np.float32)
+        weights = trainer.weights
+        with open("/proc/self/statm") as status:
+            now = int(status.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + 5_000_000, resource.RLIM_INFINITY))
+        try:
+            trainer.fit(x, x[:, :1])
+        except ValueError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert all((value == weights[path]).all() for path, value in trainer.weights.items())
+        """
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert re.match(r"Expected samples .* and memory for 1000 of them\. Received: 'train' on ai-edge-litert", printed)
+
+
+def test_other_files_are_refused(trainer, file, smooth, tmp_path):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     to_tflite(model, tmp_path / "plain.tflite")
     with pytest.raises(ValueError, match=r"a file that tfprune\.export\.to_trainer wrote"):
@@ -316,8 +382,19 @@ def test_other_files_are_refused(trainer, file, tmp_path):
         trainer.load(tmp_path / "other.npz")
 
 
+def test_the_state_of_another_file_of_the_same_shapes_is_refused(file, tmp_path):
+    """As of a file that was exported again, whose frozen weights may be others."""
+    Trainer(with_metadata(unpack(file), {"other": b""})).save(tmp_path / "state.npz")
+    with pytest.raises(
+        ValueError, match=r"the state of this file.*of another one. Write it with trainer\.save\(path\)\.$"
+    ):
+        Trainer(file).load(tmp_path / "state.npz")
+
+
 def test_positions_outside_of_a_weight_are_not_loaded(trainer, tmp_path):
-    state = trainer.state()
+    trainer.save(tmp_path / "state.npz")
+    with np.load(tmp_path / "state.npz") as stored:
+        state = dict(stored)
     name = max(state, key=lambda each: (state[each].dtype == np.int32 and state[each].ndim == 2, each))
     for value in (-1, 10**6):
         np.savez(tmp_path / "state.npz", **{**state, name: np.full_like(state[name], value)})
