@@ -10,9 +10,9 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import numpy as np
@@ -134,29 +134,32 @@ class Task:
 
     def as_bytes(self) -> bytes:
         """Return what the file holds of this: the positions are in its state."""
-        own = {name: getattr(self, name) for name in _PLAIN}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         weights = [[weight.path, list(weight.shape), weight.positions is not None] for weight in self.weights]
-        return json.dumps({"version": _VERSION, **own, "weights": weights}).encode()
+        return json.dumps({"version": _VERSION, **values, "weights": weights}).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Task:
         """Read what `as_bytes` returned; positions are empty until the state is read."""
-        fields = parse_json(content)
-        if fields["version"] != _VERSION:
-            raise ValueError(f"it is of version {fields['version']!r}, and this library reads version {_VERSION}")
-        weights = tuple(
-            Weight(path, tuple(shape), np.empty(0, np.int32) if is_pruned else None)
-            for path, shape, is_pruned in fields["weights"]
+        values = parse_json(content)
+        if values["version"] != _VERSION:
+            raise ValueError(f"it is of version {values['version']!r}, and this library reads version {_VERSION}")
+        return cls(
+            loss=values["loss"],
+            optimizer=values["optimizer"],
+            learning_rate=values["learning_rate"],
+            batch=values["batch"],
+            inputs=tuple(values["inputs"]),
+            classes=values["classes"],
+            is_sum=values["is_sum"],
+            weights=tuple(
+                Weight(path, tuple(shape), np.empty(0, np.int32) if is_pruned else None)
+                for path, shape, is_pruned in values["weights"]
+            ),
+            statistics=tuple(values["statistics"]),
+            slots=tuple(values["slots"]),
+            paths=tuple(values["paths"]),
         )
-        own: dict[str, Any] = {
-            name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name] for name in _PLAIN
-        }
-        return cls(weights=weights, **own)
-
-
-_PLAIN = (
-    *("loss", "optimizer", "learning_rate", "batch", "inputs", "classes", "is_sum", "statistics", "slots", "paths"),
-)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,8 @@ class FitReport(Report):
             without such data.
         steps: How many steps were trained.
         seconds: How long it took.
+        processor_seconds: The time that the processor worked in this process, summed over its cores. Times the watts
+            of a busy core it is the energy.
         stopped: Why it ended before the last epoch; None if it did not.
 
     Example:
@@ -181,6 +186,7 @@ class FitReport(Report):
     validation: tuple[Mapping[str, float], ...]
     steps: int
     seconds: float
+    processor_seconds: float
     stopped: str | None = None
 
     def __str__(self) -> str:
@@ -190,7 +196,8 @@ class FitReport(Report):
             for n, loss in enumerate(self.losses)
         ]
         text = table(["epoch", "loss", *(f"validation {name}" for name in names)], rows)
-        return f"{text}\n{self.steps} steps in {self.seconds:.1f} s{f': {self.stopped}' if self.stopped else ''}"
+        times = f"{self.steps} steps in {self.seconds:.1f} s, {self.processor_seconds:.1f} s of processor time"
+        return f"{text}\n{times}{f': {self.stopped}' if self.stopped else ''}"
 
 
 class Trainer:
@@ -284,7 +291,8 @@ class Trainer:
                 the weights of the best epoch are then set again. None (the default) never stops.
             callback: Called after each step with the trainer, the step's number in this call from 1, and its loss;
                 training stops if it returns True. None (the default) calls nothing.
-            time: The seconds after which training stops, in the middle of an epoch. None (the default) sets no limit.
+            time: The seconds on the clock after which training stops, in the middle of an epoch. None (the default)
+                sets no limit. For a limit of energy, let `callback` compare `time.process_time()`.
             seed: Chooses the order of the samples, at least 0. Default 0.
             verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default)
                 shows the bar in a terminal or a notebook, once the call has taken some seconds.
@@ -378,9 +386,9 @@ class Trainer:
     def weights(self) -> dict[str, np.ndarray]:
         """The weights that are trained and the statistics, dense, by path; copies."""
         state = self.state()
-        found = {weight.path: weight.dense(state[f"state_{n}"]) for n, weight in enumerate(self._weights)}
+        weights = {weight.path: weight.dense(state[f"state_{n}"]) for n, weight in enumerate(self._weights)}
         start = len(self._weights)
-        return found | {path: state[f"state_{start + n}"] for n, path in enumerate(self.task.statistics)}
+        return weights | {path: state[f"state_{start + n}"] for n, path in enumerate(self.task.statistics)}
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
@@ -588,17 +596,17 @@ class Trainer:
 
     def _inputs(self, x: Any) -> dict[str, np.ndarray]:
         details = self._call["infer"].get_input_details()
-        found = {}
+        arrays = {}
         for key, value in zip(self.task.inputs, arrays_of(x, names=self.task.inputs), strict=True):
             array, shape = np.asarray(value), tuple(details[key]["shape"][1:])
             if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
                 expected = f"`x` of shape {shape_text((None, *shape))} for {key!r}, with a sample at least"
                 raise ArgumentError("x", expected, found=shape_text(array.shape))
-            found[key] = _cast(array, details[key]["dtype"], "x")
-        rows = {key: len(array) for key, array in found.items()}
+            arrays[key] = _cast(array, details[key]["dtype"], "x")
+        rows = {key: len(array) for key, array in arrays.items()}
         if len(set(rows.values())) > 1:
             raise ArgumentError("x", "as many samples for each input in `x`", found=f"{rows}")
-        return found
+        return arrays
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
         with self._lock:
@@ -608,13 +616,13 @@ class Trainer:
 
     def _read_weights(self, state: Mapping[str, np.ndarray]) -> tuple[Weight, ...]:
         """Return the weights with the positions of a state, which are its last arrays."""
-        number, found = len(self.task.weights) + len(self.task.statistics) + len(self.task.slots), []
+        number, weights = len(self.task.weights) + len(self.task.statistics) + len(self.task.slots), []
         for weight in self.task.weights:
             positions = None
             if weight.positions is not None:
                 positions, number = np.array(state[f"state_{number}"]).reshape(-1), number + 1
-            found.append(Weight(weight.path, weight.shape, positions))
-        return tuple(found)
+            weights.append(Weight(weight.path, weight.shape, positions))
+        return tuple(weights)
 
     def _places(self) -> dict[str, tuple[str, Weight | None]]:
         """Return the name in the state of each weight and statistic, by path."""
@@ -677,6 +685,7 @@ class _Run:
     steps: int = 0
     stopped: str | None = None
     start: float = field(default_factory=monotonic)
+    processor_start: float = field(default_factory=process_time)
 
     def __call__(
         self, arrays: Mapping[str, np.ndarray], watched: tuple[Any, Any] | None, patience: int | None
@@ -694,8 +703,8 @@ class _Run:
                 break
         if patience is not None and watched is not None:
             self.trainer._restore(best[2])
-        seconds = monotonic() - self.start
-        return FitReport(tuple(losses), tuple(validation), self.steps, seconds, self.stopped)
+        times = monotonic() - self.start, process_time() - self.processor_start
+        return FitReport(tuple(losses), tuple(validation), self.steps, *times, self.stopped)
 
     def _epoch(self, arrays: Mapping[str, np.ndarray], epoch: int) -> float:
         trainer = self.trainer
