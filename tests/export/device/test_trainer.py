@@ -1,5 +1,6 @@
 """Trainer. The truth is Keras, which trains the same batches, and NumPy."""
 
+import contextlib
 import functools
 import io
 import re
@@ -16,6 +17,7 @@ from keras import layers
 
 import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
+from tfprune.export.command_line.cli import main
 from tfprune.export.device.trainer import METADATA, _drop_and_grow
 from tfprune.export.file.document import with_metadata
 
@@ -457,6 +459,29 @@ def test_a_part_is_trained_and_the_rest_computes_as_in_inference(part, tmp_path)
     trainer = Trainer(tmp_path / "a.tflite")
     assert all(re.search(PARTS[part], weight.path) for weight in trainer.task.weights)
     assert bool(trainer.task.statistics) == (part == "biases")
+
+
+def test_the_command_keeps_each_epoch_and_continues_there(file, tmp_path, monkeypatch, capsys):
+    for name, array in zip("xy", images(64), strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    command = ["train", str(file), "--data", f"{tmp_path / 'x.npy'},{tmp_path / 'y.npy'}", "--epochs", "5"]
+    command += ["--state", str(tmp_path / "state.npz")]
+
+    def stopped(trainer, *arguments, step=Trainer._step):
+        if trainer.step == 20:
+            raise KeyboardInterrupt
+        return step(trainer, *arguments)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Trainer, "_step", stopped)
+        main(command)
+    trainer = Trainer(file)
+    trainer.load(tmp_path / "state.npz")
+    assert trainer.step == 16  # two epochs of eight steps
+    assert main(command) == 0
+    assert "40 steps in" in capsys.readouterr().out
+    trainer.load(tmp_path / "state.npz")
+    assert trainer.step == 56
 
 
 @pytest.mark.programs
