@@ -729,7 +729,7 @@ class _Run:
 
 def _drop_and_grow(mask: np.ndarray, scores: np.ndarray, candidates: np.ndarray, fraction: float) -> np.ndarray:
     """Return a mask in which the entries of the lowest scores gave way to those of the largest candidates."""
-    kept = np.count_nonzero(mask)
+    kept = int(np.count_nonzero(mask))
     stays = (
         np.zeros_like(mask)
         if fraction == 1

@@ -434,6 +434,22 @@ def test_what_cannot_be_trained_is_refused_before_any_work(name, tmp_path):
     assert time.monotonic() - start < 30
 
 
+def test_reversed_batches_drop_the_same_units_of_each_sample(monkeypatch, tmp_path):
+    """Else the difference that rounding makes would hide wrong gradients."""
+    by_keras = {}
+
+    def compare(content, data, expected, folder):
+        by_keras.update(expected)
+        return "none", 0.0, None
+
+    monkeypatch.setattr("tfprune.export.keras_side.to_trainer._compare", compare)
+    x = keras.Input((6, 5, 1))
+    y = layers.Dropout(0.5, noise_shape=(BATCH, 1, 1, 4))(layers.Conv2D(4, 3, activation="tanh")(x))
+    model = keras.Model(x, layers.Dense(2)(layers.Dropout(0.5)(layers.Flatten()(y))))
+    to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=BATCH)
+    np.testing.assert_allclose(by_keras["reversed_losses"], by_keras["losses"], rtol=1e-5)
+
+
 PARTS = {"last": r"dense_\d+/", "biases": "bias|beta|gamma", "conv": "conv"}
 
 
