@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import math
 import os
 import shlex
 import sys
@@ -456,7 +457,7 @@ def _web(options: argparse.Namespace) -> Any:
 def add_train(commands: Any) -> None:
     text = (
         "Train a file of tfprune.export.to_trainer further, with NumPy and LiteRT alone, and keep what it learned in "
-        "a file of its own. If that exists, training goes on from there."
+        "a file of its own. If that exists, training continues from there."
     )
     examples = """
 tfprune train watch.tfz --data x.npy,y.npy
@@ -467,7 +468,7 @@ tfprune train watch.tfz --data x.npy,y.npy --time 60 --export mine.tfz
     add_file(parser, "model", metavar="FILE", help="a file of to_trainer, plain or packed")
     parser.add_argument("--data", metavar="X,Y", required=True, help="samples and labels: .npy, or .npz for x")
     parser.add_argument("--validation", metavar="X,Y", help="samples and labels that are evaluated after each epoch")
-    text = "what it learned: read if it exists, and written at the end (default: FILE with the suffix .state.npz)"
+    text = "what it learned: read if it exists, written after each epoch (default: FILE with the suffix .state.npz)"
     add_file(parser, "--state", metavar="FILE", help=text)
     text = "also write a file for inference, which Runner reads; its suffix says how it is compressed (.tfz: packed)"
     add_file(parser, "--export", metavar="FILE", help=text)
@@ -491,6 +492,11 @@ def _train(options: argparse.Namespace) -> Any:
     trainer = Trainer(options.model, threads=options.threads)
     if state.exists():
         trainer.load(state)
+
+    def save_epoch(trainer: Trainer, step: int, loss: float) -> None:
+        if step % math.ceil(len(y) / trainer.task.batch) == 0:
+            trainer.save(state)
+
     with contextlib.redirect_stdout(sys.stderr):
         report = trainer.fit(
             x,
@@ -498,6 +504,7 @@ def _train(options: argparse.Namespace) -> Any:
             epochs=options.epochs,
             validation_data=validation,
             learning_rate=options.learning_rate,
+            callback=save_epoch,
             time=options.time,
         )
         trainer.save(state)

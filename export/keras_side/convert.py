@@ -671,8 +671,8 @@ def _failure(reason: str, output: str, what: str) -> str:
     if missing:
         return (
             f"{expected} Received: operators without a builtin form in TFLite: {', '.join(missing)}. "
-            "Replace the layers or functions that need them, or let LiteRT's converter take them: in an environment of "
-            f"its own, {install('jax')}, with KERAS_BACKEND=jax."
+            "Replace the layers or functions that need them, or export with LiteRT's converter: in an environment of "
+            f"its own, {install('jax')}, and KERAS_BACKEND=jax."
         )
     wide = re.findall(r"16x8-bit not yet supported for op: '(\w+)'", reason)
     if wide:

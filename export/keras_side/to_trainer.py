@@ -382,8 +382,8 @@ def _only_trained(model: keras.Model, paths: set[str]) -> Iterator[None]:
     before = [(each, each.trainable) for layer in layers for each in (*layer.weights, layer)]
     try:
         for layer in layers:
-            own = layer.trainable_weights
-            if own and not paths & {weight.path for weight in own}:
+            weights = layer.trainable_weights
+            if weights and not paths & {weight.path for weight in weights}:
                 layer.trainable = False
         yield
     finally:
@@ -530,8 +530,8 @@ class _Steps:
             for n, each in enumerate(statistics)
         }
 
-        chosen = {weight.path for weight in weights}
-        frozen = [each for each in model.trainable_variables if each.path not in chosen]
+        paths = {weight.path for weight in weights}
+        frozen = [each for each in model.trainable_variables if each.path not in paths]
         self._constants = {each.path: as_numpy(each).copy() for each in frozen}
         self._fixed = [as_numpy(each).copy() for each in model.non_trainable_variables]
 
@@ -570,7 +570,7 @@ class _Steps:
             optimizer = keras.optimizers.deserialize(self._recipe.optimizer)
             optimizer.build(variables)
 
-            step = tf.function(functools.partial(self._keras_step, optimizer, variables, masks))
+            step = tf.function(functools.partial(self._keras_step, optimizer, variables, masks, order))
             rows = []
             for n, part in enumerate(_parts(self._recipe.batch)):
                 values = {each: tf.constant(array[part][::order]) for each, array in data.items()}
@@ -581,11 +581,17 @@ class _Steps:
         return {**losses, "outputs": outputs}
 
     def _keras_step(
-        self, optimizer: Any, variables: Sequence[Any], masks: Sequence[Any], values: dict[str, Any], seed: Any
+        self,
+        optimizer: Any,
+        variables: Sequence[Any],
+        masks: Sequence[Any],
+        order: int,
+        values: dict[str, Any],
+        seed: Any,
     ) -> Any:
         """Train one batch, and return its loss."""
         tf, inputs = self._tf, {name: values[name] for name in self._inputs.names}
-        with tf.GradientTape() as tape, trainable_dropout(tf, seed):
+        with tf.GradientTape() as tape, trainable_dropout(tf, seed, order=order):
             outputs = self._model(self._inputs.pack(inputs), training=True)
             loss = self._recipe.value(values[LABELS], outputs, tf.ones((self._recipe.batch,)))
             loss = tf.add_n([loss, *self._model.losses])
@@ -599,9 +605,9 @@ class _Steps:
         tf, state = self._tf, self._state()
         home = tf.Module()
         home.state = state
-        own = self._specs(self._recipe.batch)
+        inputs = self._specs(self._recipe.batch)
         weight = tf.TensorSpec((self._recipe.batch,), name=WEIGHT)
-        labeled = {**own, LABELS: self._labels, WEIGHT: weight}
+        labeled = {**inputs, LABELS: self._labels, WEIGHT: weight}
         training = {**labeled, RATE: tf.TensorSpec((1,), name=RATE), SEED: tf.TensorSpec((1,), tf.int32, name=SEED)}
         stored = {
             f"state_{n}": tf.TensorSpec(_at_least_1d(each.shape), each.dtype, name=f"state_{n}")
@@ -637,11 +643,11 @@ class _Steps:
         tf = self._tf
         rate, seed = values.pop(RATE), values.pop(SEED)
         with trainable_forms(tf, seed=seed):
-            own = [tf.convert_to_tensor(each.value) for each in self._values]
-            loss, _, statistics = self._forward(self._dense(own), values, training=True)
-            found = [tf.convert_to_tensor(each) for each in tf.gradients(loss, own, unconnected_gradients="zero")]
+            entries = [tf.convert_to_tensor(each.value) for each in self._values]
+            loss, _, statistics = self._forward(self._dense(entries), values, training=True)
+            gradients = tf.gradients(loss, entries, unconnected_gradients="zero")
         self._optimizer.learning_rate.assign(tf.reshape(rate, ()))
-        self._optimizer.apply(found, self._values)
+        self._optimizer.apply([tf.convert_to_tensor(each) for each in gradients], self._values)
         for variable, value in zip(self._statistics.values(), statistics, strict=True):
             variable.assign(value)
         total = tf.add_n([tf.reduce_sum(tf.abs(each.value)) for each in self._values])  # NaN if one entry is
@@ -652,8 +658,8 @@ class _Steps:
         with trainable_forms(tf, seed=tf.zeros((1,), tf.int32)):
             dense = self._dense([tf.convert_to_tensor(each.value) for each in self._values])
             loss, *_ = self._forward(dense, values, training=True)
-            found = tf.gradients(loss, dense, unconnected_gradients="zero")
-        pairs = enumerate(zip(self._weights, found, strict=True))
+            gradients = tf.gradients(loss, dense, unconnected_gradients="zero")
+        pairs = enumerate(zip(self._weights, gradients, strict=True))
         named = {
             f"gradient_{n}": tf.convert_to_tensor(each) for n, (weight, each) in pairs if weight.positions is not None
         }
@@ -700,13 +706,13 @@ class _Steps:
     ) -> tuple[Any, list[Any], list[Any]]:
         tf, model = self._tf, self._model
         by_path = dict(zip([weight.path for weight in self._weights], dense, strict=True))
-        own = [by_path.get(each.path, self._constants.get(each.path)) for each in model.trainable_variables]
+        weights = [by_path.get(each.path, self._constants.get(each.path)) for each in model.trainable_variables]
         before = [
             tf.convert_to_tensor(self._statistics[each.path].value if each.path in self._statistics else constant)
             for each, constant in zip(model.non_trainable_variables, self._fixed, strict=True)
         ]
         outputs, after, losses = model.stateless_call(
-            own, before, self._inputs.pack(values), training=training, return_losses=True
+            weights, before, self._inputs.pack(values), training=training, return_losses=True
         )
         new = {each.path: value for each, value in zip(model.non_trainable_variables, after, strict=True)}
         return outputs, [new[path] for path in self._statistics], losses
@@ -814,9 +820,9 @@ def _compare(
         return settings["runtime"], float(differences.max()), float(rounding.max())
     raise ValueError(
         f"Expected losses within {_CLOSE:g} of Keras', or as close as rounding lets them be. Received: in step "
-        f"{step + 1} the loss {arrays['losses'][step]:.7g}, where Keras has {losses[step]:.7g}, and with the samples "
-        f"in reverse {expected['reversed_losses'][step]:.7g}. Nothing was written. A smaller learning rate or a "
-        "trained model helps where rounding decides."
+        f"{step + 1} the loss {arrays['losses'][step]:.7g}, where Keras has {losses[step]:.7g}, and with samples in "
+        f"reverse {expected['reversed_losses'][step]:.7g}. Nothing was written. Where rounding decides, as in deep "
+        "models whose norms are trained, export with a smaller learning rate: the device can choose another."
     )
 
 
@@ -839,11 +845,11 @@ def load_trained(model: keras.Model, trainer: Trainer) -> None:
     check_keras(model, keras.Model)
     if not isinstance(trainer, Trainer):
         raise ArgumentTypeError("trainer", "a tfprune.export.Trainer", type(trainer).__name__)
-    weights, masks, own = trainer.weights, trainer.masks, _without_masks(model)
-    variables = dict(zip(trainer.task.paths, own, strict=False))
+    weights, masks, in_order = trainer.weights, trainer.masks, _without_masks(model)
+    variables = dict(zip(trainer.task.paths, in_order, strict=False))
     shapes = {path: tuple(variables[path].shape) if path in variables else None for path in weights}
     other = next((path for path, value in weights.items() if shapes[path] != value.shape), None)
-    if other is not None or len(own) != len(trainer.task.paths):
+    if other is not None or len(in_order) != len(trainer.task.paths):
         raise ArgumentError(
             "trainer",
             f"a trainer of {model.name!r}",

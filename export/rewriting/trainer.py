@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import logging
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import numpy as np
 
+from tfprune.base.arrays import keep_largest, kept_count
 from tfprune.base.folders import parse_json, read_arrays, reading
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_sparsity
 from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.device.runner import MAX_THREADS, Runner, arrays_of, find_interpreter, random_inputs
 from tfprune.export.file.container import Source, check_destination, read_model, source_name, write_atomically
@@ -31,11 +34,14 @@ from tfprune.report import Report, table
 
 METADATA = "TFPRUNE_TRAINER"
 LABELS, WEIGHT, RATE, SEED = "labels", "sample_weight", "learning_rate", "seed"  # inputs beside those of the model
+_FILE = "hash"  # in a state: the hash of the file that it belongs to
+_LOG = logging.getLogger(__name__)
 CHECK, RESULT = "check", "result"  # the job in which a file is compared with Keras
 _VERSION = 1
 _ADVICE = "Write it with trainer.save(path)"
 _SAMPLES, _CLOSE = 4, 1e-4  # on which an inference file is compared, and how much of the largest output it may differ
-_NO_FILE = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)  # what interpreters raise for other files
+# What interpreters raise for other files.
+_NO_FILE = (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 # What a file trains.
@@ -127,29 +133,32 @@ class Task:
 
     def as_bytes(self) -> bytes:
         """Return what the file holds of this: the positions are in its state."""
-        own = {name: getattr(self, name) for name in _PLAIN}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         weights = [[weight.path, list(weight.shape), weight.positions is not None] for weight in self.weights]
-        return json.dumps({"version": _VERSION, **own, "weights": weights}).encode()
+        return json.dumps({"version": _VERSION, **values, "weights": weights}).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Task:
         """Read what `as_bytes` returned; positions are empty until the state is read."""
-        fields = parse_json(content)
-        if fields["version"] != _VERSION:
-            raise ValueError(f"it is of version {fields['version']!r}, and this library reads version {_VERSION}")
-        weights = tuple(
-            Weight(path, tuple(shape), np.empty(0, np.int32) if is_pruned else None)
-            for path, shape, is_pruned in fields["weights"]
+        values = parse_json(content)
+        if values["version"] != _VERSION:
+            raise ValueError(f"it is of version {values['version']!r}, and this library reads version {_VERSION}")
+        return cls(
+            loss=values["loss"],
+            optimizer=values["optimizer"],
+            learning_rate=values["learning_rate"],
+            batch=values["batch"],
+            inputs=tuple(values["inputs"]),
+            classes=values["classes"],
+            is_sum=values["is_sum"],
+            weights=tuple(
+                Weight(path, tuple(shape), np.empty(0, np.int32) if is_pruned else None)
+                for path, shape, is_pruned in values["weights"]
+            ),
+            statistics=tuple(values["statistics"]),
+            slots=tuple(values["slots"]),
+            paths=tuple(values["paths"]),
         )
-        own: dict[str, Any] = {
-            name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name] for name in _PLAIN
-        }
-        return cls(weights=weights, **own)
-
-
-_PLAIN = (
-    *("loss", "optimizer", "learning_rate", "batch", "inputs", "classes", "is_sum", "statistics", "slots", "paths"),
-)
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,8 @@ class FitReport(Report):
             without such data.
         steps: How many steps were trained.
         seconds: How long it took.
+        processor_seconds: The time that the processor worked in this process, summed over its cores. Times the watts
+            of a busy core it is the energy.
         stopped: Why it ended before the last epoch; None if it did not.
 
     Example:
@@ -174,6 +185,7 @@ class FitReport(Report):
     validation: tuple[Mapping[str, float], ...]
     steps: int
     seconds: float
+    processor_seconds: float
     stopped: str | None = None
 
     def __str__(self) -> str:
@@ -183,7 +195,8 @@ class FitReport(Report):
             for n, loss in enumerate(self.losses)
         ]
         text = table(["epoch", "loss", *(f"validation {name}" for name in names)], rows)
-        return f"{text}\n{self.steps} steps in {self.seconds:.1f} s{f': {self.stopped}' if self.stopped else ''}"
+        times = f"{self.steps} steps in {self.seconds:.1f} s, {self.processor_seconds:.1f} s of processor time"
+        return f"{text}\n{times}{f': {self.stopped}' if self.stopped else ''}"
 
 
 class Trainer:
@@ -229,17 +242,25 @@ class Trainer:
             )
         self.step, self._lock = 0, threading.RLock()
         interpreter, self.runtime = find_interpreter()
+        self._file = np.frombuffer(hashlib.sha256(self._content).digest(), np.uint8)
         try:
             self.task = Task.from_bytes(content)
             self._interpreter = interpreter(model_content=self._content, num_threads=threads)
             names = self._interpreter.get_signature_list()
             self._call = {name: self._interpreter.get_signature_runner(name) for name in names}
-            self._weights = self._read_weights(self._call["save"]())
+            self._weights = self._read_weights(self._run("save"))
         except _NO_FILE as error:
             raise ValueError(
                 f"Expected a file of to_trainer that {self.runtime} can train. Received: {source_name(source)}: "
-                f"{reason_of(error)}. Export the model again."
+                f"{reason_of(error) or 'no memory'}. Export the model again, or free memory."
             ) from error
+        if not self._is_fast():
+            _LOG.warning("%s has no XNNPACK here: steps are right, and many times slower.", self.runtime)
+
+    def _is_fast(self) -> bool:
+        """Return whether a delegate runs operators; True if the interpreter does not say so."""
+        details = getattr(self._interpreter, "_get_ops_details", None)  # it has no public name for them
+        return details is None or any(each["op_name"] == "DELEGATE" for each in details())
 
     # Training.
 
@@ -269,7 +290,8 @@ class Trainer:
                 the weights of the best epoch are then set again. None (the default) never stops.
             callback: Called after each step with the trainer, the step's number in this call from 1, and its loss;
                 training stops if it returns True. None (the default) calls nothing.
-            time: The seconds after which training stops, in the middle of an epoch. None (the default) sets no limit.
+            time: The seconds on the clock after which training stops, in the middle of an epoch. None (the default)
+                sets no limit. For a limit of energy, let `callback` compare `time.process_time()`.
             seed: Chooses the order of the samples, at least 0. Default 0.
             verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default)
                 shows the bar in a terminal or a notebook, once the call has taken some seconds.
@@ -323,9 +345,9 @@ class Trainer:
         labels, total, outputs = arrays[LABELS], 0.0, []
         for order in _in_turn(np.arange(len(labels)), self.task.batch):
             with self._lock:
-                given = self._call["evaluate"](**self._batch(arrays, order))
-            total += float(given["loss"][0]) * (1 if self.task.is_sum else len(order))
-            outputs.append(given["outputs"][: len(order)])
+                results = self._run("evaluate", **self._batch(arrays, order))
+            total += float(results["loss"][0]) * (1 if self.task.is_sum else len(order))
+            outputs.append(results["outputs"][: len(order)])
         loss = total / len(labels)
         correct = _correct(np.concatenate(outputs), labels, self.task)
         return {"loss": loss} if correct is None else {"loss": loss, "accuracy": correct}
@@ -336,22 +358,26 @@ class Trainer:
         rows = range(0, len(next(iter(arrays.values()))), self.task.batch)
         parts = [{name: array[row : row + self.task.batch] for name, array in arrays.items()} for row in rows]
         with self._lock:
-            return np.concatenate([self._call["infer"](**part)["outputs"] for part in parts])
+            return np.concatenate([self._run("infer", **part)["outputs"] for part in parts])
 
     def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
-        """Return the gradients of the loss of one batch at all entries of pruned kernels, zeros included, by path.
+        """Return the gradients of the loss of all samples at all entries of pruned kernels, zeros included, by path.
+
+        Layers are in training mode, and dropout drops the same units in each call.
 
         Raises:
             ValueError: If data does not fit the file, or it has no pruned kernels.
         """
-        if "gradients" not in self._call:
-            raise ValueError("Expected a file with pruned kernels. Received: one in which every entry is trained.")
+        self._check_pruned()
         arrays = self._samples(x, y)
-        with self._lock:
-            given = self._call["gradients"](**self._batch(arrays, np.arange(len(arrays[LABELS]))))
-        return {
-            weight.path: given[f"gradient_{n}"] for n, weight in enumerate(self._weights) if f"gradient_{n}" in given
-        }
+        rows, total = len(arrays[LABELS]), {path: np.zeros(mask.shape) for path, mask in self.masks.items()}
+        for order in _in_turn(np.arange(rows), self.task.batch):
+            with self._lock:
+                outputs = self._run("gradients", **self._batch(arrays, order))
+            for n, weight in enumerate(self._weights):
+                if weight.path in total:
+                    total[weight.path] += outputs[f"gradient_{n}"] * (1 if self.task.is_sum else len(order) / rows)
+        return {path: each.astype(np.float32) for path, each in total.items()}
 
     # State.
 
@@ -359,9 +385,9 @@ class Trainer:
     def weights(self) -> dict[str, np.ndarray]:
         """The weights that are trained and the statistics, dense, by path; copies."""
         state = self.state()
-        found = {weight.path: weight.dense(state[f"state_{n}"]) for n, weight in enumerate(self._weights)}
+        weights = {weight.path: weight.dense(state[f"state_{n}"]) for n, weight in enumerate(self._weights)}
         start = len(self._weights)
-        return found | {path: state[f"state_{start + n}"] for n, path in enumerate(self.task.statistics)}
+        return weights | {path: state[f"state_{start + n}"] for n, path in enumerate(self.task.statistics)}
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
@@ -402,11 +428,74 @@ class Trainer:
                 self._move(state, path, np.asarray(value, bool))
             self._restore(state)
 
+    def prune(self, sparsity: float) -> int:
+        """Mask the smallest entries of pruned kernels; each kernel keeps the same part of the entries that it has.
+
+        The zeros are single entries, also in kernels with another pattern. `fit` can call it: pass a `callback`.
+
+        Args:
+            sparsity: The fraction of zeros over all pruned kernels, in [0, 1), at least that of now.
+
+        Returns:
+            The number of entries that were masked.
+
+        Raises:
+            TypeError: If `sparsity` is not a number.
+            ValueError: If `sparsity` is out of range or below that of now, or the file has no pruned kernels.
+        """
+        sparsity = check_sparsity(sparsity, "sparsity")
+        self._check_pruned()
+        with self._lock:
+            weights, masks = self.weights, self.masks
+            entries, kept = (sum(map(count, masks.values())) for count in (np.size, np.count_nonzero))
+            if sparsity < 1 - kept / entries:
+                now = f"`sparsity` of at least {1 - kept / entries:.4g}, that of the pruned kernels now"
+                raise ArgumentError("sparsity", now, f"{sparsity:g}", advice="Add entries with set_masks.")
+            part, smaller = (1 - sparsity) * entries / kept, {}
+            for path, mask in masks.items():
+                if mask.any():
+                    count = kept_count(mask.size, 1 - part * np.count_nonzero(mask) / mask.size)
+                    smaller[path] = keep_largest(np.where(mask, np.abs(weights[path]), -1), count)
+            self.set_masks(smaller)
+            return int(kept - sum(np.count_nonzero(mask) for mask in smaller.values()))
+
+    def grow(self, x: Any, y: Any, *, fraction: float = 0.3) -> int:
+        """Replace the smallest entries of each pruned kernel by those under its mask with the largest gradients.
+
+        The number of entries stays the same, and new ones begin at zero (RigL). Call it every few steps while `fit`
+        trains, from a `callback`, with a `fraction` that falls to 0: as `tfprune.Grow` does on the desk.
+
+        Args:
+            x: Samples for the gradients, as for `fit`. A part of the training data is enough.
+            y: Their labels.
+            fraction: The fraction of the kept entries to replace, in [0, 1]. Default 0.3.
+
+        Returns:
+            The number of entries that were replaced.
+
+        Raises:
+            TypeError: If an argument has another type.
+            ValueError: If data does not fit the file, `fraction` is out of range, or the file has no pruned kernels.
+
+        Reference:
+            Evci et al., 2020, "Rigging the Lottery", arXiv:1911.11134, section 3.
+        """
+        fraction = check_number(fraction, "fraction", least=0, most=1)
+        with self._lock:
+            gradients, weights, masks = self.gradients(x, y), self.weights, self.masks
+            grown = {
+                path: _drop_and_grow(mask, np.abs(weights[path]), np.abs(gradients[path]), fraction)
+                for path, mask in masks.items()
+                if mask.any()
+            }
+            self.set_masks(grown)
+            return int(sum(np.count_nonzero(mask & ~masks[path]) for path, mask in grown.items()))
+
     def state(self) -> dict[str, np.ndarray]:
         """Return the state of the file, as `save` of its signatures gives it, and the number of the step."""
         with self._lock:
-            given = {name: np.array(value) for name, value in self._call["save"]().items()}
-        return {**given, "step": np.array([self.step])}
+            arrays = {name: np.array(value) for name, value in self._run("save").items()}
+        return {**arrays, "step": np.array([self.step])}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state, whole or not at all: what a device needs to go on after a restart.
@@ -417,7 +506,7 @@ class Trainer:
         destination, state, stream = check_destination(path), self.state(), io.BytesIO()
         for name, array in state.items():
             _check_finite(array, name)
-        entries: dict[str, Any] = {**state}
+        entries: dict[str, Any] = {**state, _FILE: self._file}
         np.savez(stream, **entries)
         write_atomically(destination, stream.getvalue())
 
@@ -429,17 +518,18 @@ class Trainer:
         """
         with reading(path, expected="a state of tfprune.export.Trainer", advice=_ADVICE):
             state = read_arrays(path)
-        wanted = self.state()
+        wanted = {**self.state(), _FILE: self._file}
         shapes = {name: (array.shape, array.dtype) for name, array in wanted.items()}
-        if {name: (array.shape, array.dtype) for name, array in state.items()} != shapes:
+        same = {name: (array.shape, array.dtype) for name, array in state.items()} == shapes
+        if not same or not np.array_equal(state.pop(_FILE), self._file):
             raise ArgumentError(
-                "path", "the state of this file", found=f"{os.fspath(path)!r}, of another one", advice=_ADVICE
+                "path", "the state of this file", found=f"{os.fspath(path)!r}, of another one", advice=f"{_ADVICE}."
             )
         for weight in self._read_weights(state):
             positions = weight.positions if weight.positions is not None else np.zeros(1, np.int32)
             if positions.min() < 0 or positions.max() > weight.size:  # the interpreter would write there
                 raise ArgumentError(
-                    "path", f"positions within {weight.path!r}", found=os.fspath(path), advice=_ADVICE
+                    "path", f"positions within {weight.path!r}", found=os.fspath(path), advice=f"{_ADVICE}."
                 )
         self._restore(state)
 
@@ -508,12 +598,28 @@ class Trainer:
 
     # How arrays become calls.
 
+    def _run(self, signature: str, **values: np.ndarray) -> dict[str, np.ndarray]:
+        """Call a signature. It fails at indices beyond a table, which only the file knows, or if memory runs out."""
+        try:
+            return self._call[signature](**values)
+        except (MemoryError, RuntimeError) as error:
+            reason = reason_of(error)[-200:] or "no memory"  # reasons of earlier calls come first
+            raise ValueError(
+                f"Expected samples that the file can compute, and memory for {self.task.batch} of them. Received: "
+                f"{signature!r} on {self.runtime}: {reason}. Check the samples, free memory, or export with a "
+                "smaller batch_size."
+            ) from error
+
+    def _check_pruned(self) -> None:
+        if "gradients" not in self._call:
+            raise ValueError("Expected a file with pruned kernels. Received: one in which every entry is trained.")
+
     def _step(self, arrays: Mapping[str, np.ndarray], order: np.ndarray, rate: float | None) -> float:
         rate = self.task.learning_rate if rate is None else check_number(rate, "learning_rate", above=0)
         values = self._batch(arrays, order)
         values |= {RATE: np.array([rate], np.float32), SEED: np.array([self.step], np.int32)}
-        given = self._call["train"](**values)
-        loss, total = float(given["loss"][0]), float(given["total"][0])
+        results = self._run("train", **values)
+        loss, total = float(results["loss"][0]), float(results["total"][0])
         self.step += 1
         if not math.isfinite(loss) or not math.isfinite(total):
             what = f"the loss {loss:g}" if not math.isfinite(loss) else "weights that are NaN or infinite"
@@ -548,40 +654,37 @@ class Trainer:
         if self.task.classes and not (labels.min() >= 0 and labels.max() < self.task.classes):
             expected = f"`y` to hold classes from 0 to {self.task.classes - 1}"
             raise ArgumentError("y", expected, found=f"{labels.min():g} to {labels.max():g}")
-        _check_finite(labels, "y")
-        return {**arrays, LABELS: labels.astype(wanted["dtype"])}
+        return {**arrays, LABELS: _cast(labels, wanted["dtype"], "y")}
 
     def _inputs(self, x: Any) -> dict[str, np.ndarray]:
         details = self._call["infer"].get_input_details()
-        found = {}
+        arrays = {}
         for key, value in zip(self.task.inputs, arrays_of(x, names=self.task.inputs), strict=True):
             array, shape = np.asarray(value), tuple(details[key]["shape"][1:])
             if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
                 expected = f"`x` of shape {shape_text((None, *shape))} for {key!r}, with a sample at least"
                 raise ArgumentError("x", expected, found=shape_text(array.shape))
-            _check_finite(array, "x")
-            found[key] = array.astype(details[key]["dtype"])
-        rows = {key: len(array) for key, array in found.items()}
+            arrays[key] = _cast(array, details[key]["dtype"], "x")
+        rows = {key: len(array) for key, array in arrays.items()}
         if len(set(rows.values())) > 1:
             raise ArgumentError("x", "as many samples for each input in `x`", found=f"{rows}")
-        return found
+        return arrays
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
         with self._lock:
-            given = {name: array for name, array in state.items() if name != "step"}
-            self._call["restore"](**given)
+            self._run("restore", **{name: array for name, array in state.items() if name != "step"})
             self.step = int(state["step"][0])
             self._weights = self._read_weights(state)
 
     def _read_weights(self, state: Mapping[str, np.ndarray]) -> tuple[Weight, ...]:
         """Return the weights with the positions of a state, which are its last arrays."""
-        number, found = len(self.task.weights) + len(self.task.statistics) + len(self.task.slots), []
+        number, weights = len(self.task.weights) + len(self.task.statistics) + len(self.task.slots), []
         for weight in self.task.weights:
             positions = None
             if weight.positions is not None:
                 positions, number = np.array(state[f"state_{number}"]).reshape(-1), number + 1
-            found.append(Weight(weight.path, weight.shape, positions))
-        return tuple(found)
+            weights.append(Weight(weight.path, weight.shape, positions))
+        return tuple(weights)
 
     def _places(self) -> dict[str, tuple[str, Weight | None]]:
         """Return the name in the state of each weight and statistic, by path."""
@@ -644,6 +747,7 @@ class _Run:
     steps: int = 0
     stopped: str | None = None
     start: float = field(default_factory=monotonic)
+    processor_start: float = field(default_factory=process_time)
 
     def __call__(
         self, arrays: Mapping[str, np.ndarray], watched: tuple[Any, Any] | None, patience: int | None
@@ -661,8 +765,8 @@ class _Run:
                 break
         if patience is not None and watched is not None:
             self.trainer._restore(best[2])
-        seconds = monotonic() - self.start
-        return FitReport(tuple(losses), tuple(validation), self.steps, seconds, self.stopped)
+        times = monotonic() - self.start, process_time() - self.processor_start
+        return FitReport(tuple(losses), tuple(validation), self.steps, *times, self.stopped)
 
     def _epoch(self, arrays: Mapping[str, np.ndarray], epoch: int) -> float:
         trainer = self.trainer
@@ -685,6 +789,17 @@ class _Run:
         return total / seen
 
 
+def _drop_and_grow(mask: np.ndarray, scores: np.ndarray, candidates: np.ndarray, fraction: float) -> np.ndarray:
+    """Return a mask in which the entries of the lowest scores gave way to those of the largest candidates."""
+    kept = int(np.count_nonzero(mask))
+    stays = (
+        np.zeros_like(mask)
+        if fraction == 1
+        else keep_largest(np.where(mask, scores, -1), kept_count(mask.size, 1 - (1 - fraction) * kept / mask.size))
+    )
+    return keep_largest(np.where(stays & mask, np.inf, candidates), kept)
+
+
 def _in_turn(order: np.ndarray, batch: int) -> Iterator[np.ndarray]:
     yield from (order[row : row + batch] for row in range(0, len(order), batch))
 
@@ -702,6 +817,17 @@ def _pair(data: Any, argument: str) -> tuple[Any, Any]:
     if not isinstance(data, tuple) or len(data) != 2:
         raise ArgumentTypeError(argument, f"`{argument}` to be a tuple (x, y)", type(data).__name__)
     return data
+
+
+def _cast(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    """Return an array in a type of the file; refuse texts, infinity, and what integers cannot hold."""
+    kind, dtype = array.dtype.kind, np.dtype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype) if kind in "biuf" else array
+    if kind not in "biuf" or (dtype.kind in "biu" and not np.array_equal(cast, array)):
+        raise ArgumentError(name, f"numbers in `{name}` that {dtype} can hold", found=f"an array of {array.dtype}")
+    _check_finite(cast, name)
+    return cast
 
 
 def _check_finite(array: np.ndarray, name: str) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfprune.export import Runner, benchmark, inspect, verify
+from tfprune.export import Runner, Trainer, benchmark, inspect, verify
+from tfprune.export.command_line.cli import main
 from tfprune.export.file.container import read_model
 
 LEAST_SPARSITY = 0.5  # of a file whose kernels are 90 % zeros: biases, tables and normalizations have none
@@ -25,6 +27,8 @@ def check_row(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Do with a file what its row in files.json asks for."""
     if "same" in row:
         return check_same(folder / row["file"], folder / row["same"])
+    if "learns" in row:
+        return check_learning(folder / row["file"], folder / row["samples"], row["tolerance"])
     place_of = {"path": folder / row["file"], "samples": folder / row["samples"], "tolerance": row["tolerance"]}
     result = check(**place_of)
     if row["apart"] and not result.keys() & {"wrong", "refused"}:
@@ -68,6 +72,30 @@ def check_not_read(path: Path, samples: Path, tolerance: float) -> dict[str, Any
     if not verified.passed:
         return {"wrong": f"verify: {verified.reason}"}
     return {"milliseconds": benchmark(path, runs=10, warmup=2).median_ms}
+
+
+def check_learning(path: Path, samples: Path, tolerance: float) -> dict[str, Any]:
+    """Train a file by the command, as its users do, and compare what it then answers with what Keras learned."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        return {"refused": "files are trained with ai-edge-litert alone"}
+    [x], [y], [expected] = (_arrays(samples, kind) for kind in ("input", "label", "output"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "x.npy", x)
+        np.save(folder / "y.npy", y)
+        data, state = f"{folder / 'x.npy'},{folder / 'y.npy'}", str(folder / "state.npz")
+        code = main(["train", str(path), "--data", data, "--state", state])
+        if code:
+            return {"wrong": f"tfprune train ended with {code}"}
+        trainer = Trainer(path)
+        before = _difference(trainer.predict(x), expected)
+        trainer.load(state)
+    difference = _difference(trainer.predict(x), expected)
+    result = {"difference": difference, "runtime": trainer.runtime}
+    if not difference <= tolerance < before:
+        return result | {"wrong": f"differs from Keras by {difference:.2g}, before training by {before:.2g}"}
+    zeros = 1 - np.mean([mask.mean() for mask in trainer.masks.values()])
+    return result if zeros > LEAST_SPARSITY else result | {"wrong": f"{zeros:.0%} zeros: too few"}
 
 
 def _predict(runner: Runner, inputs: list[np.ndarray]) -> list[np.ndarray]:

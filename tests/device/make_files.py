@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from models import Network, network
 
@@ -20,12 +21,14 @@ from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side import convert as conversion
 from tfprune.export.keras_side.convert import _convert_job, convert
 from tfprune.export.keras_side.sparse_ready import make_sparse_ready
+from tfprune.export.keras_side.to_trainer import to_trainer
 from tfprune.export.rewriting.shapes import spell_out_padding
 from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 from tfprune.export.rewriting.sparsify import sparsify
 
 NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all
 READY = "mobilenet"  # also as sparse kernels run it on ARM
+LEARNING, BATCH = "cnn", 16  # also as a file that is trained further
 SPREAD = "unet"  # made with the first network: its 3x3 convolutions as sparse 1x1 convolutions between shifts
 # How far a file may be from Keras, as a fraction of the largest output.
 TOLERANCES = {None: 1e-5, "float16": 2e-3, "dynamic": 0.05, "int8": 0.15}
@@ -61,9 +64,29 @@ def make(name: str, folder: Path) -> list[dict]:
             sparsify(ModelFile.open(convert(make_sparse_ready(net.model))).after(spell_out_padding).content).data
         )
         rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": TOLERANCES[None], "apart": True})
+    if name == LEARNING:
+        rows.append(_learning(net, folder))
     if name == NETWORKS[0]:
         rows += [_spread(folder), *_spread_built(folder)]
     return rows
+
+
+def _learning(net: Network, folder: Path) -> dict:
+    """Write a network that goes on learning, and Keras' outputs after an epoch in the order that the device takes."""
+    random, [samples] = np.random.default_rng(1), net.samples.values()
+    x = random.normal(size=(45, *samples.shape[1:])).astype(np.float32)
+    y = random.integers(0, net.model.output_shape[-1], len(x)).astype(np.int32)
+    net.model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    row = {"file": f"{LEARNING}_trainer.tfz", "samples": f"{LEARNING}_trainer.npz", "tolerance": 1e-4, "learns": True}
+    to_trainer(net.model, folder / row["file"], batch_size=BATCH, compress="packed")
+    masks = [kernel.numpy() != 0 if len(kernel.shape) > 1 else 1.0 for kernel in net.model.trainable_weights]
+    order = np.random.default_rng(0).permutation(len(x))
+    for rows in np.split(order, range(BATCH, len(x), BATCH)):
+        net.model.train_on_batch(x[rows], y[rows])
+        for weight, mask in zip(net.model.trainable_weights, masks, strict=True):
+            weight.assign(weight * mask)
+    np.savez(folder / row["samples"], input_0=x, label_0=y, output_0=net.model.predict(x, verbose=0))
+    return row
 
 
 def _spread(folder: Path) -> dict:

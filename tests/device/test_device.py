@@ -119,6 +119,23 @@ def test_a_packed_file_has_to_give_the_bytes_that_were_run(script, tmp_path: Pat
     assert "cut short" in check.check_same(packed, plain)["wrong"]
 
 
+@pytest.mark.parametrize("outputs", [(0.0, 1.0), (0.0, 0.9), (1.0, 1.0)])
+def test_a_file_that_learns_something_else_or_nothing_is_wrong(
+    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: tuple[float, float]
+) -> None:
+    """Outputs before and after training, where 1 is right."""
+    check, trainer = script("check"), Outputs(tmp_path)
+    np.savez(tmp_path / "samples.npz", input_0=np.zeros((2, 1)), label_0=np.zeros(2), output_0=np.ones(2))
+    given = iter(outputs)
+    trainer.predict = lambda x: np.full(len(x), next(given))
+    trainer.load = lambda state: None
+    trainer.masks = {"kernel": np.zeros(4, bool)}
+    monkeypatch.setattr(check, "main", lambda arguments: 0)
+    monkeypatch.setattr(check, "Trainer", lambda path: trainer)
+    result = check.check_learning(tmp_path / "net.tfz", tmp_path / "samples.npz", 0.01)
+    assert ("wrong" in result) == (outputs != (0.0, 1.0))
+
+
 def test_a_network_whose_outputs_do_not_tell_is_refused(script, monkeypatch: pytest.MonkeyPatch) -> None:
     keras = pytest.importorskip("keras")
     models = script("models")

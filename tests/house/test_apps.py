@@ -18,7 +18,7 @@ from programs import WITHOUT_KERAS, forked, printed_by, started
 from web_files import installed_litert_js, served
 
 import tfprune
-from tfprune.export import Runner, inspect, to_tflite
+from tfprune.export import Runner, Trainer, inspect, to_tflite
 
 ROOT = Path(__file__).parents[2]
 APPS, DOCS = ROOT / "sample_apps", ROOT / "docs"
@@ -119,6 +119,22 @@ def test_the_wrist_app_and_its_half_for_the_device_where_keras_cannot_be_importe
 
 
 @pytest.mark.slow
+def test_a_watch_learns_where_keras_cannot_be_imported(tmp_path):
+    folder, printed = output_of("watch_learns", tmp_path)
+    assert (folder / "watch_learns.md").read_text(encoding="utf-8") in printed
+    assert "all-0-person-8.tfz for person 8: " in printed
+    copy = shutil.copy(APPS / "watch_learns_device.py", tmp_path)
+    files, state = (folder / "all-0.tfz", folder / "person-8.npz"), tmp_path / "state.npz"
+    program = ("-c", WITHOUT_KERAS, copy, *files, "--epochs", 2, "--learning-rate", 0.01, "--state", state)
+    lines = [line.split() for line in printed_by(*program, folder=tmp_path, run=started).splitlines()]
+    trainer = Trainer(files[0])
+    trainer.load(state)
+    with np.load(files[1]) as arrays:
+        accuracy = trainer.evaluate(arrays["own_x"], arrays["own_y"])["accuracy"]
+    assert [line[-1] for line in lines if line[:2] == ["the", "wearer,"]] == [f"{accuracy:.3f}"]
+
+
+@pytest.mark.slow
 def test_the_few_shot_app_and_its_half_for_the_device_where_keras_cannot_be_imported(tmp_path):
     folder, printed = output_of("few_shot_glyphs", tmp_path)
     assert "made-up shapes" in printed and "| DACIS | 1 |" in printed
@@ -212,7 +228,7 @@ def test_help_says_what_each_option_does(app, name, monkeypatch, capsys):
         app(name).parse()
     assert ended.value.code == 0
     options = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  -")]
-    assert name in ("wrist_device", "few_shot_device") or "--smoke" in [option[0] for option in options]
+    assert name.endswith("_device") or "--smoke" in [option[0] for option in options]
 
 
 def test_flower_takes_the_configuration_of_the_app(app):
@@ -342,6 +358,7 @@ TABLES = {  # results: page, and what makes the table
     "results/spoken_language": ("gallery/spoken_language", by("spoken.report")),
     "results/what_pruning_broke_fashion": ("gallery/small_networks", by("what_pruning_broke", "table")),
     "results/what_pruning_broke_watch": ("gallery/small_networks", by("what_pruning_broke", "table")),
+    "results/watch_learns": ("gallery/small_networks", by("watch_learns", "table")),
     "few_shot/results/few_shot": ("papers/few_shot", by("few_shot.report")),
     "growth/results/growth": ("papers/growth", by("growth.report")),
     "growth/results/sunk_cost": ("papers/growth", by("growth.sunk_cost_report")),

@@ -1,5 +1,7 @@
 """Trainer. The truth is Keras, which trains the same batches, and NumPy."""
 
+import contextlib
+import functools
 import io
 import re
 import signal
@@ -15,8 +17,9 @@ from keras import layers
 
 import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
+from tfprune.export.command_line.cli import main
 from tfprune.export.file.document import with_metadata
-from tfprune.export.rewriting.trainer import METADATA
+from tfprune.export.rewriting.trainer import METADATA, _drop_and_grow
 
 BATCH, CLASSES = 8, 5
 
@@ -88,7 +91,8 @@ def test_training_lowers_the_loss_and_leaves_zeros_where_they_are(trainer):
     assert trainer.evaluate(x, y)["loss"] < 0.5 * before["loss"]
     assert report.steps == trainer.step == 12 * 26  # the last batch of 203 samples has three
     assert len(report.losses) == len(report.validation) == 12
-    assert "312 steps in" in str(report)
+    assert re.search(r"312 steps in [.0-9]+ s, [.0-9]+ s of processor time$", str(report))
+    assert report.processor_seconds > 0
     for path, mask in masks.items():
         assert not trainer.weights[path][~mask].any()
         assert np.count_nonzero(trainer.weights[path]) == np.count_nonzero(mask)
@@ -132,15 +136,95 @@ def test_data_and_losses_that_are_not_finite_leave_the_last_epoch(trainer, place
     assert before["step"] <= trainer.step
 
 
-def test_gradients_are_those_of_keras_at_all_entries(wrapped, trainer):
-    """Dropout apart, whose mask is that of the file: the gradient of the head's bias does not see it."""
-    x, y = images(BATCH)
-    given = trainer.gradients(x, y)
-    assert {path: each.shape for path, each in given.items()} == {
-        path: mask.shape for path, mask in trainer.masks.items()
-    }
-    path = next(path for path, each in given.items() if each.ndim == 4)
-    assert np.count_nonzero(given[path][~trainer.masks[path]]) > 0
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory):
+    """A wrapped model without dropout or equal gradients, and its file."""
+    keras.utils.set_random_seed(0)
+    stack = [layers.Conv2D(8, 3, activation="tanh"), layers.Flatten(), layers.Dense(CLASSES)]
+    model = tfprune.wrap(keras.Sequential([keras.Input((6, CLASSES, 1)), *stack]))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    tfprune.update_masks(model, 0.75)
+    path = tmp_path_factory.mktemp("smooth") / "smooth.tflite"
+    to_trainer(model, path, batch_size=BATCH, check_on=images(80))
+    return model, path
+
+
+def test_gradients_are_those_of_keras_at_all_entries(smooth):
+    """Of 21 samples, which are two whole batches and a short one."""
+    model, path = smooth
+    given = Trainer(path).gradients(*images(21))
+    expected = tfprune.federated.dense_gradients(tfprune.federated.MaskedModel(model), images(21))
+    kernels_of_keras = [each for each in expected if each.ndim > 1]
+    for (name, mask), one, other in zip(kernels(model).items(), given.values(), kernels_of_keras, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert np.count_nonzero(one[~mask]) == np.count_nonzero(~mask)
+
+
+@pytest.mark.parametrize("update", ["prune", "grow"])
+def test_masks_are_updated_as_on_the_desk(smooth, update):
+    model, path = smooth
+    trainer, desk, data = Trainer(path), keras.models.clone_model(smooth[0]), images(21)
+    desk.set_weights(model.get_weights())
+    desk.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    trainer.fit(*data)
+    load_trained(desk, trainer)
+    before, values = trainer.masks, trainer.weights
+    if update == "prune":
+        masked = trainer.prune(0.9)
+        tfprune.update_masks(desk, 0.9)
+        assert masked == sum(np.count_nonzero(mask) for mask in before.values()) - 7 - 48  # of 72 and 480 entries
+    else:
+        replaced = trainer.grow(*data, fraction=0.4)
+        tfprune.update_masks(desk, 0.75, grow=tfprune.Grow(fraction=0.4), data=data)
+        assert replaced == sum(np.count_nonzero(mask & ~before[path]) for path, mask in trainer.masks.items()) > 30
+    for (name, mask), one in zip(kernels(desk).items(), trainer.masks.values(), strict=True):
+        np.testing.assert_array_equal(one, mask, err_msg=name)
+    for path, mask in trainer.masks.items():
+        np.testing.assert_array_equal(trainer.weights[path], np.where(mask & before[path], values[path], 0))
+
+
+TABLE = {  # by fraction, which of six entries are kept: of weights 4 3 2 1 0 0, with gradients 1 to 6
+    0.0: [1, 1, 1, 1, 0, 0],
+    0.25: [1, 1, 1, 0, 0, 1],
+    0.5: [1, 1, 0, 0, 1, 1],
+    0.75: [1, 0, 0, 1, 1, 1],  # the last of the dropped has a larger gradient than the others, and returns
+    1.0: [0, 0, 1, 1, 1, 1],
+}
+
+
+@pytest.mark.parametrize("fraction", TABLE)
+def test_the_smallest_entries_give_way_to_the_largest_gradients(fraction):
+    mask, weights, gradients = np.arange(6) < 4, np.array([4, 3, 2, 1, 0, 0.0]), np.arange(6) + 1.0
+    assert _drop_and_grow(mask, weights, gradients, fraction).astype(int).tolist() == TABLE[fraction]
+
+
+def test_a_fit_prunes_and_grows_on_its_way(file):
+    x, y = images(64)
+    trainer, counts = Trainer(file), []
+
+    def update(trainer, step, loss):
+        if step % 4 == 0:
+            trainer.prune(0.9) if step == 8 else trainer.grow(x, y, fraction=0.3)
+            counts.append(sum(np.count_nonzero(mask) for mask in trainer.masks.values()))
+
+    before = sum(np.count_nonzero(mask) for mask in trainer.masks.values())
+    report = trainer.fit(x, y, epochs=3, callback=update)
+    assert report.steps == 24
+    assert counts == [before, *[pytest.approx(before / 2, abs=2)] * 5]
+    assert len(set(counts[1:])) == 1
+    for path, mask in trainer.masks.items():
+        assert not trainer.weights[path][~mask].any()
+
+
+def test_masks_that_cannot_be_updated_are_refused(trainer, tmp_path):
+    with pytest.raises(ValueError, match=r"`sparsity` of at least 0\.8.*Received: sparsity=0\.5.*set_masks"):
+        trainer.prune(0.5)
+    to_trainer(
+        keras.Sequential([keras.Input((3,)), layers.Dense(2)]), tmp_path / "a.tflite", loss="mse", optimizer="sgd"
+    )
+    for update in (lambda dense: dense.prune(0.5), lambda dense: dense.grow(np.zeros((1, 3)), np.zeros((1, 2)))):
+        with pytest.raises(ValueError, match="a file with pruned kernels"):
+            update(Trainer(tmp_path / "a.tflite"))
 
 
 def test_masks_move_and_what_returns_begins_at_zero(trainer):
@@ -193,11 +277,13 @@ def test_fit_stops_early(trainer):
     report = trainer.fit(x, y, epochs=10_000, time=0.2)
     assert report.stopped == "the time limit of 0.2 s"
     assert report.seconds < 5
-    best = trainer.evaluate(x, y)["loss"]
-    report = trainer.fit(x, y, epochs=50, validation_data=(x, (y + 1) % CLASSES), patience=2)
-    assert len(report.losses) < 50
-    assert trainer.evaluate(x, (y + 1) % CLASSES)["loss"] == pytest.approx(min(v["loss"] for v in report.validation))
-    assert best
+    other = (x, (y + 1) % CLASSES)
+    report = trainer.fit(x, y, epochs=50, validation_data=other, patience=2)
+    losses = [each["loss"] for each in report.validation]
+    assert report.stopped == "no smaller validation loss in 2 epochs"
+    assert len(losses) == losses.index(min(losses)) + 3 < 50
+    assert trainer.evaluate(*other)["loss"] == pytest.approx(min(losses))
+    assert min(losses) < losses[-1]
 
 
 WRONG = {
@@ -207,6 +293,8 @@ WRONG = {
     "parts of classes": (lambda x, y: (x, y + 0.5), r"numbers of classes.*Received: an array of float64"),
     "texts": (lambda x, y: (x, np.array(["a"] * 16)), r"numbers of classes"),
     "none": (lambda x, y: (x[:0], y[:0]), r"a sample at least"),
+    "samples of text": (lambda x, y: (x.astype(str), y), r"numbers in `x` that float32 can hold.*an array of <U"),
+    "too large": (lambda x, y: (x.astype(float) * 1e300, y), r"finite numbers in `x`"),
 }
 
 
@@ -220,7 +308,69 @@ def test_wrong_data_is_refused(trainer, name):
     assert trainer.step == 0
 
 
-def test_other_files_are_refused(trainer, file, tmp_path):
+def test_token_ids_that_a_file_cannot_take_are_refused(tmp_path):
+    x = keras.Input((4,), dtype="int32", name="tokens")
+    y = layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Embedding(10, 3)(x)))
+    to_trainer(keras.Model(x, y), tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=4)
+    trainer, tokens, labels = Trainer(tmp_path / "a.tflite"), np.full((4, 4), 9), np.zeros((4, 2))
+    trainer.fit(tokens, labels)
+    weights = trainer.weights
+    for wrong in (tokens + 0.5, tokens + 2**40):
+        with pytest.raises(ValueError, match=r"numbers in `x` that int32 can hold.*an array of (float|int)64"):
+            trainer.fit(wrong, labels)
+    with pytest.raises(ValueError, match=r"samples that the file can compute.*'train' on ai-edge.*out of bounds"):
+        trainer.fit(tokens + 1, labels)
+    for path, value in trainer.weights.items():
+        np.testing.assert_array_equal(value, weights[path])
+
+
+def test_an_interpreter_without_xnnpack_is_reported_once(smooth, monkeypatch, caplog):
+    module = pytest.importorskip("ai_edge_litert.interpreter")
+    data, expected = images(21), Trainer(smooth[1])
+    expected.fit(*data)
+    assert not caplog.records
+    plain = functools.partial(
+        module.Interpreter,
+        experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    monkeypatch.setattr("tfprune.export.rewriting.trainer.find_interpreter", lambda: (plain, "LiteRT"))
+    trainer = Trainer(smooth[1])
+    trainer.fit(*data)
+    assert [each.getMessage() for each in caplog.records] == [
+        "LiteRT has no XNNPACK here: steps are right, and many times slower."
+    ]
+    for path, value in expected.weights.items():
+        np.testing.assert_allclose(trainer.weights[path], value, atol=1e-6)
+
+
+@pytest.mark.programs
+def test_too_little_memory_is_a_sentence(tmp_path):
+    """On a limit of the system: the file needs 8 MB for one layer's outputs."""
+    model = keras.Sequential([keras.Input((10,)), layers.Dense(2000), layers.Dense(1)])
+    to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=1000)
+    program = textwrap.dedent(
+        f"""
+        import resource, sys
+        import numpy as np
+        from tfprune.export import Trainer
+        trainer, x = Trainer({str(tmp_path / "a.tflite")!r}), np.zeros((1000, 10), np.float32)
+        weights = trainer.weights
+        with open("/proc/self/statm") as status:
+            now = int(status.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + 5_000_000, resource.RLIM_INFINITY))
+        try:
+            trainer.fit(x, x[:, :1])
+        except ValueError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert all((value == weights[path]).all() for path, value in trainer.weights.items())
+        """
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert re.match(r"Expected samples .* and memory for 1000 of them\. Received: 'train' on ai-edge-litert", printed)
+
+
+def test_other_files_are_refused(trainer, file, smooth, tmp_path):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     to_tflite(model, tmp_path / "plain.tflite")
     with pytest.raises(ValueError, match=r"a file that tfprune\.export\.to_trainer wrote"):
@@ -235,8 +385,19 @@ def test_other_files_are_refused(trainer, file, tmp_path):
         trainer.load(tmp_path / "other.npz")
 
 
+def test_the_state_of_another_file_of_the_same_shapes_is_refused(file, tmp_path):
+    """As of a file that was exported again, whose frozen weights may be others."""
+    Trainer(with_metadata(unpack(file), {"other": b""})).save(tmp_path / "state.npz")
+    with pytest.raises(
+        ValueError, match=r"the state of this file.*of another one. Write it with trainer\.save\(path\)\.$"
+    ):
+        Trainer(file).load(tmp_path / "state.npz")
+
+
 def test_positions_outside_of_a_weight_are_not_loaded(trainer, tmp_path):
-    state = trainer.state()
+    trainer.save(tmp_path / "state.npz")
+    with np.load(tmp_path / "state.npz") as stored:
+        state = dict(stored)
     name = max(state, key=lambda each: (state[each].dtype == np.int32 and state[each].ndim == 2, each))
     for value in (-1, 10**6):
         np.savez(tmp_path / "state.npz", **{**state, name: np.full_like(state[name], value)})
@@ -273,6 +434,22 @@ def test_what_cannot_be_trained_is_refused_before_any_work(name, tmp_path):
     assert time.monotonic() - start < 30
 
 
+def test_reversed_batches_drop_the_same_units_of_each_sample(monkeypatch, tmp_path):
+    """Else the difference that rounding makes would hide wrong gradients."""
+    by_keras = {}
+
+    def compare(content, data, expected, folder):
+        by_keras.update(expected)
+        return "none", 0.0, None
+
+    monkeypatch.setattr("tfprune.export.keras_side.to_trainer._compare", compare)
+    x = keras.Input((6, 5, 1))
+    y = layers.Dropout(0.5, noise_shape=(BATCH, 1, 1, 4))(layers.Conv2D(4, 3, activation="tanh")(x))
+    model = keras.Model(x, layers.Dense(2)(layers.Dropout(0.5)(layers.Flatten()(y))))
+    to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=BATCH)
+    np.testing.assert_allclose(by_keras["reversed_losses"], by_keras["losses"], rtol=1e-5)
+
+
 PARTS = {"last": r"dense_\d+/", "biases": "bias|beta|gamma", "conv": "conv"}
 
 
@@ -298,6 +475,29 @@ def test_a_part_is_trained_and_the_rest_computes_as_in_inference(part, tmp_path)
     trainer = Trainer(tmp_path / "a.tflite")
     assert all(re.search(PARTS[part], weight.path) for weight in trainer.task.weights)
     assert bool(trainer.task.statistics) == (part == "biases")
+
+
+def test_the_command_keeps_each_epoch_and_continues_there(file, tmp_path, monkeypatch, capsys):
+    for name, array in zip("xy", images(64), strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    command = ["train", str(file), "--data", f"{tmp_path / 'x.npy'},{tmp_path / 'y.npy'}", "--epochs", "5"]
+    command += ["--state", str(tmp_path / "state.npz")]
+
+    def stopped(trainer, *arguments, step=Trainer._step):
+        if trainer.step == 20:
+            raise KeyboardInterrupt
+        return step(trainer, *arguments)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Trainer, "_step", stopped)
+        main(command)
+    trainer = Trainer(file)
+    trainer.load(tmp_path / "state.npz")
+    assert trainer.step == 16  # two epochs of eight steps
+    assert main(command) == 0
+    assert "40 steps in" in capsys.readouterr().out
+    trainer.load(tmp_path / "state.npz")
+    assert trainer.step == 56
 
 
 @pytest.mark.programs
