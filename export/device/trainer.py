@@ -333,8 +333,13 @@ class Trainer:
         with self._lock:
             return np.concatenate([self._call["infer"](**part)["outputs"] for part in parts])
 
-    def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
-        """Return the gradients of the loss of one batch at all entries of pruned kernels, zeros included, by path.
+    def gradients(self, x: Any, y: Any, *, seed: int | None = None) -> dict[str, np.ndarray]:
+        """Return the gradients of the loss of one batch at all entries that are trained or masked, by path.
+
+        Args:
+            x: At most as many samples as the file's batch.
+            y: Their labels.
+            seed: Chooses what dropout drops. None (the default) drops what the next step of training drops.
 
         Raises:
             ValueError: If data does not fit the file, or it has no pruned kernels.
@@ -343,10 +348,10 @@ class Trainer:
             raise ValueError("Expected a file with pruned kernels. Received: one in which every entry is trained.")
         arrays = self._samples(x, y)
         with self._lock:
-            given = self._call["gradients"](**self._batch(arrays, np.arange(len(arrays[LABELS]))))
-        return {
-            weight.path: given[f"gradient_{n}"] for n, weight in enumerate(self._weights) if f"gradient_{n}" in given
-        }
+            values = self._batch(arrays, np.arange(len(arrays[LABELS])))
+            drops = np.array([self.step if seed is None else seed], np.int32)
+            given = self._call["gradients"](**values, **{SEED: drops})
+        return {weight.path: given[f"gradient_{n}"] for n, weight in enumerate(self._weights)}
 
     # State.
 
@@ -362,6 +367,11 @@ class Trainer:
     def masks(self) -> dict[str, np.ndarray]:
         """The masks of pruned kernels by path: True where an entry is trained."""
         return {weight.path: weight.mask() for weight in self._weights if weight.positions is not None}
+
+    @property
+    def room(self) -> dict[str, int]:
+        """How many entries the file can hold of each pruned kernel, by path."""
+        return {weight.path: len(weight.positions) for weight in self._weights if weight.positions is not None}
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Set some weights or statistics by path; entries under a mask become zero.

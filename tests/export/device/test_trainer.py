@@ -17,6 +17,7 @@ import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
 from tfprune.export.device.trainer import METADATA
 from tfprune.export.file.document import with_metadata
+from tfprune.export.keras_side.to_trainer import _positions
 
 BATCH, CLASSES = 8, 5
 
@@ -133,14 +134,32 @@ def test_data_and_losses_that_are_not_finite_leave_the_last_epoch(trainer, place
 
 
 def test_gradients_are_those_of_keras_at_all_entries(wrapped, trainer):
-    """Dropout apart, whose mask is that of the file: the gradient of the head's bias does not see it."""
+    """What dropout drops follows from a seed; without dropout, see the tests of federated clients."""
     x, y = images(BATCH)
     given = trainer.gradients(x, y)
     assert {path: each.shape for path, each in given.items()} == {
-        path: mask.shape for path, mask in trainer.masks.items()
+        path: value.shape for path, value in trainer.weights.items()
     }
     path = next(path for path, each in given.items() if each.ndim == 4)
     assert np.count_nonzero(given[path][~trainer.masks[path]]) > 0
+    for seed, is_same in ((0, True), (1, False)):
+        assert np.array_equal(trainer.gradients(x, y, seed=seed)[path], given[path]) == is_same
+    before = trainer.weights[path.replace("kernel", "bias")]
+    trainer.train_on_batch(x, y)
+    moved = trainer.weights[path.replace("kernel", "bias")] - before
+    slopes = given[path.replace("kernel", "bias")]  # of the step that was trained: Adam's first goes against the sign
+    np.testing.assert_array_equal(np.sign(moved), -np.sign(slopes))
+
+
+def test_a_file_has_room_for_a_fraction_of_each_kernel(wrapped, trainer):
+    assert trainer.room == {path: np.count_nonzero(mask) for path, mask in trainer.masks.items()}
+    mask = np.arange(10).reshape(2, 5) % 4 == 1
+    rooms = {None: [1, 5, 9], 0.1: [1, 5, 9], 0.5: [1, 5, 9, 10, 10], 1.0: [1, 5, 9] + [10] * 7}
+    for max_density, positions in rooms.items():
+        np.testing.assert_array_equal(_positions(mask, max_density), positions)
+    assert _positions(np.ones((2, 5), bool), None) is None
+    with pytest.raises(ValueError, match=r"`max_density` to be a number in \(0, 1\]"):
+        to_trainer(wrapped, "never.tflite", max_density=1.5)
 
 
 def test_masks_move_and_what_returns_begins_at_zero(trainer):
