@@ -18,7 +18,7 @@ import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_regex
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_regex
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.file import schema
 from tfprune.export.file.container import check_destination, check_suffix, encode, write_atomically
@@ -131,6 +131,7 @@ def to_trainer(
     path: str | os.PathLike[str],
     *,
     trains: str | Sequence[str] = "all",
+    max_density: float | None = None,
     loss: Any = None,
     optimizer: keras.optimizers.Optimizer | str | None = None,
     check_on: Any = None,
@@ -148,7 +149,7 @@ def to_trainer(
     compared, before the file is written.
 
     The file has the signatures `train`, `evaluate`, `infer`, `save` and `restore`, and `gradients` if kernels are
-    pruned: those of the loss at all entries of these kernels, zeros included.
+    pruned: those of the loss at all entries of what is trained, zeros included.
 
     Args:
         model: A built model with one output, on the TensorFlow backend or with classes that another process can
@@ -157,6 +158,10 @@ def to_trainer(
         trains: What is trained: `"all"` (the default), `"last"` for the last layer with weights, `"biases"` for
             biases and the weights of norms, or one regular expression or several, searched in the paths of weights,
             such as `"dense"`. A layer of which nothing is trained computes as in inference.
+        max_density: The fraction of each kernel for which the file has room, in (0, 1], so that masks may keep more
+            entries on the device than now, or any at 1. It holds for kernels under wrappers, and in a model without
+            them for those that are not zero. None (the default) has room for the entries that are kept now, as has
+            a kernel that keeps more than the fraction.
         loss: A loss of Keras, its name, or a function of labels and outputs. None (the default) is the one that the
             model was compiled with.
         optimizer: An optimizer of Keras or its name, which begins anew. None (the default) is the one that the model
@@ -187,12 +192,14 @@ def to_trainer(
     check_verbose(verbose)
     check_count(batch_size, "batch_size", least=1)
     check_keras(model, keras.Model)
+    if max_density is not None:
+        check_number(max_density, "max_density", above=0, most=1)
     recipe = _Recipe.of(model, loss=loss, optimizer=optimizer, batch=batch_size)
     plain = strip_for_export(model, finds_unread=False).model
     inputs = signature(plain)
     _check_shapes(plain, inputs)
     trained = _choose(plain, trains)
-    weights = _weights(model, plain, trained)
+    weights = _weights(model, plain, trained, max_density)
     data = _samples(plain, inputs, recipe, check_on)
     with Progress(3, verbose=verbose, unit="step") as progress, TemporaryFolder() as name:
         folder = Path(name)
@@ -342,7 +349,7 @@ def _choose(model: keras.Model, trains: str | Sequence[str]) -> set[str]:
     return paths
 
 
-def _weights(source: keras.Model, plain: keras.Model, trained: set[str]) -> list[Weight]:
+def _weights(source: keras.Model, plain: keras.Model, trained: set[str], max_density: float | None) -> list[Weight]:
     """Describe the weights that are trained, with the positions of entries that no mask hides."""
     masks = _masks(source, plain)
     weights = []
@@ -350,9 +357,18 @@ def _weights(source: keras.Model, plain: keras.Model, trained: set[str]) -> list
         if variable.path not in trained:
             continue
         mask = masks.get(variable.path)
-        positions = None if mask is None or mask.all() else np.flatnonzero(mask).astype(np.int32)
+        positions = None if mask is None else _positions(mask, max_density)
         weights.append(Weight(variable.path, tuple(variable.shape), positions))
     return weights
+
+
+def _positions(mask: np.ndarray, max_density: float | None) -> np.ndarray | None:
+    """Return the flat positions of kept entries, and behind them room for others; None if all are kept for good."""
+    kept = np.flatnonzero(mask).astype(np.int32)
+    if max_density is None:
+        return None if mask.all() else kept
+    room = max(math.ceil(max_density * mask.size) - len(kept), 0)
+    return np.pad(kept, (0, room), constant_values=mask.size)
 
 
 def _masks(source: keras.Model, plain: keras.Model) -> dict[str, np.ndarray]:
@@ -621,7 +637,7 @@ class _Steps:
             "restore": (self._restore, stored),
         }
         if any(each.positions is not None for each in self._weights):
-            specs["gradients"] = (self._gradients, labeled)
+            specs["gradients"] = (self._gradients, {**labeled, SEED: training[SEED]})
         home.functions = {
             name: tf.function(function).get_concrete_function(**arguments)
             for name, (function, arguments) in specs.items()
@@ -655,14 +671,11 @@ class _Steps:
 
     def _gradients(self, **values: Any) -> dict[str, Any]:
         tf = self._tf
-        with trainable_forms(tf, seed=tf.zeros((1,), tf.int32)):
+        with trainable_forms(tf, seed=values.pop(SEED)):
             dense = self._dense([tf.convert_to_tensor(each.value) for each in self._values])
             loss, *_ = self._forward(dense, values, training=True)
             gradients = tf.gradients(loss, dense, unconnected_gradients="zero")
-        pairs = enumerate(zip(self._weights, gradients, strict=True))
-        named = {
-            f"gradient_{n}": tf.convert_to_tensor(each) for n, (weight, each) in pairs if weight.positions is not None
-        }
+        named = {f"gradient_{n}": tf.convert_to_tensor(each) for n, each in enumerate(gradients)}
         return {"loss": tf.reshape(loss, (1,)), **named}
 
     def _evaluate(self, **values: Any) -> dict[str, Any]:

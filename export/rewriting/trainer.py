@@ -360,24 +360,30 @@ class Trainer:
         with self._lock:
             return np.concatenate([self._run("infer", **part)["outputs"] for part in parts])
 
-    def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
-        """Return the gradients of the loss of all samples at all entries of pruned kernels, zeros included, by path.
+    def gradients(self, x: Any, y: Any, *, seed: int | None = None) -> dict[str, np.ndarray]:
+        """Return the gradients of the loss of all samples at all entries that are trained or masked, by path.
 
-        Layers are in training mode, and dropout drops the same units in each call.
+        Layers are in training mode.
+
+        Args:
+            x: Inputs, as for `fit`.
+            y: Their labels.
+            seed: Chooses what dropout drops, the same in each batch. None (the default) drops what the next step of
+                training drops.
 
         Raises:
             ValueError: If data does not fit the file, or it has no pruned kernels.
         """
         self._check_pruned()
         arrays = self._samples(x, y)
-        rows, total = len(arrays[LABELS]), {path: np.zeros(mask.shape) for path, mask in self.masks.items()}
+        drops = np.array([self.step if seed is None else seed], np.int32)
+        rows, total = len(arrays[LABELS]), [np.zeros(weight.shape) for weight in self._weights]
         for order in _in_turn(np.arange(rows), self.task.batch):
             with self._lock:
-                outputs = self._run("gradients", **self._batch(arrays, order))
-            for n, weight in enumerate(self._weights):
-                if weight.path in total:
-                    total[weight.path] += outputs[f"gradient_{n}"] * (1 if self.task.is_sum else len(order) / rows)
-        return {path: each.astype(np.float32) for path, each in total.items()}
+                outputs = self._run("gradients", **self._batch(arrays, order), **{SEED: drops})
+            for n, each in enumerate(total):
+                each += outputs[f"gradient_{n}"] * (1 if self.task.is_sum else len(order) / rows)
+        return {weight.path: each.astype(np.float32) for weight, each in zip(self._weights, total, strict=True)}
 
     # State.
 
@@ -393,6 +399,11 @@ class Trainer:
     def masks(self) -> dict[str, np.ndarray]:
         """The masks of pruned kernels by path: True where an entry is trained."""
         return {weight.path: weight.mask() for weight in self._weights if weight.positions is not None}
+
+    @property
+    def room(self) -> dict[str, int]:
+        """How many entries the file can hold of each pruned kernel, by path."""
+        return {weight.path: len(weight.positions) for weight in self._weights if weight.positions is not None}
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Set some weights or statistics by path; entries under a mask become zero.
