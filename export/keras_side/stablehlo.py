@@ -121,7 +121,7 @@ def _version() -> str:
         return "none"
 
 
-def converter_name() -> str:
+def _converter_name() -> str:
     """Return the name of the converter, and its version."""
     return f"{_NAME} {importlib.metadata.version(_NAME)}"
 
@@ -915,7 +915,7 @@ def _run_converter(folder: Path, name: str, *, package: str) -> schema.ModelT:
         output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
         raise _failure(completed.reason, output, name)
     model = unpack_objects((folder / _CONVERTED).read_bytes())
-    put_metadata(model, {CONVERTER: converter_name().encode()})
+    put_metadata(model, {CONVERTER: _converter_name().encode()})
     return model
 
 

@@ -42,7 +42,7 @@ from tfprune.export.file.container import (
     check_suffix,
     encode,
 )
-from tfprune.export.file.document import add_values, builtin_code, inputs_of
+from tfprune.export.file.document import CONVERTER, add_values, builtin_code, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import Model
 from tfprune.export.file.sparse_tensors import WEIGHTS
@@ -61,7 +61,7 @@ from tfprune.export.keras_side.convert import (
 from tfprune.export.keras_side.prepare import (
     Signature,
     StrippedModel,
-    chosen_converter,
+    converters,
     half_types,
     holds_ranges,
     recurrent_layers,
@@ -72,7 +72,6 @@ from tfprune.export.keras_side.prepare import (
     without_rounding,
 )
 from tfprune.export.keras_side.sparse_ready import become_sparse_ready
-from tfprune.export.keras_side.stablehlo import converter_name
 from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.rewrite import (
@@ -869,7 +868,9 @@ def to_tflite(
         progress.add()
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         file = _share_grids(converted, plain, of=trained)
-        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _advice())
+        check = Check(
+            expected, _default(form.scheme, plain, file) if allowed is None else allowed, _advice(converted)
+        )
         prove = partial(_check_rounding, form=form, inputs=inputs, batch=fixed, data=data, check=check)
         check = prove(file, plain) if allowed is None else check
         file = file.after(*_passes(form))
@@ -888,7 +889,7 @@ def to_tflite(
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
-    report = replace(report, uses_calibration=check_on is None and bool(batches), converter=_converter())
+    report = replace(report, uses_calibration=check_on is None and bool(batches), converter=_converter(converted))
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
 
 
@@ -909,7 +910,7 @@ def _beside_loops(
     if not unrolled:
         return report
     other_bytes: dict[str, int] = {}
-    if report.tflite_bytes > _FLOAT_BYTES * report.nnz and chosen_converter() == "tensorflow":  # which has loops
+    if report.tflite_bytes > _FLOAT_BYTES * report.nnz and "tensorflow" in converters():  # which has loops
         for scheme in (None,) if report.micro else (None, "dynamic"):
             file = convert_prepared(plain, inputs, form=Quantization(scheme), batch=batch)
             packed = (encode(form.file.content, compress) for form in candidate_files(file, name="", optimize="size"))
@@ -917,13 +918,13 @@ def _beside_loops(
     return replace(report, unrolled=tuple(layer.name for layer in unrolled), other_bytes=other_bytes)
 
 
-def _advice() -> str:
-    return _ADVICE if chosen_converter() == "tensorflow" else f"{_ADVICE} {_OTHER_CONVERTER}"
+def _advice(file: ModelFile) -> str:
+    return f"{_ADVICE} {_OTHER_CONVERTER}" if _converter(file) else _ADVICE
 
 
-def _converter() -> str:
+def _converter(file: ModelFile) -> str:
     """Return what the report says of the converter: its name and version if it is not TensorFlow's."""
-    return "" if chosen_converter() == "tensorflow" else converter_name()
+    return file.metadata.get(CONVERTER, b"").decode()
 
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:
