@@ -42,7 +42,7 @@ from tfprune.export.file.container import (
     check_suffix,
     encode,
 )
-from tfprune.export.file.document import CONVERTER, add_values, builtin_code, inputs_of
+from tfprune.export.file.document import add_values, builtin_code, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import Model
 from tfprune.export.file.sparse_tensors import WEIGHTS
@@ -868,9 +868,8 @@ def to_tflite(
         progress.add()
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         file = _share_grids(converted, plain, of=trained)
-        check = Check(
-            expected, _default(form.scheme, plain, file) if allowed is None else allowed, _advice(converted)
-        )
+        advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE
+        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, advice)
         prove = partial(_check_rounding, form=form, inputs=inputs, batch=fixed, data=data, check=check)
         check = prove(file, plain) if allowed is None else check
         file = file.after(*_passes(form))
@@ -889,7 +888,7 @@ def to_tflite(
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
-    report = replace(report, uses_calibration=check_on is None and bool(batches), converter=_converter(converted))
+    report = replace(report, uses_calibration=check_on is None and bool(batches), converter=converted.converter)
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
 
 
@@ -916,15 +915,6 @@ def _beside_loops(
             packed = (encode(form.file.content, compress) for form in candidate_files(file, name="", optimize="size"))
             other_bytes[scheme or "float32"] = min(map(len, packed))
     return replace(report, unrolled=tuple(layer.name for layer in unrolled), other_bytes=other_bytes)
-
-
-def _advice(file: ModelFile) -> str:
-    return f"{_ADVICE} {_OTHER_CONVERTER}" if _converter(file) else _ADVICE
-
-
-def _converter(file: ModelFile) -> str:
-    """Return what the report says of the converter: its name and version if it is not TensorFlow's."""
-    return file.metadata.get(CONVERTER, b"").decode()
 
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:
