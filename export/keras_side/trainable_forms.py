@@ -64,6 +64,7 @@ def trainable_dropout(tf: Any, seed: Any, *, order: int = 1) -> Iterator[None]:
 _REPLACED = (
     *("convolution", "conv_transpose", "depthwise_conv2d", "separable_conv2d", "max_pool", "avg_pool"),
     *("relu", "relu6", "leaky_relu", "elu", "softsign", "gelu"),
+    "moments",
 )
 
 
@@ -290,6 +291,24 @@ class _Forms:
         part = self._tf.reshape(x, (before * x.shape[axis], 1, after))
         copies = self._tf.concat([part] * repeats, 1)
         return self._tf.reshape(copies, (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
+
+    def moments(
+        self, x: Any, axes: Sequence[int], shift: Any = None, keepdims: bool = False, name: str | None = None
+    ) -> tuple[Any, Any]:
+        """Average one axis after the other: TFLite adds the thousands of numbers of several axes one by one."""
+        del shift, name
+        tf = self._tf
+        mean = self._mean(x, axes)
+        variance = self._mean(tf.math.squared_difference(x, tf.stop_gradient(mean)), axes)
+        if keepdims:
+            return mean, variance
+        shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
+        return tf.reshape(mean, shape), tf.reshape(variance, shape)
+
+    def _mean(self, x: Any, axes: Sequence[int]) -> Any:
+        for axis in axes:
+            x = self._tf.reduce_mean(x, axis, keepdims=True)
+        return x
 
     def stateless_dropout(
         self, x: Any, rate: float, seed: Any, rng_alg: Any = None, noise_shape: Any = None, name: str | None = None

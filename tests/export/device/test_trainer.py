@@ -450,6 +450,21 @@ def test_reversed_batches_drop_the_same_units_of_each_sample(monkeypatch, tmp_pa
     np.testing.assert_allclose(by_keras["reversed_losses"], by_keras["losses"], rtol=1e-5)
 
 
+def test_statistics_of_large_maps_keep_their_digits(tmp_path):
+    """TFLite adds the numbers of several axes one by one: 1e-5 of the mean of these would be lost."""
+    stack = [layers.BatchNormalization(momentum=0.0), layers.GlobalAveragePooling2D(), layers.Dense(1)]
+    model = keras.Sequential([keras.Input((64, 64, 2)), *stack])
+    x = np.random.default_rng(0).random((BATCH, 64, 64, 2), np.float32) + 1
+    to_trainer(
+        model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=BATCH, check_on=(x, x[:, 0, 0, :1])
+    )
+    trainer = Trainer(tmp_path / "a.tflite")
+    trainer.train_on_batch(x, x[:, 0, 0, :1])
+    mean, variance = (trainer.weights[path] for path in trainer.task.statistics)
+    np.testing.assert_allclose(mean, x.mean(axis=(0, 1, 2), dtype=np.float64), rtol=3e-7)
+    np.testing.assert_allclose(variance, x.var(axis=(0, 1, 2), dtype=np.float64), rtol=3e-7)
+
+
 PARTS = {"last": r"dense_\d+/", "biases": "bias|beta|gamma", "conv": "conv"}
 
 
