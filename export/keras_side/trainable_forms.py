@@ -47,16 +47,9 @@ def trainable_forms(tf: Any, *, seed: Any = None) -> Iterator[None]:
 
 
 @contextmanager
-def trainable_dropout(tf: Any, seed: Any, *, order: int = 1) -> Iterator[None]:
-    """Exchange dropout alone, for a step of Keras that leaves out the same entries.
-
-    Args:
-        tf: TensorFlow.
-        seed: As of `trainable_forms`.
-        order: 1 (the default), or -1 for a batch whose samples stand in reverse: of each, the same entries are left
-            out.
-    """
-    form = _Forms(tf, seed, order=order).stateless_dropout
+def trainable_dropout(tf: Any, seed: Any) -> Iterator[None]:
+    """Exchange dropout alone, for a step of Keras that leaves out the same entries."""
+    form = _Forms(tf, seed).stateless_dropout
     with _LOCK, mock.patch.object(tf.nn.experimental, "stateless_dropout", form):
         yield
 
@@ -74,13 +67,11 @@ class _Forms:
     Args:
         tf: TensorFlow.
         seed: As of `trainable_forms`.
-        order: As of `trainable_dropout`.
     """
 
-    def __init__(self, tf: Any, seed: Any, *, order: int = 1) -> None:
+    def __init__(self, tf: Any, seed: Any) -> None:
         self._tf = tf
         self._seed = seed
-        self._order = order
         self._dropouts = itertools.count(1)
 
     def convolution(
@@ -318,7 +309,6 @@ class _Forms:
         tf = self._tf
         shape = list(x.shape) if noise_shape is None else [int(n) for n in tf.get_static_value(noise_shape)]
         noise = tf.reshape(self._noise(math.prod(shape[:-1]), shape[-1], next(self._dropouts)), shape)
-        noise = noise if self._order == 1 else tf.reverse(noise, (0,))
         kept = tf.cast(noise >= math.ceil(rate * _PRIME), x.dtype)
         return x * kept * (1 / (1 - rate))
 

@@ -18,8 +18,10 @@ from keras import layers
 import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
 from tfprune.export.command_line.cli import main
+from tfprune.export.device.processes import Completed
 from tfprune.export.device.trainer import METADATA, _drop_and_grow
 from tfprune.export.file.document import with_metadata
+from tfprune.export.keras_side import to_trainer as module
 
 BATCH, CLASSES = 8, 5
 
@@ -434,20 +436,48 @@ def test_what_cannot_be_trained_is_refused_before_any_work(name, tmp_path):
     assert time.monotonic() - start < 30
 
 
-def test_reversed_batches_drop_the_same_units_of_each_sample(monkeypatch, tmp_path):
+def test_keras_in_float64_drops_the_same_units_and_differs_by_rounding_alone(monkeypatch, tmp_path):
     """Else the difference that rounding makes would hide wrong gradients."""
     by_keras = {}
 
     def compare(content, data, expected, folder):
         by_keras.update(expected)
-        return "none", 0.0, None
+        return "none", 0.0, None, None
 
-    monkeypatch.setattr("tfprune.export.keras_side.to_trainer._compare", compare)
+    monkeypatch.setattr(module, "_compare", compare)
     x = keras.Input((6, 5, 1))
     y = layers.Dropout(0.5, noise_shape=(BATCH, 1, 1, 4))(layers.Conv2D(4, 3, activation="tanh")(x))
     model = keras.Model(x, layers.Dense(2)(layers.Dropout(0.5)(layers.Flatten()(y))))
     to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=BATCH)
-    np.testing.assert_allclose(by_keras["reversed_losses"], by_keras["losses"], rtol=1e-5)
+    np.testing.assert_allclose(by_keras["exact_losses"], by_keras["losses"], rtol=1e-6)
+    assert (by_keras["exact_losses"] != by_keras["losses"]).any()
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+RULE = {  # losses of two steps, of which Keras has 1 and 1: those in float64, those of the file, whether it passes
+    "equal": ([1, 1.01], [1, 1], True),
+    "as far from float64 as Keras": ([1, 1.01], [1, 1.02], True),
+    "further": ([1, 1.01], [1, 1.04], False),
+    "before rounding grew": ([1, 1.01], [1.001, 1], False),
+    "after rounding grew": ([1.01, 1], [1, 1.015], True),
+    "no float64": ([np.nan, np.nan], [1, 1.001], False),
+}
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_losses_may_be_as_far_from_float64_as_those_of_keras(name, monkeypatch, tmp_path):
+    exact, losses, passes = RULE[name]
+    expected = {"losses": np.ones(2), "exact_losses": np.array(exact), "outputs": np.ones(1)}
+    result = {"runtime": "none"}, {"losses": np.array(losses), "outputs": np.ones(1)}
+    monkeypatch.setattr(module, "run_job", lambda *_, **__: Completed(ok=True, reason="", output=""))
+    monkeypatch.setattr(module, "read_job", lambda *_: result)
+    if passes:
+        assert module._compare(b"", {}, expected, tmp_path)[0] == "none"
+    else:
+        with pytest.raises(
+            ValueError, match=r"as close to float64 as Keras is\. Received: in step \d the loss 1\.\d+"
+        ):
+            module._compare(b"", {}, expected, tmp_path)
 
 
 def test_statistics_of_large_maps_keep_their_digits(tmp_path):
