@@ -271,6 +271,11 @@ class _Recipe:
     def takes_classes(self) -> bool:
         return "sparse" in re.sub(r"[^a-z]", "", self.loss_name.lower())
 
+    @property
+    def ignores_a_class(self) -> bool:
+        """Whether a label outside of the classes is one of samples that do not count."""
+        return getattr(self.loss, "ignore_class", None) is not None
+
     def value(self, labels: Any, outputs: Any, weight: Any) -> Any:
         """Return the loss of a batch, weighted by sample."""
         if isinstance(self.loss, keras.losses.Loss):
@@ -540,7 +545,7 @@ class _Steps:
             learning_rate=recipe.learning_rate,
             batch=recipe.batch,
             inputs=tuple(self._inputs.names),
-            classes=int(output[-1]) if recipe.takes_classes else None,
+            classes=int(output[-1]) if recipe.takes_classes and not recipe.ignores_a_class else None,
             is_sum=recipe.is_sum,
             weights=tuple(self._weights),
             statistics=tuple(self._statistics),

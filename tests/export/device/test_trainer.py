@@ -346,6 +346,16 @@ def test_an_interpreter_without_xnnpack_is_reported_once(smooth, monkeypatch, ca
 
 
 @pytest.mark.programs
+def test_a_label_that_the_loss_ignores_is_taken(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(CLASSES)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1))
+    x, y = np.random.default_rng(0).random((BATCH, 3), np.float32), np.arange(BATCH) % CLASSES - 1
+    to_trainer(model, tmp_path / "a.tflite", batch_size=BATCH, check_on=(x, y))
+    trainer = Trainer(tmp_path / "a.tflite")
+    assert trainer.train_on_batch(x, y) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+
+
+@pytest.mark.programs
 def test_too_little_memory_is_a_sentence(tmp_path):
     """On a limit of the system: the file needs 8 MB for one layer's outputs."""
     model = keras.Sequential([keras.Input((10,)), layers.Dense(2000), layers.Dense(1)])
