@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
@@ -55,14 +55,35 @@ def has_half_weights(model: keras.Model) -> bool:
 @contextmanager
 def in_float32(model: keras.Model) -> Iterator[None]:
     """Let every layer of a model compute in float32, in which it is then traced or saved; put all back afterwards."""
-    before = [(layer, layer.dtype_policy) for layer in _computing(model) if layer.compute_dtype in HALF_TYPES]
+    with _computing_in("float32", model, instead_of=HALF_TYPES):
+        yield
+
+
+@contextmanager
+def in_float64(model: keras.Model) -> Iterator[None]:
+    """Let every layer that computes in float32 do so in float64, with the same weights; put all back afterwards."""
+    with _computing_in(_Float64("float32"), model, instead_of=("float32",)):
+        yield
+
+
+class _Float64(keras.dtype_policies.DTypePolicy):
+    """Computes in float64, and keeps its weights as they are: no name of Keras' stands for it."""
+
+    @property
+    def compute_dtype(self) -> str:
+        return "float64"
+
+
+@contextmanager
+def _computing_in(policy: Any, model: keras.Model, *, instead_of: Collection[str]) -> Iterator[None]:
+    before = [(layer, layer.dtype_policy) for layer in _computing(model) if layer.compute_dtype in instead_of]
     try:
         for layer, _ in before:
-            _set_policy(layer, "float32")
+            _set_policy(layer, policy)
         yield
     finally:
-        for layer, policy in before:
-            _set_policy(layer, policy)
+        for layer, own in before:
+            _set_policy(layer, own)
 
 
 def _computing(model: keras.Model) -> list[keras.layers.Layer]:

@@ -36,6 +36,7 @@ from tfprune.export.keras_side.convert import JOB, SAVED_MODEL, convert_apart
 from tfprune.export.keras_side.prepare import (
     Signature,
     in_float32,
+    in_float64,
     read_copy,
     signature,
     strip_for_export,
@@ -87,8 +88,9 @@ class TrainerReport(Report):
         steps: How many steps were trained both ways.
         difference: The largest difference between the losses of Keras and of the file, as a fraction of the loss, or
             of 1 if the loss is smaller.
-        reversed_difference: The same between Keras and Keras with the samples of each batch in reverse, which says
-            what rounding alone does; None where it was not needed.
+        exact_difference: The same between the file and layers of Keras that compute in float64; None where it was
+            not needed.
+        rounding: The same between Keras in float32 and in float64; None where it was not needed.
         runtime: The interpreter, with its version.
 
     Example:
@@ -107,13 +109,14 @@ class TrainerReport(Report):
     learning_rate: float
     steps: int
     difference: float
-    reversed_difference: float | None
+    exact_difference: float | None
+    rounding: float | None
     runtime: str
 
     def __str__(self) -> str:
         allowed = f"limit: {_CLOSE:g} of the loss"
-        if self.reversed_difference is not None:
-            allowed = f"Keras with reversed batches: {self.reversed_difference:.3g}"
+        if self.exact_difference is not None:
+            allowed = f"from float64 by {self.exact_difference:.3g}, Keras by {self.rounding:.3g}"
         rows = [
             ("bytes", f"{self.bytes:,}"),
             ("trained", f"{self.trained:,} of {self.entries:,} entries"),
@@ -210,7 +213,7 @@ def to_trainer(
         file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_slim, _as_distances)
         content = with_metadata(file.content, {METADATA: task.as_bytes()})
         progress.add()
-        runtime, difference, reversed_difference = _compare(content, data, expected, folder)
+        runtime, difference, exact_difference, rounding = _compare(content, data, expected, folder)
         progress.add()
     content = encode(content, compress)
     write_atomically(destination, content)
@@ -225,7 +228,8 @@ def to_trainer(
         learning_rate=task.learning_rate,
         steps=_STEPS,
         difference=difference,
-        reversed_difference=reversed_difference,
+        exact_difference=exact_difference,
+        rounding=rounding,
         runtime=runtime,
     )
 
@@ -281,6 +285,11 @@ class _Recipe:
     @property
     def takes_classes(self) -> bool:
         return "sparse" in re.sub(r"[^a-z]", "", self.loss_name.lower())
+
+    @property
+    def ignores_a_class(self) -> bool:
+        """Whether a label outside of the classes is one of samples that do not count."""
+        return getattr(self.loss, "ignore_class", None) is not None
 
     def value(self, labels: Any, outputs: Any, weight: Any) -> Any:
         """Return the loss of a batch, weighted by sample."""
@@ -560,7 +569,7 @@ class _Steps:
             learning_rate=recipe.learning_rate,
             batch=recipe.batch,
             inputs=tuple(self._inputs.names),
-            classes=int(output[-1]) if recipe.takes_classes else None,
+            classes=int(output[-1]) if recipe.takes_classes and not recipe.ignores_a_class else None,
             is_sum=recipe.is_sum,
             weights=tuple(self._weights),
             statistics=tuple(self._statistics),
@@ -572,45 +581,52 @@ class _Steps:
         """Train the batches with the layers and the functions of Keras as they are, and put the weights back.
 
         Returns:
-            The losses, those of batches in reverse order, and the outputs of the first batch before training.
+            The losses, those of layers that compute in float64 (NaN if a layer cannot), and the outputs of the first
+            batch before training.
         """
-        model, tf = self._model, self._tf
-        before = [as_numpy(each).copy() for each in model.variables]
+        model = self._model
         first = {name: data[name][: self._recipe.batch] for name in self._inputs.names}
         outputs = as_numpy(model(self._inputs.pack(first), training=False))
+        losses = self._keras_losses(data)
+        try:
+            with in_float64(model):
+                exact_losses = self._keras_losses(data)
+        except (
+            TypeError,
+            ValueError,
+            self._tf.errors.OpError,
+        ):  # a layer with constants of float32, or such a kernel
+            exact_losses = np.full(len(losses), np.nan)
+        return {"losses": losses, "exact_losses": exact_losses, "outputs": outputs}
+
+    def _keras_losses(self, data: Mapping[str, np.ndarray]) -> np.ndarray:
+        model, tf = self._model, self._tf
+        before = [as_numpy(each).copy() for each in model.variables]
         by_path = {variable.path: variable for variable in model.trainable_variables}
         variables = [by_path[weight.path] for weight in self._weights]
         masks = [weight.mask().astype(np.float32) for weight in self._weights]
-        losses = {}
-        for name, order in {"losses": 1, "reversed_losses": -1}.items():
-            optimizer = keras.optimizers.deserialize(self._recipe.optimizer)
-            optimizer.build(variables)
-
-            step = tf.function(functools.partial(self._keras_step, optimizer, variables, masks, order))
-            rows = []
-            for n, part in enumerate(_parts(self._recipe.batch)):
-                values = {each: tf.constant(array[part][::order]) for each, array in data.items()}
-                rows.append(float(step(values, tf.constant([n]))))
-            losses[name] = np.array(rows)
+        optimizer = keras.optimizers.deserialize(self._recipe.optimizer)
+        optimizer.build(variables)
+        step = tf.function(functools.partial(self._keras_step, optimizer, variables, masks))
+        try:
+            batches = [{name: tf.constant(each[part]) for name, each in data.items()} for part in self._parts()]
+            return np.array([float(step(values, tf.constant([n]))) for n, values in enumerate(batches)])
+        finally:
             for variable, value in zip(model.variables, before, strict=True):
                 variable.assign(value)
-        return {**losses, "outputs": outputs}
+
+    def _parts(self) -> list[slice]:
+        return [slice(n * self._recipe.batch, (n + 1) * self._recipe.batch) for n in range(_STEPS)]
 
     def _keras_step(
-        self,
-        optimizer: Any,
-        variables: Sequence[Any],
-        masks: Sequence[Any],
-        order: int,
-        values: dict[str, Any],
-        seed: Any,
+        self, optimizer: Any, variables: Sequence[Any], masks: Sequence[Any], values: dict[str, Any], seed: Any
     ) -> Any:
         """Train one batch, and return its loss."""
         tf, inputs = self._tf, {name: values[name] for name in self._inputs.names}
-        with tf.GradientTape() as tape, trainable_dropout(tf, seed, order=order):
-            outputs = self._model(self._inputs.pack(inputs), training=True)
+        with tf.GradientTape() as tape, trainable_dropout(tf, seed):
+            outputs = tf.cast(self._model(self._inputs.pack(inputs), training=True), tf.float32)
             loss = self._recipe.value(values[LABELS], outputs, tf.ones((self._recipe.batch,)))
-            loss = tf.add_n([loss, *self._model.losses])
+            loss = tf.add_n([loss, *(tf.cast(each, loss.dtype) for each in self._model.losses)])
         gradients = tape.gradient(loss, [each.value for each in variables])
         pairs = zip(gradients, masks, strict=True)
         optimizer.apply([tf.convert_to_tensor(each) * mask for each, mask in pairs], variables)
@@ -737,10 +753,6 @@ def _owner(slot: keras.Variable) -> int:
     return int(number[1]) if number else -1
 
 
-def _parts(batch: int) -> list[slice]:
-    return [slice(n * batch, (n + 1) * batch) for n in range(_STEPS)]
-
-
 def _at_least_1d(shape: Any) -> tuple[int, ...]:
     return tuple(shape) or (1,)
 
@@ -804,7 +816,7 @@ def _data(model: schema.ModelT, tensor: schema.TensorT) -> Any:
 
 def _compare(
     content: bytes, data: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], folder: Path
-) -> tuple[str, float, float | None]:
+) -> tuple[str, float, float | None, float | None]:
     """Train the batches by the file in another process; refuse losses and outputs that differ."""
     (folder / f"{CHECK}.tflite").write_bytes(content)
     write_job(folder, CHECK, arrays=data)
@@ -822,20 +834,24 @@ def _compare(
             f"Expected outputs before training within {limit:.3g} of Keras'. Received: a difference of {error:.3g}. "
             "Nothing was written."
         )
-    losses, size = expected["losses"], np.maximum(1, np.abs(expected["losses"]))
-    differences = np.abs(arrays["losses"] - losses) / size
-    if (differences <= _CLOSE).all():
-        return settings["runtime"], float(differences.max()), None
-    rounding = np.abs(expected["reversed_losses"] - losses) / size
-    allowed = np.maximum(_CLOSE, 2 * np.maximum.accumulate(rounding))  # of two orders, either may be the unlucky one
-    step = int(np.argmax(differences - allowed))
-    if differences[step] <= allowed[step]:
-        return settings["runtime"], float(differences.max()), float(rounding.max())
+    losses, exact = expected["losses"], expected["exact_losses"]
+    size = np.maximum(1, np.abs(losses))
+    difference, from_exact, rounding = (
+        np.abs(one - other) / size
+        for one, other in ((arrays["losses"], losses), (arrays["losses"], exact), (losses, exact))
+    )
+    if (difference <= _CLOSE).all():
+        return settings["runtime"], float(difference.max()), None, None
+    allowed = np.maximum(_CLOSE, 2 * np.maximum.accumulate(rounding))
+    if (from_exact <= allowed).all():
+        return settings["runtime"], float(difference.max()), float(from_exact.max()), float(rounding.max())
+    excess = difference - _CLOSE if np.isnan(exact).any() else from_exact - allowed
+    step = int(np.argmax(excess))
     raise ValueError(
-        f"Expected losses within {_CLOSE:g} of Keras', or as close as rounding lets them be. Received: in step "
-        f"{step + 1} the loss {arrays['losses'][step]:.7g}, where Keras has {losses[step]:.7g}, and with samples in "
-        f"reverse {expected['reversed_losses'][step]:.7g}. Nothing was written. Where rounding decides, as in deep "
-        "models whose norms are trained, export with a smaller learning rate: the device can choose another."
+        f"Expected losses within {_CLOSE:g} of Keras', or as close to float64 as Keras is. Received: in step "
+        f"{step + 1} the loss {arrays['losses'][step]:.7g}, where Keras has {losses[step]:.7g}, and "
+        f"{exact[step]:.7g} in float64. Nothing was written. If rounding decides, as in deep models, a smaller "
+        "learning rate helps: the device can choose another."
     )
 
 

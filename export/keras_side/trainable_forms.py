@@ -47,16 +47,9 @@ def trainable_forms(tf: Any, *, seed: Any = None) -> Iterator[None]:
 
 
 @contextmanager
-def trainable_dropout(tf: Any, seed: Any, *, order: int = 1) -> Iterator[None]:
-    """Exchange dropout alone, for a step of Keras that leaves out the same entries.
-
-    Args:
-        tf: TensorFlow.
-        seed: As of `trainable_forms`.
-        order: 1 (the default), or -1 for a batch whose samples stand in reverse: of each, the same entries are left
-            out.
-    """
-    form = _Forms(tf, seed, order=order).stateless_dropout
+def trainable_dropout(tf: Any, seed: Any) -> Iterator[None]:
+    """Exchange dropout alone, for a step of Keras that leaves out the same entries."""
+    form = _Forms(tf, seed).stateless_dropout
     with _LOCK, mock.patch.object(tf.nn.experimental, "stateless_dropout", form):
         yield
 
@@ -64,6 +57,7 @@ def trainable_dropout(tf: Any, seed: Any, *, order: int = 1) -> Iterator[None]:
 _REPLACED = (
     *("convolution", "conv_transpose", "depthwise_conv2d", "separable_conv2d", "max_pool", "avg_pool"),
     *("relu", "relu6", "leaky_relu", "elu", "softsign", "gelu"),
+    "moments",
 )
 
 
@@ -73,13 +67,11 @@ class _Forms:
     Args:
         tf: TensorFlow.
         seed: As of `trainable_forms`.
-        order: As of `trainable_dropout`.
     """
 
-    def __init__(self, tf: Any, seed: Any, *, order: int = 1) -> None:
+    def __init__(self, tf: Any, seed: Any) -> None:
         self._tf = tf
         self._seed = seed
-        self._order = order
         self._dropouts = itertools.count(1)
 
     def convolution(
@@ -291,6 +283,24 @@ class _Forms:
         copies = self._tf.concat([part] * repeats, 1)
         return self._tf.reshape(copies, (*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
 
+    def moments(
+        self, x: Any, axes: Sequence[int], shift: Any = None, keepdims: bool = False, name: str | None = None
+    ) -> tuple[Any, Any]:
+        """Average one axis after the other: TFLite adds the thousands of numbers of several axes one by one."""
+        del shift, name
+        tf = self._tf
+        mean = self._mean(x, axes)
+        variance = self._mean(tf.math.squared_difference(x, tf.stop_gradient(mean)), axes)
+        if keepdims:
+            return mean, variance
+        shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
+        return tf.reshape(mean, shape), tf.reshape(variance, shape)
+
+    def _mean(self, x: Any, axes: Sequence[int]) -> Any:
+        for axis in axes:
+            x = self._tf.reduce_mean(x, axis, keepdims=True)
+        return x
+
     def stateless_dropout(
         self, x: Any, rate: float, seed: Any, rng_alg: Any = None, noise_shape: Any = None, name: str | None = None
     ) -> Any:
@@ -299,7 +309,6 @@ class _Forms:
         tf = self._tf
         shape = list(x.shape) if noise_shape is None else [int(n) for n in tf.get_static_value(noise_shape)]
         noise = tf.reshape(self._noise(math.prod(shape[:-1]), shape[-1], next(self._dropouts)), shape)
-        noise = noise if self._order == 1 else tf.reverse(noise, (0,))
         kept = tf.cast(noise >= math.ceil(rate * _PRIME), x.dtype)
         return x * kept * (1 / (1 - rate))
 

@@ -18,7 +18,9 @@ from keras import layers
 import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
 from tfprune.export.command_line.cli import main
+from tfprune.export.device.processes import Completed
 from tfprune.export.file.document import with_metadata
+from tfprune.export.keras_side import to_trainer as module
 from tfprune.export.keras_side.to_trainer import _positions
 from tfprune.export.rewriting.trainer import METADATA, _drop_and_grow
 
@@ -373,6 +375,16 @@ def test_an_interpreter_without_xnnpack_is_reported_once(smooth, monkeypatch, ca
 
 
 @pytest.mark.programs
+def test_a_label_that_the_loss_ignores_is_taken(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(CLASSES)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1))
+    x, y = np.random.default_rng(0).random((BATCH, 3), np.float32), np.arange(BATCH) % CLASSES - 1
+    to_trainer(model, tmp_path / "a.tflite", batch_size=BATCH, check_on=(x, y))
+    trainer = Trainer(tmp_path / "a.tflite")
+    assert trainer.train_on_batch(x, y) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+
+
+@pytest.mark.programs
 def test_too_little_memory_is_a_sentence(tmp_path):
     """On a limit of the system: the file needs 8 MB for one layer's outputs."""
     model = keras.Sequential([keras.Input((10,)), layers.Dense(2000), layers.Dense(1)])
@@ -463,20 +475,63 @@ def test_what_cannot_be_trained_is_refused_before_any_work(name, tmp_path):
     assert time.monotonic() - start < 30
 
 
-def test_reversed_batches_drop_the_same_units_of_each_sample(monkeypatch, tmp_path):
+def test_keras_in_float64_drops_the_same_units_and_differs_by_rounding_alone(monkeypatch, tmp_path):
     """Else the difference that rounding makes would hide wrong gradients."""
     by_keras = {}
 
     def compare(content, data, expected, folder):
         by_keras.update(expected)
-        return "none", 0.0, None
+        return "none", 0.0, None, None
 
-    monkeypatch.setattr("tfprune.export.keras_side.to_trainer._compare", compare)
+    monkeypatch.setattr(module, "_compare", compare)
     x = keras.Input((6, 5, 1))
     y = layers.Dropout(0.5, noise_shape=(BATCH, 1, 1, 4))(layers.Conv2D(4, 3, activation="tanh")(x))
     model = keras.Model(x, layers.Dense(2)(layers.Dropout(0.5)(layers.Flatten()(y))))
     to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=BATCH)
-    np.testing.assert_allclose(by_keras["reversed_losses"], by_keras["losses"], rtol=1e-5)
+    np.testing.assert_allclose(by_keras["exact_losses"], by_keras["losses"], rtol=1e-6)
+    assert (by_keras["exact_losses"] != by_keras["losses"]).any()
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+RULE = {  # losses of two steps, of which Keras has 1 and 1: those in float64, those of the file, whether it passes
+    "equal": ([1, 1.01], [1, 1], True),
+    "as far from float64 as Keras": ([1, 1.01], [1, 1.02], True),
+    "further": ([1, 1.01], [1, 1.04], False),
+    "before rounding grew": ([1, 1.01], [1.001, 1], False),
+    "after rounding grew": ([1.01, 1], [1, 1.015], True),
+    "no float64": ([np.nan, np.nan], [1, 1.001], False),
+}
+
+
+@pytest.mark.parametrize("name", RULE)
+def test_losses_may_be_as_far_from_float64_as_those_of_keras(name, monkeypatch, tmp_path):
+    exact, losses, passes = RULE[name]
+    expected = {"losses": np.ones(2), "exact_losses": np.array(exact), "outputs": np.ones(1)}
+    result = {"runtime": "none"}, {"losses": np.array(losses), "outputs": np.ones(1)}
+    monkeypatch.setattr(module, "run_job", lambda *_, **__: Completed(ok=True, reason="", output=""))
+    monkeypatch.setattr(module, "read_job", lambda *_: result)
+    if passes:
+        assert module._compare(b"", {}, expected, tmp_path)[0] == "none"
+    else:
+        with pytest.raises(
+            ValueError, match=r"as close to float64 as Keras is\. Received: in step \d the loss 1\.\d+"
+        ):
+            module._compare(b"", {}, expected, tmp_path)
+
+
+def test_statistics_of_large_maps_keep_their_digits(tmp_path):
+    """TFLite adds the numbers of several axes one by one: 1e-5 of the mean of these would be lost."""
+    stack = [layers.BatchNormalization(momentum=0.0), layers.GlobalAveragePooling2D(), layers.Dense(1)]
+    model = keras.Sequential([keras.Input((64, 64, 2)), *stack])
+    x = np.random.default_rng(0).random((BATCH, 64, 64, 2), np.float32) + 1
+    to_trainer(
+        model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=BATCH, check_on=(x, x[:, 0, 0, :1])
+    )
+    trainer = Trainer(tmp_path / "a.tflite")
+    trainer.train_on_batch(x, x[:, 0, 0, :1])
+    mean, variance = (trainer.weights[path] for path in trainer.task.statistics)
+    np.testing.assert_allclose(mean, x.mean(axis=(0, 1, 2), dtype=np.float64), rtol=3e-7)
+    np.testing.assert_allclose(variance, x.var(axis=(0, 1, 2), dtype=np.float64), rtol=3e-7)
 
 
 PARTS = {"last": r"dense_\d+/", "biases": "bias|beta|gamma", "conv": "conv"}
