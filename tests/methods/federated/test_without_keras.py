@@ -26,13 +26,14 @@ from tfprune.federated import (
 
 CLIENTS, ROUNDS, BATCH, CLASSES = 3, 4, 8, 3
 RANDOM = np.random.default_rng(0)
-X = RANDOM.normal(size=(CLIENTS, 43, 6)).astype("float32")  # the last of six batches is short
+X = RANDOM.normal(size=(CLIENTS, 40, 6)).astype("float32")
 Y = X[..., :CLASSES].argmax(axis=-1)
 
 
 def network():
     keras.utils.set_random_seed(1)
-    layers = [keras.Input((6,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(CLASSES)]
+    scale = keras.layers.BatchNormalization(momentum=0.9)  # its statistics stand between the weights
+    layers = [keras.Input((6,)), scale, keras.layers.Dense(16, "tanh"), keras.layers.Dense(CLASSES)]
     model = tfprune.wrap(keras.Sequential(layers))
     model.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
@@ -127,7 +128,7 @@ def test_arrays_and_gradients_are_those_of_the_keras_model(client, with_keras):
     [found] = client.batch_gradients(batch)
     expected = dense_gradients(with_keras, batch)
     same(found, expected)
-    assert np.count_nonzero(found[0][~masks[0]]) > 30  # entries under masks have a gradient, too
+    assert np.count_nonzero(found[4][~masks[4]]) > 30  # entries under masks have a gradient, too
 
 
 def test_rounds_give_the_weights_and_masks_of_clients_with_keras(file, first, by_keras):
@@ -136,7 +137,7 @@ def test_rounds_give_the_weights_and_masks_of_clients_with_keras(file, first, by
         same(server, other)
     for own, other in zip(masks, by_keras[1], strict=True):
         assert pack_masks(own) == pack_masks(other)
-        assert [None if mask is None else int(mask.sum()) for mask in own] == [19, None, 9, None]
+        assert [None if mask is None else int(mask.sum()) for mask in own] == [None] * 4 + [19, None, 9, None]
 
 
 def test_fed_mask_learns_the_masks_that_it_learns_with_keras(file, with_keras, first):
@@ -152,12 +153,14 @@ def test_fed_mask_learns_the_masks_that_it_learns_with_keras(file, with_keras, f
             scores = [method.personal(each, shared) for each in scores]
         kept.append([method.masks(each) for each in scores])
     assert [pack_masks(masks) for masks in kept[0]] == [pack_masks(masks) for masks in kept[1]]
-    came_back = kept[0][0][0] & ~method.masks(method.scores(first))[0]
+    came_back = kept[0][0][4] & ~method.masks(method.scores(first))[4]
     assert came_back.sum() > 5
 
 
 def test_prune_fl_changes_the_masks_as_it_does_with_keras(file, with_keras, first):
-    method = PruneFL(seconds=(0.02, None, 0.05, None), constant=1.0, change_rate=0.5, density=0.5, every=1)
+    method = PruneFL(
+        seconds=(None, None, None, None, 0.02, None, 0.05, None), constant=1.0, change_rate=0.5, density=0.5, every=1
+    )
     start = [keep_largest(np.abs(array), array.size // 3) if array.ndim > 1 else None for array in first]
 
     def with_trainer():
@@ -176,8 +179,8 @@ def test_prune_fl_changes_the_masks_as_it_does_with_keras(file, with_keras, firs
             masks = method.masks(server, masks, squares=squares, round=turn)
         found.append((server, masks))
     assert pack_masks(found[0][1]) == pack_masks(found[1][1])
-    assert np.count_nonzero(found[0][1][0] & ~start[0]) > 5
-    same(found[0][0], found[1][0])
+    assert np.count_nonzero(found[0][1][4] & ~start[4]) > 5
+    same(found[0][0][4:], found[1][0][4:])  # statistics of a trainer follow the batches
 
 
 def test_lottery_fl_prunes_and_rewinds_a_trainer(client):
@@ -192,20 +195,24 @@ def test_lottery_fl_prunes_and_rewinds_a_trainer(client):
     assert sum(int(mask.sum()) for mask in masks if mask is not None) == 48 + 24
 
 
-def test_a_mask_of_a_bias_holds_when_weights_are_set(client):
-    bias = np.arange(16) % 2 == 0
-    client.set_masks([None, bias, None, None])
-    np.testing.assert_array_equal(client.masks[1], bias)
+def test_masks_of_biases_and_statistics_are_kept_beside_the_file(client):
+    statistic, bias = np.arange(6) > 0, np.arange(16) % 2 == 0
+    client.set_masks([None, None, statistic, None, None, bias, None, None])
+    np.testing.assert_array_equal(client.masks[2], statistic)
+    np.testing.assert_array_equal(client.masks[5], bias)
     client.set_weights([np.ones(array.shape) for array in client.weights])
-    np.testing.assert_array_equal(client.weights[1], bias)
+    np.testing.assert_array_equal(client.weights[2], np.ones(6))  # a statistic without an owner keeps its value
+    np.testing.assert_array_equal(client.weights[5], bias)
+    client.set_masks([None] * 8)
+    assert client.masks == [None] * 8
 
 
 WRONG_MASKS = {
     "another shape": (
-        lambda masks: [masks[0][:3], *masks[1:]],
-        r"the shape \(6, 16\) at index 0\. Received: \(3, 16",
+        lambda masks: [*masks[:4], masks[4][:3], *masks[5:]],
+        r"the shape \(6, 16\) at index 4\. Received: \(3, 16",
     ),
-    "fewer": (lambda masks: masks[:2], r"4 entries, one for each weight of the model\. Received: 2"),
+    "fewer": (lambda masks: masks[:2], r"8 entries, one for each weight of the model\. Received: 2"),
     "numbers": (lambda masks: [2 * masks[0], *masks[1:]], "zeros and ones"),
 }
 
@@ -229,7 +236,7 @@ def test_masks_that_do_not_fit_are_refused_as_with_keras(kind, client, with_kera
     ],
 )
 def test_masks_for_which_a_file_has_no_room_are_refused(room, message, client, monkeypatch):
-    paths = client.paths[::2]
+    paths = client.paths[4::2]
     monkeypatch.setattr(Trainer, "room", dict.fromkeys(paths, room) if room else {})
     masks = [np.arange(array.size).reshape(array.shape) >= (not room) for array in client.weights]
     with pytest.raises(ValueError, match=message):
@@ -242,7 +249,7 @@ def test_what_is_no_trainer_and_what_the_file_has_itself_are_refused(client, wit
         with pytest.raises(TypeError, match=rf"a tfprune\.export\.Trainer\. Received: {type(model).__name__}"):
             MaskedTrainer(model)
     for method in (PruneFL.fit, FedMask(0.5).fit):
-        own = {"scores": [None] * 4, "weights": client.weights} if method != PruneFL.fit else {}
+        own = {"scores": [None] * 8, "weights": client.weights} if method != PruneFL.fit else {}
         with pytest.raises(TypeError, match="a MaskedModel or a MaskedTrainer. Received: Trainer"):
             method(client.trainer, data, **own)
     with pytest.raises(ValueError, match="`loss` to be None, as the file has SparseCategoricalCrossentropy"):
@@ -309,7 +316,7 @@ def test_rounds_over_flower_give_the_weights_of_a_plain_loop_with_keras(a_server
         for server, mask in zip(by_keras[0][-1], strategy.masks, strict=True)
     ]
     same(arrays, expected)
-    kept = 19 + 16 + 9 + 3
+    kept = 4 * 6 + 19 + 16 + 9 + 3
     for message in sent:
         assert {name: set(record) for name, record in message.content.items()} == {
             "update": {"data", "client"},
@@ -341,7 +348,7 @@ def answers(change):
     def spoil(reply, turn):
         if turn != 2:
             return reply
-        weights = [np.zeros(shape, "float32") for shape in ((6, 16), (16,), (16, 3), (3,))]
+        weights = [np.zeros(shape, "float32") for shape in ((6,), (6,), (6,), (6,), (6, 16), (16,), (16, 3), (3,))]
         content = {"update": ConfigRecord({"data": Update(*change(weights), turn).encode()})}
         return Message(RecordDict({**content, "metrics": MetricRecord({"num-examples": 2})}), reply_to=_asked(reply))
 
@@ -365,12 +372,13 @@ LEFT_OUT = {
         "finite numbers",
     ),
     "masks of another shape": (
-        {"spoil": answers(lambda weights: (weights[:2], [np.ones((6, 16)), None]))},
+        {"spoil": answers(lambda weights: (weights[4:6], [np.ones((6, 16)), None]))},
         "their shapes are those of another model",
     ),
 }
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("kind", LEFT_OUT)
 def test_a_round_goes_on_without_a_device_that_fails(kind, a_server, file, caplog):
     options, reason = LEFT_OUT[kind]

@@ -449,8 +449,9 @@ class MaskedTrainer:
 
     Use it for clients without Keras: it needs NumPy alone, and the trainer LiteRT. The arrays are those that the file
     trains, with its statistics, in the order of the exported model. If all weights are trained, they are the arrays
-    of its `MaskedModel`. Train with the methods of the trainer. Statistics count as those of all channels. A mask of
-    a bias is kept beside the file, and holds when weights are set, as in `MaskedModel`.
+    of its `MaskedModel`. Train with the methods of the trainer. Masks of biases and statistics are kept beside the
+    file. Those of biases hold when weights are set, as in `MaskedModel`; those of statistics tell the server which
+    channels the client owns: all of them by default, because a file does not know its channels.
 
     Args:
         trainer: A trainer. It is used as it is, not copied. If masks should change, export its file with
@@ -476,7 +477,7 @@ class MaskedTrainer:
         held = trainer.weights
         self.trainer = trainer
         self.paths = tuple(path for path in trainer.task.paths if path in held)
-        self._others: dict[str, np.ndarray] = {}  # masks of biases, which the file trains whole
+        self._others: dict[str, np.ndarray] = {}  # masks of biases and statistics, which the file has whole
 
     @property
     def weights(self) -> Arrays:
@@ -498,8 +499,10 @@ class MaskedTrainer:
             ValueError: If their number or shapes are others, or one is not finite.
         """
         arrays = dict(zip(self.paths, check_arrays(weights, "weights", like=self.weights), strict=True))
-        hidden = {path: np.where(mask, arrays[path], 0) for path, mask in self._others.items()}
-        self.trainer.set_weights(arrays | hidden)
+        trained = {weight.path for weight in self.trainer.task.weights}
+        for path in self._others.keys() & trained:
+            arrays[path] = np.where(self._others[path], arrays[path], 0)
+        self.trainer.set_weights(arrays)
 
     def set_masks(self, masks: Sequence[Any]) -> None:
         """Set the masks: entries that return are 0 until weights are set, and the optimizer forgets theirs.
@@ -510,11 +513,12 @@ class MaskedTrainer:
         """
         checked, room = dict(zip(self.paths, self.check_masks(masks), strict=True)), self.trainer.room
         shapes = {path: mask.shape for path, mask in self.trainer.masks.items()}
-        trained = {weight.path for weight in self.trainer.task.weights} - room.keys()
         self.trainer.set_masks(
             {path: np.ones(shapes[path], bool) if checked[path] is None else checked[path] for path in room}
         )
-        self._others = {path: mask for path in trained if (mask := checked[path]) is not None and not mask.all()}
+        self._others = {
+            path: mask for path, mask in checked.items() if path not in room and mask is not None and not mask.all()
+        }
         self.set_weights(self.weights)
 
     def check_masks(self, masks: Sequence[Any]) -> Masks:
