@@ -101,6 +101,7 @@ class Task:
         slots: For each array of the optimizer, which follow these, the index of the weight that it belongs to; -1 for
             none.
         paths: The paths of all weights of the model, in its order.
+        channels: Which weights make the channels of statistics, as `StatisticsOwners.as_lists` returns it.
     """
 
     loss: str
@@ -114,6 +115,7 @@ class Task:
     statistics: tuple[str, ...]
     slots: tuple[int, ...]
     paths: tuple[str, ...]
+    channels: tuple[Any, ...] = ()
 
     @property
     def is_pruned(self) -> bool:
@@ -144,6 +146,7 @@ class Task:
 
 _PLAIN = (
     *("loss", "optimizer", "learning_rate", "batch", "inputs", "classes", "is_sum", "statistics", "slots", "paths"),
+    "channels",
 )
 
 

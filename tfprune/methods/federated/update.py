@@ -22,6 +22,7 @@ from tfprune.methods.federated.averages import (
     kept_entries,
 )
 from tfprune.report import Report, table
+from tfprune.solving.dependency_graph import StatisticsOwners
 
 if TYPE_CHECKING:
     import keras
@@ -449,9 +450,9 @@ class MaskedTrainer:
 
     Use it for clients without Keras: it needs NumPy alone, and the trainer LiteRT. The arrays are those that the file
     trains, with its statistics, in the order of the exported model. If all weights are trained, they are the arrays
-    of its `MaskedModel`. Train with the methods of the trainer. Masks of biases and statistics are kept beside the
-    file. Those of biases hold when weights are set, as in `MaskedModel`; those of statistics tell the server which
-    channels the client owns: all of them by default, because a file does not know its channels.
+    of its `MaskedModel`. Train with the methods of the trainer. As in `MaskedModel`, statistics have the masks of
+    the channels that the other masks leave, and a mask of a bias is kept beside the file, and holds when weights are
+    set.
 
     Args:
         trainer: A trainer. It is used as it is, not copied. If masks should change, export its file with
@@ -477,7 +478,9 @@ class MaskedTrainer:
         held = trainer.weights
         self.trainer = trainer
         self.paths = tuple(path for path in trainer.task.paths if path in held)
-        self._others: dict[str, np.ndarray] = {}  # masks of biases and statistics, which the file has whole
+        self._others: dict[str, np.ndarray] = {}  # masks of biases, which the file trains whole
+        shapes = {path: array.shape for path, array in held.items()}
+        self._statistics = StatisticsOwners.from_lists(trainer.task.channels, shapes)
 
     @property
     def weights(self) -> Arrays:
@@ -489,7 +492,9 @@ class MaskedTrainer:
     def masks(self) -> Masks:
         """The masks; None for a weight of which all entries are kept."""
         own = {path: None if mask.all() else mask for path, mask in self.trainer.masks.items()}
-        return [(own | self._others).get(path) for path in self.paths]
+        own |= self._others
+        own |= self._statistics.masks(own)
+        return [own.get(path) for path in self.paths]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set the weights; entries that the masks hide become zero.
@@ -499,9 +504,8 @@ class MaskedTrainer:
             ValueError: If their number or shapes are others, or one is not finite.
         """
         arrays = dict(zip(self.paths, check_arrays(weights, "weights", like=self.weights), strict=True))
-        trained = {weight.path for weight in self.trainer.task.weights}
-        for path in self._others.keys() & trained:
-            arrays[path] = np.where(self._others[path], arrays[path], 0)
+        for path, mask in self._others.items():
+            arrays[path] = np.where(mask, arrays[path], 0)
         self.trainer.set_weights(arrays)
 
     def set_masks(self, masks: Sequence[Any]) -> None:
@@ -516,9 +520,8 @@ class MaskedTrainer:
         self.trainer.set_masks(
             {path: np.ones(shapes[path], bool) if checked[path] is None else checked[path] for path in room}
         )
-        self._others = {
-            path: mask for path, mask in checked.items() if path not in room and mask is not None and not mask.all()
-        }
+        trained = {weight.path for weight in self.trainer.task.weights} - room.keys()
+        self._others = {path: mask for path in trained if (mask := checked[path]) is not None and not mask.all()}
         self.set_weights(self.weights)
 
     def check_masks(self, masks: Sequence[Any]) -> Masks:
