@@ -288,6 +288,11 @@ def test_what_is_no_trainer_and_what_the_file_has_itself_are_refused(client, wit
         PruneFL.fit(with_keras, data)
     with pytest.raises(TypeError, match=r"`data` to be \(x, y\)"):
         list(client.batch_gradients(X[0]))
+    with pytest.raises(ValueError, match=r"a label for each sample\. Received: .*(40 and 30|30 and 40)"):
+        PruneFL.fit(client, (X[0], Y[0][:30]))
+    for nothing in (iter([]), (X[0][:0], Y[0][:0])):
+        with pytest.raises(ValueError, match=r"at least one sample.*Is an iterator used up\?"):
+            PruneFL.fit(client, nothing)
 
 
 def test_weights_that_are_not_finite_leave_the_device_as_it_is(client):
@@ -383,6 +388,10 @@ def answers(change):
     return spoil
 
 
+def full_of(value):
+    return answers(lambda weights: ([array + value for array in weights], [array == 0 for array in weights]))
+
+
 def huge(model):
     model.set_weights([np.full_like(array, 1e38) for array in model.weights])
 
@@ -391,14 +400,8 @@ LEFT_OUT = {
     "a process that dies": ({"spoil": dies}, "it failed: killed in a step"),
     "a process that is silent": ({"spoil": silent}, "it did not answer"),
     "a step without a finite loss": ({"poison": huge}, "it failed: Expected a finite loss"),
-    "an update of NaN": (
-        {
-            "spoil": answers(
-                lambda weights: ([array * np.nan for array in weights], [np.ones(array.shape) for array in weights])
-            )
-        },
-        "finite numbers",
-    ),
+    "an update of infinity": ({"spoil": full_of(np.inf)}, "finite numbers"),
+    "an update of NaN": ({"spoil": full_of(np.nan)}, "finite numbers"),
     "masks of another shape": (
         {"spoil": answers(lambda weights: (weights[4:6], [np.ones((6, 16)), None]))},
         "their shapes are those of another model",
@@ -438,6 +441,13 @@ client.fit((x, y))
 client.trained({"num-examples": 8})
 print(client.round, sorted({"keras", "tensorflow", "jax", "torch"} & set(sys.modules)))
 """
+
+
+@pytest.mark.programs
+def test_a_median_withstands_a_device_that_sends_huge_weights(a_server, file):
+    strategy, arrays, _ = rounds_on_flower(file, spoil=full_of(1e30), rounds=2, average="median")
+    assert [row.received for row in strategy.traffic.rows] == [3, 3]
+    assert max(float(np.abs(array).max()) for array in arrays) < 100
 
 
 def test_clients_answer_where_neither_keras_nor_tensorflow_can_be_imported(file, tmp_path):

@@ -590,15 +590,20 @@ class MaskedTrainer:
                 )
 
     def _batches(self, data: Any) -> Iterator[tuple[Any, Any]]:
-        size = self.trainer.task.batch
-        whole = [data] if isinstance(data, tuple) else data
-        for batch in whole:
-            if not isinstance(batch, tuple) or len(batch) != 2:
+        size, is_empty = self.trainer.task.batch, True
+        for batch in [data] if isinstance(data, tuple) else data:
+            if not isinstance(batch, tuple) or len(batch) != 2 or not hasattr(batch[1], "__len__"):
                 raise ArgumentTypeError("data", "`data` to be (x, y), or batches of (x, y)", type(batch).__name__)
             x, y = batch
+            counts = {len(part) for part in _parts(x)} | {len(y)}
+            if len(counts) > 1:
+                raise ArgumentError("data", "`data` with a label for each sample", " and ".join(map(str, counts)))
             for start in range(0, len(y), size):
-                rows = slice(start, start + size)
+                rows, is_empty = slice(start, start + size), False
                 yield _rows(x, rows), y[rows]
+        if is_empty:
+            advice = "Is an iterator used up?"
+            raise ArgumentError("data", "`data` with at least one sample", "none", advice=advice)
 
     def _listed(self, gradients: Mapping[str, np.ndarray]) -> Arrays:
         """Return gradients in order; zeros for statistics."""
@@ -625,6 +630,11 @@ class _Trains(Protocol):
     def gradients(self, x: Any, y: Any, *, seed: int | None = None) -> dict[str, np.ndarray]: ...
 
     def train_on_batch(self, x: Any, y: Any, *, learning_rate: float | None = None) -> float: ...
+
+
+def _parts(x: Any) -> list[Any]:
+    """Return the arrays of an array, or of a list or dict of arrays."""
+    return list(x.values()) if isinstance(x, Mapping) else list(x) if isinstance(x, (list, tuple)) else [x]
 
 
 def _rows(x: Any, rows: slice) -> Any:
