@@ -113,6 +113,7 @@ class Task:
         slots: For each array of the optimizer, which follow these, the index of the weight that it belongs to; -1 for
             none.
         paths: The paths of all weights of the model, in its order.
+        channels: Which weights make the channels of statistics, as `StatisticsOwners.as_lists` returns it.
     """
 
     loss: str
@@ -126,6 +127,7 @@ class Task:
     statistics: tuple[str, ...]
     slots: tuple[int, ...]
     paths: tuple[str, ...]
+    channels: tuple[Any, ...] = ()
 
     @property
     def is_pruned(self) -> bool:
@@ -159,6 +161,7 @@ class Task:
             statistics=tuple(values["statistics"]),
             slots=tuple(values["slots"]),
             paths=tuple(values["paths"]),
+            channels=tuple(values["channels"]),
         )
 
 
