@@ -27,6 +27,8 @@ from tfprune.solving.dependency_graph import StatisticsOwners
 if TYPE_CHECKING:
     import keras
 
+    from tfprune.export import Trainer
+
 # Masks as bytes: one bit for each entry, compressed, with their shapes and a hash.
 
 _MASKS_MAGIC, _MASKS_VERSION = b"TFM", 1
@@ -470,7 +472,7 @@ class MaskedTrainer:
         >>> update = Update(client.weights, client.masks)
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         if not isinstance(trainer, _Trains):
             raise ArgumentTypeError(
                 "trainer", "`trainer` to be a tfprune.export.Trainer", found=type(trainer).__name__
@@ -617,11 +619,14 @@ class MaskedTrainer:
 class _Trains(Protocol):
     """The methods of a trainer, which is a class of `tfprune.export`."""
 
-    step: int
-    task: Any
-    masks: Mapping[str, np.ndarray]
-    weights: Mapping[str, np.ndarray]
-    room: Mapping[str, int]
+    @property
+    def weights(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def masks(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def room(self) -> Mapping[str, int]: ...
 
     def set_weights(self, weights: Mapping[str, Any]) -> None: ...
 
