@@ -49,6 +49,7 @@ COMMANDS = [
     ["recurrent_export.py"],
     ["second_export.py"],
     ["converters.py"],
+    ["extras.py"],
     ["sizes.py"],
     ["packed.py"],
     ["readers.py"],

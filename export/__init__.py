@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tfprune.export.device.quantization_error import quantization_error as quantization_error
     from tfprune.export.device.remote import Remote as Remote
     from tfprune.export.device.runner import Runner as Runner
-    from tfprune.export.device.trainer import FitReport as FitReport
-    from tfprune.export.device.trainer import Trainer as Trainer
     from tfprune.export.device.verify import EvaluateReport as EvaluateReport
     from tfprune.export.device.verify import VerifyReport as VerifyReport
     from tfprune.export.device.verify import evaluate as evaluate
@@ -66,6 +64,8 @@ if TYPE_CHECKING:
     from tfprune.export.rewriting.share_weights import add_metadata as add_metadata
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
     from tfprune.export.rewriting.sparsify import sparsify as sparsify
+    from tfprune.export.rewriting.trainer import FitReport as FitReport
+    from tfprune.export.rewriting.trainer import Trainer as Trainer
     from tfprune.export.rewriting.weights import EdgeQuantizer as EdgeQuantizer
 
 _HOMES = {
@@ -78,7 +78,6 @@ _HOMES = {
     "device.quantization_error": ["QuantizationErrorReport", "correct_biases", "quantization_error"],
     "device.remote": ["Remote"],
     "device.runner": ["Runner"],
-    "device.trainer": ["FitReport", "Trainer"],
     "device.verify": ["EvaluateReport", "VerifyReport", "evaluate", "verify"],
     "device.web": ["WebReport", "web"],
     "file.container": ["pack", "unpack"],
@@ -97,6 +96,7 @@ _HOMES = {
     "rewriting.rewrite": ["ExportReport", "rewrite"],
     "rewriting.share_weights": ["add_metadata", "share_weights"],
     "rewriting.sparsify": ["sparsify"],
+    "rewriting.trainer": ["FitReport", "Trainer"],
     "rewriting.weights": ["EdgeQuantizer"],
 }
 

@@ -132,5 +132,5 @@ if sys.modules.get("keras"):  # None where a program blocks it
     importlib.import_module("tfprune.tfmot.prune")
     importlib.import_module("tfprune.quantizing.quantized")
     importlib.import_module("tfprune.models.in_place")
-    importlib.import_module("tfprune.compact.smaller_class")
+    importlib.import_module("tfprune.compact.smaller")
     importlib.import_module("tfprune.compact.trainer")

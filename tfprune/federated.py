@@ -1,7 +1,8 @@
 """Federated pruning: masked models and clients, averages over the owners of each entry, and ways to choose masks.
 
 The ways are those of LotteryFL (arXiv:2008.03371), FedMask, PruneFL (arXiv:1909.12326) and HeteroFL
-(arXiv:2010.01264). Averages and packing need NumPy alone; `MaskedFedAvg` and the clients need Flower.
+(arXiv:2010.01264). HeteroFL, `MaskedModel` and what works on it need Keras. The other names need NumPy alone, and
+`MaskedFedAvg` and the clients Flower as well.
 
 Example:
     >>> import numpy as np, tfprune
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.flower_client import FedMaskClient as FedMaskClient
     from tfprune.methods.federated.flower_client import MaskedClient as MaskedClient
     from tfprune.methods.federated.flower_server import MaskedFedAvg as MaskedFedAvg
+    from tfprune.methods.federated.masked_model import HeteroFL as HeteroFL
     from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
+    from tfprune.methods.federated.masked_model import OwnClassesLoss as OwnClassesLoss
+    from tfprune.methods.federated.masked_model import Scaler as Scaler
     from tfprune.methods.federated.masked_model import dense_gradients as dense_gradients
+    from tfprune.methods.federated.masked_model import leading_channels as leading_channels
     from tfprune.methods.federated.masked_model import measure_statistics as measure_statistics
     from tfprune.methods.federated.masks import FedMask as FedMask
-    from tfprune.methods.federated.masks import HeteroFL as HeteroFL
     from tfprune.methods.federated.masks import LotteryFL as LotteryFL
-    from tfprune.methods.federated.masks import OwnClassesLoss as OwnClassesLoss
     from tfprune.methods.federated.masks import PruneFL as PruneFL
-    from tfprune.methods.federated.masks import Scaler as Scaler
-    from tfprune.methods.federated.masks import leading_channels as leading_channels
+    from tfprune.methods.federated.update import MaskedTrainer as MaskedTrainer
     from tfprune.methods.federated.update import Traffic as Traffic
     from tfprune.methods.federated.update import Update as Update
     from tfprune.methods.federated.update import pack_masks as pack_masks
@@ -44,17 +46,18 @@ _HOMES = {
     "methods.federated.averages": ["mask_iou", "merge_masks", "clip_updates", "masked_average", "TrimmedMean"],
     "methods.federated.flower_client": ["FedMaskClient", "MaskedClient"],
     "methods.federated.flower_server": ["MaskedFedAvg"],
-    "methods.federated.masks": [
-        "FedMask",
+    "methods.federated.masks": ["FedMask", "LotteryFL", "PruneFL"],
+    "methods.federated.masked_model": [
+        "MaskedModel",
+        "dense_gradients",
+        "measure_statistics",
         "HeteroFL",
-        "LotteryFL",
-        "PruneFL",
         "Scaler",
         "OwnClassesLoss",
         "leading_channels",
     ],
-    "methods.federated.masked_model": ["MaskedModel", "dense_gradients", "measure_statistics"],
     "methods.federated.update": [
+        "MaskedTrainer",
         "Traffic",
         "Update",
         "pack_masks",

@@ -462,7 +462,7 @@ def add_train(commands: Any) -> None:
     examples = """
 tfprune train watch.tfz --data x.npy,y.npy
 tfprune train watch.tfz --data x.npy,y.npy --validation xv.npy,yv.npy --epochs 5 --state ada.npz
-tfprune train watch.tfz --data x.npy,y.npy --time 60
+tfprune train watch.tfz --data x.npy,y.npy --time 60 --export mine.tfz
 """
     parser = add_command(commands, "train", run=_train, text=text, extra="device", examples=examples)
     add_file(parser, "model", metavar="FILE", help="a file of to_trainer, plain or packed")
@@ -470,6 +470,8 @@ tfprune train watch.tfz --data x.npy,y.npy --time 60
     parser.add_argument("--validation", metavar="X,Y", help="samples and labels that are evaluated after each epoch")
     text = "what it learned: read if it exists, written after each epoch (default: FILE with the suffix .state.npz)"
     add_file(parser, "--state", metavar="FILE", help=text)
+    text = "also write a file for inference, which Runner reads; its suffix says how it is compressed (.tfz: packed)"
+    add_file(parser, "--export", metavar="FILE", help=text)
     parser.add_argument("--epochs", type=int, default=1, help="how often all samples are seen (default: 1)")
     text = "learning rate of the optimizer (default: as exported)"
     parser.add_argument("--learning-rate", type=float, metavar="RATE", help=text)
@@ -478,11 +480,13 @@ tfprune train watch.tfz --data x.npy,y.npy --time 60
 
 
 def _train(options: argparse.Namespace) -> Any:
-    from tfprune.export.device.trainer import Trainer
+    from tfprune.export.file.container import SUFFIXES
+    from tfprune.export.rewriting.trainer import Trainer
 
     state = Path(options.state or Path(options.model).with_suffix(".state.npz"))
-    check_destination(state)
-    check_not_read(str(state), options.model, *options.data.split(","))
+    for path in (str(state), *([options.export] if options.export else [])):
+        check_destination(path)
+        check_not_read(path, options.model, *options.data.split(","))
     x, y = _labeled(options.data, "--data")
     validation = _labeled(options.validation, "--validation") if options.validation else None
     trainer = Trainer(options.model, threads=options.threads)
@@ -503,7 +507,10 @@ def _train(options: argparse.Namespace) -> Any:
             callback=save_epoch,
             time=options.time,
         )
-    trainer.save(state)
+        trainer.save(state)
+        if options.export:
+            compress = SUFFIXES.get(Path(options.export).suffix.lower())
+            trainer.to_tflite(options.export, check_on=x, compress=compress)
     return report
 
 

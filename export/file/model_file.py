@@ -11,6 +11,7 @@ from typing import Any
 from tfprune.export.file import schema
 from tfprune.export.file.container import Source, check_whole, read_model, source_name
 from tfprune.export.file.document import (
+    CONVERTER,
     REDUCED_PRECISION,
     numbers_operators,
     put_in_order,
@@ -70,6 +71,11 @@ class ModelFile:
     def metadata(self) -> dict[str, bytes]:
         """The metadata by name."""
         return read_metadata(self.content)
+
+    @property
+    def converter(self) -> str:
+        """The name and version of what converted it; empty where that was TensorFlow's converter, or is not known."""
+        return self.metadata.get(CONVERTER, b"").decode("utf-8", "replace").strip("\0")
 
     @cached_property
     def signatures(self) -> dict[str, int]:

@@ -40,13 +40,14 @@ from tfprune.export.keras_side.prepare import (
     HALF_TYPES,
     ModelInput,
     Signature,
-    chosen_converter,
+    converters,
     has_half_weights,
     holds_ranges,
     in_float32,
     marked_layers,
     protect_scales,
     read_copy,
+    recurrent_layers,
     signature,
     states_at_start,
     write_copy,
@@ -524,18 +525,44 @@ def convert_prepared(
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
-    if chosen_converter() == "litert":
-        from tfprune.export.keras_side.stablehlo import convert_by_jax
-
-        content = convert_by_jax(model, inputs, form=form, samples=samples)
-    else:
-        content = _by_tensorflow(model, inputs, form=form, samples=samples, like=(beside or form).scheme)
-        content = keep_order(content, inputs.names)
+    content = _first_converted(model, inputs, form=form, samples=samples, like=(beside or form).scheme)
     if quantize in INTEGERS:
         _check_scales(content, model)
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
     _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
     return file
+
+
+def _first_converted(
+    model: keras.Model,
+    inputs: Signature,
+    *,
+    form: Quantization,
+    samples: Sequence[dict[str, np.ndarray]],
+    like: str | None,
+) -> bytes:
+    """Return the file of the first converter that takes a model; TensorFlow's keeps the loops of recurrent layers."""
+    *names, last = reversed(converters()) if recurrent_layers(model) else converters()
+    convert_by = {"litert": _by_litert, "tensorflow": _by_tensorflow}
+    for name in names:
+        try:
+            return convert_by[name](model, inputs, form=form, samples=samples, like=like)
+        except ValueError as error:
+            _log.info("the converter %s refused %r: %s", name, model.name, error)
+    return convert_by[last](model, inputs, form=form, samples=samples, like=like)
+
+
+def _by_litert(
+    model: keras.Model,
+    inputs: Signature,
+    *,
+    form: Quantization,
+    samples: Sequence[dict[str, np.ndarray]],
+    like: str | None,  # noqa: ARG001 (as TensorFlow's takes it)
+) -> bytes:
+    from tfprune.export.keras_side.stablehlo import convert_by_jax
+
+    return convert_by_jax(model, inputs, form=form, samples=samples)
 
 
 def _by_tensorflow(
@@ -553,7 +580,7 @@ def _by_tensorflow(
         settings: dict[str, Any] = {"quantize": form.scheme, "io_dtype": form.io_dtype, "things": things}
         settings |= {"unroll": unroll, "like": like, "skip": [*(form.skip or ())], **dataclasses.asdict(inputs)}
         _write_job(folder, settings, samples)
-        return convert_apart(folder, model, quantize=form.scheme)
+        return keep_order(convert_apart(folder, model, quantize=form.scheme), inputs.names)
 
 
 def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> bytes:
@@ -671,7 +698,8 @@ def _failure(reason: str, output: str, what: str) -> str:
     if missing:
         return (
             f"{expected} Received: operators without a builtin form in TFLite: {', '.join(missing)}. "
-            "Replace the layers or functions that need them."
+            "Replace the layers or functions that need them, or export with LiteRT's converter: in an environment of "
+            f"its own, {install('jax')}, and KERAS_BACKEND=jax."
         )
     wide = re.findall(r"16x8-bit not yet supported for op: '(\w+)'", reason)
     if wide:

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.folders import TemporaryFolder
-from tfprune.compact.smaller_class import has_cache, own_heads
+from tfprune.compact.smaller import has_cache, own_heads
 from tfprune.export.device.writer_file import JSON, SENTENCEPIECE, TextForm, Tokenizer
 from tfprune.export.file import schema
 from tfprune.export.file.document import add_tensor, drop_hash, inputs_of, operator_code, operator_name, put_in_order

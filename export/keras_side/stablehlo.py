@@ -1,7 +1,8 @@
 """Keras models to .tflite bytes without TensorFlow: JAX traces them, and LiteRT's own converter takes the trace.
 
 On the JAX backend this process traces the model. On other backends it travels as Keras saves it, and the child that
-converts it loads and traces it on JAX. The converter runs in a child in any case: on some models it crashes.
+converts it loads and traces it on JAX. The converter runs in a child in any case: on some models it crashes. A child
+that only converts imports no Keras, which takes seconds: what needs it here is imported where it is used.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import keep_order
 from tfprune.export.rewriting.shapes import open_sizes
 from tfprune.export.rewriting.weights import operators_to_skip, quantized_by_recipe
-from tfprune.quantizing.quantized import marks_range
 from tfprune.report import install
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _version() -> str:
         return "none"
 
 
-def converter_name() -> str:
+def _converter_name() -> str:
     """Return the name of the converter, and its version."""
     return f"{_NAME} {importlib.metadata.version(_NAME)}"
 
@@ -500,6 +500,8 @@ _STEPS, _LOWEST = 255, -128  # of 8-bit integers
 def _marked_ranges(*, fuses: bool) -> Iterator[None]:
     """Let wrappers with known ranges mark them in a trace instead of rounding."""
     import jax
+
+    from tfprune.quantizing.quantized import marks_range
 
     def mark(tensor: Any, bounds: Any) -> Any:
         if not all(isinstance(bound, float | int) for bound in bounds):  # of constants
@@ -913,7 +915,7 @@ def _run_converter(folder: Path, name: str, *, package: str) -> schema.ModelT:
         output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
         raise _failure(completed.reason, output, name)
     model = unpack_objects((folder / _CONVERTED).read_bytes())
-    put_metadata(model, {CONVERTER: converter_name().encode()})
+    put_metadata(model, {CONVERTER: _converter_name().encode()})
     return model
 
 

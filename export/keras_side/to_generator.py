@@ -37,7 +37,7 @@ from tfprune.export.keras_side.language_model import (
 )
 from tfprune.export.keras_side.prepare import (
     StrippedModel,
-    chosen_converter,
+    converters,
     half_types,
     has_half_weights,
     strip_for_export,
@@ -57,6 +57,7 @@ _TIE = 1e-3  # of the largest score: closer ones are ranked by rounding
 _TRIED = 4  # tokens with which a cache is tried before the conversion
 _TIMEOUT = 3600.0  # seconds
 _DRAWN = 8  # tokens of a prompt that is drawn
+_BACKENDS = {"tensorflow": "tensorflow", "litert": "jax"}  # whose graphs a converter reads
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,15 @@ def _check_model(model: Any) -> None:
         raise ValueError(f"Expected a model that is not quantized yet. Received: {model.name!r}. {quantized}")
 
 
+def _converter() -> str:
+    """Return the converter that reads graphs of the backend, or else the first one."""
+    names = converters()
+    return next((name for name in names if _BACKENDS[name] == keras.backend.backend()), names[0])
+
+
 def _check_backend() -> None:
     """Refuse a backend whose graphs the converter does not read."""
-    found, wanted = keras.backend.backend(), {"tensorflow": "tensorflow", "litert": "jax"}[chosen_converter()]
+    found, wanted = keras.backend.backend(), _BACKENDS[_converter()]
     if found == wanted:
         return
     other = "litert" if found == "jax" else "tensorflow" if found == "tensorflow" else ""
@@ -615,7 +622,7 @@ def _write(
 
 
 def _converted(cached: CachedModel, counts: Sequence[int], each_step: Callable[[], None]) -> bytes:
-    if chosen_converter() == "litert":
+    if _converter() == "litert":
         each_step()
         return convert_functions(*_functions(cached, counts), name=cached.model.name)
     with TemporaryFolder() as name:

@@ -61,7 +61,7 @@ from tfprune.export.keras_side.convert import (
 from tfprune.export.keras_side.prepare import (
     Signature,
     StrippedModel,
-    chosen_converter,
+    converters,
     half_types,
     holds_ranges,
     recurrent_layers,
@@ -72,7 +72,6 @@ from tfprune.export.keras_side.prepare import (
     without_rounding,
 )
 from tfprune.export.keras_side.sparse_ready import become_sparse_ready
-from tfprune.export.keras_side.stablehlo import converter_name
 from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.rewrite import (
@@ -869,7 +868,8 @@ def to_tflite(
         progress.add()
         converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
         file = _share_grids(converted, plain, of=trained)
-        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, _advice())
+        advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE
+        check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, advice)
         prove = partial(_check_rounding, form=form, inputs=inputs, batch=fixed, data=data, check=check)
         check = prove(file, plain) if allowed is None else check
         file = file.after(*_passes(form))
@@ -888,7 +888,7 @@ def to_tflite(
             choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
-    report = replace(report, uses_calibration=check_on is None and bool(batches), converter=_converter())
+    report = replace(report, uses_calibration=check_on is None and bool(batches), converter=converted.converter)
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
 
 
@@ -909,21 +909,12 @@ def _beside_loops(
     if not unrolled:
         return report
     other_bytes: dict[str, int] = {}
-    if report.tflite_bytes > _FLOAT_BYTES * report.nnz and chosen_converter() == "tensorflow":  # which has loops
+    if report.tflite_bytes > _FLOAT_BYTES * report.nnz and "tensorflow" in converters():  # which has loops
         for scheme in (None,) if report.micro else (None, "dynamic"):
             file = convert_prepared(plain, inputs, form=Quantization(scheme), batch=batch)
             packed = (encode(form.file.content, compress) for form in candidate_files(file, name="", optimize="size"))
             other_bytes[scheme or "float32"] = min(map(len, packed))
     return replace(report, unrolled=tuple(layer.name for layer in unrolled), other_bytes=other_bytes)
-
-
-def _advice() -> str:
-    return _ADVICE if chosen_converter() == "tensorflow" else f"{_ADVICE} {_OTHER_CONVERTER}"
-
-
-def _converter() -> str:
-    """Return what the report says of the converter: its name and version if it is not TensorFlow's."""
-    return "" if chosen_converter() == "tensorflow" else converter_name()
 
 
 def _default(scheme: str | None, plain: keras.Model, file: ModelFile | None = None) -> float:

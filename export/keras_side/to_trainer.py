@@ -18,24 +18,18 @@ import numpy as np
 
 from tfprune.base.folders import TemporaryFolder
 from tfprune.base.output import Progress, check_verbose
-from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_regex
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_regex
 from tfprune.export.device.processes import read_job, run_job, write_job
-from tfprune.export.device.trainer import (
-    CHECK,
-    LABELS,
-    METADATA,
-    RATE,
-    RESULT,
-    SEED,
-    WEIGHT,
-    Task,
-    Trainer,
-    Weight,
-    run_steps,
-)
 from tfprune.export.file import schema
 from tfprune.export.file.container import check_destination, check_suffix, encode, write_atomically
-from tfprune.export.file.document import with_metadata
+from tfprune.export.file.document import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    inputs_of,
+    operator_name,
+    with_metadata,
+)
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import shape_text
 from tfprune.export.keras_side.convert import JOB, SAVED_MODEL, convert_apart
@@ -50,6 +44,19 @@ from tfprune.export.keras_side.prepare import (
     write_copy,
 )
 from tfprune.export.keras_side.trainable_forms import register_gradients, trainable_dropout, trainable_forms
+from tfprune.export.rewriting.trainer import (
+    CHECK,
+    LABELS,
+    METADATA,
+    RATE,
+    RESULT,
+    SEED,
+    WEIGHT,
+    Task,
+    Trainer,
+    Weight,
+    run_steps,
+)
 from tfprune.masking.strip import wrappers
 from tfprune.models.anatomy import Anatomy, as_numpy, check_keras
 from tfprune.report import Report, install, table
@@ -60,6 +67,7 @@ _CLOSE_OUTPUTS = 1e-4  # of the largest output, before training
 _TIMEOUT = 3600.0
 _ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
 _TRACED = "traced"
+_POSITIONS = "positions"  # begins the names of variables that hold them
 _PARTS = {"all": "every weight", "last": "the last layer with weights", "biases": "biases, and weights of norms"}
 _RESERVED = (LABELS, WEIGHT, RATE, SEED)
 
@@ -126,6 +134,7 @@ def to_trainer(
     path: str | os.PathLike[str],
     *,
     trains: str | Sequence[str] = "all",
+    max_density: float | None = None,
     loss: Any = None,
     optimizer: keras.optimizers.Optimizer | str | None = None,
     check_on: Any = None,
@@ -143,7 +152,7 @@ def to_trainer(
     compared, before the file is written.
 
     The file has the signatures `train`, `evaluate`, `infer`, `save` and `restore`, and `gradients` if kernels are
-    pruned: those of the loss at all entries of these kernels, zeros included.
+    pruned: those of the loss at all entries of what is trained, zeros included.
 
     Args:
         model: A built model with one output, on the TensorFlow backend or with classes that another process can
@@ -152,6 +161,10 @@ def to_trainer(
         trains: What is trained: `"all"` (the default), `"last"` for the last layer with weights, `"biases"` for
             biases and the weights of norms, or one regular expression or several, searched in the paths of weights,
             such as `"dense"`. A layer of which nothing is trained computes as in inference.
+        max_density: The fraction of each kernel for which the file has room, in (0, 1], so that masks may keep more
+            entries on the device than now, or any at 1. It holds for kernels under wrappers, and in a model without
+            them for those that are not zero. None (the default) has room for the entries that are kept now, as has
+            a kernel that keeps more than the fraction.
         loss: A loss of Keras, its name, or a function of labels and outputs. None (the default) is the one that the
             model was compiled with.
         optimizer: An optimizer of Keras or its name, which begins anew. None (the default) is the one that the model
@@ -182,12 +195,14 @@ def to_trainer(
     check_verbose(verbose)
     check_count(batch_size, "batch_size", least=1)
     check_keras(model, keras.Model)
+    if max_density is not None:
+        check_number(max_density, "max_density", above=0, most=1)
     recipe = _Recipe.of(model, loss=loss, optimizer=optimizer, batch=batch_size)
     plain = strip_for_export(model, finds_unread=False).model
     inputs = signature(plain)
     _check_shapes(plain, inputs)
     trained = _choose(plain, trains)
-    weights = _weights(model, plain, trained)
+    weights = _weights(model, plain, trained, max_density)
     data = _samples(plain, inputs, recipe, check_on)
     with Progress(3, verbose=verbose, unit="step") as progress, TemporaryFolder() as name:
         folder = Path(name)
@@ -195,7 +210,7 @@ def to_trainer(
         progress.add()
         signatures = ["train", "evaluate", "infer", "save", "restore", *(["gradients"] if task.is_pruned else [])]
         write_job(folder, JOB, settings={"quantize": None, "signatures": signatures, "holds_variables": True})
-        file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_without_names)
+        file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_slim, _as_distances)
         content = with_metadata(file.content, {METADATA: task.as_bytes()})
         progress.add()
         runtime, difference, exact_difference, rounding = _compare(content, data, expected, folder)
@@ -343,7 +358,7 @@ def _choose(model: keras.Model, trains: str | Sequence[str]) -> set[str]:
     return paths
 
 
-def _weights(source: keras.Model, plain: keras.Model, trained: set[str]) -> list[Weight]:
+def _weights(source: keras.Model, plain: keras.Model, trained: set[str], max_density: float | None) -> list[Weight]:
     """Describe the weights that are trained, with the positions of entries that no mask hides."""
     masks = _masks(source, plain)
     weights = []
@@ -351,9 +366,18 @@ def _weights(source: keras.Model, plain: keras.Model, trained: set[str]) -> list
         if variable.path not in trained:
             continue
         mask = masks.get(variable.path)
-        positions = None if mask is None or mask.all() else np.flatnonzero(mask).astype(np.int32)
+        positions = None if mask is None else _positions(mask, max_density)
         weights.append(Weight(variable.path, tuple(variable.shape), positions))
     return weights
+
+
+def _positions(mask: np.ndarray, max_density: float | None) -> np.ndarray | None:
+    """Return the flat positions of kept entries, and behind them room for others; None if all are kept for good."""
+    kept = np.flatnonzero(mask).astype(np.int32)
+    if max_density is None:
+        return None if mask.all() else kept
+    room = max(math.ceil(max_density * mask.size) - len(kept), 0)
+    return np.pad(kept, (0, room), constant_values=mask.size)
 
 
 def _masks(source: keras.Model, plain: keras.Model) -> dict[str, np.ndarray]:
@@ -518,7 +542,7 @@ class _Steps:
         values = [weight.values(as_numpy(by_path[weight.path])) for weight in weights]
         self._values = [keras.Variable(each, dtype="float32", name=f"values_{n}") for n, each in enumerate(values)]
         self._positions = {
-            weight.path: tf.Variable(weight.positions[:, None], name=f"positions_{n}")
+            weight.path: tf.Variable(weight.positions[:, None], name=f"{_POSITIONS}_{n}")
             for n, weight in enumerate(weights)
             if weight.positions is not None
         }
@@ -629,7 +653,7 @@ class _Steps:
             "restore": (self._restore, stored),
         }
         if any(each.positions is not None for each in self._weights):
-            specs["gradients"] = (self._gradients, labeled)
+            specs["gradients"] = (self._gradients, {**labeled, SEED: training[SEED]})
         home.functions = {
             name: tf.function(function).get_concrete_function(**arguments)
             for name, (function, arguments) in specs.items()
@@ -663,14 +687,11 @@ class _Steps:
 
     def _gradients(self, **values: Any) -> dict[str, Any]:
         tf = self._tf
-        with trainable_forms(tf, seed=tf.zeros((1,), tf.int32)):
+        with trainable_forms(tf, seed=values.pop(SEED)):
             dense = self._dense([tf.convert_to_tensor(each.value) for each in self._values])
             loss, *_ = self._forward(dense, values, training=True)
             gradients = tf.gradients(loss, dense, unconnected_gradients="zero")
-        pairs = enumerate(zip(self._weights, gradients, strict=True))
-        named = {
-            f"gradient_{n}": tf.convert_to_tensor(each) for n, (weight, each) in pairs if weight.positions is not None
-        }
+        named = {f"gradient_{n}": tf.convert_to_tensor(each) for n, each in enumerate(gradients)}
         return {"loss": tf.reshape(loss, (1,)), **named}
 
     def _evaluate(self, **values: Any) -> dict[str, Any]:
@@ -736,12 +757,58 @@ def _at_least_1d(shape: Any) -> tuple[int, ...]:
     return tuple(shape) or (1,)
 
 
-def _without_names(model: schema.ModelT) -> bool:
-    """Leave out the names of tensors, a tenth of a file: signatures have their own."""
+# Make the file smaller.
+
+
+def _slim(model: schema.ModelT) -> bool:
+    """Leave out what takes a fifth of the graphs and says nothing: names, empty scales and empty buffers."""
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            tensor.name = b""
+            tensor.name = None  # signatures have names of their own
+            if tensor.quantization is not None and tensor.quantization.scale is None:
+                tensor.quantization = None
+            if not len(_data(model, tensor)):
+                tensor.buffer = 0
     return True
+
+
+def _as_distances(model: schema.ModelT) -> bool:
+    """Store positions as distances from one to the next, of a byte each: the file adds them up when it is loaded."""
+    changed = False
+    for graph in model.subgraphs:
+        names = {
+            int(operator.outputs[0]): operator.builtinOptions.sharedName
+            for operator in graph.operators
+            if operator_name(model, operator) == "VAR_HANDLE"
+        }
+        for operator in [each for each in graph.operators if operator_name(model, each) == "ASSIGN_VARIABLE"]:
+            handle, index = inputs_of(operator)
+            data = _data(model, graph.tensors[index])
+            if not names.get(handle, b"").startswith(_POSITIONS.encode()) or not len(data):
+                continue
+            distances = np.diff(np.asarray(data, np.uint8).view("<i4"), prepend=np.int32(0))
+            if distances.max() <= np.iinfo(np.uint8).max:
+                _add_up(model, graph, operator, distances.astype(np.uint8))
+                changed = True
+    return changed
+
+
+def _add_up(model: schema.ModelT, graph: schema.SubGraphT, assign: schema.OperatorT, distances: np.ndarray) -> None:
+    """Let an operator assign the sums of distances."""
+    types, shape = schema.TensorType, np.array([len(distances), 1], np.int32)
+    source = add_constant(model, graph, name=b"", values=distances[:, None])
+    axis = add_constant(model, graph, name=b"", values=np.zeros((), np.int32))
+    numbers, sums = (add_tensor(graph, schema.TensorT(type=types.INT32, shape=shape, buffer=0)) for _ in range(2))
+    assign.inputs = np.array([assign.inputs[0], sums], np.int32)
+    options = schema.CumsumOptionsT()
+    add_operator(model, graph, name="CUMSUM", inputs=[numbers, axis], outputs=[sums], options=options)
+    cast = schema.CastOptionsT(inDataType=types.UINT8, outDataType=types.INT32)
+    add_operator(model, graph, name="CAST", inputs=[source], outputs=[numbers], options=cast)
+
+
+def _data(model: schema.ModelT, tensor: schema.TensorT) -> Any:
+    data = model.buffers[tensor.buffer].data
+    return () if data is None else data
 
 
 # Compare, and bring what was learned back.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,10 +11,12 @@ import tensorflow as tf
 
 import tfprune
 from sample_apps.data.wrist import WINDOW
-from sample_apps.federated.people import Person
+from sample_apps.federated.people import BATCH, Person, whole_batches
+from tfprune.export import Trainer as DeviceTrainer
+from tfprune.export import to_trainer
 from tfprune.federated import MaskedModel, Scaler
 
-AXES, EXERCISES, BATCH, RATE = 6, 7, 32, 0.002
+AXES, EXERCISES, RATE = 6, 7, 0.002
 
 
 def build(seed: int, *, rate: float = 1.0) -> keras.Model:
@@ -84,19 +86,20 @@ class Trainer:
         self.model.set_weights(self.initial)
 
 
-def whole_batches(person: Person, *, epochs: int, seed: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the batches of some epochs, each epoch in another order; windows that fill no batch are left out."""
-    random, size = np.random.default_rng(seed), min(BATCH, len(person.x))
-    for _ in range(epochs):
-        order = random.permutation(len(person.x))
-        for start in range(0, len(order) - size + 1, size):
-            batch = order[start : start + size]
-            yield person.x[batch], person.y[batch]
-
-
 @functools.lru_cache(maxsize=2)  # one model for all clients of a process: each brings its weights and masks
 def trainer(seed: int, rate: float = 1.0) -> Trainer:
     # One thread: sums are then added up in the same order, whatever else runs.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     return Trainer(seed, rate=rate)
+
+
+def export(folder: Path, seed: int) -> None:
+    """Write the file by which watches without Keras train, with room for all masks, and its first state."""
+    from sample_apps.federated.devices import FILE, FIRST
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model = tfprune.wrap(build(seed))
+    model.compile(keras.optimizers.Adam(RATE), keras.losses.SparseCategoricalCrossentropy())
+    to_trainer(model, folder / FILE, batch_size=BATCH, max_density=1.0, compress="packed", verbose=0)
+    DeviceTrainer(folder / FILE).save(folder / FIRST)

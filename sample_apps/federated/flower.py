@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,16 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray prints a warning
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
 
 from sample_apps.federated.clients import Trainer, trainer
-from sample_apps.federated.here import InProcess
+from sample_apps.federated.here import start
 from sample_apps.federated.methods import CLIENTS, FED_MASK, Round, prune_fl
 from sample_apps.federated.people import people
+from sample_apps.federated.server import keep, train_clients
 from sample_apps.federated.ways import name_of
-from tfprune.federated import MaskedFedAvg, Update
 
 client_app = ClientApp()
 server_app = ServerApp()
@@ -38,18 +35,8 @@ def train(message: Message, context: Context) -> Message:
         context.state["app"] = ConfigRecord({"way": config["way"]})
     turn = Round(message, context, person=people(config["source"])[number], number=number)
     answer, watch, round_ = CLIENTS[config["way"]](turn)
-    if round_ == config["rounds"]:
-        kept = Update(watch.model.weights, watch.model.masks, round_).encode()
-        folder = Path(config["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"person-{number + 1}.update").write_bytes(kept)
+    keep(watch, config, number=number, turn=round_)
     return answer
-
-
-def by_person(records: Sequence[RecordDict], _: str) -> MetricRecord:
-    """Return the accuracy of each person, in place of a mean."""
-    metrics = [record["metrics"] for record in records]
-    return MetricRecord({f"person-{int(each['person'])}": each["accuracy"] for each in metrics})
 
 
 def value_in(records: RecordDict, name: str, key: str) -> Any:
@@ -66,32 +53,11 @@ def serve(grid: Grid, context: Context) -> None:
 def train_all_ways(grid: Grid, config: dict[str, Any]) -> None:
     """Train in one way after the other."""
     for way in config["ways"].split(","):
-        train_one_way(grid, {**config, "way": way, "folder": str(Path(config["folder"], name_of(way)))})
-
-
-def train_one_way(grid: Grid, config: dict[str, Any]) -> None:
-    """Train for some rounds, and keep the model, the accuracies and the bytes of each round."""
-    watch, folder = trainer(config["seed"]), Path(config["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
-    strategy = MaskedFedAvg(
-        check_masks=watch.model.check_masks,
-        fraction_evaluate=0.0,
-        min_train_nodes=config["clients"],
-        min_available_nodes=config["clients"],
-        train_metrics_aggr_fn=by_person,
-        **options(config, watch),
-    )
-    result = strategy.start(
-        grid=grid,
-        initial_arrays=ArrayRecord(watch.initial),
-        num_rounds=config["rounds"],
-        train_config=ConfigRecord(dict(config)),
-    )
-    returned = Update(result.arrays.to_numpy_ndarrays(), strategy.masks, config["rounds"])
-    (folder / "server.update").write_bytes(returned.encode())
-    accuracy = [dict(metrics) for _, metrics in sorted(result.train_metrics_clientapp.items())]
-    report = {"accuracy": accuracy, "traffic": strategy.traffic.as_dict()}
-    (folder / "rounds.json").write_text(json.dumps(report), encoding="utf-8")
+        own, watch = (
+            {**config, "way": way, "folder": str(Path(config["folder"], name_of(way)))},
+            trainer(config["seed"]),
+        )
+        train_clients(grid, own, watch, **options(own, watch))
 
 
 def options(config: dict[str, Any], watch: Trainer) -> dict[str, Any]:
@@ -119,13 +85,6 @@ def simulate(config: dict[str, Any], *, with_ray: bool) -> None:
             data, folder of the results, clients, rounds, epochs, first-epochs, and sparsity.
         with_ray: Whether clients run in separate processes, in Flower's simulation, or in this one.
     """
-    if not with_ray:
-        train_all_ways(InProcess(client_app, clients=config["clients"]), config)
-        return
     simulated.clear()
     simulated.update(config)
-    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path)  # the processes of the clients find these modules, too
-    cores = os.cpu_count() or 1
-    resources = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": cores, "include_dashboard": False}}
-    run_simulation(server_app, client_app, num_supernodes=config["clients"], backend_config=resources)
+    start(server_app, client_app, clients=config["clients"], with_ray=with_ray)

@@ -1,16 +1,18 @@
-"""A grid whose clients run in this process, one after the other: the numbers of Flower's simulation, without Ray.
+"""Run an app on this machine: in this process, one client after the other, or in Flower's simulation, on Ray.
 
 Ray needs half a minute to start, and most of the time of a round on a busy machine; these clients train for a second.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 
@@ -64,3 +66,24 @@ class InProcess(Grid):
             return self.app(message, self.contexts[message.metadata.dst_node_id])
         except ValueError as error:
             return Message(Error(0, str(error)), reply_to=message)
+
+
+def start(server: ServerApp, clients_app: ClientApp, *, clients: int, with_ray: bool) -> None:
+    """Run server and clients on this machine.
+
+    Args:
+        server: The server.
+        clients_app: The clients.
+        clients: How many there are.
+        with_ray: Whether clients run in separate processes, in Flower's simulation, or in this one.
+    """
+    if not with_ray:
+        server(InProcess(clients_app, clients=clients), Context(1, 0, {}, RecordDict(), {}))
+        return
+    from flwr.simulation import run_simulation
+
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)  # the processes of the clients find these modules, too
+    cores = os.cpu_count() or 1
+    resources = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": cores, "include_dashboard": False}}
+    run_simulation(server, clients_app, num_supernodes=clients, backend_config=resources)

@@ -7,8 +7,8 @@ from typing import Any
 
 from flwr.app import Context, Message
 
-from sample_apps.federated.clients import BATCH, Trainer, trainer, whole_batches
-from sample_apps.federated.people import Person
+from sample_apps.federated.clients import Trainer, trainer
+from sample_apps.federated.people import BATCH, Person, whole_batches
 from tfprune.federated import (
     FedMask,
     FedMaskClient,

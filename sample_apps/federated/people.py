@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sample_apps.data import wrist
+
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,13 @@ def split(watch: wrist.Watch, number: int) -> Person:
             labels[half] += [watch.exercise[index]] * len(halves[half][-1])
     (x, test_x), (y, test_y) = map(np.concatenate, halves), map(np.array, labels)
     return Person(x, y, test_x, test_y)
+
+
+def whole_batches(person: Person, *, epochs: int, seed: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the batches of some epochs, each epoch in another order; windows that fill no batch are left out."""
+    random, size = np.random.default_rng(seed), min(BATCH, len(person.x))
+    for _ in range(epochs):
+        order = random.permutation(len(person.x))
+        for start in range(0, len(order) - size + 1, size):
+            batch = order[start : start + size]
+            yield person.x[batch], person.y[batch]

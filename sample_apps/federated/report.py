@@ -12,13 +12,14 @@ import numpy as np
 from matplotlib import pyplot
 
 from sample_apps.concepts.report import markdown, spread
-from sample_apps.federated.ways import Line
+from sample_apps.federated.ways import DEVICES, Line
 
 COLORS = {
     "global": "#8a94a0",
     "global, then own epochs": "#56b4e9",
     "common mask": "#b8860b",
     "personal masks": "#d55e00",
+    DEVICES: "#000000",
     "LotteryFL": "#cc79a7",
     "FedMask": "#7b3294",
     "PruneFL": "#0072b2",
@@ -98,7 +99,8 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         if "curve" in own[0]:
             sent = np.mean([np.cumsum(line["bytes_by_round"]) for line in own], axis=0) / 1e6
             name = "dense FedAvg" if way == "global, then own epochs" else way
-            right.plot(sent, 100 * np.mean([line["curve"] for line in own], axis=0), color=color, label=name)
+            style = ":" if way == DEVICES else "-"  # it lies on that of the clients with Keras
+            right.plot(sent, 100 * np.mean([line["curve"] for line in own], axis=0), style, color=color, label=name)
     left.set_xticks(range(len(people)), people)
     left.set_xlabel("person")
     left.set_ylabel("accuracy, %")

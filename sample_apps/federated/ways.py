@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sample_apps.federated.clients import Trainer, trainer
+from sample_apps.federated.clients import Trainer, export, trainer
 from sample_apps.federated.people import Person, people
 from tfprune.federated import Update, mask_iou
 
@@ -32,18 +34,20 @@ class Plan:
     with_ray: bool
 
 
-ALONE, TUNED = "local only", "global, then own epochs"
-WAYS = ("dense", "common mask", "personal masks", "LotteryFL", "FedMask", "PruneFL", "HeteroFL", ALONE)
+ALONE, TUNED, DEVICES = "local only", "global, then own epochs", "personal masks without Keras"
+WAYS = ("dense", "common mask", "personal masks", DEVICES, "LotteryFL", "FedMask", "PruneFL", "HeteroFL", ALONE)
 
 
 def run(plan: Plan, ways: Sequence[str], *, seed: int) -> Iterator[Line]:
     """Yield the lines of results of some ways."""
     persons = people(plan.source)[: plan.clients]
     trainer(seed)  # here, because the threads of a running server draw random numbers, too
-    together = [way for way in ways if way != ALONE]
-    if together:
-        _simulate(plan, together, seed=seed)
-    for way in together:
+    on_keras = [way for way in ways if way not in (ALONE, DEVICES)]
+    if on_keras:
+        _simulate(plan, on_keras, seed=seed)
+    if DEVICES in ways:
+        _simulate_devices(plan, seed=seed)
+    for way in [way for way in ways if way != ALONE]:
         yield from _lines_of(plan, persons, way=way, seed=seed)
     if ALONE in ways:
         yield _line(ALONE, seed, _alone(plan, persons, seed=seed), plan)
@@ -68,10 +72,24 @@ def _simulate(plan: Plan, ways: Sequence[str], *, seed: int) -> None:
     """Run one simulation for all ways: it takes half a minute to start."""
     from sample_apps.federated.flower import simulate  # loads Flower and Ray
 
-    settings = {"rounds": plan.rounds, "epochs": plan.epochs, "first-epochs": plan.first_epochs}
-    place = {"source": plan.source, "folder": str(plan.folder / f"seed-{seed}"), "clients": plan.clients}
-    config = {"ways": ",".join(ways), "seed": seed, "sparsity": plan.sparsity, **place, **settings}
-    simulate(config, with_ray=plan.with_ray)
+    folder = plan.folder / f"seed-{seed}"
+    simulate({"ways": ",".join(ways), **_settings(plan, folder, seed=seed)}, with_ray=plan.with_ray)
+
+
+def _simulate_devices(plan: Plan, *, seed: int) -> None:
+    """Export the file for the watches, and train in a process that never imports Keras."""
+    folder = folder_of(plan, DEVICES, seed=seed)
+    export(folder, seed)
+    config = {"with-ray": plan.with_ray, **_settings(plan, folder, seed=seed)}
+    (folder / "settings.json").write_text(json.dumps(config), encoding="utf-8")
+    command = [sys.executable, "-m", "sample_apps.federated.devices", str(folder / "settings.json")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+
+
+def _settings(plan: Plan, folder: Path, *, seed: int) -> dict[str, Any]:
+    rounds = {"rounds": plan.rounds, "epochs": plan.epochs, "first-epochs": plan.first_epochs}
+    place = {"source": plan.source, "folder": str(folder), "clients": plan.clients}
+    return {"seed": seed, "sparsity": plan.sparsity, **place, **rounds}
 
 
 def _lines_of(plan: Plan, persons: Sequence[Person], *, way: str, seed: int) -> Iterator[Line]:

@@ -34,9 +34,7 @@ ORDER = {
     "tfprune.channels": "graph rules groups",
     "tfprune.masking": "pruned strip wrap permute_channels grow update_masks callback sensitivity",
     "tfprune.quantizing": "quantized quantize_aware",
-    "tfprune.compact": (
-        "linear_map smaller_graph smaller_class shrink rank plan reconstruct trainer prune_to vocabulary narrow"
-    ),
+    "tfprune.compact": ("linear_map smaller shrink rank plan reconstruct trainer prune_to vocabulary narrow"),
     "tfprune.methods": "moments rule_mining growth concepts experts few_shot one_shot federated",
     "tfprune.methods.growth": "blocks change",
     "tfprune.methods.concepts": "rules plan",
@@ -47,12 +45,13 @@ ORDER = {
     "tfprune.tfmot": "prune quantize",
     "tfprune.export.file": ("schema report sparse_tensors reader document container xnnpack model_file inspect"),
     "tfprune.export.device": (
-        "processes runner trainer writer_file verify benchmark quantization_error generator web remote"
+        "processes runner writer_file verify benchmark quantization_error generator web remote"
     ),
     "tfprune.export.comparing": "damage_report damage",
     "tfprune.export.micro": "interpreter reports micro",
     "tfprune.export.rewriting": (
-        "edge_quantizer_child shapes phases maps planner sparse_convolutions sparsify weights share_weights rewrite"
+        "edge_quantizer_child shapes phases maps planner sparse_convolutions sparsify weights share_weights rewrite "
+        "frozen trainer"
     ),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",
     "tfprune.export.keras_side": (

@@ -117,7 +117,7 @@ def test_examples(name, tmp_path, monkeypatch, request):
             continue
         here = tmp_path / str(number)  # an example may write files
         here.mkdir()
-        if name.startswith("tfprune.export"):
+        if name.startswith("tfprune.export") or "digits_trainer.tfz" in test.docstring:
             folder, names = request.getfixturevalue(_files_of(test))
             shutil.copytree(folder, here, dirs_exist_ok=True)
             test.globs.update(names)

@@ -17,7 +17,8 @@ EXPORT = Path(__file__).parents[2] / "export"
 # What needs Keras when it is imported; of the command line only these, as its commands open what they need.
 BEHIND_THE_WALL = {"compressing", "command_line/saved_models.py", "command_line/demo.py"}
 BEHIND_THE_WALL |= {f"keras_side/{path.name}" for path in (EXPORT / "keras_side").glob("*.py")} - {
-    "keras_side/loading.py"
+    "keras_side/loading.py",
+    "keras_side/stablehlo.py",  # a child that converts imports it
 }
 BEHIND_THE_WALL -= {"keras_side/__init__.py"}
 
@@ -52,6 +53,7 @@ def loaded(code: str) -> list[str]:
         "import tfprune; tfprune.schedules.Constant(0.5), tfprune.patterns.NM(2, 4), tfprune.criteria.Random()",
         "import tfprune; tfprune.allocation.allocate([], 0.5, 'uniform'); tfprune.report.table([], [])",
         "import tfprune; dir(tfprune.federated), tfprune.federated.masked_average, tfprune.federated.Update",
+        "from tfprune.federated import FedMask, LotteryFL, MaskedTrainer, PruneFL; FedMask(0.5)",
         "import tfprune; " + ", ".join(f"dir(tfprune.{door}), hasattr(tfprune.{door}, 'other')" for door in DOORS),
         "import tfprune.export; dir(tfprune.export)",
         "import " + ", ".join(f"tfprune.export.{module}" for module in device_half()),
@@ -62,6 +64,7 @@ def loaded(code: str) -> list[str]:
         "specs",
         "allocation and report",
         "federated",
+        "federated methods",
         "doors",
         "tfprune.export",
         "device half",

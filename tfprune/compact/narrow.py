@@ -13,8 +13,7 @@ import numpy as np
 
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import check_count
-from tfprune.compact.smaller_class import Resized, build_with_arguments, check_class, dicts_in
-from tfprune.compact.smaller_graph import NoClass
+from tfprune.compact.smaller import NoClass, Resized, build_with_arguments, check_class, dicts_in
 from tfprune.models.anatomy import as_numpy, paired, rename, sublayers, train_alike, walk, weight_bytes
 from tfprune.models.graph import Graph, functional, hooked_calls, trace_to_run
 from tfprune.models.tracing import (

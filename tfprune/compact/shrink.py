@@ -15,8 +15,7 @@ from tfprune.base.arrays import keep_largest, shape_along
 from tfprune.base.output import save_figure
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 from tfprune.compact.linear_map import NotLinear, Site, linear_map
-from tfprune.compact.smaller_class import resized_by_arguments, smaller_class
-from tfprune.compact.smaller_graph import NoClass, SmallerGraph
+from tfprune.compact.smaller import NoClass, SmallerGraph, resized_by_arguments, smaller_class
 from tfprune.masking.strip import FlatCopy, flat_copy, strip
 from tfprune.models.anatomy import Anatomy, Kernel, Kind, as_numpy, kind_of, to_matrix, walk
 from tfprune.models.graph import Graph, trace_to_run

@@ -13,8 +13,7 @@ import keras
 import numpy as np
 
 from tfprune.base.spec import ArgumentError, check_choice
-from tfprune.compact.smaller_class import build_with_arguments, check_class, dicts_in
-from tfprune.compact.smaller_graph import NoClass
+from tfprune.compact.smaller import NoClass, build_with_arguments, check_class, dicts_in
 from tfprune.models.anatomy import as_numpy, paired, rename, train_alike, walk, weight_bytes
 from tfprune.models.tracing import as_arrays, numbers_for, run_on_numbers, usable_length
 from tfprune.models.twin import class_config

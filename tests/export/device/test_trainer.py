@@ -19,9 +19,10 @@ import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
 from tfprune.export.command_line.cli import main
 from tfprune.export.device.processes import Completed
-from tfprune.export.device.trainer import METADATA, _drop_and_grow
 from tfprune.export.file.document import with_metadata
 from tfprune.export.keras_side import to_trainer as module
+from tfprune.export.keras_side.to_trainer import _positions
+from tfprune.export.rewriting.trainer import METADATA, _drop_and_grow
 
 BATCH, CLASSES = 8, 5
 
@@ -154,11 +155,11 @@ def smooth(tmp_path_factory):
 def test_gradients_are_those_of_keras_at_all_entries(smooth):
     """Of 21 samples, which are two whole batches and a short one."""
     model, path = smooth
-    given = Trainer(path).gradients(*images(21))
+    trainer = Trainer(path)
     expected = tfprune.federated.dense_gradients(tfprune.federated.MaskedModel(model), images(21))
-    kernels_of_keras = [each for each in expected if each.ndim > 1]
-    for (name, mask), one, other in zip(kernels(model).items(), given.values(), kernels_of_keras, strict=True):
+    for (name, one), other in zip(trainer.gradients(*images(21)).items(), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6, err_msg=name)
+        mask = trainer.masks.get(name, np.ones(one.shape, bool))
         assert np.count_nonzero(one[~mask]) == np.count_nonzero(~mask)
 
 
@@ -227,6 +228,34 @@ def test_masks_that_cannot_be_updated_are_refused(trainer, tmp_path):
     for update in (lambda dense: dense.prune(0.5), lambda dense: dense.grow(np.zeros((1, 3)), np.zeros((1, 2)))):
         with pytest.raises(ValueError, match="a file with pruned kernels"):
             update(Trainer(tmp_path / "a.tflite"))
+
+
+def test_what_dropout_drops_follows_from_a_seed(trainer):
+    x, y = images(BATCH)
+    given = trainer.gradients(x, y)
+    assert {path: each.shape for path, each in given.items()} == {
+        path: value.shape for path, value in trainer.weights.items()
+    }
+    path = next(path for path, each in given.items() if each.ndim == 4)
+    assert np.count_nonzero(given[path][~trainer.masks[path]]) > 0
+    for seed, is_same in ((0, True), (1, False)):
+        assert np.array_equal(trainer.gradients(x, y, seed=seed)[path], given[path]) == is_same
+    before = trainer.weights[path.replace("kernel", "bias")]
+    trainer.train_on_batch(x, y)
+    moved = trainer.weights[path.replace("kernel", "bias")] - before
+    slopes = given[path.replace("kernel", "bias")]  # of the step that was trained: Adam's first goes against the sign
+    np.testing.assert_array_equal(np.sign(moved), -np.sign(slopes))
+
+
+def test_a_file_has_room_for_a_fraction_of_each_kernel(wrapped, trainer):
+    assert trainer.room == {path: np.count_nonzero(mask) for path, mask in trainer.masks.items()}
+    mask = np.arange(10).reshape(2, 5) % 4 == 1
+    rooms = {None: [1, 5, 9], 0.1: [1, 5, 9], 0.5: [1, 5, 9, 10, 10], 1.0: [1, 5, 9] + [10] * 7}
+    for max_density, positions in rooms.items():
+        np.testing.assert_array_equal(_positions(mask, max_density), positions)
+    assert _positions(np.ones((2, 5), bool), None) is None
+    with pytest.raises(ValueError, match=r"`max_density` to be a number in \(0, 1\]"):
+        to_trainer(wrapped, "never.tflite", max_density=1.5)
 
 
 def test_masks_move_and_what_returns_begins_at_zero(trainer):
@@ -335,7 +364,7 @@ def test_an_interpreter_without_xnnpack_is_reported_once(smooth, monkeypatch, ca
         module.Interpreter,
         experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
-    monkeypatch.setattr("tfprune.export.device.trainer.find_interpreter", lambda: (plain, "LiteRT"))
+    monkeypatch.setattr("tfprune.export.rewriting.trainer.find_interpreter", lambda: (plain, "LiteRT"))
     trainer = Trainer(smooth[1])
     trainer.fit(*data)
     assert [each.getMessage() for each in caplog.records] == [

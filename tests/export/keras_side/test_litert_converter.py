@@ -2,8 +2,9 @@
 
 import importlib.util
 import sys
+from functools import partial
 from importlib.metadata import version
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import keras
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from tfprune.export import EdgeQuantizer, Quantization, inspect, to_tflite
 from tfprune.export.file.document import CONVERTER, HASHED, with_metadata
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.keras_side import stablehlo
+from tfprune.export.keras_side import convert as module
+from tfprune.export.keras_side import prepare, stablehlo
 from tfprune.export.keras_side.convert import convert
 from tfprune.export.rewriting import weights
 
@@ -32,6 +34,45 @@ def test_a_missing_package_is_refused_once_and_before_any_work(tmp_path, monkeyp
         to_tflite(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), tmp_path / "file")
 
 
+ORDERS = {  # by installed packages, which converters are tried, and for a recurrent model
+    ("tensorflow",): (["tensorflow"], ["tensorflow"]),
+    ("jax", "litert_converter"): (["litert"], ["litert"]),
+    ("litert_converter", "tensorflow"): (["tensorflow"], ["tensorflow"]),  # which needs JAX
+    ("jax", "litert_converter", "tensorflow"): (["litert", "tensorflow"], ["tensorflow", "litert"]),
+    (): (["litert"], ["litert"]),  # which says what is missing
+}
+
+
+@pytest.mark.parametrize("packages", ORDERS, ids=" ".join)
+def test_converters_are_tried_in_order_until_one_takes_the_model(packages, monkeypatch):
+    monkeypatch.delenv("TFPRUNE_CONVERTER", raising=False)
+    monkeypatch.setattr(prepare, "PathFinder", SimpleNamespace(find_spec=lambda name: name in packages))
+    dense, recurrent = (
+        keras.Sequential([keras.Input((4, 3)), layer]) for layer in (keras.layers.Dense(3), keras.layers.LSTM(2))
+    )
+    for model, names in zip((dense, recurrent), ORDERS[packages], strict=True):
+        tried = []
+        for name in ("litert", "tensorflow"):
+            monkeypatch.setattr(module, f"_by_{name}", partial(_refuse, tried, name))
+        with pytest.raises(ValueError, match=f"^{names[-1]} says no"):
+            convert(model)
+        assert tried == names
+
+
+def _refuse(tried, name, *_, **__):
+    tried.append(name)
+    raise ValueError(f"{name} says no")
+
+
+def test_tensorflow_takes_what_the_other_converter_refuses(monkeypatch, tmp_path):
+    monkeypatch.delenv("TFPRUNE_CONVERTER", raising=False)
+    monkeypatch.setattr(module, "converters", lambda: ("litert", "tensorflow"))
+    monkeypatch.setattr(module, "_by_litert", partial(_refuse, [], "litert"))
+    report = to_tflite(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), tmp_path / "file")
+    assert not report.converter
+    assert report.ops == {"FULLY_CONNECTED": 1}
+
+
 def test_a_version_with_other_names_is_refused_with_the_bound(monkeypatch):
     parts = ("litert_converter", "litert_converter.mlir", "litert_converter.mlir._mlir_libs")
     modules = {name: ModuleType(name) for name in (*parts, f"{parts[1]}.ir", f"{parts[1]}.passmanager")}
@@ -39,8 +80,8 @@ def test_a_version_with_other_names_is_refused_with_the_bound(monkeypatch):
         modules[f"{parts[1]}.{each}"] for each in ("ir", "passmanager")
     )
     modules[parts[2]].converter_api_ext = ModuleType("converter_api_ext")
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    for name, each in modules.items():
+        monkeypatch.setitem(sys.modules, name, each)
     with pytest.raises(ValueError, match=WORDS.format("none: .* no attribute 'ConvertToTFLConfig'")):
         stablehlo._converter()
 

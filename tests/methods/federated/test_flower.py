@@ -188,7 +188,7 @@ def test_a_message_without_an_update_is_refused():
     message, context = Message(RecordDict(), 11, "train"), Context(1, 11, {}, RecordDict(), {})
     with pytest.raises(ValueError, match="Use the strategy MaskedFedAvg"):
         MaskedClient(message, context, flower_app.make_model())
-    with pytest.raises(TypeError, match="to be a MaskedModel. Received: Sequential"):
+    with pytest.raises(TypeError, match="to be a MaskedModel or a MaskedTrainer. Received: Sequential"):
         MaskedClient(message, context, flower_app.make_model().model)
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
-from tfprune.compact.smaller_class import dicts_in
+from tfprune.compact.smaller import dicts_in
 from tfprune.masking.pruned import Pruned
 from tfprune.models.anatomy import (
     Anatomy,

@@ -10,9 +10,16 @@ import numpy as np
 from tfprune.base.spec import ArgumentTypeError
 from tfprune.methods.federated.averages import Masks, check_arrays
 from tfprune.methods.federated.flower_server import CLIENT, DATA, DUE, ROUND, SQUARES, UPDATE, value_in
-from tfprune.methods.federated.masked_model import MaskedModel
 from tfprune.methods.federated.masks import FedMask, MaskScores, SharedMask
-from tfprune.methods.federated.update import Update, layout_in, layout_of, pack_masks, unpack_masks
+from tfprune.methods.federated.update import (
+    ClientModel,
+    Update,
+    check_client_model,
+    layout_in,
+    layout_of,
+    pack_masks,
+    unpack_masks,
+)
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -22,7 +29,7 @@ _STATE, _MASKS = "tfprune", "masks"  # the record in the state of a client, and 
 
 
 class MaskedClient:
-    """Answer a message of a `ClientApp` for a wrapped model.
+    """Answer a message of a `ClientApp` for a wrapped model, or for a trainer on a device without Keras.
 
     Use it with the strategy `MaskedFedAvg`. It sets the weights of the message in the model. The masks of the client
     are kept in Flower's `context.state` from round to round, and sent only when they change. If the server sets the
@@ -31,10 +38,10 @@ class MaskedClient:
     Args:
         message: The message that Flower passes to the function of the `ClientApp`.
         context: The context that Flower passes to it.
-        model: The wrapped model of the client, which gets weights and masks.
+        model: The `MaskedModel` or `MaskedTrainer` of the client, which gets weights and masks.
 
     Raises:
-        TypeError: If `model` is not a `MaskedModel`.
+        TypeError: If `model` is neither a `MaskedModel` nor a `MaskedTrainer`.
         ValueError: If the message has no update of this model. Flower sends the error to the server, which continues
             without this client, and sends it all entries in the next round.
 
@@ -57,9 +64,8 @@ class MaskedClient:
         ...     return client.trained({"num-examples": len(x)})
     """
 
-    def __init__(self, message: Message, context: Context, model: MaskedModel) -> None:
-        if not isinstance(model, MaskedModel):
-            raise ArgumentTypeError("model", "`model` to be a MaskedModel", found=type(model).__name__)
+    def __init__(self, message: Message, context: Context, model: ClientModel) -> None:
+        check_client_model(model)
         data = _update_in(message)
         self._message, self._context, self._model = message, context, model
         stored = value_in(context.state, _STATE, key=_MASKS)
@@ -147,7 +153,7 @@ def _update_in(message: Message) -> bytes:
     return data
 
 
-def _read(data: bytes, model: MaskedModel, masks: Masks | None) -> tuple[Update, Masks | None]:
+def _read(data: bytes, model: ClientModel, masks: Masks | None) -> tuple[Update, Masks | None]:
     """Return the update in a message, and the masks that the server knows of this client."""
     weights = model.weights
     known_masks = masks if masks is not None and layout_in(data) == layout_of(weights, masks) else None
@@ -168,11 +174,11 @@ class FedMaskClient:
     Args:
         message: The message that Flower passes to the function of the `ClientApp`.
         context: The context that Flower passes to it.
-        model: The wrapped model of the client.
+        model: The `MaskedModel` of the client, or a `MaskedTrainer` whose file has room for all entries.
         method: The same `FedMask` as in the strategy.
 
     Raises:
-        TypeError: If `model` is not a `MaskedModel`, or `method` not a `FedMask`.
+        TypeError: If `model` is neither a `MaskedModel` nor a `MaskedTrainer`, or `method` not a `FedMask`.
         ValueError: If the message has no update of this model.
 
     Attributes:
@@ -190,12 +196,10 @@ class FedMaskClient:
         ...     return client.trained({"num-examples": len(x)})
     """
 
-    def __init__(self, message: Message, context: Context, model: MaskedModel, method: FedMask) -> None:
-        if not isinstance(model, MaskedModel) or not isinstance(method, FedMask):
-            raise TypeError(
-                f"Expected a MaskedModel and a FedMask. Received: model of type {type(model).__name__}, method of "
-                f"type {type(method).__name__}."
-            )
+    def __init__(self, message: Message, context: Context, model: ClientModel, method: FedMask) -> None:
+        check_client_model(model)
+        if not isinstance(method, FedMask):
+            raise ArgumentTypeError("method", "`method` to be a FedMask", found=type(method).__name__)
         self._message, self._context, self._model, self._method = message, context, model, method
         like = model.weights
         update = Update.decode(_update_in(message), like=like)

@@ -1,17 +1,20 @@
-"""A wrapped model as clients and server exchange it: its arrays and masks, its channels, and statistics on data."""
+"""A wrapped model as clients and server exchange it: arrays, masks, gradients, statistics, and parts of channels."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfprune.base.arrays import other_axes, shape_along
-from tfprune.base.spec import ArgumentError, ArgumentTypeError
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec, check_number, check_numbers
 from tfprune.gradients import LossGradients, training_loss
 from tfprune.masking.pruned import Pruned
 from tfprune.masking.strip import flat_copy, pruned_layers
@@ -25,7 +28,7 @@ from tfprune.solving.dependency_graph import ChanneledWeight, Network
 _Channeled = list[tuple[int, ChanneledWeight]]
 
 
-def channeled(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[Network, _Channeled]:
+def _channeled(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[Network, _Channeled]:
     """Return the channels of a model, and its weights with channels, each with its index.
 
     Raises:
@@ -38,7 +41,7 @@ def channeled(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[
     return network, [(indices[id(source.variable)], weight) for weight, source in sources if source]
 
 
-def masks_of_channels(keep: np.ndarray, weights: _Channeled, *, count: int) -> Masks:
+def _masks_of_channels(keep: np.ndarray, weights: _Channeled, *, count: int) -> Masks:
     """Return a mask for each of `count` weights that keeps the entries of kept bundles; None if it keeps all."""
     masks: Masks = [None] * count
     for index, weight in weights:
@@ -49,7 +52,7 @@ def masks_of_channels(keep: np.ndarray, weights: _Channeled, *, count: int) -> M
     return [None if mask is None or mask.all() else np.array(mask) for mask in masks]
 
 
-class StatisticsOwners:
+class _StatisticsOwners:
     """The statistics of channels, such as those of BatchNormalization, that belong to a client with its masks.
 
     Args:
@@ -205,6 +208,42 @@ class MaskedModel:
             self._recorded = loss_in_use, LossGradients(self.model, function, self._masks)
         return self._recorded[1]
 
+    def batch_gradients(self, data: Any, *, loss: Any = None) -> Iterator[Arrays]:
+        """Yield `dense_gradients` of each batch, at the weights and masks of that moment.
+
+        Args:
+            data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
+            loss: As in `dense_gradients`.
+        """
+        for batch in batches(data):
+            yield dense_gradients(self, batch, loss=loss)
+
+    def train_batches(
+        self, data: Any, *, loss: Any = None, optimizer: keras.optimizers.Optimizer | None = None
+    ) -> Iterator[Arrays]:
+        """Train one step on each batch, and yield its gradients at all entries; those under masks change nothing.
+
+        Args:
+            data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
+            loss: As in `dense_gradients`.
+            optimizer: The optimizer; it is built for the trainable variables of the model.
+
+        Raises:
+            ValueError: If there is no optimizer or no loss, or the data do not fit the model.
+        """
+        if optimizer is None:
+            advice = "Pass optimizer=keras.optimizers.SGD(0.01), for example."
+            raise ArgumentError("optimizer", "an optimizer of Keras for a MaskedModel", "None", advice=advice)
+        trained = [index for index, variable in enumerate(self.variables) if variable.trainable]
+        variables, masks = [self.variables[index] for index in trained], self.masks
+        for gradients in self.batch_gradients(data, loss=loss):
+            shown = [
+                ops.convert_to_tensor(gradient if mask is None else gradient * mask, variable.dtype)
+                for gradient, mask, variable in zip(gradients, masks, self.variables, strict=True)
+            ]
+            optimizer.apply([shown[index] for index in trained], variables)
+            yield gradients
+
     def _mask(self, index: int) -> np.ndarray | None:
         """Return the mask of a weight, statistics aside."""
         variable = self.variables[index]
@@ -215,15 +254,15 @@ class MaskedModel:
         return None if mask.all() else mask
 
     @functools.cached_property
-    def _statistics(self) -> StatisticsOwners | None:
+    def _statistics(self) -> _StatisticsOwners | None:
         if all(variable.trainable for variable in self.variables):
             return None
         try:
-            network, weights = channeled(self.model, self.variables)
+            network, weights = _channeled(self.model, self.variables)
         except ValueError as error:
             _log.info("statistics are taken for those of all channels: %s", error)
             return None
-        return StatisticsOwners(weights, self.variables, network.size)
+        return _StatisticsOwners(weights, self.variables, network.size)
 
 
 # Gradients of a wrapped model at all entries, those under its masks included.
@@ -334,3 +373,158 @@ def _statistics(layers: list[keras.layers.BatchNormalization]) -> Arrays:
 
 def _zeros(layers: list[keras.layers.BatchNormalization]) -> Arrays:
     return [np.zeros_like(array) for array in _statistics(layers)]
+
+
+# HeteroFL: small clients train the leading channels of every layer.
+
+
+@dataclass(frozen=True)
+class HeteroFL(Spec):
+    """Masks that keep the first channels of each layer, for clients of different strength.
+
+    A larger client has all entries of a smaller one. Average with a weight of 1 for each client, as the authors of
+    the paper do.
+
+    Args:
+        model_rate: The fraction of the channels to keep, in (0, 1]; the number of channels is rounded up.
+
+    Raises:
+        TypeError: If `model_rate` is not a number.
+        ValueError: If `model_rate` is out of range.
+
+    Example:
+        >>> import tfprune
+        >>> layers = [keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1, name="out")]
+        >>> masks = HeteroFL(0.5).masks(tfprune.wrap(keras.Sequential(layers)))
+        >>> [None if mask is None else mask.astype(int).tolist() for mask in masks]
+        [[[1, 1, 0, 0], [1, 1, 0, 0]], [1, 1, 0, 0], [[1], [1], [0], [0]], None]
+
+    Reference:
+        Diao et al., 2021, "HeteroFL: Computation and Communication Efficient Federated Learning for Heterogeneous
+        Clients", arXiv:2010.01264.
+    """
+
+    model_rate: float
+
+    def __post_init__(self) -> None:
+        meaning = "the fraction of channels to keep"
+        self._hold(model_rate=check_number(self.model_rate, "model_rate", above=0, most=1, meaning=meaning))
+
+    def masks(self, model: keras.Model) -> Masks:
+        """Return masks that keep the first channels of each layer.
+
+        The inputs and outputs of the model, and channels that cannot be removed, are kept whole.
+
+        Args:
+            model: A wrapped model. It is not changed; pass the masks to `MaskedModel.set_masks`.
+
+        Returns:
+            One mask for each weight, in the order of `MaskedModel.weights`; biases and statistics lose channels as
+            well. None for an array that is kept whole.
+
+        Raises:
+            TypeError: If `model` is not a Keras model.
+            ValueError: If the model has no pruned layers, or its channels cannot be followed.
+        """
+        variables = MaskedModel(model).variables
+        network, weights = _channeled(model, variables)
+        keep = network.all_kept()
+        for group in network.groups:
+            free = np.sort(group.free_part().bundles)
+            keep[free[math.ceil(self.model_rate * len(free)) :]] = False
+        return _masks_of_channels(keep, weights, count=len(variables))
+
+
+def leading_channels(model: keras.Model, model_rate: float) -> Masks:
+    """Return `HeteroFL(model_rate).masks(model)`, the same masks by an earlier name.
+
+    Example:
+        >>> import tfprune
+        >>> layers = [keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1, name="out")]
+        >>> [kernel, *others] = leading_channels(tfprune.wrap(keras.Sequential(layers)), 0.5)
+        >>> kernel.astype(int).tolist()
+        [[1, 1, 0, 0], [1, 1, 0, 0]]
+    """
+    return HeteroFL(model_rate).masks(model)
+
+
+# The scaler of HeteroFL, and its loss for clients that lack some classes.
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class Scaler(keras.layers.Layer):
+    """Divide activations by the model rate of a HeteroFL client in training, and pass them on in inference.
+
+    Put it after each hidden convolution or Dense layer, before the normalization, in the models of all clients, and
+    with a model rate of 1 in the server's model. It has no weights.
+
+    Args:
+        model_rate: The fraction of the channels that the client has, in (0, 1].
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        TypeError: If `model_rate` is not a number.
+        ValueError: If it is out of range.
+
+    Example:
+        >>> Scaler(0.5)(ops.ones((1, 2)), training=True).numpy().tolist()
+        [[2.0, 2.0]]
+
+    Reference:
+        Diao et al., 2021, "HeteroFL", arXiv:2010.01264: the scaler.
+    """
+
+    def __init__(self, model_rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        meaning = "the fraction of channels that are kept"
+        self.model_rate = check_number(model_rate, "model_rate", above=0, most=1, meaning=meaning)
+        self.supports_masking = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return inputs / self.model_rate if training else inputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.model_rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Scaler:
+        return cls(config["rate"], **{name: value for name, value in config.items() if name != "rate"})
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class OwnClassesLoss(keras.losses.Loss):
+    """Compute the cross-entropy of a client that lacks some classes, with their logits set to 0.
+
+    Use it so that a client does not unlearn the classes that it has no samples of.
+
+    Args:
+        classes: The indices of the classes that the client has, from 0.
+        **kwargs: Arguments of `keras.losses.Loss`.
+
+    Raises:
+        TypeError: If `classes` is not a list of integers.
+        ValueError: If it is empty, or names a class twice.
+
+    Example:
+        >>> loss = OwnClassesLoss([0, 2])
+        >>> round(float(loss(np.array([2]), np.array([[1.0, 9.0, 3.0]]))), 3)
+        0.17
+
+    Reference:
+        Diao et al., 2021, "HeteroFL", arXiv:2010.01264: the masked cross-entropy.
+    """
+
+    def __init__(self, classes: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.classes = sorted(check_numbers(classes, "classes", of="classes"))
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        owned = np.isin(np.arange(y_pred.shape[-1]), self.classes)
+        logits = ops.where(owned, y_pred, ops.zeros((), y_pred.dtype))
+        return ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "classes": self.classes}

@@ -1,18 +1,15 @@
-"""Ways to choose the masks of clients: LotteryFL, FedMask, PruneFL and HeteroFL."""
+"""Ways to choose the masks of clients that need NumPy alone: FedMask, LotteryFL and PruneFL."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from tfprune.base.arrays import keep_largest, kept_count
-from tfprune.base.spec import ArgumentError, Spec, check_count, check_number, check_numbers, check_sparsity
+from tfprune.base.spec import ArgumentError, Spec, check_count, check_number, check_sparsity
 from tfprune.methods.federated.averages import (
     Arrays,
     Masks,
@@ -22,8 +19,10 @@ from tfprune.methods.federated.averages import (
     check_shares,
     masked,
 )
-from tfprune.methods.federated.masked_model import MaskedModel, channeled, dense_gradients, masks_of_channels
-from tfprune.models.training import batches
+from tfprune.methods.federated.update import ClientModel, check_client_model
+
+if TYPE_CHECKING:
+    import keras
 
 # FedMask: frozen weights, and masks that are learned; each client sends one bit per weight.
 
@@ -103,7 +102,7 @@ class FedMask(Spec):
 
     def fit(
         self,
-        model: MaskedModel,
+        model: ClientModel,
         data: Any,
         *,
         weights: Sequence[Any],
@@ -115,10 +114,10 @@ class FedMask(Spec):
         Masked entries get gradients as well, so an entry comes back when its score rises above 0.
 
         Args:
-            model: A wrapped model.
-            data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
+            model: A `MaskedModel`, or a `MaskedTrainer` whose file has room for all entries.
+            data: Arrays (x, y), which are cut into batches, or an iterable of batches (x, y).
             weights: The frozen weights, all entries.
-            loss: As in `dense_gradients`.
+            loss: As in `dense_gradients`; None for a trainer, whose file has a loss.
             scores: The scores to start from.
 
         Returns:
@@ -128,13 +127,14 @@ class FedMask(Spec):
             TypeError: If an argument has the wrong type.
             ValueError: If the data do not fit the model, or numbers or shapes differ.
         """
+        check_client_model(model)
         self.apply(model, scores, weights=weights)
-        for batch in batches(data):
-            scores = self.step(scores, dense_gradients(model, batch, loss=loss), weights=weights)
+        for gradients in model.batch_gradients(data, loss=loss):  # each at the masks of the step before
+            scores = self.step(scores, gradients, weights=weights)
             self.apply(model, scores, weights=weights)
         return scores
 
-    def apply(self, model: MaskedModel, scores: MaskScores, *, weights: Sequence[Any]) -> None:
+    def apply(self, model: ClientModel, scores: MaskScores, *, weights: Sequence[Any]) -> None:
         """Set the frozen weights of a model under the masks of scores."""
         model.set_masks(self.masks(scores))
         model.set_weights(weights)
@@ -189,79 +189,6 @@ def _slope(score: np.ndarray) -> np.ndarray:
 def _logit(fraction: np.ndarray) -> np.ndarray:
     inside = np.clip(fraction, 1e-3, 1 - 1e-3)
     return np.log(inside / (1 - inside))
-
-
-# HeteroFL: small clients train the leading channels of every layer.
-
-
-@dataclass(frozen=True)
-class HeteroFL(Spec):
-    """Masks that keep the first channels of each layer, for clients of different strength.
-
-    A larger client has all entries of a smaller one. Average with a weight of 1 for each client, as the authors of
-    the paper do.
-
-    Args:
-        model_rate: The fraction of the channels to keep, in (0, 1]; the number of channels is rounded up.
-
-    Raises:
-        TypeError: If `model_rate` is not a number.
-        ValueError: If `model_rate` is out of range.
-
-    Example:
-        >>> import tfprune
-        >>> layers = [keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1, name="out")]
-        >>> masks = HeteroFL(0.5).masks(tfprune.wrap(keras.Sequential(layers)))
-        >>> [None if mask is None else mask.astype(int).tolist() for mask in masks]
-        [[[1, 1, 0, 0], [1, 1, 0, 0]], [1, 1, 0, 0], [[1], [1], [0], [0]], None]
-
-    Reference:
-        Diao et al., 2021, "HeteroFL: Computation and Communication Efficient Federated Learning for Heterogeneous
-        Clients", arXiv:2010.01264.
-    """
-
-    model_rate: float
-
-    def __post_init__(self) -> None:
-        meaning = "the fraction of channels to keep"
-        self._hold(model_rate=check_number(self.model_rate, "model_rate", above=0, most=1, meaning=meaning))
-
-    def masks(self, model: keras.Model) -> Masks:
-        """Return masks that keep the first channels of each layer.
-
-        The inputs and outputs of the model, and channels that cannot be removed, are kept whole.
-
-        Args:
-            model: A wrapped model. It is not changed; pass the masks to `MaskedModel.set_masks`.
-
-        Returns:
-            One mask for each weight, in the order of `MaskedModel.weights`; biases and statistics lose channels as
-            well. None for an array that is kept whole.
-
-        Raises:
-            TypeError: If `model` is not a Keras model.
-            ValueError: If the model has no pruned layers, or its channels cannot be followed.
-        """
-        variables = MaskedModel(model).variables
-        network, weights = channeled(model, variables)
-        keep = network.all_kept()
-        for group in network.groups:
-            free = np.sort(group.free_part().bundles)
-            keep[free[math.ceil(self.model_rate * len(free)) :]] = False
-        return masks_of_channels(keep, weights, count=len(variables))
-
-
-def leading_channels(model: keras.Model, model_rate: float) -> Masks:
-    """Return `HeteroFL(model_rate).masks(model)`, the same masks by an earlier name.
-
-    Example:
-        >>> import tfprune
-        >>> layers = [keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1, name="out")]
-        >>> [kernel, *others] = leading_channels(tfprune.wrap(keras.Sequential(layers)), 0.5)
-        >>> kernel.astype(int).tolist()
-        [[1, 1, 0, 0], [1, 1, 0, 0]]
-    """
-    return HeteroFL(model_rate).masks(model)
 
 
 # LotteryFL: each client prunes its model once it is accurate, and rewinds it to the first weights.
@@ -405,11 +332,11 @@ class PruneFL(Spec):
 
     @staticmethod
     def fit(
-        model: MaskedModel,
+        model: ClientModel,
         data: Any,
         *,
         loss: Any = None,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | None = None,
     ) -> Arrays:
         """Train a client on data, one step for each batch, and return the sum of its gradients at all entries.
 
@@ -417,29 +344,23 @@ class PruneFL(Spec):
         the client's part of the `squares` that `masks` needs.
 
         Args:
-            model: A wrapped model. The statistics of BatchNormalization do not change.
-            data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
-            loss: As in `dense_gradients`.
-            optimizer: The optimizer of the client; it is built for the trainable variables of the model.
+            model: A `MaskedModel`, whose statistics of BatchNormalization do not change, or a `MaskedTrainer`.
+            data: Arrays (x, y), which are cut into batches, or an iterable of batches (x, y).
+            loss: As in `dense_gradients`; None for a trainer, whose file has a loss.
+            optimizer: The Keras optimizer of the client; it is built for the trainable variables of the model. None
+                for a trainer, whose file has an optimizer.
 
         Returns:
-            One array for each weight, in the order of `MaskedModel.weights`.
+            One array for each weight, in the order of the model's `weights`.
 
         Raises:
-            TypeError: If `model` is not a `MaskedModel`.
-            ValueError: If the data do not fit the model, or there is no loss.
+            TypeError: If `model` is neither a `MaskedModel` nor a `MaskedTrainer`.
+            ValueError: If the data do not fit the model, or there is no loss or optimizer.
         """
+        check_client_model(model)
         total: Arrays = []
-        trained = [index for index, variable in enumerate(model.variables) if variable.trainable]
-        variables, masks = [model.variables[index] for index in trained], model.masks
-        for batch in batches(data):
-            gradients = dense_gradients(model, batch, loss=loss)
+        for gradients in model.train_batches(data, loss=loss, optimizer=optimizer):
             total = [first + second for first, second in zip(total, gradients, strict=True)] if total else gradients
-            shown = [
-                keras.ops.convert_to_tensor(gradient if mask is None else gradient * mask, variable.dtype)
-                for gradient, mask, variable in zip(gradients, masks, model.variables, strict=True)
-            ]
-            optimizer.apply([shown[index] for index in trained], variables)
         return total
 
     def masks(
@@ -538,85 +459,3 @@ def _base(array: np.ndarray, mask: np.ndarray | None, rate: float) -> np.ndarray
     alive = int(np.count_nonzero(mask))
     count = alive - int(rate * alive)
     return keep_largest(np.where(mask, np.abs(array), -1), count) & mask if count else np.zeros_like(mask)
-
-
-# The scaler of HeteroFL, and its loss for clients that lack some classes.
-
-
-@keras.saving.register_keras_serializable(package="tfprune")
-class Scaler(keras.layers.Layer):
-    """Divide activations by the model rate of a HeteroFL client in training, and pass them on in inference.
-
-    Put it after each hidden convolution or Dense layer, before the normalization, in the models of all clients, and
-    with a model rate of 1 in the server's model. It has no weights.
-
-    Args:
-        model_rate: The fraction of the channels that the client has, in (0, 1].
-        **kwargs: Arguments of `keras.layers.Layer`.
-
-    Raises:
-        TypeError: If `model_rate` is not a number.
-        ValueError: If it is out of range.
-
-    Example:
-        >>> Scaler(0.5)(ops.ones((1, 2)), training=True).numpy().tolist()
-        [[2.0, 2.0]]
-
-    Reference:
-        Diao et al., 2021, "HeteroFL", arXiv:2010.01264: the scaler.
-    """
-
-    def __init__(self, model_rate: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        meaning = "the fraction of channels that are kept"
-        self.model_rate = check_number(model_rate, "model_rate", above=0, most=1, meaning=meaning)
-        self.supports_masking = True
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return inputs / self.model_rate if training else inputs
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rate": self.model_rate}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Scaler:
-        return cls(config["rate"], **{name: value for name, value in config.items() if name != "rate"})
-
-
-@keras.saving.register_keras_serializable(package="tfprune")
-class OwnClassesLoss(keras.losses.Loss):
-    """Compute the cross-entropy of a client that lacks some classes, with their logits set to 0.
-
-    Use it so that a client does not unlearn the classes that it has no samples of.
-
-    Args:
-        classes: The indices of the classes that the client has, from 0.
-        **kwargs: Arguments of `keras.losses.Loss`.
-
-    Raises:
-        TypeError: If `classes` is not a list of integers.
-        ValueError: If it is empty, or names a class twice.
-
-    Example:
-        >>> loss = OwnClassesLoss([0, 2])
-        >>> round(float(loss(np.array([2]), np.array([[1.0, 9.0, 3.0]]))), 3)
-        0.17
-
-    Reference:
-        Diao et al., 2021, "HeteroFL", arXiv:2010.01264: the masked cross-entropy.
-    """
-
-    def __init__(self, classes: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.classes = sorted(check_numbers(classes, "classes", of="classes"))
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        owned = np.isin(np.arange(y_pred.shape[-1]), self.classes)
-        logits = ops.where(owned, y_pred, ops.zeros((), y_pred.dtype))
-        return ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "classes": self.classes}

@@ -1,18 +1,18 @@
-"""Updates of clients: entries under a mask and masks, packed, their traffic, and a model that reads and sets both."""
+"""Updates of clients: entries under a mask and masks, packed; their traffic; and a client's model without Keras."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from tfprune.base.arrays import SPLITS, Split, compress, expand, join, split
-from tfprune.base.spec import ArgumentTypeError, check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
 from tfprune.methods.federated.averages import (
     Arrays,
     Masks,
@@ -22,6 +22,9 @@ from tfprune.methods.federated.averages import (
     kept_entries,
 )
 from tfprune.report import Report, table
+
+if TYPE_CHECKING:
+    import keras
 
 # Masks as bytes: one bit for each entry, compressed, with their shapes and a hash.
 
@@ -396,3 +399,229 @@ class Traffic(Report):
         lines = [[row.round, *(f"{getattr(row, name):,}" for name in names)] for row in self.rows]
         lines.append(["all", *(f"{sum(getattr(row, name) for row in self.rows):,}" for name in names)])
         return table(["round", "sent", "received", "down, bytes", "up, bytes", "as plain arrays"], lines)
+
+
+# The model of a client: `MaskedModel` where Keras is installed, and `MaskedTrainer` on a device.
+
+
+@runtime_checkable
+class ClientModel(Protocol):
+    """What a client needs of its model: a list of arrays, their masks, and gradients at all entries."""
+
+    @property
+    def weights(self) -> Arrays:
+        """The weights, with zeros where masks hide them; copies."""
+
+    @property
+    def masks(self) -> Masks:
+        """The masks; None for a weight of which all entries are kept."""
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the weights; entries that the masks hide become zero."""
+
+    def set_masks(self, masks: Sequence[Any]) -> None:
+        """Set the masks."""
+
+    def check_masks(self, masks: Sequence[Any]) -> Masks:
+        """Return masks that fit this model; refuse others."""
+
+    def batch_gradients(self, data: Any, *, loss: Any = None) -> Iterator[Arrays]:
+        """Yield the gradients of each batch at all entries."""
+
+    def train_batches(
+        self, data: Any, *, loss: Any = None, optimizer: keras.optimizers.Optimizer | None = None
+    ) -> Iterator[Arrays]:
+        """Train one step on each batch, and yield its gradients at all entries."""
+
+
+def check_client_model(model: Any) -> None:
+    """Refuse what is not the model of a client.
+
+    Raises:
+        TypeError: If a method is missing.
+    """
+    if not isinstance(model, ClientModel):
+        raise ArgumentTypeError("model", "`model` to be a MaskedModel or a MaskedTrainer", found=type(model).__name__)
+
+
+class MaskedTrainer:
+    """The weights and masks of a `tfprune.export.Trainer`, as `MaskedModel` has those of a Keras model.
+
+    Use it for clients without Keras: it needs NumPy alone, and the trainer LiteRT. The arrays are those that the file
+    trains, with its statistics, in the order of the exported model. If all weights are trained, they are the arrays
+    of its `MaskedModel`. Train with the methods of the trainer. Statistics count as those of all channels. A mask of
+    a bias is kept beside the file, and holds when weights are set, as in `MaskedModel`.
+
+    Args:
+        trainer: A trainer. It is used as it is, not copied. If masks should change, export its file with
+            `to_trainer(max_density=...)`.
+
+    Raises:
+        TypeError: If `trainer` is not a `tfprune.export.Trainer`.
+
+    Attributes:
+        trainer: The trainer.
+        paths: The paths of the weights.
+
+    Example:
+        >>> client = MaskedTrainer(tfprune.export.Trainer("digits_trainer.tfz"))
+        >>> update = Update(client.weights, client.masks)
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        if not isinstance(trainer, _Trains):
+            raise ArgumentTypeError(
+                "trainer", "`trainer` to be a tfprune.export.Trainer", found=type(trainer).__name__
+            )
+        held = trainer.weights
+        self.trainer = trainer
+        self.paths = tuple(path for path in trainer.task.paths if path in held)
+        self._others: dict[str, np.ndarray] = {}  # masks of biases, which the file trains whole
+
+    @property
+    def weights(self) -> Arrays:
+        """The weights, with zeros where masks hide them; copies."""
+        held = self.trainer.weights
+        return [held[path] for path in self.paths]
+
+    @property
+    def masks(self) -> Masks:
+        """The masks; None for a weight of which all entries are kept."""
+        own = {path: None if mask.all() else mask for path, mask in self.trainer.masks.items()}
+        return [(own | self._others).get(path) for path in self.paths]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the weights; entries that the masks hide become zero.
+
+        Raises:
+            TypeError: If they are not a list of arrays.
+            ValueError: If their number or shapes are others, or one is not finite.
+        """
+        arrays = dict(zip(self.paths, check_arrays(weights, "weights", like=self.weights), strict=True))
+        hidden = {path: np.where(mask, arrays[path], 0) for path, mask in self._others.items()}
+        self.trainer.set_weights(arrays | hidden)
+
+    def set_masks(self, masks: Sequence[Any]) -> None:
+        """Set the masks: entries that return are 0 until weights are set, and the optimizer forgets theirs.
+
+        Raises:
+            TypeError: If they are not a list of masks.
+            ValueError: If their number or shapes are others, or the file has no room for them.
+        """
+        checked, room = dict(zip(self.paths, self.check_masks(masks), strict=True)), self.trainer.room
+        shapes = {path: mask.shape for path, mask in self.trainer.masks.items()}
+        trained = {weight.path for weight in self.trainer.task.weights} - room.keys()
+        self.trainer.set_masks(
+            {path: np.ones(shapes[path], bool) if checked[path] is None else checked[path] for path in room}
+        )
+        self._others = {path: mask for path in trained if (mask := checked[path]) is not None and not mask.all()}
+        self.set_weights(self.weights)
+
+    def check_masks(self, masks: Sequence[Any]) -> Masks:
+        """Return masks that fit this model, its shapes and the room of its file.
+
+        Raises:
+            TypeError: If they are not a list of masks.
+            ValueError: If their number or shapes are others, or the file has no room for them.
+        """
+        arrays, room = self.weights, self.trainer.room
+        checked = check_masks(masks, "masks", like=arrays)
+        for path, array, mask in zip(self.paths, arrays, checked, strict=True):
+            kept = count_unmasked([array], [mask])
+            if path in room and kept > room[path]:
+                limit = f"at most {room[path]:,} entries of {path!r}, for which the file has room"
+            elif path not in room and array.ndim > 1 and kept < array.size:
+                limit = f"all {array.size:,} entries of {path!r}, which the file holds without a mask"
+            else:
+                continue
+            advice = "Export the model with to_trainer(max_density=1.0)."
+            raise ArgumentError("masks", f"`masks` that keep {limit}", found=f"{kept:,}", advice=advice)
+        return checked
+
+    def batch_gradients(self, data: Any, *, loss: Any = None) -> Iterator[Arrays]:
+        """Yield the gradients of each batch at all entries, at the weights and masks of that moment.
+
+        Args:
+            data: A tuple (x, y) of arrays, which are cut into batches of the file's size, or an iterable of batches
+                (x, y).
+            loss: None, because the file has a loss.
+
+        Raises:
+            ValueError: If data does not fit the file, or the file has no gradients or another loss.
+        """
+        self._check_own(loss=loss)
+        for step, (x, y) in enumerate(self._batches(data), start=self.trainer.step):
+            yield self._listed(self.trainer.gradients(x, y, seed=step))
+
+    def train_batches(
+        self, data: Any, *, loss: Any = None, optimizer: keras.optimizers.Optimizer | None = None
+    ) -> Iterator[Arrays]:
+        """Train one step on each batch, and yield the gradients before it at all entries.
+
+        Args:
+            data: As in `batch_gradients`.
+            loss: None, because the file has a loss.
+            optimizer: None, because the file has an optimizer.
+
+        Raises:
+            ValueError: If data does not fit the file, or the file has no gradients or another loss or optimizer.
+        """
+        self._check_own(loss=loss, optimizer=optimizer)
+        for x, y in self._batches(data):
+            gradients = self._listed(self.trainer.gradients(x, y))
+            self.trainer.train_on_batch(x, y)
+            yield gradients
+
+    def _check_own(self, **parts: Any) -> None:
+        """Refuse a loss and an optimizer: those of the file were chosen when it was exported."""
+        task = self.trainer.task
+        for name, value in parts.items():
+            if value is not None:
+                own = getattr(task, name)
+                raise ArgumentError(
+                    name, f"`{name}` to be None, as the file has {own}", repr(value), advice="Leave it out."
+                )
+
+    def _batches(self, data: Any) -> Iterator[tuple[Any, Any]]:
+        size = self.trainer.task.batch
+        whole = [data] if isinstance(data, tuple) else data
+        for batch in whole:
+            if not isinstance(batch, tuple) or len(batch) != 2:
+                raise ArgumentTypeError("data", "`data` to be (x, y), or batches of (x, y)", type(batch).__name__)
+            x, y = batch
+            for start in range(0, len(y), size):
+                rows = slice(start, start + size)
+                yield _rows(x, rows), y[rows]
+
+    def _listed(self, gradients: Mapping[str, np.ndarray]) -> Arrays:
+        """Return gradients in order; zeros for statistics."""
+        return [
+            gradients[path].astype(np.float64) if path in gradients else np.zeros(array.shape)
+            for path, array in zip(self.paths, self.weights, strict=True)
+        ]
+
+
+@runtime_checkable
+class _Trains(Protocol):
+    """The methods of a trainer, which is a class of `tfprune.export`."""
+
+    step: int
+    task: Any
+    masks: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
+    room: Mapping[str, int]
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None: ...
+
+    def set_masks(self, masks: Mapping[str, Any]) -> None: ...
+
+    def gradients(self, x: Any, y: Any, *, seed: int | None = None) -> dict[str, np.ndarray]: ...
+
+    def train_on_batch(self, x: Any, y: Any, *, learning_rate: float | None = None) -> float: ...
+
+
+def _rows(x: Any, rows: slice) -> Any:
+    """Return some samples of an array, or of a list or dict of arrays."""
+    if isinstance(x, Mapping):
+        return {name: array[rows] for name, array in x.items()}
+    return [array[rows] for array in x] if isinstance(x, (list, tuple)) else x[rows]

@@ -14,8 +14,7 @@ import numpy as np
 
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_choice, check_count, check_numbers
-from tfprune.compact.smaller_class import Exchange, Resized, build_with_arguments, dicts_in, resize
-from tfprune.compact.smaller_graph import NoClass
+from tfprune.compact.smaller import Exchange, NoClass, Resized, build_with_arguments, dicts_in, resize
 from tfprune.masking.strip import sparsity_report
 from tfprune.methods.growth.blocks import Blocks, find_blocks, mean_loss, one_by_one
 from tfprune.models.anatomy import (

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from time import monotonic, process_time
 from typing import Any
@@ -22,10 +23,13 @@ from tfprune.base.folders import parse_json, read_arrays, reading
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count, check_number, check_sparsity
 from tfprune.export.device.processes import read_job, write_job
-from tfprune.export.device.runner import MAX_THREADS, arrays_of, find_interpreter
+from tfprune.export.device.runner import MAX_THREADS, Runner, arrays_of, find_interpreter, random_inputs
 from tfprune.export.file.container import Source, check_destination, read_model, source_name, write_atomically
 from tfprune.export.file.document import read_metadata
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import reason_of, shape_text
+from tfprune.export.rewriting.frozen import frozen
+from tfprune.export.rewriting.rewrite import ExportReport, rewrite
 from tfprune.report import Report, table
 
 METADATA = "TFPRUNE_TRAINER"
@@ -35,14 +39,9 @@ _LOG = logging.getLogger(__name__)
 CHECK, RESULT = "check", "result"  # the job in which a file is compared with Keras
 _VERSION = 1
 _ADVICE = "Write it with trainer.save(path)"
-_NO_FILE = (
-    AttributeError,
-    KeyError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)  # what interpreters raise for other files
+_SAMPLES, _CLOSE = 4, 1e-4  # on which an inference file is compared, and how much of the largest output it may differ
+# What interpreters raise for other files.
+_NO_FILE = (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 # What a file trains.
@@ -232,8 +231,8 @@ class Trainer:
 
     def __init__(self, source: Source, *, threads: int = 1) -> None:
         check_count(threads, "threads", least=1, most=MAX_THREADS)
-        data = read_model(source)
-        content = read_metadata(data).get(METADATA)
+        self._content = read_model(source)
+        content = read_metadata(self._content).get(METADATA)
         if content is None:
             raise ArgumentError(
                 "source",
@@ -243,10 +242,10 @@ class Trainer:
             )
         self.step, self._lock = 0, threading.RLock()
         interpreter, self.runtime = find_interpreter()
-        self._file = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+        self._file = np.frombuffer(hashlib.sha256(self._content).digest(), np.uint8)
         try:
             self.task = Task.from_bytes(content)
-            self._interpreter = interpreter(model_content=data, num_threads=threads)
+            self._interpreter = interpreter(model_content=self._content, num_threads=threads)
             names = self._interpreter.get_signature_list()
             self._call = {name: self._interpreter.get_signature_runner(name) for name in names}
             self._weights = self._read_weights(self._run("save"))
@@ -361,24 +360,30 @@ class Trainer:
         with self._lock:
             return np.concatenate([self._run("infer", **part)["outputs"] for part in parts])
 
-    def gradients(self, x: Any, y: Any) -> dict[str, np.ndarray]:
-        """Return the gradients of the loss of all samples at all entries of pruned kernels, zeros included, by path.
+    def gradients(self, x: Any, y: Any, *, seed: int | None = None) -> dict[str, np.ndarray]:
+        """Return the gradients of the loss of all samples at all entries that are trained or masked, by path.
 
-        Layers are in training mode, and dropout drops the same units in each call.
+        Layers are in training mode.
+
+        Args:
+            x: Inputs, as for `fit`.
+            y: Their labels.
+            seed: Chooses what dropout drops, the same in each batch. None (the default) drops what the next step of
+                training drops.
 
         Raises:
             ValueError: If data does not fit the file, or it has no pruned kernels.
         """
         self._check_pruned()
         arrays = self._samples(x, y)
-        rows, total = len(arrays[LABELS]), {path: np.zeros(mask.shape) for path, mask in self.masks.items()}
+        drops = np.array([self.step if seed is None else seed], np.int32)
+        rows, total = len(arrays[LABELS]), [np.zeros(weight.shape) for weight in self._weights]
         for order in _in_turn(np.arange(rows), self.task.batch):
             with self._lock:
-                outputs = self._run("gradients", **self._batch(arrays, order))
-            for n, weight in enumerate(self._weights):
-                if weight.path in total:
-                    total[weight.path] += outputs[f"gradient_{n}"] * (1 if self.task.is_sum else len(order) / rows)
-        return {path: each.astype(np.float32) for path, each in total.items()}
+                outputs = self._run("gradients", **self._batch(arrays, order), **{SEED: drops})
+            for n, each in enumerate(total):
+                each += outputs[f"gradient_{n}"] * (1 if self.task.is_sum else len(order) / rows)
+        return {weight.path: each.astype(np.float32) for weight, each in zip(self._weights, total, strict=True)}
 
     # State.
 
@@ -394,6 +399,11 @@ class Trainer:
     def masks(self) -> dict[str, np.ndarray]:
         """The masks of pruned kernels by path: True where an entry is trained."""
         return {weight.path: weight.mask() for weight in self._weights if weight.positions is not None}
+
+    @property
+    def room(self) -> dict[str, int]:
+        """How many entries the file can hold of each pruned kernel, by path."""
+        return {weight.path: len(weight.positions) for weight in self._weights if weight.positions is not None}
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Set some weights or statistics by path; entries under a mask become zero.
@@ -533,6 +543,69 @@ class Trainer:
                     "path", f"positions within {weight.path!r}", found=os.fspath(path), advice=f"{_ADVICE}."
                 )
         self._restore(state)
+
+    def to_tflite(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        check_on: Any = None,
+        optimize: str = "size",
+        compress: str | None = None,
+        batch: int | None = None,
+        verbose: int | str = "auto",
+    ) -> ExportReport:
+        """Write the model as it is now as a .tflite file for inference, which `Runner` runs.
+
+        It has fewer operators than `predict` uses and is faster: weights are constants, batch normalization is a part
+        of the layers in front of it. Its outputs are compared with those of `predict`, and then it is rewritten as
+        `tfprune.export.rewrite` does.
+
+        Args:
+            path: Where the file is written, exactly as given, such as `"mine.tfz"`.
+            check_on: Inputs on which outputs are compared, in the forms that `predict` takes. None (the default)
+                draws them.
+            optimize: `"size"` (the default), `"latency"`, `"dense"` or `"sparse"`, as for `rewrite`.
+            compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+            batch: How many samples the new file takes at once. None (the default) takes any number.
+            verbose: As for `fit`.
+
+        Returns:
+            A report of the file that was written, and of its check.
+
+        Raises:
+            TypeError: If an argument has another type.
+            ValueError: If an argument does not fit, outputs differ, or the file cannot be written. A file that was at
+                `path` before is then untouched.
+
+        Example:
+            >>> report = trainer.to_tflite("mine.tfz", compress="packed")
+            >>> Runner("mine.tfz").predict(x).shape
+            (100, 10)
+        """
+        names = {f"values_{n}": weight.path for n, weight in enumerate(self.task.weights)}
+        with self._lock:
+            state = {name: array for name, array in self.state().items() if name != "step"}
+            prepare = partial(_restored, state=state)
+            file = frozen(ModelFile(self._content), "infer", prepare=prepare, names=names)
+            runner = Runner(file.content)
+            x = random_inputs(runner.inputs, runner.outputs, rows=_SAMPLES) if check_on is None else check_on
+            arrays = self._inputs(x)
+            wanted, outputs = self.predict(arrays), runner.predict(arrays)
+        error, limit = (float(np.abs(each).max(initial=0)) for each in (outputs - wanted, _CLOSE * wanted))
+        if not error <= limit:
+            raise ValueError(
+                f"Expected outputs within {limit:.3g} of those of `predict`. Received: a difference of {error:.3g}. "
+                "Nothing was written. Set the weights in the Keras model with load_trained, and export that."
+            )
+        return rewrite(
+            file.content,
+            path,
+            check_on=arrays,
+            optimize=optimize,
+            compress=compress,
+            batch=batch,
+            verbose=verbose,
+        )
 
     # How arrays become calls.
 
@@ -775,6 +848,10 @@ def _check_finite(array: np.ndarray, name: str) -> None:
         raise ArgumentError(
             name, f"finite numbers in `{name}`", found=f"NaN or infinity in row {rows[0]}", advice=advice
         )
+
+
+def _restored(interpreter: Any, *, state: Mapping[str, np.ndarray]) -> None:
+    interpreter.get_signature_runner("restore")(**state)
 
 
 def run_steps(folder: Path) -> None:
