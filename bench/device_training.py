@@ -31,7 +31,6 @@ from typing import Any
 from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the data module
 
 import federated_devices as devices

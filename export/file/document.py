@@ -556,7 +556,7 @@ def _numbers(tensors: object) -> np.ndarray:
 # Look up the tensors of a file by name: their values, the grids of their integers, and their operators.
 
 _INTEGERS = ("int4", "int8", "int16", "int32", "int64")
-_CONSTANTS = (*_INTEGERS, "float16", "float32")
+_CONSTANTS = (*_INTEGERS, "float16", "float32", "bool")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ from tfprune.export.rewriting.trainer import (
     Weight,
     run_steps,
 )
-from tfprune.masking.strip import wrappers
+from tfprune.masking.strip import statistics_owners, wrappers
 from tfprune.models.anatomy import Anatomy, as_numpy, check_keras
 from tfprune.report import Report, install, table
 
@@ -211,6 +211,7 @@ def to_trainer(
         signatures = ["train", "evaluate", "infer", "save", "restore", *(["gradients"] if task.is_pruned else [])]
         write_job(folder, JOB, settings={"quantize": None, "signatures": signatures, "holds_variables": True})
         file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_slim, _as_distances)
+        task = replace(task, channels=_channels(plain, task))
         content = with_metadata(file.content, {METADATA: task.as_bytes()})
         progress.add()
         runtime, difference, exact_difference, rounding = _compare(content, data, expected, folder)
@@ -369,6 +370,14 @@ def _weights(source: keras.Model, plain: keras.Model, trained: set[str], max_den
         positions = None if mask is None else _positions(mask, max_density)
         weights.append(Weight(variable.path, tuple(variable.shape), positions))
     return weights
+
+
+def _channels(model: keras.Model, task: Task) -> tuple[Any, ...]:
+    """Return which weights make the channels of statistics, where masks may hide channels."""
+    if not task.is_pruned or not task.statistics:
+        return ()
+    owners = statistics_owners(model, model.weights)
+    return tuple(owners.as_lists(dict(enumerate(task.paths))))
 
 
 def _positions(mask: np.ndarray, max_density: float | None) -> np.ndarray | None:

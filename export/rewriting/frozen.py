@@ -217,28 +217,37 @@ class _Folding:
         return True
 
     def _take_in(self, layer: Any) -> bool:
-        """Make the operator that follows a layer a part of it, if it can be."""
-        output = int(layer.outputs[0])
-        readers = self._readers.get(output, [])
-        free = layer.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.NONE
-        if len(readers) != 1 or output in indices_of(self._graph.outputs) or not free:
+        """Make what follows a layer a part of it, if it can be; a RESHAPE of the output may stand between."""
+        if layer.builtinOptions.fusedActivationFunction != schema.ActivationFunctionType.NONE:
             return False
-        reader, kind = readers[0], self._kind(readers[0])
+        last = layer
+        reader = self._only_reader(layer)
+        while reader is not None and self._kind(reader) == "RESHAPE":
+            last, reader = reader, self._only_reader(reader)
+        if reader is None:
+            return False
+        kind = self._kind(reader)
         activation = getattr(schema.ActivationFunctionType, kind, None)
         if kind in _NUMBERS:
-            if not self._fold_numbers(layer, reader):
+            if not self._fold_numbers(layer, reader, output=int(last.outputs[0])):
                 return False
             activation = reader.builtinOptions.fusedActivationFunction
         elif activation is None or kind == "TANH":  # which has no fused kernel
             return False
         layer.builtinOptions.fusedActivationFunction = activation
-        layer.outputs = reader.outputs
+        last.outputs = reader.outputs
         self._gone.add(id(reader))
         return True
 
-    def _fold_numbers(self, layer: Any, reader: Any) -> bool:
+    def _only_reader(self, operator: Any) -> Any:
+        """Return the one operator that takes an output, if that is no output of the graph."""
+        output = int(operator.outputs[0])
+        readers = self._readers.get(output, [])
+        return readers[0] if len(readers) == 1 and output not in indices_of(self._graph.outputs) else None
+
+    def _fold_numbers(self, layer: Any, reader: Any, *, output: int) -> bool:
         """Fold a product, sum or difference with a constant for each channel into the filter and the bias."""
-        output, kind, inputs = int(layer.outputs[0]), self._kind(reader), inputs_of(reader)
+        kind, inputs = self._kind(reader), inputs_of(reader)
         filters, bias = int(layer.inputs[1]), int(layer.inputs[2]) if len(layer.inputs) > 2 else -1
         weights, axis = self._values(filters), _LAYERS[self._kind(layer)]
         numbers = self._values(inputs[1] if inputs[0] == output else inputs[0])
@@ -246,7 +255,7 @@ class _Folding:
         if weights is None or numbers is None or first is None or (kind == "SUB" and inputs[0] != output):
             return False
         channels = weights.shape[axis]
-        if numbers.size != 1 and not (numbers.size == channels == numbers.shape[-1]):
+        if numbers.size != 1 and not self._are_channels(numbers, channels, output):
             return False
         numbers, first = (np.broadcast_to(each.reshape(-1), (channels,)) for each in (numbers, first))
         if kind == "MUL":
@@ -256,6 +265,13 @@ class _Folding:
         constant = add_constant(self._model, self._graph, name=b"", values=added.astype(np.float32))
         layer.inputs = _shape([int(layer.inputs[0]), filters, constant])
         return True
+
+    def _are_channels(self, numbers: np.ndarray, channels: int, output: int) -> bool:
+        """Tell whether numbers fall on channels in order: heads have them on two axes."""
+        sizes = [*numbers.shape]
+        while sizes and sizes[0] == 1:
+            sizes.pop(0)
+        return numbers.size == channels and [*self._shape(output)[-len(sizes) :]] == sizes
 
     def _drop_unread(self) -> None:
         reads = Counter(index for operator in self._operators for index in inputs_of(operator))

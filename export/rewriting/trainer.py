@@ -27,6 +27,7 @@ from tfprune.export.device.runner import MAX_THREADS, Runner, arrays_of, find_in
 from tfprune.export.file.container import Source, check_destination, read_model, source_name, write_atomically
 from tfprune.export.file.document import read_metadata
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.reader import keep_order
 from tfprune.export.file.report import reason_of, shape_text
 from tfprune.export.rewriting.frozen import frozen
 from tfprune.export.rewriting.rewrite import ExportReport, rewrite
@@ -112,6 +113,7 @@ class Task:
         slots: For each array of the optimizer, which follow these, the index of the weight that it belongs to; -1 for
             none.
         paths: The paths of all weights of the model, in its order.
+        channels: Which weights make the channels of statistics, as `StatisticsOwners.as_lists` returns it.
     """
 
     loss: str
@@ -125,6 +127,7 @@ class Task:
     statistics: tuple[str, ...]
     slots: tuple[int, ...]
     paths: tuple[str, ...]
+    channels: tuple[Any, ...] = ()
 
     @property
     def is_pruned(self) -> bool:
@@ -158,6 +161,7 @@ class Task:
             statistics=tuple(values["statistics"]),
             slots=tuple(values["slots"]),
             paths=tuple(values["paths"]),
+            channels=tuple(values["channels"]),
         )
 
 
@@ -587,9 +591,10 @@ class Trainer:
             state = {name: array for name, array in self.state().items() if name != "step"}
             prepare = partial(_restored, state=state)
             file = frozen(ModelFile(self._content), "infer", prepare=prepare, names=names)
+            file = ModelFile(keep_order(file.content, self.task.inputs))
             runner = Runner(file.content)
-            x = random_inputs(runner.inputs, runner.outputs, rows=_SAMPLES) if check_on is None else check_on
-            arrays = self._inputs(x)
+            drawn = random_inputs(runner.inputs, runner.outputs, rows=_SAMPLES)
+            arrays = self._inputs(drawn if check_on is None else check_on)
             wanted, outputs = self.predict(arrays), runner.predict(arrays)
         error, limit = (float(np.abs(each).max(initial=0)) for each in (outputs - wanted, _CLOSE * wanted))
         if not error <= limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -50,7 +51,9 @@ from tfprune.models.twin import (
     twin,
 )
 from tfprune.report import Report, Skipped, skipped_table, table
-from tfprune.solving.dependency_graph import ChanneledWeight, Network
+from tfprune.solving.dependency_graph import ChanneledWeight, Network, StatisticsOwners
+
+_log = logging.getLogger(__name__)
 
 # Transfer the weights of a model into its wrapped, stripped or plain copy.
 
@@ -674,6 +677,34 @@ def flat_copy(anatomy: Anatomy) -> FlatCopy:
         is_open_shaped=opened.is_open_shaped,
         sources=dict(_sources(anatomy, plain)),
     )
+
+
+def channeled(
+    model: keras.Model, variables: Collection[keras.Variable]
+) -> tuple[Network, list[tuple[int, ChanneledWeight]]]:
+    """Return the channels of a model, and its weights with channels, each with its index among `variables`.
+
+    Raises:
+        ValueError: If the model cannot be followed.
+    """
+    copy = flat_copy(Anatomy.of(model))
+    network = copy.network
+    indices = {id(variable): index for index, variable in enumerate(variables)}
+    sources = ((weight, copy.sources.get(id(variable))) for weight, variable in network.variables(copy.model))
+    return network, [(indices[id(source.variable)], weight) for weight, source in sources if source]
+
+
+def statistics_owners(model: keras.Model, variables: Collection[keras.Variable]) -> StatisticsOwners:
+    """Return the statistics of channels, by index among `variables`; none where the model cannot be followed."""
+    untrained = {index for index, variable in enumerate(variables) if not variable.trainable}
+    if not untrained:
+        return StatisticsOwners()
+    try:
+        _, weights = channeled(model, variables)
+    except ValueError as error:
+        _log.info("statistics are taken for those of all channels: %s", error)
+        return StatisticsOwners()
+    return StatisticsOwners.of(weights, untrained=untrained)
 
 
 def _sources(anatomy: Anatomy, plain: keras.Model) -> Iterator[tuple[int, Source]]:

@@ -924,3 +924,68 @@ def is_cut_off(takers: Mapping[str, Collection[str]], *, ends: Collection[str]) 
     """
     inputs = takers.keys() - {taker for some in takers.values() for taker in some}
     return inputs <= _unread(takers, ends=ends)
+
+
+# Statistics of channels under masks.
+
+Along = tuple[Any, int, np.ndarray]  # a weight by its index or path, an axis, and the bundles along it
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsOwners:
+    """Which statistics, such as those of BatchNormalization, are of channels that a model makes under masks.
+
+    Attributes:
+        makers: What makes channels.
+        statistics: The statistics of these channels.
+    """
+
+    makers: Sequence[Along] = ()
+    statistics: Sequence[Along] = ()
+
+    @classmethod
+    def of(cls, weights: Iterable[tuple[Any, ChanneledWeight]], *, untrained: Collection[Any]) -> StatisticsOwners:
+        """Find the statistics among weights with channels: vectors that are not trained."""
+        every = list(weights)
+        makers = [(key, axis, weight.bundles_along[axis]) for key, weight in every for axis in weight.makes]
+        made = {bundle for *_, bundles in makers for bundle in bundles.tolist()}
+        vectors = [weight for weight in every if weight[0] in untrained and len(weight[1].shape) == 1]
+        found = [(key, 0, weight.bundles_along[0]) for key, weight in vectors if 0 in weight.bundles_along]
+        return cls(makers, [along for along in found if made.issuperset(along[2].tolist())])
+
+    def masks(self, masks: Mapping[Any, np.ndarray | None]) -> dict[Any, np.ndarray]:
+        """Return the masks of statistics of which some channels are made by no entry that the masks keep."""
+        made: set[int] = set()
+        for key, axis, bundles in self.makers:
+            mask = masks.get(key)
+            kept = bundles if mask is None else bundles[mask.any(axis=other_axes(mask.ndim, axis))]
+            made.update(kept.tolist())
+        found = {key: np.isin(bundles, list(made)) for key, _, bundles in self.statistics}
+        return {key: mask for key, mask in found.items() if not mask.all()}
+
+    def as_lists(self, names: Mapping[Any, str]) -> list[list[Any]]:
+        """Return plain lists, with weights by name and bundles as runs (first, number)."""
+        every = (self.makers, self.statistics)
+        return [[[names[key], axis, _runs(bundles)] for key, axis, bundles in alongs] for alongs in every]
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> StatisticsOwners:
+        """Read what `as_lists` returned, for weights of these shapes; others have no masks and no statistics.
+
+        Raises:
+            ValueError: If they do not fit the shapes.
+        """
+        found: list[list[Along]] = [[], []]
+        for alongs, entries in zip(found, lists, strict=False):
+            for name, axis, runs in entries:
+                count, most = sum(number for _, number in runs), 2**24
+                if not 0 <= count <= most or name in shapes and count != shapes[name][axis]:
+                    raise ValueError(f"Expected the channels of {name!r}. Received: {count} along axis {axis}.")
+                alongs.append((name, axis, np.concatenate([first + np.arange(number) for first, number in runs])))
+        return cls(found[0], [along for along in found[1] if along[0] in shapes])
+
+
+def _runs(bundles: np.ndarray) -> list[list[int]]:
+    """Return runs of consecutive numbers, each as its first one and how many they are."""
+    parts = np.split(bundles, np.flatnonzero(np.diff(bundles) != 1) + 1)
+    return [[int(part[0]), len(part)] for part in parts if len(part)]

@@ -103,12 +103,14 @@ def dense(*steps):
     last = add_tensor(graph, like, name=b"y0", shape=np.array([2, 3], np.int32))
     options = schema.FullyConnectedOptionsT()
     add_operator(model, graph, name="FULLY_CONNECTED", inputs=[source, kernel, -1], outputs=[last], options=options)
+    shape = [2, 3]
     for number, (name, values, is_first) in enumerate(steps):
         inputs = [last]
         if values is not None:
-            constant = add_constant(model, graph, name=b"c%d" % number, values=np.asarray(values, np.float32))
+            shape, kind = (values, np.int32) if name == "RESHAPE" else (shape, np.float32)
+            constant = add_constant(model, graph, name=b"c%d" % number, values=np.asarray(values, kind))
             inputs = [constant, last] if is_first else [last, constant]
-        last = add_tensor(graph, like, name=b"y%d" % (number + 1), shape=np.array([2, 3], np.int32))
+        last = add_tensor(graph, like, name=b"y%d" % (number + 1), shape=np.array(shape, np.int32))
         kinds = {"MUL": schema.MulOptionsT, "ADD": schema.AddOptionsT, "SUB": schema.SubOptionsT}
         made = kinds[name]() if name in kinds else None
         add_operator(model, graph, name=name, inputs=inputs, outputs=[last], options=made)
@@ -127,6 +129,11 @@ def computed(file):
 
 
 STEPS = {
+    "heads": (
+        [("RESHAPE", [1, 2, 3, 1], False), ("MUL", NUMBERS[:, None], False), ("RELU", None, False)],
+        ["RESHAPE"],
+    ),
+    "samples and heads": ([("RESHAPE", [3, 2], False), ("MUL", [[1], [2], [3]], False)], ["RESHAPE", "MUL"]),
     "a norm": ([("MUL", NUMBERS, False), ("ADD", NUMBERS, False), ("RELU", None, False)], []),
     "numbers in front": ([("MUL", NUMBERS, True), ("ADD", NUMBERS, True)], []),
     "one number": ([("MUL", 3, False), ("SUB", [2], False), ("RELU6", None, False)], []),

@@ -282,7 +282,8 @@ try:
     from flwr.serverapp.strategy import FedAvg, Result
 except ImportError as error:
     raise ImportError(
-        f"Expected the package flwr (Flower). Received: not installed. Run {install('federated')}."
+        f"Expected the package flwr (Flower). Received: not installed. Run {install('federated')}; on a device "
+        "without Keras, pip install 'flwr>=1.42'."
     ) from error
 
 _log = logging.getLogger(__name__)

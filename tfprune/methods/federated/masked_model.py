@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,83 +12,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.base.arrays import other_axes, shape_along
+from tfprune.base.arrays import shape_along
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec, check_number, check_numbers
 from tfprune.gradients import LossGradients, training_loss
 from tfprune.masking.pruned import Pruned
-from tfprune.masking.strip import flat_copy, pruned_layers
+from tfprune.masking.strip import channeled, pruned_layers, statistics_owners
 from tfprune.methods.federated.averages import Arrays, Masks, check_arrays, check_masks
-from tfprune.models.anatomy import Anatomy, as_numpy, to_matrix, walk
+from tfprune.models.anatomy import as_numpy, to_matrix, walk
 from tfprune.models.training import batches, check_batch, optimizers_of, slots_by_variable
-from tfprune.solving.dependency_graph import ChanneledWeight, Network
-
-# The channels of the weights of a model: masks from channels, and the channels that masks keep.
-
-_Channeled = list[tuple[int, ChanneledWeight]]
-
-
-def _channeled(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[Network, _Channeled]:
-    """Return the channels of a model, and its weights with channels, each with its index.
-
-    Raises:
-        ValueError: If the model cannot be followed.
-    """
-    copy = flat_copy(Anatomy.of(model))
-    network = copy.network
-    indices = {id(variable): index for index, variable in enumerate(variables)}
-    sources = ((weight, copy.sources.get(id(variable))) for weight, variable in network.variables(copy.model))
-    return network, [(indices[id(source.variable)], weight) for weight, source in sources if source]
-
-
-def _masks_of_channels(keep: np.ndarray, weights: _Channeled, *, count: int) -> Masks:
-    """Return a mask for each of `count` weights that keeps the entries of kept bundles; None if it keeps all."""
-    masks: Masks = [None] * count
-    for index, weight in weights:
-        for axis, bundles in weight.bundles_along.items():
-            mask = np.broadcast_to(keep[bundles].reshape(shape_along(len(weight.shape), axis)), weight.shape)
-            before = masks[index]
-            masks[index] = mask if before is None else before & mask
-    return [None if mask is None or mask.all() else np.array(mask) for mask in masks]
-
-
-class _StatisticsOwners:
-    """The statistics of channels, such as those of BatchNormalization, that belong to a client with its masks.
-
-    Args:
-        weights: The weights with channels.
-        variables: All weights.
-        size: The number of bundles.
-    """
-
-    def __init__(self, weights: _Channeled, variables: Sequence[keras.Variable], size: int) -> None:
-        self._size = size
-        self._makers = [
-            (index, axis, weight.bundles_along[axis]) for index, weight in weights for axis in weight.makes
-        ]
-        outputs = np.unique(np.concatenate([np.empty(0, int), *(bundles for *_, bundles in self._makers)]))
-        self._statistics = {
-            index: weight.bundles_along[0]
-            for index, weight in weights
-            if not variables[index].trainable and len(weight.shape) == 1 and 0 in weight.bundles_along
-            if np.isin(weight.bundles_along[0], outputs).all()
-        }
-
-    def masks(self, masks: Masks) -> Masks:
-        """Add the masks of statistics: True for channels that a kept weight computes."""
-        is_made = np.zeros(self._size, bool)
-        for index, axis, bundles in self._makers:
-            mask = masks[index]
-            is_made[bundles if mask is None else bundles[mask.any(axis=other_axes(mask.ndim, axis))]] = True
-        complete = list(masks)
-        for index, bundles in self._statistics.items():
-            if complete[index] is None and not is_made[bundles].all():
-                complete[index] = is_made[bundles]
-        return complete
-
+from tfprune.solving.dependency_graph import ChanneledWeight, StatisticsOwners
 
 # A wrapped Keras model as clients and server exchange it: a list of arrays, and their masks.
-
-_log = logging.getLogger(__name__)
 
 
 class MaskedModel:
@@ -140,8 +73,9 @@ class MaskedModel:
     @property
     def masks(self) -> Masks:
         """The masks; None for a weight of which all entries are kept."""
-        masks = [self._mask(index) for index in range(len(self.variables))]
-        return self._statistics.masks(masks) if self._statistics else masks
+        masks = {index: self._mask(index) for index in range(len(self.variables))}
+        owned = self._statistics.masks(masks)
+        return [owned.get(index) if mask is None else mask for index, mask in masks.items()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set the weights; entries that the masks hide become zero.
@@ -254,15 +188,8 @@ class MaskedModel:
         return None if mask.all() else mask
 
     @functools.cached_property
-    def _statistics(self) -> _StatisticsOwners | None:
-        if all(variable.trainable for variable in self.variables):
-            return None
-        try:
-            network, weights = _channeled(self.model, self.variables)
-        except ValueError as error:
-            _log.info("statistics are taken for those of all channels: %s", error)
-            return None
-        return _StatisticsOwners(weights, self.variables, network.size)
+    def _statistics(self) -> StatisticsOwners:
+        return statistics_owners(self.model, self.variables)
 
 
 # Gradients of a wrapped model at all entries, those under its masks included.
@@ -427,12 +354,23 @@ class HeteroFL(Spec):
             ValueError: If the model has no pruned layers, or its channels cannot be followed.
         """
         variables = MaskedModel(model).variables
-        network, weights = _channeled(model, variables)
+        network, weights = channeled(model, variables)
         keep = network.all_kept()
         for group in network.groups:
             free = np.sort(group.free_part().bundles)
             keep[free[math.ceil(self.model_rate * len(free)) :]] = False
         return _masks_of_channels(keep, weights, count=len(variables))
+
+
+def _masks_of_channels(keep: np.ndarray, weights: Iterable[tuple[int, ChanneledWeight]], *, count: int) -> Masks:
+    """Return a mask for each of `count` weights that keeps the entries of kept bundles; None if it keeps all."""
+    masks: Masks = [None] * count
+    for index, weight in weights:
+        for axis, bundles in weight.bundles_along.items():
+            mask = np.broadcast_to(keep[bundles].reshape(shape_along(len(weight.shape), axis)), weight.shape)
+            before = masks[index]
+            masks[index] = mask if before is None else before & mask
+    return [None if mask is None or mask.all() else np.array(mask) for mask in masks]
 
 
 def leading_channels(model: keras.Model, model_rate: float) -> Masks:

@@ -22,9 +22,12 @@ from tfprune.methods.federated.averages import (
     kept_entries,
 )
 from tfprune.report import Report, table
+from tfprune.solving.dependency_graph import StatisticsOwners
 
 if TYPE_CHECKING:
     import keras
+
+    from tfprune.export import Trainer
 
 # Masks as bytes: one bit for each entry, compressed, with their shapes and a hash.
 
@@ -449,8 +452,9 @@ class MaskedTrainer:
 
     Use it for clients without Keras: it needs NumPy alone, and the trainer LiteRT. The arrays are those that the file
     trains, with its statistics, in the order of the exported model. If all weights are trained, they are the arrays
-    of its `MaskedModel`. Train with the methods of the trainer. Statistics count as those of all channels. A mask of
-    a bias is kept beside the file, and holds when weights are set, as in `MaskedModel`.
+    of its `MaskedModel`. Train with the methods of the trainer. As in `MaskedModel`, statistics have the masks of
+    the channels that the other masks leave, and a mask of a bias is kept beside the file, and holds when weights are
+    set.
 
     Args:
         trainer: A trainer. It is used as it is, not copied. If masks should change, export its file with
@@ -468,7 +472,7 @@ class MaskedTrainer:
         >>> update = Update(client.weights, client.masks)
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         if not isinstance(trainer, _Trains):
             raise ArgumentTypeError(
                 "trainer", "`trainer` to be a tfprune.export.Trainer", found=type(trainer).__name__
@@ -477,6 +481,8 @@ class MaskedTrainer:
         self.trainer = trainer
         self.paths = tuple(path for path in trainer.task.paths if path in held)
         self._others: dict[str, np.ndarray] = {}  # masks of biases, which the file trains whole
+        shapes = {path: array.shape for path, array in held.items()}
+        self._statistics = StatisticsOwners.from_lists(trainer.task.channels, shapes)
 
     @property
     def weights(self) -> Arrays:
@@ -488,7 +494,9 @@ class MaskedTrainer:
     def masks(self) -> Masks:
         """The masks; None for a weight of which all entries are kept."""
         own = {path: None if mask.all() else mask for path, mask in self.trainer.masks.items()}
-        return [(own | self._others).get(path) for path in self.paths]
+        own |= self._others
+        own |= self._statistics.masks(own)
+        return [own.get(path) for path in self.paths]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set the weights; entries that the masks hide become zero.
@@ -498,8 +506,9 @@ class MaskedTrainer:
             ValueError: If their number or shapes are others, or one is not finite.
         """
         arrays = dict(zip(self.paths, check_arrays(weights, "weights", like=self.weights), strict=True))
-        hidden = {path: np.where(mask, arrays[path], 0) for path, mask in self._others.items()}
-        self.trainer.set_weights(arrays | hidden)
+        for path, mask in self._others.items():
+            arrays[path] = np.where(mask, arrays[path], 0)
+        self.trainer.set_weights(arrays)
 
     def set_masks(self, masks: Sequence[Any]) -> None:
         """Set the masks: entries that return are 0 until weights are set, and the optimizer forgets theirs.
@@ -510,10 +519,10 @@ class MaskedTrainer:
         """
         checked, room = dict(zip(self.paths, self.check_masks(masks), strict=True)), self.trainer.room
         shapes = {path: mask.shape for path, mask in self.trainer.masks.items()}
-        trained = {weight.path for weight in self.trainer.task.weights} - room.keys()
         self.trainer.set_masks(
             {path: np.ones(shapes[path], bool) if checked[path] is None else checked[path] for path in room}
         )
+        trained = {weight.path for weight in self.trainer.task.weights} - room.keys()
         self._others = {path: mask for path in trained if (mask := checked[path]) is not None and not mask.all()}
         self.set_weights(self.weights)
 
@@ -583,15 +592,20 @@ class MaskedTrainer:
                 )
 
     def _batches(self, data: Any) -> Iterator[tuple[Any, Any]]:
-        size = self.trainer.task.batch
-        whole = [data] if isinstance(data, tuple) else data
-        for batch in whole:
-            if not isinstance(batch, tuple) or len(batch) != 2:
+        size, is_empty = self.trainer.task.batch, True
+        for batch in [data] if isinstance(data, tuple) else data:
+            if not isinstance(batch, tuple) or len(batch) != 2 or not hasattr(batch[1], "__len__"):
                 raise ArgumentTypeError("data", "`data` to be (x, y), or batches of (x, y)", type(batch).__name__)
             x, y = batch
+            counts = {len(part) for part in _parts(x)} | {len(y)}
+            if len(counts) > 1:
+                raise ArgumentError("data", "`data` with a label for each sample", " and ".join(map(str, counts)))
             for start in range(0, len(y), size):
-                rows = slice(start, start + size)
+                rows, is_empty = slice(start, start + size), False
                 yield _rows(x, rows), y[rows]
+        if is_empty:
+            advice = "Is an iterator used up?"
+            raise ArgumentError("data", "`data` with at least one sample", "none", advice=advice)
 
     def _listed(self, gradients: Mapping[str, np.ndarray]) -> Arrays:
         """Return gradients in order; zeros for statistics."""
@@ -605,11 +619,14 @@ class MaskedTrainer:
 class _Trains(Protocol):
     """The methods of a trainer, which is a class of `tfprune.export`."""
 
-    step: int
-    task: Any
-    masks: Mapping[str, np.ndarray]
-    weights: Mapping[str, np.ndarray]
-    room: Mapping[str, int]
+    @property
+    def weights(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def masks(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def room(self) -> Mapping[str, int]: ...
 
     def set_weights(self, weights: Mapping[str, Any]) -> None: ...
 
@@ -618,6 +635,11 @@ class _Trains(Protocol):
     def gradients(self, x: Any, y: Any, *, seed: int | None = None) -> dict[str, np.ndarray]: ...
 
     def train_on_batch(self, x: Any, y: Any, *, learning_rate: float | None = None) -> float: ...
+
+
+def _parts(x: Any) -> list[Any]:
+    """Return the arrays of an array, or of a list or dict of arrays."""
+    return list(x.values()) if isinstance(x, Mapping) else list(x) if isinstance(x, (list, tuple)) else [x]
 
 
 def _rows(x: Any, rows: slice) -> Any:
