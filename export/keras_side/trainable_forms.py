@@ -291,10 +291,7 @@ class _Forms:
         tf = self._tf
         mean = self._mean(x, axes)
         variance = self._mean(tf.math.squared_difference(x, tf.stop_gradient(mean)), axes)
-        if keepdims:
-            return mean, variance
-        shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
-        return tf.reshape(mean, shape), tf.reshape(variance, shape)
+        return (mean, variance) if keepdims else (tf.squeeze(mean, axes), tf.squeeze(variance, axes))
 
     def _mean(self, x: Any, axes: Sequence[int]) -> Any:
         for axis in axes:
