@@ -334,6 +334,7 @@ def _write_functions(functions: Mapping[str, _Function], inputs: Mapping[str, _I
     write_job(folder, _SIGNATURES, settings={"signatures": signatures})
 
 
+_MOST_AXES = 8  # of a tensor in LiteRT
 _TRACING = threading.RLock()  # functions are those of the process: one thread at a time replaces them
 
 
@@ -357,6 +358,7 @@ def _known_functions(*, fuses: bool) -> Iterator[None]:
         (jax.lax, "dynamic_slice", _cut_at),
         (jax.lax, "cond", _known_branch),
         (jax.lax, "fori_loop", _unrolled_steps),
+        (jax.numpy, "tile", _tile_axes),
         (keras.ops, "fft", _fft),
         (keras.ops, "fft2", _fft2),
     ]
@@ -383,6 +385,20 @@ def _in_this_thread(function: Callable[..., Any], original: Callable[..., Any]) 
         return function(original, *args, **kwargs)
 
     return call
+
+
+def _tile_axes(tile: Callable[..., Any], array: Any, repeats: Any) -> Any:
+    """Repeat one axis after the other where all at once would take more axes than LiteRT has: two for each."""
+    import jax
+
+    counts = [repeats] if isinstance(repeats, int) else [*repeats]
+    is_small = 2 * max(array.ndim, len(counts)) <= _MOST_AXES
+    if is_small or not all(isinstance(count, int) and count for count in counts):
+        return tile(array, repeats)
+    array = jax.numpy.reshape(array, (1,) * (len(counts) - array.ndim) + array.shape)
+    for axis, count in enumerate(counts, start=array.ndim - len(counts)):
+        array = jax.numpy.concatenate([array] * count, axis=axis) if count > 1 else array
+    return array
 
 
 def _gelu_as_one(gelu: Callable[..., Any], x: Any, approximate: bool = True) -> Any:

@@ -125,6 +125,13 @@ class _KernelZeros:
         return 1 - self.nnz / self.size if self.size else 0.0
 
 
+def _repeated(model: keras.Model) -> set[str]:
+    """Return the paths of weights that equal others: a converter may store them once."""
+    keys = {weight.path: (tuple(weight.shape), as_numpy(weight).tobytes()) for weight in model.weights}
+    firsts: dict[Any, str] = {}
+    return {path for path, key in keys.items() if firsts.setdefault(key, path) != path}
+
+
 def _check_converted(
     graph: Model,
     kernels: list[_KernelZeros],
@@ -148,7 +155,7 @@ def _check_converted(
     zeros = [(row.path, row.size, row.size - row.nnz) for row in kernels]
     problems = _missing_zeros(graph, zeros)
     if problems:
-        absent = _kernels_of_constants(*called_on)
+        absent = _kernels_of_constants(*called_on) | _repeated(called_on[0])
         problems = _missing_zeros(graph, [row for row in zeros if row[0] not in absent])
     if problems:
         raise ArgumentError(

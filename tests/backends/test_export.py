@@ -282,6 +282,23 @@ def test_constants_of_an_open_batch_are_broadcast(tmp_path, converter):
         assert difference(tmp_path / "file", model, RNG.normal(size=(rows, 3, 4)).astype("float32")) < 1e-5
 
 
+def test_kernels_that_are_equal_may_be_one_in_the_file(tmp_path):
+    vector = keras.Input((6,))
+    twins = [layers.Dense(6, use_bias=False, kernel_initializer=keras.initializers.HeNormal(1)) for _ in range(2)]
+    model = pruned(keras.Model(vector, layers.Concatenate()([twin(vector) for twin in twins])))
+    data = RNG.normal(size=(4, 6)).astype("float32")
+    to_tflite(model, tmp_path / "file", check_on=data)
+    assert difference(tmp_path / "file", model, data) < 1e-5
+
+
+def test_tensors_of_five_axes_are_repeated(tmp_path):
+    boxes = keras.Input((2, 1, 3, 1))
+    model = keras.Model(boxes, keras.ops.tile(layers.Dense(3)(boxes), (1, 2, 3, 1, 2)))
+    data = RNG.normal(size=(4, 2, 1, 3, 1)).astype("float32")
+    to_tflite(model, tmp_path / "file", check_on=data)
+    assert difference(tmp_path / "file", model, data) < 1e-5
+
+
 def test_a_file_has_no_operators_that_compute_sizes_or_approximate_gelu(tmp_path, converter):
     ops = to_tflite(series(5), tmp_path / "file", check_on=TOKENS).ops
     assert converter == "tensorflow" or (ops["GELU"] == 1 and not {"SHAPE", "PACK", "EXP"} & ops.keys())
