@@ -126,8 +126,8 @@ class _KernelZeros:
 
 
 def _repeated(model: keras.Model) -> set[str]:
-    """Return the paths of weights that equal others: a converter may store them once."""
-    keys = {weight.path: (tuple(weight.shape), as_numpy(weight).tobytes()) for weight in model.weights}
+    """Return the paths of kernels that equal others: a converter may store them once."""
+    keys = {each.path: (tuple(each.variable.shape), as_numpy(each.variable).tobytes()) for each in kernels(model)}
     firsts: dict[Any, str] = {}
     return {path for path, key in keys.items() if firsts.setdefault(key, path) != path}
 
