@@ -291,6 +291,15 @@ def test_kernels_that_are_equal_may_be_one_in_the_file(tmp_path):
     assert difference(tmp_path / "file", model, data) < 1e-5
 
 
+def test_tables_of_which_constant_rows_are_taken_are_not_missed(tmp_path):
+    series = keras.Input((3, 4))
+    positions = layers.Embedding(10, 4, name="positions")
+    model = pruned(keras.Model(series, series + positions(keras.ops.arange(3))))
+    data = RNG.normal(size=(4, 3, 4)).astype("float32")
+    to_tflite(model, tmp_path / "file", check_on=data)
+    assert difference(tmp_path / "file", model, data) < 1e-5
+
+
 def test_tensors_of_five_axes_are_repeated(tmp_path):
     boxes = keras.Input((2, 1, 3, 1))
     model = keras.Model(boxes, keras.ops.tile(layers.Dense(3)(boxes), (1, 2, 3, 1, 2)))
