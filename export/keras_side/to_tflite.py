@@ -155,11 +155,9 @@ def _check_converted(
     zeros = [(row.path, row.size, row.size - row.nnz) for row in kernels]
     problems = _missing_zeros(graph, zeros)
     if problems:
-        sizes = {weight.size for weight in graph.weights}
-        tables = {row.path for row in kernels if row.path.endswith("/embeddings") and row.size not in sizes}
-        absent = (
-            _kernels_of_constants(*called_on) | _repeated(called_on[0]) | tables
-        )  # of which rows may be constants
+        sizes = {weight.size for weight in graph.weights}  # a table of which rows are constants has none
+        absent = {row.path for row in kernels if row.path.endswith("/embeddings") and row.size not in sizes}
+        absent |= _kernels_of_constants(*called_on) | _repeated(called_on[0])
         problems = _missing_zeros(graph, [row for row in zeros if row[0] not in absent])
     if problems:
         raise ArgumentError(
