@@ -47,6 +47,7 @@ from tfprune.export.keras_side.prepare import (
     marked_layers,
     protect_scales,
     read_copy,
+    recurrent_layers,
     signature,
     states_at_start,
     write_copy,
@@ -540,15 +541,15 @@ def _first_converted(
     samples: Sequence[dict[str, np.ndarray]],
     like: str | None,
 ) -> bytes:
-    """Return the file of the first converter that takes a model."""
-    convert_by, errors = {"litert": _by_litert, "tensorflow": _by_tensorflow}, []
-    for name in converters():
+    """Return the file of the first converter that takes a model; TensorFlow's keeps the loops of recurrent layers."""
+    *names, last = reversed(converters()) if recurrent_layers(model) else converters()
+    convert_by = {"litert": _by_litert, "tensorflow": _by_tensorflow}
+    for name in names:
         try:
             return convert_by[name](model, inputs, form=form, samples=samples, like=like)
         except ValueError as error:
             _log.info("the converter %s refused %r: %s", name, model.name, error)
-            errors.append(error)
-    raise errors[0]
+    return convert_by[last](model, inputs, form=form, samples=samples, like=like)
 
 
 def _by_litert(

@@ -518,7 +518,7 @@ def _imported(module: str, name: str) -> Any:
 
 
 def _refusal(module: str, name: str) -> str:
-    backend, title = ("jax", "JAX") if converters()[0] == "litert" else ("tensorflow", "TensorFlow")
+    backend, title = ("jax", "JAX") if converters()[-1] == "litert" else ("tensorflow", "TensorFlow")
     return (
         f"Expected custom classes and functions that another process can import: it loads the model on {title} "
         f"and converts it. Received: {module}.{name}. Define it in a module that your program imports, and register "
@@ -536,14 +536,14 @@ CONVERTERS = ("tensorflow", "litert")  # TensorFlow's, and LiteRT's own, which t
 def converters() -> tuple[str, ...]:
     """Return the names of the converters that may make a file, in the order in which they are tried.
 
-    It is that in the environment alone; or else all that are installed, TensorFlow's first.
+    It is that in the environment alone; or else all that are installed, LiteRT's first.
 
     Raises:
         ValueError: If the environment names another.
     """
     name = os.environ.get(_VARIABLE)
     if not name:  # found without a look at `sys.modules`: a program may keep TensorFlow out of its own process
-        packages = {"tensorflow": ("tensorflow",), "litert": ("litert_converter", "jax")}
+        packages = {"litert": ("litert_converter", "jax"), "tensorflow": ("tensorflow",)}
         return tuple(key for key, needed in packages.items() if all(map(PathFinder.find_spec, needed))) or ("litert",)
     if name not in CONVERTERS:
         raise ArgumentError(

@@ -34,25 +34,29 @@ def test_a_missing_package_is_refused_once_and_before_any_work(tmp_path, monkeyp
         to_tflite(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), tmp_path / "file")
 
 
-ORDERS = {  # by installed packages, which converters are tried
-    ("tensorflow",): ["tensorflow"],
-    ("jax", "litert_converter"): ["litert"],
-    ("litert_converter", "tensorflow"): ["tensorflow"],  # the other one needs JAX
-    ("jax", "litert_converter", "tensorflow"): ["tensorflow", "litert"],
-    (): ["litert"],  # which says what is missing
+ORDERS = {  # by installed packages, which converters are tried, and for a recurrent model
+    ("tensorflow",): (["tensorflow"], ["tensorflow"]),
+    ("jax", "litert_converter"): (["litert"], ["litert"]),
+    ("litert_converter", "tensorflow"): (["tensorflow"], ["tensorflow"]),  # the other one needs JAX
+    ("jax", "litert_converter", "tensorflow"): (["litert", "tensorflow"], ["tensorflow", "litert"]),
+    (): (["litert"], ["litert"]),  # which says what is missing
 }
 
 
 @pytest.mark.parametrize("packages", ORDERS, ids=" ".join)
-def test_converters_are_tried_in_order_and_the_first_says_what_it_refuses(packages, monkeypatch):
+def test_converters_are_tried_in_order_until_one_takes_the_model(packages, monkeypatch):
     monkeypatch.delenv("TFPRUNE_CONVERTER", raising=False)
     monkeypatch.setattr(prepare, "PathFinder", SimpleNamespace(find_spec=lambda name: name in packages))
-    tried = []
-    for name in ("litert", "tensorflow"):
-        monkeypatch.setattr(module, f"_by_{name}", partial(_refuse, tried, name))
-    with pytest.raises(ValueError, match=f"^{ORDERS[packages][0]} says no"):
-        convert(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
-    assert tried == ORDERS[packages]
+    dense, recurrent = (
+        keras.Sequential([keras.Input((4, 3)), layer]) for layer in (keras.layers.Dense(3), keras.layers.LSTM(2))
+    )
+    for model, names in zip((dense, recurrent), ORDERS[packages], strict=True):
+        tried = []
+        for name in ("litert", "tensorflow"):
+            monkeypatch.setattr(module, f"_by_{name}", partial(_refuse, tried, name))
+        with pytest.raises(ValueError, match=f"^{names[-1]} says no"):
+            convert(model)
+        assert tried == names
 
 
 def _refuse(tried, name, *_, **__):
