@@ -38,7 +38,7 @@ LABELS, WEIGHT, RATE, SEED = "labels", "sample_weight", "learning_rate", "seed" 
 _FILE = "hash"  # in a state: the hash of the file that it belongs to
 _LOG = logging.getLogger(__name__)
 CHECK, RESULT = "check", "result"  # the job in which a file is compared with Keras
-_VERSION = 1
+_VERSION = 2
 _ADVICE = "Write it with trainer.save(path)"
 _SAMPLES, _CLOSE = 4, 1e-4  # on which an inference file is compared, and how much of the largest output it may differ
 # What interpreters raise for other files.

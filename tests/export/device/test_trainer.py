@@ -446,7 +446,7 @@ def test_positions_outside_of_a_weight_are_not_loaded(trainer, tmp_path):
             trainer.load(tmp_path / "state.npz")
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"version": 2}'])
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"version": 1}'])
 def test_a_file_that_describes_itself_wrongly_is_refused(file, content):
     with pytest.raises(ValueError, match=r"a file of to_trainer that .* can train.*Export the model again"):
         Trainer(with_metadata(unpack(file), {METADATA: content}))
