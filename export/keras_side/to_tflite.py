@@ -155,9 +155,7 @@ def _check_converted(
     zeros = [(row.path, row.size, row.size - row.nnz) for row in kernels]
     problems = _missing_zeros(graph, zeros)
     if problems:
-        sizes = {weight.size for weight in graph.weights}  # a table of which rows are constants has none
-        absent = {row.path for row in kernels if row.path.endswith("/embeddings") and row.size not in sizes}
-        absent |= _kernels_of_constants(*called_on) | _repeated(called_on[0])
+        absent = _kernels_of_constants(*called_on) | _repeated(called_on[0])
         problems = _missing_zeros(graph, [row for row in zeros if row[0] not in absent])
     if problems:
         raise ArgumentError(
@@ -293,11 +291,11 @@ def _kernels_of_constants(plain: keras.Model, data: Any) -> set[str]:
     """Find the kernels that multiply constants only, or are looked up at constant indices: they are not in the file.
 
     Args:
-        plain: A model without wrappers, on TensorFlow; no kernels are found on other backends.
+        plain: A model without wrappers. On other backends than TensorFlow, any table of embeddings may be one.
         data: What it is called on.
     """
     if keras.backend.backend() != "tensorflow":
-        return set()
+        return {kernel.path for kernel in kernels(plain) if kernel.path.endswith("/embeddings")}
     import tensorflow as tf
 
     specs = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), data)
