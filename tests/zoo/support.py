@@ -6,8 +6,8 @@ in so many bytes and not in 16 fewer. The operators are those that LiteRT runs.
 
 from __future__ import annotations
 
-import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,13 +16,17 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from family import build, enliven, note
-from tflite_micro.python.tflite_micro import runtime
 
 import tfprune.export
 from tfprune.export import MicroSupportReport
 from tfprune.export.keras_side.convert import convert
 
 STEP, ROOM = 16, 2**28  # bytes
+LOAD = """
+import sys
+from tflite_micro.python.tflite_micro import runtime
+runtime.Interpreter.from_bytes(sys.stdin.buffer.read(), arena_size=int(sys.argv[1]))
+"""
 
 
 def before_and_after(model: keras.Model, samples: np.ndarray) -> tuple[MicroSupportReport, bytes]:
@@ -55,20 +59,10 @@ def operators(data: bytes) -> Counter[str]:
 
 
 def refusal(data: bytes, arena: int) -> str:
-    """Say why a file does not load in so many bytes; a fork tries, as some operators crash in too few."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.dup2(writer, 2)
-        try:
-            runtime.Interpreter.from_bytes(data, arena_size=arena)
-        except RuntimeError:
-            os._exit(1)
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, errors="replace") as stream:
-        said = " ".join(stream.read().split())
-    return (said or "it crashed") if os.waitpid(child, 0)[1] else ""
+    """Say why a file does not load in so many bytes; a process of its own tries, as some operators crash in too few."""
+    done = subprocess.run([sys.executable, "-c", LOAD, str(arena)], input=data, capture_output=True, check=False)
+    said = " ".join(done.stderr.decode(errors="replace").split())
+    return (said or "it crashed") if done.returncode else ""
 
 
 def expect(what: str, said: object, found: object) -> None:
