@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -64,6 +65,7 @@ from tfprune.report import Report, install, table
 _STEPS = 10  # that are trained both ways before a file is written
 _CLOSE = 1e-5  # of a loss, or of 1 if the loss is smaller
 _CLOSE_OUTPUTS = 1e-4  # of the largest output, before training
+_WORTH_IT = 1024  # bytes of a constant: an operator takes about 100
 _TIMEOUT = 3600.0
 _ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
 _TRACED = "traced"
@@ -210,7 +212,7 @@ def to_trainer(
         progress.add()
         signatures = ["train", "evaluate", "infer", "save", "restore", *(["gradients"] if task.is_pruned else [])]
         write_job(folder, JOB, settings={"quantize": None, "signatures": signatures, "holds_variables": True})
-        file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_slim, _as_distances)
+        file = ModelFile.open(convert_apart(folder, plain, quantize=None)).after(_store_once, _slim, _as_distances)
         task = replace(task, channels=_channels(plain, task))
         content = with_metadata(file.content, {METADATA: task.as_bytes()})
         progress.add()
@@ -767,6 +769,48 @@ def _at_least_1d(shape: Any) -> tuple[int, ...]:
 
 
 # Make the file smaller.
+
+
+def _store_once(model: schema.ModelT) -> bool:
+    """Let steps compute the kernels that gradients read with their axes in another order, and store each once."""
+    known: dict[bytes, list[tuple[int, np.ndarray]]] = {}
+    buffers, changed = set(), False
+    for graph in model.subgraphs:
+        constants = ((n, tensor) for n, tensor in enumerate([*graph.tensors]) if tensor.buffer not in buffers)
+        for index, tensor in constants:
+            data = _data(model, tensor)
+            if len(data) < _WORTH_IT or tensor.type != schema.TensorType.FLOAT32:
+                continue
+            values = np.asarray(data, np.uint8).view("<f4").reshape(tensor.shape) + np.float32(0)  # no negative zeros
+            alike = known.setdefault(np.sort(values, axis=None).tobytes(), [])
+            pair = next(((buffer, order) for buffer, each in alike if (order := _order(each, values))), None)
+            if pair is None:
+                alike.append((tensor.buffer, values))
+                buffers.add(tensor.buffer)
+            else:
+                _reorder(model, graph, index, buffer=pair[0], order=pair[1])
+                changed = True
+    return changed
+
+
+def _order(stored: np.ndarray, values: np.ndarray) -> tuple[int, ...]:
+    """Return the order of the axes of some values in which they stand in other values; empty if in none."""
+    orders = itertools.permutations(range(values.ndim))
+    return next((each for each in orders if np.array_equal(values.transpose(each).ravel(), stored.ravel())), ())
+
+
+def _reorder(
+    model: schema.ModelT, graph: schema.SubGraphT, index: int, *, buffer: int, order: tuple[int, ...]
+) -> None:
+    """Make a constant the transpose of another one, in which its axes stand in this order."""
+    tensor = graph.tensors[index]
+    shape = np.array([tensor.shape[axis] for axis in order], np.int32)
+    source = add_tensor(graph, tensor, shape=shape, buffer=buffer)
+    back = add_constant(model, graph, name=b"", values=np.argsort(order).astype(np.int32))
+    add_operator(
+        model, graph, name="TRANSPOSE", inputs=[source, back], outputs=[index], options=schema.TransposeOptionsT()
+    )
+    tensor.buffer = 0
 
 
 def _slim(model: schema.ModelT) -> bool:

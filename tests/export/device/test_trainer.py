@@ -19,7 +19,7 @@ import tfprune
 from tfprune.export import Trainer, load_trained, to_tflite, to_trainer, unpack
 from tfprune.export.command_line.cli import main
 from tfprune.export.device.processes import Completed
-from tfprune.export.file.document import with_metadata
+from tfprune.export.file.document import load_objects, with_metadata
 from tfprune.export.keras_side import to_trainer as module
 from tfprune.export.keras_side.to_trainer import _positions
 from tfprune.export.rewriting.trainer import METADATA, _drop_and_grow
@@ -559,6 +559,20 @@ def test_a_part_is_trained_and_the_rest_computes_as_in_inference(part, tmp_path)
     trainer = Trainer(tmp_path / "a.tflite")
     assert all(re.search(PARTS[part], weight.path) for weight in trainer.task.weights)
     assert bool(trainer.task.statistics) == (part == "biases")
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_frozen_kernels_are_stored_once_though_gradients_read_them_transposed(rank, tmp_path):
+    keras.utils.set_random_seed(0)
+    convolution = {1: layers.Conv1D, 2: layers.Conv2D}[rank]
+    stack = [convolution(32, 3, padding="same"), layers.BatchNormalization(), layers.ReLU(), convolution(24, 3)]
+    stack += [layers.Flatten(), layers.Dense(32, "relu"), layers.Dense(32)]
+    model = keras.Sequential([keras.Input((8,) * rank + (3,)), *stack])
+    to_trainer(model, tmp_path / "a.tflite", loss="mse", optimizer="sgd", batch_size=4, trains="biases")
+    kernels = sum(4 * np.array(each).size for each in model.weights if each.path.endswith("kernel"))
+    buffers = load_objects((tmp_path / "a.tflite").read_bytes()).buffers
+    large = [len(each.data) for each in buffers if each.data is not None and len(each.data) > 2048]
+    assert kernels - 4096 < sum(large) <= kernels
 
 
 def test_the_command_keeps_each_epoch_and_continues_there(file, tmp_path, monkeypatch, capsys):
