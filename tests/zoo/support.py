@@ -59,7 +59,7 @@ def operators(data: bytes) -> Counter[str]:
 
 
 def refusal(data: bytes, arena: int) -> str:
-    """Say why a file does not load in so many bytes; a process of its own tries, as some operators crash in too few."""
+    """Say why a file does not load in so many bytes; another process tries, as some operators crash in too few."""
     done = subprocess.run([sys.executable, "-c", LOAD, str(arena)], input=data, capture_output=True, check=False)
     said = " ".join(done.stderr.decode(errors="replace").split())
     return (said or "it crashed") if done.returncode else ""
