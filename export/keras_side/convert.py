@@ -525,7 +525,11 @@ def convert_prepared(
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
-    content = _first_converted(model, inputs, form=form, samples=samples, like=(beside or form).scheme)
+    by_litert = functools.partial(_by_litert, model, inputs, form=form, samples=samples)
+    by_tensorflow = functools.partial(
+        _by_tensorflow, model, inputs, form=form, samples=samples, like=(beside or form).scheme
+    )
+    content = _first_converted(model, {"litert": by_litert, "tensorflow": by_tensorflow})
     if quantize in INTEGERS:
         _check_scales(content, model)
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
@@ -533,32 +537,19 @@ def convert_prepared(
     return file
 
 
-def _first_converted(
-    model: keras.Model,
-    inputs: Signature,
-    *,
-    form: Quantization,
-    samples: Sequence[dict[str, np.ndarray]],
-    like: str | None,
-) -> bytes:
+def _first_converted(model: keras.Model, convert_by: Mapping[str, Callable[[], bytes]]) -> bytes:
     """Return the file of the first converter that takes a model; TensorFlow's keeps the loops of recurrent layers."""
     *names, last = reversed(converters()) if recurrent_layers(model) else converters()
-    convert_by = {"litert": _by_litert, "tensorflow": _by_tensorflow}
     for name in names:
         try:
-            return convert_by[name](model, inputs, form=form, samples=samples, like=like)
+            return convert_by[name]()
         except ValueError as error:
             _log.info("the converter %s refused %r: %s", name, model.name, error)
-    return convert_by[last](model, inputs, form=form, samples=samples, like=like)
+    return convert_by[last]()
 
 
 def _by_litert(
-    model: keras.Model,
-    inputs: Signature,
-    *,
-    form: Quantization,
-    samples: Sequence[dict[str, np.ndarray]],
-    like: str | None,  # noqa: ARG001 (as TensorFlow's takes it)
+    model: keras.Model, inputs: Signature, *, form: Quantization, samples: Sequence[dict[str, np.ndarray]]
 ) -> bytes:
     from tfprune.export.keras_side.stablehlo import convert_by_jax
 

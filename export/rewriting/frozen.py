@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from tfprune.export.file.document import (
     operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.rewriting.shapes import drop_unread
 
 # What is computed without inputs: the interpreter computes it once, and it becomes constants.
 
@@ -44,38 +44,38 @@ def frozen(
         ValueError: If the signature runs other graphs, as loops do.
     """
     model = file.objects()
-    own = next(each for each in model.signatureDefs if each.signatureKey == signature.encode())
-    graph = model.subgraphs[own.subgraphIndex]
-    known, others = _apart(model, graph)
+    definition = next(each for each in model.signatureDefs if each.signatureKey == signature.encode())
+    graph = model.subgraphs[definition.subgraphIndex]
+    ahead, others = _apart(model, graph)
     loops = sorted({operator_name(model, operator) for operator in others} & {*_GRAPHS})
     if loops:
         raise ValueError(f"Expected a signature without loops. Received: {signature!r} with {', '.join(loops)}.")
-    computed = {index for operator in known for index in indices_of(operator.outputs)}
+    computed = {index for operator in ahead for index in indices_of(operator.outputs)}
     reads = {index for operator in others for index in inputs_of(operator)} | {*indices_of(graph.outputs)}
     values = _computed(file, signature, sorted(computed & reads), prepare)
-    origins = _origins(model, known)
+    origins = _origins(model, ahead)
     for index, array in values.items():
         tensor = graph.tensors[index]
         tensor.buffer, tensor.shape, tensor.shapeSignature = add_values(model, array), _shape(array.shape), None
         tensor.name = next((names[each].encode() for each in origins[index] if each in names), tensor.name)
     graph.operators, model.subgraphs = others, [graph]
-    own.subgraphIndex, own.signatureKey, model.signatureDefs = 0, _SIGNATURE, [own]
+    definition.subgraphIndex, definition.signatureKey, model.signatureDefs = 0, _SIGNATURE, [definition]
     model.metadata = model.metadataBuffer = None  # they describe the file with variables
-    for entry in (*own.inputs, *own.outputs):
+    for entry in (*definition.inputs, *definition.outputs):
         graph.tensors[entry.tensorIndex].name = entry.name
     return file.saved(model).after(_fold)
 
 
 def _apart(model: schema.ModelT, graph: schema.SubGraphT) -> tuple[list[Any], list[Any]]:
     """Return the operators that need no input of the graph, and the others."""
-    needs, known, others = {*indices_of(graph.inputs)}, [], []
+    needs, ahead, others = {*indices_of(graph.inputs)}, [], []
     for operator in graph.operators:
         if needs & {*inputs_of(operator)}:
             needs.update(indices_of(operator.outputs))
             others.append(operator)
         else:
-            known.append(operator)
-    return known, others
+            ahead.append(operator)
+    return ahead, others
 
 
 def _computed(
@@ -83,11 +83,14 @@ def _computed(
 ) -> dict[int, np.ndarray]:
     """Return tensors that a signature computes without inputs, by their indices."""
     model = file.objects()
-    own = next(each for each in model.signatureDefs if each.signatureKey == signature.encode())
-    graph = model.subgraphs[own.subgraphIndex]
+    definition = next(each for each in model.signatureDefs if each.signatureKey == signature.encode())
+    graph = model.subgraphs[definition.subgraphIndex]
     graph.operators, _ = _apart(model, graph)
     graph.inputs, graph.outputs = np.empty(0, np.int32), np.array([*indices], np.int32)
-    own.inputs, own.outputs = [], [schema.TensorMapT(name=b"%d" % index, tensorIndex=index) for index in indices]
+    definition.inputs, definition.outputs = (
+        [],
+        [schema.TensorMapT(name=b"%d" % index, tensorIndex=index) for index in indices],
+    )
     interpreter = plain_interpreter(file.saved(model).content)
     prepare(interpreter)
     return {int(name): np.array(array) for name, array in interpreter.get_signature_runner(signature)().items()}
@@ -158,7 +161,8 @@ class _Folding:
                 while self._take_in(operator):
                     changed.append(True)
         if any(changed):
-            self._drop_unread()
+            self._graph.operators = [each for each in self._operators if id(each) not in self._gone]
+            drop_unread(self._graph)
         return any(changed)
 
     def _kind(self, operator: Any) -> str:
@@ -272,14 +276,3 @@ class _Folding:
         while sizes and sizes[0] == 1:
             sizes.pop(0)
         return numbers.size == channels and [*self._shape(output)[-len(sizes) :]] == sizes
-
-    def _drop_unread(self) -> None:
-        reads = Counter(index for operator in self._operators for index in inputs_of(operator))
-        reads.update(indices_of(self._graph.outputs))
-        kept = []
-        for operator in reversed(self._operators):
-            if id(operator) in self._gone or not any(reads[index] for index in indices_of(operator.outputs)):
-                reads.subtract(inputs_of(operator))
-            else:
-                kept.append(operator)
-        self._graph.operators = kept[::-1]

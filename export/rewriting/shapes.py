@@ -218,20 +218,7 @@ class _OnePixelImages:
                     schema.ReshapeOptionsT(newShape=np.array(lengths, np.int32)),
                 )
                 add_operator(self.model, self.graph, name="RESHAPE", inputs=inputs, outputs=[target], options=options)
-        self._drop_unread()
-
-    def _drop_unread(self) -> None:
-        reads = Counter(index for operator in self.graph.operators for index in inputs_of(operator))
-        reads.update(indices_of(self.graph.outputs))
-        operators = []
-        for operator in reversed(self.graph.operators):
-            if self.kind(operator) in _DISPENSABLE and not any(
-                reads[index] for index in indices_of(operator.outputs)
-            ):
-                reads.subtract(inputs_of(operator))
-            else:
-                operators.append(operator)
-        self.graph.operators = operators[::-1]
+        drop_unread(self.graph, where=lambda operator: self.kind(operator) in _DISPENSABLE)
 
     def _mean_the_same(self, *indices: int) -> bool:
         tensors = [self.graph.tensors[index] for index in indices]
@@ -247,6 +234,24 @@ class _OnePixelImages:
     def _reshape(self, source: int, target: int, lengths: list[int]) -> None:
         self._before[target] = source
         self._reshapes.append((source, target, lengths))
+
+
+def drop_unread(graph: schema.SubGraphT, *, where: Callable[[schema.OperatorT], bool] = lambda _: True) -> None:
+    """Remove the operators whose outputs nothing takes, and those that only they needed.
+
+    Args:
+        graph: The graph, which is changed.
+        where: Says of an operator whether it may go.
+    """
+    reads = Counter(index for operator in graph.operators for index in inputs_of(operator))
+    reads.update(indices_of(graph.outputs))
+    operators = []
+    for operator in reversed(graph.operators):
+        if where(operator) and not any(reads[index] for index in indices_of(operator.outputs)):
+            reads.subtract(inputs_of(operator))
+        else:
+            operators.append(operator)
+    graph.operators = operators[::-1]
 
 
 def scales_of(tensor: schema.TensorT) -> Hashable:
