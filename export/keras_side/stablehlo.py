@@ -37,6 +37,7 @@ from tfprune.export.file.document import (
     inputs_of,
     operator_code,
     operator_name,
+    put_in_order,
     put_metadata,
     save_objects,
     unpack_objects,
@@ -922,6 +923,7 @@ def _convert(
         tables = [as_numpy(weight) for weight in model.weights if len(weight.shape) == 2] if len(numbers) > 1 else []
         open_sizes(model_objects, numbers=numbers, tables=tables)
         _name_tensors(model_objects)
+        put_in_order(model_objects)  # without constants that stand for the open sizes
         return ModelFile.open(save_objects(model_objects))
 
 

@@ -274,10 +274,20 @@ def test_states_are_refused_with_the_other_path(tmp_path, converter):
             to_tflite(model, tmp_path / "file")
 
 
-def test_constants_of_an_open_batch_are_broadcast(tmp_path, converter):
+def halves_and_ones(x):
+    return x * keras.ops.concatenate([keras.ops.zeros_like(x[:, :1]) + 0.5, keras.ops.ones_like(x[:, 1:])], axis=1)
+
+
+def where_a_constant_says(x):
+    mask = keras.ops.concatenate([keras.ops.ones_like(x[:, :1], dtype="bool"), x[:, 1:] > 0], axis=1)
+    return keras.ops.where(mask, x, -1.0)
+
+
+@pytest.mark.parametrize("function", [halves_and_ones, where_a_constant_says])
+def test_constants_of_an_open_batch_fit_any_batch_and_are_stored_for_one_row(tmp_path, function):
     x = keras.Input((3, 4))
-    model = keras.Model(x, keras.ops.concatenate([keras.ops.zeros_like(x[:, :1]) + 0.5, x], axis=1))
-    to_tflite(model, tmp_path / "file")
+    model = keras.Model(x, function(x))
+    assert to_tflite(model, tmp_path / "file").bytes < 4_000
     for rows in (1, 3):
         assert difference(tmp_path / "file", model, RNG.normal(size=(rows, 3, 4)).astype("float32")) < 1e-5
 
@@ -285,7 +295,8 @@ def test_constants_of_an_open_batch_are_broadcast(tmp_path, converter):
 def test_kernels_that_are_equal_may_be_one_in_the_file(tmp_path):
     vector = keras.Input((6,))
     twins = [layers.Dense(6, use_bias=False, kernel_initializer=keras.initializers.HeNormal(1)) for _ in range(2)]
-    model = pruned(keras.Model(vector, layers.Concatenate()([twin(vector) for twin in twins])))
+    constant = keras.ops.matmul(vector, np.full((6, 6), 0.3, np.float32))  # has the size of a kernel, and no zeros
+    model = pruned(keras.Model(vector, layers.Concatenate()([*(twin(vector) for twin in twins), constant])))
     data = RNG.normal(size=(4, 6)).astype("float32")
     to_tflite(model, tmp_path / "file", check_on=data)
     assert difference(tmp_path / "file", model, data) < 1e-5
