@@ -256,14 +256,12 @@ def test_open_batches_and_lengths_stay_open(tmp_path):
         assert difference(tmp_path / "file", model, tokens) < 1e-5
 
 
-def test_integers_of_ids_keep_an_open_batch_and_need_fixed_lengths_of_one_converter(tmp_path, converter):
-    model = series(5)
+@pytest.mark.parametrize("length", [5, None])
+def test_integers_of_ids_keep_open_batches_and_lengths(tmp_path, length):
+    model = series(length)
     to_tflite(model, tmp_path / "file", quantize="int8", calibration=TOKENS)
-    for tokens in (TOKENS[:1], TOKENS):
+    for tokens in (TOKENS[:1], TOKENS, *([] if length else [TOKENS[:2, :3]])):
         assert difference(tmp_path / "file", model, tokens) < 0.1
-    if converter == "litert":
-        with pytest.raises(ValueError, match=r"fixed lengths .* TFPRUNE_CONVERTER=tensorflow"):
-            to_tflite(series(None), tmp_path / "open", quantize="int8", calibration=TOKENS)
 
 
 def test_states_are_refused_with_the_other_path(tmp_path, converter):
