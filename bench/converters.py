@@ -5,8 +5,10 @@
 
 Needs TensorFlow and the extra `jax` in one environment, and Fashion-MNIST for `int8`; `latency` of transformers needs
 KerasHub. Files are compared in pairs, made of one model with the same weights on the JAX backend; for `time`, each
-converter has a program of its own on its own backend, as users call it. `nightly` makes environments with the nightly
-builds of TensorFlow and LiteRT, and exports in each; it is not part of a call without arguments.
+converter has a program of its own on its own backend, as users call it. Where TensorFlow is installed, Keras imports
+it in the first call also on JAX: JAX_PYTHON in the environment names the Python of an environment without it.
+`nightly` makes environments with the nightly builds of TensorFlow and LiteRT, and exports in each; it is not part of
+a call without arguments.
 """
 
 from __future__ import annotations
@@ -224,7 +226,8 @@ def times(names: list[str]) -> list[Row]:
         seconds = {}
         for converter, backend in BACKENDS.items():
             environment = {**os.environ, "KERAS_BACKEND": backend, "TFPRUNE_CONVERTER": converter}
-            command = [sys.executable, __file__, "call", name, converter]
+            python = os.environ.get("JAX_PYTHON", sys.executable) if backend == "jax" else sys.executable
+            command = [python, __file__, "call", name, converter]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             seconds[converter] = json.loads(done.stdout.splitlines()[-1])
         first = {converter: each[0] for converter, each in seconds.items()}

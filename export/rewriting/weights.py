@@ -430,7 +430,11 @@ class EdgeQuantizer:
         return self.recipe if isinstance(self.recipe, str) else self.scheme
 
 
-class _UnreadError(ValueError):
+class _RefusedError(ValueError):
+    """LiteRT Quantizer does not take a file."""
+
+
+class _UnreadError(_RefusedError):
     """LiteRT Quantizer cannot read tensors whose sizes are known while a file runs only."""
 
 
@@ -490,7 +494,7 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
         )
     if "No module named" in reason:
         raise ValueError(f"Expected a Python that has LiteRT Quantizer. Received: {python!r}: {reason}. {_INSTALL}.")
-    raise ValueError(
+    raise _RefusedError(
         f"Expected a recipe that LiteRT Quantizer takes for this model. Received: {form.name!r}: "
         f"{reason}. Nothing was written."
     )
@@ -751,7 +755,7 @@ def quantized_by_recipe(
     recipe = [_RULES[form.scheme], *kept, *(_BORDERS_IN_FLOAT if has_borders else [])]
     try:
         return edge_quantized(EdgeQuantizer(recipe), file, samples=samples).content
-    except _UnreadError as error:
+    except _RefusedError as error:
         raise ValueError(f"{error} {other}.") from error
 
 
