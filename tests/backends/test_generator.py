@@ -39,6 +39,19 @@ def test_a_file_writes_what_keras_writes_with_one_table_of_the_vocabulary(model,
     assert tables == ["int8"]
 
 
+def test_a_file_for_the_engine_writes_what_its_plain_file_writes(tmp_path, converter):
+    pytest.importorskip("litert_lm_builder", reason="litert-lm-builder is not installed (extra `litertlm`)")
+    if converter == "tensorflow":
+        return
+    import hub_writers
+
+    task, texts = hub_writers.with_tokenizer("Qwen3"), []
+    for name in ("writer.tflite", "writer.litertlm"):
+        to_generator(task, tmp_path / name, length=16, prefill=(4,), max_tokens=2, verbose=0)
+        texts.append(Generator(tmp_path / name, threads=1).generate("the fox", max_tokens=8))
+    assert texts[0] == texts[1]
+
+
 def test_an_encoder_gives_the_vectors_of_keras(tmp_path, converter):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "quick", "brown", "fox", "over", "dog", "."]
     tokenizer = hub.models.BertTokenizer(vocabulary=words, lowercase=True)
