@@ -533,8 +533,8 @@ class Trainer:
         """
         with reading(path, expected="a state of tfprune.export.Trainer", advice=_ADVICE):
             state = read_arrays(path)
-        wanted = {**self.state(), _FILE: self._file}
-        shapes = {name: (array.shape, array.dtype) for name, array in wanted.items()}
+        expected = {**self.state(), _FILE: self._file}
+        shapes = {name: (array.shape, array.dtype) for name, array in expected.items()}
         same = {name: (array.shape, array.dtype) for name, array in state.items()} == shapes
         if not same or not np.array_equal(state.pop(_FILE), self._file):
             raise ArgumentError(
@@ -595,8 +595,8 @@ class Trainer:
             runner = Runner(file.content)
             drawn = random_inputs(runner.inputs, runner.outputs, rows=_SAMPLES)
             arrays = self._inputs(drawn if check_on is None else check_on)
-            wanted, outputs = self.predict(arrays), runner.predict(arrays)
-        error, limit = (float(np.abs(each).max(initial=0)) for each in (outputs - wanted, _CLOSE * wanted))
+            expected, outputs = self.predict(arrays), runner.predict(arrays)
+        error, limit = (float(np.abs(each).max(initial=0)) for each in (outputs - expected, _CLOSE * expected))
         if not error <= limit:
             raise ValueError(
                 f"Expected outputs within {limit:.3g} of those of `predict`. Received: a difference of {error:.3g}. "
@@ -657,9 +657,9 @@ class Trainer:
 
     def _samples(self, x: Any, y: Any) -> dict[str, np.ndarray]:
         arrays = self._inputs(x)
-        wanted = self._call["evaluate"].get_input_details()[LABELS]
+        details = self._call["evaluate"].get_input_details()[LABELS]
         labels, rows = np.asarray(y), len(next(iter(arrays.values())))
-        shape = tuple(wanted["shape"][1:])
+        shape = tuple(details["shape"][1:])
         if labels.shape == (rows, *shape, 1):  # classes in a column, as Keras takes them
             labels = labels[..., 0]
         if labels.shape != (rows, *shape):
@@ -670,7 +670,7 @@ class Trainer:
         if self.task.classes and not (labels.min() >= 0 and labels.max() < self.task.classes):
             expected = f"`y` to hold classes from 0 to {self.task.classes - 1}"
             raise ArgumentError("y", expected, found=f"{labels.min():g} to {labels.max():g}")
-        return {**arrays, LABELS: _cast(labels, wanted["dtype"], "y")}
+        return {**arrays, LABELS: _cast(labels, details["dtype"], "y")}
 
     def _inputs(self, x: Any) -> dict[str, np.ndarray]:
         details = self._call["infer"].get_input_details()
@@ -786,7 +786,7 @@ class _Run:
 
     def _epoch(self, arrays: Mapping[str, np.ndarray], epoch: int) -> float:
         trainer = self.trainer
-        before, total, seen = trainer.state(), 0.0, 0
+        before, total, rows = trainer.state(), 0.0, 0
         for order in _in_turn(self.random.permutation(len(arrays[LABELS])), trainer.task.batch):
             try:
                 loss = trainer._step(arrays, order, self.rate)
@@ -795,14 +795,14 @@ class _Run:
                 raise ValueError(f"{error} The weights are those from before epoch {epoch + 1}.") from error
             self.steps += 1
             self.each_step()
-            total, seen = total + loss * (1 if trainer.task.is_sum else len(order)), seen + len(order)
+            total, rows = total + loss * (1 if trainer.task.is_sum else len(order)), rows + len(order)
             if self.callback and self.callback(trainer, self.steps, loss):
                 self.stopped = "the callback stopped it"
             elif monotonic() - self.start >= self.limit:
                 self.stopped = f"the time limit of {self.limit:g} s"
             if self.stopped:
                 break
-        return total / seen
+        return total / rows
 
 
 def _drop_and_grow(mask: np.ndarray, scores: np.ndarray, candidates: np.ndarray, fraction: float) -> np.ndarray:
