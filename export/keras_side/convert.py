@@ -32,7 +32,15 @@ from tfprune.base.spec import (
 )
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.file import schema
-from tfprune.export.file.document import QUANTIZED, add_tensor, drop_hash, indices_of, operator_name
+from tfprune.export.file.document import (
+    QUANTIZED,
+    add_tensor,
+    drop_hash,
+    indices_of,
+    operator_name,
+    save_objects,
+    unpack_objects,
+)
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import check_operators, keep_order
 from tfprune.export.file.report import reason_of
@@ -57,6 +65,7 @@ from tfprune.export.rewriting.share_weights import check_levels
 from tfprune.export.rewriting.sparsify import merge_constants, own_biases
 from tfprune.export.rewriting.weights import (
     EdgeQuantizer,
+    clamp_masks,
     edge_quantized,
     four_bit_weights,
     nothing_left,
@@ -73,6 +82,7 @@ from tfprune.report import install
 
 _MARKED = "marked_model"
 _PATHS = "paths"  # of the layers, by their numbers
+_LEAST_MASK = -10.0  # constants above it lie among scores
 
 
 def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
@@ -93,13 +103,13 @@ def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll
 
 
 def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str], is_whole: bool) -> bytes:
-    """Convert a model to integers except for some operators.
+    """Convert a model to integers except for some operators, and clamp the masks of attention.
 
     Args:
         tf: TensorFlow.
         converter: Its converter of the model, with calibration data.
         folder: The folder of the job.
-        skip: Regular expressions for paths of layers, or names of operators.
+        skip: Regular expressions for paths of layers, or names of operators; empty for none.
         is_whole: Whether inputs and outputs are integers, too.
 
     Returns:
@@ -111,6 +121,9 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     lite = tf.lite.experimental
     options = functools.partial(lite.QuantizationDebugOptions, fully_quantize=is_whole)
     debugger = lite.QuantizationDebugger(converter=converter, debug_options=options())
+    debugger.calibrated_model = _clamped(debugger.calibrated_model)
+    if not skip:
+        return debugger.get_nondebug_quantized_model()
     marked = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
     paths = read_job(folder, _PATHS)[0]["paths"]
     names = operators_to_skip(skip, content=debugger.calibrated_model, marked=marked, paths=paths)
@@ -119,6 +132,36 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     except ValueError as error:  # no operator of integers is left
         raise nothing_left(skip) from error
     return debugger.get_nondebug_quantized_model()
+
+
+def _clamped(content: bytes) -> bytes:
+    """Return a calibrated float file with its masks of attention near the scores."""
+    model = unpack_objects(bytes(content))
+    tensors = {tensor.name.decode(): tensor.quantization for tensor in model.subgraphs[0].tensors}
+    ranges = {
+        name: (float(known.min[0]), float(known.max[0]))
+        for name, known in tensors.items()
+        if known is not None and known.min is not None and len(known.min) == 1
+    }
+    changed = clamp_masks(model, ranges)
+    for name, (low, high) in changed.items():
+        tensors[name].min, tensors[name].max = np.array([low], np.float32), np.array([high], np.float32)
+    return save_objects(model) if changed else content
+
+
+def _may_hold_masks(folder: Path) -> bool:
+    """Return whether a SavedModel has a softmax, and constants so low that they may mask what it takes."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    functions = [function for graph in saved.meta_graphs for function in graph.graph_def.library.function]
+    nodes = [node for function in functions for node in function.node_def]
+    if all(node.op != "Softmax" for node in nodes):
+        return False
+    tensors = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
+    arrays = [tf.make_ndarray(tensor) for tensor in tensors if tensor.dtype == tf.float32.as_datatype_enum]
+    return any(array.min(initial=0) < _LEAST_MASK for array in arrays)
 
 
 # What the child process of `convert` does: a SavedModel, or the copy of a Keras model, into a TFLite file.
@@ -187,7 +230,9 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, _OPERATORS[settings["quantize"]])]
     if settings["quantize"] in _OPERATORS:
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
-    content = _mixed(tf, converter, settings, folder) if settings.get("skip") else converter.convert()
+    is_masked = settings["quantize"] in _MIXED and settings["samples"] and _may_hold_masks(folder / SAVED_MODEL)
+    mixes = settings.get("skip") or is_masked
+    content = _mixed(tf, converter, settings, folder) if mixes else converter.convert()
     (folder / _CONVERTED).write_bytes(content)
 
 
