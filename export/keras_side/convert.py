@@ -38,8 +38,6 @@ from tfprune.export.file.document import (
     drop_hash,
     indices_of,
     operator_name,
-    save_objects,
-    unpack_objects,
 )
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import check_operators, keep_order
@@ -65,7 +63,7 @@ from tfprune.export.rewriting.share_weights import check_levels
 from tfprune.export.rewriting.sparsify import merge_constants, own_biases
 from tfprune.export.rewriting.weights import (
     EdgeQuantizer,
-    clamp_masks,
+    clamp_calibrated,
     edge_quantized,
     four_bit_weights,
     nothing_left,
@@ -121,7 +119,7 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     lite = tf.lite.experimental
     options = functools.partial(lite.QuantizationDebugOptions, fully_quantize=is_whole)
     debugger = lite.QuantizationDebugger(converter=converter, debug_options=options())
-    debugger.calibrated_model = _clamped(debugger.calibrated_model)
+    debugger.calibrated_model = clamp_calibrated(debugger.calibrated_model)
     if not skip:
         return debugger.get_nondebug_quantized_model()
     marked = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
@@ -132,21 +130,6 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     except ValueError as error:  # no operator of integers is left
         raise nothing_left(skip) from error
     return debugger.get_nondebug_quantized_model()
-
-
-def _clamped(content: bytes) -> bytes:
-    """Return a calibrated float file with its masks of attention near the scores."""
-    model = unpack_objects(bytes(content))
-    tensors = {tensor.name.decode(): tensor.quantization for tensor in model.subgraphs[0].tensors}
-    ranges = {
-        name: (float(known.min[0]), float(known.max[0]))
-        for name, known in tensors.items()
-        if known is not None and known.min is not None and len(known.min) == 1
-    }
-    changed = clamp_masks(model, ranges)
-    for name, (low, high) in changed.items():
-        tensors[name].min, tensors[name].max = np.array([low], np.float32), np.array([high], np.float32)
-    return save_objects(model) if changed else content
 
 
 def _may_hold_masks(folder: Path) -> bool:
@@ -276,8 +259,9 @@ class Quantization:
         skip: The layers that stay in float in a file of `"int8"` or `"int4"`, which keeps accuracy where 8 bits are
             too few for a layer: a regular expression, or several, searched in the path of a layer, as for
             `quantize_aware`. The name of an operator in the file also selects it, as `quantization_error` gives it in
-            `row.name`. A value between two operators stays in float only if both of them do. None (the default) skips
-            none.
+            `row.name`. A value between two operators stays in float only if both of them do. `"auto"` lets
+            `to_tflite` choose: the fewest operators with which the file passes its checks, those with the largest
+            error for their bytes first. None (the default) skips none.
 
     Raises:
         TypeError: If an argument has another type.
@@ -322,6 +306,11 @@ class Quantization:
                 str(self.levels),
                 beside={"scheme": self.scheme},
             )
+
+    @property
+    def finds_skip(self) -> bool:
+        """Whether `to_tflite` chooses the operators that stay in float."""
+        return self.skip == ("auto",)
 
     def _check_skip(self) -> None:
         if self.skip is None:
@@ -531,6 +520,8 @@ def convert(
             converter refuses the model or crashes on it.
     """
     form = Quantization(quantize, io_dtype=io_dtype, skip=skip or None)  # refuses what does not go together
+    if form.finds_skip:
+        raise ArgumentError("skip", "layers or operators by name", "'auto'", advice="Only `to_tflite` chooses them.")
     check_calibration(calibration, quantize=quantize, has_ranges=holds_ranges(model))
     inputs = signature(model)
     batches = [] if calibration is None else read_calibration(calibration, inputs)
@@ -688,7 +679,7 @@ def _check_inputs(inputs: Signature, quantize: str | None) -> None:
             "quantize",
             "inputs of real numbers with quantize='int16x8'",
             found=f"integers for {integers}, which TensorFlow's converter does not take with activations of 16 bits",
-            advice="Use quantize='int8'.",
+            advice="Use quantize=Quantization('int8', skip='auto'), where floats help what 8 bits break, or 'dynamic'.",
         )
 
 

@@ -35,6 +35,7 @@ from tfprune.export.file.document import (
     operator_name,
     put_in_order,
     save_objects,
+    unpack_objects,
     with_values_inside,
 )
 from tfprune.export.file.model_file import ModelFile
@@ -739,6 +740,21 @@ def clamp_masks(model: schema.ModelT, ranges: Mapping[str, Range]) -> dict[str, 
         if masks.file.kind(operator) == "SOFTMAX":
             masks.scores(inputs_of(operator)[0])
     return masks.changed
+
+
+def clamp_calibrated(content: bytes) -> bytes:
+    """Return a calibrated float file with its masks of attention near the scores."""
+    model = unpack_objects(bytes(content))
+    tensors = {tensor.name.decode(): tensor.quantization for tensor in model.subgraphs[0].tensors}
+    ranges = {
+        name: (float(known.min[0]), float(known.max[0]))
+        for name, known in tensors.items()
+        if known is not None and known.min is not None and len(known.min) == 1
+    }
+    changed = clamp_masks(model, ranges)
+    for name, (low, high) in changed.items():
+        tensors[name].min, tensors[name].max = np.array([low], np.float32), np.array([high], np.float32)
+    return save_objects(model) if changed else content
 
 
 @dataclass(frozen=True)

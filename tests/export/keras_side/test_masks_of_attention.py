@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.export import Runner, to_tflite
+from tfprune.export import Quantization, Runner, quantization_error, to_tflite
 from tfprune.export.file import schema
 from tfprune.export.file.document import NamedTensors, add_constant, add_operator, inputs_of
 from tfprune.export.file.model_file import ModelFile
@@ -108,3 +108,50 @@ def test_a_float_file_keeps_its_masks(attention, tmp_path):
         if file.dtype(index) == "float32" and file.constant(index) is not None
     ]
     assert min(lowest) < -1e8
+
+
+# An export that finds the operators that 8 bits break.
+
+
+@pytest.fixture(scope="module")
+def broken():
+    """A network that 8 bits break at one place: a small difference of two large numbers."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,), name="x")
+    sides = [layers.Dense(16, activation="tanh", name=name)(x) for name in ("first", "second")]
+    wide = [layers.Rescaling(1.0, offset=1000.0, name=f"wide_{side.name}")(side) for side in sides]
+    y = layers.Subtract(name="between")(wide)
+    return keras.Model(x, layers.Dense(3, name="last")(y))
+
+
+DATA = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+
+
+def test_a_refused_int8_file_names_its_operators_and_the_way_out(broken, tmp_path):
+    with pytest.raises(ValueError, match=r"add most to the error.*(wide|between).*skip='auto'"):
+        to_tflite(broken, tmp_path / "a.tflite", quantize="int8", calibration=DATA)
+    assert not (tmp_path / "a.tflite").exists()
+
+
+def test_an_export_keeps_the_fewest_operators_in_float(broken, tmp_path):
+    path = tmp_path / "a.tflite"
+    report = to_tflite(broken, path, quantize=Quantization("int8", skip="auto"), calibration=DATA)
+    right = broken.predict(DATA, verbose=0)
+    assert np.abs(Runner(path).predict(DATA) - right).max() <= report.tolerance * np.abs(right).max()
+    assert 0 < len(report.in_float) < 8
+    kernels = [tensor for tensor in ModelFile.open(path).graph.subgraphs[0].tensors if tensor.size == 8 * 16]
+    assert [kernel.dtype for kernel in kernels] == ["int8", "int8"]  # the error is not in the weights
+    assert all(name in str(report) for name in report.in_float)
+
+
+def test_a_file_that_passes_keeps_all_in_integers(attention, tmp_path):
+    form = Quantization("int8", skip="auto")
+    report = to_tflite(attention, tmp_path / "a.tflite", quantize=form, calibration=tokens())
+    assert report.in_float == {}
+
+
+def test_the_errors_of_a_refused_file_come_from_the_model(broken):
+    report = quantization_error(broken, None, DATA)
+    assert "between" in report.worst.name
+    with pytest.raises(ValueError, match="Expected an 8-bit file"):
+        quantization_error("float.tflite", None, DATA)
