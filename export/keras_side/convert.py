@@ -66,6 +66,7 @@ from tfprune.export.rewriting.weights import (
     clamp_calibrated,
     edge_quantized,
     four_bit_weights,
+    left_masks,
     nothing_left,
     operators_to_skip,
 )
@@ -565,6 +566,16 @@ def convert_prepared(
     if quantize in INTEGERS:
         _check_scales(content, model)
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
+    left = left_masks(file.objects()) if quantize in INTEGERS else []
+    if left:
+        warn_user(
+            ArgumentWarning(
+                "quantize",
+                "masks of attention that are constants, and that only a softmax reads",
+                found=f"others before {', '.join(left)}: they keep their values, and its scores become one integer",
+                advice="Use such masks, or Quantization('int8', skip='auto').",
+            )
+        )
     _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
     return file
 
@@ -679,7 +690,7 @@ def _check_inputs(inputs: Signature, quantize: str | None) -> None:
             "quantize",
             "inputs of real numbers with quantize='int16x8'",
             found=f"integers for {integers}, which TensorFlow's converter does not take with activations of 16 bits",
-            advice="Use quantize=Quantization('int8', skip='auto'), where floats help what 8 bits break, or 'dynamic'.",
+            advice="Use quantize=Quantization('int8', skip='auto'), which keeps in float what 8 bits break.",
         )
 
 

@@ -711,6 +711,7 @@ def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) 
 # each operator, so that other uses of it keep the old values.
 
 _NEVER = 10.0  # below a score: a probability becomes exp(-10) of another, a hundredth of the step of 8 bits
+_WIDEST = 1e3  # of a step among scores: no scores are that far apart
 _AROUND = ("BROADCAST_TO", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TILE", "TRANSPOSE")  # move values only
 _SELECTS = ("SELECT", "SELECT_V2")
 Range = tuple[float, float]
@@ -755,6 +756,14 @@ def clamp_calibrated(content: bytes) -> bytes:
     for name, (low, high) in changed.items():
         tensors[name].min, tensors[name].max = np.array([low], np.float32), np.array([high], np.float32)
     return save_objects(model) if changed else content
+
+
+def left_masks(model: schema.ModelT) -> list[str]:
+    """Return the names of the softmaxes of integers in which a mask has taken the range of the scores."""
+    file = NamedTensors(model)
+    softmaxes = [operator for operator in file.graph.operators if file.kind(operator) == "SOFTMAX"]
+    grids = [(file.name(int(each.outputs[0])), file.grid(inputs_of(each)[0])) for each in softmaxes]
+    return [name for name, grid in grids if grid is not None and grid.scale.max() > _WIDEST]
 
 
 @dataclass(frozen=True)

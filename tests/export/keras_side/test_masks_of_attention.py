@@ -8,6 +8,7 @@ from tfprune.export import Quantization, Runner, quantization_error, to_tflite
 from tfprune.export.file import schema
 from tfprune.export.file.document import NamedTensors, add_constant, add_operator, inputs_of
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.keras_side.convert import convert
 from tfprune.export.rewriting.weights import clamp_masks
 
 layers = keras.layers
@@ -97,6 +98,18 @@ def test_an_int8_file_attends_as_the_model_does(attention, tmp_path):
     right = attention.predict(x, verbose=0)
     off = np.abs(Runner(tmp_path / "a.tflite").predict(x) - right).max()
     assert off < 0.05 * np.abs(right).max()  # it was more than half of it
+
+
+def test_a_mask_that_is_read_elsewhere_stays_and_is_reported():
+    x = keras.Input((4, 6), name="x")
+    kept = keras.Input((4, 6), name="kept")
+    scores = layers.Lambda(lambda pair: keras.ops.where(pair[1] > 0, pair[0], -1e9))([x, kept])
+    model = keras.Model([x, kept], [layers.Softmax()(scores), layers.Rescaling(2.0)(scores)])
+    generator = np.random.default_rng(0)
+    data = {"x": generator.normal(size=(20, 4, 6)), "kept": generator.integers(0, 2, (20, 4, 6))}
+    data = {name: array.astype("float32") for name, array in data.items()}
+    with pytest.warns(UserWarning, match="masks of attention"):
+        convert(model, quantize="int8", calibration=data)
 
 
 def test_a_float_file_keeps_its_masks(attention, tmp_path):
