@@ -107,7 +107,8 @@ def measure(names: list[str]) -> None:
             report = to_tflite(model, path, quantize=form, calibration=calibration, max_drop=limit, batch=1)
             found = np.mean(Runner(path).predict(test).argmax(-1) == y[is_test])
             share = share_in_float(path)
-        what = f"{name}, {report.tflite_bytes:,} bytes, {100 * right:.2f} % in float, {len(report.in_float)} operators in float"
+        kept = f"{100 * right:.2f} % in float, {len(report.in_float)} operators in float"
+        what = f"{name}, {report.tflite_bytes:,} bytes, {kept}"
         show(at_most(f"{what}: points lost", 100 * float(right - found), POINTS, unit="", digits=2))
         show(at_most(f"{name}: share of weights in float", share, IN_FLOAT, unit=""))
 
