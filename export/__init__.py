@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tfprune.export.device.generator import Generator as Generator
     from tfprune.export.device.quantization_error import QuantizationErrorReport as QuantizationErrorReport
     from tfprune.export.device.quantization_error import correct_biases as correct_biases
-    from tfprune.export.device.quantization_error import quantization_error as quantization_error
     from tfprune.export.device.remote import Remote as Remote
     from tfprune.export.device.runner import Runner as Runner
     from tfprune.export.device.verify import EvaluateReport as EvaluateReport
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.ask import Vela as Vela
     from tfprune.export.keras_side.ask import latency as latency
     from tfprune.export.keras_side.ask import micro_support as micro_support
+    from tfprune.export.keras_side.ask import quantization_error as quantization_error
     from tfprune.export.keras_side.ask import sparse_inference as sparse_inference
     from tfprune.export.keras_side.ask import vela as vela
     from tfprune.export.keras_side.convert import Quantization as Quantization
@@ -75,7 +75,7 @@ _HOMES = {
     "compressing.report": ["CompressReport"],
     "device.benchmark": ["BenchmarkReport", "benchmark"],
     "device.generator": ["Embedder", "Generator"],
-    "device.quantization_error": ["QuantizationErrorReport", "correct_biases", "quantization_error"],
+    "device.quantization_error": ["QuantizationErrorReport", "correct_biases"],
     "device.remote": ["Remote"],
     "device.runner": ["Runner"],
     "device.verify": ["EvaluateReport", "VerifyReport", "evaluate", "verify"],
@@ -83,7 +83,7 @@ _HOMES = {
     "file.container": ["pack", "unpack"],
     "file.inspect": ["ModelReport", "inspect"],
     "file.xnnpack": ["SparseInferenceReport"],
-    "keras_side.ask": ["Vela", "latency", "micro_support", "sparse_inference", "vela"],
+    "keras_side.ask": ["Vela", "latency", "micro_support", "quantization_error", "sparse_inference", "vela"],
     "keras_side.convert": ["Quantization"],
     "keras_side.sparse_ready": ["make_sparse_ready"],
     "keras_side.to_generator": ["GeneratorReport", "to_embedder", "to_generator"],

@@ -35,7 +35,7 @@ from tfprune.export.compressing.trials import (
 )
 from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.processes import Device
-from tfprune.export.device.quantization_error import quantization_error
+from tfprune.export.device.quantization_error import errors_of_files
 from tfprune.export.device.remote import DevicePool
 from tfprune.export.device.runner import X86, has_avx
 from tfprune.export.device.verify import NAMES, measure, metric_mode, metric_name, metric_of
@@ -272,7 +272,7 @@ class FileEvaluator:
         if int8.drop - exact.drop <= self.mixed_from:
             return []
         try:
-            errors = quantization_error(reference, integers, self.calibration)
+            errors = errors_of_files(reference, integers, self.calibration)
         except ValueError as error:
             _log.info("no mixed file is made: %s", error)
             return []

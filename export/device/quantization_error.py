@@ -243,33 +243,8 @@ _FLOAT_BYTES = 4  # of a number that takes one in 8 bits
 MOVES = {"RESHAPE", "SPLIT", "SPLIT_V", "UNPACK", "PACK", "TRANSPOSE", "SQUEEZE", "STRIDED_SLICE", "DENSIFY", "SHAPE"}
 
 
-def quantization_error(reference: Source, quantized: Source, samples: Any) -> QuantizationErrorReport:
-    """Compare an 8-bit file with the float file of the same model, layer by layer.
-
-    Use it when an int8 file is less accurate than the model: the layer at which the error jumps is the one to leave
-    in float, to train further, or to give calibration data for. A large error in steps means a range that is too
-    narrow, if values are clipped, or too wide for most channels, if none are.
-
-    Args:
-        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the bytes.
-        quantized: The file with 8-bit weights and activations, of the same model.
-        samples: Some samples of real data, in the forms that `Runner.predict` takes.
-
-    Returns:
-        The error of each layer's output, in the order of the file.
-
-    Raises:
-        TypeError: If a source is neither a path nor bytes.
-        ValueError: If a file cannot be read or does not run, or the two have no layers in common.
-
-    Example:
-        >>> report = quantization_error("digits.tflite", "digits_int8.tflite", images)
-        >>> print(report)
-        layer ... operator ... output error  input error  steps  clipped
-        ...
-        >>> report.rows[-1].error < 0.1
-        True
-    """
+def errors_of_files(reference: Source, quantized: Source, *, samples: Any) -> QuantizationErrorReport:
+    """Compare an 8-bit file with the float file of the same model, as `quantization_error` describes it."""
     files = [ModelFile.open(source) for source in (reference, quantized)]
     form, arrays = inputs_to_job(samples)
     graph = files[1].graph.subgraphs[0]

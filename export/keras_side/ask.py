@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfprune.base.spec import ArgumentTypeError, check_choice
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice
 from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.processes import Device
+from tfprune.export.device.quantization_error import QuantizationErrorReport, errors_of_files
 from tfprune.export.file import schema
 from tfprune.export.file.container import Source
 from tfprune.export.file.model_file import ModelFile
@@ -86,6 +87,56 @@ def latency(
         _plain(model), quantize=form.scheme, calibration=calibration, io_dtype=form.io_dtype, skip=form.skip or ()
     )
     return 1000 * benchmark(content, runs=runs, threads=threads, on=on).median_ms
+
+
+# Which layer loses most in 8 bits.
+
+
+def quantization_error(
+    reference: keras.Model | Source, quantized: Source | None, samples: Any
+) -> QuantizationErrorReport:
+    """Compare an 8-bit file with the float file of the same model, layer by layer.
+
+    Use it when an int8 file is less accurate than the model, or `to_tflite` refuses it: the layer at which the error
+    jumps is the one to leave in float, to train further, or to give calibration data for. A large error in steps
+    means a range that is too narrow, if values are clipped, or too wide for most channels, if none are.
+
+    Args:
+        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the bytes. Or a built Keras
+            model, of which both files are then made.
+        quantized: The file with 8-bit weights and activations, of the same model; None with a Keras model, whose
+            int8 file is calibrated on `samples`, and needs not pass the checks of `to_tflite`.
+        samples: Some samples of real data, in the forms that `Runner.predict` takes.
+
+    Returns:
+        The error of each layer's output, in the order of the file.
+
+    Raises:
+        TypeError: If a source is neither a path nor bytes nor a Keras model.
+        ValueError: If a file cannot be read or does not run, the two have no layers in common, or the model cannot be
+            converted.
+
+    Example:
+        >>> report = quantization_error("digits.tflite", "digits_int8.tflite", images)
+        >>> print(report)
+        layer ... operator ... output error  input error  steps  clipped
+        ...
+        >>> report.rows[-1].error < 0.1
+        True
+    """
+    if quantized is not None:
+        return errors_of_files(reference, quantized, samples=samples)
+    if _is_file(reference):
+        raise ArgumentError("quantized", "an 8-bit file beside a float file", "None", advice="Or pass a Keras model.")
+    from tfprune.export.keras_side.convert import Quantization, convert_prepared, read_calibration
+    from tfprune.export.keras_side.prepare import signature
+
+    model, form = _plain(reference), Quantization("int8")
+    inputs = signature(model)
+    batches = read_calibration(samples, inputs)
+    file = convert_prepared(model, inputs, form=form, batches=batches)
+    data = {name: np.concatenate([batch[name] for batch in batches]) for name in inputs.names}
+    return errors_of_files(convert_prepared(model, inputs, beside=form).content, file.content, samples=data)
 
 
 # Arguments that may be a Keras model or a file: a path, or its content.

@@ -32,7 +32,13 @@ from tfprune.base.spec import (
 )
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.file import schema
-from tfprune.export.file.document import QUANTIZED, add_tensor, drop_hash, indices_of, operator_name
+from tfprune.export.file.document import (
+    QUANTIZED,
+    add_tensor,
+    drop_hash,
+    indices_of,
+    operator_name,
+)
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import check_operators, keep_order
 from tfprune.export.file.report import reason_of
@@ -57,8 +63,10 @@ from tfprune.export.rewriting.share_weights import check_levels
 from tfprune.export.rewriting.sparsify import merge_constants, own_biases
 from tfprune.export.rewriting.weights import (
     EdgeQuantizer,
+    clamp_calibrated,
     edge_quantized,
     four_bit_weights,
+    left_masks,
     nothing_left,
     operators_to_skip,
 )
@@ -73,6 +81,7 @@ from tfprune.report import install
 
 _MARKED = "marked_model"
 _PATHS = "paths"  # of the layers, by their numbers
+_LEAST_MASK = -10.0  # constants above it lie among scores
 
 
 def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
@@ -93,13 +102,13 @@ def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll
 
 
 def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str], is_whole: bool) -> bytes:
-    """Convert a model to integers except for some operators.
+    """Convert a model to integers except for some operators, and clamp the masks of attention.
 
     Args:
         tf: TensorFlow.
         converter: Its converter of the model, with calibration data.
         folder: The folder of the job.
-        skip: Regular expressions for paths of layers, or names of operators.
+        skip: Regular expressions for paths of layers, or names of operators; empty for none.
         is_whole: Whether inputs and outputs are integers, too.
 
     Returns:
@@ -111,6 +120,9 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     lite = tf.lite.experimental
     options = functools.partial(lite.QuantizationDebugOptions, fully_quantize=is_whole)
     debugger = lite.QuantizationDebugger(converter=converter, debug_options=options())
+    debugger.calibrated_model = clamp_calibrated(debugger.calibrated_model)
+    if not skip:
+        return debugger.get_nondebug_quantized_model()
     marked = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
     paths = read_job(folder, _PATHS)[0]["paths"]
     names = operators_to_skip(skip, content=debugger.calibrated_model, marked=marked, paths=paths)
@@ -119,6 +131,21 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     except ValueError as error:  # no operator of integers is left
         raise nothing_left(skip) from error
     return debugger.get_nondebug_quantized_model()
+
+
+def _may_hold_masks(folder: Path) -> bool:
+    """Return whether a SavedModel has a softmax, and constants so low that they may mask what it takes."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    functions = [function for graph in saved.meta_graphs for function in graph.graph_def.library.function]
+    nodes = [node for function in functions for node in function.node_def]
+    if all(node.op != "Softmax" for node in nodes):
+        return False
+    tensors = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
+    arrays = [tf.make_ndarray(tensor) for tensor in tensors if tensor.dtype == tf.float32.as_datatype_enum]
+    return any(array.min(initial=0) < _LEAST_MASK for array in arrays)
 
 
 # What the child process of `convert` does: a SavedModel, or the copy of a Keras model, into a TFLite file.
@@ -187,7 +214,9 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, _OPERATORS[settings["quantize"]])]
     if settings["quantize"] in _OPERATORS:
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
-    content = _mixed(tf, converter, settings, folder) if settings.get("skip") else converter.convert()
+    is_masked = settings["quantize"] in _MIXED and settings["samples"] and _may_hold_masks(folder / SAVED_MODEL)
+    mixes = settings.get("skip") or is_masked
+    content = _mixed(tf, converter, settings, folder) if mixes else converter.convert()
     (folder / _CONVERTED).write_bytes(content)
 
 
@@ -231,8 +260,9 @@ class Quantization:
         skip: The layers that stay in float in a file of `"int8"` or `"int4"`, which keeps accuracy where 8 bits are
             too few for a layer: a regular expression, or several, searched in the path of a layer, as for
             `quantize_aware`. The name of an operator in the file also selects it, as `quantization_error` gives it in
-            `row.name`. A value between two operators stays in float only if both of them do. None (the default) skips
-            none.
+            `row.name`. A value between two operators stays in float only if both of them do. `"auto"` lets
+            `to_tflite` choose: the fewest operators with which the file passes its checks, those with the largest
+            error for their bytes first. None (the default) skips none.
 
     Raises:
         TypeError: If an argument has another type.
@@ -277,6 +307,11 @@ class Quantization:
                 str(self.levels),
                 beside={"scheme": self.scheme},
             )
+
+    @property
+    def finds_skip(self) -> bool:
+        """Whether `to_tflite` chooses the operators that stay in float."""
+        return self.skip == ("auto",)
 
     def _check_skip(self) -> None:
         if self.skip is None:
@@ -486,6 +521,8 @@ def convert(
             converter refuses the model or crashes on it.
     """
     form = Quantization(quantize, io_dtype=io_dtype, skip=skip or None)  # refuses what does not go together
+    if form.finds_skip:
+        raise ArgumentError("skip", "layers or operators by name", "'auto'", advice="Only `to_tflite` chooses them.")
     check_calibration(calibration, quantize=quantize, has_ranges=holds_ranges(model))
     inputs = signature(model)
     batches = [] if calibration is None else read_calibration(calibration, inputs)
@@ -533,6 +570,16 @@ def convert_prepared(
     if quantize in INTEGERS:
         _check_scales(content, model)
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
+    left = left_masks(file.objects()) if quantize in INTEGERS else []
+    if left:
+        warn_user(
+            ArgumentWarning(
+                "quantize",
+                "masks of attention that are constants, and that only a softmax reads",
+                found=f"others before {', '.join(left)}: they keep their values, and its scores become one integer",
+                advice="Use such masks, or Quantization('int8', skip='auto').",
+            )
+        )
     _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
     return file
 
@@ -634,7 +681,7 @@ def _check_inputs(inputs: Signature, quantize: str | None) -> None:
             "quantize",
             "inputs of real numbers with quantize='int16x8'",
             found=f"integers for {integers}, which TensorFlow's converter does not take with activations of 16 bits",
-            advice="Use quantize='int8'.",
+            advice="Use quantize=Quantization('int8', skip='auto'), which keeps in float what 8 bits break.",
         )
 
 

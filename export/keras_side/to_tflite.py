@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,12 @@ import tfprune
 from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop, one_class_warning
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_number, is_accuracy, warn_user
-from tfprune.export.device.quantization_error import explain_rounding
+from tfprune.export.device.quantization_error import (
+    QuantizationErrorReport,
+    QuantizationErrorRow,
+    errors_of_files,
+    explain_rounding,
+)
 from tfprune.export.device.runner import arrays_of
 from tfprune.export.device.verify import (
     DATA,
@@ -34,7 +40,6 @@ from tfprune.export.device.verify import (
     run_in_child,
     usual_mode,
 )
-from tfprune.export.file import schema
 from tfprune.export.file.container import (
     Source,
     check_destination,
@@ -42,7 +47,6 @@ from tfprune.export.file.container import (
     check_suffix,
     encode,
 )
-from tfprune.export.file.document import add_values, builtin_code, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import Model
 from tfprune.export.file.sparse_tensors import WEIGHTS
@@ -86,10 +90,12 @@ from tfprune.export.rewriting.rewrite import (
     candidate_files,
     choose,
     choose_micro,
+    fewest_in_float,
     read_target,
+    worst_operators,
     write_choice,
 )
-from tfprune.export.rewriting.share_weights import share_values
+from tfprune.export.rewriting.share_weights import LARGEST_INTEGER, share_grids, share_values
 from tfprune.export.rewriting.weights import EdgeQuantizer
 from tfprune.masking.strip import warn_if_dense
 from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, kernels, to_matrix
@@ -612,16 +618,6 @@ def _run_file(micro: Micro | None) -> Callable[..., Run]:
 
 
 # Weights of few values, as integers of few values: one grid for all channels of a weight.
-#
-# The converter scales each channel by its largest entry, so that a value that channels share becomes another
-# integer in each of them. Here the channels of such a weight get the integers that the weight has as a whole, and
-# scales that make the same products of them.
-
-_LARGEST_INTEGER = 127
-# Operators whose second input is a weight: the places of what it is applied to, and of the bias.
-_PLACES = {"FULLY_CONNECTED": (0, 2), "CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "TRANSPOSE_CONV": (2, 3)}
-_MAX_ROUNDING = 0.501  # of an integer: what rounding may leave
-_SCALE_TOLERANCE = 1e-6  # relative: what float32 may make of one scale
 
 
 def _share_grids(file: ModelFile, plain: keras.Model, *, of: keras.Model | None) -> ModelFile:
@@ -639,97 +635,96 @@ def _share_grids(file: ModelFile, plain: keras.Model, *, of: keras.Model | None)
     paths = {path for path, layer in Anatomy.of(of).leaves if shares_values(layer)} if of is not None else set()
     layers = [layer for path, layer in Anatomy.of(plain).leaves if path in paths]
     kernels = [_integers(kernel) for layer in layers for kernel in layer.inner_kernels.values()]
-    return file.after(partial(_share_grids_of, kernels=kernels)) if kernels else file
-
-
-def _share_grids_of(model: schema.ModelT, *, kernels: Sequence[np.ndarray]) -> bool:
-    for graph in model.subgraphs:
-        _Sharing(model, graph, kernels).apply()
-    return True
+    return file.after(partial(share_grids, kernels=kernels)) if kernels else file
 
 
 def _integers(kernel: Kernel) -> np.ndarray:
     """Return the integers of a weight on one grid, a row for each output channel."""
     matrix = to_matrix(as_numpy(kernel.variable), kernel).astype(np.float64)
     matrix = matrix.reshape(len(matrix), -1)
-    return np.rint(matrix * (_LARGEST_INTEGER / max(np.abs(matrix).max(), np.finfo(np.float32).tiny)))
+    return np.rint(matrix * (LARGEST_INTEGER / max(np.abs(matrix).max(), np.finfo(np.float32).tiny)))
 
 
-class _Sharing:
-    """Changes one graph."""
-
-    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT, kernels: Sequence[np.ndarray]) -> None:
-        self._model, self._graph, self._kernels = model, graph, kernels
-        places = {getattr(schema.BuiltinOperator, name): of_name for name, of_name in _PLACES.items()}
-        self._takers: dict[int, set[tuple[int, int]]] = defaultdict(set)  # by the weight: what it is for, and biases
-        others: set[int] = set()
-        for operator in graph.operators or ():
-            inputs = [*inputs_of(operator), -1]  # the bias may be missing
-            code = builtin_code(model.operatorCodes[operator.opcodeIndex])
-            if code in places:
-                source, bias = places[code]
-                self._takers[inputs[1]].add((inputs[source], inputs[bias]))
-            others |= {*inputs} - ({inputs[1]} if code in places else set())
-        self._weights = [index for index in self._takers if index not in others and self._is_weight(index)]
-
-    def _is_weight(self, index: int) -> bool:
-        """Return True if a tensor holds 8-bit values, with a scale for each channel."""
-        tensor = self._graph.tensors[index]
-        scales = None if tensor.quantization is None else tensor.quantization.scale
-        filled = self._model.buffers[tensor.buffer].data
-        is_filled = filled is not None and len(filled) > 0 and tensor.sparsity is None
-        return is_filled and tensor.type == schema.TensorType.INT8 and scales is not None and len(scales) > 1
-
-    def apply(self) -> None:
-        """Put each weight that is one of those wanted on one grid."""
-        for index in self._weights:
-            tensor = self._graph.tensors[index]
-            values = self._model.buffers[tensor.buffer].data.view(np.int8).reshape(tensor.shape)
-            channels = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
-            rows = channels.reshape(len(channels), -1).astype(np.int64)
-            whole = next(
-                (signed for kernel in self._kernels if _is_same(rows, signed := _signed_as(kernel, rows))), None
-            )
-            if whole is not None:
-                self._share(index, whole.astype(np.int8).reshape(channels.shape))
-
-    def _share(self, index: int, channels: np.ndarray) -> None:
-        tensor = self._graph.tensors[index]
-        values = np.moveaxis(channels, 0, tensor.quantization.quantizedDimension)
-        tensor.buffer = add_values(self._model, values)
-        most = np.abs(channels.reshape(len(channels), -1).astype(np.int64)).max(axis=1)
-        steps = np.where(most > 0, most, _LARGEST_INTEGER) / _LARGEST_INTEGER  # how many new ones an old step is
-        tensor.quantization.scale = _even(tensor.quantization.scale / steps)
-        for source, bias in self._takers[index]:
-            if bias >= 0:
-                scale = self._graph.tensors[source].quantization.scale[0] * tensor.quantization.scale
-                self._scale_bias(self._graph.tensors[bias], steps, scale)
-
-    def _scale_bias(self, bias: schema.TensorT, steps: np.ndarray, scale: np.ndarray) -> None:
-        values = self._model.buffers[bias.buffer].data.view(np.int32)
-        bias.buffer = add_values(self._model, np.rint(values * steps).astype(np.int32))
-        bias.quantization.scale = scale
+# Operators of an 8-bit file that stay in float, as few as give the model's outputs.
 
 
-def _signed_as(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Turn the sign of rows that have another one in a file, as those before a negative factor have."""
-    if whole.shape != rows.shape:
-        return whole
-    return np.where((rows * whole).sum(axis=1, keepdims=True) < 0, -whole, whole)
+def _with_floats(
+    form: Quantization | EdgeQuantizer,
+    *,
+    convert: Callable[..., ModelFile],
+    passes: Callable[[ModelFile], bool],
+    samples: Mapping[str, np.ndarray],
+) -> tuple[Quantization | EdgeQuantizer, ModelFile, tuple[QuantizationErrorRow, ...]]:
+    """Convert a model; with skip="auto", the fewest operators that let the file pass stay in float.
+
+    Returns:
+        The format with the names of the operators, the file, and these operators.
+    """
+    if isinstance(form, EdgeQuantizer) or not form.finds_skip:
+        return form, convert(form=form), ()
+    whole = replace(form, skip=None)
+    file = convert(form=whole)
+    if passes(file):
+        return whole, file, ()
+    errors = _errors(convert, whole, file, samples)
+
+    def mixed(names: Sequence[str]) -> ModelFile | None:
+        try:
+            found = convert(form=replace(whole, skip=names))
+        except ValueError as error:  # no operator of integers is left
+            _log.info("%d operators in float: %s", len(names), error)
+            return None
+        return found if passes(found) else None
+
+    rows, best = fewest_in_float(errors, convert=mixed)
+    return replace(whole, skip=[row.name for row in rows]), best, rows
 
 
-def _is_same(rows: np.ndarray, whole: np.ndarray) -> bool:
-    """Return True if rows are those of a weight, each scaled to its largest entry."""
-    if rows.shape != whole.shape:
+def _errors(
+    convert: Callable[..., ModelFile], form: Quantization, file: ModelFile, samples: Mapping[str, np.ndarray]
+) -> QuantizationErrorReport:
+    reference = convert(form=Quantization(None), batches=(), beside=form)
+    return errors_of_files(reference.content, file.content, samples={**samples})
+
+
+def _is_good(
+    file: ModelFile,
+    *,
+    data: Mapping[str, np.ndarray],
+    check: Check,
+    labeled: _LabeledSamples | None,
+    scored: Sequence[np.ndarray],
+) -> bool:
+    """Return whether a file gives the model's outputs, and loses no more than a limit allows."""
+    if not compare_run(run_in_child(file, data, timeout=TIMEOUT), check.expected, tolerance=check.tolerance).passed:
         return False
-    most = np.maximum(np.abs(whole).max(axis=1, keepdims=True), 1)
-    return bool((np.abs(whole * (_LARGEST_INTEGER / most) - rows) <= _MAX_ROUNDING).all())
+    try:
+        _accuracy_drop(file, labeled, expected=scored)
+    except ArgumentError as error:
+        _log.info("%s", error)
+        return False
+    return True
 
 
-def _even(scales: np.ndarray) -> np.ndarray:
-    """Return scales of float32, one number for all where they differ by rounding only."""
-    first = scales[0]
-    return np.where(np.abs(scales - first).max() <= _SCALE_TOLERANCE * first, first, scales).astype(np.float32)
+@contextmanager
+def _naming_operators(
+    form: Quantization | EdgeQuantizer,
+    *,
+    convert: Callable[..., ModelFile],
+    file: ModelFile,
+    samples: Mapping[str, np.ndarray],
+) -> Iterator[None]:
+    """Name the operators that add most to the error of a file of integers that is refused, and what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(form, EdgeQuantizer) or form.scheme != "int8" or form.skip:
+            raise
+        try:
+            rows = _errors(convert, form, file, samples).rows
+        except ValueError:
+            raise error from None
+        raise ValueError(f"{error} {worst_operators(rows)}") from error
 
 
 # From a pruned Keras model to a compressed file that was run before it was written.
@@ -828,8 +823,9 @@ def to_tflite(
     Raises:
         TypeError: If `model` is not a Keras model, `path` is not a path, `calibration` or `check_on` holds no
             batches, `max_drop` is not a Limit, or an argument has another type.
-        ValueError: If an argument does not fit, the file cannot be written, the converter fails, no form passes, or
-            the file loses more than `max_drop` allows. A file that was at `path` before is then untouched.
+        ValueError: If an argument does not fit, the file cannot be written, the converter fails, no form passes (for
+            int8, the error names the operators that lose most), or the file loses more than `max_drop` allows. A file
+            that was at `path` before is then untouched.
 
     Example:
         >>> report = to_tflite(model, "model.tflite.xz", quantize="float16", compress="xz", check_on=images)
@@ -873,7 +869,10 @@ def to_tflite(
         plain = stripped.without_unread()
         kernels = _kernels_read(plain, first)
         progress.add()
-        converted = convert_prepared(plain, inputs, form=form, batches=batches or (), batch=fixed)
+        convert = partial(convert_prepared, plain, inputs, batches=batches or (), batch=fixed)
+        asked = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
+        good = partial(_is_good, data=data, check=asked, labeled=labeled, scored=scored)
+        form, converted, in_float = _with_floats(form, convert=convert, passes=good, samples=data)
         file = _share_grids(converted, plain, of=trained)
         advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, advice)
@@ -892,10 +891,12 @@ def to_tflite(
                 forms += _sparse_ready(plain, inputs, form, fixed, prove=prove if allowed is None else None)
             forms = wanted.forms(forms, source=f"{model.name!r} with quantize={form.scheme!r}")
             progress.add()
-            choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
+            with _naming_operators(form, convert=convert, file=converted, samples=data):
+                choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
     report = replace(report, uses_calibration=check_on is None and bool(batches), converter=converted.converter)
+    report = replace(report, in_float={row.name: row.added_bytes for row in in_float})
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
 
 

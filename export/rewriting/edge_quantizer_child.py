@@ -17,6 +17,7 @@ import numpy as np
 _PACKAGES = ("litert_quantizer", "ai_edge_quantizer")  # its name, and the one that it had up to version 0.10
 JOB, FLOAT, QUANTIZED = "job", "float.tflite", "quantized.tflite"
 FIXED = "fixed.tflite"  # the float file with the batch of the samples, if it is needed
+RANGES = "ranges.json"  # of the activations, by the names of the tensors
 _REASON = "reason.txt"
 _OWN_STATISTICS = ("GPTQ", "OSCAR")  # algorithms that collect more than ranges
 
@@ -35,7 +36,10 @@ def _quantize_folder(folder: Path) -> None:
         samples = _samples(folder, job["arrays"], count=settings["samples"])
         if not samples:
             _refuse(folder, "Expected `calibration` with this recipe, which looks at samples. Received: None.")
-        ranges = _calibrated(quantizer, {settings["signature"]: samples}, folder)
+        ranges = _known(folder) or _calibrated(quantizer, {settings["signature"]: samples}, folder)
+    if settings.get("stops"):
+        (folder / RANGES).write_text(json.dumps({name: _ends(each) for name, each in (ranges or {}).items()}))
+        return
     content = quantizer.quantize(ranges).quantized_model
     (folder / QUANTIZED).write_bytes(content)
 
@@ -64,6 +68,21 @@ def _calibrated(quantizer: Any, samples: dict[str, list[dict[str, np.ndarray]]],
     calibration = calibrator.Calibrator(str(source), num_threads=threads, qsv_update_func=_extremes)
     calibration.calibrate(samples, manager)
     return calibration.get_model_qsvs()
+
+
+def _ends(values: dict[str, Any]) -> list[float]:
+    return [float(np.min(values["min"])), float(np.max(values["max"]))]
+
+
+def _known(folder: Path) -> Any:
+    """Return the ranges that an earlier run has found, with what was changed since; None without one."""
+    if not (folder / RANGES).exists():
+        return None
+    ranges = json.loads((folder / RANGES).read_text(encoding="utf-8"))
+    return {
+        name: {"min": np.float32(low).reshape(1, 1), "max": np.float32(high).reshape(1, 1)}
+        for name, (low, high) in ranges.items()
+    }
 
 
 def _extremes(before: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:

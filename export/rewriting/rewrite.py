@@ -16,6 +16,7 @@ import numpy as np
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_choice, check_count, check_number
 from tfprune.export.device.benchmark import BenchmarkReport
+from tfprune.export.device.quantization_error import QuantizationErrorReport, QuantizationErrorRow
 from tfprune.export.device.runner import arrays_of, random_inputs
 from tfprune.export.device.verify import Run, VerifyReport, compare_run, rms_row, run_in_child
 from tfprune.export.file.container import (
@@ -122,6 +123,7 @@ class ExportReport(Report):
         gain: The estimated time of the dense file on ARM and in browsers, divided by that of this one, if its
             convolutions were rewritten as sparse 1x1 ones; None for other files.
         converter: What made a file of the Keras model, and its version; empty where it was TensorFlow's converter.
+        in_float: The operators that skip="auto" has left in float, by name, and the bytes that their weights add.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -152,6 +154,7 @@ class ExportReport(Report):
     other_bytes: dict[str, int] = field(default_factory=dict)
     gain: float | None = None
     converter: str = ""
+    in_float: dict[str, int] = field(default_factory=dict)
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -224,6 +227,7 @@ class ExportReport(Report):
             *rms_row(self.rms_diff, self.tolerance),
             *unrolled_row(self.unrolled),
             *self._other_formats,
+            *([["in float", f"{name} (+{size:,} bytes)"] for name, size in self.in_float.items()]),
             *([["compared on", "calibration data only: pass other samples as check_on"]] * self.uses_calibration),
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
             *(["left out", f"metadata {name}: half precision has no sparse kernels"] for name in self.left_out),
@@ -683,6 +687,59 @@ def read_target(target: Any, *, optimize: Any, compress: Any, batch: Any) -> Tar
     if micro is not None and size not in (None, 1):
         raise ArgumentError("batch", "batch=1 or None with target='micro'", str(size), advice="Leave it out.")
     return Target("latency" if is_web else optimize, micro, is_web, size)
+
+
+# Operators of an 8-bit file that stay in float, by the errors that they add.
+
+_NAMED = 3  # operators in a refusal
+_TIMES = 5  # the bytes of the 8-bit file: more than with all weights in float
+
+
+def fewest_in_float(
+    errors: QuantizationErrorReport, *, convert: Callable[[list[str]], ModelFile | None]
+) -> tuple[tuple[QuantizationErrorRow, ...], ModelFile]:
+    """Find the fewest operators of a file, in the order of `to_skip`, that have to stay in float.
+
+    The number grows by half until a file passes; then the interval between the last two is halved.
+
+    Args:
+        errors: The errors of the 8-bit file.
+        convert: Returns the file in which the operators with some names stay in float; None if it does not pass.
+
+    Returns:
+        The rows of these operators, and the file.
+
+    Raises:
+        ValueError: If no file passes.
+    """
+    rows = errors.to_skip(max_bytes=_TIMES * errors.bytes)
+    names = [row.name for row in rows]
+    failed, count, best = 0, min(1, len(rows)), None
+    while count and (best := convert(names[:count])) is None and count < len(rows):
+        failed, count = count, min(count + max(1, count // 2), len(rows))
+    if best is None:
+        raise ValueError(
+            f"Expected a file that passes with some operators in float. Received: skip='auto', and a file that does "
+            f"not pass with {len(rows)} operators in float. Nothing was written. Use quantize='dynamic', which keeps "
+            f"activations in float."
+        )
+    while count - failed > 1:
+        middle = (count + failed) // 2
+        if (file := convert(names[:middle])) is None:
+            failed = middle
+        else:
+            count, best = middle, file
+    return rows[:count], best
+
+
+def worst_operators(rows: Sequence[QuantizationErrorRow]) -> str:
+    """Return sentences that name the operators that lose most in 8 bits, and say how to keep them in float."""
+    worst = sorted(rows, key=lambda row: -row.added_error)[:_NAMED]
+    names = ", ".join(f"{row.operator} {row.layer!r} ({row.added_error:.2f})" for row in worst)
+    return (
+        f"The operators that add most to the error, as a fraction of their outputs: {names}. "
+        "quantize=Quantization('int8', skip='auto') keeps the fewest in float that are needed."
+    )
 
 
 # From a .tflite file that exists to a smaller or faster one: export without a Keras model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from tfprune.export.file.document import (
     LATEST,
     RGB,
     MetadataTable,
+    add_values,
+    builtin_code,
+    inputs_of,
     put_metadata,
     read_model_metadata,
     save_objects,
@@ -148,6 +152,103 @@ def _is_weight(tensor: Any) -> bool:
         return True  # what is not stored is 0, and its scales stand where DENSIFY unpacks it
     zeros = tensor.quantization.zeroPoint if tensor.quantization is not None else None
     return zeros is not None and not np.any(zeros)
+
+
+# Weights of few values, as integers of few values: one grid for all channels of a weight.
+#
+# The converter scales each channel by its largest entry, so that a value that channels share becomes another
+# integer in each of them. Here the channels of such a weight get the integers that the weight has as a whole, and
+# scales that make the same products of them.
+
+LARGEST_INTEGER = 127
+# Operators whose second input is a weight: the places of what it is applied to, and of the bias.
+_PLACES = {"FULLY_CONNECTED": (0, 2), "CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "TRANSPOSE_CONV": (2, 3)}
+_MAX_ROUNDING = 0.501  # of an integer: what rounding may leave
+_SCALE_TOLERANCE = 1e-6  # relative: what float32 may make of one scale
+
+
+def share_grids(model: schema.ModelT, *, kernels: Sequence[np.ndarray]) -> bool:
+    """Give the weights with these integers, a row for each output channel, one grid for all of their channels."""
+    for graph in model.subgraphs:
+        _Sharing(model, graph, kernels).apply()
+    return True
+
+
+class _Sharing:
+    """Changes one graph."""
+
+    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT, kernels: Sequence[np.ndarray]) -> None:
+        self._model, self._graph, self._kernels = model, graph, kernels
+        places = {getattr(schema.BuiltinOperator, name): of_name for name, of_name in _PLACES.items()}
+        self._takers: dict[int, set[tuple[int, int]]] = defaultdict(set)  # by the weight: what it is for, and biases
+        others: set[int] = set()
+        for operator in graph.operators or ():
+            inputs = [*inputs_of(operator), -1]  # the bias may be missing
+            code = builtin_code(model.operatorCodes[operator.opcodeIndex])
+            if code in places:
+                source, bias = places[code]
+                self._takers[inputs[1]].add((inputs[source], inputs[bias]))
+            others |= {*inputs} - ({inputs[1]} if code in places else set())
+        self._weights = [index for index in self._takers if index not in others and self._is_weight(index)]
+
+    def _is_weight(self, index: int) -> bool:
+        """Return True if a tensor holds 8-bit values, with a scale for each channel."""
+        tensor = self._graph.tensors[index]
+        scales = None if tensor.quantization is None else tensor.quantization.scale
+        filled = self._model.buffers[tensor.buffer].data
+        is_filled = filled is not None and len(filled) > 0 and tensor.sparsity is None
+        return is_filled and tensor.type == schema.TensorType.INT8 and scales is not None and len(scales) > 1
+
+    def apply(self) -> None:
+        """Put each weight that is one of those wanted on one grid."""
+        for index in self._weights:
+            tensor = self._graph.tensors[index]
+            values = self._model.buffers[tensor.buffer].data.view(np.int8).reshape(tensor.shape)
+            channels = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
+            rows = channels.reshape(len(channels), -1).astype(np.int64)
+            whole = next(
+                (signed for kernel in self._kernels if _is_same(rows, signed := _signed_as(kernel, rows))), None
+            )
+            if whole is not None:
+                self._share(index, whole.astype(np.int8).reshape(channels.shape))
+
+    def _share(self, index: int, channels: np.ndarray) -> None:
+        tensor = self._graph.tensors[index]
+        values = np.moveaxis(channels, 0, tensor.quantization.quantizedDimension)
+        tensor.buffer = add_values(self._model, values)
+        most = np.abs(channels.reshape(len(channels), -1).astype(np.int64)).max(axis=1)
+        steps = np.where(most > 0, most, LARGEST_INTEGER) / LARGEST_INTEGER  # how many new ones an old step is
+        tensor.quantization.scale = _even(tensor.quantization.scale / steps)
+        for source, bias in self._takers[index]:
+            if bias >= 0:
+                scale = self._graph.tensors[source].quantization.scale[0] * tensor.quantization.scale
+                self._scale_bias(self._graph.tensors[bias], steps, scale)
+
+    def _scale_bias(self, bias: schema.TensorT, steps: np.ndarray, scale: np.ndarray) -> None:
+        values = self._model.buffers[bias.buffer].data.view(np.int32)
+        bias.buffer = add_values(self._model, np.rint(values * steps).astype(np.int32))
+        bias.quantization.scale = scale
+
+
+def _signed_as(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Turn the sign of rows that have another one in a file, as those before a negative factor have."""
+    if whole.shape != rows.shape:
+        return whole
+    return np.where((rows * whole).sum(axis=1, keepdims=True) < 0, -whole, whole)
+
+
+def _is_same(rows: np.ndarray, whole: np.ndarray) -> bool:
+    """Return True if rows are those of a weight, each scaled to its largest entry."""
+    if rows.shape != whole.shape:
+        return False
+    most = np.maximum(np.abs(whole).max(axis=1, keepdims=True), 1)
+    return bool((np.abs(whole * (LARGEST_INTEGER / most) - rows) <= _MAX_ROUNDING).all())
+
+
+def _even(scales: np.ndarray) -> np.ndarray:
+    """Return scales of float32, one number for all where they differ by rounding only."""
+    first = scales[0]
+    return np.where(np.abs(scales - first).max() <= _SCALE_TOLERANCE * first, first, scales).astype(np.float32)
 
 
 # Name the classes of a file, and how its input is normalized, for apps: as TFLite Metadata, and labels behind it.

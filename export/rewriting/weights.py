@@ -8,7 +8,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,20 @@ from tfprune.export.device.processes import run_program, write_job
 from tfprune.export.device.quantization_error import MOVES
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
+    NamedTensors,
     add_constant,
     add_operator,
     add_tensor,
     add_values,
     builtin_code,
     drop_hash,
+    indices_of,
     inputs_of,
     operator_code,
     operator_name,
     put_in_order,
+    save_objects,
+    unpack_objects,
     with_values_inside,
 )
 from tfprune.export.file.model_file import ModelFile
@@ -438,13 +442,20 @@ class _UnreadError(_RefusedError):
     """LiteRT Quantizer cannot read tensors whose sizes are known while a file runs only."""
 
 
-def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Mapping[str, np.ndarray]]) -> ModelFile:
+def edge_quantized(
+    form: EdgeQuantizer,
+    file: ModelFile,
+    *,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    clamps: bool = False,
+) -> ModelFile:
     """Quantize a float file.
 
     Args:
         form: The recipe, and the Python that has the package.
         file: The file.
         samples: Calibration data, a dict of arrays by input for each run; empty for a recipe without need of it.
+        clamps: Whether masks of attention are brought near the scores (`clamp_masks`).
 
     Returns:
         The new file, in which each zero of a weight is a zero.
@@ -454,7 +465,8 @@ def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Ma
             are lost.
     """
     signature = next(iter(file.signatures), "")
-    settings = {"recipe": form.recipe, "samples": len(samples), "signature": signature}
+    clamps = clamps and may_hold_masks(file.objects())
+    settings = {"recipe": form.recipe, "samples": len(samples), "signature": signature, "stops": clamps}
     arrays = {f"{row}/{name}": array for row, sample in enumerate(samples) for name, array in sample.items()}
     with TemporaryFolder() as folder:
         Path(folder, child.FLOAT).write_bytes(file.content)
@@ -467,9 +479,22 @@ def edge_quantized(form: EdgeQuantizer, file: ModelFile, *, samples: Sequence[Ma
             rows = len(next(iter(samples[0].values())))
             Path(folder, child.FIXED).write_bytes(fix_batch(file, rows).content)
             result = _run_recipe(form, Path(folder))
+        if clamps:
+            _clamp_in(Path(folder), file)
+            write_job(folder, child.JOB, settings={**settings, "stops": False}, arrays=arrays)
+            result = _run_recipe(form, Path(folder))
     quantized = ModelFile(with_values_inside(result)).after(_make_scales_positive, _leave_sizes_open)
     _check(form, file.graph, quantized.graph)
     return quantized
+
+
+def _clamp_in(folder: Path, file: ModelFile) -> None:
+    """Clamp the masks in the float file of a folder by the ranges that were found there."""
+    model, path = file.objects(), folder / child.RANGES
+    ranges = json.loads(path.read_text(encoding="utf-8"))
+    ranges |= clamp_masks(model, ranges)
+    path.write_text(json.dumps(ranges), encoding="utf-8")
+    (folder / child.FLOAT).write_bytes(save_objects(model))
 
 
 def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
@@ -482,7 +507,8 @@ def _run_recipe(form: EdgeQuantizer, folder: Path) -> bytes:
             f"Expected a Python that has LiteRT Quantizer. Received: {python!r}: {error.strerror}. {_INSTALL}."
         ) from error
     if completed.ok:
-        return Path(folder, child.QUANTIZED).read_bytes()
+        path = Path(folder, child.QUANTIZED)
+        return path.read_bytes() if path.exists() else b""  # it has stopped after the ranges
     reason = completed.reason.strip().rstrip(".")
     if reason.startswith("Expected"):
         raise ValueError(f"{reason}. Nothing was written.")
@@ -682,6 +708,142 @@ def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) 
     return names
 
 
+# Masks of attention: constants that only mean "never" in what a softmax takes.
+#
+# Such a constant, as -1e9, shares one range with the scores, so that all scores become one integer of 8 bits. Here it
+# comes as near to the scores as a softmax allows: below the lowest one by `_NEVER`. It gets a tensor of its own at
+# each operator, so that other uses of it keep the old values.
+
+_NEVER = 10.0  # below a score: a probability becomes exp(-10) of another, a hundredth of the step of 8 bits
+_WIDEST = 1e3  # of a step among scores: no scores are that far apart
+_AROUND = ("BROADCAST_TO", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TILE", "TRANSPOSE")  # move values only
+_SELECTS = ("SELECT", "SELECT_V2")
+Range = tuple[float, float]
+
+
+def may_hold_masks(model: schema.ModelT) -> bool:
+    """Return whether something may be masked before a softmax."""
+    kinds = {operator_name(model, operator) for operator in model.subgraphs[0].operators or ()}
+    return "SOFTMAX" in kinds and bool(kinds & {*_SELECTS, "ADD"})
+
+
+def clamp_masks(model: schema.ModelT, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Bring the masks of attention in a float file near the scores, before 8 bits are made of it.
+
+    A mask is a constant that is selected, or added, and nothing but a softmax reads the result. Others stay as they
+    are.
+
+    Args:
+        model: The float file, which is changed.
+        ranges: The lowest and the highest value of each tensor on calibration data, by name.
+
+    Returns:
+        The new ranges of the tensors between a mask and its softmax, by name; empty if there is no such mask.
+    """
+    masks = _Masks(NamedTensors(model), ranges)
+    for operator in masks.file.graph.operators:
+        if masks.file.kind(operator) == "SOFTMAX":
+            masks.scores(inputs_of(operator)[0])
+    return masks.changed
+
+
+def clamp_calibrated(content: bytes) -> bytes:
+    """Return a calibrated float file with its masks of attention near the scores."""
+    model = unpack_objects(bytes(content))
+    tensors = {tensor.name.decode(): tensor.quantization for tensor in model.subgraphs[0].tensors}
+    ranges = {
+        name: (float(known.min[0]), float(known.max[0]))
+        for name, known in tensors.items()
+        if known is not None and known.min is not None and len(known.min) == 1
+    }
+    changed = clamp_masks(model, ranges)
+    for name, (low, high) in changed.items():
+        tensors[name].min, tensors[name].max = np.array([low], np.float32), np.array([high], np.float32)
+    return save_objects(model) if changed else content
+
+
+def left_masks(model: schema.ModelT) -> list[str]:
+    """Return the names of the softmaxes of integers in which a mask has taken the range of the scores."""
+    file = NamedTensors(model)
+    softmaxes = [operator for operator in file.graph.operators if file.kind(operator) == "SOFTMAX"]
+    grids = [(file.name(int(each.outputs[0])), file.grid(inputs_of(each)[0])) for each in softmaxes]
+    return [name for name, grid in grids if grid is not None and grid.scale.max() > _WIDEST]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The range of the scores in a tensor, without what means "never", and whether something does."""
+
+    low: float
+    high: float
+    is_masked: bool = False
+
+
+class _Masks:
+    """Finds and changes the masks of a graph.
+
+    Attributes:
+        changed: The new ranges, by the names of the tensors.
+    """
+
+    def __init__(self, file: NamedTensors, ranges: Mapping[str, Range]) -> None:
+        self.file, self._ranges = file, ranges
+        self.changed: dict[str, Range] = {}
+        self._uses = Counter(index for operator in file.graph.operators for index in inputs_of(operator))
+        self._uses.update(indices_of(file.graph.outputs))
+
+    def scores(self, index: int) -> _Scores | None:
+        """Return the scores in a tensor that a softmax reads, and change the masks in it; None if not known."""
+        maker, scores = self.file.maker.get(index), None
+        if maker is not None and self._uses[index] == 1:  # nothing else reads what is masked
+            kind = self.file.kind(maker)
+            if kind in _AROUND:
+                scores = self.scores(inputs_of(maker)[0])
+            elif kind in _SELECTS:
+                scores = self._selected(maker)
+            elif kind == "ADD":
+                scores = self._added(maker)
+        if scores is not None and scores.is_masked:
+            self.changed[self.file.name(index)] = scores.low - _NEVER, scores.high
+            return scores
+        low, high = self._ranges.get(self.file.name(index), (np.nan, np.nan))
+        return _Scores(low, high) if np.isfinite((low, high)).all() else None
+
+    def _selected(self, operator: schema.OperatorT) -> _Scores | None:
+        """Return the scores that are selected, or else a constant that is lower than all of them."""
+        inputs = inputs_of(operator)
+        for place, other in ((1, 2), (2, 1)):
+            values = self.file.constant(inputs[place])
+            scores = None if values is None else self.scores(inputs[other])
+            if scores is not None and values.max() < scores.low - _NEVER:
+                self._replace(operator, place, np.full_like(values, scores.low - _NEVER))
+                return _Scores(scores.low, scores.high, is_masked=True)
+        return None
+
+    def _added(self, operator: schema.OperatorT) -> _Scores | None:
+        """Return the sums of scores and what a constant has beside its lowest entries, which mean "never"."""
+        inputs = inputs_of(operator)
+        for place, other in ((0, 1), (1, 0)):
+            values = self.file.constant(inputs[place])
+            scores = None if values is None else self.scores(inputs[other])
+            if scores is None:
+                continue
+            is_never = values <= values.min() / 2
+            bias = np.where(is_never, 0, values)
+            low, high = scores.low + float(bias.min()), scores.high + float(bias.max())
+            least = low - _NEVER - scores.high
+            if values.min() / 2 < least:
+                self._replace(operator, place, np.where(is_never, np.float32(least), values))
+                return _Scores(low, high, is_masked=True)
+        return None
+
+    def _replace(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
+        inputs = np.array(inputs_of(operator), np.int32)
+        name = self.file.tensors[inputs[place]].name + b"/clamped"
+        inputs[place] = add_constant(self.file.model, self.file.graph, name=name, values=values)
+        operator.inputs = inputs
+
+
 # Formats of tfprune as recipes of LiteRT Quantizer: of a float file that was converted without TensorFlow.
 
 
@@ -715,6 +877,7 @@ _RULES = {
     "int4": _INT8,  # its weights get fewer bits later
     "int16x8": _rule(activation_tensor_config=_OF_16_BITS, weight_tensor_config=_EIGHT_BITS),
 }
+_CLAMPED = ("int8", "int4", "int16x8")  # formats in which masks share a range with scores
 _IN_FLOAT = "no_quantize"
 _BORDERS_IN_FLOAT = [_rule(operation=each, algorithm=_IN_FLOAT) for each in ("INPUT", "OUTPUT")]
 
@@ -754,7 +917,7 @@ def quantized_by_recipe(
     kept = [_rule(f"^({'|'.join(map(re.escape, sorted(floats)))});", algorithm=_IN_FLOAT)] if floats else []
     recipe = [_RULES[form.scheme], *kept, *(_BORDERS_IN_FLOAT if has_borders else [])]
     try:
-        return edge_quantized(EdgeQuantizer(recipe), file, samples=samples).content
+        return edge_quantized(EdgeQuantizer(recipe), file, samples=samples, clamps=form.scheme in _CLAMPED).content
     except _RefusedError as error:
         raise ValueError(f"{error} {other}.") from error
 

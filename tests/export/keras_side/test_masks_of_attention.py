@@ -1,0 +1,170 @@
+"""Masks of attention in 8-bit files: the scores beside a constant that only means "never" keep their resolution."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfprune.export import Quantization, Runner, quantization_error, to_tflite
+from tfprune.export.file import schema
+from tfprune.export.file.document import NamedTensors, add_constant, add_operator, inputs_of
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.keras_side.convert import convert
+from tfprune.export.rewriting.weights import clamp_masks
+
+layers = keras.layers
+SCORES = (-3.0, 5.0)
+LENGTH, WIDTH = 6, 8
+
+
+def masked(kind, constant, *, is_shared=False):
+    """Return a float file of scores that are masked before a softmax."""
+    model = schema.ModelT()
+    model.version, model.operatorCodes, model.buffers = 3, [], [schema.BufferT()]
+    graph = schema.SubGraphT()
+    graph.tensors, graph.operators = [], []
+    model.subgraphs = [graph]
+
+    def tensor(name, type_name="FLOAT32"):
+        shape = np.array([1, 4], np.int32)
+        graph.tensors.append(
+            schema.TensorT(name=name, shape=shape, type=getattr(schema.TensorType, type_name), buffer=0)
+        )
+        return len(graph.tensors) - 1
+
+    given, mask, out, probabilities = tensor(b"scores"), tensor(b"mask", "BOOL"), tensor(b"masked"), tensor(b"out")
+    never = add_constant(model, graph, name=b"never", values=np.asarray(constant, np.float32))
+    inputs = [mask, given, never] if kind == "SELECT_V2" else [given, never]
+    add_operator(model, graph, name=kind, inputs=inputs, outputs=[out])
+    add_operator(model, graph, name="SOFTMAX", inputs=[out], outputs=[probabilities])
+    graph.inputs = np.array([given, mask], np.int32)
+    graph.outputs = np.array([probabilities, *([out] if is_shared else [])], np.int32)
+    return model
+
+
+def clamped(model):
+    changed = clamp_masks(model, {"scores": SCORES})
+    file = NamedTensors(model)
+    return changed, file.constant(inputs_of(file.graph.operators[0])[-1])
+
+
+@pytest.mark.parametrize("lowest", [-1e9, float(np.finfo(np.float32).min), -np.inf])
+def test_a_selected_mask_comes_below_the_lowest_score(lowest):
+    changed, constant = clamped(masked("SELECT_V2", lowest))
+    assert changed == {"masked": (-13, 5)}
+    assert constant == -13
+
+
+def test_an_added_mask_moves_every_score_below_the_lowest_and_keeps_the_bias_beside_it():
+    changed, constant = clamped(masked("ADD", [[0, 0.5, -1e9, -1e9]]))
+    assert changed == {"masked": (-13, 5.5)}
+    np.testing.assert_array_equal(constant, [[0, 0.5, -18, -18]])
+    assert SCORES[1] + constant.min() <= SCORES[0] - 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "constant", "options"),
+    [
+        ("SELECT_V2", -12.0, {}),  # among what scores may be
+        ("ADD", [[0.0, -3.0, 2.0, 1.0]], {}),  # a bias
+        ("SELECT_V2", -1e9, {"is_shared": True}),  # somebody reads it
+    ],
+)
+def test_other_constants_stay(kind, constant, options):
+    changed, after = clamped(masked(kind, constant, **options))
+    assert changed == {}
+    np.testing.assert_array_equal(after, np.asarray(constant, np.float32))
+
+
+@pytest.fixture(scope="module")
+def attention():
+    """A network of sharp attention over tokens, of which some are padding."""
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((LENGTH,), dtype="int32", name="ids")
+    x = layers.Embedding(20, WIDTH, embeddings_initializer=keras.initializers.RandomNormal(stddev=1.5))(ids)
+    kept = layers.Lambda(lambda ids: keras.ops.not_equal(ids, 0)[:, None])(ids)
+    y = layers.MultiHeadAttention(1, WIDTH, name="attention")(x, x, attention_mask=kept)
+    return keras.Model(ids, layers.Dense(3)(y))
+
+
+def tokens(count=40):
+    generator = np.random.default_rng(0)
+    ids = generator.integers(1, 20, (count, LENGTH))
+    return np.where(np.arange(LENGTH) < generator.integers(2, LENGTH + 1, (count, 1)), ids, 0).astype("int32")
+
+
+def test_an_int8_file_attends_as_the_model_does(attention, tmp_path):
+    x = tokens()
+    to_tflite(attention, tmp_path / "a.tflite", quantize="int8", calibration=x, tolerance=10)
+    right = attention.predict(x, verbose=0)
+    off = np.abs(Runner(tmp_path / "a.tflite").predict(x) - right).max()
+    assert off < 0.05 * np.abs(right).max()  # it was more than half of it
+
+
+def test_a_mask_that_is_read_elsewhere_stays_and_is_reported():
+    x = keras.Input((4, 6), name="x")
+    kept = keras.Input((4, 6), name="kept")
+    scores = layers.Lambda(lambda pair: keras.ops.where(pair[1] > 0, pair[0], -1e9))([x, kept])
+    model = keras.Model([x, kept], [layers.Softmax()(scores), layers.Rescaling(2.0)(scores)])
+    generator = np.random.default_rng(0)
+    data = {"x": generator.normal(size=(20, 4, 6)), "kept": generator.integers(0, 2, (20, 4, 6))}
+    data = {name: array.astype("float32") for name, array in data.items()}
+    with pytest.warns(UserWarning, match="masks of attention"):
+        convert(model, quantize="int8", calibration=data)
+
+
+def test_a_float_file_keeps_its_masks(attention, tmp_path):
+    to_tflite(attention, tmp_path / "a.tflite")
+    file = NamedTensors(ModelFile.open(tmp_path / "a.tflite").objects())
+    lowest = [
+        file.constant(index).min()
+        for index in range(len(file.tensors))
+        if file.dtype(index) == "float32" and file.constant(index) is not None
+    ]
+    assert min(lowest) < -1e8
+
+
+# An export that finds the operators that 8 bits break.
+
+
+@pytest.fixture(scope="module")
+def broken():
+    """A network that 8 bits break at one place: a small difference of two large numbers."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,), name="x")
+    sides = [layers.Dense(16, activation="tanh", name=name)(x) for name in ("first", "second")]
+    wide = [layers.Rescaling(1.0, offset=1000.0, name=f"wide_{side.name}")(side) for side in sides]
+    y = layers.Subtract(name="between")(wide)
+    return keras.Model(x, layers.Dense(3, name="last")(y))
+
+
+DATA = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+
+
+def test_a_refused_int8_file_names_its_operators_and_the_way_out(broken, tmp_path):
+    with pytest.raises(ValueError, match=r"add most to the error.*(wide|between).*skip='auto'"):
+        to_tflite(broken, tmp_path / "a.tflite", quantize="int8", calibration=DATA)
+    assert not (tmp_path / "a.tflite").exists()
+
+
+def test_an_export_keeps_the_fewest_operators_in_float(broken, tmp_path):
+    path = tmp_path / "a.tflite"
+    report = to_tflite(broken, path, quantize=Quantization("int8", skip="auto"), calibration=DATA)
+    right = broken.predict(DATA, verbose=0)
+    assert np.abs(Runner(path).predict(DATA) - right).max() <= report.tolerance * np.abs(right).max()
+    assert 0 < len(report.in_float) < 8
+    kernels = [tensor for tensor in ModelFile.open(path).graph.subgraphs[0].tensors if tensor.size == 8 * 16]
+    assert [kernel.dtype for kernel in kernels] == ["int8", "int8"]  # the error is not in the weights
+    assert all(name in str(report) for name in report.in_float)
+
+
+def test_a_file_that_passes_keeps_all_in_integers(attention, tmp_path):
+    form = Quantization("int8", skip="auto")
+    report = to_tflite(attention, tmp_path / "a.tflite", quantize=form, calibration=tokens())
+    assert report.in_float == {}
+
+
+def test_the_errors_of_a_refused_file_come_from_the_model(broken):
+    report = quantization_error(broken, None, DATA)
+    assert "between" in report.worst.name
+    with pytest.raises(ValueError, match="Expected an 8-bit file"):
+        quantization_error("float.tflite", None, DATA)
