@@ -689,8 +689,8 @@ def with_floats_multiplied(content: bytes) -> bytes:
             tensor, *others = (graph.tensors[index] for index in inputs_of(operator))
             if tensor.type == schema.TensorType.UINT8 and others[0].type == schema.TensorType.FLOAT32:
                 integers = int(operator.inputs[0])
-                changes = {"type": schema.TensorType.FLOAT32, "quantization": None, "name": tensor.name + b"/floats"}
-                floats = add_tensor(graph, tensor, **changes)
+                name, kind = tensor.name + b"/floats", schema.TensorType.FLOAT32
+                floats = add_tensor(graph, tensor, type=kind, quantization=None, name=name)
                 operator.inputs = np.array([floats, *inputs_of(operator)[1:]], np.int32)
                 options = schema.DequantizeOptionsT()
                 add_operator(model, graph, name="DEQUANTIZE", inputs=[integers], outputs=[floats], options=options)

@@ -562,13 +562,12 @@ class OpenedCall:
         return leaves, self.graph.outputs
 
 
-def open_call(layer: keras.layers.Layer, args: Any, kwargs: Any, *, opens: _IsKnown) -> OpenedCall:
+def open_call(layer: keras.layers.Layer, arguments: tuple[Any, Any], *, opens: _IsKnown) -> OpenedCall:
     """Run the code of a layer on symbolic tensors of the shapes of its arguments, and of the layers that it calls.
 
     Args:
         layer: A built layer without weights besides those of the layers inside.
-        args: Its arguments, tensors or symbolic tensors.
-        kwargs: Its arguments by name.
+        arguments: Its arguments, and those by name: tensors, symbolic tensors and others.
         opens: Returns True if the code of a layer inside is run, too.
 
     Raises:
@@ -582,7 +581,7 @@ def open_call(layer: keras.layers.Layer, args: Any, kwargs: Any, *, opens: _IsKn
         inputs.append(keras.Input(batch_shape=leaf.shape, dtype=keras.backend.standardize_dtype(leaf.dtype)))
         return inputs[-1]
 
-    args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
+    args, kwargs = keras.tree.map_structure(symbolic, arguments)
     inner = [part for _, part in walk(layer) if part is not layer and opens(part)]
     with _inline_calls(inner, _TraceFailures()):
         returned = type(layer).call(layer, *args, **kwargs)  # not what may replace it for the time being
@@ -606,7 +605,8 @@ def _names_inside(layer: keras.layers.Layer, graph: Graph) -> dict[int, str]:
 
 def inner_names(layer: keras.layers.Layer) -> dict[int, str]:
     """Return names of the layers inside of a layer, by their ids: paths, which are the same in each copy of it."""
-    return _numbered(("/".join(_NUMBER.sub("", step) for step in path.split("/")), part) for path, part in walk(layer))
+    named = ((path.split("/"), part) for path, part in walk(layer))
+    return _numbered(("/".join(_NUMBER.sub("", step) for step in steps), part) for steps, part in named)
 
 
 def _numbered(named: Iterable[tuple[str, Any]]) -> dict[int, str]:

@@ -207,7 +207,7 @@ class _Planner:
         """Give ranges to the tensors inside of a layer, and to those that it takes."""
         layer, path = call.layer, self._path(call.layer)
         try:
-            opened = open_call(layer, call.args, call.kwargs, opens=opens)
+            opened = open_call(layer, (call.args, call.kwargs), opens=opens)
         except FAILURES as error:
             self._skip(path, f"its code cannot be followed: {describe(error)}")
             self.float |= {id(tensor) for tensor in call.outputs}
@@ -267,7 +267,7 @@ class _Planner:
             _add(names, LOGITS if self._is_before_softmax(call) else "output")
 
     def _follows_operation(self, call: Call) -> bool:
-        """Return True if an operation of the model returns what the layer takes: it rounds what is rounded after it."""
+        """Return True if an operation of the model makes an input of the layer, which is then rounded here."""
         makers = [self.graph.producer(tensor) for tensor in call.inputs]
         return any(maker is not None and not isinstance(maker.layer, keras.layers.Layer) for maker in makers)
 
@@ -417,7 +417,12 @@ def _plan_of_plain(
     anatomy = Anatomy.of(plain)
     paths = {id(layer): path for path, layer in anatomy.leaves}
     is_left = _left(anatomy, filters, skip)
-    return _plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
+    return _plan_quantization(trace(flatten(plain, opens=_is_followed)), paths, is_left=is_left)
+
+
+def _is_followed(part: Any) -> bool:
+    """Return True for a model whose calls are those of its graph, of whatever class."""
+    return is_plain(part) or kind_of(part) in (Kind.FUNCTIONAL_SUBCLASS, Kind.PLAIN_SUBCLASS)
 
 
 def _check(anatomy: Anatomy) -> None:
@@ -431,7 +436,7 @@ def _check(anatomy: Anatomy) -> None:
     quantized = quantized_already(model)
     if quantized:
         raise ValueError(f"Expected a model with weights of floats. Received: {model.name!r}. {quantized}")
-    own = [part for _, part in walk(model) if isinstance(part, keras.Model) and not is_plain(part)]
+    own = [part for _, part in walk(model) if isinstance(part, keras.Model) and not _is_followed(part)]
     if own and (kind_of(own[0]) is not Kind.GRAPH or own[0].built):
         raise ValueError(
             f"Expected a Sequential or Functional model, whose calls show where operators round. Received: "

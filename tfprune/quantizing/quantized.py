@@ -288,7 +288,7 @@ def _fake_quantize_weight(weight: Any, axes: str) -> Any:
     channel_axes = [axis for axis, letter in enumerate(axes) if letter in "oc"]
     if len(channel_axes) == 1:
         return _round(weight, channel_axes[0])
-    # A depthwise kernel has a channel for each pair of input channel and multiplier, heads one for each of their units.
+    # A depthwise kernel has a channel for each pair of input channel and multiplier, heads one for each unit.
     order = [*(axis for axis in range(len(axes)) if axis not in channel_axes), *channel_axes]
     turned = ops.transpose(weight, order)
     inputs, channels = turned.shape[: -len(channel_axes)], turned.shape[-len(channel_axes) :]
@@ -392,10 +392,8 @@ ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no 
 
 
 # Layers of other packages, by package and class.
-_BY_NAME: dict[tuple[str, str], RoundingRule] = {
-    **dict.fromkeys((("keras_hub", "ReversibleEmbedding"), ("keras_hub", "PositionEmbedding")), RoundingRule(LOOKS_UP)),
-    ("keras_hub", "SinePositionEncoding"): RoundingRule(LOOKS_UP),
-}
+_HUB_TABLES = ("ReversibleEmbedding", "PositionEmbedding", "SinePositionEncoding")
+_BY_NAME = dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP))
 # Operations inside of layers that are opened, by the names of their classes, which Keras does not export.
 _OPERATIONS: dict[str, RoundingRule] = {
     **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Einsum", "Matmul"), RoundingRule(_ROUNDS)),
@@ -410,7 +408,7 @@ _OPERATIONS: dict[str, RoundingRule] = {
 def rule_of(layer: Any) -> RoundingRule | None:
     """Return the rule of a layer or operation, None if it has none; a subclass may compute something else.
 
-    A layer of another package that consists of layers is opened: its code calls layers and operations that have rules.
+    A layer of another package that consists of layers is opened: its code calls layers and operations with rules.
     """
     if not isinstance(layer, layers.Layer):
         return _OPERATIONS.get(type(layer).__name__) if is_of_keras(layer) else None
@@ -625,9 +623,8 @@ def _multiply_axes(inputs: Any, *, layer: Any, rounded: Round, training: bool | 
     rest = [letter for letter in made if letter in kernel]
     lead = taken[: len(taken) - len(contracted)]
     bias = layer.bias
-    if [*taken] != [*lead, *contracted] or [*made] != [*lead, *rest] or len(kernel) != len(contracted) + len(rest):
-        return type(layer).call(layer, inputs)
-    if bias is not None and len(bias.shape) > len(rest):
+    is_product = [*taken] == [*lead, *contracted] and len(kernel) == len(contracted) + len(rest)
+    if not is_product or [*made] != [*lead, *rest] or (bias is not None and len(bias.shape) > len(rest)):
         return type(layer).call(layer, inputs)
     turned = ops.transpose(layer.kernel, [kernel.index(letter) for letter in (*contracted, *rest)])
     return _product(inputs, turned, bias, axes=len(contracted), layer=layer)
@@ -643,9 +640,7 @@ def _product(inputs: Any, kernel: Any, bias: Any, *, axes: int, layer: Any) -> A
     if bias is not None:
         outputs = outputs + ops.reshape(ops.broadcast_to(bias, rest), (width,))
     outputs = outputs if layer.activation is None else layer.activation(outputs)
-    lead = inputs.shape[1 : len(inputs.shape) - axes]
-    if None in lead:
-        lead = ops.shape(inputs)[1 : len(inputs.shape) - axes]
+    lead = ops.shape(inputs)[1 : len(inputs.shape) - axes]
     return ops.reshape(outputs, (-1, *lead, *rest))
 
 
@@ -810,7 +805,9 @@ class Quantized(Clustered):
 
     def saved_variables(self) -> dict[str, keras.Variable]:
         """Return the variables that files hold besides the layer's: masks, latent and shared values, and ranges."""
-        return super().saved_variables() | {f"{_flat(name)}_range": variable for name, variable in self.ranges.items()}
+        return super().saved_variables() | {
+            f"{_flat(name)}_range": variable for name, variable in self.ranges.items()
+        }
 
 
 def _flat(name: str) -> str:
@@ -859,7 +856,7 @@ class _Traces:
         key = id(layer), str(structure), *leaves
         if key in self.known:
             return self.known[key]
-        opened = open_call(layer, args, kwargs, opens=opens)
+        opened = open_call(layer, (args, kwargs), opens=opens)
         if opened.is_constant:
             self.known[key] = opened
         return opened

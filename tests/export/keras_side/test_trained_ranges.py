@@ -175,10 +175,12 @@ def tanh_gelu(tensor):
     return keras.activations.gelu(tensor, approximate=True)
 
 
-def branch(hidden, part) -> keras.KerasTensor:
+def branch(hidden, mask, part) -> keras.KerasTensor:
     return {
         "attention": lambda: layers.MultiHeadAttention(2, 8)(hidden, hidden),
         "causal": lambda: layers.MultiHeadAttention(2, 8)(hidden, hidden, use_causal_mask=True),
+        "masked": lambda: layers.MultiHeadAttention(2, 8, name="masked")(hidden, hidden, attention_mask=mask),
+        "dropped": lambda: layers.MultiHeadAttention(2, 8, dropout=0.1)(hidden, hidden, attention_mask=mask),
         "grouped": lambda: layers.GroupQueryAttention(8, 4, 2)(hidden, hidden),
         "norm": lambda: layers.LayerNormalization(epsilon=1e-6)(hidden),
         "rms": lambda: layers.RMSNormalization()(hidden),
@@ -191,7 +193,8 @@ def branch(hidden, part) -> keras.KerasTensor:
     }[part]()
 
 
-PARTS = ("attention", "causal", "grouped", "norm", "rms", "group", "gelu", "gelu layer", "heads", "average", "dot")
+PARTS = ("attention", "causal", "masked", "dropped", "grouped", "norm", "rms", "group", "gelu", "gelu layer")
+PARTS += ("heads", "average", "dot")
 
 
 def with_other_weights(model: keras.Model) -> keras.Model:
@@ -204,19 +207,22 @@ def with_other_weights(model: keras.Model) -> keras.Model:
 
 def test_parts_of_transformers_round_where_their_operators_do(tmp_path):
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((8, 16))
+    inputs, mask = keras.Input((8, 16)), keras.Input((1, 8), dtype="bool")
     hidden = layers.Dense(16)(inputs)
-    model = keras.Model(inputs, [branch(hidden, part) for part in PARTS])
+    model = keras.Model([inputs, mask], [branch(hidden, mask, part) for part in PARTS])
     model = tfprune.quantize_aware(with_other_weights(model))
-    model(PATCHES, training=True)
+    data = [PATCHES, RNG.random((128, 1, 8)) < 0.7]
+    data[1][..., 0] = True  # a row of which all is masked says nothing
+    model(data, training=True)
+    assert model.get_layer("masked").known_ranges()["dotproductattention/logits"][0] > -50  # the mask puts -1e9 in
     path = tmp_path / "model.tflite"
     path.write_bytes(convert(with_known_ranges(model), quantize="int8"))
     operators = Counter(operator.name for operator in read(path.read_bytes()).subgraphs[0].operators)
-    assert operators["GELU"] == 2 and operators["SOFTMAX"] == 3
-    outputs = model.predict(PATCHES, verbose=0), Runner(path).predict(PATCHES)
-    for part, expected, found in zip(PARTS, *outputs, strict=True):
-        step = (expected.max() - min(expected.min(), 0)) / 255
-        share = np.mean(np.abs(expected - found) <= 1.01 * step)
+    assert operators["GELU"] == 2 and operators["SOFTMAX"] == 5
+    outputs = model.predict(data, verbose=0), as_list(Runner(path).predict(data))
+    for part, layer, expected, found in zip(PARTS, last_layers(model), *outputs, strict=True):
+        low, high = list(layer.known_ranges().values())[-1]
+        share = np.mean(np.abs(expected - found) <= 1.01 * (high - low) / 255)
         assert share >= 0.995, (part, share)
 
 
