@@ -56,6 +56,7 @@ from tfprune.export.keras_side.prepare import (
     recurrent_layers,
     signature,
     states_at_start,
+    with_floats_multiplied,
     write_copy,
     write_saved_model,
 )
@@ -618,7 +619,10 @@ def _by_tensorflow(
         settings: dict[str, Any] = {"quantize": form.scheme, "io_dtype": form.io_dtype, "things": things}
         settings |= {"unroll": unroll, "like": like, "skip": [*(form.skip or ())], **dataclasses.asdict(inputs)}
         _write_job(folder, settings, samples)
-        return keep_order(convert_apart(folder, model, quantize=form.scheme), inputs.names)
+        content = convert_apart(folder, model, quantize=form.scheme)
+        if form.scheme is None and holds_ranges(model):
+            content = with_floats_multiplied(content)
+        return keep_order(content, inputs.names)
 
 
 def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> bytes:

@@ -27,7 +27,14 @@ from tfprune.compact.shrink import ShrinkPlan
 from tfprune.criteria import finite
 from tfprune.export.device.runner import warn_of_bytes
 from tfprune.export.file import schema
-from tfprune.export.file.document import inputs_of, operator_name
+from tfprune.export.file.document import (
+    add_operator,
+    add_tensor,
+    inputs_of,
+    operator_name,
+    save_objects,
+    unpack_objects,
+)
 from tfprune.export.rewriting.weights import LAYER_MARK
 from tfprune.masking.pruned import Pruned, holds_pruned
 from tfprune.masking.strip import FlatCopy, copy_with, plain_copy
@@ -669,6 +676,25 @@ def without_rounding(model: schema.ModelT) -> bool:
                 entry.tensorIndex = _before_rounding(model, makers, entry.tensorIndex)
         graph.outputs = np.array([_before_rounding(model, makers, int(index)) for index in graph.outputs], np.int32)
     return True
+
+
+def with_floats_multiplied(content: bytes) -> bytes:
+    """Return the float file of such a model whose products take floats.
+
+    Where a reshape stands between the rounding and a FULLY_CONNECTED, TensorFlow's converter drops the DEQUANTIZE.
+    """
+    model = unpack_objects(content)
+    for graph in model.subgraphs:
+        for operator in [each for each in graph.operators if operator_name(model, each) == "FULLY_CONNECTED"]:
+            tensor, *others = (graph.tensors[index] for index in inputs_of(operator))
+            if tensor.type == schema.TensorType.UINT8 and others[0].type == schema.TensorType.FLOAT32:
+                integers = int(operator.inputs[0])
+                name, kind = tensor.name + b"/floats", schema.TensorType.FLOAT32
+                floats = add_tensor(graph, tensor, type=kind, quantization=None, name=name)
+                operator.inputs = np.array([floats, *inputs_of(operator)[1:]], np.int32)
+                options = schema.DequantizeOptionsT()
+                add_operator(model, graph, name="DEQUANTIZE", inputs=[integers], outputs=[floats], options=options)
+    return save_objects(model)
 
 
 def _before_rounding(model: schema.ModelT, makers: dict[int, schema.OperatorT], index: int) -> int:

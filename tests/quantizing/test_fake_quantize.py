@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from tfprune.quantizing.quantized import _fake_quantize, _fake_quantize_weight, _on_grid
+from tfprune.quantizing.quantized import _fake_quantize, _fake_quantize_weight, _on_grid, _relevant
 
 RNG = np.random.default_rng(0)
 
@@ -88,3 +88,20 @@ def test_the_gradient_passes_where_nothing_is_clipped():
         tape.watch(weight)
         total = ops.sum(_fake_quantize_weight(weight, "hwio"))
     assert (tape.gradient(total, weight).numpy() == 1).all()
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("never", (-1e9, float(np.finfo("float32").min)))
+def test_masks_do_not_widen_the_range_of_scores_and_change_no_result(never):
+    scores = RNG.normal(size=(40, 9)).astype("float32") * 5
+    masked = np.where(RNG.random((40, 9)) < 0.5, np.float32(never), scores)
+    masked[0], masked[1] = never, scores[1]  # a row of which nothing is left, and one without a mask
+    seen = ops.convert_to_numpy(_relevant(masked))
+    assert seen.min() >= scores.min() - 10 and seen.max() <= max(scores.max(), 0)
+    kept = masked.max(-1) > -1e8
+    np.testing.assert_allclose(softmax(seen[kept]), softmax(masked[kept]), atol=0.5 / 256)
+    assert (seen[0] == 0).all()

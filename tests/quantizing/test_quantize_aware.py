@@ -149,7 +149,7 @@ def test_the_report_shows_ranges_and_what_is_left():
         ]
     )
     report = tfprune.quantization_report(tfprune.quantize_aware(model, levels=16))
-    assert [row.layer for row in report.rows] == ["c", "r"]
+    assert [row.layer for row in report.rows] == ["c", "s", "r"]
     assert report.rows[0].weights == ("kernel",) and report.rows[0].levels == 16 and report.rows[1].levels is None
     assert [entry.layer for entry in report.skipped] == ["s"]
     assert "no data yet" in str(report) and report.as_dict()["rows"][0]["kind"] == "Conv2D"
@@ -183,7 +183,7 @@ WRONG = {
     "integers": (integers, {}, "keras.Model.quantize"),
     "own code": (own, {}, "Sequential or Functional"),
     "unbuilt": (lambda: keras.Sequential([layers.Dense(2)]), {}, "built model"),
-    "nothing": (lambda: keras.Sequential([keras.Input((3,)), layers.LayerNormalization()]), {}, "no rule for Layer"),
+    "nothing": (lambda: keras.Sequential([keras.Input((3,)), layers.UnitNormalization()]), {}, "no rule for Unit"),
     "skip": (plain, {"skip": "nothing"}, "found in none"),
     "filters": (plain, {"filters": "nothing"}, "found in none"),
     "levels": (plain, {"levels": 300}, "2 to 256"),

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ import keras
 import numpy as np
 
 from tfprune.models.anatomy import Anatomy, Kind, is_of_keras, sublayers, walk
-from tfprune.models.graph import flatten, retrace
+from tfprune.models.graph import Graph, flatten, retrace, trace_to_run
 from tfprune.models.in_place import classes_changed, derive
 
 # Why the code of a layer could not be run on symbolic tensors, and in which line.
@@ -515,3 +516,107 @@ def _number_operations(traced: keras.Model) -> None:
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     return layer(*args, **kwargs)
+
+
+# One call of a layer, opened: what its code calls, on the tensors of that call.
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedCall:
+    """The calls that the code of a layer makes.
+
+    Attributes:
+        graph: These calls, from the tensors among the arguments of the layer to those that it returns.
+        names: By the id of a layer or operation inside: the path of a layer below the opened one, and the name and
+            number of an operation.
+        returned: What the layer returns, with symbolic tensors.
+        is_constant: Whether the calls hold no tensors of the context in which they were traced.
+    """
+
+    graph: Graph
+    names: dict[int, str]
+    returned: Any
+    is_constant: bool
+
+    def run(self, tensors: Sequence[Any], call: Callable[..., Any]) -> Any:
+        """Make the calls on other tensors.
+
+        Args:
+            tensors: The tensors among the arguments, in order, the masks of Keras among them.
+            call: Called with the name, the layer or operation, and its arguments.
+        """
+        values = {id(place): tensor for place, tensor in zip(self.graph.model.inputs, tensors, strict=True)}
+
+        def known(leaf: Any) -> Any:
+            return values.get(id(leaf), leaf)
+
+        for each in self.graph.calls:
+            args, kwargs = keras.tree.map_structure(known, (each.args, each.kwargs))
+            outputs = call(self.names[id(each.layer)], each.layer, *args, **kwargs)
+            values |= zip(map(id, each.outputs), keras.tree.flatten(outputs), strict=True)
+        returned = {id(old): values[id(new)] for old, new in zip(*self._ends(), strict=True)}
+        return keras.tree.map_structure(lambda leaf: returned.get(id(leaf), leaf), self.returned)
+
+    def _ends(self) -> tuple[list[Any], list[Any]]:
+        leaves = [leaf for leaf in keras.tree.flatten(self.returned) if isinstance(leaf, keras.KerasTensor)]
+        return leaves, self.graph.outputs
+
+
+def open_call(layer: keras.layers.Layer, arguments: tuple[Any, Any], *, opens: _IsKnown) -> OpenedCall:
+    """Run the code of a layer on symbolic tensors of the shapes of its arguments, and of the layers that it calls.
+
+    Args:
+        layer: A built layer without weights besides those of the layers inside.
+        arguments: Its arguments, and those by name: tensors, symbolic tensors and others.
+        opens: Returns True if the code of a layer inside is run, too.
+
+    Raises:
+        FAILURES: What its code raises on symbolic tensors.
+    """
+    inputs: list[keras.KerasTensor] = []
+
+    def symbolic(leaf: Any) -> Any:
+        if not is_tensor(leaf):
+            return leaf
+        inputs.append(keras.Input(batch_shape=leaf.shape, dtype=keras.backend.standardize_dtype(leaf.dtype)))
+        return inputs[-1]
+
+    args, kwargs = keras.tree.map_structure(symbolic, arguments)
+    inner = [part for _, part in walk(layer) if part is not layer and opens(part)]
+    with _inline_calls(inner, _TraceFailures()):
+        returned = type(layer).call(layer, *args, **kwargs)  # not what may replace it for the time being
+    outputs = [leaf for leaf in keras.tree.flatten(returned) if isinstance(leaf, keras.KerasTensor)]
+    graph = trace_to_run(keras.Model(inputs, outputs))
+    leaves = [leaf for call in graph.calls for leaf in keras.tree.flatten((call.args, call.kwargs))]
+    held = [leaf for leaf in [*leaves, *keras.tree.flatten(returned)] if keras.ops.is_tensor(leaf)]
+    return OpenedCall(graph, _names_inside(layer, graph), returned, not held)
+
+
+def is_tensor(leaf: Any) -> bool:
+    """Return True for a tensor, symbolic or not."""
+    return isinstance(leaf, keras.KerasTensor) or keras.ops.is_tensor(leaf)
+
+
+def _names_inside(layer: keras.layers.Layer, graph: Graph) -> dict[int, str]:
+    names = inner_names(layer)
+    operations = [call.layer for call in graph.calls if id(call.layer) not in names]
+    return names | _numbered((type(each).__name__.lower(), each) for each in operations)
+
+
+def inner_names(layer: keras.layers.Layer) -> dict[int, str]:
+    """Return names of the layers inside of a layer, by their ids: paths, which are the same in each copy of it."""
+    named = ((path.split("/"), part) for path, part in walk(layer))
+    return _numbered(("/".join(_NUMBER.sub("", step) for step in steps), part) for steps, part in named)
+
+
+def _numbered(named: Iterable[tuple[str, Any]]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    taken: Counter[str] = Counter()
+    for name, part in named:
+        if id(part) not in names:
+            names[id(part)] = f"{name}_{taken[name]}" if taken[name] else name
+            taken[name] += 1
+    return names
+
+
+_NUMBER = re.compile(r"_\d+$")  # Keras numbers layers in each copy anew

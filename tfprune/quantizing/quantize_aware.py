@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tfprune.models.anatomy import (
     Kind,
     as_numpy,
     check_model,
+    join_path,
     kernels,
     kind_of,
     quantized_already,
@@ -26,16 +28,19 @@ from tfprune.models.anatomy import (
     walk,
 )
 from tfprune.models.graph import Call, Graph, check_graph, flatten, is_plain, trace
+from tfprune.models.tracing import FAILURES, describe, open_call
 from tfprune.patterns import Unstructured
 from tfprune.quantizing import quantized
 from tfprune.quantizing.quantized import (
     FIXED,
     FUSED,
     KERNELS,
+    LOGITS,
     SEPARATE,
     Quantized,
     RoundingRule,
     activation_of,
+    opens,
     place_centroids,
     quantized_layers,
     rule_of,
@@ -46,15 +51,13 @@ from tfprune.report import Report, Skipped, skipped_table, table
 
 _INSTEAD: dict[type, str] = {
     layers.SeparableConv1D: "write it as DepthwiseConv1D and Conv1D(filters, 1)",
-    layers.Average: "write it as Add: the next layer takes the factor",
     layers.Bidirectional: "call the two layers one by one, go_backwards=True the second, and concatenate them",
 }
 
 
-def _refusal(layer: Any) -> str | None:
+def _refusal(call: Call) -> str | None:
     """Return why a layer or operation cannot be computed in 8 bits, None if it can."""
-    if not isinstance(layer, layers.Layer):
-        return f"an operation, {type(layer).__name__}: its result is rounded where a layer reads it"
+    layer = call.layer
     rule = rule_of(layer)
     if rule is None:
         classes = [cls for cls in _INSTEAD if type(layer) is cls]
@@ -66,10 +69,20 @@ def _refusal(layer: Any) -> str | None:
         return "it normalizes another axis than the last one"
     if isinstance(layer, (layers.LSTM, layers.GRU)):
         return _recurrent(layer)
-    if activation_of(layer) is None:
+    activation = activation_of(layer)
+    if activation is None:
         offered = ", ".join((*FUSED, *SEPARATE))
         return f"its activation is none of {offered}; use one of them, or put it into a layer of its own"
+    if activation == "softmax" and not _is_along_last(layer, len(call.inputs[0].shape)):
+        return "its softmax is along another axis than the last one"
+    if type(layer).__name__ == "TrueDivide" and len(call.inputs) > 1:
+        return "the file has no operator of integers that divides by numbers that change"
     return None
+
+
+def _is_along_last(layer: Any, rank: int) -> bool:
+    axis = getattr(layer, "axis", -1)
+    return (axis if isinstance(axis, int) else axis[0]) in (-1, rank - 1)
 
 
 def _recurrent(layer: Any) -> str | None:
@@ -102,11 +115,14 @@ class _QuantizationPlan:
     Attributes:
         ranges: By the path of each layer that is quantized, the names of the tensors that it rounds to a range of
             their own: `input_0` and so on for its inputs, `activation` before its activation, `output`, and those
-            inside that its rule names.
+            inside that its rule names; of a layer that is opened, those of the layers and operations inside, with
+            their path in front.
+        in_float: By the path of a layer that is opened, the names of the layers inside that stay in float.
         skipped: The layers and operations that stay in float, with the reason.
     """
 
     ranges: Mapping[str, tuple[str, ...]]
+    in_float: Mapping[str, tuple[str, ...]]
     skipped: tuple[Skipped, ...]
 
 
@@ -127,12 +143,18 @@ def _plan_quantization(
 
 
 class _Planner:
-    def __init__(self, graph: Graph, paths: Mapping[int, str], is_left: Callable[[str], bool]) -> None:
-        self.graph, self.paths, self.is_left = graph, paths, is_left
+    """Follows a graph of calls, those of a model or, with `is_inside`, those of a layer that is opened."""
+
+    def __init__(
+        self, graph: Graph, paths: Mapping[int, str], is_left: Callable[[str], bool], *, is_inside: bool = False
+    ) -> None:
+        self.graph, self.paths, self.is_left, self.is_inside = graph, paths, is_left, is_inside
         self.skipped: dict[str, Skipped] = {}
         self.places: dict[int, list[str]] = {}
+        self.in_float: dict[int, list[str]] = {}  # of layers that are opened
         self.rounding: set[int] = set()  # layers that round without a range, their weights for example
-        self.float: set[int] = {id(tensor) for tensor in graph.model.inputs}  # tensors without a range
+        # Tensors without a range; those that a layer takes are rounded before it is opened.
+        self.float: set[int] = set() if is_inside else {id(tensor) for tensor in graph.model.inputs}
         self.folded: set[int] = set()  # calls that belong to the operator before them
         self.left: set[int] = set()  # normalizations that belong to an operator in float
         calls: dict[int, int] = {}
@@ -145,31 +167,77 @@ class _Planner:
         if rule is None:
             self.float |= {id(tensor) for tensor in call.outputs}
         elif rule.kind == quantized.KEEPS:
-            if any(id(tensor) in self.float for tensor in call.inputs):
+            if any(id(tensor) in self.float for tensor in _floats(call)) or not _floats(call):
                 self.float |= {id(tensor) for tensor in call.outputs}
+        elif rule.kind == quantized.OPENS:
+            self._open(call)
         else:
             self._place(call, rule)
+
+    def _path(self, layer: Any) -> str:
+        return self.paths.get(id(layer), layer.name)
 
     def _rule(self, call: Call) -> RoundingRule | None:
         """Return the rule of a call, None with a note of the reason if it stays in float."""
         layer = call.layer
-        path = self.paths.get(id(layer), layer.name)
-        rule = rule_of(layer) if isinstance(layer, keras.layers.Layer) else None
-        reason = None
-        if path in self.skipped:
+        path, rule = self._path(layer), rule_of(layer)
+        if path in self.skipped and not (rule and rule.kind == quantized.ISLAND):
             return None
-        left = isinstance(layer, keras.layers.Layer) and (self.is_left(path) or id(call) in self.left)
-        if rule is None or left:
+        is_layer = isinstance(layer, keras.layers.Layer)
+        left = is_layer and (self.is_left(path) or id(call) in self.left)
+        if left:
             self._leave(call)
-            reason = _LEFT_OUT if left else _refusal(layer)
-            kind = Skipped.FILTERED if left else Skipped.NO_RULE
-        else:
-            reason, kind = _refusal(layer), Skipped.NO_RULE
-            rule = quantized.ALONE if rule.kind == quantized.NORMALIZES and id(call) not in self.folded else rule
+            return self._skip(path, _LEFT_OUT, Skipped.FILTERED)
+        if not (is_layer or self.is_inside or (rule and rule.kind == quantized.KEEPS)):
+            kind = type(layer).__name__
+            return self._skip(path, f"an operation, {kind}: its result is rounded where a layer reads it")
+        reason = _refusal(call)
         if reason is not None:
-            self.skipped[path] = Skipped(path, reason, kind)
-            return None
-        return rule
+            self._leave(call)
+            return self._skip(path, reason)
+        if rule is not None and rule.kind == quantized.ISLAND:
+            self._skip(path, "a normalization: it computes in float, from rounded numbers to a rounded result")
+        is_alone = rule is not None and rule.kind == quantized.NORMALIZES and id(call) not in self.folded
+        return quantized.ALONE if is_alone else rule
+
+    def _skip(self, path: str, reason: str, kind: str = Skipped.NO_RULE) -> None:
+        self.skipped[path] = Skipped(path, reason, kind)
+
+    def _open(self, call: Call) -> None:
+        """Give ranges to the tensors inside of a layer, and to those that it takes."""
+        layer, path = call.layer, self._path(call.layer)
+        try:
+            opened = open_call(layer, (call.args, call.kwargs), opens=opens)
+        except FAILURES as error:
+            self._skip(path, f"its code cannot be followed: {describe(error)}")
+            self.float |= {id(tensor) for tensor in call.outputs}
+            return
+        names = self.places.setdefault(id(layer), [])
+        self._take_inputs(call, names)
+        inner = _Planner(opened.graph, opened.names, lambda name: self.is_left(join_path(path, name)), is_inside=True)
+        for each in opened.graph.calls:
+            inner.visit(each)
+        plan = inner.plan()
+        for name, places in plan.ranges.items():
+            for place in places:
+                _add(names, join_path(name, place))
+        inside = {join_path(path, entry.layer): entry for entry in plan.skipped}
+        self.skipped |= {name: dataclasses.replace(entry, layer=name) for name, entry in inside.items()}
+        left = [*inner.left_layers(), *(f"{name}/{each}" for name, some in plan.in_float.items() for each in some)]
+        self.in_float[id(layer)] = left
+        ends = zip(call.outputs, opened.graph.outputs, strict=True)
+        self.float |= {id(outer) for outer, end in ends if id(end) in inner.float}
+
+    def left_layers(self) -> list[str]:
+        """Return the paths of the layers that stay in float."""
+        kept = {self.paths[layer] for layer in (*self.places, *self.rounding)}
+        calls = [call.layer for call in self.graph.calls if isinstance(call.layer, keras.layers.Layer)]
+        return [path for path in dict.fromkeys(map(self._path, calls)) if path in self.skipped and path not in kept]
+
+    def _take_inputs(self, call: Call, names: list[str]) -> None:
+        for index, tensor in enumerate(_floats(call)):
+            if id(tensor) in self.float:
+                _add(names, f"input_{index}")
 
     def _leave(self, call: Call) -> None:
         """Let a normalization stay with the kernel that the converter folds it into."""
@@ -179,12 +247,12 @@ class _Planner:
 
     def _place(self, call: Call, rule: RoundingRule) -> None:
         names = self.places.setdefault(id(call.layer), [])
-        for index, tensor in enumerate(call.inputs):
-            if id(tensor) in self.float and keras.backend.is_float_dtype(tensor.dtype):
-                _add(names, f"input_{index}")
-        if rule.kind in (quantized.MIXES, quantized.LOOKS_UP) or activation_of(call.layer) in FIXED:
+        if rule.kind != quantized.ISLAND or self._follows_operation(call):
+            self._take_inputs(call, names)
+        if rule.kind in (quantized.MIXES, quantized.LOOKS_UP, quantized.OPENS) or activation_of(call.layer) in FIXED:
             self.rounding.add(id(call.layer))
-        for name in rule.within:
+        is_under_mask = isinstance(call.layer, layers.Softmax) and len(call.inputs) > 1
+        for name in (*rule.within, *([LOGITS] if is_under_mask else [])):
             _add(names, name)
         if self._is_continued(call, rule):
             return
@@ -196,17 +264,32 @@ class _Planner:
         if activation not in FUSED and rule.kind != quantized.ACTIVATES:
             _add(names, "activation")
         if activation not in FIXED and not self._is_joined(call):
-            _add(names, "output")
+            _add(names, LOGITS if self._is_before_softmax(call) else "output")
+
+    def _follows_operation(self, call: Call) -> bool:
+        """Return True if an operation of the model makes an input of the layer, which is then rounded here."""
+        makers = [self.graph.producer(tensor) for tensor in call.inputs]
+        return any(maker is not None and not isinstance(maker.layer, keras.layers.Layer) for maker in makers)
+
+    def _is_before_softmax(self, call: Call) -> bool:
+        """Return True if only the softmax of an attention takes the output."""
+        following = self.graph.consumers(call) if self.is_inside and not self.graph.is_output(call) else []
+        return bool(following) and all(activation_of(taker.layer) == "softmax" for taker in following)
 
     def _is_joined(self, call: Call) -> bool:
-        """Return True if only a concatenation takes the output: the file rounds it to the range of that, and once."""
+        """Return True if only a concatenation takes the output: the file rounds it to the range of that, and once.
+
+        So does a softmax under a mask.
+        """
         following = self.graph.consumers(call)
         if len(following) != 1 or self.graph.is_output(call) or activation_of(call.layer) not in FUSED:
             return False
         (taker,) = following
         path = self.paths.get(id(taker.layer), "")
         is_alone = {id(call.layer), id(taker.layer)} <= self.once and not self.is_left(path)
-        return is_alone and isinstance(taker.layer, keras.layers.Concatenate) and _refusal(taker.layer) is None
+        is_under_mask = isinstance(taker.layer, layers.Softmax) and len(taker.inputs) > 1
+        joins = isinstance(taker.layer, keras.layers.Concatenate) or is_under_mask
+        return is_alone and joins and _refusal(taker) is None
 
     def _is_continued(self, call: Call, rule: RoundingRule) -> bool:
         """Return True if the operator goes on with the next call, and note that call."""
@@ -233,7 +316,12 @@ class _Planner:
         ranges = {
             self.paths[layer]: tuple(names) for layer, names in self.places.items() if names or layer in self.rounding
         }
-        return _QuantizationPlan(ranges, tuple(self.skipped.values()))
+        in_float = {self.paths[layer]: tuple(names) for layer, names in self.in_float.items() if names}
+        return _QuantizationPlan(ranges, in_float, tuple(self.skipped.values()))
+
+
+def _floats(call: Call) -> list[keras.KerasTensor]:
+    return [tensor for tensor in call.inputs if keras.backend.is_float_dtype(tensor.dtype)]
 
 
 def _add(names: list[str], name: str) -> None:
@@ -302,7 +390,8 @@ def quantize_aware(
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if path not in plan.ranges:
             return None
-        return Quantized.of(layer, ranges=plan.ranges[path], levels=levels, start="linear")
+        inside = plan.in_float.get(path, ())
+        return Quantized.of(layer, ranges=plan.ranges[path], in_float=inside, levels=levels, start="linear")
 
     copy = copy_with(anatomy, replace)
     place_centroids(copy, like=model)
@@ -328,7 +417,12 @@ def _plan_of_plain(
     anatomy = Anatomy.of(plain)
     paths = {id(layer): path for path, layer in anatomy.leaves}
     is_left = _left(anatomy, filters, skip)
-    return _plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
+    return _plan_quantization(trace(flatten(plain, opens=_is_followed)), paths, is_left=is_left)
+
+
+def _is_followed(part: Any) -> bool:
+    """Return True for a model whose calls are those of its graph, of whatever class."""
+    return is_plain(part) or kind_of(part) in (Kind.FUNCTIONAL_SUBCLASS, Kind.PLAIN_SUBCLASS)
 
 
 def _check(anatomy: Anatomy) -> None:
@@ -342,7 +436,7 @@ def _check(anatomy: Anatomy) -> None:
     quantized = quantized_already(model)
     if quantized:
         raise ValueError(f"Expected a model with weights of floats. Received: {model.name!r}. {quantized}")
-    own = [part for _, part in walk(model) if isinstance(part, keras.Model) and not is_plain(part)]
+    own = [part for _, part in walk(model) if isinstance(part, keras.Model) and not _is_followed(part)]
     if own and (kind_of(own[0]) is not Kind.GRAPH or own[0].built):
         raise ValueError(
             f"Expected a Sequential or Functional model, whose calls show where operators round. Received: "

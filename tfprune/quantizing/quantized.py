@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -15,7 +16,8 @@ import numpy as np
 from keras import activations, layers, ops
 
 from tfprune.masking.pruned import Pruned
-from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, check_keras, kernels
+from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, check_keras, is_of_keras, kernels, sublayers, walk
+from tfprune.models.tracing import FAILURES, OpenedCall, inner_names, is_tensor, open_call, own_weights
 
 # Few values for each weight, shared by its entries and trained; zeros stay zeros.
 
@@ -286,11 +288,13 @@ def _fake_quantize_weight(weight: Any, axes: str) -> Any:
     channel_axes = [axis for axis, letter in enumerate(axes) if letter in "oc"]
     if len(channel_axes) == 1:
         return _round(weight, channel_axes[0])
-    # A depthwise kernel has a channel for each pair of input channel and multiplier, its last two axes.
-    flat = ops.reshape(
-        weight, (*weight.shape[: channel_axes[0]], math.prod(weight.shape[axis] for axis in channel_axes))
-    )
-    return ops.reshape(_round(flat, channel_axes[0]), weight.shape)
+    # A depthwise kernel has a channel for each pair of input channel and multiplier, heads one for each unit.
+    order = [*(axis for axis in range(len(axes)) if axis not in channel_axes), *channel_axes]
+    turned = ops.transpose(weight, order)
+    inputs, channels = turned.shape[: -len(channel_axes)], turned.shape[-len(channel_axes) :]
+    flat = ops.reshape(turned, (*inputs, math.prod(channels)))
+    rounded = ops.reshape(_round(flat, len(inputs)), turned.shape)
+    return ops.transpose(rounded, [order.index(axis) for axis in range(len(axes))])
 
 
 def _fake_quantize_whole(weight: Any) -> Any:
@@ -319,7 +323,9 @@ def _round(weight: Any, axis: int) -> Any:
 FUSED = ("linear", "relu", "relu6")  # what an operator applies before it rounds
 # Operators whose results have a range that the runtime fixes.
 FIXED = {"sigmoid": (0.0, 255 / 256), "softmax": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
-SEPARATE = (*FIXED, "silu", "hard_silu", "leaky_relu")  # operators of their own, in 8 bits
+SEPARATE = (*FIXED, "silu", "hard_silu", "leaky_relu", "gelu", "gelu_tanh")  # operators of their own, in 8 bits
+
+LOGITS = "logits"  # the place before a softmax: numbers far below the largest one are all the same to it
 
 MIXES = "mixes"  # an operator with a kernel
 NORMALIZES = "normalizes"  # is folded into the kernel before it
@@ -328,6 +334,8 @@ MERGES = "merges"  # several tensors, and applies an activation before it rounds
 _ROUNDS = "rounds"  # an operator without weights
 KEEPS = "keeps"  # moves numbers only, and keeps their range
 LOOKS_UP = "looks up"  # takes rows of its weights, which get the range of what it returns
+ISLAND = "island"  # several operators that compute in float, from rounded numbers to a rounded result
+OPENS = "opens"  # calls layers and operations that have rules
 
 
 @dataclass(frozen=True)
@@ -360,7 +368,7 @@ _LSTM = ("inputs", "states", "sum", "kept", "written", "carry", "state")
 _GRU = ("inputs", "states", "update", "reset", "reset_state", "candidate", "kept", "rest", "written", "state")
 
 _RULES: dict[type, RoundingRule] = {
-    **dict.fromkeys((*KERNELS, layers.Conv2DTranspose), RoundingRule(MIXES)),
+    **dict.fromkeys((*KERNELS, layers.Conv2DTranspose, layers.EinsumDense), RoundingRule(MIXES)),
     layers.SeparableConv2D: RoundingRule(MIXES, within=("depthwise",)),
     **dict.fromkeys((layers.Rescaling, layers.Normalization), RoundingRule(_ROUNDS, within=("scaled",))),
     layers.BatchNormalization: RoundingRule(NORMALIZES),
@@ -369,7 +377,13 @@ _RULES: dict[type, RoundingRule] = {
     **dict.fromkeys((layers.Maximum, layers.Minimum, layers.Concatenate), RoundingRule(_ROUNDS)),
     **dict.fromkeys((layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D), RoundingRule(_ROUNDS)),
     **dict.fromkeys(_KEEPING, RoundingRule(KEEPS)),
-    layers.Embedding: RoundingRule(LOOKS_UP),
+    **dict.fromkeys((layers.Embedding, layers.ReversibleEmbedding), RoundingRule(LOOKS_UP)),
+    **dict.fromkeys(
+        (layers.LayerNormalization, layers.RMSNormalization, layers.GroupNormalization), RoundingRule(ISLAND)
+    ),
+    **dict.fromkeys(
+        (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Average, layers.Dot), RoundingRule(OPENS)
+    ),
     layers.LSTM: RoundingRule(MIXES, inside=_LSTM),
     layers.GRU: RoundingRule(MIXES, inside=_GRU),
 }
@@ -377,24 +391,83 @@ _RULES: dict[type, RoundingRule] = {
 ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no kernel takes
 
 
+# Layers of other packages, by package and class.
+_HUB_TABLES = ("ReversibleEmbedding", "PositionEmbedding", "SinePositionEncoding")
+_BY_NAME = dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP))
+# Operations inside of layers that are opened, by the names of their classes, which Keras does not export.
+_OPERATIONS: dict[str, RoundingRule] = {
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Einsum", "Matmul"), RoundingRule(_ROUNDS)),
+    **dict.fromkeys(("Maximum", "Minimum", "Concatenate", "Mean"), RoundingRule(_ROUNDS)),
+    **dict.fromkeys(("Relu", "Relu6", "Gelu", "Silu", "Sigmoid", "Tanh", "Softmax"), RoundingRule(ACTIVATES)),
+    **dict.fromkeys(("Reshape", "Transpose", "ExpandDims", "Squeeze", "GetItem", "Split"), RoundingRule(KEEPS)),
+    **dict.fromkeys(("BroadcastTo", "Repeat", "Tile", "Cast", "Swapaxes", "Moveaxis"), RoundingRule(KEEPS)),
+    "DotProductAttention": RoundingRule(_ROUNDS, within=("scores", LOGITS)),
+}
+
+
 def rule_of(layer: Any) -> RoundingRule | None:
-    """Return the rule of a layer, None if there is none; a subclass may compute something else, and has none."""
+    """Return the rule of a layer or operation, None if it has none; a subclass may compute something else.
+
+    A layer of another package that consists of layers is opened: its code calls layers and operations with rules.
+    """
+    if not isinstance(layer, layers.Layer):
+        return _OPERATIONS.get(type(layer).__name__) if is_of_keras(layer) else None
     if type(layer) is layers.UpSampling2D and layer.interpolation == "nearest":
         return RoundingRule(KEEPS)
-    return _RULES.get(type(layer))
+    name = type(layer).__module__.partition(".")[0], type(layer).__name__
+    rule = _RULES.get(type(layer)) or _BY_NAME.get(name)
+    return rule or (RoundingRule(OPENS) if _consists_of_layers(layer) else None)
 
 
-def activation_of(layer: keras.layers.Layer) -> str | None:
-    """Return the name of the activation that a layer applies, None if it is none of Keras' simple ones."""
+def _consists_of_layers(layer: layers.Layer) -> bool:
+    is_known = is_of_keras(layer) or isinstance(layer, (keras.Model, layers.Wrapper))
+    return not is_known and bool(sublayers(layer)) and not own_weights(layer)
+
+
+def opens(layer: Any) -> bool:
+    """Return True if a layer is followed into what its code calls."""
+    rule = rule_of(layer) if isinstance(layer, layers.Layer) else None
+    return rule is not None and rule.kind == OPENS
+
+
+def activation_of(layer: Any) -> str | None:
+    """Return the name of the activation that a layer or operation applies, None if it is none of the simple ones."""
+    if not isinstance(layer, layers.Layer):
+        return _operation(layer)
     if isinstance(layer, layers.ReLU):
         return _relu(layer)
     if isinstance(layer, layers.Softmax):
-        return "softmax" if layer.axis in (-1, (-1,), [-1]) else None
+        return "softmax" if isinstance(layer.axis, int) or len(layer.axis) == 1 else None
     if isinstance(layer, layers.LeakyReLU):
         return "leaky_relu"
     function = getattr(layer, "activation", None) or activations.linear
-    named = {getattr(activations, name): name for name in (*FUSED, *SEPARATE)}
-    return named.get(function)
+    named = {getattr(activations, name): name for name in (*FUSED, *SEPARATE) if hasattr(activations, name)}
+    return named.get(function) or (None if isinstance(layer, layers.RNN) else _of_function(function))
+
+
+_OF_OPERATIONS = {"Relu": "relu", "Relu6": "relu6", "Silu": "silu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+
+
+def _operation(operation: Any) -> str | None:
+    """Return the name of the activation that an operation is, "linear" if it is none."""
+    kind = type(operation).__name__
+    if kind == "Gelu":
+        return "gelu_tanh" if operation.approximate else "gelu"
+    if kind == "Softmax":
+        return "softmax" if isinstance(operation.axis, int) else None
+    return _OF_OPERATIONS.get(kind, "linear")
+
+
+@functools.lru_cache(maxsize=64)
+def _of_function(function: Callable[[Any], Any]) -> str | None:
+    """Return the name of the activation that a function applies, None if it is not one operation that is known."""
+    inputs = keras.Input((2,))
+    try:
+        called = keras.Model(inputs, function(inputs)).operations
+    except FAILURES:
+        return None
+    names = [_operation(each) for each in called if not isinstance(each, layers.InputLayer)]
+    return names[0] if len(names) == 1 and names[0] != "linear" else None
 
 
 def _relu(layer: keras.layers.ReLU) -> str | None:
@@ -500,12 +573,100 @@ def _convolve_apart(inputs: Any, *, layer: Any, rounded: Round) -> Any:
     return layer.activation(outputs + layer.bias if layer.use_bias else outputs)
 
 
+_NEVER = -1e9  # what Keras puts in the place of scores under a mask
+
+
+def _softmax_under_mask(inputs: Any, mask: Any = None, *, layer: Any, rounded: Round) -> Any:
+    """Do what `Softmax.call` does with a mask."""
+    kept = ops.cast(mask, "float32") > 0.5
+    scores = rounded(LOGITS, ops.where(kept, inputs, _NEVER))
+    return ops.where(kept, _fixed("softmax", scores), 0.0)
+
+
+def _attend(
+    query: Any,
+    key: Any,
+    value: Any,
+    bias: Any = None,
+    mask: Any = None,
+    scale: float | None = None,
+    *,
+    layer: Any,
+    rounded: Round,
+) -> Any:
+    """Do what the operation `dot_product_attention` does."""
+    scores = rounded("scores", ops.einsum("BTNH,BSNH->BNTS", query, key))
+    scores = scores * (1 / math.sqrt(key.shape[-1]) if scale is None else scale)
+    scores = scores if bias is None else scores + bias
+    if layer.is_causal:
+        places = [ops.arange(ops.shape(tensor)[1]) for tensor in (query, key)]
+        causal = ops.expand_dims(places[0], 1) >= ops.expand_dims(places[1], 0)
+        mask = causal if mask is None else ops.logical_and(mask, causal)
+    scores = scores if mask is None else ops.where(mask, scores, _NEVER)
+    return ops.einsum("BNTS,BSNH->BTNH", _fixed("softmax", rounded(LOGITS, scores)), value)
+
+
+def _multiply(inputs: Any, *, layer: Any, rounded: Round, training: bool | None = None) -> Any:
+    """Do what `Dense.call` does, as one product of matrices.
+
+    Between a product of more axes and its bias, TensorFlow's converter puts a reshape and computes both in float.
+    """
+    if len(inputs.shape) == 2:
+        return type(layer).call(layer, inputs)
+    return _product(inputs, layer.kernel, layer.bias if layer.use_bias else None, axes=1, layer=layer)
+
+
+def _multiply_axes(inputs: Any, *, layer: Any, rounded: Round, training: bool | None = None) -> Any:
+    """Do what `EinsumDense.call` does, as one product of matrices where the equation is one."""
+    taken, kernel, made = layer.equation.replace("->", ",").replace(" ", "").split(",")
+    contracted = [letter for letter in taken if letter in kernel]
+    rest = [letter for letter in made if letter in kernel]
+    lead = taken[: len(taken) - len(contracted)]
+    bias = layer.bias
+    is_product = [*taken] == [*lead, *contracted] and len(kernel) == len(contracted) + len(rest)
+    if not is_product or [*made] != [*lead, *rest] or (bias is not None and len(bias.shape) > len(rest)):
+        return type(layer).call(layer, inputs)
+    turned = ops.transpose(layer.kernel, [kernel.index(letter) for letter in (*contracted, *rest)])
+    return _product(inputs, turned, bias, axes=len(contracted), layer=layer)
+
+
+def _product(inputs: Any, kernel: Any, bias: Any, *, axes: int, layer: Any) -> Any:
+    """Multiply the last axes of inputs by the first ones of a kernel, add a bias, and apply the activation."""
+    contracted, rest = kernel.shape[:axes], kernel.shape[axes:]
+    width = math.prod(rest)
+    outputs = ops.matmul(
+        ops.reshape(inputs, (-1, math.prod(contracted))), ops.reshape(kernel, (math.prod(contracted), width))
+    )
+    if bias is not None:
+        outputs = outputs + ops.reshape(ops.broadcast_to(bias, rest), (width,))
+    outputs = outputs if layer.activation is None else layer.activation(outputs)
+    lead = ops.shape(inputs)[1 : len(inputs.shape) - axes]
+    return ops.reshape(outputs, (-1, *lead, *rest))
+
+
+def _normalize_rows(inputs: Any, *, layer: Any, rounded: Round, **_: Any) -> Any:
+    """Do what `LayerNormalization.call` does, for twice the numbers, which have the same result.
+
+    Of rounded numbers themselves, the converter would round the mean, too.
+    """
+    with _replaced(layer, {"epsilon": 4 * layer.epsilon}):
+        return type(layer).call(layer, inputs * 2)
+
+
+# Layers that are always computed in these ways.
+_FORMS: dict[type, Callable[..., Any]] = {
+    layers.Dense: _multiply,
+    layers.EinsumDense: _multiply_axes,
+    layers.LayerNormalization: _normalize_rows,
+}
 _WAYS: dict[type, Callable[..., Any]] = {
     layers.Rescaling: _rescale,
     layers.Normalization: _normalize,
     layers.BatchNormalization: _normalize_batches,
     layers.SeparableConv2D: _convolve_apart,
+    layers.Softmax: _softmax_under_mask,
 }
+_OPERATION_WAYS: dict[str, Callable[..., Any]] = {"DotProductAttention": _attend}
 
 
 def _affine(inputs: Any, scale: Any, offset: Any, rounded: Round) -> Any:
@@ -522,6 +683,7 @@ def _constant(values: Any) -> Any:
 # Quantized: a wrapper whose layer computes as an 8-bit operator does, in floats.
 
 _DECAY = 0.99  # of the moving average of a range
+_LONG = 512  # keys, where their number is open
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
@@ -537,6 +699,7 @@ class Quantized(Clustered):
         ranges: The names of the tensors that get a range: `input_0` and so on, `activation`, `output`, and those
             within a recurrent layer.
         learns_ranges: Whether training moves the ranges.
+        in_float: The paths of the layers inside that do not round, neither activations nor weights.
         known: Ranges that are fixed for good, low and high by name, as in the copy that is exported.
         **kwargs: Arguments of `Pruned`, of which `weights` names none by default, and `levels`: how many values the
             entries of each weight share, 0 among them; None leaves each its own.
@@ -553,15 +716,17 @@ class Quantized(Clustered):
         *,
         ranges: Sequence[str] = (),
         learns_ranges: bool = True,
+        in_float: Sequence[str] = (),
         known: Mapping[str, Sequence[float]] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.range_names, self.learns_ranges = tuple(ranges), learns_ranges
+        self.range_names, self.learns_ranges, self.in_float = tuple(ranges), learns_ranges, tuple(in_float)
+        self._traces, self._not_rounded = _Traces(), None
         self.known = None if known is None else {name: tuple(bounds) for name, bounds in known.items()}
         super().__init__(layer, **kwargs)
         self.ranges = {
             name: self.add_weight(
-                name=f"{name}_range", shape=(2,), dtype="float32", initializer="zeros", trainable=False,
+                name=f"{_flat(name)}_range", shape=(2,), dtype="float32", initializer="zeros", trainable=False,
                 aggregation="mean",
             )
             for name in (self.range_names if self.known is None else ())
@@ -569,6 +734,7 @@ class Quantized(Clustered):
 
     def _own(self) -> dict[str, Any]:
         own = {"ranges": self.range_names, "learns_ranges": self.learns_ranges, "known": self.known}
+        own |= {"in_float": self.in_float} if self.in_float else {}
         return {**super()._own(), **own}
 
     def _read_inside(self) -> list[keras.Variable]:
@@ -581,9 +747,19 @@ class Quantized(Clustered):
             return value
         return self.on_grid(ops.copy(value), kernel)  # a tensor: what a backend calls a value may be a variable
 
+    @property
+    def _left(self) -> frozenset[int]:
+        """The ids of weights that are not rounded: rows of tables are rounded as what a layer returns."""
+        if self._not_rounded is None:
+            names = inner_names(self.layer)
+            parts = [part for _, part in walk(self.layer)]
+            left = [part for part in parts if names[id(part)] in self.in_float or isinstance(part, layers.Embedding)]
+            self._not_rounded = frozenset(id(weight) for part in left for weight in part.weights)
+        return self._not_rounded
+
     def on_grid(self, weight: Any, kernel: Kernel) -> Any:
         """Return the values of a kernel on the grid of its integers; one for all channels if they share values."""
-        if isinstance(self.layer, keras.layers.Embedding):  # whose rows are rounded as its output
+        if id(kernel.variable) in self._left:
             return weight
         return _fake_quantize_weight(weight, kernel.axes) if self.levels is None else _fake_quantize_whole(weight)
 
@@ -594,7 +770,8 @@ class Quantized(Clustered):
         variable = self.ranges[name]
         bounds = ops.convert_to_tensor(variable)
         if training and self.learns_ranges:
-            bounds = _moved(bounds, ops.stop_gradient(tensor))
+            seen = ops.stop_gradient(tensor)
+            bounds = _moved(bounds, _relevant(seen) if name.rpartition("/")[2] == LOGITS else seen)
             variable.assign(bounds)
             return _fake_quantize(tensor, bounds)
         # Before it has seen data, it computes as the layer does.
@@ -622,53 +799,139 @@ class Quantized(Clustered):
         return {name: (low, high if high - low > 2 * _FLAT else 1.0) for name, (low, high) in ranges.items()}
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        compute = functools.partial(self._compute, functools.partial(self.rounded, training=training))
-        return self._through_masks(compute, training, *args, **kwargs)
-
-    def _compute(self, rounded: Round, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        tensors = [
-            rounded(name, tensor) if (name := f"input_{index}") in self.range_names else tensor
-            for index, tensor in enumerate(keras.tree.flatten(inputs))
-        ]
-        with _replaced(self.layer, self._replacements(rounded)):
-            outputs = self.layer(keras.tree.pack_sequence_as(inputs, tensors), *args, **kwargs)
-        activation = activation_of(self.layer)
-        if "activation" in self.range_names:
-            outputs = rounded("activation", outputs)
-        if self.is_split:
-            outputs = _activated(activation, outputs)
-        elif activation in FIXED and "output" not in self.range_names and not self.is_recurrent:
-            outputs = _fake_quantize(outputs, FIXED[activation])
-        return rounded("output", outputs) if "output" in self.range_names else outputs
-
-    @property
-    def is_recurrent(self) -> bool:
-        """Whether the layer calls a cell, step by step."""
-        return isinstance(self.layer, keras.layers.RNN)
-
-    @property
-    def is_split(self) -> bool:
-        """Whether the activation is more than the end of the layer's operator."""
-        return "activation" in self.range_names or activation_of(self.layer) == "silu"
-
-    def _replacements(self, rounded: Round) -> dict[str, Any]:
-        """Return the attributes to replace while the layer is called."""
-        if self.is_recurrent:
-            cell = self.layer.cell
-            step = functools.partial(_CELL_STEPS[type(cell)], cell=cell, rounded=rounded)
-            return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
-        replacements: dict[str, Any] = {"activation": keras.activations.linear} if self.is_split else {}
-        if {"scaled", "depthwise"} & {*self.range_names}:
-            replacements["call"] = functools.partial(_WAYS[type(self.layer)], layer=self.layer, rounded=rounded)
-        return replacements
+        rounded = functools.partial(self.rounded, training=training)
+        places = _Places(frozenset(self.range_names), frozenset(self.in_float), rounded, self._traces)
+        return self._through_masks(functools.partial(_compute, self.layer, places), training, *args, **kwargs)
 
     def saved_variables(self) -> dict[str, keras.Variable]:
         """Return the variables that files hold besides the layer's: masks, latent and shared values, and ranges."""
-        return super().saved_variables() | {f"{name}_range": variable for name, variable in self.ranges.items()}
+        return super().saved_variables() | {
+            f"{_flat(name)}_range": variable for name, variable in self.ranges.items()
+        }
+
+
+def _flat(name: str) -> str:
+    """Return the name of a range as variables may have it."""
+    return name.replace("/", ".")
+
+
+# How a layer or operation is called so that it rounds, and what is inside of it.
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The places where a layer, or a part of it, rounds.
+
+    Attributes:
+        names: The names of all that have a range.
+        in_float: The parts that do not round.
+        rounded: Rounds a tensor to the range of a name.
+        traces: What the code of a layer calls, by the kind of its arguments.
+        prefix: Begins the names of this part.
+    """
+
+    names: frozenset[str]
+    in_float: frozenset[str]
+    rounded: Round
+    traces: _Traces
+    prefix: str = ""
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.names
+
+    def __call__(self, name: str, tensor: Any) -> Any:
+        return self.rounded(self.prefix + name, tensor) if name in self else tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Traces:
+    """Calls that were opened; an object that Keras does not look into for layers, as it does in a dict."""
+
+    known: dict[Any, OpenedCall] = field(default_factory=dict)
+
+    def opened(self, layer: Any, args: Any, kwargs: Any) -> OpenedCall:
+        """Return what a call of a layer calls."""
+        leaves = [_specification(leaf) for leaf in keras.tree.flatten((args, kwargs))]
+        structure = keras.tree.map_structure(lambda _: None, (args, kwargs))
+        key = id(layer), str(structure), *leaves
+        if key in self.known:
+            return self.known[key]
+        opened = open_call(layer, (args, kwargs), opens=opens)
+        if opened.is_constant:
+            self.known[key] = opened
+        return opened
+
+
+def _specification(leaf: Any) -> Any:
+    return (str(leaf.shape), keras.backend.standardize_dtype(leaf.dtype)) if is_tensor(leaf) else repr(leaf)
+
+
+def _compute(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a layer or operation, and round where its operators do."""
+    numbers = itertools.count()
+
+    def rounded(leaf: Any) -> Any:
+        is_float = is_tensor(leaf) and keras.backend.is_float_dtype(keras.backend.standardize_dtype(leaf.dtype))
+        return places(f"input_{next(numbers)}", leaf) if is_float else leaf
+
+    args, kwargs = keras.tree.map_structure(rounded, (args, kwargs))
+    if isinstance(layer, layers.Layer):
+        with _replaced(layer, _replacements(layer, places)):
+            outputs = layer(*args, **kwargs)
+    else:
+        way = _OPERATION_WAYS.get(type(layer).__name__)
+        outputs = layer(*args, **kwargs) if way is None else way(*args, **kwargs, layer=layer, rounded=places)
+    if opens(layer):
+        return outputs
+    activation = activation_of(layer)
+    outputs = places("activation", outputs)
+    if _is_split(layer, places):
+        outputs = _activated(activation, outputs)
+    elif activation in FIXED and "output" not in places and not isinstance(layer, layers.RNN):
+        outputs = _fake_quantize(outputs, FIXED[str(activation)])
+    return places(LOGITS, outputs) if LOGITS in places and _ends_in_softmax(layer) else places("output", outputs)
+
+
+def _replacements(layer: Any, places: _Places) -> dict[str, Any]:
+    """Return the attributes to replace while a layer is called."""
+    if opens(layer):
+        return {"call": functools.partial(_call_opened, layer, places)}
+    if isinstance(layer, layers.RNN):
+        step = functools.partial(_CELL_STEPS[type(layer.cell)], cell=layer.cell, rounded=places)
+        return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
+    replacements: dict[str, Any] = {"activation": keras.activations.linear} if _is_split(layer, places) else {}
+    way = _WAYS.get(type(layer)) if any(name in places for name in ("scaled", "depthwise", LOGITS)) else None
+    way = way or _FORMS.get(type(layer))
+    if way is not None:
+        replacements["call"] = functools.partial(way, layer=layer, rounded=places)
+    return replacements
+
+
+def _call_opened(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
+    """Do what the code of a layer does, each of its calls rounded."""
+    opened = places.traces.opened(layer, args, kwargs)
+
+    def call(name: str, part: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if places.prefix + name in places.in_float:
+            return part(*args, **kwargs)
+        return _compute(part, replace(places, prefix=f"{places.prefix}{name}/"), *args, **kwargs)
+
+    return opened.run([leaf for leaf in keras.tree.flatten((args, kwargs)) if is_tensor(leaf)], call)
+
+
+def _is_split(layer: Any, places: _Places) -> bool:
+    """Return True if the activation is more than the end of the layer's operator."""
+    return "activation" in places or activation_of(layer) == "silu"
+
+
+def _ends_in_softmax(layer: Any) -> bool:
+    return not isinstance(layer, layers.Softmax) and type(layer).__name__ not in _OPERATION_WAYS
 
 
 def _activated(name: str | None, tensor: Any) -> Any:
     """Apply an activation as its operators do."""
+    if str(name).startswith("gelu"):
+        return keras.activations.gelu(tensor, approximate=name == "gelu_tanh")
     if name in FIXED:
         return _fixed(name, tensor)
     if name == "silu":  # a sigmoid and a product
@@ -683,6 +946,19 @@ def _moved(bounds: Any, tensor: Any) -> Any:
     batch = ops.stack([low, ops.maximum(high, low + _FLAT)])
     moved = ops.where(high > low, _DECAY * bounds + (1 - _DECAY) * batch, bounds)
     return ops.where(bounds[1] - bounds[0] > 2 * _FLAT, moved, batch)  # zeros alone say nothing of a range
+
+
+def _relevant(scores: Any) -> Any:
+    """Return the scores that a softmax takes, without those so low that it returns 0 for them: masks put them there.
+
+    The least score that matters lies so far below the largest of its row that all those under a mask together move
+    the result by less than half a step of 1/256. A row in which nothing but the mask is left counts as zeros.
+    """
+    scores = ops.cast(scores, "float32")
+    largest = ops.max(scores, axis=-1, keepdims=True)
+    scores = ops.where(largest > _NEVER / 2, scores, ops.zeros_like(scores))
+    depth = math.log(2 * 256) + math.log(scores.shape[-1] or _LONG)
+    return ops.maximum(scores, ops.max(scores, axis=-1, keepdims=True) - depth)
 
 
 @contextmanager

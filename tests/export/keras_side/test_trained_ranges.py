@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 
 import keras
 import numpy as np
@@ -13,6 +14,8 @@ from tiers import first
 import tfprune
 from tfprune.export import Quantization, Runner, to_tflite
 from tfprune.export.file.reader import read
+from tfprune.export.keras_side.convert import convert
+from tfprune.export.keras_side.prepare import with_known_ranges
 from tfprune.export.keras_side.to_tflite import _float_operators
 
 RNG = np.random.default_rng(0)
@@ -164,6 +167,100 @@ def test_other_integers_take_the_weights_and_calibrate_anew(tmp_path):
         assert np.abs(Runner(tmp_path / kind).predict(IMAGES) - expected).max() < allowed * np.abs(expected).max()
 
 
+PATCHES = RNG.normal(size=(128, 8, 16)).astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def tanh_gelu(tensor):
+    return keras.activations.gelu(tensor, approximate=True)
+
+
+def branch(hidden, mask, part) -> keras.KerasTensor:
+    return {
+        "attention": lambda: layers.MultiHeadAttention(2, 8)(hidden, hidden),
+        "causal": lambda: layers.MultiHeadAttention(2, 8)(hidden, hidden, use_causal_mask=True),
+        "masked": lambda: layers.MultiHeadAttention(2, 8, name="masked")(hidden, hidden, attention_mask=mask),
+        "dropped": lambda: layers.MultiHeadAttention(2, 8, dropout=0.1)(hidden, hidden, attention_mask=mask),
+        "grouped": lambda: layers.GroupQueryAttention(8, 4, 2)(hidden, hidden),
+        "norm": lambda: layers.LayerNormalization(epsilon=1e-6)(hidden),
+        "rms": lambda: layers.RMSNormalization()(hidden),
+        "group": lambda: layers.GroupNormalization(4)(hidden),
+        "gelu": lambda: layers.Dense(8, activation="gelu")(hidden),
+        "gelu layer": lambda: layers.Activation(tanh_gelu)(layers.Dense(8)(hidden)),
+        "heads": lambda: layers.EinsumDense("abc,dec->abde", (None, 2, 4), bias_axes="de", activation="relu")(hidden),
+        "average": lambda: layers.Average()([hidden, layers.Dense(16)(hidden)]),
+        "dot": lambda: layers.Dot(axes=(2, 2))([hidden, layers.Dense(16)(hidden)]),
+    }[part]()
+
+
+PARTS = ("attention", "causal", "masked", "dropped", "grouped", "norm", "rms", "group", "gelu", "gelu layer")
+PARTS += ("heads", "average", "dot")
+
+
+def with_other_weights(model: keras.Model) -> keras.Model:
+    """Return a model whose biases and scales are not those of the start, which fold into nothing."""
+    for weight in model.weights:
+        if weight.path.endswith(("gamma", "beta", "bias")):
+            weight.assign(RNG.uniform(0.5, 1.5, weight.shape) * (1 if weight.path.endswith("gamma") else 0.3))
+    return model
+
+
+def test_parts_of_transformers_round_where_their_operators_do(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs, mask = keras.Input((8, 16)), keras.Input((1, 8), dtype="bool")
+    hidden = layers.Dense(16)(inputs)
+    model = keras.Model([inputs, mask], [branch(hidden, mask, part) for part in PARTS])
+    model = tfprune.quantize_aware(with_other_weights(model))
+    data = [PATCHES, RNG.random((128, 1, 8)) < 0.7]
+    data[1][..., 0] = True  # a row of which all is masked says nothing
+    model(data, training=True)
+    assert model.get_layer("masked").known_ranges()["dotproductattention/logits"][0] > -50  # the mask puts -1e9 in
+    path = tmp_path / "model.tflite"
+    path.write_bytes(convert(with_known_ranges(model), quantize="int8"))
+    operators = Counter(operator.name for operator in read(path.read_bytes()).subgraphs[0].operators)
+    assert operators["GELU"] == 2 and operators["SOFTMAX"] == 5
+    outputs = model.predict(data, verbose=0), as_list(Runner(path).predict(data))
+    for part, layer, expected, found in zip(PARTS, last_layers(model), *outputs, strict=True):
+        low, high = list(layer.known_ranges().values())[-1]
+        share = np.mean(np.abs(expected - found) <= 1.01 * (high - low) / 255)
+        assert share >= 0.995, (part, share)
+
+
+def vit_block() -> keras.Model:
+    inputs = keras.Input((8, 16))
+    hidden = layers.Dense(16, name="patches")(inputs)
+    normal = layers.LayerNormalization(epsilon=1e-6)(hidden)
+    hidden = layers.Add()([hidden, layers.MultiHeadAttention(2, 8, dropout=0.1, name="attention")(normal, normal)])
+    normal = layers.LayerNormalization(epsilon=1e-6)(hidden)
+    units = layers.Dense(32, activation="gelu", name="units")(normal)
+    return keras.Model(inputs, layers.Add()([hidden, layers.Dense(16)(units)]))
+
+
+@pytest.mark.programs
+def test_a_block_of_a_vision_transformer_trained_saved_and_exported(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = tfprune.wrap(vit_block())
+    tfprune.update_masks(model, 0.5)
+    model = tfprune.quantize_aware(model)
+    model.compile(keras.optimizers.Adam(1e-2), "mse")
+    model.fit(PATCHES, np.roll(PATCHES, 1, axis=1), epochs=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = model.predict(PATCHES, verbose=0)
+    np.testing.assert_array_equal(loaded.predict(PATCHES, verbose=0), expected)
+    path = tmp_path / "model.tflite"
+    refused(loaded, path, r"compute in float: .*layer_normalization.*: a normalization", check_on=PATCHES)
+    to_tflite(loaded, path, quantize=Quantization("int8", allow_float=True), check_on=PATCHES)
+    low, high = loaded.layers[-1].known_ranges()["output"]
+    apart = np.abs(Runner(path).predict(PATCHES) - expected) / ((high - low) / 255)
+    assert np.mean(apart <= 1.01) >= 0.995
+    stripped = tfprune.strip(loaded)
+    kernels = [stripped.get_layer(name) for name in ("patches", "units")]
+    assert {type(layer) for layer in stripped.layers} == {type(layer) for layer in vit_block().layers}
+    for kernel in (kernels[0].kernel, kernels[1].kernel, stripped.get_layer("attention").query_dense.kernel):
+        assert np.mean(np.asarray(kernel) == 0) == pytest.approx(0.5, abs=0.01)
+
+
 def small(*parts: keras.layers.Layer) -> keras.Model:
     return tfprune.quantize_aware(keras.Sequential([keras.Input((8, 8, 2)), *parts, layers.Conv2D(2, 3)]))
 
@@ -189,8 +286,8 @@ def test_what_is_refused(tmp_path):
 @pytest.mark.programs
 def test_operators_in_float_are_named_and_allowed_only_when_asked_for(tmp_path):
     path = tmp_path / "model.tflite"
-    model = small(layers.Conv2D(4, 3, activation="gelu", name="gelu"))
+    model = small(layers.Conv2D(4, 3, activation="elu", name="elu"))
     model(IMAGES, training=True)
-    refused(model, path, r"compute in float: .*gelu: its activation is none of")
+    refused(model, path, r"compute in float: .*elu: its activation is none of")
     to_tflite(model, path, quantize=Quantization("int8", allow_float=True), check_on=IMAGES)
     np.testing.assert_allclose(Runner(path).predict(IMAGES), model.predict(IMAGES, verbose=0), atol=0.05)
