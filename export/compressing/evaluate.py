@@ -272,7 +272,7 @@ class FileEvaluator:
         if int8.drop - exact.drop <= self.mixed_from:
             return []
         try:
-            errors = errors_of_files(reference, integers, self.calibration)
+            errors = errors_of_files(reference, integers, samples=self.calibration)
         except ValueError as error:
             _log.info("no mixed file is made: %s", error)
             return []

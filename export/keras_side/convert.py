@@ -571,7 +571,15 @@ def convert_prepared(
     if quantize in INTEGERS:
         _check_scales(content, model)
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
-    left = left_masks(file.objects()) if quantize in INTEGERS else []
+    if quantize in INTEGERS:
+        _warn_of_masks(file)
+    _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
+    return file
+
+
+def _warn_of_masks(file: ModelFile) -> None:
+    kinds = {operator.name for operator in file.graph.subgraphs[0].operators}
+    left = left_masks(file.objects()) if "SOFTMAX" in kinds and kinds & {"ADD", "SELECT", "SELECT_V2"} else []
     if left:
         warn_user(
             ArgumentWarning(
@@ -581,8 +589,6 @@ def convert_prepared(
                 advice="Use such masks, or Quantization('int8', skip='auto').",
             )
         )
-    _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(file.content):,}")
-    return file
 
 
 def _first_converted(model: keras.Model, convert_by: Mapping[str, Callable[[], bytes]]) -> bytes:

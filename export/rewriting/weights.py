@@ -814,8 +814,9 @@ class _Masks:
         inputs = inputs_of(operator)
         for place, other in ((1, 2), (2, 1)):
             values = self.file.constant(inputs[place])
-            scores = None if values is None else self.scores(inputs[other])
-            if scores is not None and values.max() < scores.low - _NEVER:
+            if values is None or (scores := self.scores(inputs[other])) is None:
+                continue
+            if values.max() < scores.low - _NEVER:
                 self._replace(operator, place, np.full_like(values, scores.low - _NEVER))
                 return _Scores(scores.low, scores.high, is_masked=True)
         return None
@@ -825,8 +826,7 @@ class _Masks:
         inputs = inputs_of(operator)
         for place, other in ((0, 1), (1, 0)):
             values = self.file.constant(inputs[place])
-            scores = None if values is None else self.scores(inputs[other])
-            if scores is None:
+            if values is None or (scores := self.scores(inputs[other])) is None:
                 continue
             is_never = values <= values.min() / 2
             bias = np.where(is_never, 0, values)

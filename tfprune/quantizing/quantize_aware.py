@@ -187,14 +187,17 @@ class _Planner:
         left = is_layer and (self.is_left(path) or id(call) in self.left)
         if left:
             self._leave(call)
-            return self._skip(path, _LEFT_OUT, Skipped.FILTERED)
+            self._skip(path, _LEFT_OUT, Skipped.FILTERED)
+            return None
         if not (is_layer or self.is_inside or (rule and rule.kind == quantized.KEEPS)):
             kind = type(layer).__name__
-            return self._skip(path, f"an operation, {kind}: its result is rounded where a layer reads it")
+            self._skip(path, f"an operation, {kind}: its result is rounded where a layer reads it")
+            return None
         reason = _refusal(call)
         if reason is not None:
             self._leave(call)
-            return self._skip(path, reason)
+            self._skip(path, reason)
+            return None
         if rule is not None and rule.kind == quantized.ISLAND:
             self._skip(path, "a normalization: it computes in float, from rounded numbers to a rounded result")
         is_alone = rule is not None and rule.kind == quantized.NORMALIZES and id(call) not in self.folded

@@ -721,7 +721,7 @@ class Quantized(Clustered):
         **kwargs: Any,
     ) -> None:
         self.range_names, self.learns_ranges, self.in_float = tuple(ranges), learns_ranges, tuple(in_float)
-        self._traces, self._not_rounded = _Traces(), None
+        self._traces = _Traces()
         self.known = None if known is None else {name: tuple(bounds) for name, bounds in known.items()}
         super().__init__(layer, **kwargs)
         self.ranges = {
@@ -747,15 +747,13 @@ class Quantized(Clustered):
             return value
         return self.on_grid(ops.copy(value), kernel)  # a tensor: what a backend calls a value may be a variable
 
-    @property
+    @functools.cached_property
     def _left(self) -> frozenset[int]:
         """The ids of weights that are not rounded: rows of tables are rounded as what a layer returns."""
-        if self._not_rounded is None:
-            names = inner_names(self.layer)
-            parts = [part for _, part in walk(self.layer)]
-            left = [part for part in parts if names[id(part)] in self.in_float or isinstance(part, layers.Embedding)]
-            self._not_rounded = frozenset(id(weight) for part in left for weight in part.weights)
-        return self._not_rounded
+        names = inner_names(self.layer)
+        parts = [part for _, part in walk(self.layer)]
+        left = [part for part in parts if names[id(part)] in self.in_float or isinstance(part, layers.Embedding)]
+        return frozenset(id(weight) for part in left for weight in part.weights)
 
     def on_grid(self, weight: Any, kernel: Kernel) -> Any:
         """Return the values of a kernel on the grid of its integers; one for all channels if they share values."""
