@@ -187,8 +187,6 @@ def test_what_has_no_form_with_activations_of_16_bits_is_named(recurrent, cnn, m
     with pytest.raises(ValueError, match=r"Received: HARD_SWISH, which .* or use quantize='int8'\."):
         convert(cnn, quantize="int16x8", calibration=[IMAGES])
     with pytest.raises(ValueError, match=r"Received: integers for \['tokens'\], which .* skip='auto'"):
-        ValueError, match=r"Received: integers for \['tokens'\], which .* Quantization\('int8', skip='auto'\)"
-    ):
         convert(recurrent, quantize="int16x8", calibration=[TOKENS])
 
 
