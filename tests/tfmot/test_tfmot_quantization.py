@@ -152,26 +152,25 @@ def test_zeros_and_clusters_of_a_stripped_model_stay(tmp_path):
         assert max(len(np.unique(row)) for row in rows) <= 8
 
 
-def with_average() -> keras.Model:
+def with_unit_norm() -> keras.Model:
     inputs = keras.Input((6,), name="inputs")
-    branches = [layers.Dense(4, name=name)(inputs) for name in ("one", "other")]
-    return keras.Model(inputs, layers.Average(name="average")(branches))
+    return keras.Model(inputs, layers.UnitNormalization(name="unit")(layers.Dense(4, name="one")(inputs)))
 
 
 def test_a_layer_without_rule_is_left_of_a_whole_model_and_refused_by_name():
     for aware in (
-        quantization.quantize_model(with_average()),
-        quantization.quantize_apply(quantization.quantize_annotate_model(with_average())),
+        quantization.quantize_model(with_unit_norm()),
+        quantization.quantize_apply(quantization.quantize_annotate_model(with_unit_norm())),
     ):
         report = tfprune.quantization_report(aware)
-        assert [row.layer for row in report.rows] == ["one", "other"]
-        assert [(entry.layer, entry.kind) for entry in report.skipped] == [("average", "no rule")]
+        assert [row.layer for row in report.rows] == ["one"]
+        assert [(entry.layer, entry.kind) for entry in report.skipped] == [("unit", "no rule")]
 
     def annotated(layer):
         return layer if layer.name == "inputs" else quantization.quantize_annotate_layer(layer)
 
-    model = keras.models.clone_model(with_average(), clone_function=annotated)
-    with pytest.raises(ValueError, match="average: no rule for Average: write it as Add"):
+    model = keras.models.clone_model(with_unit_norm(), clone_function=annotated)
+    with pytest.raises(ValueError, match="unit: no rule for UnitNormalization"):
         quantization.quantize_apply(model)
 
 

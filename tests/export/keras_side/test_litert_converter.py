@@ -89,7 +89,7 @@ def test_a_version_with_other_names_is_refused_with_the_bound(monkeypatch):
 def test_recipes_give_the_operators_that_are_skipped_no_integers(content, monkeypatch):
     file, recipes = ModelFile.open(content), []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(weights, "edge_quantized", lambda form, file, samples: recipes.append(form.recipe) or file)
+    monkeypatch.setattr(weights, "edge_quantized", lambda form, file, **_: recipes.append(form.recipe) or file)
     other = {"samples": [], "other": "Use the other converter"}
     for form, floats in (
         (Quantization("int8"), ()),
