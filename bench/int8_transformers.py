@@ -75,13 +75,13 @@ def trained(name: str, x: dict[str, np.ndarray], y: np.ndarray) -> keras.Model:
     """Return a classifier on inputs of a fixed length, as DeBERTa needs them."""
     keras.utils.set_random_seed(0)
     model = CLASSIFIERS[name]()
-    given = keras.tree.map_structure(
+    inputs = keras.tree.map_structure(
         lambda tensor: keras.Input((LENGTH,), None, tensor.dtype, name=tensor.name), model.input
     )
-    model = keras.Model(given, model(given))
+    model = keras.Model(inputs, model(inputs))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
-    model.fit({key: x[key] for key in given}, y, batch_size=64, epochs=EPOCHS, verbose=0)
+    model.fit({key: x[key] for key in inputs}, y, batch_size=64, epochs=EPOCHS, verbose=0)
     return model
 
 
@@ -105,11 +105,11 @@ def measure(names: list[str]) -> None:
             path = Path(folder, "model.tflite")
             form = Quantization("int8", skip="auto")
             report = to_tflite(model, path, quantize=form, calibration=calibration, max_drop=limit, batch=1)
-            found = np.mean(Runner(path).predict(test).argmax(-1) == y[is_test])
+            accuracy = np.mean(Runner(path).predict(test).argmax(-1) == y[is_test])
             share = share_in_float(path)
-        kept = f"{100 * right:.2f} % in float, {len(report.in_float)} operators in float"
-        what = f"{name}, {report.tflite_bytes:,} bytes, {kept}"
-        show(at_most(f"{what}: points lost", 100 * float(right - found), POINTS, unit="", digits=2))
+        text = f"{100 * right:.2f} % in float, {len(report.in_float)} operators in float"
+        what = f"{name}, {report.tflite_bytes:,} bytes, {text}"
+        show(at_most(f"{what}: points lost", 100 * float(right - accuracy), POINTS, unit="", digits=2))
         show(at_most(f"{name}: share of weights in float", share, IN_FLOAT, unit=""))
 
 

@@ -670,11 +670,11 @@ def _with_floats(
 
     def mixed(names: Sequence[str]) -> ModelFile | None:
         try:
-            found = convert(form=replace(whole, skip=names))
+            candidate = convert(form=replace(whole, skip=names))
         except ValueError as error:  # no operator of integers is left
             _log.info("%d operators in float: %s", len(names), error)
             return None
-        return found if passes(found) else None
+        return candidate if passes(candidate) else None
 
     rows, best = fewest_in_float(errors, convert=mixed)
     return replace(whole, skip=[row.name for row in rows]), best, rows
@@ -870,8 +870,8 @@ def to_tflite(
         kernels = _kernels_read(plain, first)
         progress.add()
         convert = partial(convert_prepared, plain, inputs, batches=batches or (), batch=fixed)
-        asked = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
-        good = partial(_is_good, data=data, check=asked, labeled=labeled, scored=scored)
+        goal = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
+        good = partial(_is_good, data=data, check=goal, labeled=labeled, scored=scored)
         form, converted, in_float = _with_floats(form, convert=convert, passes=good, samples=data)
         file = _share_grids(converted, plain, of=trained)
         advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -809,13 +809,19 @@ class _Masks:
         low, high = self._ranges.get(self.file.name(index), (np.nan, np.nan))
         return _Scores(low, high) if np.isfinite((low, high)).all() else None
 
+    def _beside(
+        self, operator: schema.OperatorT, places: tuple[int, int]
+    ) -> Iterator[tuple[int, np.ndarray, _Scores]]:
+        """Yield the place and the values of a constant at one of two places, and the scores at the other."""
+        inputs = inputs_of(operator)
+        for place, other in (places, places[::-1]):
+            values = self.file.constant(inputs[place])
+            if values is not None and (scores := self.scores(inputs[other])) is not None:
+                yield place, values, scores
+
     def _selected(self, operator: schema.OperatorT) -> _Scores | None:
         """Return the scores that are selected, or else a constant that is lower than all of them."""
-        inputs = inputs_of(operator)
-        for place, other in ((1, 2), (2, 1)):
-            values = self.file.constant(inputs[place])
-            if values is None or (scores := self.scores(inputs[other])) is None:
-                continue
+        for place, values, scores in self._beside(operator, (1, 2)):
             if values.max() < scores.low - _NEVER:
                 self._replace(operator, place, np.full_like(values, scores.low - _NEVER))
                 return _Scores(scores.low, scores.high, is_masked=True)
@@ -823,11 +829,7 @@ class _Masks:
 
     def _added(self, operator: schema.OperatorT) -> _Scores | None:
         """Return the sums of scores and what a constant has beside its lowest entries, which mean "never"."""
-        inputs = inputs_of(operator)
-        for place, other in ((0, 1), (1, 0)):
-            values = self.file.constant(inputs[place])
-            if values is None or (scores := self.scores(inputs[other])) is None:
-                continue
+        for place, values, scores in self._beside(operator, (0, 1)):
             is_never = values <= values.min() / 2
             bias = np.where(is_never, 0, values)
             low, high = scores.low + float(bias.min()), scores.high + float(bias.max())

@@ -233,9 +233,10 @@ class _Planner:
 
     def left_layers(self) -> list[str]:
         """Return the paths of the layers that stay in float."""
-        kept = {self.paths[layer] for layer in (*self.places, *self.rounding)}
+        rounding = {self.paths[layer] for layer in (*self.places, *self.rounding)}
         calls = [call.layer for call in self.graph.calls if isinstance(call.layer, keras.layers.Layer)]
-        return [path for path in dict.fromkeys(map(self._path, calls)) if path in self.skipped and path not in kept]
+        paths = dict.fromkeys(map(self._path, calls))
+        return [path for path in paths if path in self.skipped and path not in rounding]
 
     def _take_inputs(self, call: Call, names: list[str]) -> None:
         for index, tensor in enumerate(_floats(call)):

@@ -578,9 +578,9 @@ _NEVER = -1e9  # what Keras puts in the place of scores under a mask
 
 def _softmax_under_mask(inputs: Any, mask: Any = None, *, layer: Any, rounded: Round) -> Any:
     """Do what `Softmax.call` does with a mask."""
-    kept = ops.cast(mask, "float32") > 0.5
-    scores = rounded(LOGITS, ops.where(kept, inputs, _NEVER))
-    return ops.where(kept, _fixed("softmax", scores), 0.0)
+    mask = ops.cast(mask, "float32") > 0.5
+    scores = rounded(LOGITS, ops.where(mask, inputs, _NEVER))
+    return ops.where(mask, _fixed("softmax", scores), 0.0)
 
 
 def _attend(
@@ -618,13 +618,13 @@ def _multiply(inputs: Any, *, layer: Any, rounded: Round, training: bool | None 
 
 def _multiply_axes(inputs: Any, *, layer: Any, rounded: Round, training: bool | None = None) -> Any:
     """Do what `EinsumDense.call` does, as one product of matrices where the equation is one."""
-    taken, kernel, made = layer.equation.replace("->", ",").replace(" ", "").split(",")
-    contracted = [letter for letter in taken if letter in kernel]
-    rest = [letter for letter in made if letter in kernel]
-    lead = taken[: len(taken) - len(contracted)]
+    source, kernel, target = layer.equation.replace("->", ",").replace(" ", "").split(",")
+    contracted = [letter for letter in source if letter in kernel]
+    rest = [letter for letter in target if letter in kernel]
+    lead = source[: len(source) - len(contracted)]
     bias = layer.bias
-    is_product = [*taken] == [*lead, *contracted] and len(kernel) == len(contracted) + len(rest)
-    if not is_product or [*made] != [*lead, *rest] or (bias is not None and len(bias.shape) > len(rest)):
+    is_product = [*source] == [*lead, *contracted] and len(kernel) == len(contracted) + len(rest)
+    if not is_product or [*target] != [*lead, *rest] or (bias is not None and len(bias.shape) > len(rest)):
         return type(layer).call(layer, inputs)
     turned = ops.transpose(layer.kernel, [kernel.index(letter) for letter in (*contracted, *rest)])
     return _product(inputs, turned, bias, axes=len(contracted), layer=layer)
@@ -768,8 +768,8 @@ class Quantized(Clustered):
         variable = self.ranges[name]
         bounds = ops.convert_to_tensor(variable)
         if training and self.learns_ranges:
-            seen = ops.stop_gradient(tensor)
-            bounds = _moved(bounds, _relevant(seen) if name.rpartition("/")[2] == LOGITS else seen)
+            values = ops.stop_gradient(tensor)
+            bounds = _moved(bounds, _relevant(values) if name.rpartition("/")[2] == LOGITS else values)
             variable.assign(bounds)
             return _fake_quantize(tensor, bounds)
         # Before it has seen data, it computes as the layer does.
