@@ -514,6 +514,10 @@ def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str,
     return _Rounding(settings["fault"], settings["is_whole"], outputs)
 
 
+_MASKING = ("ADD", "SELECT", "SELECT_V2")  # operators that mask what a softmax takes
+_MASKED = -1e3  # constants below it mean "never"
+
+
 class _SameGraph:
     """A graph of the float file and that of another file of the same model: what means the same in both.
 
@@ -604,7 +608,8 @@ class _SameGraph:
                     title = self.exact.title(operator)
                     yield f"{title} ends with the activation {names.get(own)}, the model's with {names.get(wanted)}"
             for index, same in self.inputs(operator):
-                fault = self._constant_fault(index, self._before(same)) if index >= 0 else ""
+                may_mask = self.exact.kind(operator) in _MASKING
+                fault = self._constant_fault(index, self._before(same), may_mask=may_mask) if index >= 0 else ""
                 if fault:
                     yield f"a constant of {self.exact.title(operator)} is {fault}"
 
@@ -613,8 +618,11 @@ class _SameGraph:
         maker = self.file.maker.get(index)
         return index if maker is None or self.file.kind(maker) != "DEQUANTIZE" else int(maker.inputs[0])
 
-    def _constant_fault(self, index: int, same: int) -> str:
-        """Say how far a constant is from that of the float file, if rounding does not explain it."""
+    def _constant_fault(self, index: int, same: int, *, may_mask: bool = False) -> str:
+        """Say how far a constant is from that of the float file, if rounding does not explain it.
+
+        The entries of a mask that mean "never" may lie nearer to the scores.
+        """
         file, right = self.file, self.exact.constant(index)
         values = None if same < 0 else file.constant(same)
         if right is None or values is None or right.dtype != np.float32 or right.size != values.size:
@@ -623,6 +631,8 @@ class _SameGraph:
         right = right.reshape(values.shape)
         if grid is None and values.dtype.kind != "f":
             return ""
+        if grid is None and may_mask:
+            right = np.where((right < _MASKED) & (right < values), values, right)
         off = _spacings_off(values, right) if grid is None else _steps_off(values, right, grid=grid, dtype=dtype)
         self.compared.add(same)
         wrong = ~(off <= _MOST_OFF[dtype])

@@ -1,5 +1,7 @@
 """Masks of attention in 8-bit files: the scores beside a constant that only means "never" keep their resolution."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -98,6 +100,19 @@ def test_an_int8_file_attends_as_the_model_does(attention, tmp_path):
     right = attention.predict(x, verbose=0)
     off = np.abs(Runner(tmp_path / "a.tflite").predict(x) - right).max()
     assert off < 0.05 * np.abs(right).max()  # it was more than half of it
+
+
+def test_a_mask_whose_operator_stays_in_float_passes_the_check(attention, tmp_path):
+    x, float_file = tokens(), tmp_path / "float.tflite"
+    to_tflite(attention, float_file)
+    file = NamedTensors(ModelFile.open(float_file).objects())
+    makers = [
+        each for each in file.graph.operators if file.kind(each) in ("SELECT_V2", "MUL", "BATCH_MATMUL", "SOFTMAX")
+    ]
+    names = [re.escape(file.name(int(each.outputs[0]))) for each in makers]
+    to_tflite(attention, tmp_path / "a.tflite", quantize=Quantization("int8", skip=names), calibration=x)
+    right = attention.predict(x, verbose=0)
+    assert np.abs(Runner(tmp_path / "a.tflite").predict(x) - right).max() < 0.05 * np.abs(right).max()
 
 
 def test_a_mask_that_is_read_elsewhere_stays_and_is_reported():
