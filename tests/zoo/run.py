@@ -51,6 +51,7 @@ PROGRAMS = {
         "quantize_aware, s", "to_tflite, s",
     ],
     "converters": [
+        "|Keras| / max",
         *("|tensorflow| / max", "tensorflow, operators", "tensorflow, s"),
         *("|litert| / max", "litert, operators", "litert, s", "litert / tensorflow, time"),
     ],
