@@ -409,7 +409,7 @@ def _prune_limit(options: argparse.Namespace) -> Limit | None:
 
 # `tfprune shrink`: a saved Keras model or a .tflite file with fewer channels.
 
-_SHRINK_OF_FILES = ("samples", "range", "compress", "max_error")
+_SHRINK_OF_FILES = ("samples", "range", "compress", "max_error", "target", "arena", "flash")
 _SHRINK_OF_MODELS = (
     *("data", "validation", "rounds", "epochs", "criterion", "imports"),
     *("batch_size", "seed"),
@@ -431,12 +431,14 @@ tfprune shrink model.keras small.keras --budget bytes=100000 --data x.npy,y.npy 
 tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy --validation xv.npy,yv.npy
 tfprune shrink model.tflite small.tflite --budget flops=0.5 --samples x.npy
 tfprune shrink model.tflite small.tflite --max-error 0.1 --samples photos --range -1 1
+tfprune shrink wake_word.tflite small.tflite --budget flops=0.5 --samples stream.npy --target micro
 """
     parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=_SHRINK_ARGUMENTS, command=functools.partial(_shrink, parser))
     add_saved_model(parser, optional=("path", "data"))
     add_file_samples(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
+    add_target(parser, others=("web",))
     goal = parser.add_mutually_exclusive_group(required=True)
     text = "for a .tflite file: largest error of an output, as a fraction of its standard deviation, such as 0.1"
     goal.add_argument("--max-error", type=float, metavar="ERROR", help=text)
@@ -476,6 +478,7 @@ def _shrink_tflite(options: argparse.Namespace) -> Any:
         **_limits(options),
         round_to=options.round_to,
         compress=options.compress,
+        target=target_of(options),
     )
 
 

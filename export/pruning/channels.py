@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.export.file.document import indices_of, inputs_of, operator_name
 from tfprune.export.pruning.layers import PLACES, TABLES, FileLayer, find_layers
-from tfprune.export.pruning.pieces import Pieces, type_name
+from tfprune.export.pruning.pieces import Pieces, Variable, type_name
 from tfprune.solving.dependency_graph import (
     ChannelFlow,
     DependencyGraph,
@@ -74,7 +74,7 @@ class _FileGraph:
 
     def __init__(self, pieces: Pieces) -> None:
         self.pieces = pieces
-        self.outputs = pieces.outputs
+        self.outputs = indices_of(pieces.graph.outputs)
         self.calls = [
             _OperatorCall(
                 step,
@@ -116,6 +116,20 @@ class _FileGraph:
         return [call for call in self.calls if tensor in call.inputs]
 
 
+def _held_in(store: Variable, pieces: Pieces) -> str | None:
+    """Return why a variable cannot lose channels; None if it can."""
+    if store.is_shared:
+        return "another graph of the file uses it, too"
+    if not store.first:
+        return "nothing sets its first value"
+    constants = [graph.tensors[int(operator.inputs[1])] for graph, operator in store.first]
+    if any(pieces.model.buffers[constant.buffer].data is None for constant in constants):
+        return "its first value is computed"
+    shapes = {tuple(map(int, constant.shape)) for constant in constants}
+    own = {tuple(map(int, pieces.graph.tensors[tensor].shape)) for tensor in (*store.read, *store.assigned)}
+    return None if shapes == own and len(own) == 1 else "its size changes"
+
+
 _Rule = Callable[["_FileFlow", _OperatorCall], Sequence[Layout]]
 
 
@@ -139,7 +153,23 @@ class _FileFlow(ChannelFlow):
                 raise NoRule("no rule for this operator")
             return rules[call.name]
 
+        stores = self.pieces.stores()
+        for store in stores:
+            self._read_variable(store)
         self.follow_calls(rule_of, reason="an output of the file")
+        for store in stores:
+            for tensor in store.assigned:  # the next run reads them
+                layout = self.layout(store.read[0]) if store.read else ()
+                self.tie_layouts(layout, self.layout(tensor), f"variable {store.name!r}: it keeps what is fixed")
+
+    def _read_variable(self, store: Variable) -> None:
+        """Let what is read from a variable have channels along its last axis, which stay where it has to."""
+        shapes = {self.shape(tensor) for tensor in store.read}
+        if len(shapes) == 1 and (shape := shapes.pop()):
+            reason = _held_in(store, self.pieces)
+            channels = self.copies(shape[-1])
+            self.pin([channels] if reason else [], f"variable {store.name!r}: {reason}")
+            self.layouts |= {tensor: self.placed(tensor, channels) for tensor in store.read}
 
     def inputs(self, call: _OperatorCall) -> list[Layout]:
         """Return the layouts of the tensors that an operator takes, in order."""

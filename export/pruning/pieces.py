@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,25 @@ class _FilePiece:
     outputs: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """A variable of a graph, which keeps a tensor from one run to the next.
+
+    Attributes:
+        name: Its name, which all graphs of the file share.
+        read: The tensors that the graph reads from it.
+        assigned: Those that the graph assigns to it.
+        first: The operators that assign its first value, each with its graph.
+        is_shared: Whether another graph uses it that is not run for first values.
+    """
+
+    name: str
+    read: tuple[int, ...]
+    assigned: tuple[int, ...]
+    first: tuple[tuple[schema.SubGraphT, schema.OperatorT], ...]
+    is_shared: bool
+
+
 class Pieces:
     """A graph of a file, which can be cut anywhere.
 
@@ -261,18 +280,49 @@ class Pieces:
 
     def _variables(self) -> tuple[list[int], dict[int, int]]:
         """Return the tensors read from variables, and those that the run before assigned to these."""
-        names: dict[int, bytes] = {}
         variables: dict[int, bytes] = {}
         states: dict[int, int] = {}
-        for operator in self.graph.operators or ():
-            kind, inputs = operator_name(self.model, operator), indices_of(operator.inputs)
+        for kind, name, operator in self._uses_of_variables(self.graph):
+            if kind == "READ_VARIABLE":
+                variables[int(operator.outputs[0])] = name
+            elif kind == "ASSIGN_VARIABLE":  # those read later in the same run are not from the run before
+                assigned = int(operator.inputs[1])
+                states |= {tensor: assigned for tensor, other in variables.items() if other == name}
+        return [*variables], states
+
+    def _uses_of_variables(self, graph: schema.SubGraphT) -> Iterator[tuple[str, bytes, schema.OperatorT]]:
+        """Yield each operator of a graph that reads or assigns a variable, with its kind and the variable's name."""
+        names: dict[int, bytes] = {}
+        for operator in graph.operators or ():
+            kind = operator_name(self.model, operator)
             if kind == "VAR_HANDLE":
                 names[int(operator.outputs[0])] = operator.builtinOptions.sharedName
-            elif kind == "READ_VARIABLE":
-                variables[int(operator.outputs[0])] = names[inputs[0]]
-            elif kind == "ASSIGN_VARIABLE":  # those read later in the same run are not from the run before
-                states |= {tensor: inputs[1] for tensor, name in variables.items() if name == names[inputs[0]]}
-        return [*variables], states
+            elif kind in ("READ_VARIABLE", "ASSIGN_VARIABLE"):
+                yield kind, names[int(operator.inputs[0])], operator
+
+    def stores(self) -> list[Variable]:
+        """Return the variables of the graph, in the order in which it uses them."""
+        graphs, uses = self.model.subgraphs, [[*self._uses_of_variables(graph)] for graph in self.model.subgraphs]
+        first = {
+            operator.builtinOptions.initSubgraphIndex
+            for graph in graphs
+            for operator in graph.operators or ()
+            if operator_name(self.model, operator) == "CALL_ONCE"
+        }
+
+        def store(name: bytes) -> Variable:
+            by_graph = [[(kind, each) for kind, other, each in own if other == name] for own in uses]
+            own = by_graph[self.number]
+            elsewhere = {number for number, found in enumerate(by_graph) if found}
+            return Variable(
+                name=(name or b"").decode(errors="replace"),
+                read=tuple(int(each.outputs[0]) for kind, each in own if kind == "READ_VARIABLE"),
+                assigned=tuple(int(each.inputs[1]) for kind, each in own if kind == "ASSIGN_VARIABLE"),
+                first=tuple((graphs[number], each) for number in sorted(first) for _, each in by_graph[number]),
+                is_shared=bool(elsewhere - first - {self.number}),
+            )
+
+        return [store(name) for name in dict.fromkeys(name for _, name, _ in uses[self.number])]
 
     def _make_early(self, assigned: int) -> None:
         """Let what is assigned to a variable be computed as soon as it can be: then the next run can read it."""

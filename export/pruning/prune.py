@@ -17,13 +17,12 @@ from tfprune.base.output import check_verbose
 from tfprune.base.spec import (
     ArgumentError,
     ArgumentTypeError,
-    check_choice,
     check_count,
     check_number,
     check_sparsity,
 )
 from tfprune.export.device.processes import ChildBar, ChildProgress, Work, read_job, run_job, write_job
-from tfprune.export.device.runner import Runner, inputs_from_job, inputs_to_job
+from tfprune.export.device.runner import Runner, arrays_of, inputs_from_job, inputs_to_job
 from tfprune.export.device.verify import labeled_limit, limit_mode, measure
 from tfprune.export.file import schema
 from tfprune.export.file.container import (
@@ -70,15 +69,17 @@ from tfprune.export.pruning.samples import (
     warnings_of,
 )
 from tfprune.export.rewriting.rewrite import (
-    OPTIMIZE,
     AccuracyDrop,
     Check,
     ExportReport,
+    Target,
     accuracy_drops,
     candidate_files,
     choose,
+    choose_micro,
     default_tolerance,
     file_name,
+    read_target,
     write_choice,
 )
 from tfprune.export.rewriting.shapes import check_batch, fix_batch
@@ -480,25 +481,28 @@ class _Changed(NamedTuple):
     inputs: dict[str, Any]
     outputs: dict[str, Any]
 
-    def write(
-        self, path: Path, *, name: str, optimize: str, compress: str | None, batch: int | None = None
-    ) -> ExportReport:
+    def write(self, path: Path, *, name: str, wanted: Target, compress: str | None) -> ExportReport:
         """Write the best form of the new file, checked, and return its report, with the zeros of all its weights.
 
         Args:
             path: Where it is written.
             name: What it is called, such as `pruned`.
-            optimize: As in `rewrite`.
+            wanted: The form, the batch and the runtime.
             compress: How it is compressed.
-            batch: The batch of the new file; None leaves it as it is.
 
         Raises:
             ValueError: If no form passes its check.
         """
-        fixed = self.file if batch is None else fix_batch(self.file, batch)
-        forms = candidate_files(fixed, name=name, optimize=optimize)
+        fixed = self.file if wanted.fixed_batch is None else fix_batch(self.file, wanted.fixed_batch)
         check = Check(self.outputs, default_tolerance(self.dense.graph), _ADVICE)
-        choice = choose(forms, inputs=self.inputs, check=check, optimize=optimize, compress=compress)
+        if wanted.micro is not None:
+            inputs = arrays_of(self.inputs, names=[info.name for info in fixed.graph.inputs])
+            choice = choose_micro(fixed, inputs=inputs, check=check, micro=wanted.micro)
+        else:
+            forms = wanted.forms(
+                candidate_files(fixed, name=name, optimize=wanted.optimize), source=source_name(self.source)
+            )
+            choice = choose(forms, inputs=self.inputs, check=check, optimize=wanted.optimize, compress=compress)
         return write_choice(path, choice, source=file_name(self.source), weights=self.file.graph.weights)
 
 
@@ -897,7 +901,7 @@ def prune_tflite(
     destination = check_destination(path)
     check_method(compress)
     check_suffix(destination, compress)
-    check_choice(optimize, "optimize", choices=OPTIMIZE)
+    wanted = read_target(None, optimize=optimize, compress=compress, batch=batch)
     shape = as_weight_pattern(pattern, advice="Channels are removed by shrink_tflite, or by `tfprune shrink`.")
     goal = _checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     file = ModelFile.open(source)
@@ -911,7 +915,7 @@ def prune_tflite(
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
     pruned = change(_run_job, file, source=source, jobs=jobs, verbose=verbose)
-    report = pruned.write(destination, name="pruned", optimize=optimize, compress=compress, batch=batch)
+    report = pruned.write(destination, name="pruned", wanted=wanted, compress=compress)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     return PruneTfliteReport(

@@ -35,14 +35,13 @@ from tfprune.export.file.document import (
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.micro.micro import Micro
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, type_name
 from tfprune.export.pruning.prune import TRIES, FileJob, change, jobs_of, search
 from tfprune.export.pruning.samples import OutputError, first_graph, warnings_of
-from tfprune.export.rewriting.rewrite import (
-    ExportReport,
-)
+from tfprune.export.rewriting.rewrite import ExportReport, read_target
 from tfprune.export.rewriting.weights import packed
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.solving.dependency_graph import Group, Layout, counted
@@ -135,6 +134,7 @@ def shrink_tflite(
     flops: BudgetLimit | None = None,
     round_to: int = 1,
     compress: str | None = None,
+    target: str | Micro | None = None,
     verbose: int | str = "auto",
 ) -> ShrinkTfliteReport:
     """Remove the channels of a .tflite file that its outputs miss least, and write the smaller file.
@@ -143,7 +143,8 @@ def shrink_tflite(
     Keras nor TensorFlow, neither labels nor training. Fewer channels make a file faster on every runtime. Where the
     model can be trained, `tfprune.prune_to` removes more of them at the same accuracy.
 
-    Channels are followed from operator to operator: those that meet in an addition can only be removed together.
+    Channels are followed from operator to operator: those that meet in an addition can only be removed together. So
+    are they through variables, such as the ring buffers of a wake word, whose first values are cut as well.
     Channels of the inputs and outputs stay, and so do channels that reach an operator without a rule; the report
     gives the reason. Each group of channels is ranked by optimal brain surgery on the operators that read it. The
     groups that the outputs depend on least lose the most. Then the remaining weights are solved for in order, by
@@ -167,6 +168,9 @@ def shrink_tflite(
         round_to: The number of remaining channels of a group is rounded up to a multiple of this, at least 1. Default
             1. Many kernels are fastest at multiples of 4 or 8.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+        target: The runtime that the file is for, as in `rewrite`: None (the default) for phones and computers,
+            `"micro"` or a `Micro` for microcontrollers, in whose interpreter the new file is then run, too, `"web"`
+            for LiteRT.js.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
             terminal or a notebook, once the call has taken some seconds. It counts layers: each is ranked once, and
             solved for once for each number of channels that is tried.
@@ -195,13 +199,14 @@ def shrink_tflite(
     destination = check_destination(path)
     check_method(compress)
     check_suffix(destination, compress)
+    wanted = read_target(target, optimize="dense" if target is None else "size", compress=compress, batch=None)
     limits = _checked_limits(flops=flops, max_bytes=max_bytes, max_error=max_error)
     round_to = check_count(round_to, "round_to", least=1)
     file = ModelFile.open(source)
     graph = first_graph(samples, file)
     jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
     small = change(_run_job, file, source=source, jobs=jobs, verbose=verbose)
-    report = small.write(destination, name="shrunk", optimize="dense", compress=compress)
+    report = small.write(destination, name="shrunk", wanted=wanted, compress=compress)
     return ShrinkTfliteReport(
         groups=tuple(ShrunkGroup(**row) for row in small.settings["groups"]),
         flops=small.settings["flops"],
@@ -416,15 +421,22 @@ class _Cut:
         self._channels, self._keep = channels, keep
         self._pieces: Pieces = channels.pieces
         self._model, self._graph = self._pieces.model, self._pieces.graph
-        self._cut: dict[tuple, int] = {}  # the new tensor of a constant, by what is kept of it
+        self._cut: dict[tuple, int] = {}  # the new tensor of a constant, by its graph and what is kept of it
 
     def work(self) -> None:
         self._cut_constants()
+        self._cut_first_values()
         for tensor, layout in self._channels.layouts.items():
             self._resize(self._graph.tensors[tensor], self._masks(layout))
         for step, recorded in self._channels.recorded.items():
             for place, numbers in counted(recorded.arguments, self._keep).items():
                 self._count(self._pieces.steps[step], place, numbers)
+
+    def _cut_first_values(self) -> None:
+        for store in self._pieces.stores():
+            layouts = [self._channels.layouts[tensor] for tensor in store.read if tensor in self._channels.layouts]
+            for graph, operator in store.first if layouts else ():
+                self._take(operator, 1, self._constant(int(operator.inputs[1]), self._masks(layouts[0]), graph))
 
     def _masks(self, layout: Layout) -> list[np.ndarray | None]:
         """Return which entries along each axis stay; None for all."""
@@ -446,17 +458,17 @@ class _Cut:
             tensor = inputs_of(operator)[place]
             source = self._pieces.constant_behind(tensor)
             if source == tensor:
-                self._take(operator, place, self._constant(source, masks))
+                self._take(operator, place, self._constant(source, masks, self._graph))
             else:  # whatever takes it has the same channels
                 unpacked[tensor] = source, masks
         for tensor, (source, masks) in unpacked.items():
-            self._unpack(source, self._constant(source, masks))
+            self._unpack(source, self._constant(source, masks, self._graph))
             self._resize(self._graph.tensors[tensor], masks)
 
-    def _constant(self, tensor: int, masks: Sequence[np.ndarray | None]) -> int:
-        key = (tensor, *(None if mask is None else mask.tobytes() for mask in masks))
+    def _constant(self, tensor: int, masks: Sequence[np.ndarray | None], graph: schema.SubGraphT) -> int:
+        key = (id(graph), tensor, *(None if mask is None else mask.tobytes() for mask in masks))
         if key not in self._cut:
-            old = self._graph.tensors[tensor]
+            old = graph.tensors[tensor]
             values = _values(self._model, old)
             for axis, mask in enumerate(masks):
                 values = values if mask is None else np.compress(mask, values, axis=axis)
@@ -465,7 +477,7 @@ class _Cut:
             shape = np.array(values.shape[: len(masks)], np.int32)
             quantization = _quantization(old.quantization, masks)
             self._cut[key] = add_tensor(
-                self._graph, old, buffer=buffer, shape=shape, shapeSignature=None, quantization=quantization
+                graph, old, buffer=buffer, shape=shape, shapeSignature=None, quantization=quantization
             )
         return self._cut[key]
 

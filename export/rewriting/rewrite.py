@@ -42,7 +42,14 @@ from tfprune.export.rewriting.sparse_convolutions import (
     plan_convolutions,
     spread_convolutions,
 )
-from tfprune.export.rewriting.sparsify import INTEGER, SparseForms, SparseRow, has_hybrid_layers, with_dense_weights
+from tfprune.export.rewriting.sparsify import (
+    INTEGER,
+    TYPES,
+    SparseForms,
+    SparseRow,
+    has_hybrid_layers,
+    with_dense_weights,
+)
 from tfprune.report import Report, table
 
 # Report of an export: the file that was written, and how it was checked.
@@ -552,8 +559,8 @@ def choose_micro(dense: ModelFile, *, inputs: Sequence[np.ndarray], check: Check
     """Take the form for microcontrollers that keeps to the budgets.
 
     Args:
-        dense: The file with every weight as it is, whose outputs in the interpreter for microcontrollers the form has
-            to give bit for bit.
+        dense: The file whose outputs in the interpreter for microcontrollers the form has to give bit for bit. Sparse
+            weights, which no kernel reads there, are made dense first.
         inputs: An array of samples for each input, in order.
         check: The outputs for them.
         micro: Bytes of flash and of RAM.
@@ -561,8 +568,9 @@ def choose_micro(dense: ModelFile, *, inputs: Sequence[np.ndarray], check: Check
     Raises:
         ValueError: If the file does not run there, keeps to no budget, or gives other outputs.
     """
-    fitted = fit_budgets(dense, inputs, micro=micro)
-    run = Run({str(place): array for place, array in enumerate(fitted.run.outputs)}, runtime_name())
+    fitted = fit_budgets(with_dense_weights(dense, types=TYPES), inputs, micro=micro)
+    names = [info.name for info in dense.graph.outputs]
+    run = Run(dict(zip(names, fitted.run.outputs, strict=True)), runtime_name())
     expected = fitted.run.outputs if check.expected is None else check.expected
     verified = compare_run(run, expected, tolerance=check.tolerance)
     if not verified.passed:

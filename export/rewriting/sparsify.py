@@ -50,7 +50,7 @@ _ACTIVATION = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "FULLY_CONNECTED": 0, "TRAN
 # XNNPACK unpacks what stands before DEQUANTIZE for its own operators only: others would read memory never written.
 _CHAINED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 INTEGER = "FULLY_CONNECTED takes no unpacked weights where it computes in int8"
-_TYPES = ("float32", "float16", "int8")  # those that DENSIFY unpacks
+TYPES = ("float32", "float16", "int8")  # those that DENSIFY unpacks
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _weight_use(graph: Subgraph, number: int, users: _Users) -> _WeightUse:
     hybrid = mixed == {True}
     connected = kinds == {"FULLY_CONNECTED"} and len(tensor.shape) == 2
     native, pointwise = connected and tensor.dtype == "float32", connected and tensor.dtype == "int8" and not hybrid
-    if tensor.dtype not in _TYPES:
+    if tensor.dtype not in TYPES:
         reason = f"DENSIFY does not unpack {tensor.dtype}"
     elif {number, *unpacked} & border:
         reason = "it is an input or output of its graph"
@@ -723,13 +723,17 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
 # Back to dense weights, which other rewritings read.
 
 
-def with_dense_weights(file: ModelFile) -> ModelFile:
-    """Return a file with the sparse float32 weights of its main graph as dense constants, without their DENSIFY.
+def with_dense_weights(file: ModelFile, *, types: Collection[str] = ("float32",)) -> ModelFile:
+    """Return a file with the sparse weights of its main graph as dense constants, without their DENSIFY.
 
     All other tensors stay as they are stored, and so do all in a file that names operators by their indices.
+
+    Args:
+        file: The file.
+        types: The types of the weights.
     """
     tensors = file.graph.subgraphs[0].tensors
-    weights = [number for number, each in enumerate(tensors) if each.sparse and each.dtype == "float32"]
+    weights = [number for number, each in enumerate(tensors) if each.sparse and each.dtype in types]
     return file.after(partial(_unpack, tensors=tensors, weights=weights)) if weights else file
 
 

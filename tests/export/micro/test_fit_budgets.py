@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tfprune.export import Micro, inspect, rewrite
+from tfprune.export import Micro, Runner, inspect, rewrite
+from tfprune.export.file import schema
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.micro.interpreter import _aligned, find_board, fits, run_files
@@ -122,9 +123,22 @@ def test_budgets_are_positive_integers(budget, error):
         Micro(**budget)
 
 
-def test_operators_that_are_missing_are_named(network, sparse, tmp_path):
-    with pytest.raises(ValueError, match="Received: DENSIFY"):
-        rewrite(sparse, tmp_path / "micro.tflite", target="micro")
+def test_sparse_weights_become_dense_before_they_are_packed(sparse, tmp_path):
+    """No kernel of the interpreter reads them, and `prune_tflite` writes them."""
+    report = rewrite(sparse, tmp_path / "micro.tflite", target="micro")
+    assert "DENSIFY" in inspect(sparse).ops and "DENSIFY" not in report.ops and "TFLM_DECODE" in report.ops
+    x = np.random.default_rng(0).normal(size=(5, *inspect(sparse).inputs[0].shape[1:])).astype(np.float32)
+    (run,) = run_files([ModelFile.open(tmp_path / "micro.tflite")], [x])
+    assert np.allclose(run.outputs[0], Runner(sparse).predict(x), atol=1e-5)
+
+
+def test_operators_that_are_missing_are_named(network, tmp_path):
+    model = load_objects(network.files["float32"])
+    for code in model.operatorCodes:
+        if code.builtinCode == schema.BuiltinOperator.CONV_2D:
+            code.builtinCode, code.deprecatedBuiltinCode = schema.BuiltinOperator.GELU, 127
+    with pytest.raises(ValueError, match="Received: GELU"):
+        rewrite(save_objects(model), tmp_path / "micro.tflite", target="micro")
 
 
 @pytest.mark.programs

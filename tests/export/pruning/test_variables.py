@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from tfprune.export.device.runner import Runner, find_interpreter
-from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.file.document import load_objects, operator_name, save_objects
+from tfprune.export.pruning.channels import file_channels, mixing_layers
 from tfprune.export.pruning.layers import find_layers
 from tfprune.export.pruning.pieces import LiveTensors, Pieces, with_variables
 from tfprune.export.pruning.prune import prune_tflite
+from tfprune.export.pruning.shrink import shrink_tflite
 
 BEGIN = 0.5  # of each entry of the first buffer
+STATES = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 2, 24)  # that the second one begins with
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def ring():
     class Ring(tf.Module):
         def __init__(self):
             super().__init__()
-            self.inputs, self.states = tf.Variable(tf.fill((1, 3, 8), BEGIN)), tf.Variable(tf.zeros((1, 2, 24)))
+            self.inputs, self.states = tf.Variable(tf.fill((1, 3, 8), BEGIN)), tf.Variable(STATES)
 
         @tf.function(input_signature=[tf.TensorSpec((1, 8), tf.float32)])
         def __call__(self, x):
@@ -110,3 +113,54 @@ def test_a_run_of_any_number_of_frames_is_refused(ring, stream, tmp_path):
     graph.tensors[graph.inputs[0]].shapeSignature = np.array([-1, 8], np.int32)
     with pytest.raises(ValueError, match="one sample in each run.*Export the model with a batch of 1"):
         with_variables(save_objects(model), runs_of(ring, stream))
+
+
+def test_channels_go_from_ring_buffers_and_from_their_first_values(ring, stream, tmp_path):
+    report = shrink_tflite(ring, tmp_path / "small.tflite", stream, flops=0.5)
+    kept = report.groups[0].kept
+    assert kept <= 12 and report.flops_kept * 2 <= report.flops and report.file.max_abs_diff < 1e-5
+    model = load_objects((tmp_path / "small.tflite").read_bytes())
+    first, last = (layer.weights for layer in find_layers(Pieces(model))[0])
+    (store,) = [each for each in Pieces(model).stores() if model.subgraphs[0].tensors[each.read[0]].shape[1] == 2]
+    ((graph, operator),) = store.first
+    constant = graph.tensors[operator.inputs[1]]
+    states = np.asarray(model.buffers[constant.buffer].data).view(np.float32).reshape(2, kept)
+    places = [[STATES[0, row].tolist().index(entry) for entry in states[row]] for row in range(2)]
+    assert places[0] == places[1] == sorted(places[0])
+    assert np.allclose(
+        by_hand(first[0], last[0], states, stream), frame_by_frame(save_objects(model), stream), atol=1e-5
+    )
+
+
+def by_hand(first, last, states, stream):
+    """Return the outputs of the network of `ring` by NumPy; the last column of a kernel is the bias."""
+    inputs, rows = np.full((3, 8), BEGIN), []
+    for frame in stream:
+        window = np.concatenate([inputs, frame[np.newaxis]])
+        y = np.maximum(first[:, :32] @ window.ravel() + first[:, 32:].sum(axis=1), 0)
+        held = np.concatenate([states, y[np.newaxis]])
+        rows.append(last[:, : held.size] @ held.ravel() + last[:, held.size :].sum(axis=1))
+        inputs, states = window[1:], held[1:]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("case", ["no first value", "read by a signature", "grows"])
+def test_variables_that_cannot_lose_channels_hold_them(ring, case):
+    model = load_objects(ring)
+    main = model.subgraphs[0]
+    if case == "no first value":
+        main.operators = [each for each in main.operators if operator_name(model, each) != "CALL_ONCE"]
+        del model.subgraphs[1]
+        says = "nothing sets its first value"
+    elif case == "read by a signature":
+        model.subgraphs.append(model.subgraphs[1])  # which nothing runs for first values
+        says = "another graph of the file uses it, too"
+    else:
+        assigned = [main.tensors[tensor] for store in Pieces(model).stores() for tensor in store.assigned]
+        for tensor in assigned:
+            tensor.shape = tensor.shape + np.array([0, 1, 0], np.int32)
+        says = "its size changes"
+    pieces = Pieces(model)
+    channels = file_channels(pieces, mixing_layers(pieces))
+    states = next(group for group in channels.groups if len(group.bundles) == 24)
+    assert states.stuck and says in states.reason
