@@ -41,6 +41,7 @@ COMMANDS = [
     ["anyfile_spotter.py"],
     ["face_mesh.py"],
     ["foreign_files.py"],
+    ["wake_words.py"],
     ["ranking.py"],
     ["putri.py"],
     ["concepts.py"],

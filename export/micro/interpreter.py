@@ -5,9 +5,13 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib.metadata
+import importlib.resources
 import importlib.util
 import math
 import os
+import re
+import shutil
+import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -144,6 +148,50 @@ def _run(files: Sequence[ModelFile], inputs: Sequence[np.ndarray], timeout: floa
             values = [*arrays.values()]
             runs.append(MicroRun(settings["reason"], settings["arena"], values[:count], values[count:]))
         return runs
+
+
+@dataclass(frozen=True)
+class ChipArena(Report):
+    """The RAM of a file in the interpreter with pointers of 32 bits, as chips have them, in bytes.
+
+    Attributes:
+        activations: What tensors and the scratch memory of operators take that live for a part of a run.
+        persistent: What stays: variables, the data that operators prepare, and the descriptions of both.
+    """
+
+    activations: int
+    persistent: int
+
+    @property
+    def total(self) -> int:
+        """The bytes of both."""
+        return self.activations + self.persistent
+
+
+def chip_arena(file: ModelFile) -> ChipArena | None:
+    """Return the RAM of a file on 32 bits, measured in WebAssembly, where the program that measures takes 2 kB of it.
+
+    None if the file does not run there, or if the package mcufit, which holds the interpreter built for WebAssembly,
+    or Node, which runs it, is not installed.
+    """
+    node = shutil.which("node")
+    if node is None or importlib.util.find_spec("mcufit") is None:
+        return None
+    program = Path(str(importlib.resources.files("mcufit.wasm")), "run_benchmark.mjs")
+    with TemporaryFolder() as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(file.content)
+        try:
+            done = subprocess.run(
+                [node, program, path], capture_output=True, text=True, timeout=_TIMEOUT, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+    counts = [
+        re.search(rf"^\s*{part} \|\s*(\d+)", done.stdout, re.MULTILINE) for part in ("NonPersistent", "Persistent")
+    ]
+    found = [int(count[1]) for count in counts if count is not None]
+    return ChipArena(*found) if len(found) == len(counts) else None
 
 
 def _ended(reason: str) -> str:

@@ -25,6 +25,8 @@ from tfprune.export.file.sparse_tensors import OPERATOR
 from tfprune.export.micro.interpreter import (
     KNOWN_OPERATORS,
     BoardFit,
+    ChipArena,
+    chip_arena,
     find_board,
     fits,
     missing,
@@ -148,10 +150,12 @@ class MicroSupportReport(Report):
         ops: The number of times that each operator occurs.
         registrations: The functions of the resolver that a program calls for those that it has.
         flash: The bytes of the file.
-        arena: The bytes of RAM in which it runs; None if it does not.
+        arena: The bytes of RAM in which it runs here, with pointers of 64 bits; None if it does not.
         boards: Whether it fits on common boards, or on the one that was named; empty if it does not run.
         unrolled: The recurrent layers of the model whose operators the file has once for each step.
         as_float: The report of the float32 file, which keeps the loops of these layers; None if there are none.
+        on_chip: The RAM with pointers of 32 bits, by which boards are compared; None if it cannot be measured here,
+            or is more than `arena`: the program that measures it takes 2 kB itself.
 
     Example:
         >>> report = tfprune.export.micro_support("digits.tflite")
@@ -169,11 +173,23 @@ class MicroSupportReport(Report):
     boards: tuple[BoardFit, ...]
     unrolled: tuple[str, ...] = ()
     as_float: MicroSupportReport | None = None
+    on_chip: ChipArena | None = None
 
     @property
     def passed(self) -> bool:
         """Whether it runs, and fits on the board if one was named."""
         return self.runs and (len(self.boards) != 1 or self.boards[0].fits)
+
+    @property
+    def _arenas(self) -> list[list[str]]:
+        """The rows of the RAM, as on a chip and as here."""
+        if self.arena is None:
+            return [["arena", "-"]]
+        here = f"{self.arena:,} bytes with pointers of 64 bits"
+        if self.on_chip is None:
+            return [["arena", f"{here}, less on a chip"]]
+        parts = f"{self.on_chip.activations:,} of activations, {self.on_chip.persistent:,} that stay"
+        return [["arena", f"{self.on_chip.total:,} bytes: {parts}"], ["arena here", here]]
 
     @property
     def _loops(self) -> list[list[str]]:
@@ -187,7 +203,7 @@ class MicroSupportReport(Report):
         rows = [
             *([["because", self.reason]] if self.reason else []),
             ["flash", f"{self.flash:,} bytes"],
-            ["arena", "-" if self.arena is None else f"{self.arena:,} bytes"],
+            *self._arenas,
             *unrolled_row(self.unrolled),
             *self._loops,
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
@@ -209,7 +225,7 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
         find_board(board)
     file = ModelFile.open(source)
     model = file.graph
-    lacking, reason, arena = missing(model.ops), "", None
+    lacking, reason, arena, on_chip = missing(model.ops), "", None, None
     open_shapes = [info.name for info in model.inputs if None in info.shape[1:]]
     if lacking:
         reason = f"the interpreter has no {', '.join(lacking)}"
@@ -218,6 +234,8 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
     else:
         (run,) = run_files([file], random_inputs(model.inputs, model.outputs, rows=1))
         reason, arena = run.reason, None if run.reason else run.arena
+        on_chip = None if arena is None else chip_arena(file)
+        on_chip = on_chip if on_chip is not None and on_chip.total < arena else None
     return MicroSupportReport(
         runs=not reason,
         reason=reason,
@@ -226,7 +244,8 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
         registrations=tuple(registrations({*model.ops} & KNOWN_OPERATORS)),
         flash=len(file.content),
         arena=arena,
-        boards=() if arena is None else fits(len(file.content), arena, board=board),
+        boards=() if arena is None else fits(len(file.content), on_chip.total if on_chip else arena, board=board),
+        on_chip=on_chip,
     )
 
 

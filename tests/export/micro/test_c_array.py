@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.export import c_array, micro_support, rewrite
+from tfprune.export import c_array, micro_support, rewrite, to_tflite
 from tfprune.export.command_line.cli import main
 from tfprune.export.file.container import encode
+from tfprune.export.file.document import load_objects
 from tfprune.export.file.inspect import inspect
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
+from tfprune.export.micro.interpreter import largest_live
 from tfprune.export.rewriting.sparsify import sparsify
 
 MAIN = """\
@@ -85,6 +87,23 @@ def test_a_file_with_operators_that_are_missing_is_refused(sparse, tmp_path):
     with pytest.raises(ValueError, match="DENSIFY"):
         c_array(sparse, tmp_path / "model.cc")
     assert not list(tmp_path.iterdir())
+
+
+def test_boards_are_compared_with_the_arena_on_32_bits(tmp_path, monkeypatch):
+    pytest.importorskip("mcufit", reason="mcufit is not installed: see the extra `micro`")
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    model = keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(8, "relu") for _ in range(24))])
+    to_tflite(model, path := tmp_path / "deep.tflite", batch=1)
+    content = path.read_bytes()
+    report = micro_support(content, board="zero")
+    assert largest_live(load_objects(content)) <= report.on_chip.activations < report.on_chip.total < report.arena
+    assert report.boards[0].ram_left == 32 * 1024 - report.on_chip.total
+    assert f"{report.on_chip.total:,} bytes: {report.on_chip.activations:,} of activations" in str(report)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    without = micro_support(content, board="zero")
+    assert without.on_chip is None and without.boards[0].ram_left == 32 * 1024 - without.arena
+    assert f"{without.arena:,} bytes with pointers of 64 bits, less on a chip" in str(without)
 
 
 def test_support_of_a_file(network, sparse):
