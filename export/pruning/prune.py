@@ -494,15 +494,14 @@ class _Changed(NamedTuple):
             ValueError: If no form passes its check.
         """
         fixed = self.file if wanted.fixed_batch is None else fix_batch(self.file, wanted.fixed_batch)
-        check = Check(self.outputs, default_tolerance(self.dense.graph), _ADVICE)
+        tolerance, optimize = default_tolerance(self.dense.graph), "dense" if wanted.micro else wanted.optimize
+        forms = wanted.forms(candidate_files(fixed, name=name, optimize=optimize), source=source_name(self.source))
+        check = Check(self.outputs, tolerance, _ADVICE)
+        choice = choose(forms, inputs=self.inputs, check=check, optimize=optimize, compress=compress)
         if wanted.micro is not None:
             inputs = arrays_of(self.inputs, names=[info.name for info in fixed.graph.inputs])
-            choice = choose_micro(fixed, inputs=inputs, check=check, micro=wanted.micro)
-        else:
-            forms = wanted.forms(
-                candidate_files(fixed, name=name, optimize=wanted.optimize), source=source_name(self.source)
-            )
-            choice = choose(forms, inputs=self.inputs, check=check, optimize=wanted.optimize, compress=compress)
+            other = choose_micro(fixed, inputs=inputs, check=Check(None, tolerance, _ADVICE), micro=wanted.micro)
+            choice = replace(other, verified=choice.verified)
         return write_choice(path, choice, source=file_name(self.source), weights=self.file.graph.weights)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from tfprune.export.device.runner import Runner, find_interpreter
 from tfprune.export.file.document import load_objects, operator_name, save_objects
+from tfprune.export.file.model_file import ModelFile
+from tfprune.export.micro.interpreter import run_files
 from tfprune.export.pruning.channels import file_channels, mixing_layers
 from tfprune.export.pruning.layers import find_layers
 from tfprune.export.pruning.pieces import LiveTensors, Pieces, with_variables
@@ -130,6 +132,16 @@ def test_channels_go_from_ring_buffers_and_from_their_first_values(ring, stream,
     assert np.allclose(
         by_hand(first[0], last[0], states, stream), frame_by_frame(save_objects(model), stream), atol=1e-5
     )
+
+
+def test_the_smaller_ring_runs_in_the_interpreter_for_microcontrollers(ring, stream, tmp_path):
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: see the extra `micro`")
+    plain, micro = (tmp_path / name for name in ("plain.tflite", "micro.tflite"))
+    report = shrink_tflite(ring, plain, stream, flops=0.5)
+    there = shrink_tflite(ring, micro, stream, flops=0.5, target="micro")
+    assert there.file.micro is not None and there.file.max_abs_diff == report.file.max_abs_diff
+    (run,) = run_files([ModelFile.open(micro)], [stream])
+    assert np.allclose(run.outputs[0], frame_by_frame(plain.read_bytes(), stream), atol=1e-5)
 
 
 def by_hand(first, last, states, stream):
