@@ -171,7 +171,7 @@ def compare(
     """Shrink a file, and yield what it costs and what it hears, before and after."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "small.tflite")
-        report = shrink_tflite(word.content, path, samples, flops=flops, target="micro", verbose=0)
+        report = shrink_tflite(word.content, path, samples, flops=flops, verbose=0)
         small = path.read_bytes()
     name = word.name
     yield at_least(f"{name}: FLOPs removed", 1 - report.flops_kept / report.flops, REMOVED, unit="", digits=3)
