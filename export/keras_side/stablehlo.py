@@ -544,6 +544,8 @@ def _marked_ranges(*, fuses: bool) -> Iterator[None]:
 
     from tfprune.quantizing.quantized import marks_range
 
+    numbers = itertools.count()  # tensors are compared by name, and a layer that is opened marks many
+
     def mark(tensor: Any, bounds: Any) -> Any:
         if not all(isinstance(bound, float | int) for bound in bounds):  # of constants
             return tensor
@@ -553,7 +555,8 @@ def _marked_ranges(*, fuses: bool) -> Iterator[None]:
         scale = (float(high) - float(low)) / _STEPS
         zero = _LOWEST + int(np.floor(-low / np.float32(scale) + np.float32(0.5)))
         kept = {"scale": np.array([scale], np.float64), "zero_point": np.array([zero], np.int64)}
-        return jax.lax.composite(lambda values, **_: values, _RANGE)(tensor, **kept)
+        with jax.named_scope(f"range_{next(numbers)}"):
+            return jax.lax.composite(lambda values, **_: values, _RANGE)(tensor, **kept)
 
     token = marks_range.set(mark)
     try:
