@@ -233,12 +233,12 @@ def _rounded_constant(ir: Any, operation: Any, scale: float, zero: int) -> Any:
     """Return what rounds a constant in floats: the converter takes operators of integers away from constants."""
     tensor = operation.operands[0]
 
+    def create(name: str, operands: list[Any], *, kind: Any = tensor.type, **how: Any) -> Any:
+        return ir.Operation.create(f"stablehlo.{name}", results=[kind], operands=operands, attributes=how).result
+
     def filled(value: float) -> Any:
         values = ir.DenseElementsAttr.get(np.array(value, np.float32))
         return create("constant", [], kind=ir.RankedTensorType.get([], values.type.element_type), value=values)
-
-    def create(name: str, operands: list[Any], *, kind: Any = tensor.type, **attributes: Any) -> Any:
-        return ir.Operation.create(f"stablehlo.{name}", results=[kind], operands=operands, attributes=attributes).result
 
     def spread(value: float) -> Any:
         return create("broadcast_in_dim", [filled(value)], broadcast_dimensions=ir.DenseI64ArrayAttr.get([]))

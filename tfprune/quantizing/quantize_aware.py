@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.base.spec import ArgumentError, check_count, check_regex
+from tfprune.masking.pruned import place_centroids
 from tfprune.masking.strip import copy_with, plain_copy
 from tfprune.models.anatomy import (
     Anatomy,
@@ -41,7 +42,6 @@ from tfprune.quantizing.quantized import (
     RoundingRule,
     activation_of,
     opens,
-    place_centroids,
     quantized_layers,
     rule_of,
 )

@@ -15,231 +15,9 @@ import keras
 import numpy as np
 from keras import activations, layers, ops
 
-from tfprune.masking.pruned import Pruned
-from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, check_keras, is_of_keras, kernels, sublayers, walk
+from tfprune.masking.pruned import Clustered
+from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, check_keras, is_of_keras, sublayers, walk
 from tfprune.models.tracing import FAILURES, OpenedCall, inner_names, is_tensor, open_call, own_weights
-
-# Few values for each weight, shared by its entries and trained; zeros stay zeros.
-
-_SEARCH_STEPS = 50  # of k-means at most
-_BINS = 512
-
-
-def _share(weight: Any, centroids: Any) -> Any:
-    """Return a weight whose non-zero entries have the value of the nearest centroid.
-
-    A centroid gets the sum of the gradients of its entries (Han et al. 2016, arXiv 1510.00149, section 3); an entry
-    gets its own, so that it can move to another centroid.
-
-    Args:
-        weight: A tensor.
-        centroids: A vector of values.
-    """
-    ordered = ops.take(centroids, ops.argsort(centroids))
-    borders = (ordered[1:] + ordered[:-1]) / 2
-    entries = ops.stop_gradient(ops.reshape(weight, (-1,)))
-    nearest = ops.searchsorted(ops.stop_gradient(borders), entries)
-    values = ops.reshape(ops.take(ordered, nearest), weight.shape)
-    moving = values + (weight - ops.stop_gradient(weight))
-    return ops.where(ops.equal(weight, 0), ops.zeros_like(weight), moving)
-
-
-def _starting_centroids(weight: np.ndarray, count: int, *, start: str = "k-means") -> np.ndarray:
-    """Return values for the entries of a weight to share; those that it has, if they are few enough.
-
-    Args:
-        weight: A weight; its zeros are left out.
-        count: How many.
-        start: A name among `_STARTS`.
-
-    Example:
-        >>> _starting_centroids(np.array([0.0, 1.0, 1.1, -2.0]), 2).tolist()
-        [-2.0, 1.05]
-    """
-    entries = np.sort(weight[weight != 0].astype(np.float64), axis=None)
-    if not len(entries):
-        return np.linspace(-1, 1, count)
-    values = np.unique(entries)
-    if len(values) <= count:
-        return np.pad(values, (0, count - len(values)), mode="edge")
-    return _STARTS[start](entries, count)
-
-
-def _k_means(entries: np.ndarray, count: int) -> np.ndarray:
-    """Return values that leave little squared error: k-means in one dimension.
-
-    It starts from values as dense as the cube root of the density of the entries, which is best where there are
-    many (Panter and Dite 1951).
-    """
-    sums = np.concatenate([[0.0], np.cumsum(entries)])
-    density, edges = np.histogram(entries, bins=_BINS)
-    mass = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
-    centroids = np.interp((np.arange(count) + 0.5) / count * mass[-1], mass, edges)
-    for _ in range(_SEARCH_STEPS):
-        borders = np.searchsorted(entries, (centroids[1:] + centroids[:-1]) / 2)
-        ends = np.concatenate([[0], borders, [len(entries)]])
-        counts = np.diff(ends)
-        means = np.diff(sums[ends]) / np.maximum(counts, 1)
-        moved = np.where(counts > 0, means, centroids)
-        if np.allclose(moved, centroids, rtol=0, atol=1e-12):
-            break
-        centroids = np.sort(moved)
-    return centroids
-
-
-def _linear(entries: np.ndarray, count: int) -> np.ndarray:
-    return np.linspace(entries[0], entries[-1], count)
-
-
-def _density(entries: np.ndarray, count: int) -> np.ndarray:
-    return np.quantile(entries, (np.arange(count) + 0.5) / count)
-
-
-def _random(entries: np.ndarray, count: int) -> np.ndarray:
-    return ops.convert_to_numpy(keras.random.uniform((count,), float(entries[0]), float(entries[-1])))
-
-
-# Where values start, from the sorted entries that are not zero and how many values there are to be.
-_STARTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "k-means": _k_means,
-    "linear": _linear,  # evenly from the smallest to the largest
-    "density": _density,  # as many entries around each
-    "random": _random,  # anywhere between the smallest and the largest
-}
-
-
-# Clustered: a wrapper whose layer reads weights of few values, which its entries share.
-
-
-@keras.saving.register_keras_serializable(package="tfprune")
-class Clustered(Pruned):
-    """Wrap a layer so that the entries of each of its weights share a few trained values; zeros stay zeros.
-
-    Args:
-        layer: The layer. It is used as it is, not copied.
-        levels: How many values the entries of each weight share, 0 among them; None leaves each its own.
-        start: Where the values start: a name among `levels.STARTS`.
-        weights: Names of the weights under masks, as in `Pruned`; none by default.
-        **kwargs: Arguments of `Pruned`.
-
-    Example:
-        >>> layer = Clustered(keras.layers.Dense(3), levels=4)
-        >>> layer.build((None, 5))
-        >>> layer.centroids["kernel"].shape[0]
-        3
-    """
-
-    def __init__(
-        self,
-        layer: keras.layers.Layer,
-        *,
-        levels: int | None = None,
-        start: str = "k-means",
-        weights: Sequence[str] | None = (),
-        **kwargs: Any,
-    ) -> None:
-        self.levels, self.start = levels, start
-        super().__init__(layer, weights=weights, **kwargs)
-        self._inner_kernels: dict[int, Kernel] | None = None
-        self.centroids: dict[str, keras.Variable] = {}
-        if layer.built:
-            self._add_centroids()
-
-    @classmethod
-    def of(cls, layer: keras.layers.Layer, **arguments: Any) -> Clustered:
-        """Return such a wrapper around a layer, or in the place of its wrapper, whose masks and values it gets."""
-        if not isinstance(layer, Pruned):
-            return cls(layer, **arguments)
-        shared = {"levels": layer.levels, "start": layer.start} if shares_values(layer) else {}
-        return cls(layer.layer, **{**layer.pruning(), **arguments, **shared})
-
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        self._add_centroids()
-
-    def _add_centroids(self) -> None:
-        if self.levels is None or self.centroids:
-            return
-        for kernel in self.inner_kernels.values():
-            name = f"{kernel.path.replace('/', '_')}_centroids"
-            self.centroids[kernel.path] = self.add_weight(
-                name=name, shape=(self.levels - 1,), dtype=kernel.variable.dtype, initializer="zeros"
-            )
-        self.place_centroids()
-
-    def place_centroids(self) -> None:
-        """Put the values that the entries of a weight share where they fit it best."""
-        for kernel in self.inner_kernels.values():
-            if kernel.path in self.centroids:
-                variable = self.centroids[kernel.path]
-                values = _starting_centroids(as_numpy(kernel.variable), variable.shape[0], start=self.start)
-                variable.assign(values)
-
-    @property
-    def inner_kernels(self) -> dict[int, Kernel]:
-        """The kernels of the layer, under masks or not, by the id of the variable."""
-        if not self.layer.built:
-            return {}
-        if self._inner_kernels is None:
-            self._inner_kernels = {id(kernel.variable): kernel for kernel in kernels(self.layer)}
-        return self._inner_kernels
-
-    @property
-    def prunes(self) -> bool:
-        """Whether weights are under masks, or will be once the layer is built."""
-        return self.weight_names != ()
-
-    def choose_kernels(self) -> dict[str, Kernel]:
-        """Return the kernels under masks by name; there may be none."""
-        return super().choose_kernels() if self.prunes else {}
-
-    def settled(self) -> Iterator[tuple[keras.Variable, Any]]:
-        """Yield each weight that has another value without the wrapper, and that value; 8 bits are not part of it."""
-        masked = {id(variable): (variable, value) for variable, value in super().settled()}
-        for kernel in self.inner_kernels.values():
-            if kernel.path in self.centroids:
-                _, value = masked.get(id(kernel.variable), (None, ops.convert_to_tensor(kernel.variable)))
-                masked[id(kernel.variable)] = kernel.variable, self._shared(value, kernel)
-        yield from masked.values()
-
-    def _value(self, variable: keras.Variable, training: bool | None) -> Any:
-        value = super()._value(variable, training)
-        kernel = self.inner_kernels.get(id(variable))
-        return value if kernel is None or kernel.path not in self.centroids else self._shared(value, kernel)
-
-    def _shared(self, weight: Any, kernel: Kernel) -> Any:
-        # A tensor: what a backend calls the value of a variable may be a variable.
-        return _share(ops.copy(weight), ops.convert_to_tensor(self.centroids[kernel.path]))
-
-    def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
-        """Return such a wrapper, with other arguments where some are given, around a layer."""
-        return super().around(layer, **{**self._own(), **arguments})
-
-    def _own(self) -> dict[str, Any]:
-        return {"levels": self.levels, "start": self.start}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments besides the layer, as a configuration holds them."""
-        return {**super().settings(), **self._own()}
-
-    def saved_variables(self) -> dict[str, keras.Variable]:
-        """Return the variables that files hold besides the layer's: masks, latent values and shared values."""
-        shared = {f"{name.replace('/', '_')}_centroids": variable for name, variable in self.centroids.items()}
-        return super().saved_variables() | shared
-
-
-def shares_values(layer: keras.layers.Layer) -> bool:
-    """Return True if the entries of a layer's weights share values."""
-    return isinstance(layer, Clustered) and layer.levels is not None
-
-
-def place_centroids(copy: keras.Model, *, like: keras.Model) -> None:
-    """Let the values that entries share start anew in a copy, where the layers of the model copied had none."""
-    paths = {path for path, layer in Anatomy.of(like).leaves if shares_values(layer)}
-    for path, layer in Anatomy.of(copy).leaves:
-        if isinstance(layer, Clustered) and path not in paths:
-            layer.place_centroids()
-
 
 # Round to the grid of 8-bit integers and stay in floats, as the operators of a .tflite file compute.
 
@@ -392,8 +170,13 @@ ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no 
 
 
 # Layers of other packages, by package and class.
-_HUB_TABLES = ("ReversibleEmbedding", "PositionEmbedding", "SinePositionEncoding")
-_BY_NAME = dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP))
+_HUB_TABLES = ("ReversibleEmbedding", "PositionEmbedding", "SinePositionEncoding", "RelativeEmbedding")
+_DISENTANGLED = ("query", "key", "value", "scaled", "place_query", "place_key", "place_scaled")
+_DISENTANGLED += ("scores", "to_places", "from_places", "places", f"attention/{LOGITS}", "attended", "output")
+_BY_NAME: dict[tuple[str, str], RoundingRule] = {
+    **dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP)),
+    ("keras_hub", "DisentangledSelfAttention"): RoundingRule(MIXES, inside=_DISENTANGLED),
+}
 # Operations inside of layers that are opened, by the names of their classes, which Keras does not export.
 _OPERATIONS: dict[str, RoundingRule] = {
     **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Einsum", "Matmul"), RoundingRule(_ROUNDS)),
@@ -653,12 +436,94 @@ def _normalize_rows(inputs: Any, *, layer: Any, rounded: Round, **_: Any) -> Any
         return type(layer).call(layer, inputs * 2)
 
 
+def _attend_apart(
+    inputs: Any,
+    rel_embeddings: Any,
+    attention_mask: Any = None,
+    training: bool | None = None,
+    *,
+    layer: Any,
+    rounded: Round,
+    **_: Any,
+) -> Any:
+    """Do what the self-attention of DeBERTa does (He et al. 2021, arXiv 2006.03654, equation 4).
+
+    Queries are scaled, not scores, and the places are those of any sample: what depends on them alone is a constant.
+    """
+    parts = {part.name: part for part in sublayers(layer)}
+    drop = next(part for name, part in parts.items() if isinstance(part, layers.Dropout) and "attention" not in name)
+    table = drop(rel_embeddings[:1], training=training)
+
+    def heads(name: str, tensor: Any, place: str) -> Any:
+        split = rounded(place, _multiply_axes(tensor, layer=parts[name], rounded=rounded))
+        return ops.transpose(split, (0, 2, 1, 3))
+
+    query, key, value = (heads(name, inputs, name) for name in ("query", "key", "value"))
+    place_query, place_key = (heads(name, table, f"place_{name}") for name in ("query", "key"))
+    query = rounded("scaled", query * layer.scale_factor)
+    place_query = rounded("place_scaled", place_query * layer.scale_factor)
+    length = _length(inputs, layer)
+    to_key, to_query = _entries_of_pairs(length, buckets=layer.bucket_size, longest=layer.max_position_embeddings)
+    to_places = rounded("to_places", ops.matmul(query, ops.swapaxes(place_key, 2, 3)))
+    from_places = rounded("from_places", ops.matmul(key, ops.swapaxes(place_query, 2, 3)))
+    scores = rounded("scores", ops.matmul(query, ops.swapaxes(key, 2, 3)))
+    places = rounded("places", _entries(to_places, to_key) + _entries(from_places, to_query))
+    logits, name = scores + places, f"attention/{LOGITS}"
+    if attention_mask is None:
+        attention = _fixed("softmax", rounded(name, logits))
+    else:
+        mask = ops.expand_dims(attention_mask, 1) if len(attention_mask.shape) == 3 else attention_mask
+        as_logits = functools.partial(_renamed, rounded, name)
+        attention = _softmax_under_mask(logits, mask, layer=layer, rounded=as_logits)
+    attention = parts["attention_dropout"](attention, training=training)
+    attended = ops.transpose(rounded("attended", ops.matmul(attention, value)), (0, 2, 1, 3))
+    attended = ops.reshape(attended, (-1, length, math.prod(attended.shape[2:])))
+    return _multiply_axes(attended, layer=parts["attention_output"], rounded=rounded)
+
+
+def _renamed(rounded: Round, name: str, _: str, tensor: Any) -> Any:
+    return rounded(name, tensor)
+
+
+def _length(inputs: Any, layer: Any) -> int:
+    length = inputs.shape[1]
+    if length is None:
+        raise ValueError(
+            f"Expected inputs of a fixed length for {layer.name!r}, whose scores depend on distances. Received: "
+            f"inputs of shape {tuple(inputs.shape)}. Fix the length in keras.Input(shape)."
+        )
+    return int(length)
+
+
+def _entries_of_pairs(length: int, *, buckets: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each query and key which entry of all queries and distances is theirs, and which of all keys.
+
+    Distances up to half of the buckets have one each, and longer ones share them by their logarithm.
+    """
+    apart = np.arange(length)[:, None] - np.arange(length)
+    half, size = buckets // 2, np.abs(apart)
+    far = np.log(np.maximum(size, half).astype(np.float32) / half) * (half - 1)
+    shared = np.ceil(far / np.log(np.float32(longest - 1) / half)) + half
+    near = np.where(size <= half, apart, np.sign(apart) * shared).astype(np.int64)
+    starts = np.arange(length)[:, None] * 2 * buckets
+    to_key, to_query = (starts + np.clip(rows + buckets, 0, 2 * buckets - 1) for rows in (near, -near))
+    return to_key, to_query.T
+
+
+def _entries(table: Any, places: np.ndarray) -> Any:
+    """Return entries of each table of distances, one for each two positions."""
+    heads, *sizes = table.shape[1:]
+    flat = ops.reshape(table, (-1, heads, math.prod(sizes)))
+    return ops.reshape(ops.take(flat, places.ravel(), axis=2), (-1, heads, *places.shape))
+
+
 # Layers that are always computed in these ways.
 _FORMS: dict[type, Callable[..., Any]] = {
     layers.Dense: _multiply,
     layers.EinsumDense: _multiply_axes,
     layers.LayerNormalization: _normalize_rows,
 }
+_HUB_FORMS: dict[str, Callable[..., Any]] = {"DisentangledSelfAttention": _attend_apart}
 _WAYS: dict[type, Callable[..., Any]] = {
     layers.Rescaling: _rescale,
     layers.Normalization: _normalize,
@@ -899,7 +764,7 @@ def _replacements(layer: Any, places: _Places) -> dict[str, Any]:
         return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
     replacements: dict[str, Any] = {"activation": keras.activations.linear} if _is_split(layer, places) else {}
     way = _WAYS.get(type(layer)) if any(name in places for name in ("scaled", "depthwise", LOGITS)) else None
-    way = way or _FORMS.get(type(layer))
+    way = way or _FORMS.get(type(layer)) or _HUB_FORMS.get(type(layer).__name__ if rule_of(layer) else "")
     if way is not None:
         replacements["call"] = functools.partial(way, layer=layer, rounded=places)
     return replacements
