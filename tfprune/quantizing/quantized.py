@@ -45,6 +45,29 @@ def _fake_quantize(tensor: Any, bounds: Any) -> Any:
     return keras.quantizers.fake_quant_with_min_max_vars(tensor, low, high)
 
 
+def _step(bounds: Any) -> Any:
+    """Return the distance of two values of a range."""
+    return ops.maximum(ops.cast(bounds[1] - bounds[0], "float32"), _FLAT) / _INTEGER_STEPS
+
+
+def _twice_rounded(product: Any, unit: Any, *, step: Any) -> Any:
+    """Return what is left of a product of two rounded tensors where a kernel rounds it twice.
+
+    Kernels for the products of matrices that both change multiply the sum of integers by a number from 1/2 to 1 and
+    round, and then divide by a power of two and round halves away from zero. XNNPACK has other kernels for weights.
+
+    Args:
+        product: The tensor.
+        unit: Of what it is a multiple: the product of the steps of both.
+        step: That of its own range.
+    """
+    power = ops.floor(ops.log2(unit / step)) + 1.0
+    fine = step * ops.exp2(power)
+    whole = ops.floor(ops.abs(product) / fine + 0.5)
+    moved = ops.where(power < 0, ops.sign(product) * (whole + 0.25) * fine, product)  # 1/4 lets no half go up to zero
+    return product + ops.stop_gradient(moved - product)
+
+
 def _on_grid(low: Any, high: Any) -> tuple[Any, Any]:
     """Return a range moved by less than a step, so that 0 is a value of its grid.
 
@@ -359,10 +382,11 @@ def _convolve_apart(inputs: Any, *, layer: Any, rounded: Round) -> Any:
 _NEVER = -1e9  # what Keras puts in the place of scores under a mask
 
 
-def _softmax_under_mask(inputs: Any, mask: Any = None, *, layer: Any, rounded: Round) -> Any:
+def _softmax_under_mask(inputs: Any, mask: Any = None, *, layer: Any, rounded: Any) -> Any:
     """Do what `Softmax.call` does with a mask."""
     mask = ops.cast(mask, "float32") > 0.5
-    scores = rounded(LOGITS, ops.where(mask, inputs, _NEVER))
+    unit = rounded.unit(inputs) if isinstance(rounded, _Places) else None
+    scores = rounded(LOGITS, ops.where(mask, inputs, _NEVER), **({} if unit is None else {"unit": unit}))
     return ops.where(mask, _fixed("softmax", scores), 0.0)
 
 
@@ -375,10 +399,10 @@ def _attend(
     scale: float | None = None,
     *,
     layer: Any,
-    rounded: Round,
+    rounded: Any,
 ) -> Any:
     """Do what the operation `dot_product_attention` does."""
-    scores = rounded("scores", ops.einsum("BTNH,BSNH->BNTS", query, key))
+    scores = rounded("scores", ops.einsum("BTNH,BSNH->BNTS", query, key), unit=rounded.unit(query, key))
     scores = scores * (1 / math.sqrt(key.shape[-1]) if scale is None else scale)
     scores = scores if bias is None else scores + bias
     if layer.is_causal:
@@ -386,7 +410,8 @@ def _attend(
         causal = ops.expand_dims(places[0], 1) >= ops.expand_dims(places[1], 0)
         mask = causal if mask is None else ops.logical_and(mask, causal)
     scores = scores if mask is None else ops.where(mask, scores, _NEVER)
-    return ops.einsum("BNTS,BSNH->BTNH", _fixed("softmax", rounded(LOGITS, scores)), value)
+    attention = rounded.noted(_fixed("softmax", rounded(LOGITS, scores)), _step(FIXED["softmax"]))
+    return rounded.noted(ops.einsum("BNTS,BSNH->BTNH", attention, value), rounded.unit(attention, value))
 
 
 def _multiply(inputs: Any, *, layer: Any, rounded: Round, training: bool | None = None) -> Any:
@@ -443,7 +468,7 @@ def _attend_apart(
     training: bool | None = None,
     *,
     layer: Any,
-    rounded: Round,
+    rounded: Any,
     **_: Any,
 ) -> Any:
     """Do what the self-attention of DeBERTa does (He et al. 2021, arXiv 2006.03654, equation 4).
@@ -456,7 +481,11 @@ def _attend_apart(
 
     def heads(name: str, tensor: Any, place: str) -> Any:
         split = rounded(place, _multiply_axes(tensor, layer=parts[name], rounded=rounded))
-        return ops.transpose(split, (0, 2, 1, 3))
+        return rounded.noted(ops.transpose(split, (0, 2, 1, 3)), rounded.unit(split))
+
+    def product(name: str, one: Any, other: Any, *, turns: bool = True) -> Any:
+        result = ops.matmul(one, ops.swapaxes(other, 2, 3) if turns else other)
+        return rounded(name, result, unit=rounded.unit(one, other))
 
     query, key, value = (heads(name, inputs, name) for name in ("query", "key", "value"))
     place_query, place_key = (heads(name, table, f"place_{name}") for name in ("query", "key"))
@@ -464,9 +493,8 @@ def _attend_apart(
     place_query = rounded("place_scaled", place_query * layer.scale_factor)
     length = _length(inputs, layer)
     to_key, to_query = _entries_of_pairs(length, buckets=layer.bucket_size, longest=layer.max_position_embeddings)
-    to_places = rounded("to_places", ops.matmul(query, ops.swapaxes(place_key, 2, 3)))
-    from_places = rounded("from_places", ops.matmul(key, ops.swapaxes(place_query, 2, 3)))
-    scores = rounded("scores", ops.matmul(query, ops.swapaxes(key, 2, 3)))
+    to_places, from_places = product("to_places", query, place_key), product("from_places", key, place_query)
+    scores = product("scores", query, key)
     places = rounded("places", _entries(to_places, to_key) + _entries(from_places, to_query))
     logits, name = scores + places, f"attention/{LOGITS}"
     if attention_mask is None:
@@ -476,7 +504,8 @@ def _attend_apart(
         as_logits = functools.partial(_renamed, rounded, name)
         attention = _softmax_under_mask(logits, mask, layer=layer, rounded=as_logits)
     attention = parts["attention_dropout"](attention, training=training)
-    attended = ops.transpose(rounded("attended", ops.matmul(attention, value)), (0, 2, 1, 3))
+    attention = rounded.noted(attention, _step(FIXED["softmax"]))
+    attended = ops.transpose(product("attended", attention, value, turns=False), (0, 2, 1, 3))
     attended = ops.reshape(attended, (-1, length, math.prod(attended.shape[2:])))
     return _multiply_axes(attended, layer=parts["attention_output"], rounded=rounded)
 
@@ -516,6 +545,8 @@ def _entries(table: Any, places: np.ndarray) -> Any:
     flat = ops.reshape(table, (-1, heads, math.prod(sizes)))
     return ops.reshape(ops.take(flat, places.ravel(), axis=2), (-1, heads, *places.shape))
 
+
+_PRODUCTS = ("Einsum", "Matmul")  # operations with two factors
 
 # Layers that are always computed in these ways.
 _FORMS: dict[type, Callable[..., Any]] = {
@@ -626,8 +657,15 @@ class Quantized(Clustered):
             return weight
         return _fake_quantize_weight(weight, kernel.axes) if self.levels is None else _fake_quantize_whole(weight)
 
-    def rounded(self, name: str, tensor: Any, *, training: bool | None) -> Any:
-        """Return a tensor on the grid of its range; training moves the range first."""
+    def rounded(self, name: str, tensor: Any, *, training: bool | None, unit: Any = None) -> Any:
+        """Return a tensor on the grid of its range; training moves the range first.
+
+        Args:
+            name: The name of the range.
+            tensor: The tensor.
+            training: Whether the range moves.
+            unit: Of what integers it is a sum, where it is a product of two rounded tensors; None if it is none.
+        """
         if self.known is not None:
             return _fake_quantize(tensor, self.known[name])
         variable = self.ranges[name]
@@ -636,9 +674,16 @@ class Quantized(Clustered):
             values = ops.stop_gradient(tensor)
             bounds = _moved(bounds, _relevant(values) if name.rpartition("/")[2] == LOGITS else values)
             variable.assign(bounds)
+        if unit is not None:
+            tensor = _twice_rounded(tensor, unit, step=_step(bounds))
+        if training and self.learns_ranges:
             return _fake_quantize(tensor, bounds)
         # Before it has seen data, it computes as the layer does.
         return ops.where(bounds[1] > bounds[0], _fake_quantize(tensor, bounds), tensor)
+
+    def step_of(self, name: str) -> Any:
+        """Return the distance of two values of a range; None of the copy that is exported."""
+        return None if self.known is not None else _step(ops.convert_to_tensor(self.ranges[name]))
 
     def known_ranges(self) -> dict[str, tuple[float, float]]:
         """Return the ranges as they are now.
@@ -663,7 +708,8 @@ class Quantized(Clustered):
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         rounded = functools.partial(self.rounded, training=training)
-        places = _Places(frozenset(self.range_names), frozenset(self.in_float), rounded, self._traces)
+        names = frozenset(self.range_names), frozenset(self.in_float)
+        places = _Places(*names, rounded, self.step_of, self._traces)
         return self._through_masks(functools.partial(_compute, self.layer, places), training, *args, **kwargs)
 
     def saved_variables(self) -> dict[str, keras.Variable]:
@@ -689,21 +735,39 @@ class _Places:
         names: The names of all that have a range.
         in_float: The parts that do not round.
         rounded: Rounds a tensor to the range of a name.
+        step_of: Returns the distance of two values of a range.
         traces: What the code of a layer calls, by the kind of its arguments.
         prefix: Begins the names of this part.
+        steps: By the id of each tensor that is rounded, the tensor and the distance of two of its values.
     """
 
     names: frozenset[str]
     in_float: frozenset[str]
     rounded: Round
+    step_of: Callable[[str], Any]
     traces: _Traces
     prefix: str = ""
+    steps: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.names
 
-    def __call__(self, name: str, tensor: Any) -> Any:
-        return self.rounded(self.prefix + name, tensor) if name in self else tensor
+    def __call__(self, name: str, tensor: Any, *, unit: Any = None) -> Any:
+        if name not in self:
+            return self.noted(tensor, unit)
+        rounded = self.rounded(self.prefix + name, tensor, unit=unit)
+        return self.noted(rounded, self.step_of(self.prefix + name))
+
+    def noted(self, tensor: Any, step: Any) -> Any:
+        """Return a tensor whose values are some steps apart."""
+        if step is not None:
+            self.steps[id(tensor)] = tensor, step
+        return tensor
+
+    def unit(self, *factors: Any) -> Any:
+        """Return the step of a product of tensors; None if it is not known."""
+        steps = [self.steps.get(id(factor), (None, None))[1] for factor in factors]
+        return None if not steps or any(step is None for step in steps) else math.prod(steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -738,6 +802,7 @@ def _compute(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
         return places(f"input_{next(numbers)}", leaf) if is_float else leaf
 
     args, kwargs = keras.tree.map_structure(rounded, (args, kwargs))
+    factors = [leaf for leaf in keras.tree.flatten((args, kwargs)) if is_tensor(leaf)]
     if isinstance(layer, layers.Layer):
         with _replaced(layer, _replacements(layer, places)):
             outputs = layer(*args, **kwargs)
@@ -746,13 +811,17 @@ def _compute(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
         outputs = layer(*args, **kwargs) if way is None else way(*args, **kwargs, layer=layer, rounded=places)
     if opens(layer):
         return outputs
-    activation = activation_of(layer)
+    rule, activation = rule_of(layer), activation_of(layer)
+    if type(layer).__name__ in _PRODUCTS or (rule is not None and rule.kind == KEEPS):
+        outputs = places.noted(outputs, places.unit(*factors))
     outputs = places("activation", outputs)
     if _is_split(layer, places):
         outputs = _activated(activation, outputs)
     elif activation in FIXED and "output" not in places and not isinstance(layer, layers.RNN):
-        outputs = _fake_quantize(outputs, FIXED[str(activation)])
-    return places(LOGITS, outputs) if LOGITS in places and _ends_in_softmax(layer) else places("output", outputs)
+        low, high = FIXED[str(activation)]
+        outputs = places.noted(_fake_quantize(outputs, (low, high)), _step((low, high)))
+    name = LOGITS if LOGITS in places and _ends_in_softmax(layer) else "output"
+    return places(name, outputs, unit=places.unit(outputs))
 
 
 def _replacements(layer: Any, places: _Places) -> dict[str, Any]:
