@@ -126,6 +126,7 @@ FUSED = ("linear", "relu", "relu6")  # what an operator applies before it rounds
 FIXED = {"sigmoid": (0.0, 255 / 256), "softmax": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
 SEPARATE = (*FIXED, "silu", "hard_silu", "leaky_relu", "gelu", "gelu_tanh")  # operators of their own, in 8 bits
 
+SUM = "sum_1"  # the first of the sums in between, where more than two tensors are added
 LOGITS = "logits"  # the place before a softmax: numbers far below the largest one are all the same to it
 
 MIXES = "mixes"  # an operator with a kernel
@@ -135,6 +136,7 @@ MERGES = "merges"  # several tensors, and applies an activation before it rounds
 _ROUNDS = "rounds"  # an operator without weights
 KEEPS = "keeps"  # moves numbers only, and keeps their range
 LOOKS_UP = "looks up"  # takes rows of its weights, which get the range of what it returns
+CONSTANT = "constant"  # computes from weights alone what the converter rounds as a constant
 ISLAND = "island"  # several operators that compute in float, from rounded numbers to a rounded result
 OPENS = "opens"  # calls layers and operations that have rules
 
@@ -193,11 +195,13 @@ ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no 
 
 
 # Layers of other packages, by package and class.
-_HUB_TABLES = ("ReversibleEmbedding", "PositionEmbedding", "SinePositionEncoding", "RelativeEmbedding")
+_HUB_TABLES = ("ReversibleEmbedding", "RelativeEmbedding")
+_HUB_CONSTANTS = ("PositionEmbedding", "SinePositionEncoding")  # return the same whatever they take
 _DISENTANGLED = ("query", "key", "value", "scaled", "place_query", "place_key", "place_scaled")
 _DISENTANGLED += ("scores", "to_places", "from_places", "places", f"attention/{LOGITS}", "attended", "output")
 _BY_NAME: dict[tuple[str, str], RoundingRule] = {
     **dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP)),
+    **dict.fromkeys((("keras_hub", name) for name in _HUB_CONSTANTS), RoundingRule(CONSTANT)),
     ("keras_hub", "DisentangledSelfAttention"): RoundingRule(MIXES, inside=_DISENTANGLED),
 }
 # Operations inside of layers that are opened, by the names of their classes, which Keras does not export.
@@ -377,6 +381,14 @@ def _convolve_apart(inputs: Any, *, layer: Any, rounded: Round) -> Any:
     maps = rounded("depthwise", ops.depthwise_conv(inputs, layer.depthwise_kernel, **arguments, **form))
     outputs = ops.conv(maps, layer.pointwise_kernel, **form)
     return layer.activation(outputs + layer.bias if layer.use_bias else outputs)
+
+
+def _add_all(inputs: Any, *, layer: Any, rounded: Round) -> Any:
+    """Do what `Add.call` does for more than two tensors."""
+    first, *others, last = inputs
+    for number, each in enumerate(others, start=1):
+        first = rounded(f"sum_{number}", first + each)
+    return first + last
 
 
 _NEVER = -1e9  # what Keras puts in the place of scores under a mask
@@ -560,6 +572,7 @@ _WAYS: dict[type, Callable[..., Any]] = {
     layers.Normalization: _normalize,
     layers.BatchNormalization: _normalize_batches,
     layers.SeparableConv2D: _convolve_apart,
+    layers.Add: _add_all,
     layers.Softmax: _softmax_under_mask,
 }
 _OPERATION_WAYS: dict[str, Callable[..., Any]] = {"DotProductAttention": _attend}
@@ -812,6 +825,8 @@ def _compute(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
     if opens(layer):
         return outputs
     rule, activation = rule_of(layer), activation_of(layer)
+    if rule is not None and rule.kind == CONSTANT:
+        return _constant(outputs)
     if type(layer).__name__ in _PRODUCTS or (rule is not None and rule.kind == KEEPS):
         outputs = places.noted(outputs, places.unit(*factors))
     outputs = places("activation", outputs)
@@ -832,7 +847,7 @@ def _replacements(layer: Any, places: _Places) -> dict[str, Any]:
         step = functools.partial(_CELL_STEPS[type(layer.cell)], cell=layer.cell, rounded=places)
         return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
     replacements: dict[str, Any] = {"activation": keras.activations.linear} if _is_split(layer, places) else {}
-    way = _WAYS.get(type(layer)) if any(name in places for name in ("scaled", "depthwise", LOGITS)) else None
+    way = _WAYS.get(type(layer)) if any(name in places for name in ("scaled", "depthwise", SUM, LOGITS)) else None
     way = way or _FORMS.get(type(layer)) or _HUB_FORMS.get(type(layer).__name__ if rule_of(layer) else "")
     if way is not None:
         replacements["call"] = functools.partial(way, layer=layer, rounded=places)
