@@ -188,13 +188,14 @@ def branch(hidden, mask, part) -> keras.KerasTensor:
         "gelu": lambda: layers.Dense(8, activation="gelu")(hidden),
         "gelu layer": lambda: layers.Activation(tanh_gelu)(layers.Dense(8)(hidden)),
         "heads": lambda: layers.EinsumDense("abc,dec->abde", (None, 2, 4), bias_axes="de", activation="relu")(hidden),
+        "sum": lambda: layers.Add()([hidden, *(layers.Dense(16)(hidden) for _ in range(3))]),
         "average": lambda: layers.Average()([hidden, layers.Dense(16)(hidden)]),
         "dot": lambda: layers.Dot(axes=(2, 2))([hidden, layers.Dense(16)(hidden)]),
     }[part]()
 
 
 PARTS = ("attention", "causal", "masked", "dropped", "grouped", "norm", "rms", "group", "gelu", "gelu layer")
-PARTS += ("heads", "average", "dot")
+PARTS += ("heads", "sum", "average", "dot")
 
 
 def with_other_weights(model: keras.Model) -> keras.Model:
