@@ -197,7 +197,7 @@ ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no 
 # Layers of other packages, by package and class.
 _HUB_TABLES = ("ReversibleEmbedding", "RelativeEmbedding")
 _HUB_CONSTANTS = ("PositionEmbedding", "SinePositionEncoding")  # return the same whatever they take
-_DISENTANGLED = ("query", "key", "value", "scaled", "place_query", "place_key", "place_scaled")
+_DISENTANGLED: tuple[str, ...] = ("query", "key", "value", "scaled", "place_query", "place_key", "place_scaled")
 _DISENTANGLED += ("scores", "to_places", "from_places", "places", f"attention/{LOGITS}", "attended", "output")
 _BY_NAME: dict[tuple[str, str], RoundingRule] = {
     **dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP)),
@@ -756,7 +756,7 @@ class _Places:
 
     names: frozenset[str]
     in_float: frozenset[str]
-    rounded: Round
+    rounded: Callable[..., Any]  # as `Round`, and with the unit of a product
     step_of: Callable[[str], Any]
     traces: _Traces
     prefix: str = ""
