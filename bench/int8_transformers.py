@@ -3,7 +3,8 @@
     python bench/int8_transformers.py [NAME ...]
 
 Tiny classifiers tell books of the World English Bible from their verses. Needs KerasHub, and the Debian packages
-sword-text-web and libsword-utils. Each model is exported in one call, with `Quantization("int8", skip="auto")`.
+sword-text-web and libsword-utils. Each model is exported in one call, with `Quantization("int8", skip="auto")`, and
+then trained with `quantize_aware`: the file of that is compared with Keras, on verses of chapters held out.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-from common import Row, at_most
+from common import Row, at_least, at_most
 from keras_hub import models
 
 import tfprune
@@ -30,7 +32,9 @@ import texts  # noqa: E402
 BOOKS = ("Genesis", "Psalms", "Proverbs", "Isaiah", "Matthew", "Romans")
 LENGTH, VOCABULARY, EPOCHS, CALIBRATION = 32, 2000, 6, 200
 WORDS_APART = 24  # words of a sample; the rest of it is padding
-POINTS, IN_FLOAT = 1.0, 0.1
+POINTS, IN_FLOAT, WITHIN_A_STEP = 1.0, 0.1, 0.995
+APART = 0.1  # points: a sample of the tests, or none
+STEPS, ROUNDING = 255, 0.01  # between the lowest and the highest of an int8 output; of a step, for float32
 SIZES = {"vocabulary_size": VOCABULARY, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "intermediate_dim": 128}
 OPTIONS = {"num_classes": len(BOOKS)}
 
@@ -93,24 +97,66 @@ def share_in_float(path: Path) -> float:
     return sizes[True] / sizes.total()
 
 
+@dataclass(frozen=True)
+class Split:
+    """Samples to train or to test with, and their books."""
+
+    x: dict[str, np.ndarray]
+    y: np.ndarray
+
+    def accuracy(self, outputs: np.ndarray) -> float:
+        return float(np.mean(outputs.argmax(-1) == self.y))
+
+    def some(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        step = len(self.y) // CALIBRATION
+        return {key: array[::step] for key, array in self.x.items()}, self.y[::step]
+
+
 def measure(names: list[str]) -> None:
     x, y, is_test = samples()
     for name in names or CLASSIFIERS:
         model = trained(name, {key: array[~is_test] for key, array in x.items()}, y[~is_test])
-        train, test = ({key: x[key][part] for key in model.input} for part in (~is_test, is_test))
-        calibration = {key: array[:: len(array) // CALIBRATION] for key, array in train.items()}
-        right = np.mean(model.predict(test, verbose=0).argmax(-1) == y[is_test])
-        limit = tfprune.Limit(POINTS / 100, data=(calibration, y[~is_test][:: len(y[~is_test]) // CALIBRATION]))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "model.tflite")
-            form = Quantization("int8", skip="auto")
-            report = to_tflite(model, path, quantize=form, calibration=calibration, max_drop=limit, batch=1)
-            accuracy = np.mean(Runner(path).predict(test).argmax(-1) == y[is_test])
-            share = share_in_float(path)
-        text = f"{100 * right:.2f} % in float, {len(report.in_float)} operators in float"
-        what = f"{name}, {report.tflite_bytes:,} bytes, {text}"
-        show(at_most(f"{what}: points lost", 100 * float(right - accuracy), POINTS, unit="", digits=2))
-        show(at_most(f"{name}: share of weights in float", share, IN_FLOAT, unit=""))
+        train, test = (Split({key: x[key][part] for key in model.input}, y[part]) for part in (~is_test, is_test))
+        measure_calibrated(name, model, train, test)
+        measure_trained(name, model, train, test)
+
+
+def measure_calibrated(name: str, model: keras.Model, train: Split, test: Split) -> None:
+    right = test.accuracy(model.predict(test.x, verbose=0))
+    calibration, labels = train.some()
+    limit = tfprune.Limit(POINTS / 100, data=(calibration, labels))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        form = Quantization("int8", skip="auto")
+        report = to_tflite(model, path, quantize=form, calibration=calibration, max_drop=limit, batch=1)
+        accuracy = test.accuracy(Runner(path).predict(test.x))
+        share = share_in_float(path)
+    text = f"{100 * right:.2f} % in float, {len(report.in_float)} operators in float"
+    what = f"{name}, {report.tflite_bytes:,} bytes, {text}"
+    show(at_most(f"{what}: points lost", 100 * (right - accuracy), POINTS, unit="", digits=2))
+    show(at_most(f"{name}: share of weights in float", share, IN_FLOAT, unit=""))
+
+
+def measure_trained(name: str, model: keras.Model, train: Split, test: Split) -> None:
+    """Train a classifier for 8 bits, and compare its file with Keras."""
+    aware = tfprune.quantize_aware(model)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    aware.compile(keras.optimizers.Adam(1e-4), loss)
+    aware.fit(train.x, train.y, batch_size=64, epochs=1, verbose=0)
+    expected = aware.predict(test.x, verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        form = Quantization("int8", allow_float=True)
+        to_tflite(aware, path, quantize=form, check_on=train.some()[0], batch=1)
+        outputs = Runner(path).predict(test.x)
+    bounds = tfprune.quantization_report(aware).rows[-1].ranges["output"]
+    assert bounds is not None
+    step = (bounds[1] - bounds[0]) / STEPS
+    keras_right, file_right = (100 * test.accuracy(each) for each in (expected, outputs))
+    what = f"{name}, trained for 8 bits, {keras_right:.2f} % in Keras, {file_right:.2f} % in the file"
+    show(at_most(f"{what}: points apart", abs(keras_right - file_right), APART, unit="", digits=2))
+    share = float(np.mean(np.abs(outputs - expected) <= (1 + ROUNDING) * step))
+    show(at_least(f"{name}: share of outputs within one step of Keras", share, WITHIN_A_STEP, unit="", digits=4))
 
 
 def show(row: Row) -> None:

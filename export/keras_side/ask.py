@@ -136,7 +136,8 @@ def quantization_error(
     batches = read_calibration(samples, inputs)
     file = convert_prepared(model, inputs, form=form, batches=batches)
     data = {name: np.concatenate([batch[name] for batch in batches]) for name in inputs.names}
-    return errors_of_files(convert_prepared(model, inputs, beside=form).content, file.content, samples=data)
+    reference = convert_prepared(model, inputs, beside=form, beside_file=file)
+    return errors_of_files(reference.content, file.content, samples=data)
 
 
 # Arguments that may be a Keras model or a file: a path, or its content.

@@ -538,6 +538,7 @@ def convert_prepared(
     batches: Sequence[Mapping[str, np.ndarray]] = (),
     batch: int | None = None,
     beside: Quantization | None = None,
+    beside_file: ModelFile | None = None,
 ) -> ModelFile:
     """Convert a model whose inputs and calibration data have been read, with options that have been checked.
 
@@ -549,6 +550,7 @@ def convert_prepared(
         batch: As in `convert`.
         beside: The number format of the file with which this one will be compared: it gets the same operators, with
             recurrent layers unrolled and scales protected as there. None (the default) is `form`.
+        beside_file: That file, if it is there already: the same converter makes this one, and names tensors alike.
 
     Raises:
         ValueError: As `convert` does.
@@ -567,7 +569,7 @@ def convert_prepared(
     by_tensorflow = functools.partial(
         _by_tensorflow, model, inputs, form=form, samples=samples, like=(beside or form).scheme
     )
-    content = _first_converted(model, {"litert": by_litert, "tensorflow": by_tensorflow})
+    content = _first_made(model, {"litert": by_litert, "tensorflow": by_tensorflow}, beside=beside_file)
     if quantize in INTEGERS:
         _check_scales(content, model)
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
@@ -591,15 +593,17 @@ def _warn_of_masks(file: ModelFile) -> None:
         )
 
 
-def _first_converted(model: keras.Model, convert_by: Mapping[str, Callable[[], bytes]]) -> bytes:
+def _first_made(model: keras.Model, ways: Mapping[str, Callable[[], bytes]], *, beside: ModelFile | None) -> bytes:
     """Return the file of the first converter that takes a model; TensorFlow's keeps the loops of recurrent layers."""
+    if beside is not None:
+        return ways["litert" if beside.converter else "tensorflow"]()
     *names, last = reversed(converters()) if recurrent_layers(model) else converters()
     for name in names:
         try:
-            return convert_by[name]()
+            return ways[name]()
         except ValueError as error:
             _log.info("the converter %s refused %r: %s", name, model.name, error)
-    return convert_by[last]()
+    return ways[last]()
 
 
 def _by_litert(

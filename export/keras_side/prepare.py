@@ -653,8 +653,10 @@ def with_known_ranges(model: keras.Model) -> keras.Model:
     copy = copy_with(anatomy, replacement)
     for path, layer in Anatomy.of(copy).leaves:
         if isinstance(layer, Quantized):
+            own = {kernel.path: kernel for kernel in trained[path].inner_kernels.values()}
             for kernel in layer.inner_kernels.values():
-                kernel.variable.assign(trained[path].on_grid(ops.copy(kernel.variable.value), kernel))
+                value = ops.copy(kernel.variable.value)
+                kernel.variable.assign(trained[path].on_grid(value, own[kernel.path]))  # which knows what stays
     return copy
 
 

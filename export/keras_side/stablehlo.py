@@ -214,6 +214,10 @@ def _place_ranges(ir: Any, module: Any) -> None:
             continue
         attributes, tensor = operation.attributes["composite_attributes"], operation.operands[0]
         scale, zero = (np.array(attributes[name]).item() for name in ("scale", "zero_point"))
+        if _is_constant(tensor):
+            operation.result.replace_all_uses_with(_rounded_constant(ir, operation, scale, zero))
+            operation.erase()
+            continue
         kind = ir.Type.parse(f"!quant.uniform<i8:f32, {scale!r}:{zero}>")
         with ir.InsertionPoint(operation), operation.location:
             integers = ir.RankedTensorType.get(tensor.type.shape, kind)
@@ -223,6 +227,26 @@ def _place_ranges(ir: Any, module: Any) -> None:
             )
         operation.result.replace_all_uses_with(again.result)
         operation.erase()
+
+
+def _rounded_constant(ir: Any, operation: Any, scale: float, zero: int) -> Any:
+    """Return what rounds a constant in floats: the converter takes operators of integers away from constants."""
+    tensor = operation.operands[0]
+
+    def create(name: str, operands: list[Any], *, kind: Any = tensor.type, **how: Any) -> Any:
+        return ir.Operation.create(f"stablehlo.{name}", results=[kind], operands=operands, attributes=how).result
+
+    def filled(value: float) -> Any:
+        values = ir.DenseElementsAttr.get(np.array(value, np.float32))
+        return create("constant", [], kind=ir.RankedTensorType.get([], values.type.element_type), value=values)
+
+    def spread(value: float) -> Any:
+        return create("broadcast_in_dim", [filled(value)], broadcast_dimensions=ir.DenseI64ArrayAttr.get([]))
+
+    with ir.InsertionPoint(operation), operation.location:
+        steps = create("round_nearest_even", [create("divide", [tensor, spread(scale)])])
+        kept = create("clamp", [filled(_LOWEST - zero), steps, filled(_LOWEST + _STEPS - zero)])
+        return create("multiply", [kept, spread(scale)])
 
 
 def _repeat_ranges(ir: Any, module: Any) -> None:
@@ -520,6 +544,8 @@ def _marked_ranges(*, fuses: bool) -> Iterator[None]:
 
     from tfprune.quantizing.quantized import marks_range
 
+    numbers = itertools.count()  # tensors are compared by name, and a layer that is opened marks many
+
     def mark(tensor: Any, bounds: Any) -> Any:
         if not all(isinstance(bound, float | int) for bound in bounds):  # of constants
             return tensor
@@ -529,7 +555,8 @@ def _marked_ranges(*, fuses: bool) -> Iterator[None]:
         scale = (float(high) - float(low)) / _STEPS
         zero = _LOWEST + int(np.floor(-low / np.float32(scale) + np.float32(0.5)))
         kept = {"scale": np.array([scale], np.float64), "zero_point": np.array([zero], np.int64)}
-        return jax.lax.composite(lambda values, **_: values, _RANGE)(tensor, **kept)
+        with jax.named_scope(f"range_{next(numbers)}"):
+            return jax.lax.composite(lambda values, **_: values, _RANGE)(tensor, **kept)
 
     token = marks_range.set(mark)
     try:

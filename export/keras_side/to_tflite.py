@@ -97,9 +97,9 @@ from tfprune.export.rewriting.rewrite import (
 )
 from tfprune.export.rewriting.share_weights import LARGEST_INTEGER, share_grids, share_values
 from tfprune.export.rewriting.weights import EdgeQuantizer
+from tfprune.masking.pruned import shares_values
 from tfprune.masking.strip import warn_if_dense
 from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, kernels, to_matrix
-from tfprune.quantizing.quantized import shares_values
 
 # Checks of a file fresh from the converter: its zeros, its integers, and that it differs by rounding only.
 
@@ -216,7 +216,7 @@ def _check_rounding(
     if form.scheme is None or isinstance(form, EdgeQuantizer):
         return check
     precision = max(_FLOAT_BESIDE, _default(None, plain))
-    reference = convert_prepared(plain, inputs, batch=batch, beside=form)
+    reference = convert_prepared(plain, inputs, batch=batch, beside=form, beside_file=file)
     unrounded, expected, has_ranges = reference, check.expected, holds_ranges(plain)
     if has_ranges:  # where numbers are rounded the other way somewhere, such files differ as much as int8 ones
         unrounded = reference.after(without_rounding)
@@ -683,7 +683,7 @@ def _with_floats(
 def _errors(
     convert: Callable[..., ModelFile], form: Quantization, file: ModelFile, samples: Mapping[str, np.ndarray]
 ) -> QuantizationErrorReport:
-    reference = convert(form=Quantization(None), batches=(), beside=form)
+    reference = convert(form=Quantization(None), batches=(), beside=form, beside_file=file)
     return errors_of_files(reference.content, file.content, samples={**samples})
 
 

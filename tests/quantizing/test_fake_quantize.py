@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from tfprune.quantizing.quantized import _fake_quantize, _fake_quantize_weight, _on_grid, _relevant
+from tfprune.quantizing.quantized import _fake_quantize, _fake_quantize_weight, _on_grid, _relevant, _twice_rounded
 
 RNG = np.random.default_rng(0)
 
@@ -105,3 +108,26 @@ def test_masks_do_not_widen_the_range_of_scores_and_change_no_result(never):
     kept = masked.max(-1) > -1e8
     np.testing.assert_allclose(softmax(seen[kept]), softmax(masked[kept]), atol=0.5 / 256)
     assert (seen[0] == 0).all()
+
+
+def rounded_twice(total: int, factor: float) -> int:
+    """Multiply by a factor below 1/2 as kernels for integers do: by 31 bits of it, and then by a power of two."""
+    mantissa, exponent = math.frexp(factor)
+    product = total * round(mantissa * 2**31)
+    nudge = 2**30 if product >= 0 else 1 - 2**30
+    high = int(math.trunc(Fraction(product + nudge, 2**31)))
+    sign = -1 if high < 0 else 1
+    return sign * ((abs(high) + 2 ** (-exponent - 1)) >> -exponent)
+
+
+@pytest.mark.parametrize("step", [0.03, 0.071, 0.5])
+def test_products_of_activations_round_twice_as_kernels_do(step):
+    totals = np.arange(-20000, 20000, 7)
+    steps = 0.011 * 0.0237
+    inside = np.abs(totals * steps / step) < 126
+    expected = [rounded_twice(int(total), steps / step) * step for total in totals[inside]]
+    products = ops.convert_to_tensor((totals[inside] * steps).astype("float32"))
+    found = _fake_quantize(_twice_rounded(products, steps, step=step), (-128 * step, 127 * step))
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-4 * step)
+    once = ops.convert_to_numpy(_fake_quantize(products, (-128 * step, 127 * step)))
+    assert (np.abs(once - expected) > step / 2).any()  # which rounding once would not give

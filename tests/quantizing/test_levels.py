@@ -9,8 +9,8 @@ from keras import ops
 from sklearn.cluster import KMeans
 
 import tfprune
+from tfprune.masking.pruned import Clustered, _share, _starting_centroids
 from tfprune.masking.strip import mask_zeros
-from tfprune.quantizing.quantized import Clustered, _share, _starting_centroids
 
 RNG = np.random.default_rng(0)
 

@@ -1,4 +1,7 @@
-"""Pruned: any Keras layer, its weights read through masks. The one class that touches Keras' forward pass."""
+"""Pruned: any Keras layer, its weights read through masks; Clustered, whose weights have few values.
+
+Pruned is the one class that touches Keras' forward pass.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from tfprune.base.arrays import CACHED_VALUES
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion, UnitScores
 from tfprune.models.anatomy import (
+    Anatomy,
     Kernel,
     as_numpy,
     kernels,
@@ -556,3 +560,225 @@ def _kernels_to_prune(
         if refusal:
             raise ValueError(f"Weight {layer.name}/{name} cannot take the pattern: {refusal}.")
     return kernels_by_name
+
+
+# Few values for each weight, shared by its entries and trained; zeros stay zeros.
+
+_SEARCH_STEPS = 50  # of k-means at most
+_BINS = 512
+
+
+def _share(weight: Any, centroids: Any) -> Any:
+    """Return a weight whose non-zero entries have the value of the nearest centroid.
+
+    A centroid gets the sum of the gradients of its entries (Han et al. 2016, arXiv 1510.00149, section 3); an entry
+    gets its own, so that it can move to another centroid.
+
+    Args:
+        weight: A tensor.
+        centroids: A vector of values.
+    """
+    ordered = ops.take(centroids, ops.argsort(centroids))
+    borders = (ordered[1:] + ordered[:-1]) / 2
+    entries = ops.stop_gradient(ops.reshape(weight, (-1,)))
+    nearest = ops.searchsorted(ops.stop_gradient(borders), entries)
+    values = ops.reshape(ops.take(ordered, nearest), weight.shape)
+    moving = values + (weight - ops.stop_gradient(weight))
+    return ops.where(ops.equal(weight, 0), ops.zeros_like(weight), moving)
+
+
+def _starting_centroids(weight: np.ndarray, count: int, *, start: str = "k-means") -> np.ndarray:
+    """Return values for the entries of a weight to share; those that it has, if they are few enough.
+
+    Args:
+        weight: A weight; its zeros are left out.
+        count: How many.
+        start: A name among `_STARTS`.
+
+    Example:
+        >>> _starting_centroids(np.array([0.0, 1.0, 1.1, -2.0]), 2).tolist()
+        [-2.0, 1.05]
+    """
+    entries = np.sort(weight[weight != 0].astype(np.float64), axis=None)
+    if not len(entries):
+        return np.linspace(-1, 1, count)
+    values = np.unique(entries)
+    if len(values) <= count:
+        return np.pad(values, (0, count - len(values)), mode="edge")
+    return _STARTS[start](entries, count)
+
+
+def _k_means(entries: np.ndarray, count: int) -> np.ndarray:
+    """Return values that leave little squared error: k-means in one dimension.
+
+    It starts from values as dense as the cube root of the density of the entries, which is best where there are
+    many (Panter and Dite 1951).
+    """
+    sums = np.concatenate([[0.0], np.cumsum(entries)])
+    density, edges = np.histogram(entries, bins=_BINS)
+    mass = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
+    centroids = np.interp((np.arange(count) + 0.5) / count * mass[-1], mass, edges)
+    for _ in range(_SEARCH_STEPS):
+        borders = np.searchsorted(entries, (centroids[1:] + centroids[:-1]) / 2)
+        ends = np.concatenate([[0], borders, [len(entries)]])
+        counts = np.diff(ends)
+        means = np.diff(sums[ends]) / np.maximum(counts, 1)
+        moved = np.where(counts > 0, means, centroids)
+        if np.allclose(moved, centroids, rtol=0, atol=1e-12):
+            break
+        centroids = np.sort(moved)
+    return centroids
+
+
+def _linear(entries: np.ndarray, count: int) -> np.ndarray:
+    return np.linspace(entries[0], entries[-1], count)
+
+
+def _density(entries: np.ndarray, count: int) -> np.ndarray:
+    return np.quantile(entries, (np.arange(count) + 0.5) / count)
+
+
+def _random(entries: np.ndarray, count: int) -> np.ndarray:
+    return ops.convert_to_numpy(keras.random.uniform((count,), float(entries[0]), float(entries[-1])))
+
+
+# Where values start, from the sorted entries that are not zero and how many values there are to be.
+_STARTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "k-means": _k_means,
+    "linear": _linear,  # evenly from the smallest to the largest
+    "density": _density,  # as many entries around each
+    "random": _random,  # anywhere between the smallest and the largest
+}
+
+
+# Clustered: a wrapper whose layer reads weights of few values, which its entries share.
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class Clustered(Pruned):
+    """Wrap a layer so that the entries of each of its weights share a few trained values; zeros stay zeros.
+
+    Args:
+        layer: The layer. It is used as it is, not copied.
+        levels: How many values the entries of each weight share, 0 among them; None leaves each its own.
+        start: Where the values start: a name among `levels.STARTS`.
+        weights: Names of the weights under masks, as in `Pruned`; none by default.
+        **kwargs: Arguments of `Pruned`.
+
+    Example:
+        >>> layer = Clustered(keras.layers.Dense(3), levels=4)
+        >>> layer.build((None, 5))
+        >>> layer.centroids["kernel"].shape[0]
+        3
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        *,
+        levels: int | None = None,
+        start: str = "k-means",
+        weights: Sequence[str] | None = (),
+        **kwargs: Any,
+    ) -> None:
+        self.levels, self.start = levels, start
+        super().__init__(layer, weights=weights, **kwargs)
+        self._inner_kernels: dict[int, Kernel] | None = None
+        self.centroids: dict[str, keras.Variable] = {}
+        if layer.built:
+            self._add_centroids()
+
+    @classmethod
+    def of(cls, layer: keras.layers.Layer, **arguments: Any) -> Clustered:
+        """Return such a wrapper around a layer, or in the place of its wrapper, whose masks and values it gets."""
+        if not isinstance(layer, Pruned):
+            return cls(layer, **arguments)
+        shared = {"levels": layer.levels, "start": layer.start} if shares_values(layer) else {}
+        return cls(layer.layer, **{**layer.pruning(), **arguments, **shared})
+
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        self._add_centroids()
+
+    def _add_centroids(self) -> None:
+        if self.levels is None or self.centroids:
+            return
+        for kernel in self.inner_kernels.values():
+            name = f"{kernel.path.replace('/', '_')}_centroids"
+            self.centroids[kernel.path] = self.add_weight(
+                name=name, shape=(self.levels - 1,), dtype=kernel.variable.dtype, initializer="zeros"
+            )
+        self.place_centroids()
+
+    def place_centroids(self) -> None:
+        """Put the values that the entries of a weight share where they fit it best."""
+        for kernel in self.inner_kernels.values():
+            if kernel.path in self.centroids:
+                variable = self.centroids[kernel.path]
+                values = _starting_centroids(as_numpy(kernel.variable), variable.shape[0], start=self.start)
+                variable.assign(values)
+
+    @property
+    def inner_kernels(self) -> dict[int, Kernel]:
+        """The kernels of the layer, under masks or not, by the id of the variable."""
+        if not self.layer.built:
+            return {}
+        if self._inner_kernels is None:
+            self._inner_kernels = {id(kernel.variable): kernel for kernel in kernels(self.layer)}
+        return self._inner_kernels
+
+    @property
+    def prunes(self) -> bool:
+        """Whether weights are under masks, or will be once the layer is built."""
+        return self.weight_names != ()
+
+    def choose_kernels(self) -> dict[str, Kernel]:
+        """Return the kernels under masks by name; there may be none."""
+        return super().choose_kernels() if self.prunes else {}
+
+    def settled(self) -> Iterator[tuple[keras.Variable, Any]]:
+        """Yield each weight that has another value without the wrapper, and that value; 8 bits are not part of it."""
+        masked = {id(variable): (variable, value) for variable, value in super().settled()}
+        for kernel in self.inner_kernels.values():
+            if kernel.path in self.centroids:
+                _, value = masked.get(id(kernel.variable), (None, ops.convert_to_tensor(kernel.variable)))
+                masked[id(kernel.variable)] = kernel.variable, self._shared(value, kernel)
+        yield from masked.values()
+
+    def _value(self, variable: keras.Variable, training: bool | None) -> Any:
+        value = super()._value(variable, training)
+        kernel = self.inner_kernels.get(id(variable))
+        return value if kernel is None or kernel.path not in self.centroids else self._shared(value, kernel)
+
+    def _shared(self, weight: Any, kernel: Kernel) -> Any:
+        # A tensor: what a backend calls the value of a variable may be a variable.
+        return _share(ops.copy(weight), ops.convert_to_tensor(self.centroids[kernel.path]))
+
+    def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
+        """Return such a wrapper, with other arguments where some are given, around a layer."""
+        return super().around(layer, **{**self._own(), **arguments})
+
+    def _own(self) -> dict[str, Any]:
+        return {"levels": self.levels, "start": self.start}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments besides the layer, as a configuration holds them."""
+        return {**super().settings(), **self._own()}
+
+    def saved_variables(self) -> dict[str, keras.Variable]:
+        """Return the variables that files hold besides the layer's: masks, latent values and shared values."""
+        shared = {f"{name.replace('/', '_')}_centroids": variable for name, variable in self.centroids.items()}
+        return super().saved_variables() | shared
+
+
+def shares_values(layer: keras.layers.Layer) -> bool:
+    """Return True if the entries of a layer's weights share values."""
+    return isinstance(layer, Clustered) and layer.levels is not None
+
+
+def place_centroids(copy: keras.Model, *, like: keras.Model) -> None:
+    """Let the values that entries share start anew in a copy, where the layers of the model copied had none."""
+    paths = {path for path, layer in Anatomy.of(like).leaves if shares_values(layer)}
+    for path, layer in Anatomy.of(copy).leaves:
+        if isinstance(layer, Clustered) and path not in paths:
+            layer.place_centroids()

@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.base.spec import ArgumentError, check_count, check_regex
+from tfprune.masking.pruned import place_centroids
 from tfprune.masking.strip import copy_with, plain_copy
 from tfprune.models.anatomy import (
     Anatomy,
@@ -41,7 +42,6 @@ from tfprune.quantizing.quantized import (
     RoundingRule,
     activation_of,
     opens,
-    place_centroids,
     quantized_layers,
     rule_of,
 )
@@ -105,6 +105,7 @@ def _recurrent(layer: Any) -> str | None:
 
 # Which layers of a model round where, so that each operator of the file is one that computes in 8 bits.
 
+_ROUNDING = (quantized.MIXES, quantized.LOOKS_UP, quantized.CONSTANT, quantized.OPENS)  # round without ranges, too
 _LEFT_OUT = "left out by `filters` or `skip`"
 
 
@@ -253,10 +254,13 @@ class _Planner:
         names = self.places.setdefault(id(call.layer), [])
         if rule.kind != quantized.ISLAND or self._follows_operation(call):
             self._take_inputs(call, names)
-        if rule.kind in (quantized.MIXES, quantized.LOOKS_UP, quantized.OPENS) or activation_of(call.layer) in FIXED:
+        if rule.kind in _ROUNDING or activation_of(call.layer) in FIXED:
             self.rounding.add(id(call.layer))
+        if rule.kind == quantized.CONSTANT:
+            return
         is_under_mask = isinstance(call.layer, layers.Softmax) and len(call.inputs) > 1
-        for name in (*rule.within, *([LOGITS] if is_under_mask else [])):
+        sums = range(1, len(call.inputs) - 1) if isinstance(call.layer, layers.Add) else ()
+        for name in (*rule.within, *(f"sum_{number}" for number in sums), *([LOGITS] if is_under_mask else [])):
             _add(names, name)
         if self._is_continued(call, rule):
             return

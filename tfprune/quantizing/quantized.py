@@ -15,231 +15,9 @@ import keras
 import numpy as np
 from keras import activations, layers, ops
 
-from tfprune.masking.pruned import Pruned
-from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, check_keras, is_of_keras, kernels, sublayers, walk
+from tfprune.masking.pruned import Clustered
+from tfprune.models.anatomy import Anatomy, Kernel, as_numpy, check_keras, is_of_keras, sublayers, walk
 from tfprune.models.tracing import FAILURES, OpenedCall, inner_names, is_tensor, open_call, own_weights
-
-# Few values for each weight, shared by its entries and trained; zeros stay zeros.
-
-_SEARCH_STEPS = 50  # of k-means at most
-_BINS = 512
-
-
-def _share(weight: Any, centroids: Any) -> Any:
-    """Return a weight whose non-zero entries have the value of the nearest centroid.
-
-    A centroid gets the sum of the gradients of its entries (Han et al. 2016, arXiv 1510.00149, section 3); an entry
-    gets its own, so that it can move to another centroid.
-
-    Args:
-        weight: A tensor.
-        centroids: A vector of values.
-    """
-    ordered = ops.take(centroids, ops.argsort(centroids))
-    borders = (ordered[1:] + ordered[:-1]) / 2
-    entries = ops.stop_gradient(ops.reshape(weight, (-1,)))
-    nearest = ops.searchsorted(ops.stop_gradient(borders), entries)
-    values = ops.reshape(ops.take(ordered, nearest), weight.shape)
-    moving = values + (weight - ops.stop_gradient(weight))
-    return ops.where(ops.equal(weight, 0), ops.zeros_like(weight), moving)
-
-
-def _starting_centroids(weight: np.ndarray, count: int, *, start: str = "k-means") -> np.ndarray:
-    """Return values for the entries of a weight to share; those that it has, if they are few enough.
-
-    Args:
-        weight: A weight; its zeros are left out.
-        count: How many.
-        start: A name among `_STARTS`.
-
-    Example:
-        >>> _starting_centroids(np.array([0.0, 1.0, 1.1, -2.0]), 2).tolist()
-        [-2.0, 1.05]
-    """
-    entries = np.sort(weight[weight != 0].astype(np.float64), axis=None)
-    if not len(entries):
-        return np.linspace(-1, 1, count)
-    values = np.unique(entries)
-    if len(values) <= count:
-        return np.pad(values, (0, count - len(values)), mode="edge")
-    return _STARTS[start](entries, count)
-
-
-def _k_means(entries: np.ndarray, count: int) -> np.ndarray:
-    """Return values that leave little squared error: k-means in one dimension.
-
-    It starts from values as dense as the cube root of the density of the entries, which is best where there are
-    many (Panter and Dite 1951).
-    """
-    sums = np.concatenate([[0.0], np.cumsum(entries)])
-    density, edges = np.histogram(entries, bins=_BINS)
-    mass = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
-    centroids = np.interp((np.arange(count) + 0.5) / count * mass[-1], mass, edges)
-    for _ in range(_SEARCH_STEPS):
-        borders = np.searchsorted(entries, (centroids[1:] + centroids[:-1]) / 2)
-        ends = np.concatenate([[0], borders, [len(entries)]])
-        counts = np.diff(ends)
-        means = np.diff(sums[ends]) / np.maximum(counts, 1)
-        moved = np.where(counts > 0, means, centroids)
-        if np.allclose(moved, centroids, rtol=0, atol=1e-12):
-            break
-        centroids = np.sort(moved)
-    return centroids
-
-
-def _linear(entries: np.ndarray, count: int) -> np.ndarray:
-    return np.linspace(entries[0], entries[-1], count)
-
-
-def _density(entries: np.ndarray, count: int) -> np.ndarray:
-    return np.quantile(entries, (np.arange(count) + 0.5) / count)
-
-
-def _random(entries: np.ndarray, count: int) -> np.ndarray:
-    return ops.convert_to_numpy(keras.random.uniform((count,), float(entries[0]), float(entries[-1])))
-
-
-# Where values start, from the sorted entries that are not zero and how many values there are to be.
-_STARTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "k-means": _k_means,
-    "linear": _linear,  # evenly from the smallest to the largest
-    "density": _density,  # as many entries around each
-    "random": _random,  # anywhere between the smallest and the largest
-}
-
-
-# Clustered: a wrapper whose layer reads weights of few values, which its entries share.
-
-
-@keras.saving.register_keras_serializable(package="tfprune")
-class Clustered(Pruned):
-    """Wrap a layer so that the entries of each of its weights share a few trained values; zeros stay zeros.
-
-    Args:
-        layer: The layer. It is used as it is, not copied.
-        levels: How many values the entries of each weight share, 0 among them; None leaves each its own.
-        start: Where the values start: a name among `levels.STARTS`.
-        weights: Names of the weights under masks, as in `Pruned`; none by default.
-        **kwargs: Arguments of `Pruned`.
-
-    Example:
-        >>> layer = Clustered(keras.layers.Dense(3), levels=4)
-        >>> layer.build((None, 5))
-        >>> layer.centroids["kernel"].shape[0]
-        3
-    """
-
-    def __init__(
-        self,
-        layer: keras.layers.Layer,
-        *,
-        levels: int | None = None,
-        start: str = "k-means",
-        weights: Sequence[str] | None = (),
-        **kwargs: Any,
-    ) -> None:
-        self.levels, self.start = levels, start
-        super().__init__(layer, weights=weights, **kwargs)
-        self._inner_kernels: dict[int, Kernel] | None = None
-        self.centroids: dict[str, keras.Variable] = {}
-        if layer.built:
-            self._add_centroids()
-
-    @classmethod
-    def of(cls, layer: keras.layers.Layer, **arguments: Any) -> Clustered:
-        """Return such a wrapper around a layer, or in the place of its wrapper, whose masks and values it gets."""
-        if not isinstance(layer, Pruned):
-            return cls(layer, **arguments)
-        shared = {"levels": layer.levels, "start": layer.start} if shares_values(layer) else {}
-        return cls(layer.layer, **{**layer.pruning(), **arguments, **shared})
-
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        self._add_centroids()
-
-    def _add_centroids(self) -> None:
-        if self.levels is None or self.centroids:
-            return
-        for kernel in self.inner_kernels.values():
-            name = f"{kernel.path.replace('/', '_')}_centroids"
-            self.centroids[kernel.path] = self.add_weight(
-                name=name, shape=(self.levels - 1,), dtype=kernel.variable.dtype, initializer="zeros"
-            )
-        self.place_centroids()
-
-    def place_centroids(self) -> None:
-        """Put the values that the entries of a weight share where they fit it best."""
-        for kernel in self.inner_kernels.values():
-            if kernel.path in self.centroids:
-                variable = self.centroids[kernel.path]
-                values = _starting_centroids(as_numpy(kernel.variable), variable.shape[0], start=self.start)
-                variable.assign(values)
-
-    @property
-    def inner_kernels(self) -> dict[int, Kernel]:
-        """The kernels of the layer, under masks or not, by the id of the variable."""
-        if not self.layer.built:
-            return {}
-        if self._inner_kernels is None:
-            self._inner_kernels = {id(kernel.variable): kernel for kernel in kernels(self.layer)}
-        return self._inner_kernels
-
-    @property
-    def prunes(self) -> bool:
-        """Whether weights are under masks, or will be once the layer is built."""
-        return self.weight_names != ()
-
-    def choose_kernels(self) -> dict[str, Kernel]:
-        """Return the kernels under masks by name; there may be none."""
-        return super().choose_kernels() if self.prunes else {}
-
-    def settled(self) -> Iterator[tuple[keras.Variable, Any]]:
-        """Yield each weight that has another value without the wrapper, and that value; 8 bits are not part of it."""
-        masked = {id(variable): (variable, value) for variable, value in super().settled()}
-        for kernel in self.inner_kernels.values():
-            if kernel.path in self.centroids:
-                _, value = masked.get(id(kernel.variable), (None, ops.convert_to_tensor(kernel.variable)))
-                masked[id(kernel.variable)] = kernel.variable, self._shared(value, kernel)
-        yield from masked.values()
-
-    def _value(self, variable: keras.Variable, training: bool | None) -> Any:
-        value = super()._value(variable, training)
-        kernel = self.inner_kernels.get(id(variable))
-        return value if kernel is None or kernel.path not in self.centroids else self._shared(value, kernel)
-
-    def _shared(self, weight: Any, kernel: Kernel) -> Any:
-        # A tensor: what a backend calls the value of a variable may be a variable.
-        return _share(ops.copy(weight), ops.convert_to_tensor(self.centroids[kernel.path]))
-
-    def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
-        """Return such a wrapper, with other arguments where some are given, around a layer."""
-        return super().around(layer, **{**self._own(), **arguments})
-
-    def _own(self) -> dict[str, Any]:
-        return {"levels": self.levels, "start": self.start}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments besides the layer, as a configuration holds them."""
-        return {**super().settings(), **self._own()}
-
-    def saved_variables(self) -> dict[str, keras.Variable]:
-        """Return the variables that files hold besides the layer's: masks, latent values and shared values."""
-        shared = {f"{name.replace('/', '_')}_centroids": variable for name, variable in self.centroids.items()}
-        return super().saved_variables() | shared
-
-
-def shares_values(layer: keras.layers.Layer) -> bool:
-    """Return True if the entries of a layer's weights share values."""
-    return isinstance(layer, Clustered) and layer.levels is not None
-
-
-def place_centroids(copy: keras.Model, *, like: keras.Model) -> None:
-    """Let the values that entries share start anew in a copy, where the layers of the model copied had none."""
-    paths = {path for path, layer in Anatomy.of(like).leaves if shares_values(layer)}
-    for path, layer in Anatomy.of(copy).leaves:
-        if isinstance(layer, Clustered) and path not in paths:
-            layer.place_centroids()
-
 
 # Round to the grid of 8-bit integers and stay in floats, as the operators of a .tflite file compute.
 
@@ -265,6 +43,29 @@ def _fake_quantize(tensor: Any, bounds: Any) -> Any:
         return mark(tensor, bounds)
     low, high = _on_grid(bounds[0], bounds[1])
     return keras.quantizers.fake_quant_with_min_max_vars(tensor, low, high)
+
+
+def _step(bounds: Any) -> Any:
+    """Return the distance of two values of a range."""
+    return ops.maximum(ops.cast(bounds[1] - bounds[0], "float32"), _FLAT) / _INTEGER_STEPS
+
+
+def _twice_rounded(product: Any, unit: Any, *, step: Any) -> Any:
+    """Return what is left of a product of two rounded tensors where a kernel rounds it twice.
+
+    Kernels for the products of matrices that both change multiply the sum of integers by a number from 1/2 to 1 and
+    round, and then divide by a power of two and round halves away from zero. XNNPACK has other kernels for weights.
+
+    Args:
+        product: The tensor.
+        unit: Of what it is a multiple: the product of the steps of both.
+        step: That of its own range.
+    """
+    power = ops.floor(ops.log2(unit / step)) + 1.0
+    fine = step * ops.exp2(power)
+    whole = ops.floor(ops.abs(product) / fine + 0.5)
+    moved = ops.where(power < 0, ops.sign(product) * (whole + 0.25) * fine, product)  # 1/4 lets no half go up to zero
+    return product + ops.stop_gradient(moved - product)
 
 
 def _on_grid(low: Any, high: Any) -> tuple[Any, Any]:
@@ -325,6 +126,7 @@ FUSED = ("linear", "relu", "relu6")  # what an operator applies before it rounds
 FIXED = {"sigmoid": (0.0, 255 / 256), "softmax": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
 SEPARATE = (*FIXED, "silu", "hard_silu", "leaky_relu", "gelu", "gelu_tanh")  # operators of their own, in 8 bits
 
+SUM = "sum_1"  # the first of the sums in between, where more than two tensors are added
 LOGITS = "logits"  # the place before a softmax: numbers far below the largest one are all the same to it
 
 MIXES = "mixes"  # an operator with a kernel
@@ -334,6 +136,7 @@ MERGES = "merges"  # several tensors, and applies an activation before it rounds
 _ROUNDS = "rounds"  # an operator without weights
 KEEPS = "keeps"  # moves numbers only, and keeps their range
 LOOKS_UP = "looks up"  # takes rows of its weights, which get the range of what it returns
+CONSTANT = "constant"  # computes from weights alone what the converter rounds as a constant
 ISLAND = "island"  # several operators that compute in float, from rounded numbers to a rounded result
 OPENS = "opens"  # calls layers and operations that have rules
 
@@ -392,8 +195,15 @@ ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no 
 
 
 # Layers of other packages, by package and class.
-_HUB_TABLES = ("ReversibleEmbedding", "PositionEmbedding", "SinePositionEncoding")
-_BY_NAME = dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP))
+_HUB_TABLES = ("ReversibleEmbedding", "RelativeEmbedding")
+_HUB_CONSTANTS = ("PositionEmbedding", "SinePositionEncoding")  # return the same whatever they take
+_DISENTANGLED: tuple[str, ...] = ("query", "key", "value", "scaled", "place_query", "place_key", "place_scaled")
+_DISENTANGLED += ("scores", "to_places", "from_places", "places", f"attention/{LOGITS}", "attended", "output")
+_BY_NAME: dict[tuple[str, str], RoundingRule] = {
+    **dict.fromkeys((("keras_hub", name) for name in _HUB_TABLES), RoundingRule(LOOKS_UP)),
+    **dict.fromkeys((("keras_hub", name) for name in _HUB_CONSTANTS), RoundingRule(CONSTANT)),
+    ("keras_hub", "DisentangledSelfAttention"): RoundingRule(MIXES, inside=_DISENTANGLED),
+}
 # Operations inside of layers that are opened, by the names of their classes, which Keras does not export.
 _OPERATIONS: dict[str, RoundingRule] = {
     **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Einsum", "Matmul"), RoundingRule(_ROUNDS)),
@@ -573,13 +383,22 @@ def _convolve_apart(inputs: Any, *, layer: Any, rounded: Round) -> Any:
     return layer.activation(outputs + layer.bias if layer.use_bias else outputs)
 
 
+def _add_all(inputs: Any, *, layer: Any, rounded: Round) -> Any:
+    """Do what `Add.call` does for more than two tensors."""
+    first, *others, last = inputs
+    for number, each in enumerate(others, start=1):
+        first = rounded(f"sum_{number}", first + each)
+    return first + last
+
+
 _NEVER = -1e9  # what Keras puts in the place of scores under a mask
 
 
-def _softmax_under_mask(inputs: Any, mask: Any = None, *, layer: Any, rounded: Round) -> Any:
+def _softmax_under_mask(inputs: Any, mask: Any = None, *, layer: Any, rounded: Any) -> Any:
     """Do what `Softmax.call` does with a mask."""
     mask = ops.cast(mask, "float32") > 0.5
-    scores = rounded(LOGITS, ops.where(mask, inputs, _NEVER))
+    unit = rounded.unit(inputs) if isinstance(rounded, _Places) else None
+    scores = rounded(LOGITS, ops.where(mask, inputs, _NEVER), **({} if unit is None else {"unit": unit}))
     return ops.where(mask, _fixed("softmax", scores), 0.0)
 
 
@@ -592,10 +411,10 @@ def _attend(
     scale: float | None = None,
     *,
     layer: Any,
-    rounded: Round,
+    rounded: Any,
 ) -> Any:
     """Do what the operation `dot_product_attention` does."""
-    scores = rounded("scores", ops.einsum("BTNH,BSNH->BNTS", query, key))
+    scores = rounded("scores", ops.einsum("BTNH,BSNH->BNTS", query, key), unit=rounded.unit(query, key))
     scores = scores * (1 / math.sqrt(key.shape[-1]) if scale is None else scale)
     scores = scores if bias is None else scores + bias
     if layer.is_causal:
@@ -603,7 +422,8 @@ def _attend(
         causal = ops.expand_dims(places[0], 1) >= ops.expand_dims(places[1], 0)
         mask = causal if mask is None else ops.logical_and(mask, causal)
     scores = scores if mask is None else ops.where(mask, scores, _NEVER)
-    return ops.einsum("BNTS,BSNH->BTNH", _fixed("softmax", rounded(LOGITS, scores)), value)
+    attention = rounded.noted(_fixed("softmax", rounded(LOGITS, scores)), _step(FIXED["softmax"]))
+    return rounded.noted(ops.einsum("BNTS,BSNH->BTNH", attention, value), rounded.unit(attention, value))
 
 
 def _multiply(inputs: Any, *, layer: Any, rounded: Round, training: bool | None = None) -> Any:
@@ -653,17 +473,106 @@ def _normalize_rows(inputs: Any, *, layer: Any, rounded: Round, **_: Any) -> Any
         return type(layer).call(layer, inputs * 2)
 
 
+def _attend_apart(
+    inputs: Any,
+    rel_embeddings: Any,
+    attention_mask: Any = None,
+    training: bool | None = None,
+    *,
+    layer: Any,
+    rounded: Any,
+    **_: Any,
+) -> Any:
+    """Do what the self-attention of DeBERTa does (He et al. 2021, arXiv 2006.03654, equation 4).
+
+    Queries are scaled, not scores, and the places are those of any sample: what depends on them alone is a constant.
+    """
+    parts = {part.name: part for part in sublayers(layer)}
+    drop = next(part for name, part in parts.items() if isinstance(part, layers.Dropout) and "attention" not in name)
+    table = drop(rel_embeddings[:1], training=training)
+
+    def heads(name: str, tensor: Any, place: str) -> Any:
+        split = rounded(place, _multiply_axes(tensor, layer=parts[name], rounded=rounded))
+        return rounded.noted(ops.transpose(split, (0, 2, 1, 3)), rounded.unit(split))
+
+    def product(name: str, one: Any, other: Any, *, turns: bool = True) -> Any:
+        result = ops.matmul(one, ops.swapaxes(other, 2, 3) if turns else other)
+        return rounded(name, result, unit=rounded.unit(one, other))
+
+    query, key, value = (heads(name, inputs, name) for name in ("query", "key", "value"))
+    place_query, place_key = (heads(name, table, f"place_{name}") for name in ("query", "key"))
+    query = rounded("scaled", query * layer.scale_factor)
+    place_query = rounded("place_scaled", place_query * layer.scale_factor)
+    length = _length(inputs, layer)
+    to_key, to_query = _entries_of_pairs(length, buckets=layer.bucket_size, longest=layer.max_position_embeddings)
+    to_places, from_places = product("to_places", query, place_key), product("from_places", key, place_query)
+    scores = product("scores", query, key)
+    places = rounded("places", _entries(to_places, to_key) + _entries(from_places, to_query))
+    logits, name = scores + places, f"attention/{LOGITS}"
+    if attention_mask is None:
+        attention = _fixed("softmax", rounded(name, logits))
+    else:
+        mask = ops.expand_dims(attention_mask, 1) if len(attention_mask.shape) == 3 else attention_mask
+        as_logits = functools.partial(_renamed, rounded, name)
+        attention = _softmax_under_mask(logits, mask, layer=layer, rounded=as_logits)
+    attention = parts["attention_dropout"](attention, training=training)
+    attention = rounded.noted(attention, _step(FIXED["softmax"]))
+    attended = ops.transpose(product("attended", attention, value, turns=False), (0, 2, 1, 3))
+    attended = ops.reshape(attended, (-1, length, math.prod(attended.shape[2:])))
+    return _multiply_axes(attended, layer=parts["attention_output"], rounded=rounded)
+
+
+def _renamed(rounded: Round, name: str, _: str, tensor: Any) -> Any:
+    return rounded(name, tensor)
+
+
+def _length(inputs: Any, layer: Any) -> int:
+    length = inputs.shape[1]
+    if length is None:
+        raise ValueError(
+            f"Expected inputs of a fixed length for {layer.name!r}, whose scores depend on distances. Received: "
+            f"inputs of shape {tuple(inputs.shape)}. Fix the length in keras.Input(shape)."
+        )
+    return int(length)
+
+
+def _entries_of_pairs(length: int, *, buckets: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each query and key which entry of all queries and distances is theirs, and which of all keys.
+
+    Distances up to half of the buckets have one each, and longer ones share them by their logarithm.
+    """
+    apart = np.arange(length)[:, None] - np.arange(length)
+    half, size = buckets // 2, np.abs(apart)
+    far = np.log(np.maximum(size, half).astype(np.float32) / half) * (half - 1)
+    shared = np.ceil(far / np.log(np.float32(longest - 1) / half)) + half
+    near = np.where(size <= half, apart, np.sign(apart) * shared).astype(np.int64)
+    starts = np.arange(length)[:, None] * 2 * buckets
+    to_key, to_query = (starts + np.clip(rows + buckets, 0, 2 * buckets - 1) for rows in (near, -near))
+    return to_key, to_query.T
+
+
+def _entries(table: Any, places: np.ndarray) -> Any:
+    """Return entries of each table of distances, one for each two positions."""
+    heads, *sizes = table.shape[1:]
+    flat = ops.reshape(table, (-1, heads, math.prod(sizes)))
+    return ops.reshape(ops.take(flat, places.ravel(), axis=2), (-1, heads, *places.shape))
+
+
+_PRODUCTS = ("Einsum", "Matmul")  # operations with two factors
+
 # Layers that are always computed in these ways.
 _FORMS: dict[type, Callable[..., Any]] = {
     layers.Dense: _multiply,
     layers.EinsumDense: _multiply_axes,
     layers.LayerNormalization: _normalize_rows,
 }
+_HUB_FORMS: dict[str, Callable[..., Any]] = {"DisentangledSelfAttention": _attend_apart}
 _WAYS: dict[type, Callable[..., Any]] = {
     layers.Rescaling: _rescale,
     layers.Normalization: _normalize,
     layers.BatchNormalization: _normalize_batches,
     layers.SeparableConv2D: _convolve_apart,
+    layers.Add: _add_all,
     layers.Softmax: _softmax_under_mask,
 }
 _OPERATION_WAYS: dict[str, Callable[..., Any]] = {"DotProductAttention": _attend}
@@ -761,8 +670,15 @@ class Quantized(Clustered):
             return weight
         return _fake_quantize_weight(weight, kernel.axes) if self.levels is None else _fake_quantize_whole(weight)
 
-    def rounded(self, name: str, tensor: Any, *, training: bool | None) -> Any:
-        """Return a tensor on the grid of its range; training moves the range first."""
+    def rounded(self, name: str, tensor: Any, *, training: bool | None, unit: Any = None) -> Any:
+        """Return a tensor on the grid of its range; training moves the range first.
+
+        Args:
+            name: The name of the range.
+            tensor: The tensor.
+            training: Whether the range moves.
+            unit: Of what integers it is a sum, where it is a product of two rounded tensors; None if it is none.
+        """
         if self.known is not None:
             return _fake_quantize(tensor, self.known[name])
         variable = self.ranges[name]
@@ -771,9 +687,16 @@ class Quantized(Clustered):
             values = ops.stop_gradient(tensor)
             bounds = _moved(bounds, _relevant(values) if name.rpartition("/")[2] == LOGITS else values)
             variable.assign(bounds)
+        if unit is not None:
+            tensor = _twice_rounded(tensor, unit, step=_step(bounds))
+        if training and self.learns_ranges:
             return _fake_quantize(tensor, bounds)
         # Before it has seen data, it computes as the layer does.
         return ops.where(bounds[1] > bounds[0], _fake_quantize(tensor, bounds), tensor)
+
+    def step_of(self, name: str) -> Any:
+        """Return the distance of two values of a range; None of the copy that is exported."""
+        return None if self.known is not None else _step(ops.convert_to_tensor(self.ranges[name]))
 
     def known_ranges(self) -> dict[str, tuple[float, float]]:
         """Return the ranges as they are now.
@@ -798,7 +721,8 @@ class Quantized(Clustered):
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         rounded = functools.partial(self.rounded, training=training)
-        places = _Places(frozenset(self.range_names), frozenset(self.in_float), rounded, self._traces)
+        names = frozenset(self.range_names), frozenset(self.in_float)
+        places = _Places(*names, rounded, self.step_of, self._traces)
         return self._through_masks(functools.partial(_compute, self.layer, places), training, *args, **kwargs)
 
     def saved_variables(self) -> dict[str, keras.Variable]:
@@ -824,21 +748,39 @@ class _Places:
         names: The names of all that have a range.
         in_float: The parts that do not round.
         rounded: Rounds a tensor to the range of a name.
+        step_of: Returns the distance of two values of a range.
         traces: What the code of a layer calls, by the kind of its arguments.
         prefix: Begins the names of this part.
+        steps: By the id of each tensor that is rounded, the tensor and the distance of two of its values.
     """
 
     names: frozenset[str]
     in_float: frozenset[str]
-    rounded: Round
+    rounded: Callable[..., Any]  # as `Round`, and with the unit of a product
+    step_of: Callable[[str], Any]
     traces: _Traces
     prefix: str = ""
+    steps: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.names
 
-    def __call__(self, name: str, tensor: Any) -> Any:
-        return self.rounded(self.prefix + name, tensor) if name in self else tensor
+    def __call__(self, name: str, tensor: Any, *, unit: Any = None) -> Any:
+        if name not in self:
+            return self.noted(tensor, unit)
+        rounded = self.rounded(self.prefix + name, tensor, unit=unit)
+        return self.noted(rounded, self.step_of(self.prefix + name))
+
+    def noted(self, tensor: Any, step: Any) -> Any:
+        """Return a tensor whose values are some steps apart."""
+        if step is not None:
+            self.steps[id(tensor)] = tensor, step
+        return tensor
+
+    def unit(self, *factors: Any) -> Any:
+        """Return the step of a product of tensors; None if it is not known."""
+        steps = [self.steps.get(id(factor), (None, None))[1] for factor in factors]
+        return None if not steps or any(step is None for step in steps) else math.prod(steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -873,6 +815,7 @@ def _compute(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
         return places(f"input_{next(numbers)}", leaf) if is_float else leaf
 
     args, kwargs = keras.tree.map_structure(rounded, (args, kwargs))
+    factors = [leaf for leaf in keras.tree.flatten((args, kwargs)) if is_tensor(leaf)]
     if isinstance(layer, layers.Layer):
         with _replaced(layer, _replacements(layer, places)):
             outputs = layer(*args, **kwargs)
@@ -881,13 +824,19 @@ def _compute(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
         outputs = layer(*args, **kwargs) if way is None else way(*args, **kwargs, layer=layer, rounded=places)
     if opens(layer):
         return outputs
-    activation = activation_of(layer)
+    rule, activation = rule_of(layer), activation_of(layer)
+    if rule is not None and rule.kind == CONSTANT:
+        return _constant(outputs)
+    if type(layer).__name__ in _PRODUCTS or (rule is not None and rule.kind == KEEPS):
+        outputs = places.noted(outputs, places.unit(*factors))
     outputs = places("activation", outputs)
     if _is_split(layer, places):
         outputs = _activated(activation, outputs)
     elif activation in FIXED and "output" not in places and not isinstance(layer, layers.RNN):
-        outputs = _fake_quantize(outputs, FIXED[str(activation)])
-    return places(LOGITS, outputs) if LOGITS in places and _ends_in_softmax(layer) else places("output", outputs)
+        low, high = FIXED[str(activation)]
+        outputs = places.noted(_fake_quantize(outputs, (low, high)), _step((low, high)))
+    name = LOGITS if LOGITS in places and _ends_in_softmax(layer) else "output"
+    return places(name, outputs, unit=places.unit(outputs))
 
 
 def _replacements(layer: Any, places: _Places) -> dict[str, Any]:
@@ -898,8 +847,8 @@ def _replacements(layer: Any, places: _Places) -> dict[str, Any]:
         step = functools.partial(_CELL_STEPS[type(layer.cell)], cell=layer.cell, rounded=places)
         return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
     replacements: dict[str, Any] = {"activation": keras.activations.linear} if _is_split(layer, places) else {}
-    way = _WAYS.get(type(layer)) if any(name in places for name in ("scaled", "depthwise", LOGITS)) else None
-    way = way or _FORMS.get(type(layer))
+    way = _WAYS.get(type(layer)) if any(name in places for name in ("scaled", "depthwise", SUM, LOGITS)) else None
+    way = way or _FORMS.get(type(layer)) or _HUB_FORMS.get(type(layer).__name__ if rule_of(layer) else "")
     if way is not None:
         replacements["call"] = functools.partial(way, layer=layer, rounded=places)
     return replacements

@@ -14,10 +14,11 @@ import keras
 import numpy as np
 
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_count
+from tfprune.masking.pruned import Clustered, place_centroids, shares_values
 from tfprune.masking.strip import copy_with, mask_zeros, plain_copy
 from tfprune.models.anatomy import Anatomy, as_numpy, check_keras, check_model, kernels
 from tfprune.quantizing.quantize_aware import quantization_plan, quantize_aware
-from tfprune.quantizing.quantized import Clustered, Quantized, place_centroids, shares_values
+from tfprune.quantizing.quantized import Quantized
 
 # Mark the layers to quantize, under the names of tensorflow-model-optimization.
 

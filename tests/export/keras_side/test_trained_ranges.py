@@ -188,13 +188,14 @@ def branch(hidden, mask, part) -> keras.KerasTensor:
         "gelu": lambda: layers.Dense(8, activation="gelu")(hidden),
         "gelu layer": lambda: layers.Activation(tanh_gelu)(layers.Dense(8)(hidden)),
         "heads": lambda: layers.EinsumDense("abc,dec->abde", (None, 2, 4), bias_axes="de", activation="relu")(hidden),
+        "sum": lambda: layers.Add()([hidden, *(layers.Dense(16)(hidden) for _ in range(3))]),
         "average": lambda: layers.Average()([hidden, layers.Dense(16)(hidden)]),
         "dot": lambda: layers.Dot(axes=(2, 2))([hidden, layers.Dense(16)(hidden)]),
     }[part]()
 
 
 PARTS = ("attention", "causal", "masked", "dropped", "grouped", "norm", "rms", "group", "gelu", "gelu layer")
-PARTS += ("heads", "average", "dot")
+PARTS += ("heads", "sum", "average", "dot")
 
 
 def with_other_weights(model: keras.Model) -> keras.Model:
@@ -259,6 +260,71 @@ def test_a_block_of_a_vision_transformer_trained_saved_and_exported(tmp_path):
     assert {type(layer) for layer in stripped.layers} == {type(layer) for layer in vit_block().layers}
     for kernel in (kernels[0].kernel, kernels[1].kernel, stripped.get_layer("attention").query_dense.kernel):
         assert np.mean(np.asarray(kernel) == 0) == pytest.approx(0.5, abs=0.01)
+
+
+SIZES = {"vocabulary_size": 20, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
+
+
+def classifier() -> tuple[keras.Model, dict[str, np.ndarray], np.ndarray]:
+    """Return a small classifier of KerasHub, texts with padding, and labels that depend on their words."""
+    models = pytest.importorskip("keras_hub").models
+    keras.utils.set_random_seed(0)
+    task = models.BertTextClassifier(models.BertBackbone(**SIZES, max_sequence_length=8), num_classes=4)
+    inputs = {name: keras.Input((8,), None, tensor.dtype, name=name) for name, tensor in task.input.items()}
+    model = keras.Model(inputs, task(inputs))
+    for weight in model.weights:
+        if weight.path.endswith("kernel"):  # so that some scores matter
+            weight.assign(RNG.normal(size=weight.shape) / 4)
+    generator = np.random.default_rng(0)
+    kept = np.arange(8) < generator.integers(2, 9, (128, 1))
+    ids = np.where(kept, generator.integers(1, 20, kept.shape), 0).astype("int32")
+    x = {"token_ids": ids, "padding_mask": kept.astype("int32"), "segment_ids": ids * 0}
+    return model, x, ids.max(-1) % 4
+
+
+def rounded_to(kernel: np.ndarray, *, inputs: int) -> np.ndarray:
+    """Return the integers of a kernel, the outputs first."""
+    rows = kernel.reshape(inputs, -1).T
+    return np.round(rows / (np.abs(rows).max(axis=1, keepdims=True) / 127))
+
+
+@pytest.mark.programs
+def test_a_classifier_under_masks_is_trained_and_its_file_has_its_zeros_and_outputs(tmp_path):
+    model, x, y = classifier()
+    model = tfprune.wrap(model)
+    tfprune.update_masks(model, 0.6)
+    masked = {path: np.asarray(value) == 0 for path, value in kernels_of(tfprune.strip(model)).items()}
+    model = tfprune.quantize_aware(model)
+    model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, epochs=3, verbose=0)
+    path = tmp_path / "model.tflite"
+    to_tflite(model, path, quantize=Quantization("int8", allow_float=True), check_on=x, batch=1)
+
+    trained = kernels_of(tfprune.strip(model))
+    of_file = [weight.values.raw for weight in read(path.read_bytes()).weights if weight.dtype == "int8"]
+    assert len(trained) == 6
+    for name, kernel in trained.items():
+        np.testing.assert_array_equal(kernel == 0, masked[name], err_msg=name)
+        integers = rounded_to(kernel, inputs=16 if "output_dense" not in name else 24)
+        assert np.mean(masked[name]) == pytest.approx(0.6, abs=0.01) and len(np.unique(integers)) > 50
+        same = [raw for raw in of_file if raw.size == integers.size]
+        assert any(np.array_equal(raw.reshape(integers.shape) == 0, integers == 0) for raw in same), name
+
+    expected = model.predict(x, verbose=0)
+    outputs = Runner(path).predict(x)
+    low, high = tfprune.quantization_report(model).rows[-1].ranges["output"]
+    apart = np.abs(outputs - expected) / ((high - low) / 255)
+    assert np.mean(apart <= 1.01) >= 0.995
+    assert np.mean(apart < 0.5) > 0.8  # most are the same
+    assert np.mean(outputs.argmax(-1) == expected.argmax(-1)) >= 0.98
+
+
+def kernels_of(model: keras.Model) -> dict[str, np.ndarray]:
+    return {
+        weight.path: np.asarray(weight)
+        for weight in model.weights
+        if weight.path.endswith("kernel") and "transformer_layer" in weight.path
+    }
 
 
 def small(*parts: keras.layers.Layer) -> keras.Model:
