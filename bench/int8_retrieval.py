@@ -1,0 +1,91 @@
+"""all-MiniLM-L6-v2 as an int8 file, quantized after training: how near its vectors are to the float model's.
+
+    python bench/int8_retrieval.py [--preset PRESET]
+
+As in sample_apps/prune_language_model.py, titles of the PostgreSQL manual look for their passages; recall@1 is the
+share that finds its own. The file is calibrated on sentences of other pages and of the Bible. Needs KerasHub and the
+Debian packages postgresql-doc, sword-text-web and libsword-utils; the weights come from a package that is downloaded
+once, unless a preset is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import keras_hub
+import numpy as np
+from common import Row, at_least, at_most
+
+from sample_apps.data.cache import CACHE
+from sample_apps.language_model import measures, texts, weights
+from tfprune.export import ExportReport, Quantization, Runner, benchmark, to_tflite
+
+CALIBRATION, PAIRS, SENTENCES = 256, 500, 200
+COSINE, POINTS = 0.995, 0.5
+Inputs = dict[str, np.ndarray]
+FORMS = {"int8": "int8", "int8, skip='auto'": Quantization("int8", skip="auto")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", help="a preset of KerasHub, instead of the package")
+    options = parser.parse_args()
+    source = options.preset or str(weights.preset("minilm", CACHE))
+    tokenizer = keras_hub.models.BertTokenizer.from_preset(source)
+    model = measures.embedder(keras_hub.models.BertBackbone.from_preset(source))
+    calibration, *tests = (measures.encode(each, tokenizer) for each in data())
+    expected = [model.predict(each, verbose=0) for each in tests]
+    recall = measures.recall(*expected[:2])
+    sys.stdout.write(f"float: recall@1 {100 * recall:.1f} %\n")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        described("float", to_tflite(model, path, check_on=first(calibration)), path)
+        for name, form in FORMS.items():
+            try:
+                report = to_tflite(model, path, quantize=form, calibration=calibration, check_on=first(calibration))
+            except ValueError as error:
+                sys.stdout.write(f"{name}: {error}\n")
+                continue
+            described(name, report, path)
+            found = [Runner(path).predict(each) for each in tests]
+            for text, *vectors in zip(("titles", "passages", "sentences of Luke"), found, expected, strict=True):
+                what = f"{name}: mean cosine to float, {text}"
+                show(at_least(what, measures.cosine(*vectors), COSINE, unit="", digits=4))
+            lost = 100 * (recall - measures.recall(*found[:2]))
+            show(at_most(f"{name}: points of recall@1 lost", lost, POINTS, unit="", digits=2))
+
+
+def data() -> Iterator[Sequence[str]]:
+    """Yield what to calibrate on, then titles with their passages, and sentences of Luke."""
+    manual, bible = texts.load("documentation"), texts.load("bible")
+    yield [text for each in (manual, bible) for text in measures.sentences(each.calibration, CALIBRATION // 2)]
+    yield from measures.pairs(manual.evaluation, PAIRS)
+    yield measures.sentences(bible.evaluation, SENTENCES)
+
+
+def first(samples: Inputs) -> Inputs:
+    return {name: array[:: CALIBRATION // 16] for name, array in samples.items()}
+
+
+def described(name: str, report: ExportReport, path: Path) -> None:
+    milliseconds = benchmark(path, runs=50).min_ms
+    stays = f", {len(report.in_float)} operators in float" if report.in_float else ""
+    sys.stdout.write(f"{name}: {report.tflite_bytes:,} bytes, {milliseconds:.1f} ms{stays}\n")
+    sys.stdout.flush()
+
+
+def show(row: Row) -> None:
+    sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
