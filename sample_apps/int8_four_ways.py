@@ -1,7 +1,8 @@
 """Fashion-MNIST: a pruned network as a float file, in int8 after training, and trained for int8 (PQAT, PCQAT).
 
-python sample_apps/int8_four_ways.py --seeds 3      # an hour on two cores
-python sample_apps/int8_four_ways.py --smoke        # a minute, on made-up images
+python sample_apps/int8_four_ways.py --seeds 3                  # an hour and a half on two cores
+python sample_apps/int8_four_ways.py --seeds 3 --networks ViT   # only the vision transformer
+python sample_apps/int8_four_ways.py --smoke                    # a minute, on made-up images
 """
 
 from __future__ import annotations

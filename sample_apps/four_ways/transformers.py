@@ -70,7 +70,8 @@ def one_network(seed: int, data: Data, options: argparse.Namespace) -> Iterator[
     schedule = tfprune.schedules.Polynomial(SPARSITY, begin=0.2, end=0.75)
     callbacks = [tfprune.PruningCallback(schedule, every=20)]
     train(smaller, data, rate=1e-3, epochs=max(options.epochs // 2, 1), callbacks=callbacks)
-    for weights, model in {WHOLE: whole, SMALL: smaller}.items():
+    models = {SMALL: smaller} if options.smoke else {WHOLE: whole, SMALL: smaller}
+    for weights, model in models.items():
         for line in four_ways(model, f"{seed}-{'whole' if weights == WHOLE else 'small'}", data, options):
             print(f"{NAME}, {weights}, seed {seed}, {line['way']}: {line['accuracy']:.2%}", flush=True)
             yield {"seed": seed, "network": NAME, "weights": weights, **line}
