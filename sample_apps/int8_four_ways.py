@@ -1,7 +1,8 @@
 """Fashion-MNIST: a pruned network as a float file, in int8 after training, and trained for int8 (PQAT, PCQAT).
 
-python sample_apps/int8_four_ways.py --seeds 3      # an hour on two cores
-python sample_apps/int8_four_ways.py --smoke        # a minute, on made-up images
+python sample_apps/int8_four_ways.py --seeds 3                  # an hour and a half on two cores
+python sample_apps/int8_four_ways.py --seeds 3 --networks ViT   # only the vision transformer
+python sample_apps/int8_four_ways.py --smoke                    # a minute, on made-up images
 """
 
 from __future__ import annotations
@@ -18,21 +19,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the a
 from sample_apps.concepts import clothes
 from sample_apps.data import fashion_mnist
 from sample_apps.data.lines import gathered
-from sample_apps.four_ways import networks, report, runs
+from sample_apps.four_ways import networks, report, runs, transformers
+
+RUNS = {name: partial(runs.one_network, name) for name in networks.NETWORKS}
+RUNS[transformers.NAME] = transformers.one_network
 
 
 def main() -> None:
     options = parse()
     options.output.mkdir(parents=True, exist_ok=True)
-    names = list(networks.NETWORKS)
+    names = [name for name in RUNS if name in options.networks]
     if options.smoke:
         print("--smoke: made-up images instead of Fashion-MNIST; the accuracy means nothing")
-        options.width, options.epochs, options.fine_tuning, names = 4, 1, 1, names[1:]
+        options.width, options.epochs, options.fine_tuning, names = 4, 1, 1, names[-2:]
     data = clothes.synthetic() if options.smoke else fashion_mnist.load(options.samples)
     wanted = {
-        (seed, name): partial(runs.one_network, name, seed, data, options)
-        for seed in range(options.seeds)
-        for name in names
+        (seed, name): partial(RUNS[name], seed, data, options) for seed in range(options.seeds) for name in names
     }
     path = options.output / "results.jsonl"
     lines = gathered(path, wanted, resume=options.resume, key=lambda line: (line["seed"], line["network"]))
@@ -48,6 +50,9 @@ def parse() -> argparse.Namespace:
         "training, trained for 8 bits, and trained for 8 bits with few values for each weight."
     )
     parser.add_argument("--smoke", action="store_true", help="try the program in seconds, on made-up images")
+    parser.add_argument(
+        "--networks", nargs="+", choices=RUNS, default=[*RUNS], metavar="NAME", help=f"which of: {', '.join(RUNS)}"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument("--samples", type=int, default=20_000, help="images to train on (default: %(default)s)")

@@ -35,14 +35,13 @@ def one_network(name: str, seed: int, data: Data, options: argparse.Namespace) -
             exports = {way: {}, AFTER: {"quantize": "int8", "calibration": data[0][:CALIBRATION]}}
         keras_says = model.evaluate(data[2], data[3], verbose=0)[1]
         for exported, arguments in exports.items():
-            found = measured(model, data, options.output, **arguments)
+            found = measured(model, data, options.output / "model.tfz", **arguments)
             print(f"{name}, seed {seed}, {exported}: {found['accuracy']:.2%}, {found['packed']:,} bytes", flush=True)
             yield {"seed": seed, "network": name, "way": exported, "keras": keras_says, **found}
 
 
-def measured(model: keras.Model, data: Data, folder: Path, **arguments: Any) -> Line:
+def measured(model: keras.Model, data: Data, path: Path, **arguments: Any) -> Line:
     """Export a model, and measure the file."""
-    path = folder / "model.tfz"
     # Where two classes are close, the scores of a softmax may move far: the accuracy tells what a file is worth.
     report = to_tflite(model, path, compress="packed", check_on=data[2][:64], tolerance=1.0, **arguments)
     accuracy = evaluate(path, (data[2], data[3])).metrics["accuracy"]
