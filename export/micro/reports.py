@@ -234,8 +234,8 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
     else:
         (run,) = run_files([file], random_inputs(model.inputs, model.outputs, rows=1))
         reason, arena = run.reason, None if run.reason else run.arena
-        on_chip = None if arena is None else chip_arena(file)
-        on_chip = on_chip if on_chip is not None and on_chip.total < arena else None
+        if arena is not None and (measured := chip_arena(file)) is not None and measured.total < arena:
+            on_chip = measured
     return MicroSupportReport(
         runs=not reason,
         reason=reason,
