@@ -17,6 +17,7 @@ from tfprune.base.output import check_verbose
 from tfprune.base.spec import (
     ArgumentError,
     ArgumentTypeError,
+    check_choice,
     check_count,
     check_number,
     check_sparsity,
@@ -69,6 +70,7 @@ from tfprune.export.pruning.samples import (
     warnings_of,
 )
 from tfprune.export.rewriting.rewrite import (
+    OPTIMIZE,
     AccuracyDrop,
     Check,
     ExportReport,
@@ -79,7 +81,6 @@ from tfprune.export.rewriting.rewrite import (
     choose_micro,
     default_tolerance,
     file_name,
-    read_target,
     write_choice,
 )
 from tfprune.export.rewriting.shapes import check_batch, fix_batch
@@ -900,7 +901,7 @@ def prune_tflite(
     destination = check_destination(path)
     check_method(compress)
     check_suffix(destination, compress)
-    wanted = read_target(None, optimize=optimize, compress=compress, batch=batch)
+    check_choice(optimize, "optimize", choices=OPTIMIZE)
     shape = as_weight_pattern(pattern, advice="Channels are removed by shrink_tflite, or by `tfprune shrink`.")
     goal = _checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     file = ModelFile.open(source)
@@ -914,6 +915,7 @@ def prune_tflite(
         form, answers = inputs_to_job(goal.y)
         jobs |= {_X: ({}, _numbered(check_samples(goal.x, file.graph))), _Y: ({"form": form}, answers)}
     pruned = change(_run_job, file, source=source, jobs=jobs, verbose=verbose)
+    wanted = Target(optimize, micro=None, is_web=False, batch=batch)
     report = pruned.write(destination, name="pruned", wanted=wanted, compress=compress)
     layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
     size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
