@@ -612,7 +612,7 @@ class NamedTensors:
 
     def name(self, index: int) -> str:
         """Return the name of a tensor."""
-        return self.tensors[index].name.decode()
+        return (self.tensors[index].name or b"").decode(errors="replace")
 
     def kind(self, operator: schema.OperatorT) -> str:
         """Return the name of an operator's kind, such as `CONV_2D`."""

@@ -1,19 +1,15 @@
-"""The interpreter for microcontrollers, the operators and boards that it knows, and weights that it unpacks."""
+"""The interpreter for microcontrollers, and the operators and boards that it knows."""
 
 from __future__ import annotations
 
-import copy
 import difflib
 import importlib.metadata
 import importlib.resources
 import importlib.util
-import math
 import os
-import re
 import shutil
 import subprocess
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,21 +22,14 @@ from tfprune.base.folders import TemporaryFolder
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import IOTensor
 from tfprune.export.device.verify import Run
-from tfprune.export.file import schema
 from tfprune.export.file.container import Source
 from tfprune.export.file.document import (
-    add_constant,
-    add_tensor,
-    add_values,
-    indices_of,
-    inputs_of,
-    operator_code,
     operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import DAMAGE_ERRORS
 from tfprune.export.file.schema import MissingPackage
-from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
+from tfprune.export.file.sparse_tensors import OPERATOR
 from tfprune.report import Report, install
 
 # Run files in the interpreter for microcontrollers, in a process of its own: it ends when in doubt.
@@ -49,6 +38,7 @@ _PACKAGE = "tflite_micro"
 _MAX_ARENA_BYTES = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory
 _TIMEOUT = 600.0  # seconds for all files of one call, unless it says otherwise
 _ARENA_ALIGNMENT = 16  # bytes: parts of an arena begin at multiples
+_STAYS = "Arena allocation tail "
 _TOTAL = "Arena allocation total "
 _REPEATING_LINES = ("Failed to", "Node ", "Additional ")  # lines that repeat what an earlier one says
 
@@ -59,13 +49,15 @@ class MicroRun:
 
     Attributes:
         reason: Why it did not; empty if it did.
-        arena: The smallest arena in which it runs, in bytes.
+        arena: The smallest arena in which it runs here, with pointers of 64 bits, in bytes.
+        planning: Those of its bytes that do not stay: what a run needs, or if that is more, laying memory out.
         raw: Its outputs for all samples, one array for each, in the types of the file.
         outputs: The same, as float32 where the file holds real numbers as integers.
     """
 
     reason: str
     arena: int = 0
+    planning: int = 0
     raw: list[np.ndarray] = field(default_factory=list)
     outputs: list[np.ndarray] = field(default_factory=list)
 
@@ -146,7 +138,7 @@ def _run(files: Sequence[ModelFile], inputs: Sequence[np.ndarray], timeout: floa
             settings, arrays = read_job(folder, str(index))
             count = len(arrays) // 2
             values = [*arrays.values()]
-            runs.append(MicroRun(settings["reason"], settings["arena"], values[:count], values[count:]))
+            runs.append(MicroRun(**settings, raw=values[:count], outputs=values[count:]))
         return runs
 
 
@@ -156,26 +148,55 @@ class ChipArena(Report):
 
     Attributes:
         activations: What tensors and the scratch memory of operators take that live for a part of a run.
-        persistent: What stays: variables, the data that operators prepare, and the descriptions of both.
+        planning: What it takes to lay these out before the first run, in their place.
+        descriptions: What stays: of tensors and operators, and of the interpreter.
+        kernels: What stays: variables, and the data that operators prepare.
     """
 
     activations: int
-    persistent: int
+    planning: int
+    descriptions: int
+    kernels: int
+
+    @property
+    def persistent(self) -> int:
+        """The bytes that stay."""
+        return self.descriptions + self.kernels
 
     @property
     def total(self) -> int:
-        """The bytes of both."""
-        return self.activations + self.persistent
+        """The bytes of the smallest arena in which the file runs."""
+        return -(-(self.persistent + max(self.activations, self.planning)) // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+
+    def __str__(self) -> str:
+        parts = {"activations": self.activations, "variables and kernels": self.kernels}
+        parts["descriptions"] = self.descriptions
+        if self.planning > self.activations:
+            parts = {"planning, before the first run": self.planning, **parts}
+        return ", ".join(f"{size:,} {name}" for name, size in parts.items())
 
 
-def chip_arena(file: ModelFile) -> ChipArena | None:
-    """Return the RAM of a file on 32 bits, measured in WebAssembly, where the program that measures takes 2 kB of it.
+_CHIP_PARTS = ("NonPersistent", "Persistent", "Persistent buffer data")  # that mcufit's program counts
+_RESERVED_BYTES = (
+    2112  # that this program takes besides, by the comparison of bench/micro_arena.py: for 100 variables
+)
+_TABLE_BYTES, _VARIABLE_BYTES = 8, 20  # that a chip's program takes for a table of variables, and for each of them
+_LONGER_BYTES = 8  # of 64 bits, in what lays out a tensor
 
-    None if the file does not run there, or if the package mcufit, which holds the interpreter built for WebAssembly,
-    or Node, which runs it, is not installed.
+
+def chip_arena(file: ModelFile, run: MicroRun) -> ChipArena | None:
+    """Return the RAM of a file on 32 bits, measured in WebAssembly.
+
+    Args:
+        file: The file.
+        run: How it ran here.
+
+    Returns:
+        The bytes; None if it does not run, or if the package mcufit, which holds the interpreter built for
+        WebAssembly, or Node, which runs it, is not installed.
     """
     node = shutil.which("node")
-    if node is None or importlib.util.find_spec("mcufit") is None:
+    if run.reason or node is None or importlib.util.find_spec("mcufit") is None:
         return None
     program = Path(str(importlib.resources.files("mcufit.wasm")), "run_benchmark.mjs")
     with TemporaryFolder() as folder:
@@ -187,11 +208,29 @@ def chip_arena(file: ModelFile) -> ChipArena | None:
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
-    counts = [
-        re.search(rf"^\s*{part} \|\s*(\d+)", done.stdout, re.MULTILINE) for part in ("NonPersistent", "Persistent")
-    ]
-    found = [int(count[1]) for count in counts if count is not None]
-    return ChipArena(*found) if len(found) == len(counts) else None
+    rows = [line.split("|") for line in done.stdout.splitlines()]
+    counts = {row[0].strip(): int(row[-2] if len(row) == 3 else row[2]) for row in rows if len(row) in (3, 6)}
+    if not {*_CHIP_PARTS} <= counts.keys():
+        return None
+    activations, persistent, kernels = (counts[part] for part in _CHIP_PARTS)
+    variables, tensors = _variables(file), sum(len(graph.tensors) for graph in file.graph.subgraphs)
+    beside = _RESERVED_BYTES - (_TABLE_BYTES + variables * _VARIABLE_BYTES if variables else 0)
+    return ChipArena(
+        activations=activations,
+        planning=max(0, run.planning - tensors * _LONGER_BYTES),
+        descriptions=persistent - kernels,
+        kernels=kernels - beside,
+    )
+
+
+def _variables(file: ModelFile) -> int:
+    """Return the number of variables of a file."""
+    if "VAR_HANDLE" not in file.graph.ops:
+        return 0
+    model = file.objects()
+    operators = [each for graph in model.subgraphs for each in graph.operators or ()]
+    handles = [each.builtinOptions for each in operators if operator_name(model, each) == "VAR_HANDLE"]
+    return len({(handle.container, handle.sharedName) for handle in handles})
 
 
 def _ended(reason: str) -> str:
@@ -204,22 +243,23 @@ def _run_job(folder: Path) -> None:
     for index, count in enumerate(settings["outputs"]):
         data, said = (folder / f"{index}.tflite").read_bytes(), folder / f"{index}.said"
         try:
-            arena, raw, outputs = _load_and_run(data, [*arrays.values()], outputs=count, said=said)
+            sizes, raw, outputs = _load_and_run(data, [*arrays.values()], outputs=count, said=said)
         except (RuntimeError, ValueError) as error:
             reason = _last_words(said) or " ".join(str(error).split())
-            write_job(folder, str(index), settings={"reason": reason.rstrip("."), "arena": 0})
+            settings = {"reason": reason.rstrip("."), "arena": 0, "planning": 0}
+            write_job(folder, str(index), settings=settings)
             continue
         both = {
             f"{kind}{place}": array
             for kind, arrays in (("r", raw), ("o", outputs))
             for place, array in enumerate(arrays)
         }
-        write_job(folder, str(index), settings={"reason": "", "arena": arena}, arrays=both)
+        write_job(folder, str(index), settings={"reason": "", **sizes}, arrays=both)
 
 
 def _load_and_run(
     data: bytes, inputs: Sequence[np.ndarray], *, outputs: int, said: Path
-) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
+) -> tuple[dict[str, int], list[np.ndarray], list[np.ndarray]]:
     """Run a file here, where it may take the process down.
 
     Args:
@@ -229,7 +269,7 @@ def _load_and_run(
         said: A file that gets what native code says.
 
     Returns:
-        The smallest arena, and the outputs in it, raw and as real numbers.
+        The smallest arena, with what does not stay of it, and the outputs in it, raw and as real numbers.
 
     Raises:
         RuntimeError: If the interpreter refuses the file.
@@ -238,7 +278,8 @@ def _load_and_run(
     with _said_to(said):
         interpreter = _load(data, _MAX_ARENA_BYTES)
         interpreter.print_allocations()
-    total = int(said.read_text(errors="replace").rpartition(_TOTAL)[2].split()[0])
+    text = said.read_text(errors="replace")
+    total, stays = (int(text.rpartition(part)[2].split()[0]) for part in (_TOTAL, _STAYS))
     with _said_to(said):
         arena = _smallest(total, lambda size: _loads(data, size))
         interpreter = _load(data, arena)
@@ -251,7 +292,8 @@ def _load_and_run(
     raw = [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*results, strict=True)]
     details = [interpreter.get_output_details(place) for place in range(len(raw))]
     ends = [IOTensor.of(str(place), {**detail, "index": place}) for place, detail in enumerate(details)]
-    return arena, raw, [end.decode(array) for end, array in zip(ends, raw, strict=True)]
+    sizes = {"arena": arena, "planning": arena - stays}
+    return sizes, raw, [end.decode(array) for end, array in zip(ends, raw, strict=True)]
 
 
 def _smallest(total: int, loads: Callable[[int], bool]) -> int:
@@ -324,353 +366,6 @@ def _last_words(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     telling = [line for line in lines if line.strip() and not line.startswith(("[", *_REPEATING_LINES))]
     return telling[0].strip().rstrip(".") if telling else ""
-
-
-# The layers of a graph whose weights can be unpacked while the model runs, and what is live beside them.
-
-# The axis of the weight along which the outputs lie; None where parts of a layer cannot be joined.
-_CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}
-_BY_CHANNEL = "DEPTHWISE_CONV_2D"  # where a part of the outputs needs a part of the input
-_TYPES: dict[int, Any] = {0: np.dtype("<f4"), 7: np.dtype("<i2"), 9: np.dtype("i1")}  # by the format's number
-_ALIGNMENT = 16  # bytes to which the interpreter rounds each tensor up
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """An operator with a weight.
-
-    Attributes:
-        operator: The operator.
-        kind: Its name.
-        name: The name of its weight.
-        weight: The index of the weight.
-        buffer: Where its values lie.
-        values: The weight.
-        pieces: Into how many parts its outputs can be cut; 1 if they cannot.
-        source: Bytes of the input of which each part takes a part; 0 if each takes all of it.
-        live: Bytes of all tensors that are needed while it runs, without the weight.
-        freed: Bytes of these that nothing needs afterwards.
-        output: Bytes of what it makes.
-        reason: Why the weight has to stay as it is; empty if it has not.
-    """
-
-    operator: schema.OperatorT
-    kind: str
-    name: str
-    weight: int
-    buffer: int
-    values: np.ndarray
-    pieces: int
-    source: int
-    live: int
-    freed: int
-    output: int
-    reason: str = ""
-
-    @property
-    def axis(self) -> int:
-        """The axis of the weight along which it is cut."""
-        return _CUT[self.kind] or 0
-
-    def slice_bytes(self, pieces: int) -> int:
-        """Bytes in the arena of the largest part of the weight."""
-        return _aligned(self._part(self.values.nbytes, pieces))
-
-    def peak(self, pieces: int) -> int:
-        """Bytes that are live while the layer runs in so many parts, and while these are put together."""
-        if pieces == 1:
-            return self.live + self.slice_bytes(1)
-        running = self.live + self.slice_bytes(pieces) + _aligned(self._part(self.source, pieces))
-        return max(running, self.live - self.freed + self.output)
-
-    def _part(self, size: int, pieces: int) -> int:
-        return size // self.pieces * -(-self.pieces // pieces) if pieces > 1 else size
-
-
-def layers_of(model: schema.ModelT) -> list[Layer]:
-    """Return the layers of the first graph, in order."""
-    graph = model.subgraphs[0]
-    live, freed = _live(model, graph)
-    readers, takers = _other_readers(model), Counter(_weights_read(model, graph))
-    layers = []
-    for number, operator in enumerate(graph.operators):
-        kind, inputs = operator_name(model, operator), inputs_of(operator)
-        if kind not in _CUT or not _is_constant(model, graph, inputs[1]):
-            continue
-        tensor = graph.tensors[inputs[1]]
-        dtype = _TYPES.get(tensor.type)
-        if dtype is None or len(_shape(tensor)) < 2:
-            continue
-        values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(_shape(tensor))
-        reason = _refusal(model, tensor) or readers.get(tensor.buffer, "")
-        source = graph.tensors[inputs[0]]
-        pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
-        output = sum(_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
-        name = (tensor.name or b"").decode("utf-8", "replace")
-        layers.append(
-            Layer(
-                operator,
-                kind,
-                name,
-                inputs[1],
-                tensor.buffer,
-                values,
-                pieces,
-                _bytes(source) if kind == _BY_CHANNEL else 0,
-                live[number],
-                freed[number],
-                output,
-                reason,
-            )
-        )
-    return layers
-
-
-def largest_live(model: schema.ModelT) -> int:
-    """Return the bytes of tensors that are live at once, at most, in the first graph as it is."""
-    return max(_live(model, model.subgraphs[0])[0], default=0)
-
-
-def _aligned(size: int) -> int:
-    """Return a size as it counts in the arena."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _live(model: schema.ModelT, graph: schema.SubGraphT) -> tuple[list[int], list[int]]:
-    """Return for each operator the bytes that are live, and those of them for the last time."""
-    first = dict.fromkeys(indices_of(graph.inputs), 0)
-    last: dict[int, int] = {}
-    for number, operator in enumerate(graph.operators):
-        for index in indices_of(operator.outputs):
-            first.setdefault(index, number)
-            last[index] = number
-        last.update({index: number for index in inputs_of(operator) if index in first})
-    last.update(dict.fromkeys(indices_of(graph.outputs), len(graph.operators)))
-    sizes = {index: _bytes(graph.tensors[index]) for index in first}
-    steps = range(len(graph.operators))
-    live = [
-        sum(size for index, size in sizes.items() if first[index] <= step <= last.get(index, 0)) for step in steps
-    ]
-    outputs = [{*indices_of(operator.outputs)} for operator in graph.operators]
-    freed = [
-        sum(size for index, size in sizes.items() if last.get(index) == step and index not in outputs[step])
-        for step in steps
-    ]
-    return live, freed
-
-
-def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> bool:
-    data = model.buffers[graph.tensors[index].buffer].data if index >= 0 else None
-    return data is not None and len(data) > 0
-
-
-def _shape(tensor: schema.TensorT) -> tuple[int, ...]:
-    return () if tensor.shape is None else tuple(map(int, tensor.shape))
-
-
-def _bytes(tensor: schema.TensorT) -> int:
-    widths = {schema.TensorType.FLOAT32: 4, schema.TensorType.INT32: 4, schema.TensorType.INT16: 2}
-    widths |= {schema.TensorType.INT64: 8}
-    return _aligned(math.prod(_shape(tensor)) * widths.get(tensor.type, 1))
-
-
-def _most_pieces(kind: str, source: schema.TensorT, values: np.ndarray) -> int:
-    """Return into how many parts a layer can be cut; where each takes a part of the input, by its channels."""
-    channels = _shape(source)[-1:]
-    if kind == _BY_CHANNEL:
-        return channels[0] if channels and values.ndim == 4 and values.shape[-1] % channels[0] == 0 else 1
-    grouped = values.ndim == 4 and channels != values.shape[-1:]  # filters see a part of the channels
-    return 1 if grouped or _CUT[kind] is None else len(values)
-
-
-def _weights_read(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[int]:
-    """Yield the buffers of weights where layers read them."""
-    for operator in graph.operators:
-        if operator_name(model, operator) in _CUT:
-            yield graph.tensors[inputs_of(operator)[1]].buffer
-
-
-def _other_readers(model: schema.ModelT) -> dict[int, str]:
-    """Say of buffers what reads them that cannot take them unpacked."""
-    main, *others = model.subgraphs
-    readers = {tensor.buffer: "another graph reads it, too" for graph in others for tensor in graph.tensors}
-    for operator in main.operators:
-        kind = operator_name(model, operator)
-        for place, index in enumerate(inputs_of(operator)):
-            if index >= 0 and (kind not in _CUT or place != 1):
-                readers[main.tensors[index].buffer] = f"{kind} reads it, too"
-    return readers
-
-
-def _refusal(model: schema.ModelT, tensor: schema.TensorT) -> str:
-    if tensor.sparsity is not None:
-        return "it is sparse already"
-    quantization = tensor.quantization
-    if quantization is not None and quantization.zeroPoint is not None and np.any(quantization.zeroPoint):
-        return "its zeros are not stored as 0"
-    scales = 0 if quantization is None or quantization.scale is None else len(quantization.scale)
-    if scales > 1 and quantization.quantizedDimension not in (0, len(_shape(tensor)) - 1):
-        return "its scales lie along a dimension that DECODE does not know"
-    if any(entry.buffer == tensor.buffer for entry in model.metadata or ()):
-        return "metadata name its values"
-    return ""
-
-
-# Put DECODE in front of layers, and cut large layers into parts whose weights are unpacked one after the other.
-
-_MAX_CONCATENATED = 10  # tensors that the interpreter's CONCATENATION takes, at most
-_INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8
-
-
-def encode_smallest(values: np.ndarray) -> DecodeConstants:
-    """Return a weight in the form that takes fewer bytes."""
-    table, pruned = encode_table(values), encode_pruned(values)
-    return pruned if table is None or pruned.bytes <= table.bytes else table
-
-
-class Unpacker:
-    """Changes the layers of a model's first graph.
-
-    Args:
-        model: The model, which is changed.
-    """
-
-    def __init__(self, model: schema.ModelT) -> None:
-        self._model, self._graph = model, model.subgraphs[0]
-        self._encoded: dict[int, list[int]] = {}  # by the weight's buffer: the two constants
-
-    def unpack(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
-        """Let a layer unpack its weight, whole or in parts; return these as they are stored."""
-        if pieces > 1:
-            return self._unpack_parts(layer, pieces)
-        encoded = encode_smallest(layer.values)
-        if layer.buffer not in self._encoded:
-            self._encoded[layer.buffer] = self._constants(encoded)
-        weight = self._without_values(layer.weight)
-        place = self._place(layer.operator)
-        self._graph.operators.insert(place, self._decode(self._encoded[layer.buffer], weight))
-        inputs = inputs_of(layer.operator)
-        layer.operator.inputs = np.array([inputs[0], weight, *inputs[2:]], np.int32)
-        return [encoded]
-
-    def _unpack_parts(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
-        each = layer.values.shape[layer.axis] // layer.pieces
-        bounds = (each * np.linspace(0, layer.pieces, pieces + 1).round().astype(int)).tolist()
-        stored: list[DecodeConstants] = []
-        added: list[schema.OperatorT] = []
-        joints: list[int] = []
-        waiting: list[int] = []
-        for start, end in zip(bounds, bounds[1:], strict=False):
-            encoded = encode_smallest(layer.values.take(range(start, end), layer.axis))
-            weight = self._without_values(layer.weight, rows=slice(start, end), axis=layer.axis)
-            part = self._part(layer.operator, weight, start, end)
-            if layer.source:
-                channel_slice = self._channels(part.inputs[0], start // each, end // each)
-                part.inputs[0] = channel_slice.outputs[0]
-                added.append(channel_slice)
-            added += [self._decode(self._constants(encoded), weight), part]
-            stored.append(encoded)
-            waiting.append(int(added[-1].outputs[0]))
-            if len(waiting) == _MAX_CONCATENATED and pieces > _MAX_CONCATENATED:
-                added.append(self._joined(waiting, self._output(layer.operator, sum(map(self._width, waiting)))))
-                joints, waiting = [*joints, int(added[-1].outputs[0])], []
-        added.append(self._joined([*joints, *waiting], int(layer.operator.outputs[0])))
-        place = self._place(layer.operator)
-        self._graph.operators[place : place + 1] = added
-        return stored
-
-    def _place(self, operator: schema.OperatorT) -> int:
-        return next(index for index, other in enumerate(self._graph.operators) if other is operator)
-
-    def _constants(self, encoded: DecodeConstants) -> list[int]:
-        return [
-            add_constant(self._model, self._graph, name=b"", values=raw) for raw in (encoded.bits, encoded.ancillary)
-        ]
-
-    def _without_values(self, weight: int, rows: slice | None = None, axis: int = 0) -> int:
-        tensor = self._graph.tensors[weight]
-        changes = {} if rows is None else self._of_rows(tensor, rows, axis)
-        return add_tensor(self._graph, tensor, buffer=0, **changes)
-
-    def _of_rows(self, tensor: schema.TensorT, rows: slice, axis: int = 0) -> dict[str, object]:
-        """Return shape and scales of some indices along a dimension, along which the scales lie."""
-        shape = np.array(tensor.shape, np.int32)
-        shape[axis] = rows.stop - rows.start
-        quantization = copy.copy(tensor.quantization)
-        if quantization is not None and np.size(quantization.scale) > 1:
-            for name in ("scale", "zeroPoint", "min", "max"):
-                values = getattr(quantization, name)
-                setattr(quantization, name, values[rows] if np.size(values) > 1 else values)
-        return {"shape": shape, "quantization": quantization}
-
-    def _part(self, operator: schema.OperatorT, weight: int, start: int, end: int) -> schema.OperatorT:
-        source, _, *bias = inputs_of(operator)
-        part = copy.copy(operator)
-        part.inputs = np.array([source, weight, *(self._bias(index, start, end) for index in bias)], np.int32)
-        part.outputs = np.array([self._output(operator, end - start)], np.int32)
-        return part
-
-    def _channels(self, source: int, start: int, end: int) -> schema.OperatorT:
-        """Take some channels of an input."""
-        tensor = self._graph.tensors[source]
-        shape = np.array([*tensor.shape[:-1], end - start], np.int32)
-        bounds = [np.array([0] * (len(shape) - 1) + [start], np.int32), shape]
-        constants = [add_constant(self._model, self._graph, name=b"", values=values) for values in bounds]
-        index = operator_code(self._model, schema.BuiltinOperator.SLICE)
-        code = self._model.operatorCodes[index]
-        code.version = max(code.version, _INTEGERS_SINCE)
-        return schema.OperatorT(
-            opcodeIndex=index,
-            inputs=np.array([source, *constants], np.int32),
-            outputs=np.array([add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")], np.int32),
-            builtinOptionsType=schema.BuiltinOptions.SliceOptions,
-            builtinOptions=schema.SliceOptionsT(),
-        )
-
-    def _bias(self, bias: int, start: int, end: int) -> int:
-        if bias < 0:
-            return bias
-        tensor = self._graph.tensors[bias]
-        raw = np.asarray(self._model.buffers[tensor.buffer].data)
-        values = raw.reshape(int(tensor.shape[0]), -1)[start:end]
-        changes = self._of_rows(tensor, slice(start, end))
-        return add_tensor(self._graph, tensor, name=b"", buffer=add_values(self._model, values), **changes)
-
-    def _output(self, operator: schema.OperatorT, width: int) -> int:
-        tensor = self._graph.tensors[int(operator.outputs[0])]
-        shape = np.array([*tensor.shape[:-1], width], np.int32)
-        return add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")
-
-    def _width(self, tensor: int) -> int:
-        return int(self._graph.tensors[tensor].shape[-1])
-
-    def _joined(self, parts: Sequence[int], output: int) -> schema.OperatorT:
-        index = operator_code(self._model, schema.BuiltinOperator.CONCATENATION)
-        code = self._model.operatorCodes[index]
-        code.version = max(code.version, _INTEGERS_SINCE)
-        axis = len(self._graph.tensors[output].shape) - 1
-        return schema.OperatorT(
-            opcodeIndex=index,
-            inputs=np.array(parts, np.int32),
-            outputs=np.array([output], np.int32),
-            builtinOptionsType=schema.BuiltinOptions.ConcatenationOptions,
-            builtinOptions=schema.ConcatenationOptionsT(axis=axis),
-        )
-
-    def _decode(self, constants: Sequence[int], weight: int) -> schema.OperatorT:
-        inputs, outputs = np.array(constants, np.int32), np.array([weight], np.int32)
-        return schema.OperatorT(opcodeIndex=self._decode_code(), inputs=inputs, outputs=outputs)
-
-    def _decode_code(self) -> int:
-        codes, name = self._model.operatorCodes, OPERATOR.encode()
-        for index, code in enumerate(codes):
-            if code.customCode == name:
-                return index
-        custom = schema.BuiltinOperator.CUSTOM
-        codes.append(
-            schema.OperatorCodeT(deprecatedBuiltinCode=custom, builtinCode=custom, customCode=name, version=1)
-        )
-        return len(codes) - 1
 
 
 # The operators that the interpreter for microcontrollers has, and how an application registers each.

@@ -11,22 +11,24 @@ import numpy as np
 
 from tfprune.base.spec import ArgumentError, check_choice, check_count
 from tfprune.export.file import schema
-from tfprune.export.file.document import indices_of, numbers_operators, put_in_order, save_objects
+from tfprune.export.file.document import (
+    indices_of,
+    numbers_operators,
+    put_in_order,
+    save_objects,
+)
 from tfprune.export.file.model_file import ModelFile, fitting
 from tfprune.export.file.reader import Model
 from tfprune.export.micro.interpreter import (
-    Layer,
     MicroRun,
-    Unpacker,
-    encode_smallest,
+    chip_arena,
     fits,
-    largest_live,
-    layers_of,
     missing,
     registrations,
     require_interpreter,
     run_files,
 )
+from tfprune.export.micro.memory import Layer, Unpacker, encode_smallest, largest_live, layers_of, save_memory
 from tfprune.export.micro.reports import MicroLayer, MicroReport
 
 # Micro: a microcontroller as the target of a file, with its budgets, and the arguments that fit it.
@@ -39,8 +41,9 @@ class Micro:
     Pass it as `target=` to `to_tflite`, `rewrite` or `compress`. `"micro"` is short for `Micro()`, without budgets.
 
     Args:
-        arena: The bytes of RAM that the file may use, as the interpreter for microcontrollers counts them, at least
-            1. Large layers are then computed in parts, and the smallest file within the budget is written. None (the
+        arena: The bytes of RAM that the file may use, at least 1: as the interpreter for microcontrollers counts them
+            with pointers of 32 bits, or with those of 64 bits, which are more, where mcufit or Node is missing.
+            Large layers are then computed in parts, and the smallest file within the budget is written. None (the
             default) sets no budget.
         flash: The bytes that the file may have, at least 1. With `flash` alone the file that uses the least RAM is
             written; with neither, the file with the smallest sum of flash and RAM. None (the default) sets no budget.
@@ -199,6 +202,7 @@ class _Candidates:
                 "Convert the model again."
             )
         with fitting(dense):
+            save_memory(self._model)
             self._layers = layers_of(self._model)
             least = largest_live(self._model)
         self._dense, self.layers = dense, len(self._layers)
@@ -348,8 +352,9 @@ def fit_budgets(dense: ModelFile, inputs: Sequence[np.ndarray], *, micro: Micro)
     _check_runnable(dense.graph)
     candidates = _Candidates(dense)
     # A file with an open batch may run only once its shapes are written into it.
-    runs = run_files([dense, candidates.write((0,) * candidates.layers).file], inputs)
-    before = next((run for run in runs if not run.reason), None)
+    files = [dense, candidates.write((0,) * candidates.layers).file]
+    runs = run_files(files, inputs)
+    before = next(((file, run) for file, run in zip(files, runs, strict=True) if not run.reason), None)
     if before is None:
         raise ValueError(
             "Expected a file that the interpreter for microcontrollers runs. Received: one that does not: "
@@ -358,7 +363,7 @@ def fit_budgets(dense: ModelFile, inputs: Sequence[np.ndarray], *, micro: Micro)
     measured = _Search(candidates, inputs).run(micro)
     best = _best(measured, micro)
     (run,) = run_files([best.candidate.file], inputs)
-    if run.reason or not run.equals(before):
+    if run.reason or not run.equals(before[1]):
         raise ValueError(
             "Expected a file that gives the dense file's outputs bit for bit on microcontrollers. Received: "
             f"{run.reason or 'others'}. Nothing was written. Please report this model."
@@ -366,16 +371,23 @@ def fit_budgets(dense: ModelFile, inputs: Sequence[np.ndarray], *, micro: Micro)
     report = MicroReport(
         flash=best.flash,
         dense_flash=len(dense.content),
-        arena=run.arena,
-        dense_arena=before.arena,
+        arena=best.arena,
+        dense_arena=_arena(*before),
         decode_buffer=max((row.buffer for row in best.candidate.rows), default=0),
         samples=len(run.raw[0]) if run.raw and run.raw[0].ndim else 1,
         rows=best.candidate.rows,
         curve=_curve(measured),
         registrations=tuple(registrations(best.candidate.file.graph.ops)),
-        boards=fits(best.flash, run.arena),
+        boards=fits(best.flash, best.arena),
+        on_chip=chip_arena(best.candidate.file, run),
     )
     return _FittedFile(best.candidate.file, report, run)
+
+
+def _arena(file: ModelFile, run: MicroRun) -> int:
+    """Return the arena of a file as a chip has it, or as it is here if that cannot be measured."""
+    chip = chip_arena(file, run)
+    return run.arena if chip is None else chip.total
 
 
 class _Search:
@@ -383,7 +395,7 @@ class _Search:
 
     def __init__(self, candidates: _Candidates, inputs: Sequence[np.ndarray]) -> None:
         self._candidates, self._inputs = candidates, [array[:1] if array.ndim else array for array in inputs]
-        self._runs: dict[_Plan, tuple[_MicroCandidate, MicroRun]] = {}
+        self._runs: dict[_Plan, tuple[_MicroCandidate, int | None]] = {}  # the arena; None if it does not run
 
     def run(self, micro: Micro) -> list[_Measured]:
         """Return files that run; with a budget, more of them near it."""
@@ -399,9 +411,10 @@ class _Search:
         fresh = [plan for plan in dict.fromkeys(plans.values()) if plan not in self._runs]
         written = [self._candidates.write(plan) for plan in fresh]
         runs = run_files([candidate.file for candidate in written], self._inputs) if written else []
-        self._runs.update(zip(fresh, zip(written, runs, strict=True), strict=True))
+        for plan, candidate, run in zip(fresh, written, runs, strict=True):
+            self._runs[plan] = candidate, None if run.reason else _arena(candidate.file, run)
         results = [(point, *self._runs[plan]) for point, plan in plans.items()]
-        return [_Measured(*point, candidate, run.arena) for point, candidate, run in results if not run.reason]
+        return [_Measured(*point, candidate, arena) for point, candidate, arena in results if arena is not None]
 
 
 def _between(measured: Sequence[_Measured], least: int, micro: Micro) -> list[tuple[int, int]]:

@@ -39,6 +39,7 @@ from tfprune.report import Report, install, printable, shortened, table
 # Report of a file for microcontrollers: what it takes there, and how each layer is stored.
 
 _NAME_WIDTH = 32  # characters of a name in a table
+_WIDER = " with pointers of 64 bits, less on a chip: install mcufit and Node to measure it"
 _CHOICES = "bytes of the files to choose from: less flash needs a larger arena"
 
 
@@ -76,7 +77,7 @@ class MicroReport(Report):
     Attributes:
         flash: The bytes of the file.
         dense_flash: Those of the dense file that it was made from.
-        arena: The bytes of RAM in which it runs.
+        arena: The bytes of RAM in which it runs: on a chip, or with pointers of 64 bits if `on_chip` is None.
         dense_arena: Those of the dense file.
         decode_buffer: The bytes of the largest weight, or part of one, that is unpacked there.
         samples: The number of samples on which its outputs equal the dense file's, bit for bit.
@@ -84,6 +85,7 @@ class MicroReport(Report):
         curve: What other files of the same model take: pairs of flash and arena, none of which is worse in both.
         registrations: The functions of the resolver that a program calls.
         boards: Whether it fits on common boards.
+        on_chip: The parts of the RAM on a chip; None where they cannot be measured.
 
     Example:
         >>> report = tfprune.export.rewrite("digits.tflite", "micro.tflite", target="micro", check_on=images)
@@ -101,10 +103,13 @@ class MicroReport(Report):
     curve: tuple[tuple[int, int], ...]
     registrations: tuple[str, ...]
     boards: tuple[BoardFit, ...]
+    on_chip: ChipArena | None = None
 
     def __str__(self) -> str:
+        arena = f"{self.arena:,} bytes{'' if self.on_chip else _WIDER}"
         rows = [
-            ["arena", f"{self.arena:,} bytes", f"{self.dense_arena:,}", f"{self.arena / self.dense_arena:.2f}"],
+            ["arena", arena, f"{self.dense_arena:,}", f"{self.arena / self.dense_arena:.2f}"],
+            *([["of these", str(self.on_chip), "", ""]] if self.on_chip else []),
             ["largest unpacked part", f"{self.decode_buffer:,} bytes", "", ""],
             ["outputs", f"equal the dense file's on {self.samples:,} samples, bit for bit", "", ""],
         ]
@@ -150,12 +155,12 @@ class MicroSupportReport(Report):
         ops: The number of times that each operator occurs.
         registrations: The functions of the resolver that a program calls for those that it has.
         flash: The bytes of the file.
-        arena: The bytes of RAM in which it runs here, with pointers of 64 bits; None if it does not.
+        arena: The bytes of RAM in which it runs: on a chip, or with pointers of 64 bits if `on_chip` is None; None if
+            it does not run.
         boards: Whether it fits on common boards, or on the one that was named; empty if it does not run.
         unrolled: The recurrent layers of the model whose operators the file has once for each step.
         as_float: The report of the float32 file, which keeps the loops of these layers; None if there are none.
-        on_chip: The RAM with pointers of 32 bits, by which boards are compared; None if it cannot be measured here,
-            or is more than `arena`: the program that measures it takes 2 kB itself.
+        on_chip: The parts of the RAM on a chip; None where they cannot be measured.
 
     Example:
         >>> report = tfprune.export.micro_support("digits.tflite")
@@ -182,14 +187,12 @@ class MicroSupportReport(Report):
 
     @property
     def _arenas(self) -> list[list[str]]:
-        """The rows of the RAM, as on a chip and as here."""
+        """The rows of the RAM."""
         if self.arena is None:
             return [["arena", "-"]]
-        here = f"{self.arena:,} bytes with pointers of 64 bits"
         if self.on_chip is None:
-            return [["arena", f"{here}, less on a chip"]]
-        parts = f"{self.on_chip.activations:,} of activations, {self.on_chip.persistent:,} that stay"
-        return [["arena", f"{self.on_chip.total:,} bytes: {parts}"], ["arena here", here]]
+            return [["arena", f"{self.arena:,} bytes{_WIDER}"]]
+        return [["arena", f"{self.arena:,} bytes"], ["of these", str(self.on_chip)]]
 
     @property
     def _loops(self) -> list[list[str]]:
@@ -233,9 +236,8 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
         reason = f"memory is laid out once, and the shape of {', '.join(open_shapes)} is open"
     else:
         (run,) = run_files([file], random_inputs(model.inputs, model.outputs, rows=1))
-        reason, arena = run.reason, None if run.reason else run.arena
-        if arena is not None and (measured := chip_arena(file)) is not None and measured.total < arena:
-            on_chip = measured
+        reason, on_chip = run.reason, chip_arena(file, run)
+        arena = None if reason else on_chip.total if on_chip else run.arena
     return MicroSupportReport(
         runs=not reason,
         reason=reason,
@@ -244,7 +246,7 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
         registrations=tuple(registrations({*model.ops} & KNOWN_OPERATORS)),
         flash=len(file.content),
         arena=arena,
-        boards=() if arena is None else fits(len(file.content), on_chip.total if on_chip else arena, board=board),
+        boards=() if arena is None else fits(len(file.content), arena, board=board),
         on_chip=on_chip,
     )
 

@@ -1,0 +1,584 @@
+"""The RAM that a file takes: what is live while it runs, weights that are unpacked there, and how to take less."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.file import schema
+from tfprune.export.file.document import (
+    NamedTensors,
+    add_constant,
+    add_tensor,
+    add_values,
+    indices_of,
+    inputs_of,
+    operator_code,
+    operator_name,
+)
+from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
+
+# The layers of a graph whose weights can be unpacked while the model runs, and what is live beside them.
+
+# The axis of the weight along which the outputs lie; None where parts of a layer cannot be joined.
+_CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}
+_BY_CHANNEL = "DEPTHWISE_CONV_2D"  # where a part of the outputs needs a part of the input
+_TYPES: dict[int, Any] = {0: np.dtype("<f4"), 7: np.dtype("<i2"), 9: np.dtype("i1")}  # by the format's number
+_ALIGNMENT = 16  # bytes to which the interpreter rounds each tensor up
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An operator with a weight.
+
+    Attributes:
+        operator: The operator.
+        kind: Its name.
+        name: The name of its weight.
+        weight: The index of the weight.
+        buffer: Where its values lie.
+        values: The weight.
+        pieces: Into how many parts its outputs can be cut; 1 if they cannot.
+        source: Bytes of the input of which each part takes a part; 0 if each takes all of it.
+        live: Bytes of all tensors that are needed while it runs, without the weight.
+        freed: Bytes of these that nothing needs afterwards.
+        output: Bytes of what it makes.
+        reason: Why the weight has to stay as it is; empty if it has not.
+    """
+
+    operator: schema.OperatorT
+    kind: str
+    name: str
+    weight: int
+    buffer: int
+    values: np.ndarray
+    pieces: int
+    source: int
+    live: int
+    freed: int
+    output: int
+    reason: str = ""
+
+    @property
+    def axis(self) -> int:
+        """The axis of the weight along which it is cut."""
+        return _CUT[self.kind] or 0
+
+    def slice_bytes(self, pieces: int) -> int:
+        """Bytes in the arena of the largest part of the weight."""
+        return _aligned(self._part(self.values.nbytes, pieces))
+
+    def peak(self, pieces: int) -> int:
+        """Bytes that are live while the layer runs in so many parts, and while these are put together."""
+        if pieces == 1:
+            return self.live + self.slice_bytes(1)
+        running = self.live + self.slice_bytes(pieces) + _aligned(self._part(self.source, pieces))
+        return max(running, self.live - self.freed + self.output)
+
+    def _part(self, size: int, pieces: int) -> int:
+        return size // self.pieces * -(-self.pieces // pieces) if pieces > 1 else size
+
+
+def layers_of(model: schema.ModelT) -> list[Layer]:
+    """Return the layers of the first graph, in order."""
+    graph = model.subgraphs[0]
+    live, freed = _live(graph)
+    readers, takers = _other_readers(model), Counter(_weights_read(model, graph))
+    layers = []
+    for number, operator in enumerate(graph.operators):
+        kind, inputs = operator_name(model, operator), inputs_of(operator)
+        if kind not in _CUT or not _is_constant(model, graph, inputs[1]):
+            continue
+        tensor = graph.tensors[inputs[1]]
+        dtype = _TYPES.get(tensor.type)
+        if dtype is None or len(_shape(tensor)) < 2:
+            continue
+        values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(_shape(tensor))
+        reason = _refusal(model, tensor) or readers.get(tensor.buffer, "")
+        source = graph.tensors[inputs[0]]
+        pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
+        output = sum(_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
+        name = (tensor.name or b"").decode("utf-8", "replace")
+        layers.append(
+            Layer(
+                operator,
+                kind,
+                name,
+                inputs[1],
+                tensor.buffer,
+                values,
+                pieces,
+                _bytes(source) if kind == _BY_CHANNEL else 0,
+                live[number],
+                freed[number],
+                output,
+                reason,
+            )
+        )
+    return layers
+
+
+def largest_live(model: schema.ModelT, operators: Sequence[schema.OperatorT] | None = None) -> int:
+    """Return the bytes of tensors that are live at once, at most, in the first graph, or with its operators so."""
+    return max(_live(model.subgraphs[0], operators)[0], default=0)
+
+
+def _aligned(size: int) -> int:
+    """Return a size as it counts in the arena."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _live(
+    graph: schema.SubGraphT, operators: Sequence[schema.OperatorT] | None = None
+) -> tuple[list[int], list[int]]:
+    """Return for each operator the bytes that are live, and those of them for the last time."""
+    operators = graph.operators if operators is None else operators
+    first = dict.fromkeys(indices_of(graph.inputs), 0)
+    last: dict[int, int] = {}
+    for number, operator in enumerate(operators):
+        for index in indices_of(operator.outputs):
+            first.setdefault(index, number)
+            last[index] = number
+        last.update({index: number for index in inputs_of(operator) if index in first})
+    last.update(dict.fromkeys(indices_of(graph.outputs), len(operators)))
+    sizes = {index: _bytes(graph.tensors[index]) for index in first}
+    steps = range(len(operators))
+    live = [
+        sum(size for index, size in sizes.items() if first[index] <= step <= last.get(index, 0)) for step in steps
+    ]
+    outputs = [{*indices_of(operator.outputs)} for operator in operators]
+    freed = [
+        sum(size for index, size in sizes.items() if last.get(index) == step and index not in outputs[step])
+        for step in steps
+    ]
+    return live, freed
+
+
+def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> bool:
+    data = model.buffers[graph.tensors[index].buffer].data if index >= 0 else None
+    return data is not None and len(data) > 0
+
+
+def _shape(tensor: schema.TensorT) -> tuple[int, ...]:
+    return () if tensor.shape is None else tuple(map(int, tensor.shape))
+
+
+def _bytes(tensor: schema.TensorT) -> int:
+    widths = {schema.TensorType.FLOAT32: 4, schema.TensorType.INT32: 4, schema.TensorType.INT16: 2}
+    widths |= {schema.TensorType.INT64: 8}
+    return _aligned(math.prod(_shape(tensor)) * widths.get(tensor.type, 1))
+
+
+def _most_pieces(kind: str, source: schema.TensorT, values: np.ndarray) -> int:
+    """Return into how many parts a layer can be cut; where each takes a part of the input, by its channels."""
+    channels = _shape(source)[-1:]
+    if kind == _BY_CHANNEL:
+        return channels[0] if channels and values.ndim == 4 and values.shape[-1] % channels[0] == 0 else 1
+    grouped = values.ndim == 4 and channels != values.shape[-1:]  # filters see a part of the channels
+    return 1 if grouped or _CUT[kind] is None else len(values)
+
+
+def _weights_read(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[int]:
+    """Yield the buffers of weights where layers read them."""
+    for operator in graph.operators:
+        if operator_name(model, operator) in _CUT:
+            yield graph.tensors[inputs_of(operator)[1]].buffer
+
+
+def _other_readers(model: schema.ModelT) -> dict[int, str]:
+    """Say of buffers what reads them that cannot take them unpacked."""
+    main, *others = model.subgraphs
+    readers = {tensor.buffer: "another graph reads it, too" for graph in others for tensor in graph.tensors}
+    for operator in main.operators:
+        kind = operator_name(model, operator)
+        for place, index in enumerate(inputs_of(operator)):
+            if index >= 0 and (kind not in _CUT or place != 1):
+                readers[main.tensors[index].buffer] = f"{kind} reads it, too"
+    return readers
+
+
+def _refusal(model: schema.ModelT, tensor: schema.TensorT) -> str:
+    if tensor.sparsity is not None:
+        return "it is sparse already"
+    quantization = tensor.quantization
+    if quantization is not None and quantization.zeroPoint is not None and np.any(quantization.zeroPoint):
+        return "its zeros are not stored as 0"
+    scales = 0 if quantization is None or quantization.scale is None else len(quantization.scale)
+    if scales > 1 and quantization.quantizedDimension not in (0, len(_shape(tensor)) - 1):
+        return "its scales lie along a dimension that DECODE does not know"
+    if any(entry.buffer == tensor.buffer for entry in model.metadata or ()):
+        return "metadata name its values"
+    return ""
+
+
+# Put DECODE in front of layers, and cut large layers into parts whose weights are unpacked one after the other.
+
+_MAX_CONCATENATED = 10  # tensors that the interpreter's CONCATENATION takes, at most
+_INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8
+
+
+def encode_smallest(values: np.ndarray) -> DecodeConstants:
+    """Return a weight in the form that takes fewer bytes."""
+    table, pruned = encode_table(values), encode_pruned(values)
+    return pruned if table is None or pruned.bytes <= table.bytes else table
+
+
+class Unpacker:
+    """Changes the layers of a model's first graph.
+
+    Args:
+        model: The model, which is changed.
+    """
+
+    def __init__(self, model: schema.ModelT) -> None:
+        self._model, self._graph = model, model.subgraphs[0]
+        self._encoded: dict[int, list[int]] = {}  # by the weight's buffer: the two constants
+
+    def unpack(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
+        """Let a layer unpack its weight, whole or in parts; return these as they are stored."""
+        if pieces > 1:
+            return self._unpack_parts(layer, pieces)
+        encoded = encode_smallest(layer.values)
+        if layer.buffer not in self._encoded:
+            self._encoded[layer.buffer] = self._constants(encoded)
+        weight = self._without_values(layer.weight)
+        place = self._place(layer.operator)
+        self._graph.operators.insert(place, self._decode(self._encoded[layer.buffer], weight))
+        inputs = inputs_of(layer.operator)
+        layer.operator.inputs = np.array([inputs[0], weight, *inputs[2:]], np.int32)
+        return [encoded]
+
+    def _unpack_parts(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
+        each = layer.values.shape[layer.axis] // layer.pieces
+        bounds = (each * np.linspace(0, layer.pieces, pieces + 1).round().astype(int)).tolist()
+        stored: list[DecodeConstants] = []
+        added: list[schema.OperatorT] = []
+        joints: list[int] = []
+        waiting: list[int] = []
+        for start, end in zip(bounds, bounds[1:], strict=False):
+            encoded = encode_smallest(layer.values.take(range(start, end), layer.axis))
+            weight = self._without_values(layer.weight, rows=slice(start, end), axis=layer.axis)
+            part = self._part(layer.operator, weight, start, end)
+            if layer.source:
+                channel_slice = self._channels(part.inputs[0], start // each, end // each)
+                part.inputs[0] = channel_slice.outputs[0]
+                added.append(channel_slice)
+            added += [self._decode(self._constants(encoded), weight), part]
+            stored.append(encoded)
+            waiting.append(int(added[-1].outputs[0]))
+            if len(waiting) == _MAX_CONCATENATED and pieces > _MAX_CONCATENATED:
+                added.append(self._joined(waiting, self._output(layer.operator, sum(map(self._width, waiting)))))
+                joints, waiting = [*joints, int(added[-1].outputs[0])], []
+        added.append(self._joined([*joints, *waiting], int(layer.operator.outputs[0])))
+        place = self._place(layer.operator)
+        self._graph.operators[place : place + 1] = added
+        return stored
+
+    def _place(self, operator: schema.OperatorT) -> int:
+        return next(index for index, other in enumerate(self._graph.operators) if other is operator)
+
+    def _constants(self, encoded: DecodeConstants) -> list[int]:
+        return [
+            add_constant(self._model, self._graph, name=b"", values=raw) for raw in (encoded.bits, encoded.ancillary)
+        ]
+
+    def _without_values(self, weight: int, rows: slice | None = None, axis: int = 0) -> int:
+        tensor = self._graph.tensors[weight]
+        changes = {} if rows is None else self._of_rows(tensor, rows, axis)
+        return add_tensor(self._graph, tensor, buffer=0, **changes)
+
+    def _of_rows(self, tensor: schema.TensorT, rows: slice, axis: int = 0) -> dict[str, object]:
+        """Return shape and scales of some indices along a dimension, along which the scales lie."""
+        shape = np.array(tensor.shape, np.int32)
+        shape[axis] = rows.stop - rows.start
+        quantization = copy.copy(tensor.quantization)
+        if quantization is not None and np.size(quantization.scale) > 1:
+            for name in ("scale", "zeroPoint", "min", "max"):
+                values = getattr(quantization, name)
+                setattr(quantization, name, values[rows] if np.size(values) > 1 else values)
+        return {"shape": shape, "quantization": quantization}
+
+    def _part(self, operator: schema.OperatorT, weight: int, start: int, end: int) -> schema.OperatorT:
+        source, _, *bias = inputs_of(operator)
+        part = copy.copy(operator)
+        part.inputs = np.array([source, weight, *(self._bias(index, start, end) for index in bias)], np.int32)
+        part.outputs = np.array([self._output(operator, end - start)], np.int32)
+        return part
+
+    def _channels(self, source: int, start: int, end: int) -> schema.OperatorT:
+        """Take some channels of an input."""
+        tensor = self._graph.tensors[source]
+        shape = np.array([*tensor.shape[:-1], end - start], np.int32)
+        bounds = [np.array([0] * (len(shape) - 1) + [start], np.int32), shape]
+        constants = [add_constant(self._model, self._graph, name=b"", values=values) for values in bounds]
+        index = operator_code(self._model, schema.BuiltinOperator.SLICE)
+        code = self._model.operatorCodes[index]
+        code.version = max(code.version, _INTEGERS_SINCE)
+        return schema.OperatorT(
+            opcodeIndex=index,
+            inputs=np.array([source, *constants], np.int32),
+            outputs=np.array([add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")], np.int32),
+            builtinOptionsType=schema.BuiltinOptions.SliceOptions,
+            builtinOptions=schema.SliceOptionsT(),
+        )
+
+    def _bias(self, bias: int, start: int, end: int) -> int:
+        if bias < 0:
+            return bias
+        tensor = self._graph.tensors[bias]
+        raw = np.asarray(self._model.buffers[tensor.buffer].data)
+        values = raw.reshape(int(tensor.shape[0]), -1)[start:end]
+        changes = self._of_rows(tensor, slice(start, end))
+        return add_tensor(self._graph, tensor, name=b"", buffer=add_values(self._model, values), **changes)
+
+    def _output(self, operator: schema.OperatorT, width: int) -> int:
+        tensor = self._graph.tensors[int(operator.outputs[0])]
+        shape = np.array([*tensor.shape[:-1], width], np.int32)
+        return add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")
+
+    def _width(self, tensor: int) -> int:
+        return int(self._graph.tensors[tensor].shape[-1])
+
+    def _joined(self, parts: Sequence[int], output: int) -> schema.OperatorT:
+        index = operator_code(self._model, schema.BuiltinOperator.CONCATENATION)
+        code = self._model.operatorCodes[index]
+        code.version = max(code.version, _INTEGERS_SINCE)
+        axis = len(self._graph.tensors[output].shape) - 1
+        return schema.OperatorT(
+            opcodeIndex=index,
+            inputs=np.array(parts, np.int32),
+            outputs=np.array([output], np.int32),
+            builtinOptionsType=schema.BuiltinOptions.ConcatenationOptions,
+            builtinOptions=schema.ConcatenationOptionsT(axis=axis),
+        )
+
+    def _decode(self, constants: Sequence[int], weight: int) -> schema.OperatorT:
+        inputs, outputs = np.array(constants, np.int32), np.array([weight], np.int32)
+        return schema.OperatorT(opcodeIndex=self._decode_code(), inputs=inputs, outputs=outputs)
+
+    def _decode_code(self) -> int:
+        codes, name = self._model.operatorCodes, OPERATOR.encode()
+        for index, code in enumerate(codes):
+            if code.customCode == name:
+                return index
+        custom = schema.BuiltinOperator.CUSTOM
+        codes.append(
+            schema.OperatorCodeT(deprecatedBuiltinCode=custom, builtinCode=custom, customCode=name, version=1)
+        )
+        return len(codes) - 1
+
+
+# Take less RAM for the same outputs, bit for bit: fewer operators, in an order that keeps less alive.
+
+_SLICES = ("STRIDED_SLICE", "SLICE")
+_VARIABLES = ("READ_VARIABLE", "ASSIGN_VARIABLE")
+_RUN_GRAPHS = ("CALL_ONCE", "IF", "WHILE")  # may read and set variables
+_MOST_GROWTH = 2  # of kernels that get zeros: they take flash
+
+
+def save_memory(model: schema.ModelT) -> None:
+    """Change the first graph of a model such that it takes less RAM, for the same outputs.
+
+    Slices that take everything are left out. Depthwise convolutions side by side, each over its own channels and some
+    of the steps of one tensor, as in MixConv (arXiv 1907.09595), become one, whose kernels have zeros where they take
+    nothing. Operators are put in the order that keeps the fewest bytes alive.
+    """
+    graph = model.subgraphs[0]
+    for kinds, change in ((_SLICES, _leave_out), (("CONCATENATION",), _join_branches)):
+        for operator in [*graph.operators]:
+            if operator_name(model, operator) in kinds:
+                change(NamedTensors(model), operator)
+    graph.operators = min(_orders(model, graph), key=lambda order: largest_live(model, order))
+
+
+def _leave_out(file: NamedTensors, operator: schema.OperatorT) -> None:
+    """Leave out a slice that takes everything."""
+    source, output = inputs_of(operator)[0], int(operator.outputs[0])
+    sizes = [len(each) for each in _taken(file, operator)]
+    if sizes and sizes == [*file.tensors[source].shape] and output not in indices_of(file.graph.outputs):
+        for other in file.graph.operators:
+            inputs = [source if index == output else index for index in inputs_of(other)]
+            other.inputs = np.array(inputs, np.int32)
+        file.graph.operators = [other for other in file.graph.operators if other is not operator]
+
+
+def _taken(file: NamedTensors, operator: schema.OperatorT) -> list[range]:
+    """Return the positions along each axis that a slice takes; none if they are computed or leave some out."""
+    source, *bounds = inputs_of(operator)
+    shape, options = [*map(int, file.tensors[source].shape)], operator.builtinOptions
+    constants = [file.constant(index) for index in bounds]
+    if any(each is None or each.size != len(shape) for each in constants):
+        return []
+    begins, ends, *steps = (each.ravel().tolist() for each in constants if each is not None)
+    if not steps:  # a SLICE names sizes
+        ends = [length if size < 0 else begin + size for begin, size, length in zip(begins, ends, shape, strict=True)]
+        return [range(begin, end) for begin, end in zip(begins, ends, strict=True)]
+    if steps[0] != [1] * len(shape) or options.ellipsisMask or options.newAxisMask or options.shrinkAxisMask:
+        return []
+    for axis in range(len(shape)):
+        begins[axis] = None if options.beginMask >> axis & 1 else begins[axis]
+        ends[axis] = None if options.endMask >> axis & 1 else ends[axis]
+    bounds_of = zip(begins, ends, shape, strict=True)
+    return [range(*slice(begin, end).indices(length)) for begin, end, length in bounds_of]
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A depthwise convolution to one pixel, over some channels of a tensor that an operator splits.
+
+    Attributes:
+        operators: It, and the slice ahead of it, if there is one.
+        part: The tensor with its channels.
+        constants: Its kernel, of shape (1, rows, columns, channels), and its bias if it has one.
+        window: Where the kernel lies in the tensor.
+        form: What is alike in branches that can be one operator: their activation, and the grid of their output.
+    """
+
+    operators: tuple[schema.OperatorT, ...]
+    part: int
+    constants: list[np.ndarray]
+    window: tuple[slice, slice]
+    form: tuple[object, ...]
+
+    @property
+    def channels(self) -> int:
+        """The number of its channels."""
+        return self.constants[0].shape[3]
+
+
+def _branch(file: NamedTensors, output: int) -> _Branch | None:
+    """Return the branch that makes a tensor, if it is one."""
+    operator = file.maker.get(output)
+    if operator is None or file.kind(operator) != "DEPTHWISE_CONV_2D" or min(inputs_of(operator)) < 0:
+        return None
+    part, *indices = inputs_of(operator)
+    constants = [each for index in indices if (each := file.constant(index)) is not None]
+    operators, slicing = (operator,), file.maker.get(part)
+    ranges = [range(int(length)) for length in file.tensors[part].shape]
+    if slicing is not None and file.kind(slicing) in _SLICES:
+        part, ranges, operators = inputs_of(slicing)[0], _taken(file, slicing), (operator, slicing)
+    options = operator.builtinOptions
+    is_plain = options.padding == schema.Padding.VALID and options.dilationHFactor == options.dilationWFactor == 1
+    if not is_plain or len(constants) < len(indices) or constants[0].dtype != np.int8:
+        return None
+    if [len(each) for each in ranges[1:]] != [*constants[0].shape[1:]]:  # to more than a pixel, or of other channels
+        return None
+    rows, columns = (slice(each.start, each.stop) for each in ranges[1:3])
+    form = _activation(operator), len(constants), *_steps(file, output)
+    return _Branch(operators, part, constants, (rows, columns), form)
+
+
+def _activation(operator: schema.OperatorT) -> int:
+    return int(operator.builtinOptions.fusedActivationFunction)
+
+
+def _steps(file: NamedTensors, index: int) -> tuple[bytes, ...]:
+    """Return the grid of a tensor's integers, to compare."""
+    grid = file.grid(index)
+    return () if grid is None else (grid.scale.tobytes(), grid.zero.tobytes())
+
+
+def _join_branches(file: NamedTensors, joint: schema.OperatorT) -> None:
+    """Put one depthwise convolution in the place of those that a CONCATENATION joins, if they see one tensor."""
+    ends, output = inputs_of(joint), int(joint.outputs[0])
+    branches = [branch for index in ends if (branch := _branch(file, index)) is not None]
+    split = file.maker.get(branches[0].part) if len(branches) == len(ends) else None
+    if split is None or file.kind(split) not in ("SPLIT", "SPLIT_V"):
+        return
+    source = inputs_of(split)[1 if file.kind(split) == "SPLIT" else 0]
+    kernel = np.zeros((1, *map(int, file.tensors[source].shape[1:])), np.int8)
+    channels = [sum(branch.channels for branch in branches)]
+    is_split = [branch.part for branch in branches] == [*map(int, split.outputs)] and [*kernel.shape[3:]] == channels
+    is_joint = [*file.tensors[output].shape[1:]] == [
+        1,
+        1,
+        *channels,
+    ] and not joint.builtinOptions.fusedActivationFunction
+    is_alike = {branch.form for branch in branches} == {(*branches[0].form[:2], *_steps(file, output))}
+    is_large = kernel.size > _MOST_GROWTH * sum(branch.constants[0].size for branch in branches)
+    replaced = [split, joint, *(operator for branch in branches for operator in branch.operators)]
+    if is_split and is_joint and is_alike and not is_large and _is_closed(file, replaced, output):
+        whole = copy.copy(branches[0].operators[0])
+        whole.inputs = np.array([source, *_joined_constants(file, branches, kernel)], np.int32)
+        whole.outputs = np.array([output], np.int32)
+        operators = [whole if each is joint else each for each in file.graph.operators]
+        file.graph.operators = [each for each in operators if not any(each is other for other in replaced)]
+
+
+def _is_closed(file: NamedTensors, operators: Sequence[schema.OperatorT], output: int) -> bool:
+    """Return True if nothing but one of the operators takes what they make, each once, except an output."""
+    takers = Counter(index for each in file.graph.operators for index in inputs_of(each))
+    takers.update(indices_of(file.graph.outputs))
+    made = [index for each in operators for index in indices_of(each.outputs) if index != output]
+    return all(takers[index] == 1 for index in made)
+
+
+def _joined_constants(file: NamedTensors, branches: Sequence[_Branch], kernel: np.ndarray) -> Iterator[int]:
+    """Add the kernel, in which those of all branches are put, and the joined bias; yield the tensors."""
+    weights = [file.tensors[inputs_of(branch.operators[0])[1]] for branch in branches]
+    scales = []
+    end = 0
+    for branch, weight in zip(branches, weights, strict=True):
+        start, end = end, end + branch.channels
+        kernel[(slice(None), *branch.window, slice(start, end))] = branch.constants[0]
+        scales.append(np.broadcast_to(weight.quantization.scale, branch.channels))
+    quantization = schema.QuantizationParametersT(
+        scale=np.concatenate(scales).astype(np.float32), zeroPoint=np.zeros(end, np.int64), quantizedDimension=3
+    )
+    buffer, shape = add_values(file.model, kernel), np.array(kernel.shape, np.int32)
+    yield add_tensor(file.graph, weights[0], shape=shape, buffer=buffer, quantization=quantization)
+    if len(branches[0].constants) > 1:
+        bias = np.concatenate([branch.constants[1] for branch in branches])
+        yield add_constant(file.model, file.graph, name=b"", values=bias)  # its scales are known by the others
+
+
+def _orders(model: schema.ModelT, graph: schema.SubGraphT) -> list[list[schema.OperatorT]]:
+    """Return orders of operators: theirs, and two in which each comes right before those that take what it makes."""
+    operators = [*graph.operators]
+    before = _dependences(model, operators)
+    ends = {*range(len(operators))}.difference(*before)
+    orders = [operators]
+    for is_last_first in (False, True):
+        ordered: dict[int, schema.OperatorT] = {}
+        ahead = sorted(ends, reverse=True)
+        while ahead:
+            missing = before[ahead[-1]] - ordered.keys()
+            ahead += sorted(missing, reverse=not is_last_first)
+            if not missing:
+                last = ahead.pop()
+                ordered.setdefault(last, operators[last])
+        orders.append([*ordered.values()])
+    return orders
+
+
+def _dependences(model: schema.ModelT, operators: Sequence[schema.OperatorT]) -> list[set[int]]:
+    """Return for each operator those that come before it: makers of its inputs, earlier uses of its variables."""
+    maker = {index: number for number, each in enumerate(operators) for index in indices_of(each.outputs)}
+    names = {
+        index: each.builtinOptions.sharedName
+        for each in operators
+        if operator_name(model, each) == "VAR_HANDLE"
+        for index in indices_of(each.outputs)
+    }
+    readers: dict[Any, set[int]] = {name: set() for name in (None, *names.values())}  # since it was last set
+    setters = {name: set[int]() for name in readers}
+    before = []
+    for number, operator in enumerate(operators):
+        kind, inputs = operator_name(model, operator), inputs_of(operator)
+        own = {maker[index] for index in inputs if index in maker}
+        variables = [*readers] if kind in _RUN_GRAPHS else [names.get(inputs[0])] if kind in _VARIABLES else []
+        for name in variables:
+            own |= setters[name]
+            if kind == "READ_VARIABLE":
+                readers[name].add(number)
+            else:
+                own |= readers[name]
+                readers[name], setters[name] = set(), {number}
+        before.append(own)
+    return before
