@@ -40,7 +40,7 @@ from tfprune.export.file.document import inputs_of, operator_name
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.convert import convert
 from tfprune.export.rewriting import sparse_convolutions
-from tfprune.export.rewriting.maps import Node, Reader
+from tfprune.export.rewriting.planner import Node, Reader
 from tfprune.export.rewriting.rewrite import FileForm, Speed, candidate_files
 from tfprune.export.rewriting.sparse_convolutions import spread_convolutions
 from tfprune.export.rewriting.sparsify import sparsify

@@ -36,18 +36,23 @@ from tfprune.export.file.xnnpack import (
     rewriting_report,
 )
 from tfprune.export.rewriting import phases as algebra
-from tfprune.export.rewriting.maps import NO_ACTIVATION, RELU, Node, Reader, Stored, spread
 from tfprune.export.rewriting.phases import Chain
 from tfprune.export.rewriting.planner import (
     ENTRY_CHANNELS,
     IMAGE_CHANNELS,
+    NO_ACTIVATION,
     NO_PLAN,
+    RELU,
     SINGLE,
+    Node,
     Plan,
     Planner,
+    Reader,
+    Stored,
     best_plan,
     border_of,
     is_even_grid,
+    spread,
 )
 from tfprune.export.rewriting.shapes import fix_batch
 

@@ -724,7 +724,7 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
 
 
 def with_dense_weights(file: ModelFile, *, types: Collection[str] = ("float32",)) -> ModelFile:
-    """Return a file with the sparse weights of its main graph as dense constants, without their DENSIFY.
+    """Return a file with the sparse weights of its main graph as dense constants, without their DENSIFY or DECODE.
 
     All other tensors stay as they are stored, and so do all in a file that names operators by their indices.
 
@@ -754,9 +754,15 @@ def unpacked(values: TensorValues) -> np.ndarray:
 
 
 def make_dense(model: schema.ModelT, graph: schema.SubGraphT, *, tensor: int, buffer: int) -> None:
-    """Make a sparse tensor dense, and let it stand for what DENSIFY makes of it."""
+    """Make a sparse tensor dense, and let it stand for what DENSIFY makes of it, or DECODE made."""
     own = graph.tensors[tensor]
     own.buffer, own.sparsity = buffer, None
+    for step in [each for each in graph.operators if tensor in indices_of(each.outputs)]:  # a DECODE
+        place = indices_of(step.outputs).index(tensor)
+        step.inputs = np.delete(step.inputs, [2 * place, 2 * place + 1])
+        step.outputs = np.delete(step.outputs, place)
+        if not len(step.outputs):
+            graph.operators.remove(step)
     for step in [each for each in graph.operators if operator_name(model, each) == "DENSIFY"]:
         if indices_of(step.inputs) != [tensor]:
             continue

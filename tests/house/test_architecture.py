@@ -48,9 +48,9 @@ ORDER = {
         "processes runner writer_file verify benchmark quantization_error generator web remote"
     ),
     "tfprune.export.comparing": "damage_report damage",
-    "tfprune.export.micro": "interpreter reports micro",
+    "tfprune.export.micro": "interpreter memory reports micro",
     "tfprune.export.rewriting": (
-        "edge_quantizer_child shapes phases maps planner sparse_convolutions sparsify weights share_weights rewrite "
+        "edge_quantizer_child shapes phases planner sparse_convolutions sparsify weights share_weights rewrite "
         "frozen trainer"
     ),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",

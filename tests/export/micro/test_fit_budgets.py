@@ -7,7 +7,8 @@ from tfprune.export import Micro, Runner, inspect, rewrite
 from tfprune.export.file import schema
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.micro.interpreter import _aligned, find_board, fits, run_files
+from tfprune.export.micro.interpreter import find_board, fits, run_files
+from tfprune.export.micro.memory import _aligned
 from tfprune.export.micro.micro import _Candidates
 
 
