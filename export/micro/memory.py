@@ -385,15 +385,20 @@ _MOST_GROWTH = 2  # of kernels that get zeros: they take flash
 def save_memory(model: schema.ModelT) -> None:
     """Change the first graph of a model such that it takes less RAM, for the same outputs.
 
-    Slices that take everything are left out. Depthwise convolutions side by side, each over its own channels and some
-    of the steps of one tensor, as in MixConv (arXiv 1907.09595), become one, whose kernels have zeros where they take
-    nothing. Operators are put in the order that keeps the fewest bytes alive.
+    Slices that take everything are left out, and so are first values of variables that the interpreter sets by
+    itself. Depthwise convolutions side by side, each over its own channels and some of the steps of one tensor, as in
+    MixConv (arXiv 1907.09595), become one, whose kernels have zeros where they take nothing. What is cut off at an
+    end is split off, for which the interpreter keeps less. Operators are put in the order that keeps the fewest bytes
+    alive. A file that unpacks weights already stays as it is.
     """
     graph = model.subgraphs[0]
-    for kinds, change in ((_SLICES, _leave_out), (("CONCATENATION",), _join_branches)):
-        for operator in [*graph.operators]:
-            if operator_name(model, operator) in kinds:
-                change(NamedTensors(model), operator)
+    if any(operator_name(model, operator) == OPERATOR for operator in graph.operators):
+        return
+    for kinds, change in ((_SLICES, _leave_out), (("CONCATENATION",), _join_branches), (_SLICES[:1], _split_off)):
+        for operator in [each for each in graph.operators if operator_name(model, each) in kinds]:
+            change(NamedTensors(model), operator)
+    _leave_out_first_values(model)
+    _share_numbers(model, graph)
     graph.operators = min(_orders(model, graph), key=lambda order: largest_live(model, order))
 
 
@@ -426,6 +431,91 @@ def _taken(file: NamedTensors, operator: schema.OperatorT) -> list[range]:
         ends[axis] = None if options.endMask >> axis & 1 else ends[axis]
     bounds_of = zip(begins, ends, shape, strict=True)
     return [range(*slice(begin, end).indices(length)) for begin, end, length in bounds_of]
+
+
+def _split_off(file: NamedTensors, operator: schema.OperatorT) -> None:
+    """Let SPLIT_V do what a slice does that takes one end of an axis."""
+    source, ranges = file.tensors[inputs_of(operator)[0]], _taken(file, operator)
+    pairs = [*zip(ranges, map(int, source.shape), strict=False)]
+    cut = [axis for axis, (taken, length) in enumerate(pairs) if len(taken) < length]
+    if len(cut) != 1 or not len(ranges[cut[0]]):
+        return
+    (axis,) = cut
+    taken, length = pairs[axis]
+    if taken.start and taken.stop < length:
+        return
+    sizes = [length - len(taken), len(taken)] if taken.start else [len(taken), length - len(taken)]
+    shape = np.array(source.shape, np.int32)
+    shape[axis] = length - len(taken)
+    rest = add_tensor(file.graph, source, shape=shape, shapeSignature=None, name=b"")
+    outputs = [rest, *operator.outputs] if taken.start else [*operator.outputs, rest]
+    constants = [
+        add_constant(file.model, file.graph, name=b"", values=np.array(values, np.int32)) for values in (sizes, axis)
+    ]
+    operator.opcodeIndex = operator_code(file.model, schema.BuiltinOperator.SPLIT_V)
+    code = file.model.operatorCodes[operator.opcodeIndex]
+    code.version = max(code.version, _INTEGERS_SINCE)
+    operator.inputs = np.array([inputs_of(operator)[0], *constants], np.int32)
+    operator.outputs = np.array(outputs, np.int32)
+    operator.builtinOptionsType = schema.BuiltinOptions.SplitVOptions
+    operator.builtinOptions = schema.SplitVOptionsT(numSplits=len(sizes))
+
+
+def _leave_out_first_values(model: schema.ModelT) -> None:
+    """Leave out graphs that only set variables to what stands for 0, as the interpreter does before the first run."""
+    main, *others = model.subgraphs
+    calls = [each for each in main.operators if operator_name(model, each) == "CALL_ONCE"]
+    if {each.builtinOptions.initSubgraphIndex for each in calls} != {*range(1, 1 + len(others))}:
+        return
+    zeros = {}
+    for name, index in _assigned(model, main):
+        quantization = main.tensors[index].quantization
+        points = None if quantization is None else quantization.zeroPoint
+        zeros[name] = 0 if points is None or not len(points) else int(points[0])
+    for graph in others:
+        kinds = {operator_name(model, each) for each in graph.operators or ()}
+        firsts = [(name, model.buffers[graph.tensors[index].buffer].data) for name, index in _assigned(model, graph)]
+        if kinds != {"VAR_HANDLE", "ASSIGN_VARIABLE"} or any(
+            name not in zeros or data is None for name, data in firsts
+        ):
+            return
+        if any((np.asarray(data).view(np.int8) != zeros[name]).any() for name, data in firsts):
+            return
+    main.operators = [each for each in main.operators if not any(each is call for call in calls)]
+    model.subgraphs = [main]
+
+
+def _share_numbers(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    """Let operators take one constant where several hold the same sizes or axes: each is described in RAM."""
+    first: dict[tuple[bytes, tuple[int, ...]], int] = {}
+    for operator in graph.operators:
+        inputs = inputs_of(operator)
+        for place, tensor in enumerate(graph.tensors[index] for index in inputs):
+            data = model.buffers[tensor.buffer].data
+            is_scaled = tensor.quantization is not None and tensor.quantization.scale is not None
+            if tensor.type == schema.TensorType.INT32 and not is_scaled and data is not None and inputs[place] >= 0:
+                key = np.asarray(data).tobytes(), _shape(tensor)
+                inputs[place] = first.setdefault(key, inputs[place])
+        operator.inputs = np.array(inputs, np.int32)
+
+
+def _assigned(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[tuple[bytes, int]]:
+    """Yield the variables that a graph sets, by name, and the tensor that it sets each to."""
+    names = _variable_names(model, graph)
+    for operator in graph.operators or ():
+        if operator_name(model, operator) == "ASSIGN_VARIABLE":
+            handle, value = inputs_of(operator)
+            yield names.get(handle, b""), value
+
+
+def _variable_names(model: schema.ModelT, graph: schema.SubGraphT) -> dict[int, bytes]:
+    """Return the name of each variable, by the tensors that stand for it."""
+    return {
+        index: each.builtinOptions.sharedName
+        for each in graph.operators or ()
+        if operator_name(model, each) == "VAR_HANDLE"
+        for index in indices_of(each.outputs)
+    }
 
 
 @dataclass(frozen=True)
@@ -560,12 +650,7 @@ def _orders(model: schema.ModelT, graph: schema.SubGraphT) -> list[list[schema.O
 def _dependences(model: schema.ModelT, operators: Sequence[schema.OperatorT]) -> list[set[int]]:
     """Return for each operator those that come before it: makers of its inputs, earlier uses of its variables."""
     maker = {index: number for number, each in enumerate(operators) for index in indices_of(each.outputs)}
-    names = {
-        index: each.builtinOptions.sharedName
-        for each in operators
-        if operator_name(model, each) == "VAR_HANDLE"
-        for index in indices_of(each.outputs)
-    }
+    names = _variable_names(model, model.subgraphs[0])
     readers: dict[Any, set[int]] = {name: set() for name in (None, *names.values())}  # since it was last set
     setters = {name: set[int]() for name in readers}
     before = []
