@@ -1,0 +1,1 @@
+"""Modules of wake_word.py: sound, the network, and what it hears."""
