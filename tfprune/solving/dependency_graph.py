@@ -361,7 +361,7 @@ def counted(value: Any, keep: np.ndarray) -> Any:
         return value.kept(keep)
     if isinstance(value, dict):
         return {name: counted(entry, keep) for name, entry in value.items()}
-    return tuple(counted(entry, keep) for entry in value) if isinstance(value, tuple) else value
+    return type(value)(counted(entry, keep) for entry in value) if isinstance(value, tuple | list) else value
 
 
 def _product(counts: Iterable[Size], keep: np.ndarray) -> int:
@@ -383,7 +383,7 @@ def channels_in(argument: Any) -> Iterator[np.ndarray]:
         yield argument
     elif isinstance(argument, ChannelIndices):
         yield argument.along
-    elif isinstance(argument, tuple):
+    elif isinstance(argument, tuple | list):
         for entry in argument:
             yield from channels_in(entry)
 
