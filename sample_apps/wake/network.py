@@ -50,7 +50,16 @@ class Ring(layers.Layer):
         return {**super().get_config(), "steps": self.steps, "streams": self.streams}
 
 
-tfprune.register_shrinkable(Ring)  # channels go through it as they are
+def follow_ring(flow: Any, call: Any) -> list[Any]:
+    """Let channels go through a ring as they are; its state has them as well."""
+    (layout,) = flow.inputs(call)
+    channels = flow.along(layout, -1)
+    if call.layer.streams:
+        flow.record(call.layer, {"state": (None, None, None, channels)})
+    return [layout]
+
+
+tfprune.register_shrinkable(Ring, follow_ring)
 
 
 def network(width: int) -> keras.Model:

@@ -136,7 +136,7 @@ class Flow(ChannelFlow):
                 before.pop(name, None)
 
     def _tied(self, first: Any, second: Any) -> bool:
-        if isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
+        if isinstance(first, tuple | list) and isinstance(second, tuple | list) and len(first) == len(second):
             tied = [self._tied(ours, theirs) for ours, theirs in zip(first, second, strict=True)]
             return all(tied)
         if isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and first.size == second.size:
