@@ -29,10 +29,9 @@ import tfprune
 from sample_apps.data.cache import CACHE
 from sample_apps.spoken.log_mel import RATE
 from sample_apps.wake.network import STRIDE, batches, export, network
-from sample_apps.wake.sound import CHUNK, crossings, cutoff_of, means, strides
+from sample_apps.wake.sound import CHUNK, crossings, cutoff_of, means, scores_of, strides
 from sample_apps.wake.words import Words, load, synthetic
 from tfprune.export import Micro, micro_support, rewrite
-from tfprune.export.device.runner import find_interpreter
 
 WINDOW = 5  # runs whose mean score counts, as ESPHome takes it
 BATCH, RANGES = 128, 3000  # windows of a step of training, and steps of a stream that set the ranges of a file
@@ -107,9 +106,9 @@ def ranges(words: Words) -> np.ndarray:
 def heard(path: Path, words: Words, options: argparse.Namespace) -> dict[str, Any]:
     """Return what a file takes, and the share of words that it hears at the cutoff with so many false alarms."""
     content = path.read_bytes()
-    others = run(content, strides(words.others, STRIDE))
+    others = scores_of(content, strides(words.others, STRIDE))
     cutoff = cutoff_of(others, options.alarms, WINDOW)
-    takes = [run(content, strides(take, STRIDE)) for take in words.tested]
+    takes = [scores_of(content, strides(take, STRIDE)) for take in words.tested]
     recall = np.mean([means(take, WINDOW).max() > cutoff for take in takes])
     support = micro_support(path)
     return {
@@ -119,21 +118,6 @@ def heard(path: Path, words: Words, options: argparse.Namespace) -> dict[str, An
         "bytes": len(content),
         "arena": support.arena,
     }
-
-
-def run(content: bytes, steps: np.ndarray) -> np.ndarray:
-    """Return the score of each step of a stream, by the int8 file."""
-    interpreter = find_interpreter()[0](model_content=content, num_threads=1)
-    interpreter.allocate_tensors()
-    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    scale, zero = entry["quantization"]
-    integers = np.clip(np.round(steps / scale + zero), -128, 127).astype(np.int8)
-    scores = np.empty(len(steps), np.float32)
-    for place, row in enumerate(integers):
-        interpreter.set_tensor(entry["index"], row[np.newaxis])
-        interpreter.invoke()
-        scores[place] = interpreter.get_tensor(result["index"]).item()
-    return scores * result["quantization"][0]
 
 
 def text(lines: Sequence[dict[str, Any]], words: Words, options: argparse.Namespace) -> str:

@@ -213,7 +213,7 @@ def chip_arena(file: ModelFile, run: MicroRun) -> ChipArena | None:
     if not {*_CHIP_PARTS} <= counts.keys():
         return None
     activations, persistent, kernels = (counts[part] for part in _CHIP_PARTS)
-    variables, tensors = _variables(file), sum(len(graph.tensors) for graph in file.graph.subgraphs)
+    variables, tensors = variables_of(file), sum(len(graph.tensors) for graph in file.graph.subgraphs)
     beside = _RESERVED_BYTES - (_TABLE_BYTES + variables * _VARIABLE_BYTES if variables else 0)
     return ChipArena(
         activations=activations,
@@ -223,7 +223,7 @@ def chip_arena(file: ModelFile, run: MicroRun) -> ChipArena | None:
     )
 
 
-def _variables(file: ModelFile) -> int:
+def variables_of(file: ModelFile) -> int:
     """Return the number of variables of a file."""
     if "VAR_HANDLE" not in file.graph.ops:
         return 0

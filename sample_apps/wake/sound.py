@@ -11,6 +11,7 @@ import numpy as np
 
 from sample_apps.spoken import recordings
 from sample_apps.spoken.log_mel import RATE, resampled
+from tfprune.export.device.runner import find_interpreter
 
 BANDS, CHUNK = 40, RATE // 100  # features of a frame, and the samples from one frame to the next
 
@@ -68,6 +69,21 @@ def speech(every: int) -> tuple[np.ndarray, np.ndarray]:
             sound = resampled(*soundfile.read(path)).astype(np.float32)
             parts[recordings.object_of(path) not in first].append(sound)
     return np.concatenate(parts[0]), np.concatenate(parts[1])
+
+
+def scores_of(content: bytes, steps: np.ndarray) -> np.ndarray:
+    """Return the score of an int8 file for each of the runs that follow each other, from its first values on."""
+    interpreter = find_interpreter()[0](model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero = entry["quantization"]
+    integers = np.clip(np.round(steps / scale + zero), -128, 127).astype(np.int8)
+    scores = np.empty(len(steps), np.float32)
+    for place, row in enumerate(integers):
+        interpreter.set_tensor(entry["index"], row[np.newaxis])
+        interpreter.invoke()
+        scores[place] = interpreter.get_tensor(result["index"]).item()
+    return scores * result["quantization"][0]
 
 
 def crossings(scores: np.ndarray, cutoff: float, window: int) -> int:
