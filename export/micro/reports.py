@@ -130,7 +130,9 @@ class MicroReport(Report):
 def _board_text(boards: tuple[BoardFit, ...]) -> str:
     """Say on which boards a file fits, and what is missing on the others."""
     if len(boards) == 1:
-        return f"{boards[0].title}: {boards[0]}"
+        (fit,) = boards
+        usable = f"of {fit.ram:,} bytes of RAM its system leaves {fit.usable:,}"
+        return f"{fit.title}: {fit}" if fit.usable == fit.ram else f"{fit.title}: {fit} ({usable})"
     fitting = [fit.board for fit in boards if fit.fits]
     lacking = [f"{fit.board} {fit}" for fit in boards if not fit.fits]
     return "\n".join([f"fits on: {', '.join(fitting) or 'none of the boards'}", *lacking])
