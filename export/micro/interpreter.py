@@ -814,21 +814,17 @@ def find_board(name: str) -> Board:
     close = [*dict.fromkeys([*within, *difflib.get_close_matches(wanted, boards(), n=_MOST_CLOSE)])][:_MOST_CLOSE]
     meant = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise ValueError(
-        f"Expected a board of {', '.join(boards())}. Received: {name!r}.{meant} For another board, give its flash and "
-        f"the RAM that its system leaves, in bytes: board={_BY_HAND!r}."
+        f"Expected a board of {', '.join(boards())}. Received: {name!r}.{meant} For another board, give the bytes of "
+        f"its flash and of the RAM that its system leaves: board={_BY_HAND!r}."
     )
 
 
 def _board_by_hand(text: str) -> Board:
-    pairs = [part.partition("=")[::2] for part in text.split(",")]
-    sizes = {name.strip(): value.strip() for name, value in pairs}
-    if {*sizes} != {"flash", "ram"} or len(pairs) != len(sizes):
-        is_right = False
-    else:
-        is_right = all(re.fullmatch(r"[0-9]{1,15}", value) and int(value) for value in sizes.values())
-    if not is_right:
+    sizes = dict(re.findall(r"(flash|ram)=0*([1-9][0-9]{0,14})(?:,|$)", text))
+    if len(sizes) != 2 or text.count("=") != 2:
         raise ValueError(
-            f"Expected flash and usable RAM of a board in whole bytes, such as board={_BY_HAND!r}. Received: {text!r}."
+            f"Expected flash and usable RAM of a board in bytes, such as board={_BY_HAND!r}. Received: {text!r}. "
+            "Give both as whole numbers."
         )
     return Board(text, "this board", int(sizes["flash"]), int(sizes["ram"]), source="given by hand")
 
