@@ -208,8 +208,13 @@ class FirmwareFit(Report):
         """Whether it runs the file as it is, or as it is rewritten."""
         return not self.reason
 
+    @property
+    def title(self) -> str:
+        """The firmware and its version."""
+        return f"{self.firmware.title} {self.firmware.version}"
+
     def __str__(self) -> str:
-        return f"{self.firmware.title} {self.firmware.version}: {'runs it' if self.fits else self.reason}"
+        return f"{self.title}: {'FITS' if self.fits else self.reason}"
 
 
 @functools.cache
@@ -456,11 +461,7 @@ class MicroSupportReport(Report):
             *self._loops,
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
             ["to register", ", ".join(self.registrations)],
-            *(
-                [["rewritten", ", ".join(self.firmware.rewritten)]]
-                if self.firmware and self.firmware.rewritten
-                else []
-            ),
+            *([["rewritten", ", ".join(rewritten)]] if rewritten else []),
         ]
         text = table(["runs on microcontrollers", yes_or_no(self.runs)], rows, left=2)
         text = f"{text}\n\n{self.firmware}" if self.firmware else text
@@ -764,17 +765,15 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
         'digits.h'
     """
     target = check_destination(path)
-    header, name = target.with_suffix(".h"), re.sub(r"\W", "_", target.stem, flags=re.ASCII)
-    is_free = re.match("[A-Za-z]", name) and name not in _RESERVED_NAMES.split()
+    header, name = target.with_suffix(".h"), cpp_name(target.stem)
     is_quotable = header.name.isprintable() and not set(header.name) & {'"', "\\"}
-    if target.suffix not in _ENDINGS or not is_free or not is_quotable:
+    if target.suffix not in _ENDINGS or name is None or not is_quotable:
         raise ValueError(
             f"Expected a path that ends in {', '.join(_ENDINGS)}, with a name that begins with a letter, is not a "
             f"word of C++, and has no quotes or newlines. Received: {str(target)!r}. Call it model.cc, for example."
         )
     file = ModelFile.open(source)
-    content, names = file.content, file.graph.ops
-    if lacking := missing(names):
+    if lacking := missing(file.graph.ops):
         raise ValueError(
             f"Expected a file whose operators the interpreter for microcontrollers has. Received: "
             f"{source_name(source)} with {', '.join(lacking)}. Export it with target='micro'."
@@ -782,22 +781,47 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
     if isinstance(source, (str, os.PathLike)):
         for written in (target, header):
             check_not_read(str(written), os.fspath(source))
-    calls = registrations(names)
-    size = "" if arena is None else _ARENA.format(name=name, arena=check_count(arena, "arena", least=1))
+    size = None if arena is None else check_count(arena, "arena", least=1)
+    texts = array_texts(file, name, header=header.name, title=title_of(source), arena=size)
+    write_together({header: texts[0].encode(), target: texts[1].encode()})
+    return ArrayReport(str(target), str(header), name, len(file.content), tuple(registrations(file.graph.ops)))
+
+
+def cpp_name(stem: str) -> str | None:
+    """Return the name in C++ that a file's name makes; None if it makes none."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return name if re.match("[A-Za-z]", name) and name not in _RESERVED_NAMES.split() else None
+
+
+def title_of(source: Source) -> str:
+    """Return how a file is called in the comment of its source."""
+    return printable(Path(source).name) if isinstance(source, (str, os.PathLike)) else "A model"
+
+
+def array_texts(file: ModelFile, name: str, *, header: str, title: str, arena: int | None) -> tuple[str, str]:
+    """Return the header and the source of a file as a C++ array.
+
+    Args:
+        file: The file.
+        name: The name of the array.
+        header: The name of the header, for the source.
+        title: What the comment calls the file.
+        arena: The bytes of RAM that the header states; None states none.
+    """
+    calls = registrations(file.graph.ops)
     text = _HEADER.format(
-        title=printable(Path(source).name) if isinstance(source, (str, os.PathLike)) else "A model",
-        bytes=f"{len(content):,}",
+        title=title,
+        bytes=f"{len(file.content):,}",
         guard=f"{name.upper()}_H_",
         name=name,
-        arena=size,
+        arena="" if arena is None else _ARENA.format(name=name, arena=arena),
         operators=len(calls),
         calls=" &&\n         ".join(f"static_cast<int>(resolver.{call}()) == 0" for call in calls) or "true",
     )
-    code = _CODE.format(header=header.name, name=name, lines=_lines(content))
-    write_together({header: text.encode(), target: code.encode()})
-    return ArrayReport(str(target), str(header), name, len(content), tuple(calls))
+    return text, _CODE.format(header=header, name=name, lines=byte_lines(file.content))
 
 
-def _lines(content: bytes) -> str:
+def byte_lines(content: bytes) -> str:
+    """Return bytes as lines of numbers in C++."""
     rows = (content[start : start + _BYTES_PER_LINE] for start in range(0, len(content), _BYTES_PER_LINE))
     return "\n".join("  " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)
