@@ -10,6 +10,7 @@ import math
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -483,7 +484,8 @@ def _curve(measured: Sequence[_Measured]) -> tuple[tuple[int, int], ...]:
 
 # A file as firmware takes it: a wake word for ESPHome, a component for ESP-IDF, or a library for Arduino.
 
-_RUNS, _RUNS_WITH_STATE = 2, 8  # runs of the self test; those of a file with variables depend on each other
+_RUNS, _RUNS_WITH_STATE = 4, 16  # runs on drawn numbers; those of a file with variables depend on each other
+_MOST_RUNS = 256  # on samples: 2.5 seconds of a wake word
 _MOST_GOLDEN_BYTES = 2**15  # of the inputs of a self test, which lie in flash
 _FLOAT_TOLERANCE = 1e-4  # of the largest output: kernels of a chip's maker add floats in another order
 _LEAST_OUTPUT = 1e-3  # smaller outputs have the tolerance of this one
@@ -509,6 +511,7 @@ class ComponentReport(Report):
         bytes: The bytes of the model.
         arena: The bytes of RAM that the files state for it.
         runs: The number of runs of the self test; 0 for ESPHome, which has none.
+        different: How many different outputs these runs give: with one, a wrong operator may pass the self test.
         rewritten: What stands for operators that the firmware lacks, with the same outputs.
         registrations: The functions of the resolver that the source calls; ESPHome calls its own.
         defaults: Fields of the manifest of ESPHome that were not given, with what they are.
@@ -525,17 +528,19 @@ class ComponentReport(Report):
     bytes: int
     arena: int
     runs: int
+    different: int
     rewritten: tuple[str, ...]
     registrations: tuple[str, ...]
     defaults: dict[str, Any]
 
     def __str__(self) -> str:
+        advice = ": give samples that give others (check_on)" if self.different == 1 else ""
         defaults = ", ".join(f"{name} {value}" for name, value in self.defaults.items())
         rows = [
             ["for", self.firmware],
             ["model", f"{self.bytes:,} bytes"],
             ["arena", f"{self.arena:,} bytes"],
-            *([["self test", f"{self.runs} runs, prints PASS or FAIL"]] if self.runs else []),
+            *([["self test", f"{self.runs} runs, {self.different} different outputs{advice}"]] if self.runs else []),
             *([["rewritten", ", ".join(self.rewritten)]] if self.rewritten else []),
             *([["by default", defaults]] if defaults else []),
             ["files", self.files[0]],
@@ -565,8 +570,8 @@ def component(
             functions. A folder has to be new or empty, or have the files of an earlier call only.
         firmware: `"esphome"` for a wake word with its manifest, `"esp-tflite-micro"` for a component of ESP-IDF, or
             `"arduino"` for a library.
-        check_on: Samples for the self test, as `verify` takes inputs; None (the default) draws numbers. At most 32 kB
-            of them are written.
+        check_on: Samples for the self test, as `verify` takes inputs: the first 256, at most 32 kB. For a file with variables they are runs that follow each other. None (the default) draws random numbers, which a
+            classifier may give the same output for: the report says how many different outputs there are.
         manifest: For ESPHome: the manifest of the wake word, as a mapping or as the path of a JSON file, with
             `wake_word`, `author`, `trained_languages` and, in `micro`, `probability_cutoff`. The name of the file
             and the RAM are filled in. None (the default) for other firmware.
@@ -614,6 +619,7 @@ def component(
         bytes=len(fitted.content),
         arena=arena,
         runs=0 if wanted.name == ESPHOME else golden.runs,
+        different=0 if wanted.name == ESPHOME else golden.different,
         rewritten=fit.rewritten,
         registrations=tuple(registrations(fitted.graph.ops)),
         defaults=defaults,
@@ -756,6 +762,11 @@ class _Golden:
     inputs: list[np.ndarray]
     outputs: list[np.ndarray]
 
+    @property
+    def different(self) -> int:
+        """How many different outputs the runs give."""
+        return len({*(b"".join(array[run].tobytes() for array in self.outputs) for run in range(self.runs))})
+
     @classmethod
     def of(cls, file: ModelFile, fitted: ModelFile, samples: Any) -> _Golden:
         """Run the file as it is written, and compare it with the file that it was made from.
@@ -766,7 +777,8 @@ class _Golden:
         _check_runnable(fitted.graph)
         ends, variables = _ends(fitted), _variables(fitted.objects())
         most = max(1, _MOST_GOLDEN_BYTES // max(1, sum(_bytes(end) for end in ends)))
-        rows = min(most, _RUNS_WITH_STATE if variables else _RUNS)
+        drawn = _RUNS_WITH_STATE if variables else _RUNS
+        rows = min(most, drawn if samples is None else _MOST_RUNS)
         arrays = [end.encode(array) for end, array in zip(ends, _samples(fitted, ends, samples, rows), strict=True)]
         real = [end.decode(array) for end, array in zip(ends, arrays, strict=True)]
         runs = run_files([fitted] if fitted is file else [fitted, file], real)
@@ -914,6 +926,7 @@ class _Parts:
         return _filled(
             "self_test.cc",
             name=self.name,
+            checksum=zlib.crc32(self.file.content),
             runs=golden.runs,
             inputs=len(golden.inputs),
             outputs=len(golden.outputs),

@@ -25,7 +25,6 @@ from tfprune.export.device.runner import random_inputs
 from tfprune.export.file import schema
 from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_together
 from tfprune.export.file.document import (
-    NamedTensors,
     add_constant,
     add_values,
     indices_of,
@@ -330,7 +329,7 @@ def _as_reshape(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.
 
 def _as_reshape_of_ones(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
     """Let RESHAPE stand for a TRANSPOSE that moves dimensions of length 1 only."""
-    order = NamedTensors(model, model.subgraphs.index(graph)).constant(int(operator.inputs[1]))
+    order = _whole_numbers(model, graph, int(operator.inputs[1]))
     shape = graph.tensors[int(operator.inputs[0])].shape
     if order is None or [*(axis for axis in order if shape[axis] != 1)] != sorted(a for a in order if shape[a] != 1):
         return ""
@@ -340,10 +339,10 @@ def _as_reshape_of_ones(model: schema.ModelT, graph: schema.SubGraphT, operator:
 def _as_split_v(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
     """Let SPLIT_V, which is given the sizes, stand for SPLIT."""
     axis, source = inputs_of(operator)
-    place = NamedTensors(model, model.subgraphs.index(graph)).constant(axis)
+    place = _whole_numbers(model, graph, axis)
     if place is None:
         return ""
-    lengths = [graph.tensors[index].shape[int(place.ravel()[0])] for index in indices_of(operator.outputs)]
+    lengths = [graph.tensors[index].shape[int(place[0])] for index in indices_of(operator.outputs)]
     sizes = add_constant(model, graph, name=b"", values=np.asarray(lengths, np.int32))
     _become(model, operator, "SPLIT_V", [source, sizes, axis], schema.SplitVOptionsT(numSplits=len(lengths)))
     return "SPLIT_V"
@@ -352,7 +351,7 @@ def _as_split_v(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.
 def _as_strided_slice(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
     """Let STRIDED_SLICE with steps of 1 stand for SLICE."""
     source, first, _ = inputs_of(operator)
-    begin = NamedTensors(model, model.subgraphs.index(graph)).constant(first)
+    begin = _whole_numbers(model, graph, first)
     if begin is None or len(begin) > _MOST_STRIDED:
         return ""
     end = begin + np.asarray(graph.tensors[int(operator.outputs[0])].shape)
@@ -362,6 +361,14 @@ def _as_strided_slice(model: schema.ModelT, graph: schema.SubGraphT, operator: s
     ]
     _become(model, operator, "STRIDED_SLICE", [source, *bounds], schema.StridedSliceOptionsT())
     return "STRIDED_SLICE"
+
+
+def _whole_numbers(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> np.ndarray | None:
+    """Return the values of a constant vector of int32; None if it is something else."""
+    tensor = graph.tensors[index]
+    data = model.buffers[tensor.buffer].data
+    is_known = tensor.type == schema.TensorType.INT32 and data is not None and len(data)
+    return np.frombuffer(bytes(data), "<i4") if is_known else None
 
 
 def _become(model: schema.ModelT, operator: schema.OperatorT, name: str, inputs: Sequence[int], options: Any) -> None:

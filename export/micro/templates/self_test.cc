@@ -1,5 +1,6 @@
 #include "@name@_test.h"
 
+#include <cstdint>
 #include <cstring>
 
 #include "@name@.h"
@@ -11,6 +12,7 @@
 
 namespace {
 
+constexpr std::uint32_t kModelChecksum = @checksum@u;  // CRC-32
 constexpr unsigned int kRuns = @runs@;
 constexpr unsigned int kInputs = @inputs@, kOutputs = @outputs@;
 constexpr std::size_t kInputBytes[] = {@input_bytes@}, kOutputBytes[] = {@output_bytes@};
@@ -22,6 +24,15 @@ const unsigned char kGoldenInputs[] = {
 const unsigned char kGoldenOutputs[] = {
 @golden_outputs@
 };
+
+std::uint32_t Checksum(const unsigned char* data, std::size_t size) {
+  std::uint32_t checksum = 0xffffffffu;
+  for (std::size_t place = 0; place < size; ++place) {
+    checksum ^= data[place];
+    for (int bit = 0; bit < 8; ++bit) checksum = (checksum >> 1) ^ (checksum & 1u ? 0xedb88320u : 0u);
+  }
+  return ~checksum;
+}
 
 bool Same(const void* data, const unsigned char* golden, unsigned int index) {
   if (std::memcmp(data, golden, kOutputBytes[index]) == 0) return true;
@@ -59,6 +70,7 @@ const char* Run(tflite::MicroInterpreter& interpreter) {
 }  // namespace
 
 const char* @name@_self_test(unsigned char* arena, std::size_t arena_size) {
+  if (Checksum(@name@, @name@_size) != kModelChecksum) return "FAIL: the bytes of the model are not those of the file";
   tflite::MicroMutableOpResolver<@name@_operators> resolver;
   if (!@name@_register(resolver)) return "FAIL: an operator cannot be registered";
   const tflite::Model* model = tflite::GetModel(@name@);

@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tfprune.export.file.inspect import inspect
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.micro.interpreter import KNOWN_OPERATORS, boards, run_files
 from tfprune.export.micro.reports import byte_lines, find_firmware, firmwares, fit_firmware
+from tfprune.export.rewriting.sparsify import sparsify
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
 
@@ -75,16 +77,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def with_changed_weight(content: bytes) -> bytes:
-    """Return a file with one bit of its largest int8 weight flipped."""
+    """Return a file with one bit of a weight of its last layer flipped."""
     model = load_objects(content)
     graph = model.subgraphs[0]
-    weights = [tensor for tensor in graph.tensors if tensor.type == schema.TensorType.INT8]
-    largest = max(
-        (model.buffers[tensor.buffer] for tensor in weights),
-        key=lambda buffer: np.size(buffer.data or ()) if buffer.data is None else len(buffer.data),
-    )
-    largest.data = largest.data.copy()
-    largest.data[len(largest.data) // 2] ^= 0x40
+    last = [each for each in graph.operators if operator_name(model, each) == "FULLY_CONNECTED"][-1]
+    buffer = model.buffers[graph.tensors[inputs_of(last)[1]].buffer]
+    buffer.data = buffer.data.copy()
+    buffer.data[np.flatnonzero(buffer.data)[0]] ^= 0x40
     return save_objects(model)
 
 
@@ -99,7 +98,8 @@ def test_a_component_for_esp_idf_compiles_and_passes(network, unpacking, streami
     report = component(content, tmp_path / "digits", firmware="esp-tflite-micro")
     assert run_component(tmp_path / "digits") == "PASS"
     assert {*report.files} <= {f"digits/{name}" for name in files_of(tmp_path / "digits")}
-    assert report.runs == (8 if kind == "streaming" else 2) and not report.rewritten
+    assert report.runs == (16 if kind == "streaming" else 4) and not report.rewritten
+    assert 1 < report.different <= report.runs
     header = (tmp_path / "digits" / "include" / "digits.h").read_text()
     assert f"digits_arena_size = {micro_support(content).arena};" in header
 
@@ -112,7 +112,11 @@ def test_a_changed_weight_fails(network, tmp_path):
     source = tmp_path / "digits" / "digits.cc"
     text, lines = source.read_text(), byte_lines(content)
     assert lines in text
-    source.write_text(text.replace(lines, byte_lines(with_changed_weight(content))))
+    changed = with_changed_weight(content)
+    source.write_text(text.replace(lines, byte_lines(changed)))
+    assert run_component(tmp_path / "digits") == "FAIL: the bytes of the model are not those of the file"
+    test = tmp_path / "digits" / "digits_test.cc"  # with the right sum, the outputs are compared
+    test.write_text(test.read_text().replace(str(zlib.crc32(content)), str(zlib.crc32(changed))))
     assert run_component(tmp_path / "digits") == "FAIL: the outputs differ"
 
 
@@ -286,26 +290,24 @@ def test_what_stands_for_an_operator_gives_the_same_outputs(name):
 
 
 def with_operator(model, name, substitute):
-    """Return a file as older converters wrote it: with the operator, where the new one writes its substitute."""
+    """Return a file as other converters write it: with the operator, where this one writes its substitute."""
     graph = model.subgraphs[0]
     operator = next(each for each in graph.operators if operator_name(model, each) == substitute)
-    source, shape = inputs_of(operator)[0], graph.tensors[int(operator.outputs[0])].shape
-    code = schema.OperatorCodeT(builtinCode=getattr(schema.BuiltinOperator, name), version=1)
-    code.deprecatedBuiltinCode = code.builtinCode
-    model.operatorCodes.append(code)
+    code = getattr(schema.BuiltinOperator, name)
+    model.operatorCodes.append(schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, version=1))
     operator.opcodeIndex = len(model.operatorCodes) - 1
+    source, second = inputs_of(operator)
+    values = {"EXPAND_DIMS": [2], "TRANSPOSE": [0, 2, 1, 3]}.get(name)
+    if values is not None:
+        constant = graph.tensors[second]
+        model.buffers[constant.buffer].data = np.frombuffer(np.int32(values).tobytes(), np.uint8)
+        constant.shape = np.array([len(values)], np.int32)
+    operator.inputs = np.array([source] if values is None else [source, second], np.int32)
+    words = "".join(word.capitalize() for word in name.split("_"))
+    operator.builtinOptions = getattr(schema, f"{words}OptionsT")()
     if name == "SQUEEZE":
-        dropped = [axis for axis in range(4) if axis == 1]
-        operator.inputs, operator.builtinOptions = [source], schema.SqueezeOptionsT(squeezeDims=dropped)
-        operator.builtinOptionsType = schema.BuiltinOptions.SqueezeOptions
-    else:
-        model.buffers[graph.tensors[inputs_of(operator)[1]].buffer].data = np.frombuffer(
-            np.int32(2).tobytes(), np.uint8
-        )
-        graph.tensors[inputs_of(operator)[1]].shape = np.zeros(0, np.int32)
-        operator.builtinOptions = schema.ExpandDimsOptionsT()
-        operator.builtinOptionsType = schema.BuiltinOptions.ExpandDimsOptions
-    assert len(shape)
+        operator.builtinOptions.squeezeDims = [1]
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{words}Options")
     return model
 
 
@@ -326,9 +328,7 @@ def test_weights_that_firmware_cannot_unpack_are_dense_again(network, unpacking)
 
 
 def test_a_sparse_file_says_how_to_write_it(network, tmp_path):
-    from tfprune.export.rewriting.sparsify import sparsify
-
-    content = sparsify(network.files["int8"], forms=("rows",)).content
+    content = sparsify(network.files["int8"], forms=("csr",)).data
     with pytest.raises(ValueError, match="it has no DENSIFY.*target='micro'"):
         component(content, tmp_path / "digits", firmware="esp-tflite-micro")
 
@@ -407,7 +407,7 @@ def test_samples_are_what_the_self_test_feeds(network, tmp_path):
     report = component(
         network.files["int8"], tmp_path / "a", firmware="esp-tflite-micro", check_on=network.samples[:1]
     )
-    assert report.runs == 1
+    assert (report.runs, report.different) == (1, 1) and "give samples" in str(report)
     with pytest.raises(ValueError, match="2 arrays"):
         component(network.files["int8"], tmp_path / "b", firmware="esp-tflite-micro", check_on=[network.samples] * 2)
 
