@@ -534,13 +534,15 @@ class ComponentReport(Report):
     defaults: dict[str, Any]
 
     def __str__(self) -> str:
-        advice = ": give samples that give others (check_on)" if self.different == 1 else ""
+        outputs = f"{self.different} different outputs"
+        if self.different == 1:
+            outputs = "one output for all: check_on with samples that give others tests more"
         defaults = ", ".join(f"{name} {value}" for name, value in self.defaults.items())
         rows = [
             ["for", self.firmware],
             ["model", f"{self.bytes:,} bytes"],
             ["arena", f"{self.arena:,} bytes"],
-            *([["self test", f"{self.runs} runs, {self.different} different outputs{advice}"]] if self.runs else []),
+            *([["self test", f"{self.runs} runs, {outputs}"]] if self.runs else []),
             *([["rewritten", ", ".join(self.rewritten)]] if self.rewritten else []),
             *([["by default", defaults]] if defaults else []),
             ["files", self.files[0]],
@@ -570,8 +572,9 @@ def component(
             functions. A folder has to be new or empty, or have the files of an earlier call only.
         firmware: `"esphome"` for a wake word with its manifest, `"esp-tflite-micro"` for a component of ESP-IDF, or
             `"arduino"` for a library.
-        check_on: Samples for the self test, as `verify` takes inputs: the first 256, at most 32 kB. For a file with variables they are runs that follow each other. None (the default) draws random numbers, which a
-            classifier may give the same output for: the report says how many different outputs there are.
+        check_on: Samples for the self test, as `verify` takes inputs: the first 256, at most 32 kB. For a file with
+            variables they are runs that follow each other. None (the default) draws random numbers. A classifier may
+            give the same output for all of these: the report says how many different outputs there are.
         manifest: For ESPHome: the manifest of the wake word, as a mapping or as the path of a JSON file, with
             `wake_word`, `author`, `trained_languages` and, in `micro`, `probability_cutoff`. The name of the file
             and the RAM are filled in. None (the default) for other firmware.
