@@ -654,7 +654,6 @@ class _Both(Report):
 
 
 def _micro(options: argparse.Namespace) -> Any:
-    from tfprune.export.keras_side.loading import load_arrays
     from tfprune.export.micro.micro import component
     from tfprune.export.micro.reports import c_array, support_of_file
 
@@ -670,12 +669,17 @@ def _micro(options: argparse.Namespace) -> Any:
     if runs and options.c_array is not None:
         written = c_array(options.model, options.c_array, arena=support.arena)
     if runs and options.component is not None:
-        samples = None if options.check_on is None else load_arrays(options.check_on)
         folder = component(
             options.model,
             options.component,
+            check_on=None if options.check_on is None else _arrays(options.check_on),
             firmware=options.firmware,
-            check_on=samples,
             manifest=options.manifest,
         )
     return support if written is None and folder is None else _Both(support, written, folder)
+
+
+def _arrays(path: str) -> Any:
+    from tfprune.export.keras_side.loading import load_arrays
+
+    return load_arrays(path)

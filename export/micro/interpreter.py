@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import TemporaryFolder, parse_json
+from tfprune.base.folders import TemporaryFolder, parse_json, read_fields
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import IOTensor
 from tfprune.export.device.verify import Run
@@ -760,7 +760,7 @@ class Board(Report):
 def boards() -> dict[str, Board]:
     """Return the boards of the table by name."""
     rows = parse_json((importlib.resources.files(__package__) / _BOARDS_FILE).read_bytes())
-    return {row["name"]: Board(**row) for row in rows}
+    return {row["name"]: read_fields(Board, row) for row in rows}
 
 
 @dataclass(frozen=True)

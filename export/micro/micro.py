@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.folders import parse_json, reading, unfinished
-from tfprune.base.spec import ArgumentError, check_choice, check_count
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count
 from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs
 from tfprune.export.file import schema
 from tfprune.export.file.container import Source, check_destination, source_name, write_together
@@ -555,8 +555,8 @@ def component(
     source: Source,
     path: str | os.PathLike[str],
     *,
-    firmware: str,
     check_on: Any = None,
+    firmware: str,
     manifest: str | os.PathLike[str] | Mapping[str, Any] | None = None,
 ) -> ComponentReport:
     """Write a .tflite file as firmware for microcontrollers takes it, with the code that registers its operators.
@@ -570,11 +570,11 @@ def component(
         source: A path, or the bytes of a .tflite file.
         path: The folder to write, or for Arduino the zip file. Its name becomes that of the component and its
             functions. A folder has to be new or empty, or have the files of an earlier call only.
-        firmware: `"esphome"` for a wake word with its manifest, `"esp-tflite-micro"` for a component of ESP-IDF, or
-            `"arduino"` for a library.
         check_on: Samples for the self test, as `verify` takes inputs: the first 256, at most 32 kB. For a file with
             variables they are runs that follow each other. None (the default) draws random numbers. A classifier may
             give the same output for all of these: the report says how many different outputs there are.
+        firmware: `"esphome"` for a wake word with its manifest, `"esp-tflite-micro"` for a component of ESP-IDF, or
+            `"arduino"` for a library.
         manifest: For ESPHome: the manifest of the wake word, as a mapping or as the path of a JSON file, with
             `wake_word`, `author`, `trained_languages` and, in `micro`, `probability_cutoff`. The name of the file
             and the RAM are filled in. None (the default) for other firmware.
@@ -588,7 +588,9 @@ def component(
             can be written at the path; or (also an ImportError) if tflite-micro is not installed.
 
     Example:
-        >>> print(component("digits.tflite", "digits.zip", firmware="arduino"))  # doctest: +SKIP
+        >>> report = component("digits.tflite", "digits.zip", firmware="arduino")
+        >>> report.rewritten, report.runs
+        ((), 4)
     """
     require_interpreter()
     wanted = find_firmware(firmware)
@@ -650,6 +652,8 @@ def _check_folder(path: str | os.PathLike[str]) -> Path:
         )
     target = Path(path)
     check_destination(target.absolute() / "file" if target.is_dir() else target)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"Cannot write the folder {str(target)!r}: it is a file. Choose another name.")
     return target
 
 
@@ -700,8 +704,12 @@ def _manifest_fields(manifest: Any, firmware: Firmware) -> dict[str, Any]:
         if manifest is not None:
             raise ArgumentError("manifest", "no `manifest` without firmware='esphome'", "one", advice="Leave it out.")
         return {}
-    if manifest is not None and not isinstance(manifest, Mapping):
-        with reading(manifest, expected="a manifest of a wake word, as JSON", advice=f"Write {_MANIFEST_EXAMPLE}."):
+    if manifest is not None and not isinstance(manifest, str | os.PathLike | Mapping):
+        raise ArgumentTypeError(
+            "manifest", "`manifest` to be a mapping or a path", f"an object of type {type(manifest).__name__}"
+        )
+    if isinstance(manifest, str | os.PathLike):
+        with reading(manifest, expected="a manifest of a wake word, as JSON", advice=f"Write {_MANIFEST_EXAMPLE}"):
             manifest = parse_json(Path(manifest).read_bytes())
     given = dict(manifest) if isinstance(manifest, Mapping) else {}
     micro = given.get("micro")
@@ -835,6 +843,10 @@ def _samples(file: ModelFile, ends: Sequence[IOTensor], samples: Any, rows: int)
     if samples is not None:
         places = [file.graph.input_tensors.index(end.index) for end in ends]
         arrays = arrays_of(samples, names=[info.name for info in file.graph.inputs])
+        for end, place in zip(ends, places, strict=True):
+            if arrays[place].shape != end.info.shape and not (end.batch == 1 and end.takes(arrays[place])):
+                expected = f"samples of shape {end.info.shape} for the input {end.info.name!r}"
+                raise ArgumentError("check_on", expected, f"an array of shape {arrays[place].shape}")
         return [arrays[place][:rows] if arrays[place].ndim else arrays[place] for place in places]
     infos = [end.info for end in ends]
     drawn = random_inputs(infos, file.graph.outputs, rows=1)
@@ -865,7 +877,7 @@ def _variables(model: schema.ModelT) -> int:
 _TEMPLATES = "templates"  # a folder beside this module; words between @ are replaced
 
 
-def _filled(template: str, **words: object) -> str:
+def _filled(template: str, words: Mapping[str, object]) -> str:
     """Return a template with the words that it names."""
     text = (importlib.resources.files(__package__) / _TEMPLATES / template).read_text(encoding="utf-8")
     return re.sub(r"@(\w+)@", lambda match: str(words[match[1]]), text)
@@ -899,7 +911,7 @@ class _Parts:
             f"{project}/main/main.cc": "main.cc",
         }
         words = {"name": self.name, "version": firmware.version}
-        texts = {path: _filled(template, **words) for path, template in templates.items()}
+        texts = {path: _filled(template, words) for path, template in templates.items()}
         return _encoded({**texts, **self._sources(headers="include/", sources="", ending=".cc")})
 
     def arduino_files(self, firmware: Firmware) -> dict[str, bytes]:
@@ -909,7 +921,7 @@ class _Parts:
             "library.properties": "library.properties",
             "examples/SelfTest/SelfTest.ino": "SelfTest.ino",
         }
-        texts = {path: _filled(template, **words) for path, template in templates.items()}
+        texts = {path: _filled(template, words) for path, template in templates.items()}
         return _encoded({**texts, **self._sources(headers="src/", sources="src/", ending=".cpp")})
 
     def _sources(self, *, headers: str, sources: str, ending: str) -> dict[str, str]:
@@ -918,7 +930,7 @@ class _Parts:
         guard = f"{name.upper()}_TEST_H_"
         return {
             f"{headers}{name}.h": header,
-            f"{headers}{name}_test.h": _filled("self_test.h", name=name, guard=guard, runs=golden.runs),
+            f"{headers}{name}_test.h": _filled("self_test.h", {"name": name, "guard": guard, "runs": golden.runs}),
             f"{sources}{name}{ending}": code,
             f"{sources}{name}_test{ending}": self._test_code(),
         }
@@ -926,20 +938,20 @@ class _Parts:
     def _test_code(self) -> str:
         golden = self.golden
         template = "interpreter_with_variables.cc" if golden.variables else "plain_interpreter.cc"
-        return _filled(
-            "self_test.cc",
-            name=self.name,
-            checksum=zlib.crc32(self.file.content),
-            runs=golden.runs,
-            inputs=len(golden.inputs),
-            outputs=len(golden.outputs),
-            input_bytes=", ".join(str(array[0].nbytes) for array in golden.inputs),
-            output_bytes=", ".join(str(array[0].nbytes) for array in golden.outputs),
-            tolerances=", ".join(f"{_tolerance(array):.9e}f" for array in golden.outputs),
-            golden_inputs=byte_lines(_interleaved(golden.inputs)),
-            golden_outputs=byte_lines(_interleaved(golden.outputs)),
-            interpreter=_filled(template, variables=golden.variables).rstrip(),
-        )
+        words = {
+            "name": self.name,
+            "checksum": zlib.crc32(self.file.content),
+            "runs": golden.runs,
+            "inputs": len(golden.inputs),
+            "outputs": len(golden.outputs),
+            "input_bytes": ", ".join(str(array[0].nbytes) for array in golden.inputs),
+            "output_bytes": ", ".join(str(array[0].nbytes) for array in golden.outputs),
+            "tolerances": ", ".join(f"{_tolerance(array):.9e}f" for array in golden.outputs),
+            "golden_inputs": byte_lines(_interleaved(golden.inputs)),
+            "golden_outputs": byte_lines(_interleaved(golden.outputs)),
+            "interpreter": _filled(template, {"variables": golden.variables}).rstrip(),
+        }
+        return _filled("self_test.cc", words)
 
 
 def _encoded(texts: Mapping[str, str]) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import TemporaryFolder, parse_json
+from tfprune.base.folders import TemporaryFolder, parse_json, read_fields
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import random_inputs
@@ -220,9 +220,10 @@ class FirmwareFit(Report):
 def firmwares() -> dict[str, Firmware]:
     """Return the firmwares whose operators are known, by name."""
     rows = parse_json((importlib.resources.files(__package__) / _FIRMWARE_FILE).read_bytes())
-    lists = [tuple(" ".join(row["operators"]).split()) for row in rows]
+    lists = [tuple(" ".join(row.pop("operators")).split()) for row in rows]
     return {
-        row["name"]: Firmware(**{**row, "operators": operators}) for row, operators in zip(rows, lists, strict=True)
+        row["name"]: read_fields(Firmware, row, operators=operators)
+        for row, operators in zip(rows, lists, strict=True)
     }
 
 

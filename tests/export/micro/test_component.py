@@ -202,6 +202,8 @@ def test_a_manifest_is_needed_for_esphome_and_for_nothing_else(streaming, tmp_pa
         component(streaming, tmp_path / "hello", firmware="esphome")
     with pytest.raises(ArgumentError, match="Leave it out"):
         component(streaming, tmp_path / "hello", firmware="esp-tflite-micro", manifest=MANIFEST)
+    with pytest.raises(TypeError, match="manifest"):
+        component(streaming, tmp_path / "hello", firmware="esphome", manifest=5)
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="manifest of a wake word"):
         component(streaming, tmp_path / "hello", firmware="esphome", manifest=tmp_path / "broken.json")
@@ -392,6 +394,9 @@ def test_a_folder_is_written_whole_or_not_at_all(network, unpacking, tmp_path):
         component(network.files["int8"], folder, firmware="esp-tflite-micro")
     (folder / "mine.txt").unlink()
     assert files_of(folder) == after and [*tmp_path.iterdir()] == [folder]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="it is a file"):
+        component(network.files["int8"], tmp_path / "file", firmware="esp-tflite-micro")
 
 
 @pytest.mark.parametrize("name", ["class", "1", "digits.zip"])
@@ -408,6 +413,8 @@ def test_samples_are_what_the_self_test_feeds(network, tmp_path):
         network.files["int8"], tmp_path / "a", firmware="esp-tflite-micro", check_on=network.samples[:1]
     )
     assert (report.runs, report.different) == (1, 1) and "one output for all" in str(report)
+    with pytest.raises(ArgumentError, match="shape"):
+        component(network.files["int8"], tmp_path / "b", firmware="esp-tflite-micro", check_on=network.samples[:, :4])
     with pytest.raises(ValueError, match="2 arrays"):
         component(network.files["int8"], tmp_path / "b", firmware="esp-tflite-micro", check_on=[network.samples] * 2)
 
