@@ -98,11 +98,11 @@ def test_boards_are_compared_with_the_arena_on_32_bits(tmp_path, monkeypatch):
     content = path.read_bytes()
     report = micro_support(content, board="zero")
     assert largest_live(load_objects(content)) <= report.on_chip.activations < report.on_chip.total < report.arena
-    assert report.boards[0].ram_left == 32 * 1024 - report.on_chip.total
+    assert report.boards[0].ram_left == 24 * 1024 - report.on_chip.total
     assert f"{report.on_chip.total:,} bytes: {report.on_chip.activations:,} of activations" in str(report)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     without = micro_support(content, board="zero")
-    assert without.on_chip is None and without.boards[0].ram_left == 32 * 1024 - without.arena
+    assert without.on_chip is None and without.boards[0].ram_left == 24 * 1024 - without.arena
     assert f"{without.arena:,} bytes with pointers of 64 bits, less on a chip" in str(without)
 
 
