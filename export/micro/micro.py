@@ -159,6 +159,11 @@ def _drop_unused(model: schema.ModelT) -> None:
         setattr(model, name, getattr(model, name) or None)
 
 
+def _without_unused(model: schema.ModelT) -> bool:
+    _drop_unused(model)
+    return True
+
+
 def _name_ends(model: schema.ModelT) -> None:
     for signature in model.signatureDefs or ():
         if signature.subgraphIndex == 0:
@@ -563,8 +568,8 @@ def component(
 
     Use it to bring a file into ESPHome, an ESP-IDF project or an Arduino sketch. For ESP-IDF and Arduino, a self test
     is written as well: it runs the model on inputs whose outputs are known, and gives `"PASS"` if it finds the same.
-    Operators that the firmware lacks are rewritten into others with the same outputs, bit for bit, where there are
-    such.
+    Names and metadata that the interpreter does not read are left out. Operators that the firmware lacks are
+    rewritten into others with the same outputs, bit for bit, where there are such.
 
     Args:
         source: A path, or the bytes of a .tflite file.
@@ -600,6 +605,7 @@ def component(
     fitted, fit = fit_firmware(file, wanted)
     if not fit.fits:
         raise ValueError(f"Expected a file that {fit.title} runs. Received: {source_name(source)}: {fit.reason}")
+    fitted = fitted.after(_without_unused)
     golden = _Golden.of(file, fitted, check_on)
     on_chip = chip_arena(fitted)
     parts = _Parts(fitted.checked(), name, title_of(source), golden)

@@ -107,13 +107,12 @@ def test_a_component_for_esp_idf_compiles_and_passes(network, unpacking, streami
 @needs_compiler
 @pytest.mark.programs
 def test_a_changed_weight_fails(network, tmp_path):
-    content = network.files["int8"]
-    component(content, tmp_path / "digits", firmware="esp-tflite-micro", check_on=network.samples)
+    folder = tmp_path / "digits"
+    component(network.files["int8"], folder, firmware="esp-tflite-micro", check_on=network.samples)
     source = tmp_path / "digits" / "digits.cc"
-    text, lines = source.read_text(), byte_lines(content)
-    assert lines in text
+    content = bytes(int(byte, 16) for byte in re.findall(r"0x[0-9a-f]{2}", source.read_text()))
     changed = with_changed_weight(content)
-    source.write_text(text.replace(lines, byte_lines(changed)))
+    source.write_text(source.read_text().replace(byte_lines(content), byte_lines(changed)))
     assert run_component(tmp_path / "digits") == "FAIL: the bytes of the model are not those of the file"
     test = tmp_path / "digits" / "digits_test.cc"  # with the right sum, the outputs are compared
     test.write_text(test.read_text().replace(str(zlib.crc32(content)), str(zlib.crc32(changed))))
@@ -155,7 +154,10 @@ def test_the_same_file_gives_the_same_library(network, tmp_path):
 def test_a_wake_word_for_esphome_is_the_file_and_its_manifest(streaming, tmp_path):
     report = component(streaming, tmp_path / "hello", firmware="esphome", manifest=MANIFEST)
     files = files_of(tmp_path / "hello")
-    assert {*files} == {"hello.json", "hello.tflite"} and files["hello.tflite"] == streaming
+    assert {*files} == {"hello.json", "hello.tflite"} and len(files["hello.tflite"]) < len(streaming)
+    steps = np.random.default_rng(0).uniform(0, 10, (30, 3, FEATURES)).astype(np.float32)
+    before, after = run_files([streaming, files["hello.tflite"]], [steps])
+    assert before.equals(after) and np.ptp(after.outputs[0]) > 0
     written = json.loads(files["hello.json"])
     arena = written["micro"].pop("tensor_arena_size")
     support = micro_support(streaming, firmware="esphome")
