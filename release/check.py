@@ -24,6 +24,7 @@ from distributions import ROOT, build_distributions
 from typed_names import check_types
 
 TRIALS = Path(__file__).with_name("trials.py").resolve()
+DATA = ("device/page/*", "file/readers/*", "micro/*.json", "micro/templates/*")  # of the package, besides modules
 # What tests and other checks install: `make test`, `make test-backends`, `make fuzz`.
 TRIED_ELSEWHERE = {"dev", "backends", "fuzz"}
 BESIDE_TRAINING = {"plot", "tensorboard"}  # which add something to the extra `train`
@@ -69,7 +70,7 @@ def check_content(wheel: Path) -> None:
     expected = {
         f"{name}/{path.relative_to(folder).as_posix()}"
         for name, folder in folders.items()
-        for path in [*folder.rglob("*.py"), *folder.glob("device/page/*"), *folder.glob("file/readers/*")]
+        for path in [*folder.rglob("*.py"), *(path for pattern in DATA for path in folder.glob(pattern))]
         if path.is_file()
     }
     with zipfile.ZipFile(wheel) as archive:

@@ -19,6 +19,7 @@ from tfprune.export.command_line.options import (
     add_device,
     add_file,
     add_file_samples,
+    add_firmware,
     add_imports,
     add_model_file,
     add_recipe,
@@ -605,21 +606,33 @@ def _compress(options: argparse.Namespace) -> Any:
         return compress_file(options, target=target, on=device, recipe=recipe)
 
 
-# `tfprune micro`: whether a microcontroller runs a file, and the file as C++ source.
+# `tfprune micro`: whether a microcontroller runs a file, and the file as C++ source or as a component for firmware.
 
 
 def add_micro(commands: Any) -> None:
     text = (
         "Run a .tflite file in the interpreter for microcontrollers, and list unsupported operators, the flash and "
-        "RAM that the file needs, and the boards that have as much. --c-array writes it as C++ source."
+        "RAM that the file needs, and the boards that have as much. --for asks whether ESPHome, ESP-IDF or Arduino "
+        "run it, and --component writes it as they take it. --c-array writes it as C++ source."
     )
     examples = """
 tfprune micro model.tflite --board pico
 tfprune micro model.tflite --c-array model.cc
+tfprune micro model.tflite --for arduino --component model.zip
+tfprune micro wake_word.tflite --for esphome --component wake_word --manifest wake_word.json
 """
     parser = add_command(commands, "micro", run=_micro, text=text, extra="micro", examples=examples)
     add_model_file(parser)
-    parser.add_argument("--board", metavar="NAME", help="a board to compare with, such as pico or nano33")
+    parser.set_defaults(arguments={"firmware": "--for"})
+    text = "a board to compare with, such as pico or nano33, or its memory in bytes: flash=1048576,ram=262144"
+    parser.add_argument("--board", metavar="NAME", help=text)
+    add_firmware(parser, text="the firmware that runs the file")
+    text = "folder to write for --for esphome or esp-tflite-micro, or zip file for arduino, with a self test"
+    add_file(parser, "--component", metavar="PATH", help=text)
+    text = "JSON file with wake_word, author, trained_languages and micro.probability_cutoff, for --for esphome"
+    add_file(parser, "--manifest", metavar="FILE", help=text)
+    text = "samples for the self test, .npy, or .npz with one array per input (default: random numbers)"
+    add_file(parser, "--check-on", metavar="FILE", help=text)
     text = "path of the C++ source, such as model.cc; the header model.h is written next to it"
     add_file(parser, "--c-array", metavar="FILE", help=text)
 
@@ -629,20 +642,44 @@ class _Both(Report):
     """Two reports in one."""
 
     support: Any
-    c_array: Any
+    c_array: Any = None
+    component: Any = None
 
     @property
     def passed(self) -> bool:
         return self.support.passed
 
     def __str__(self) -> str:
-        return f"{self.support}\n\n{self.c_array}"
+        return "\n\n".join(str(part) for part in (self.support, self.c_array, self.component) if part is not None)
 
 
 def _micro(options: argparse.Namespace) -> Any:
+    from tfprune.export.micro.micro import component
     from tfprune.export.micro.reports import c_array, support_of_file
 
-    support = support_of_file(options.model, board=options.board)
-    if options.c_array is None or not support.runs:
-        return support
-    return _Both(support, c_array(options.model, options.c_array, arena=support.arena))
+    if options.component is None:
+        for name in ("manifest", "check_on"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"Expected --component PATH with --{name.replace('_', '-')}. Received: none.")
+    elif options.firmware is None:
+        raise ValueError("Expected --for esphome, esp-tflite-micro or arduino with --component. Received: none.")
+    support = support_of_file(options.model, board=options.board, firmware=options.firmware)
+    runs = support.runs and (support.firmware is None or support.firmware.fits)
+    written, folder = None, None
+    if runs and options.c_array is not None:
+        written = c_array(options.model, options.c_array, arena=support.arena)
+    if runs and options.component is not None:
+        folder = component(
+            options.model,
+            options.component,
+            check_on=None if options.check_on is None else _arrays(options.check_on),
+            firmware=options.firmware,
+            manifest=options.manifest,
+        )
+    return support if written is None and folder is None else _Both(support, written, folder)
+
+
+def _arrays(path: str) -> Any:
+    from tfprune.export.keras_side.loading import load_arrays
+
+    return load_arrays(path)

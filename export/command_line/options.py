@@ -179,6 +179,12 @@ def add_target(parser: argparse.ArgumentParser, *, others: tuple[str, ...] = ())
     parser.add_argument("--arena", type=int, metavar="BYTES", help=text)
     text = "largest size of the file in flash (needs --target micro)"
     parser.add_argument("--flash", type=int, metavar="BYTES", help=text)
+    add_firmware(parser, text="the firmware that is to run the file (needs --target micro)")
+
+
+def add_firmware(parser: argparse.ArgumentParser, *, text: str) -> None:
+    """Add the option that names a firmware."""
+    parser.add_argument("--for", dest="firmware", choices=["esphome", "esp-tflite-micro", "arduino"], help=text)
 
 
 def target_of(options: argparse.Namespace) -> Any:
@@ -188,14 +194,14 @@ def target_of(options: argparse.Namespace) -> Any:
         ValueError: If there is a budget, but no target, or it is out of range.
     """
     if options.target != "micro":
-        for name in ("arena", "flash"):
+        for name, option in (("arena", "--arena"), ("flash", "--flash"), ("firmware", "--for")):
             if getattr(options, name) is not None:
                 received = f"--target {options.target}" if options.target else "no --target"
-                raise ValueError(f"Expected --target micro with --{name}. Received: {received}.")
+                raise ValueError(f"Expected --target micro with {option}. Received: {received}.")
         return options.target
     from tfprune.export.micro.micro import Micro
 
-    return Micro(arena=options.arena, flash=options.flash)
+    return Micro(arena=options.arena, flash=options.flash, firmware=options.firmware)
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, text: str) -> None:

@@ -174,13 +174,19 @@ _RANDOM_OFFSETS = (0.01, 0.1)  # positive, because variances are among the weigh
 _RANDOM_SAMPLES = 8  # ranges change neither operators nor sizes
 
 
-def micro_support(model_or_source: keras.Model | Source, *, board: str | None = None) -> MicroSupportReport:
+def micro_support(
+    model_or_source: keras.Model | Source, *, board: str | None = None, firmware: str | None = None
+) -> MicroSupportReport:
     """Say whether TensorFlow Lite for Microcontrollers runs a model or file, which operators it lacks, and the RAM.
 
     Args:
         model_or_source: A built Keras model, wrapped or plain, trained or not, which is converted as dense int8 on
             random numbers; or a .tflite file: a path, or its content.
-        board: A board to compare with, such as `"pico"` or `"nano33"`; None compares with all of the table.
+        board: A board to compare with, such as `"pico"` or `"nano33"`, or the bytes of its memory, as in
+            `"flash=1048576,ram=262144"`; None compares with all of the table. A file fits if its arena fits into the
+            RAM that the system of the board leaves.
+        firmware: Firmware whose operators the file may use: `"esphome"`, `"esp-tflite-micro"` or `"arduino"`; None
+            (the default) allows all of the interpreter that is installed.
 
     Returns:
         A report that prints as a table, measured in the interpreter (extra `micro`) in a process of its own.
@@ -188,7 +194,7 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
     Raises:
         TypeError: If it is neither a model nor a path nor bytes, or `board` is no string.
         ValueError: If a model cannot be converted, a file is damaged or not a TFLite file, or there is no such board
-            in the table; or (also an ImportError) if tflite-micro is not installed.
+            or firmware; or (also an ImportError) if tflite-micro is not installed.
 
     Example:
         >>> import keras
@@ -197,17 +203,18 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
         ()
     """
     if _is_file(model_or_source):
-        return support_of_file(model_or_source, board=board)
+        return support_of_file(model_or_source, board=board, firmware=firmware)
     require_interpreter()
     from tfprune.export.keras_side.convert import convert
     from tfprune.export.keras_side.prepare import recurrent_layers
 
     content, plain = _dense_int8(model_or_source)
-    report = support_of_file(content, board=board)
+    report = support_of_file(content, board=board, firmware=firmware)
     unrolled = tuple(layer.name for layer in recurrent_layers(plain))
     if not unrolled:
         return report
-    return replace(report, unrolled=unrolled, as_float=support_of_file(convert(plain, batch=1), board=board))
+    loops = support_of_file(convert(plain, batch=1), board=board, firmware=firmware)
+    return replace(report, unrolled=unrolled, as_float=loops)
 
 
 def _dense_int8(model: keras.Model) -> tuple[bytes, keras.Model]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.metadata
 import importlib.resources
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import warnings
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.folders import TemporaryFolder
+from tfprune.base.folders import TemporaryFolder, parse_json, read_fields
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import IOTensor
 from tfprune.export.device.verify import Run
@@ -419,6 +421,10 @@ def _rule(name: str) -> str:
 
 # Common boards, and whether a file and its arena fit on them.
 
+_BOARDS_FILE = "boards.json"  # beside this module: the memory of boards, and who says so
+_BY_HAND = "flash=1048576,ram=262144"
+_MOST_CLOSE = 3  # names that an error suggests
+
 
 @dataclass(frozen=True)
 class Board(Report):
@@ -429,30 +435,28 @@ class Board(Report):
         title: What it says on the box, and its chip.
         flash: The bytes of flash memory.
         ram: The bytes of RAM.
+        reserved: The bytes of RAM that the system, the radio and the libraries of the board usually take.
+        source: Where these numbers are from.
     """
 
     name: str
     title: str
     flash: int
     ram: int
+    reserved: int = 0
+    source: str = ""
+
+    @property
+    def usable(self) -> int:
+        """The bytes of RAM that are left for the program and the arena."""
+        return self.ram - self.reserved
 
 
-_KB = 1024
-# By the makers' data sheets.
-_BOARDS = {
-    board.name: board
-    for board in (
-        Board("zero", "Arduino Zero, Nano 33 IoT (SAMD21)", 256 * _KB, 32 * _KB),
-        Board("uno-r4", "Arduino Uno R4 (RA4M1)", 256 * _KB, 32 * _KB),
-        Board("microbit", "BBC micro:bit v2 (nRF52833)", 512 * _KB, 128 * _KB),
-        Board("nano33", "Arduino Nano 33 BLE Sense (nRF52840)", 1024 * _KB, 256 * _KB),
-        Board("pico", "Raspberry Pi Pico (RP2040)", 2048 * _KB, 264 * _KB),
-        Board("pico2", "Raspberry Pi Pico 2 (RP2350)", 4096 * _KB, 520 * _KB),
-        Board("l4r5zi", "ST Nucleo-L4R5ZI, that of MLPerf Tiny (STM32L4R5)", 2048 * _KB, 640 * _KB),
-        Board("esp32", "ESP32-DevKitC (ESP32)", 4096 * _KB, 520 * _KB),
-        Board("esp32-s3", "ESP32-S3-DevKitC (ESP32-S3)", 8192 * _KB, 512 * _KB),
-    )
-}
+@functools.cache
+def boards() -> dict[str, Board]:
+    """Return the boards of the table by name."""
+    rows = parse_json((importlib.resources.files(__package__) / _BOARDS_FILE).read_bytes())
+    return {row["name"]: read_fields(Board, row) for row in rows}
 
 
 @dataclass(frozen=True)
@@ -463,13 +467,17 @@ class BoardFit(Report):
         board: The name of the board.
         title: Its name in full.
         flash_left: The bytes of flash that are left for the program; negative if some are missing.
-        ram_left: The bytes of RAM that are left for it; negative if some are missing.
+        ram_left: The bytes of usable RAM that are left for it; negative if some are missing.
+        usable: The bytes of RAM that the system of the board leaves.
+        ram: The bytes of RAM of its chip.
     """
 
     board: str
     title: str
     flash_left: int
     ram_left: int
+    usable: int
+    ram: int
 
     @property
     def fits(self) -> bool:
@@ -485,22 +493,42 @@ class BoardFit(Report):
 
 
 def find_board(name: str) -> Board:
-    """Return a board of the table.
+    """Return a board of the table, or one whose memory is given by hand, as in `"flash=1048576,ram=262144"`.
 
     Raises:
         TypeError: If the name is no string.
-        ValueError: If it is not in the table.
+        ValueError: If it is not in the table, or memory given by hand cannot be read.
     """
     if not isinstance(name, str):
         raise TypeError(f"Expected the name of a board. Received: {name!r} of type {type(name).__name__}.")
-    if name in _BOARDS:
-        return _BOARDS[name]
-    close = difflib.get_close_matches(name, _BOARDS, n=1)
-    meant = f" Did you mean {close[0]!r}?" if close else " For another one compare its flash and RAM with the report."
-    raise ValueError(f"Expected a board of {', '.join(_BOARDS)}. Received: {name!r}.{meant}")
+    if name in boards():
+        return boards()[name]
+    if "=" in name:
+        return _board_by_hand(name)
+    wanted = name.lower().replace("_", "-")
+    within = [each for each in boards() if each in wanted or wanted in each] if wanted else []
+    close = [*dict.fromkeys([*within, *difflib.get_close_matches(wanted, boards(), n=_MOST_CLOSE)])][:_MOST_CLOSE]
+    meant = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise ValueError(
+        f"Expected a board of {', '.join(boards())}. Received: {name!r}.{meant} For another board, give the bytes of "
+        f"its flash and of the RAM that its system leaves: board={_BY_HAND!r}."
+    )
+
+
+def _board_by_hand(text: str) -> Board:
+    sizes = dict(re.findall(r"(flash|ram)=0*([1-9][0-9]{0,14})(?:,|$)", text))
+    if len(sizes) != 2 or text.count("=") != 2:
+        raise ValueError(
+            f"Expected flash and usable RAM of a board in bytes, such as board={_BY_HAND!r}. Received: {text!r}. "
+            "Give both as whole numbers."
+        )
+    return Board(text, "this board", int(sizes["flash"]), int(sizes["ram"]), source="given by hand")
 
 
 def fits(flash: int, arena: int, *, board: str | None = None) -> tuple[BoardFit, ...]:
-    """Say for one board, or for all, whether a file of so many bytes and its arena fit."""
-    boards = _BOARDS.values() if board is None else [find_board(board)]
-    return tuple(BoardFit(each.name, each.title, each.flash - flash, each.ram - arena) for each in boards)
+    """Say for one board, or for all, whether a file of so many bytes and its arena fit into flash and usable RAM."""
+    asked = boards().values() if board is None else [find_board(board)]
+    return tuple(
+        BoardFit(each.name, each.title, each.flash - flash, each.usable - arena, each.usable, each.ram)
+        for each in asked
+    )

@@ -1,24 +1,32 @@
-"""Micro: a microcontroller as the target of a file, and the file that fits its budgets."""
+"""Micro: a microcontroller as the target of a file, the file that fits its budgets, and a component for firmware."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import importlib.resources
+import io
+import json
+import math
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import ArgumentError, check_choice, check_count
+from tfprune.base.folders import parse_json, reading, unfinished
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count
+from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs
 from tfprune.export.file import schema
-from tfprune.export.file.document import (
-    indices_of,
-    numbers_operators,
-    put_in_order,
-    save_objects,
-)
+from tfprune.export.file.container import Source, check_destination, source_name, write_together
+from tfprune.export.file.document import indices_of, numbers_operators, put_in_order, save_objects
 from tfprune.export.file.model_file import ModelFile, fitting
 from tfprune.export.file.reader import Model
+from tfprune.export.file.sparse_tensors import OPERATOR
 from tfprune.export.micro.interpreter import (
     MicroRun,
     chip_arena,
@@ -27,9 +35,24 @@ from tfprune.export.micro.interpreter import (
     registrations,
     require_interpreter,
     run_files,
+    variables_of,
 )
 from tfprune.export.micro.memory import Layer, Unpacker, encode_smallest, largest_live, layers_of, save_memory
-from tfprune.export.micro.reports import MicroLayer, MicroReport
+from tfprune.export.micro.reports import (
+    ARDUINO,
+    ESP_IDF,
+    ESPHOME,
+    Firmware,
+    MicroLayer,
+    MicroReport,
+    array_texts,
+    byte_lines,
+    cpp_name,
+    find_firmware,
+    fit_firmware,
+    title_of,
+)
+from tfprune.report import Report, table
 
 # Micro: a microcontroller as the target of a file, with its budgets, and the arguments that fit it.
 
@@ -47,23 +70,28 @@ class Micro:
             default) sets no budget.
         flash: The bytes that the file may have, at least 1. With `flash` alone the file that uses the least RAM is
             written; with neither, the file with the smallest sum of flash and RAM. None (the default) sets no budget.
+        firmware: The firmware that is to run the file, whose operators it may use: `"esphome"`, `"esp-tflite-micro"`
+            or `"arduino"`. None (the default) allows all operators of the interpreter.
 
     Raises:
-        TypeError: If a budget is neither an integer nor None.
-        ValueError: If a budget is less than 1.
+        TypeError: If a budget is neither an integer nor None, or `firmware` neither a string nor None.
+        ValueError: If a budget is less than 1, or there is no such firmware.
 
     Example:
         >>> Micro(arena=60_000)
-        Micro(arena=60000, flash=None)
+        Micro(arena=60000, flash=None, firmware=None)
     """
 
     arena: int | None = None
     flash: int | None = None
+    firmware: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("arena", "flash"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name, least=1)
+        if self.firmware is not None:
+            find_firmware(self.firmware)
 
 
 class OverBudgetError(ValueError):
@@ -135,6 +163,12 @@ def _drop_unused(model: schema.ModelT) -> None:
         setattr(model, name, getattr(model, name) or None)
 
 
+def _trimmed(model: schema.ModelT) -> bool:
+    save_memory(model)
+    _drop_unused(model)
+    return True
+
+
 def _name_ends(model: schema.ModelT) -> None:
     for signature in model.signatureDefs or ():
         if signature.subgraphIndex == 0:
@@ -182,6 +216,7 @@ class _Candidates:
 
     Args:
         dense: The file, with every weight as it is.
+        refusal: Why no weight is unpacked; empty if they may be.
 
     Attributes:
         layers: The number of layers with weights.
@@ -194,8 +229,8 @@ class _Candidates:
     layers: int
     caps: tuple[int, int]
 
-    def __init__(self, dense: ModelFile) -> None:
-        self._model = dense.objects()
+    def __init__(self, dense: ModelFile, *, refusal: str = "") -> None:
+        self._model, self._refusal = dense.objects(), refusal
         if numbers_operators(self._model):
             raise ValueError(
                 "Expected a file whose operators can change. Received: one whose metadata name them by number. "
@@ -217,7 +252,7 @@ class _Candidates:
             least: Bytes of the file that a layer has to save.
         """
         pairs = [*zip(self._layers, self._bytes, strict=True)]
-        pieces = [_pieces(layer, size, cap=cap, least=least) for layer, size in pairs]
+        pieces = [0 if self._refusal else _pieces(layer, size, cap=cap, least=least) for layer, size in pairs]
         # A weight that one layer reads as it is stays in the file, and the others may do so, too.
         whole = {layer.buffer for layer, count in zip(self._layers, pieces, strict=True) if not count}
         return tuple(0 if layer.buffer in whole else count for layer, count in zip(self._layers, pieces, strict=True))
@@ -227,7 +262,8 @@ class _Candidates:
         model = _copy(self._model)
         with fitting(self._dense):
             layers, unpacker = layers_of(model), Unpacker(model)
-            rows = tuple(_row(unpacker, layer, count) for layer, count in zip(layers, plan, strict=True))
+            pairs = zip(layers, plan, strict=True)
+            rows = tuple(_row(unpacker, layer, count, refusal=self._refusal) for layer, count in pairs)
             _drop_unused(model)
         return _MicroCandidate(ModelFile(save_objects(model)), rows)
 
@@ -248,7 +284,7 @@ def _pieces(layer: Layer, size: int, *, cap: int, least: int) -> int:
     return 0
 
 
-def _row(unpacker: Unpacker, layer: Layer, pieces: int) -> MicroLayer:
+def _row(unpacker: Unpacker, layer: Layer, pieces: int, *, refusal: str) -> MicroLayer:
     parts = unpacker.unpack(layer, pieces) if pieces else []
     size = layer.values.nbytes
     tight = size - encode_smallest(layer.values).bytes > _LAYER_OVERHEAD_BYTES
@@ -261,7 +297,7 @@ def _row(unpacker: Unpacker, layer: Layer, pieces: int) -> MicroLayer:
         dense_bytes=size,
         bytes=sum(part.bytes for part in parts) if parts else size,
         buffer=layer.slice_bytes(pieces) if pieces else 0,
-        reason="" if pieces else layer.reason or (_TIGHT if tight else _GAINLESS),
+        reason="" if pieces else layer.reason or refusal or (_TIGHT if tight else _GAINLESS),
     )
 
 
@@ -349,8 +385,11 @@ def fit_budgets(dense: ModelFile, inputs: Sequence[np.ndarray], *, micro: Micro)
             installed.
     """
     require_interpreter()
+    refusal = ""
+    if micro.firmware is not None:
+        dense, refusal = _for_firmware(dense, find_firmware(micro.firmware))
     _check_runnable(dense.graph)
-    candidates = _Candidates(dense)
+    candidates = _Candidates(dense, refusal=refusal)
     # A file with an open batch may run only once its shapes are written into it.
     files = [dense, candidates.write((0,) * candidates.layers).file]
     runs = run_files(files, inputs)
@@ -382,6 +421,18 @@ def fit_budgets(dense: ModelFile, inputs: Sequence[np.ndarray], *, micro: Micro)
         on_chip=chip_arena(best.candidate.file, run),
     )
     return _FittedFile(best.candidate.file, report, run)
+
+
+def _for_firmware(file: ModelFile, firmware: Firmware) -> tuple[ModelFile, str]:
+    """Return a file with the operators of a firmware, and why no weight of it can be unpacked there, if none can.
+
+    Raises:
+        ValueError: If the firmware lacks an operator, or does not run such a file.
+    """
+    fitted, fit = fit_firmware(file, firmware)
+    if not fit.fits:
+        raise ValueError(f"Expected a file that {fit.title} runs. Received: {fit.reason} Nothing was written.")
+    return fitted, "" if OPERATOR in firmware.operators else "the firmware does not unpack weights"
 
 
 def _arena(file: ModelFile, run: MicroRun) -> int:
@@ -466,3 +517,482 @@ def _curve(measured: Sequence[_Measured]) -> tuple[tuple[int, int], ...]:
         if not points or arena < points[-1][1]:
             points.append((flash, arena))
     return tuple(points)
+
+
+# A file as firmware takes it: a wake word for ESPHome, a component for ESP-IDF, or a library for Arduino.
+
+_RUNS, _RUNS_WITH_STATE = 4, 16  # runs on drawn numbers; those of a file with variables depend on each other
+_MOST_RUNS = 256  # on samples: 2.5 seconds of a wake word
+_MOST_GOLDEN_BYTES = 2**15  # of the inputs of a self test, which lie in flash
+_FLOAT_TOLERANCE = 1e-4  # of the largest output: kernels of a chip's maker add floats in another order
+_LEAST_OUTPUT = 1e-3  # smaller outputs have the tolerance of this one
+_WRITABLE = "biuf"  # kinds of numbers that a self test holds
+_ARENA_STEP = 16  # bytes
+_MARGIN = 1.5  # for the scratch memory of Espressif's kernels: ESPHome's own files state 1.21 to 1.64 times as much
+_MANIFEST_DEFAULTS = {"sliding_window_size": 5, "feature_step_size": 10, "minimum_esphome_version": "2024.7.0"}
+_MANIFEST_EXAMPLE = (
+    '{"wake_word": "Okay Nabu", "author": "...", "trained_languages": ["en"], "micro": {"probability_cutoff": 0.97}}'
+)
+_LATEST_STEP = 30  # milliseconds between two steps of features, at most
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
+
+
+@dataclass(frozen=True)
+class ComponentReport(Report):
+    """Report of `component`: what was written for firmware.
+
+    Attributes:
+        path: The folder, or the zip file.
+        firmware: The firmware and its version.
+        files: The files in it.
+        bytes: The bytes of the model.
+        arena: The bytes of RAM that the files state for it.
+        runs: The number of runs of the self test; 0 for ESPHome, which has none.
+        different: How many different outputs these runs give: with one, a wrong operator may pass the self test.
+        rewritten: What stands for operators that the firmware lacks, with the same outputs.
+        registrations: The functions of the resolver that the source calls; ESPHome calls its own.
+        defaults: Fields of the manifest of ESPHome that were not given, with what they are.
+
+    Example:
+        >>> report = tfprune.export.component("digits.tflite", "digits.zip", firmware="arduino")
+        >>> report.files[0]
+        'digits/library.properties'
+    """
+
+    path: str
+    firmware: str
+    files: tuple[str, ...]
+    bytes: int
+    arena: int
+    runs: int
+    different: int
+    rewritten: tuple[str, ...]
+    registrations: tuple[str, ...]
+    defaults: dict[str, Any]
+
+    def __str__(self) -> str:
+        outputs = f"{self.different} different outputs"
+        if self.different == 1:
+            outputs = "one output for all: check_on with samples that give others tests more"
+        defaults = ", ".join(f"{name} {value}" for name, value in self.defaults.items())
+        rows = [
+            ["for", self.firmware],
+            ["model", f"{self.bytes:,} bytes"],
+            ["arena", f"{self.arena:,} bytes"],
+            *([["self test", f"{self.runs} runs, {outputs}"]] if self.runs else []),
+            *([["rewritten", ", ".join(self.rewritten)]] if self.rewritten else []),
+            *([["by default", defaults]] if defaults else []),
+            ["files", self.files[0]],
+            *(["", name] for name in self.files[1:]),
+        ]
+        return table(["written", self.path], rows, left=2)
+
+
+def component(
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    check_on: Any = None,
+    firmware: str,
+    manifest: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+) -> ComponentReport:
+    """Write a .tflite file as firmware for microcontrollers takes it, with the code that registers its operators.
+
+    Use it to bring a file into ESPHome, an ESP-IDF project or an Arduino sketch. For ESP-IDF and Arduino, a self test
+    is written as well: it runs the model on inputs whose outputs are known, and gives `"PASS"` if it finds the same.
+    Names and metadata that the interpreter does not read are left out. Operators that the firmware lacks are
+    rewritten into others with the same outputs, bit for bit, where there are such.
+
+    Args:
+        source: A path, or the bytes of a .tflite file.
+        path: The folder to write, or for Arduino the zip file. Its name becomes that of the component and its
+            functions. A folder has to be new or empty, or have the files of an earlier call only.
+        check_on: Samples for the self test, as `verify` takes inputs: the first 256, at most 32 kB. For a file with
+            variables they are runs that follow each other. None (the default) draws random numbers. A classifier may
+            give the same output for all of these: the report says how many different outputs there are.
+        firmware: `"esphome"` for a wake word with its manifest, `"esp-tflite-micro"` for a component of ESP-IDF, or
+            `"arduino"` for a library.
+        manifest: For ESPHome: the manifest of the wake word, as a mapping or as the path of a JSON file, with
+            `wake_word`, `author`, `trained_languages` and, in `micro`, `probability_cutoff`. The name of the file
+            and the RAM are filled in. None (the default) for other firmware.
+
+    Returns:
+        A report of the files.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If the file cannot be read or does not run, the firmware lacks one of its operators, or nothing
+            can be written at the path; or (also an ImportError) if tflite-micro is not installed.
+
+    Example:
+        >>> report = component("digits.tflite", "digits.zip", firmware="arduino")
+        >>> report.rewritten, report.runs
+        ((), 4)
+    """
+    require_interpreter()
+    wanted = find_firmware(firmware)
+    target, name = _component_path(path, wanted)
+    fields = _manifest_fields(manifest, wanted)
+    file = ModelFile.open(source)
+    fitted, fit = fit_firmware(file, wanted)
+    if not fit.fits:
+        raise ValueError(f"Expected a file that {fit.title} runs. Received: {source_name(source)}: {fit.reason}")
+    fitted = fitted.after(_trimmed)
+    golden = _Golden.of(file, fitted, check_on)
+    parts = _Parts(fitted.checked(), name, title_of(source), golden)
+    arena, defaults = golden.arena, dict[str, Any]()
+    if wanted.name == ESPHOME:
+        arena = _ARENA_STEP * math.ceil(_MARGIN * golden.on_chip / _ARENA_STEP)
+        content, defaults = _manifest_text(fields, name=name, arena=arena)
+        files = {f"{name}.json": content, f"{name}.tflite": fitted.content}
+    elif wanted.name == ESP_IDF:
+        files = parts.idf_files(wanted)
+    else:
+        files = parts.arduino_files(wanted)
+    if wanted.name == ARDUINO:
+        write_together({target: _zipped({f"{name}/{inner}": files[inner] for inner in files})})
+    else:
+        _write_folder(target, files)
+    return ComponentReport(
+        path=str(target),
+        firmware=fit.title,
+        files=tuple(f"{name}/{inner}" for inner in files),
+        bytes=len(fitted.content),
+        arena=arena,
+        runs=0 if wanted.name == ESPHOME else golden.runs,
+        different=0 if wanted.name == ESPHOME else golden.different,
+        rewritten=fit.rewritten,
+        registrations=tuple(registrations(fitted.graph.ops)),
+        defaults=defaults,
+    )
+
+
+def _component_path(path: str | os.PathLike[str], firmware: Firmware) -> tuple[Path, str]:
+    """Return where a component is written, and its name, before any work is done for it."""
+    is_zip = firmware.name == ARDUINO
+    target = check_destination(path) if is_zip else _check_folder(path)
+    name = cpp_name(target.stem if is_zip else target.resolve().name)
+    if name is None or is_zip != (target.suffix == ".zip"):
+        kind = "a path that ends in .zip" if is_zip else "a folder, whose name has no .zip"
+        raise ValueError(
+            f"Expected {kind}, with a name that begins with a letter and is not a word of C++, for the firmware "
+            f"{firmware.name!r}. Received: {str(target)!r}. Call it model{'.zip' if is_zip else ''}, for example."
+        )
+    return target, name
+
+
+def _check_folder(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"Expected the path of the folder to write. Received: an object of type {type(path).__name__}."
+        )
+    target = Path(path)
+    check_destination(target.absolute() / "file" if target.is_dir() else target)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"Cannot write the folder {str(target)!r}: it is a file. Choose another name.")
+    return target
+
+
+def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder whole or not at all, in place of one with the same files.
+
+    Raises:
+        ValueError: If there are other files, or it cannot be written.
+    """
+    real = Path(os.path.realpath(target))
+    others = [inner for inner in real.rglob("*") if inner.is_file()] if real.is_dir() else []
+    foreign = [inner.relative_to(real).as_posix() for inner in others]
+    foreign = [inner for inner in foreign if inner not in files]
+    if foreign:
+        raise ValueError(
+            f"Expected a new or empty folder, or one with the files of an earlier call. Received: {str(target)!r}, "
+            f"with {foreign[0]!r}. Choose another folder."
+        )
+    try:
+        with unfinished(real) as staged:
+            for name, content in files.items():
+                (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                (staged / name).write_bytes(content)
+            with unfinished(real) as old:
+                if real.is_dir():
+                    real.rename(old)
+                staged.rename(real)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write {str(target)!r}: {error.strerror}. Choose another folder or free some space."
+        ) from error
+
+
+def _zipped(files: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), content, zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
+
+
+# The manifest of a wake word for ESPHome.
+
+
+def _manifest_fields(manifest: Any, firmware: Firmware) -> dict[str, Any]:
+    """Return a manifest that has all that only its author knows; empty for other firmware than ESPHome."""
+    if firmware.name != ESPHOME:
+        if manifest is not None:
+            raise ArgumentError("manifest", "no `manifest` without firmware='esphome'", "one", advice="Leave it out.")
+        return {}
+    if manifest is not None and not isinstance(manifest, str | os.PathLike | Mapping):
+        raise ArgumentTypeError(
+            "manifest", "`manifest` to be a mapping or a path", f"an object of type {type(manifest).__name__}"
+        )
+    if isinstance(manifest, str | os.PathLike):
+        with reading(manifest, expected="a manifest of a wake word, as JSON", advice=f"Write {_MANIFEST_EXAMPLE}"):
+            manifest = parse_json(Path(manifest).read_bytes())
+    given = dict(manifest) if isinstance(manifest, Mapping) else {}
+    micro = given.get("micro")
+    given["micro"] = dict(micro) if isinstance(micro, Mapping) else {}
+    faults = [name for name, is_right in _manifest_checks(given).items() if not is_right]
+    if faults:
+        received = "none" if manifest is None else f"one without, or with a wrong, {', '.join(faults)}"
+        raise ArgumentError(
+            "manifest", "a `manifest` of version 2 for ESPHome", received, advice=f"Give {_MANIFEST_EXAMPLE}."
+        )
+    return given
+
+
+def _manifest_checks(given: Mapping[str, Any]) -> dict[str, bool]:
+    """Return by field whether it is as ESPHome takes it."""
+    micro = {**_MANIFEST_DEFAULTS, **given["micro"]}
+    languages, cutoff = given.get("trained_languages"), micro.get("probability_cutoff")
+    window, step = micro["sliding_window_size"], micro["feature_step_size"]
+    are_texts = isinstance(languages, list | tuple) and all(isinstance(each, str) for each in languages)
+    is_number = isinstance(cutoff, int | float) and not isinstance(cutoff, bool)
+    are_counts = {type(window), type(step)} == {int}
+    return {
+        "type": given.get("type", "micro") == "micro",
+        "version": given.get("version", 2) == 2,
+        "wake_word": isinstance(given.get("wake_word"), str) and bool(given["wake_word"]),
+        "author": isinstance(given.get("author"), str),
+        "trained_languages": bool(are_texts and languages),
+        "micro.probability_cutoff": is_number and 0 <= float(cutoff or 0) <= 1,
+        "micro.sliding_window_size": are_counts and window >= 1,
+        "micro.feature_step_size": are_counts and 0 <= step <= _LATEST_STEP,
+        "micro.minimum_esphome_version": isinstance(micro["minimum_esphome_version"], str),
+    }
+
+
+def _manifest_text(fields: Mapping[str, Any], *, name: str, arena: int) -> tuple[bytes, dict[str, Any]]:
+    """Return the manifest of a wake word, and what of it was not given."""
+    defaults = {key: value for key, value in _MANIFEST_DEFAULTS.items() if key not in fields["micro"]}
+    micro = {**fields["micro"], **defaults, "tensor_arena_size": arena}
+    written = {**fields, "type": "micro", "version": 2, "model": f"{name}.tflite", "micro": micro}
+    return (json.dumps(written, indent=2, ensure_ascii=False) + "\n").encode(), defaults
+
+
+# The inputs and outputs of a self test, and its source.
+
+
+@dataclass(frozen=True)
+class _Golden:
+    """What a self test feeds and expects.
+
+    Attributes:
+        runs: How often the model runs.
+        variables: The number of its variables.
+        arena: The bytes of RAM in which it runs here.
+        on_chip: The same on a chip, if that can be measured.
+        inputs: The raw inputs, an array with a row for each run.
+        outputs: The same of the outputs.
+    """
+
+    runs: int
+    variables: int
+    arena: int
+    on_chip: int
+    inputs: list[np.ndarray]
+    outputs: list[np.ndarray]
+
+    @property
+    def different(self) -> int:
+        """How many different outputs the runs give."""
+        return len({*(b"".join(array[run].tobytes() for array in self.outputs) for run in range(self.runs))})
+
+    @classmethod
+    def of(cls, file: ModelFile, fitted: ModelFile, samples: Any) -> _Golden:
+        """Run the file as it is written, and compare it with the file that it was made from.
+
+        Raises:
+            ValueError: If one of them does not run, their outputs differ, or there are no numbers to compare.
+        """
+        _check_runnable(fitted.graph)
+        ends, variables = _ends(fitted), variables_of(fitted)
+        most = max(1, _MOST_GOLDEN_BYTES // max(1, sum(_bytes(end) for end in ends)))
+        drawn = _RUNS_WITH_STATE if variables else _RUNS
+        rows = min(most, drawn if samples is None else _MOST_RUNS)
+        arrays = [end.encode(array) for end, array in zip(ends, _samples(fitted, ends, samples, rows), strict=True)]
+        real = [end.decode(array) for end, array in zip(ends, arrays, strict=True)]
+        runs = run_files([fitted] if fitted is file else [fitted, file], real)
+        if runs[0].reason:
+            raise ValueError(
+                "Expected a file that the interpreter for microcontrollers runs. Received: one that does not: "
+                f"{runs[0].reason}. Nothing was written."
+            )
+        if not runs[-1].reason and not runs[0].equals(runs[-1]):
+            raise ValueError(
+                "Expected a file whose operators can be rewritten with the same outputs. Received: other outputs. "
+                "Nothing was written. Please report this model."
+            )
+        is_one = any(array.shape == end.info.shape for end, array in zip(ends, arrays, strict=True))
+        count = 1 if is_one else len(arrays[0])
+        outputs = [array.reshape(count, -1) for array in runs[0].raw]
+        if any(array.dtype.kind not in _WRITABLE for array in outputs) or not any(array.size for array in outputs):
+            raise ValueError(
+                "Expected outputs that are numbers. Received: others. Choose another part of the network."
+            )
+        inputs = [array.reshape(count, -1) for array in arrays]
+        return cls(count, variables, runs[0].arena, _arena(fitted, runs[0]), inputs, outputs)
+
+
+def _ends(file: ModelFile) -> list[IOTensor]:
+    """Return the inputs of a file in the order of its graph."""
+    model = file.objects()
+    ends = []
+    for index in indices_of(model.subgraphs[0].inputs):
+        known = file.graph.subgraphs[0].tensors[index]
+        quantization = model.subgraphs[0].tensors[index].quantization
+        parts = {
+            "scales": getattr(quantization, "scale", None),
+            "zero_points": getattr(quantization, "zeroPoint", None),
+        }
+        detail = {
+            "dtype": known.dtype,
+            "index": index,
+            "shape": known.shape,
+            "quantization_parameters": {key: () if value is None else value for key, value in parts.items()},
+        }
+        ends.append(IOTensor.of(known.name, detail))
+    return ends
+
+
+def _bytes(end: IOTensor) -> int:
+    return math.prod(length or 1 for length in end.info.shape) * end.dtype.itemsize
+
+
+def _samples(file: ModelFile, ends: Sequence[IOTensor], samples: Any, rows: int) -> list[np.ndarray]:
+    """Return the first samples, or numbers that reach all integers of a quantized input."""
+    if samples is not None:
+        places = [file.graph.input_tensors.index(end.index) for end in ends]
+        arrays = arrays_of(samples, names=[info.name for info in file.graph.inputs])
+        for end, place in zip(ends, places, strict=True):
+            if arrays[place].shape != end.info.shape and not (end.batch == 1 and end.takes(arrays[place])):
+                expected = f"samples of shape {end.info.shape} for the input {end.info.name!r}"
+                raise ArgumentError("check_on", expected, f"an array of shape {arrays[place].shape}")
+        return [arrays[place][:rows] if arrays[place].ndim else arrays[place] for place in places]
+    infos = [end.info for end in ends]
+    drawn = random_inputs(infos, file.graph.outputs, rows=1)
+    if all(array.ndim and len(array) == 1 for array in drawn):
+        drawn = [np.concatenate([array] * rows) for array in drawn]
+    generator = np.random.default_rng(0)
+    for place, end in enumerate(ends):
+        shape = drawn[place].shape
+        if end.scale:
+            limits = np.iinfo(end.dtype)
+            drawn[place] = end.decode(generator.integers(limits.min, limits.max, shape, end.dtype, endpoint=True))
+        elif end.dtype.kind == "f":
+            drawn[place] = generator.uniform(-1, 1, shape).astype(np.float32)
+    return drawn
+
+
+_TEMPLATES = "templates"  # a folder beside this module; words between @ are replaced
+
+
+def _filled(template: str, words: Mapping[str, object]) -> str:
+    """Return a template with the words that it names."""
+    text = (importlib.resources.files(__package__) / _TEMPLATES / template).read_text(encoding="utf-8")
+    return re.sub(r"@(\w+)@", lambda match: str(words[match[1]]), text)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The source of a component.
+
+    Attributes:
+        file: The model.
+        name: The name of the component, and of all in it.
+        title: What comments call the model.
+        golden: The numbers of the self test.
+    """
+
+    file: ModelFile
+    name: str
+    title: str
+    golden: _Golden
+
+    def idf_files(self, firmware: Firmware) -> dict[str, bytes]:
+        """Return the files of a component for ESP-IDF, with a project that runs its self test."""
+        project = "examples/self_test"
+        templates = {
+            "CMakeLists.txt": "component.cmake",
+            "idf_component.yml": "component.yml",
+            f"{project}/CMakeLists.txt": "project.cmake",
+            f"{project}/main/CMakeLists.txt": "main.cmake",
+            f"{project}/main/idf_component.yml": "main.yml",
+            f"{project}/main/main.cc": "main.cc",
+        }
+        words = {"name": self.name, "version": firmware.version}
+        texts = {path: _filled(template, words) for path, template in templates.items()}
+        return _encoded({**texts, **self._sources(headers="include/", sources="", ending=".cc")})
+
+    def arduino_files(self, firmware: Firmware) -> dict[str, bytes]:
+        """Return the files of a library for Arduino, with a sketch that runs its self test."""
+        words = {"name": self.name, "firmware": f"{firmware.title} {firmware.version}"}
+        templates = {
+            "library.properties": "library.properties",
+            "examples/SelfTest/SelfTest.ino": "SelfTest.ino",
+        }
+        texts = {path: _filled(template, words) for path, template in templates.items()}
+        return _encoded({**texts, **self._sources(headers="src/", sources="src/", ending=".cpp")})
+
+    def _sources(self, *, headers: str, sources: str, ending: str) -> dict[str, str]:
+        name, golden = self.name, self.golden
+        header, code = array_texts(self.file, name, header=f"{name}.h", title=self.title, arena=golden.arena)
+        guard = f"{name.upper()}_TEST_H_"
+        return {
+            f"{headers}{name}.h": header,
+            f"{headers}{name}_test.h": _filled("self_test.h", {"name": name, "guard": guard, "runs": golden.runs}),
+            f"{sources}{name}{ending}": code,
+            f"{sources}{name}_test{ending}": self._test_code(),
+        }
+
+    def _test_code(self) -> str:
+        golden = self.golden
+        template = "interpreter_with_variables.cc" if golden.variables else "plain_interpreter.cc"
+        words = {
+            "name": self.name,
+            "checksum": zlib.crc32(self.file.content),
+            "runs": golden.runs,
+            "inputs": len(golden.inputs),
+            "outputs": len(golden.outputs),
+            "input_bytes": ", ".join(str(array[0].nbytes) for array in golden.inputs),
+            "output_bytes": ", ".join(str(array[0].nbytes) for array in golden.outputs),
+            "tolerances": ", ".join(f"{_tolerance(array):.9e}f" for array in golden.outputs),
+            "golden_inputs": byte_lines(_interleaved(golden.inputs)),
+            "golden_outputs": byte_lines(_interleaved(golden.outputs)),
+            "interpreter": _filled(template, {"variables": golden.variables}).rstrip(),
+        }
+        return _filled("self_test.cc", words)
+
+
+def _encoded(texts: Mapping[str, str]) -> dict[str, bytes]:
+    return {path: text.encode() for path, text in texts.items()}
+
+
+def _tolerance(outputs: np.ndarray) -> float:
+    """Return by how much floats may differ from those of the self test; 0 for integers."""
+    if outputs.dtype.kind != "f":
+        return 0.0
+    return _FLOAT_TOLERANCE * max(_LEAST_OUTPUT, float(np.abs(outputs).max(initial=0)))
+
+
+def _interleaved(arrays: Sequence[np.ndarray]) -> bytes:
+    """Return the bytes of all arrays for the first run, then those for the second."""
+    return b"".join(array[run].tobytes() for run in range(len(arrays[0])) for array in arrays)

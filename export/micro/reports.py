@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.metadata
+import importlib.resources
 import importlib.util
 import math
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfprune.base.folders import TemporaryFolder
+import numpy as np
+
+from tfprune.base.folders import TemporaryFolder, parse_json, read_fields
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import random_inputs
+from tfprune.export.file import schema
 from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_together
+from tfprune.export.file.document import (
+    add_constant,
+    add_values,
+    indices_of,
+    inputs_of,
+    numbers_operators,
+    operator_code,
+    operator_name,
+)
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.reader import read
+from tfprune.export.file.reader import Subgraph, read
 from tfprune.export.file.report import shape_text, yes_or_no
 from tfprune.export.file.schema import MissingPackage
 from tfprune.export.file.sparse_tensors import OPERATOR
@@ -135,10 +151,250 @@ class MicroReport(Report):
 def _board_text(boards: tuple[BoardFit, ...]) -> str:
     """Say on which boards a file fits, and what is missing on the others."""
     if len(boards) == 1:
-        return f"{boards[0].title}: {boards[0]}"
+        (fit,) = boards
+        usable = f"of {fit.ram:,} bytes of RAM its system leaves {fit.usable:,}"
+        return f"{fit.title}: {fit}" if fit.usable == fit.ram else f"{fit.title}: {fit} ({usable})"
     fitting = [fit.board for fit in boards if fit.fits]
     lacking = [f"{fit.board} {fit}" for fit in boards if not fit.fits]
     return "\n".join([f"fits on: {', '.join(fitting) or 'none of the boards'}", *lacking])
+
+
+# Firmware that files are written for: the operators that it registers, and the rewriting of those that it lacks.
+
+_FIRMWARE_FILE = "firmware.json"  # beside this module: names, versions, sources and lists of operators
+ESPHOME, ESP_IDF, ARDUINO = "esphome", "esp-tflite-micro", "arduino"
+_FEATURES = 40  # numbers in a step of the spectrogram that ESPHome gives to a wake word
+_MOST_VARIABLES = 20  # variables that ESPHome has room for
+_MOST_STRIDED = 5  # dimensions of what the interpreter's STRIDED_SLICE takes
+_ADVICE = {
+    "DENSIFY": "Write the file with target='micro', which stores sparse weights in another way.",
+    "DEQUANTIZE": "Export the file with integers as inputs and outputs: Quantization('int8', io_dtype='int8').",
+}
+
+
+@dataclass(frozen=True)
+class Firmware(Report):
+    """Firmware that runs files in an interpreter of its own version.
+
+    Attributes:
+        name: How it is asked for.
+        title: Its name in full.
+        version: The version whose operators are listed.
+        source: Where the list is from.
+        operators: The operators that it has or can register.
+    """
+
+    name: str
+    title: str
+    version: str
+    source: str
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FirmwareFit(Report):
+    """Whether firmware runs a file.
+
+    Attributes:
+        firmware: The firmware, and the operators that it has.
+        missing: The operators of the file that it lacks and that nothing stands for.
+        rewritten: What stands for operators that it lacks, with the same outputs, such as `SQUEEZE as RESHAPE`.
+        reason: Why it does not run the file, and what to do; empty if it does.
+    """
+
+    firmware: Firmware
+    missing: tuple[str, ...]
+    rewritten: tuple[str, ...]
+    reason: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether it runs the file as it is, or as it is rewritten."""
+        return not self.reason
+
+    @property
+    def title(self) -> str:
+        """The firmware and its version."""
+        return f"{self.firmware.title} {self.firmware.version}"
+
+    def __str__(self) -> str:
+        return f"{self.title}: {'FITS' if self.fits else self.reason}"
+
+
+@functools.cache
+def firmwares() -> dict[str, Firmware]:
+    """Return the firmwares whose operators are known, by name."""
+    rows = parse_json((importlib.resources.files(__package__) / _FIRMWARE_FILE).read_bytes())
+    lists = [tuple(" ".join(row.pop("operators")).split()) for row in rows]
+    return {
+        row["name"]: read_fields(Firmware, row, operators=operators)
+        for row, operators in zip(rows, lists, strict=True)
+    }
+
+
+def find_firmware(name: str) -> Firmware:
+    """Return the firmware of a name.
+
+    Raises:
+        TypeError: If it is not a string.
+        ValueError: If there is no such firmware.
+    """
+    check_choice(name, "firmware", choices=[*firmwares()])
+    return firmwares()[name]
+
+
+def fit_firmware(file: ModelFile, firmware: Firmware) -> tuple[ModelFile, FirmwareFit]:
+    """Rewrite the operators that firmware lacks into such that it has, with the same outputs, and say what it lacks.
+
+    Returns:
+        The file, rewritten as far as possible, and whether the firmware runs it.
+    """
+    names = {*file.graph.ops} - {*firmware.operators}
+    rewritten: Counter[str] = Counter()
+    fitted = (
+        file.after(functools.partial(_substitute, names=names, file=file, rewritten=rewritten)) if names else file
+    )
+    lacking = tuple(sorted({*fitted.graph.ops} - {*firmware.operators}))
+    reason = ""
+    if lacking:
+        advice = " ".join(_ADVICE[name] for name in lacking if name in _ADVICE)
+        reason = f"it has no {', '.join(lacking)}, and nothing that stands for it with the same outputs. " + (
+            advice or "Replace the layers or functions that need it, and export the model again."
+        )
+    elif firmware.name == ESPHOME:
+        reason = _unlike_wake_word(fitted)
+    return fitted, FirmwareFit(firmware, lacking, tuple(sorted(rewritten)), reason)
+
+
+def _unlike_wake_word(file: ModelFile) -> str:
+    """Say why ESPHome refuses to load a file whose operators it has: it checks inputs, outputs and variables."""
+    model = file.graph
+    ends = [("input", model.inputs, "int8"), ("output", model.outputs, "uint8")]
+    for kind, infos, dtype in ends:
+        if len(infos) != 1 or infos[0].dtype != dtype:
+            found = ", ".join(f"{info.name!r} of type {info.dtype}" for info in infos)
+            return (
+                f"it takes one {kind} of type {dtype}, and the file has {found}. Convert the model with int8 inputs "
+                "and uint8 outputs, as microWakeWord does."
+            )
+    shape, output = model.inputs[0].shape, model.outputs[0].shape
+    if len(shape) != 3 or shape[0] != 1 or shape[2] != _FEATURES:
+        return (
+            f"it gives a wake word steps of {_FEATURES} features, as an input of shape (1, steps, {_FEATURES}), and "
+            f"the input of the file has the shape {shape}. Train the network on microWakeWord's features."
+        )
+    if output != (1, 1):
+        return (
+            f"it takes one probability, of shape (1, 1), and the output of the file has the shape {output}. Give the "
+            "network one output with a sigmoid."
+        )
+    count = model.ops.get("VAR_HANDLE", 0)
+    if count > _MOST_VARIABLES:
+        return f"it has room for {_MOST_VARIABLES} variables, and the file has {count}. Use fewer streaming layers."
+    return ""
+
+
+def _substitute(model: schema.ModelT, *, names: set[str], file: ModelFile, rewritten: Counter[str]) -> bool:
+    """Rewrite operators of these names into others, and count what was rewritten."""
+    if numbers_operators(model):
+        return False
+    for number, graph in enumerate(model.subgraphs):
+        for operator in [*(graph.operators or ())]:
+            name = operator_name(model, operator)
+            if name not in names:
+                continue
+            if name == OPERATOR:
+                substitute = _as_constants(model, graph, operator, file.graph.subgraphs[number])
+            else:
+                substitute = _SUBSTITUTES[name](model, graph, operator) if name in _SUBSTITUTES else ""
+            if substitute:
+                rewritten[f"{name} as {substitute}"] += 1
+    return bool(rewritten)
+
+
+def _as_constants(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, known: Subgraph) -> str:
+    """Store the weights that DECODE unpacks as they are."""
+    outputs = indices_of(operator.outputs)
+    values = [known.tensors[index].values for index in outputs]
+    if any(value is None for value in values):
+        return ""
+    for index, value in zip(outputs, values, strict=True):
+        assert value is not None
+        graph.tensors[index].buffer = add_values(model, value.raw)
+    graph.operators = [other for other in graph.operators if other is not operator]
+    return "dense weights"
+
+
+def _as_reshape(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
+    """Let RESHAPE stand for an operator that only renames dimensions."""
+    shape = np.asarray(graph.tensors[int(operator.outputs[0])].shape, np.int32)
+    constant = add_constant(model, graph, name=b"", values=shape)
+    _become(model, operator, "RESHAPE", [int(operator.inputs[0]), constant], schema.ReshapeOptionsT(newShape=shape))
+    return "RESHAPE"
+
+
+def _as_reshape_of_ones(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
+    """Let RESHAPE stand for a TRANSPOSE that moves dimensions of length 1 only."""
+    order = _whole_numbers(model, graph, int(operator.inputs[1]))
+    shape = graph.tensors[int(operator.inputs[0])].shape
+    if order is None or [*(axis for axis in order if shape[axis] != 1)] != sorted(a for a in order if shape[a] != 1):
+        return ""
+    return _as_reshape(model, graph, operator)
+
+
+def _as_split_v(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
+    """Let SPLIT_V, which is given the sizes, stand for SPLIT."""
+    axis, source = inputs_of(operator)
+    place = _whole_numbers(model, graph, axis)
+    if place is None:
+        return ""
+    lengths = [graph.tensors[index].shape[int(place[0])] for index in indices_of(operator.outputs)]
+    sizes = add_constant(model, graph, name=b"", values=np.asarray(lengths, np.int32))
+    _become(model, operator, "SPLIT_V", [source, sizes, axis], schema.SplitVOptionsT(numSplits=len(lengths)))
+    return "SPLIT_V"
+
+
+def _as_strided_slice(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> str:
+    """Let STRIDED_SLICE with steps of 1 stand for SLICE."""
+    source, first, _ = inputs_of(operator)
+    begin = _whole_numbers(model, graph, first)
+    if begin is None or len(begin) > _MOST_STRIDED:
+        return ""
+    end = begin + np.asarray(graph.tensors[int(operator.outputs[0])].shape)
+    bounds = [
+        add_constant(model, graph, name=b"", values=np.asarray(values, np.int32))
+        for values in (begin, end, np.ones(len(begin)))
+    ]
+    _become(model, operator, "STRIDED_SLICE", [source, *bounds], schema.StridedSliceOptionsT())
+    return "STRIDED_SLICE"
+
+
+def _whole_numbers(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> np.ndarray | None:
+    """Return the values of a constant vector of int32; None if it is something else."""
+    tensor = graph.tensors[index]
+    data = model.buffers[tensor.buffer].data
+    is_known = tensor.type == schema.TensorType.INT32 and data is not None and len(data)
+    return np.frombuffer(bytes(data), "<i4") if is_known else None
+
+
+def _become(model: schema.ModelT, operator: schema.OperatorT, name: str, inputs: Sequence[int], options: Any) -> None:
+    """Change an operator into another one, with the same outputs."""
+    operator.opcodeIndex = operator_code(model, getattr(schema.BuiltinOperator, name))
+    code = model.operatorCodes[operator.opcodeIndex]
+    code.version = max(code.version, _INTEGERS_SINCE)
+    operator.inputs = np.array(inputs, np.int32)
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+    operator.builtinOptions = options
+
+
+_INTEGERS_SINCE = 2  # the version of these operators that takes int8
+_SUBSTITUTES = {
+    "EXPAND_DIMS": _as_reshape,
+    "SLICE": _as_strided_slice,
+    "SPLIT": _as_split_v,
+    "SQUEEZE": _as_reshape,
+    "TRANSPOSE": _as_reshape_of_ones,
+}
 
 
 # Report of whether a microcontroller runs a file: operators, flash, RAM, and boards on which it fits.
@@ -160,6 +416,8 @@ class MicroSupportReport(Report):
         boards: Whether it fits on common boards, or on the one that was named; empty if it does not run.
         unrolled: The recurrent layers of the model whose operators the file has once for each step.
         as_float: The report of the float32 file, which keeps the loops of these layers; None if there are none.
+        firmware: Whether the firmware that was named runs it; None if none was. The other numbers are then those of
+            the file as it is rewritten for it.
         on_chip: The parts of the RAM on a chip; None where they cannot be measured.
 
     Example:
@@ -179,11 +437,13 @@ class MicroSupportReport(Report):
     unrolled: tuple[str, ...] = ()
     as_float: MicroSupportReport | None = None
     on_chip: ChipArena | None = None
+    firmware: FirmwareFit | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether it runs, and fits on the board if one was named."""
-        return self.runs and (len(self.boards) != 1 or self.boards[0].fits)
+        """Whether it runs, in the firmware if one was named, and fits on the board if one was."""
+        is_right = self.firmware is None or self.firmware.fits
+        return self.runs and is_right and (len(self.boards) != 1 or self.boards[0].fits)
 
     @property
     def _arenas(self) -> list[list[str]]:
@@ -203,6 +463,7 @@ class MicroSupportReport(Report):
         return [["as float32", f"{loops.flash:,} bytes of flash, {loops.arena:,} of RAM: it keeps the loops"]]
 
     def __str__(self) -> str:
+        rewritten = self.firmware.rewritten if self.firmware else ()
         rows = [
             *([["because", self.reason]] if self.reason else []),
             ["flash", f"{self.flash:,} bytes"],
@@ -211,8 +472,10 @@ class MicroSupportReport(Report):
             *self._loops,
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
             ["to register", ", ".join(self.registrations)],
+            *([["rewritten", ", ".join(rewritten)]] if rewritten else []),
         ]
         text = table(["runs on microcontrollers", yes_or_no(self.runs)], rows, left=2)
+        text = f"{text}\n\n{self.firmware}" if self.firmware else text
         return f"{text}\n\n{_board_text(self.boards)}" if self.boards else text
 
 
@@ -221,12 +484,15 @@ def unrolled_row(names: tuple[str, ...]) -> list[list[str]]:
     return [["unrolled", f"{', '.join(names)}: the operators are repeated for each step"]] if names else []
 
 
-def support_of_file(source: Source, *, board: str | None = None) -> MicroSupportReport:
+def support_of_file(source: Source, *, board: str | None = None, firmware: str | None = None) -> MicroSupportReport:
     """Say of a file what `micro_support` says; see there."""
     require_interpreter()
     if board is not None:
         find_board(board)
-    file = ModelFile.open(source)
+    wanted = None if firmware is None else find_firmware(firmware)
+    file, fit = ModelFile.open(source), None
+    if wanted is not None:
+        file, fit = fit_firmware(file, wanted)
     model = file.graph
     lacking, reason, arena, on_chip = missing(model.ops), "", None, None
     open_shapes = [info.name for info in model.inputs if None in info.shape[1:]]
@@ -248,6 +514,7 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
         arena=arena,
         boards=() if arena is None else fits(len(file.content), arena, board=board),
         on_chip=on_chip,
+        firmware=fit,
     )
 
 
@@ -508,17 +775,15 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
         'digits.h'
     """
     target = check_destination(path)
-    header, name = target.with_suffix(".h"), re.sub(r"\W", "_", target.stem, flags=re.ASCII)
-    is_free = re.match("[A-Za-z]", name) and name not in _RESERVED_NAMES.split()
+    header, name = target.with_suffix(".h"), cpp_name(target.stem)
     is_quotable = header.name.isprintable() and not set(header.name) & {'"', "\\"}
-    if target.suffix not in _ENDINGS or not is_free or not is_quotable:
+    if target.suffix not in _ENDINGS or name is None or not is_quotable:
         raise ValueError(
             f"Expected a path that ends in {', '.join(_ENDINGS)}, with a name that begins with a letter, is not a "
             f"word of C++, and has no quotes or newlines. Received: {str(target)!r}. Call it model.cc, for example."
         )
     file = ModelFile.open(source)
-    content, names = file.content, file.graph.ops
-    if lacking := missing(names):
+    if lacking := missing(file.graph.ops):
         raise ValueError(
             f"Expected a file whose operators the interpreter for microcontrollers has. Received: "
             f"{source_name(source)} with {', '.join(lacking)}. Export it with target='micro'."
@@ -526,22 +791,47 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
     if isinstance(source, (str, os.PathLike)):
         for written in (target, header):
             check_not_read(str(written), os.fspath(source))
-    calls = registrations(names)
-    size = "" if arena is None else _ARENA.format(name=name, arena=check_count(arena, "arena", least=1))
+    size = None if arena is None else check_count(arena, "arena", least=1)
+    texts = array_texts(file, name, header=header.name, title=title_of(source), arena=size)
+    write_together({header: texts[0].encode(), target: texts[1].encode()})
+    return ArrayReport(str(target), str(header), name, len(file.content), tuple(registrations(file.graph.ops)))
+
+
+def cpp_name(stem: str) -> str | None:
+    """Return the name in C++ that a file's name makes; None if it makes none."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return name if re.match("[A-Za-z]", name) and name not in _RESERVED_NAMES.split() else None
+
+
+def title_of(source: Source) -> str:
+    """Return how a file is called in the comment of its source."""
+    return printable(Path(source).name) if isinstance(source, (str, os.PathLike)) else "A model"
+
+
+def array_texts(file: ModelFile, name: str, *, header: str, title: str, arena: int | None) -> tuple[str, str]:
+    """Return the header and the source of a file as a C++ array.
+
+    Args:
+        file: The file.
+        name: The name of the array.
+        header: The name of the header, for the source.
+        title: What the comment calls the file.
+        arena: The bytes of RAM that the header states; None states none.
+    """
+    calls = registrations(file.graph.ops)
     text = _HEADER.format(
-        title=printable(Path(source).name) if isinstance(source, (str, os.PathLike)) else "A model",
-        bytes=f"{len(content):,}",
+        title=title,
+        bytes=f"{len(file.content):,}",
         guard=f"{name.upper()}_H_",
         name=name,
-        arena=size,
+        arena="" if arena is None else _ARENA.format(name=name, arena=arena),
         operators=len(calls),
         calls=" &&\n         ".join(f"static_cast<int>(resolver.{call}()) == 0" for call in calls) or "true",
     )
-    code = _CODE.format(header=header.name, name=name, lines=_lines(content))
-    write_together({header: text.encode(), target: code.encode()})
-    return ArrayReport(str(target), str(header), name, len(content), tuple(calls))
+    return text, _CODE.format(header=header, name=name, lines=byte_lines(file.content))
 
 
-def _lines(content: bytes) -> str:
+def byte_lines(content: bytes) -> str:
+    """Return bytes as lines of numbers in C++."""
     rows = (content[start : start + _BYTES_PER_LINE] for start in range(0, len(content), _BYTES_PER_LINE))
     return "\n".join("  " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)

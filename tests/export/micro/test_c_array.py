@@ -99,11 +99,11 @@ def test_boards_are_compared_with_the_arena_on_32_bits(tmp_path, monkeypatch):
     report = micro_support(content, board="zero")
     chip = report.on_chip
     assert largest_live(load_objects(content)) <= chip.activations < chip.planning < chip.total == report.arena
-    assert report.boards[0].ram_left == 32 * 1024 - report.arena
+    assert report.boards[0].ram_left == 24 * 1024 - report.arena
     assert f"{chip.planning:,} planning, before the first run, {chip.activations:,} activations" in str(report)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     without = micro_support(content, board="zero")
-    assert without.on_chip is None and without.boards[0].ram_left == 32 * 1024 - without.arena
+    assert without.on_chip is None and without.boards[0].ram_left == 24 * 1024 - without.arena
     assert without.arena > report.arena
     assert f"{without.arena:,} bytes with pointers of 64 bits, less on a chip" in str(without)
 

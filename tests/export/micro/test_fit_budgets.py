@@ -170,7 +170,7 @@ def test_a_weight_of_another_graph_stays_dense(network):
 def test_boards():
     assert fits(10**6, 10**5, board="nano33")[0].fits
     (lacking,) = fits(10**6, 40_000, board="zero")
-    assert str(lacking) == "lacks 737,856 bytes of flash and 7,232 bytes of RAM"
+    assert str(lacking) == "lacks 737,856 bytes of flash and 15,424 bytes of RAM"
     with pytest.raises(ValueError, match="Did you mean 'pico'"):
         find_board("picoo")
     with pytest.raises(TypeError, match="name of a board"):

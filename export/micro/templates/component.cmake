@@ -1,0 +1,2 @@
+idf_component_register(SRCS "@name@.cc" "@name@_test.cc"
+                       INCLUDE_DIRS "include")

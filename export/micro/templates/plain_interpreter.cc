@@ -1,0 +1,1 @@
+  tflite::MicroInterpreter interpreter(model, resolver, arena, arena_size);

@@ -1,0 +1,1 @@
+#include "interpreter_of_the_wheel.h"
