@@ -554,6 +554,7 @@ def component(
     fitted, fit = fit_firmware(file, wanted)
     if not fit.fits:
         raise ValueError(f"Expected a file that {fit.title} runs. Received: {source_name(source)}: {fit.reason}")
+    _check_runnable(fitted.graph)  # before open shapes are written into the file
     fitted = fitted.after(_without_unused)
     golden = _Golden.of(file, fitted, check_on)
     on_chip = chip_arena(fitted)
@@ -740,8 +741,8 @@ class _Golden:
         Raises:
             ValueError: If one of them does not run, their outputs differ, or there are no numbers to compare.
         """
-        _check_runnable(fitted.graph)
-        ends, variables = _ends(fitted), _variables(fitted.objects())
+        with fitting(fitted):
+            ends, variables = _ends(fitted), _variables(fitted.objects())
         most = max(1, _MOST_GOLDEN_BYTES // max(1, sum(_bytes(end) for end in ends)))
         drawn = _RUNS_WITH_STATE if variables else _RUNS
         rows = min(most, drawn if samples is None else _MOST_RUNS)

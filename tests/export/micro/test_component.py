@@ -332,6 +332,12 @@ def with_operator(model, name, substitute):
     return model
 
 
+def test_an_open_length_is_refused(tmp_path):
+    content = of_function(lambda x: x * 2.0, (1, None, 3))
+    with pytest.raises(ValueError, match="fixed shapes"):
+        component(content, tmp_path / "twice", firmware="esp-tflite-micro")
+
+
 def test_a_transpose_that_moves_numbers_is_refused():
     import tensorflow as tf
 
