@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.to_trainer import TrainerReport as TrainerReport
     from tfprune.export.keras_side.to_trainer import load_trained as load_trained
     from tfprune.export.keras_side.to_trainer import to_trainer as to_trainer
-    from tfprune.export.micro.micro import ComponentReport as ComponentReport
     from tfprune.export.micro.micro import Micro as Micro
     from tfprune.export.micro.micro import component as component
     from tfprune.export.micro.reports import ArrayReport as ArrayReport
+    from tfprune.export.micro.reports import ComponentReport as ComponentReport
     from tfprune.export.micro.reports import MicroReport as MicroReport
     from tfprune.export.micro.reports import MicroSupportReport as MicroSupportReport
     from tfprune.export.micro.reports import VelaReport as VelaReport
@@ -91,8 +91,8 @@ _HOMES = {
     "keras_side.to_generator": ["GeneratorReport", "to_embedder", "to_generator"],
     "keras_side.to_tflite": ["to_tflite"],
     "keras_side.to_trainer": ["TrainerReport", "load_trained", "to_trainer"],
-    "micro.micro": ["ComponentReport", "Micro", "component"],
-    "micro.reports": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
+    "micro.micro": ["Micro", "component"],
+    "micro.reports": ["ArrayReport", "ComponentReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
     "pruning.prune": ["PruneTfliteReport", "prune_tflite"],
     "pruning.shrink": ["ShrinkTfliteReport", "shrink_tflite"],
     "rewriting.rewrite": ["ExportReport", "rewrite"],

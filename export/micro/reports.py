@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import importlib.metadata
@@ -26,6 +27,8 @@ from tfprune.export.file import schema
 from tfprune.export.file.container import Source, check_destination, check_not_read, source_name, write_together
 from tfprune.export.file.document import (
     add_constant,
+    add_operator,
+    add_tensor,
     add_values,
     indices_of,
     inputs_of,
@@ -165,6 +168,7 @@ _FIRMWARE_FILE = "firmware.json"  # beside this module: names, versions, sources
 ESPHOME, ESP_IDF, ARDUINO = "esphome", "esp-tflite-micro", "arduino"
 _FEATURES = 40  # numbers in a step of the spectrogram that ESPHome gives to a wake word
 _MOST_VARIABLES = 20  # variables that ESPHome has room for
+_FIRST_BYTE = 128  # from int8 to the uint8 of the same meaning
 _MOST_STRIDED = 5  # dimensions of what the interpreter's STRIDED_SLICE takes
 _ADVICE = {
     "DENSIFY": "Write the file with target='micro', which stores sparse weights in another way.",
@@ -254,6 +258,8 @@ def fit_firmware(file: ModelFile, firmware: Firmware) -> tuple[ModelFile, Firmwa
     fitted = (
         file.after(functools.partial(_substitute, names=names, file=file, rewritten=rewritten)) if names else file
     )
+    if firmware.name == ESPHOME:
+        fitted = fitted.after(functools.partial(_give_bytes, rewritten=rewritten))
     lacking = tuple(sorted({*fitted.graph.ops} - {*firmware.operators}))
     reason = ""
     if lacking:
@@ -292,6 +298,28 @@ def _unlike_wake_word(file: ModelFile) -> str:
     if count > _MOST_VARIABLES:
         return f"it has room for {_MOST_VARIABLES} variables, and the file has {count}. Use fewer streaming layers."
     return ""
+
+
+def _give_bytes(model: schema.ModelT, *, rewritten: Counter[str]) -> bool:
+    """Turn the one output of a file from int8 into uint8, which means the same numbers."""
+    graph = model.subgraphs[0]
+    outputs = indices_of(graph.outputs)
+    quantization = graph.tensors[outputs[0]].quantization if len(outputs) == 1 else None
+    if quantization is None or np.size(quantization.scale) != 1 or np.size(quantization.zeroPoint) != 1:
+        return False
+    (old,) = outputs
+    if graph.tensors[old].type != schema.TensorType.INT8:
+        return False
+    bytes_of = copy.copy(quantization)
+    bytes_of.zeroPoint = np.asarray(quantization.zeroPoint) + _FIRST_BYTE
+    new = add_tensor(graph, graph.tensors[old], type=schema.TensorType.UINT8, quantization=bytes_of, buffer=0)
+    graph.outputs = np.array([new], np.int32)
+    for entry in [each for signature in model.signatureDefs or () for each in signature.outputs or ()]:
+        entry.tensorIndex = new if entry.tensorIndex == old else entry.tensorIndex
+    options = schema.QuantizeOptionsT()
+    add_operator(model, graph, name="QUANTIZE", inputs=[old], outputs=[new], options=options)
+    rewritten["int8 output as uint8"] += 1
+    return True
 
 
 def _substitute(model: schema.ModelT, *, names: set[str], file: ModelFile, rewritten: Counter[str]) -> bool:
@@ -549,6 +577,60 @@ class ArrayReport(Report):
             ["header", self.header],
             ["array", f"{self.name}, {self.bytes:,} bytes"],
             ["registers", ", ".join(self.registrations)],
+        ]
+        return table(["written", self.path], rows, left=2)
+
+
+# Report of a file that was written for firmware.
+
+
+@dataclass(frozen=True)
+class ComponentReport(Report):
+    """Report of `component`: what was written for firmware.
+
+    Attributes:
+        path: The folder, or the zip file.
+        firmware: The firmware and its version.
+        files: The files in it.
+        bytes: The bytes of the model.
+        arena: The bytes of RAM that the files state for it.
+        runs: The number of runs of the self test; 0 for ESPHome, which has none.
+        different: How many different outputs these runs give: with one, a wrong operator may pass the self test.
+        rewritten: What stands for operators that the firmware lacks, with the same outputs.
+        registrations: The functions of the resolver that the source calls; ESPHome calls its own.
+        defaults: Fields of the manifest of ESPHome that were not given, with what they are.
+
+    Example:
+        >>> report = tfprune.export.component("digits.tflite", "digits.zip", firmware="arduino")
+        >>> report.files[0]
+        'digits/library.properties'
+    """
+
+    path: str
+    firmware: str
+    files: tuple[str, ...]
+    bytes: int
+    arena: int
+    runs: int
+    different: int
+    rewritten: tuple[str, ...]
+    registrations: tuple[str, ...]
+    defaults: dict[str, Any]
+
+    def __str__(self) -> str:
+        outputs = f"{self.different} different outputs"
+        if self.different == 1:
+            outputs = "one output for all: check_on with samples that give others tests more"
+        defaults = ", ".join(f"{name} {value}" for name, value in self.defaults.items())
+        rows = [
+            ["for", self.firmware],
+            ["model", f"{self.bytes:,} bytes"],
+            ["arena", f"{self.arena:,} bytes"],
+            *([["self test", f"{self.runs} runs, {outputs}"]] if self.runs else []),
+            *([["rewritten", ", ".join(self.rewritten)]] if self.rewritten else []),
+            *([["by default", defaults]] if defaults else []),
+            ["files", self.files[0]],
+            *(["", name] for name in self.files[1:]),
         ]
         return table(["written", self.path], rows, left=2)
 

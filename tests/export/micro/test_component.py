@@ -17,6 +17,7 @@ from tfprune.export.file import schema
 from tfprune.export.file.document import inputs_of, load_objects, operator_name, save_objects
 from tfprune.export.file.inspect import inspect
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.keras_side.convert import convert
 from tfprune.export.micro.interpreter import KNOWN_OPERATORS, boards, run_files
 from tfprune.export.micro.reports import byte_lines, find_firmware, firmwares, fit_firmware
 from tfprune.export.rewriting.sparsify import sparsify
@@ -211,10 +212,26 @@ def test_a_manifest_is_needed_for_esphome_and_for_nothing_else(streaming, tmp_pa
         component(streaming, tmp_path / "hello", firmware="esphome", manifest=tmp_path / "broken.json")
 
 
+def test_an_output_of_int8_becomes_the_uint8_that_esphome_takes(tmp_path, converting_here):
+    import keras
+
+    layers = [keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")]
+    model = keras.Sequential([keras.Input((3, FEATURES)), *layers])
+    samples = np.random.default_rng(0).uniform(0, 10, (20, 3, FEATURES)).astype(np.float32)
+    with converting_here():
+        content = convert(model, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
+    report = component(content, tmp_path / "hello", firmware="esphome", manifest=MANIFEST)
+    assert report.rewritten == ("int8 output as uint8",)
+    (info,) = inspect(tmp_path / "hello/hello.tflite").outputs
+    assert info.dtype == "uint8"
+    before, after = run_files([content, tmp_path / "hello/hello.tflite"], [samples])
+    assert np.array_equal(before.raw[0].astype(int) + 128, after.raw[0]) and np.ptp(after.raw[0]) > 0
+    assert np.array_equal(before.outputs[0], after.outputs[0])
+
+
 def test_a_file_that_esphome_does_not_load_says_why(network, streaming, tmp_path):
     report = micro_support(network.files["int8"], firmware="esphome")
-    assert report.runs and not report.passed and "(1, steps, 40)" not in report.firmware.reason
-    assert "one output of type uint8" in str(report.firmware)
+    assert report.runs and not report.passed and "(1, steps, 40)" in report.firmware.reason
     model = load_objects(streaming)
     model.subgraphs[0].tensors[int(model.subgraphs[0].inputs[0])].shape = np.array([1, 3, FEATURES + 1], np.int32)
     _, fit = fit_firmware(ModelFile(save_objects(model)), find_firmware("esphome"))
@@ -313,6 +330,12 @@ def with_operator(model, name, substitute):
         operator.builtinOptions.squeezeDims = [1]
     operator.builtinOptionsType = getattr(schema.BuiltinOptions, f"{words}Options")
     return model
+
+
+def test_an_open_length_is_refused(tmp_path):
+    content = of_function(lambda x: x * 2.0, (1, None, 3))
+    with pytest.raises(ValueError, match="fixed shapes"):
+        component(content, tmp_path / "twice", firmware="esp-tflite-micro")
 
 
 def test_a_transpose_that_moves_numbers_is_refused():
@@ -446,7 +469,7 @@ def test_the_command_says_what_is_missing_and_writes_nothing(network, tmp_path, 
     folder = tmp_path / "digits"
     command = ["micro", str(tmp_path / "digits.tflite"), "--component", str(folder)]
     assert main([*command, "--for", "esphome"]) == 1
-    assert "one output of type uint8" in capsys.readouterr().out and not folder.exists()
+    assert "an input of shape (1, steps, 40)" in capsys.readouterr().out and not folder.exists()
     assert main(command) == 2
     assert "Expected --for esphome" in capsys.readouterr().err
     assert main([*command[:2], "--check-on", "x.npy"]) == 2
