@@ -82,9 +82,16 @@ def one_seed(seed: int, words: Words, options: argparse.Namespace) -> list[dict[
     for name, model in (("whole", whole), ("small", small)):
         path = options.output / f"{name}-{seed}.tflite"
         export(model, ranges(words), path)
-        rewrite(path, path.with_suffix(".micro.tflite"), target=Micro(), check_on=strides(words.others[:600], STRIDE))
+        written = path.with_suffix(".esphome.tflite")
+        rewrite(path, written, target=Micro(firmware="esphome"), check_on=strides(words.others[:600], STRIDE))
         lines.append(
-            {"network": name, "seed": seed, "parameters": model.count_params(), **heard(path, words, options)}
+            {
+                "network": name,
+                "seed": seed,
+                "parameters": model.count_params(),
+                **heard(path, words, options),
+                **taken(written),
+            }
         )
         print(lines[-1], flush=True)
     return lines
@@ -104,20 +111,23 @@ def ranges(words: Words) -> np.ndarray:
 
 
 def heard(path: Path, words: Words, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what a file takes, and the share of words that it hears at the cutoff with so many false alarms."""
+    """Return the share of words that a file hears at the cutoff with so many false alarms."""
     content = path.read_bytes()
     others = scores_of(content, strides(words.others, STRIDE))
     cutoff = cutoff_of(others, options.alarms, WINDOW)
     takes = [scores_of(content, strides(take, STRIDE)) for take in words.tested]
     recall = np.mean([means(take, WINDOW).max() > cutoff for take in takes])
-    support = micro_support(path)
     return {
         "recall": round(float(recall), 4),
         "alarms": crossings(others, cutoff, WINDOW),
         "cutoff": round(cutoff, 3),
-        "bytes": len(content),
-        "arena": support.arena,
     }
+
+
+def taken(path: Path) -> dict[str, int]:
+    """Return the flash and the RAM that a file takes."""
+    report = micro_support(path)
+    return {"bytes": report.flash, "arena": report.arena or 0}
 
 
 def text(lines: Sequence[dict[str, Any]], words: Words, options: argparse.Namespace) -> str:

@@ -23,6 +23,7 @@ from tfprune.export.file.document import (
     operator_name,
 )
 from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
+from tfprune.report import Report
 
 # The layers of a graph whose weights can be unpacked while the model runs, and what is live beside them.
 
@@ -127,6 +128,32 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
 def largest_live(model: schema.ModelT, operators: Sequence[schema.OperatorT] | None = None) -> int:
     """Return the bytes of tensors that are live at once, at most, in the first graph, or with its operators so."""
     return max(_live(model.subgraphs[0], operators)[0], default=0)
+
+
+@dataclass(frozen=True)
+class OperatorMemory(Report):
+    """What is live while an operator runs.
+
+    Attributes:
+        operator: The number of the operator and its kind, such as `3, CONV_2D`.
+        live: Bytes of all tensors that are needed then.
+        added: Bytes of what it makes.
+    """
+
+    operator: str
+    live: int
+    added: int
+
+
+def memory_of_operators(model: schema.ModelT) -> tuple[OperatorMemory, ...]:
+    """Return what is live while each operator of the first graph runs, in order."""
+    file = NamedTensors(model)
+    live, _ = _live(file.graph)
+    rows = []
+    for number, (operator, size) in enumerate(zip(file.graph.operators, live, strict=True)):
+        added = sum(_bytes(file.tensors[index]) for index in indices_of(operator.outputs))
+        rows.append(OperatorMemory(f"{number}, {file.kind(operator)}", size, added))
+    return tuple(rows)
 
 
 def _aligned(size: int) -> int:

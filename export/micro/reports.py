@@ -53,6 +53,7 @@ from tfprune.export.micro.interpreter import (
     require_interpreter,
     run_files,
 )
+from tfprune.export.micro.memory import OperatorMemory, memory_of_operators
 from tfprune.report import Report, install, printable, shortened, table
 
 # Report of a file for microcontrollers: what it takes there, and how each layer is stored.
@@ -447,6 +448,7 @@ class MicroSupportReport(Report):
         firmware: Whether the firmware that was named runs it; None if none was. The other numbers are then those of
             the file as it is rewritten for it.
         on_chip: The parts of the RAM on a chip; None where they cannot be measured.
+        operators: What is live while each operator runs, in order; empty if the file does not run.
 
     Example:
         >>> report = tfprune.export.micro_support("digits.tflite")
@@ -466,6 +468,7 @@ class MicroSupportReport(Report):
     as_float: MicroSupportReport | None = None
     on_chip: ChipArena | None = None
     firmware: FirmwareFit | None = None
+    operators: tuple[OperatorMemory, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -483,6 +486,14 @@ class MicroSupportReport(Report):
         return [["arena", f"{self.arena:,} bytes"], ["of these", str(self.on_chip)]]
 
     @property
+    def _peak(self) -> list[list[str]]:
+        """A row with the operator at which most is live."""
+        if not self.operators:
+            return []
+        most = max(self.operators, key=lambda each: each.live)
+        return [["most at once", f"{most.live:,} bytes of tensors, at operator {most.operator}"]]
+
+    @property
     def _loops(self) -> list[list[str]]:
         """A row with what the file takes whose recurrent layers are loops, if it runs."""
         loops = self.as_float
@@ -496,6 +507,7 @@ class MicroSupportReport(Report):
             *([["because", self.reason]] if self.reason else []),
             ["flash", f"{self.flash:,} bytes"],
             *self._arenas,
+            *self._peak,
             *unrolled_row(self.unrolled),
             *self._loops,
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
@@ -543,6 +555,7 @@ def support_of_file(source: Source, *, board: str | None = None, firmware: str |
         boards=() if arena is None else fits(len(file.content), arena, board=board),
         on_chip=on_chip,
         firmware=fit,
+        operators=() if reason else memory_of_operators(file.objects()),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export import rewrite
+from tfprune.export import micro_support, rewrite
 from tfprune.export.file.document import load_objects, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.micro.interpreter import chip_arena, run_files
@@ -144,3 +144,12 @@ def test_an_arena_on_32_bits_holds_what_is_alive(mixed):
         assert 7 * CHANNELS + 6 * CHANNELS < chip.activations < chip.total < run.arena  # a window and what is read
         assert chip.kernels > 2 * 6 * CHANNELS  # the ring buffers
     assert after.total < before.total and after.kernels < before.kernels
+
+
+def test_the_report_says_where_most_is_alive(mixed):
+    report = micro_support(save_objects(saved(mixed)))
+    most = max(report.operators, key=lambda each: each.live)
+    assert most.live == largest_live(load_objects(save_objects(saved(mixed))))
+    assert f"{most.live:,} bytes of tensors, at operator {most.operator}" in str(report)
+    window = next(each for each in report.operators if each.operator.endswith("CONCATENATION"))
+    assert window.added == 96 >= 7 * CHANNELS  # bytes, in steps of 16
