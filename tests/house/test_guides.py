@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,9 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
     if page.stem == "microcontrollers":
         pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
+        pytest.importorskip("mcufit", reason="mcufit is not installed (extra `micro`)")
+        if shutil.which("node") is None:
+            pytest.skip("node is not installed")
     if page.stem == "other_machines":
         pytest.importorskip("distributed", reason="distributed is not installed (extra `dev`)")
         pytest.importorskip("ray", reason="Ray is not installed (extra `federated`)")
