@@ -102,24 +102,37 @@ def stride_of(content: bytes) -> int:
     return int(interpreter.get_input_details()[0]["shape"][1])
 
 
+def for_esphome(content: bytes, samples: np.ndarray) -> bytes:
+    """Return a file as it is for ESPHome, with the same outputs, which are compared on samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        rewrite(content, path := Path(folder, "file.tflite"), target=ESPHOME, check_on=samples[:CHECKED], verbose=0)
+        return path.read_bytes()
+
+
+def sizes(name: str, content: bytes, word: WakeWord, *, limits: tuple[float, float]) -> Iterator[Row]:
+    """Yield flash and RAM of a file, against those of the finished one."""
+    yield at_most(
+        f"{name}: bytes, {len(content):,} / {len(word.content):,}", len(content) / len(word.content), limits[0]
+    )
+    after, before = (micro_support(each).arena for each in (content, word.content))
+    yield at_most(f"{name}: RAM on 32 bits, {after:,} / {before:,}", after / before, limits[1])
+
+
 def compare(
     word: WakeWord, samples: np.ndarray, judged: Sequence[np.ndarray], others: np.ndarray, *, flops: float
 ) -> Iterator[Row]:
     """Shrink a file, and yield what it costs and what it hears, before and after."""
+    name = word.name
+    yield from sizes(f"{name}, same outputs", for_esphome(word.content, samples), word, limits=(1, 1))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "small.tflite")
         report = shrink_tflite(word.content, path, samples, flops=flops, verbose=0)
-        heard_by = {"before": word.content, "after": path.read_bytes()}  # as LiteRT runs them
-        rewrite(path, path.with_suffix(".esphome.tflite"), target=ESPHOME, check_on=samples[:CHECKED], verbose=0)
-        small = path.with_suffix(".esphome.tflite").read_bytes()
-    name = word.name
+        small = path.read_bytes()
     yield at_least(f"{name}: FLOPs removed", 1 - report.flops_kept / report.flops, REMOVED, unit="", digits=3)
     difference = report.file.max_abs_diff
     yield at_most(f"{name}: from the file with zeros in place of the channels", float(difference or 0), 0, unit="")
-    yield at_most(f"{name}: bytes, {len(small):,} / {len(word.content):,}", len(small) / len(word.content), FLASH)
-    after, before = (micro_support(content).arena for content in (small, word.content))
-    yield at_most(f"{name}: RAM on 32 bits, {after:,} / {before:,}", after / before, RAM)
-    for which, content in heard_by.items():
+    yield from sizes(name, for_esphome(small, samples), word, limits=(FLASH, RAM))
+    for which, content in (("before", word.content), ("after", small)):  # which LiteRT runs
         heard = sum(word.detections(content, take) > 0 for take in judged) / len(judged)
         alarms = word.detections(content, others)
         hours = others.shape[0] * others.shape[1] * CHUNK / RATE / 3600

@@ -45,8 +45,9 @@ def main() -> None:
         options.width, options.steps, options.fine_tuning = 16, 60, 30
     words = synthetic() if options.smoke else load(options.word, options.cache)
     lines = [line for seed in range(options.seeds) for line in one_seed(seed, words, options)]
-    (options.output / "results.json").write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{text(lines, words, options)}\nFiles: {options.output}")
+    written = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (options.output / "results.jsonl").write_text(written, encoding="utf-8")
+    print(f"\n{text(lines)}\nFiles: {options.output}")
 
 
 def parse() -> argparse.Namespace:
@@ -121,6 +122,8 @@ def heard(path: Path, words: Words, options: argparse.Namespace) -> dict[str, An
         "recall": round(float(recall), 4),
         "alarms": crossings(others, cutoff, WINDOW),
         "cutoff": round(cutoff, 3),
+        "words": len(words.tested),
+        "hours": round(len(words.others) * CHUNK / RATE / 3600, 1),
     }
 
 
@@ -130,12 +133,11 @@ def taken(path: Path) -> dict[str, int]:
     return {"bytes": report.flash, "arena": report.arena or 0}
 
 
-def text(lines: Sequence[dict[str, Any]], words: Words, options: argparse.Namespace) -> str:
+def text(lines: Sequence[dict[str, Any]]) -> str:
     """Return the results as a table in Markdown."""
-    hours = len(words.others) * CHUNK / RATE / 3600
+    words, hours = lines[0]["words"], lines[0]["hours"]
     rows = [
-        f"| network | parameters | words heard, of {len(words.tested)} | false alarms in {hours:.1f} hours "
-        "| file, bytes | RAM, bytes |",
+        f"| network | parameters | words heard, of {words} | false alarms in {hours} hours | file, bytes | RAM, bytes |",
         "|---|---|---|---|---|---|",
     ]
     for name in ("whole", "small"):

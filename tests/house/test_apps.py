@@ -25,7 +25,12 @@ APPS, DOCS = ROOT / "sample_apps", ROOT / "docs"
 PROGRAMS = sorted(path.stem for path in APPS.glob("*.py"))
 STUDIES = ("digits", "image", "language", "translation")
 NEEDED = {"federated_watch": "flwr", "grow_language_model": "sentencepiece", "growth/sunk_cost": "sentencepiece"}
-NEEDED |= {"prune_language_model": "keras_hub", "write_on_a_pi": "keras_hub", "spoken_language": "tflite_micro"}
+NEEDED |= {
+    "prune_language_model": "keras_hub",
+    "write_on_a_pi": "keras_hub",
+    "spoken_language": "tflite_micro",
+    "wake_word": "tflite_micro",
+}
 
 
 @pytest.fixture
@@ -66,6 +71,7 @@ def output_of(name, folder, *options, run=forked):
         ("prune_language_model", "gemma.jsonl gemma.png", "the figures mean nothing"),
         ("prune_transformer", "dense.tflite small.tflite", "%"),
         ("shrink_mobilenet", "dense.tflite shrunk.tflite channels.png", "19,634,112"),
+        ("wake_word", "whole-0.tflite small-0.esphome.tflite results.jsonl", "| small |"),
         ("what_pruning_broke", "what_pruning_broke_fashion.jsonl what_pruning_broke_fashion.md", "weighted"),
         ("write_on_a_pi", "writers.jsonl", "96 of 96"),
     ],
@@ -356,6 +362,7 @@ TABLES = {  # results: page, and what makes the table
     "results/fast_zeros": ("gallery/fast_zeros", of_fast_zeros),
     "results/int8_four_ways": ("gallery/int8_results", by("four_ways.report")),
     "results/spoken_language": ("gallery/spoken_language", by("spoken.report")),
+    "results/wake_word": ("howto/wake_word", by("wake_word")),
     "results/what_pruning_broke_fashion": ("gallery/small_networks", by("what_pruning_broke", "table")),
     "results/what_pruning_broke_watch": ("gallery/small_networks", by("what_pruning_broke", "table")),
     "results/watch_learns": ("gallery/small_networks", by("watch_learns", "table")),
