@@ -47,6 +47,7 @@ def main() -> None:
     lines = [line for seed in range(options.seeds) for line in one_seed(seed, words, options)]
     written = "".join(f"{json.dumps(line)}\n" for line in lines)
     (options.output / "results.jsonl").write_text(written, encoding="utf-8")
+    (options.output / "table.md").write_text(text(lines), encoding="utf-8")
     print(f"\n{text(lines)}\nFiles: {options.output}")
 
 
@@ -137,7 +138,7 @@ def text(lines: Sequence[dict[str, Any]]) -> str:
     """Return the results as a table in Markdown."""
     words, hours = lines[0]["words"], lines[0]["hours"]
     rows = [
-        f"| network | parameters | words heard, of {words} | false alarms in {hours} hours | file, bytes | RAM, bytes |",
+        f"| network | parameters | heard of {words} words | false alarms in {hours} hours | file, bytes | RAM, bytes |",
         "|---|---|---|---|---|---|",
     ]
     for name in ("whole", "small"):
@@ -146,7 +147,7 @@ def text(lines: Sequence[dict[str, Any]]) -> str:
         cells = [f"{np.mean([line[key] for line in own]):,.0f}" for key in ("parameters", "alarms", "bytes", "arena")]
         shares = f"{np.mean(recalls):.1%} ({', '.join(f'{each:.1%}' for each in recalls)})"
         rows.append(f"| {name} | {cells[0]} | {shares} | {cells[1]} | {cells[2]} | {cells[3]} |")
-    return "\n".join(rows)
+    return "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":
