@@ -704,15 +704,16 @@ _TIMES = 5  # the bytes of the 8-bit file: more than with all weights in float
 
 
 def fewest_in_float(
-    errors: QuantizationErrorReport, *, convert: Callable[[list[str]], ModelFile | None]
+    errors: QuantizationErrorReport, *, convert: Callable[[Sequence[str]], tuple[ModelFile | None, str]]
 ) -> tuple[tuple[QuantizationErrorRow, ...], ModelFile]:
     """Find the fewest operators of a file, in the order of `to_skip`, that have to stay in float.
 
-    The number grows by half until a file passes; then the interval between the last two is halved.
+    All but one are tried first, so that a file that cannot pass is refused at once; then the interval is halved.
 
     Args:
         errors: The errors of the 8-bit file.
-        convert: Returns the file in which the operators with some names stay in float; None if it does not pass.
+        convert: Returns the file in which the operators with some names stay in float, and why it does not pass, or
+            an empty string.
 
     Returns:
         The rows of these operators, and the file.
@@ -721,19 +722,18 @@ def fewest_in_float(
         ValueError: If no file passes.
     """
     rows = errors.to_skip(max_bytes=_TIMES * errors.bytes)
-    names = [row.name for row in rows]
-    failed, count, best = 0, min(1, len(rows)), None
-    while count and (best := convert(names[:count])) is None and count < len(rows):
-        failed, count = count, min(count + max(1, count // 2), len(rows))
-    if best is None:
+    failed, count = 0, max(1, len(rows) - 1)
+    best, refusal = convert([row.name for row in rows[:count]])
+    if best is None or refusal:
         raise ValueError(
             f"Expected a file that passes with some operators in float. Received: skip='auto', and a file that does "
-            f"not pass with {len(rows)} operators in float. Nothing was written. Use quantize='dynamic', which keeps "
-            f"activations in float."
+            f"not pass with {count} of {len(rows)} operators in float: {refusal.rstrip('.')}. Nothing was written. "
+            f"{worst_operators(rows)} Allow more, or use quantize='float16'."
         )
     while count - failed > 1:
         middle = (count + failed) // 2
-        if (file := convert(names[:middle])) is None:
+        file, refusal = convert([row.name for row in rows[:middle]])
+        if file is None or refusal:
             failed = middle
         else:
             count, best = middle, file
@@ -741,13 +741,10 @@ def fewest_in_float(
 
 
 def worst_operators(rows: Sequence[QuantizationErrorRow]) -> str:
-    """Return sentences that name the operators that lose most in 8 bits, and say how to keep them in float."""
-    worst = sorted(rows, key=lambda row: -row.added_error)[:_NAMED]
-    names = ", ".join(f"{row.operator} {row.layer!r} ({row.added_error:.2f})" for row in worst)
-    return (
-        f"The operators that add most to the error, as a fraction of their outputs: {names}. "
-        "quantize=Quantization('int8', skip='auto') keeps the fewest in float that are needed."
-    )
+    """Return a sentence that names the operators whose rounding moves the outputs most."""
+    worst = sorted(rows, key=lambda row: -row.effect)[:_NAMED]
+    names = ", ".join(f"{row.operator} {row.layer!r} ({row.effect:.2g})" for row in worst)
+    return f"Rounding these operators moves the outputs most, as a fraction of the outputs: {names}."
 
 
 # From a .tflite file that exists to a smaller or faster one: export without a Keras model.

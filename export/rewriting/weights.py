@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ import numpy as np
 from tfprune.base.folders import TemporaryFolder
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_regex
 from tfprune.export.device.processes import run_program, write_job
-from tfprune.export.device.quantization_error import MOVES
+from tfprune.export.device.quantization_error import MOVES, QuantizationErrorRow
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
     NamedTensors,
@@ -208,6 +208,7 @@ _LARGEST_INT8 = 127  # of 8 bits: the integers go from -127 to 127, so that each
 _BLOCK = 32  # weights of 4 bits that share a scale, the fewest that XNNPACK takes
 _CHUNK = 2**16  # blocks that are rounded at a time
 _LEAST_ENTRIES = 1024  # of a weight, as in the converter: smaller ones gain nothing
+_SAVED = 3  # bytes of an entry that is an integer of 8 bits instead of a float
 _PLACES = {"FULLY_CONNECTED": 1, "GATHER": 0}  # of the weight among the inputs
 _VERSIONS = {"FULLY_CONNECTED": 12, "EMBEDDING_LOOKUP": 4}  # that take a scale for each row beside float activations
 
@@ -242,6 +243,17 @@ def narrow_weights(model: schema.ModelT, *, bits: int) -> None:
     put_in_order(model)
 
 
+def keep_eight_bits(model: schema.ModelT) -> bool:
+    """Give the operators in float of a file of integers weights of 8 bits, where the runtime takes them."""
+    narrow_weights(model, bits=8)
+    return True
+
+
+def takes_eight_bits(row: QuantizationErrorRow) -> bool:
+    """Return whether an operator in float may have its weights in 8 bits, so that it adds none to a file."""
+    return row.operator in _PLACES and row.added_bytes >= _SAVED * _LEAST_ENTRIES
+
+
 def _uses(model: schema.ModelT) -> dict[int, list[_Use]]:
     """Return the operators of all graphs that take a large constant of two dimensions, by its buffer."""
     uses = defaultdict(list)
@@ -265,9 +277,9 @@ def _fits(use: _Use) -> bool:
         return False
     if use.kind == "FULLY_CONNECTED":
         return use.graph.tensors[use.operator.inputs[0]].type == schema.TensorType.FLOAT32
-    options = use.operator.builtinOptions
+    options, ids = use.operator.builtinOptions, use.graph.tensors[use.operator.inputs[1]]
     is_of_rows = options is None or (options.axis, options.batchDims) == (0, 0)
-    return is_of_rows and use.graph.tensors[use.operator.inputs[1]].type == schema.TensorType.INT32
+    return is_of_rows and ids.type == schema.TensorType.INT32 and np.count_nonzero(_sizes(ids) < 0) < 2
 
 
 def _narrow_buffer(model: schema.ModelT, buffer: int, *, uses: list[_Use], bits: int) -> None:
@@ -346,18 +358,26 @@ def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:
     """Turn GATHER into EMBEDDING_LOOKUP, which takes a list of ids and returns a matrix."""
     graph, operator = use.graph, use.operator
     ids, output = int(operator.inputs[1]), int(operator.outputs[0])
-    count = int(np.prod(graph.tensors[ids].shape))
-    size = int(graph.tensors[table].shape[1])
-    rows = add_tensor(graph, graph.tensors[output], shape=np.array([count, size], np.int32), shapeSignature=None)
-    flat = add_tensor(graph, graph.tensors[ids], shape=np.array([count], np.int32), shapeSignature=None)
+    sizes, width = _sizes(graph.tensors[ids]), int(graph.tensors[table].shape[1])
+    is_open, count = bool((sizes < 0).any()), int(np.prod(graph.tensors[ids].shape))
+    flat = add_tensor(graph, graph.tensors[ids], shape=np.array([count], np.int32))
+    rows = add_tensor(graph, graph.tensors[output], shape=np.array([count, width], np.int32))
+    for index in (flat, rows):
+        shape = graph.tensors[index].shape
+        graph.tensors[index].shapeSignature = np.array([-1, *shape[1:]], np.int32) if is_open else None
     operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.EMBEDDING_LOOKUP)
     operator.inputs, operator.outputs = np.array([flat, table], np.int32), np.array([rows], np.int32)
     operator.builtinOptionsType, operator.builtinOptions = 0, None
-    for source, target in ((ids, flat), (rows, output)):
-        shape = np.array(graph.tensors[target].shape, np.int32)
+    for source, target, shape in ((ids, flat, _sizes(graph.tensors[flat])), (rows, output, np.append(sizes, width))):
+        shape = shape.astype(np.int32)
         inputs = [source, add_constant(model, graph, name=b"shape", values=shape)]
         options = schema.ReshapeOptionsT(newShape=shape)
         add_operator(model, graph, name="RESHAPE", inputs=inputs, outputs=[target], options=options)
+
+
+def _sizes(tensor: schema.TensorT) -> np.ndarray:
+    """Return the lengths of a tensor, -1 where they are open."""
+    return np.asarray(tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature)
 
 
 # EdgeQuantizer: a recipe of LiteRT Quantizer, which another Python applies to a float file.
@@ -620,21 +640,28 @@ _LAST = "NEG"  # makes the outputs of the marked model, whose own operators so k
 _SHOWN = 3  # names in a message
 
 
-def operators_to_skip(skip: Sequence[str], *, content: bytes, marked: bytes, paths: Sequence[str]) -> set[str]:
+def operators_to_skip(
+    skip: Sequence[str], *, content: bytes, marked: Callable[[], tuple[bytes, Sequence[str]]]
+) -> set[str]:
     """Return the names of the operators that stay in float.
 
     Args:
         skip: Regular expressions for paths of layers, or names of operators.
         content: A float file, or one that is calibrated.
-        marked: A float file of the same model, whose layers have numbers for names and whose outputs are negated.
-        paths: The paths of the layers, by their numbers.
+        marked: Returns a float file of the same model, whose layers have numbers for names and whose outputs are
+            negated, and the paths of these layers, by their numbers. It is called if one of `skip` is not the name of
+            an operator.
 
     Raises:
         ValueError: If one of `skip` matches nothing.
     """
-    layers_of = _layers_of_operators(content, marked)
-    names = {name for each in skip for name in _operators(each, paths, layers_of)}
-    return names | _moves_between(read(content).subgraphs[0], names)
+    graph = read(content).subgraphs[0]
+    names = {*skip} & {_name(graph, operator) for operator in graph.operators}
+    if others := [each for each in skip if each not in names]:
+        other_content, paths = marked()
+        layers_of = _layers_of_operators(content, other_content)
+        names |= {name for each in others for name in _operators(each, paths, layers_of)}
+    return names | _moves_between(graph, names)
 
 
 def nothing_left(skip: Sequence[str] | None) -> ValueError:
@@ -682,9 +709,7 @@ def _name(graph: Subgraph, operator: Operator) -> str:
 
 
 def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) -> list[str]:
-    """Return the names of the operators that one of `skip` selects."""
-    if each in layers_of:
-        return [each]
+    """Return the names of the operators that one of `skip` selects by the paths of layers."""
     regex = check_regex(each, "skip")
     numbers = {number for number, path in enumerate(paths) if regex.search(path)}
     if not numbers:
