@@ -67,7 +67,7 @@ class QuantizationErrorRow(Report):
         added_bytes: The bytes that its weights add to the file if the operator stays in float.
         takers: The names of the rows whose operators take the tensor.
         effect: The root of the mean squared difference of the float file's outputs if this tensor alone is rounded
-            to 8 bits, as a fraction of the root of the mean square; measured on the first 8 samples.
+            to 8 bits, as a fraction of the root of the mean square; measured on the first 4 samples.
     """
 
     name: str
@@ -239,11 +239,11 @@ def _shortened(name: str) -> str:
 
 _FILES = ("float.tflite", "integers.tflite")
 _TIMEOUT = 3600.0  # seconds: kernels without XNNPACK are slow
-_BORDERS = {"QUANTIZE", "DEQUANTIZE"}
+_BORDERS = ("QUANTIZE", "DEQUANTIZE")
 _FLOAT_BYTES = 4  # of a number that takes one in 8 bits
 _NEVER = 1e4  # steps below the range of a tensor: numbers there are masks of attention, which integers clamp
 _ZERO, _ONE = np.zeros(1, np.float32), np.ones(1, np.int32)
-_MOST_ROUNDED = 8  # samples on which tensors are rounded one by one: each is a run of the float file
+_MOST_ROUNDED = 4  # samples on which tensors are rounded one by one: each is a run of the float file
 MOVES = {"RESHAPE", "SPLIT", "SPLIT_V", "UNPACK", "PACK", "TRANSPOSE", "SQUEEZE", "STRIDED_SLICE", "DENSIFY", "SHAPE"}
 
 
@@ -312,17 +312,8 @@ def _rows(graph: Subgraph, measured: dict[str, dict[str, float]]) -> list[Quanti
             if name in measured:
                 # What is dequantized is the output of the operator before, under its name in float files.
                 kind = kinds.get(operator.inputs[0], "DEQUANTIZE") if operator.name == "DEQUANTIZE" else operator.name
-                row = QuantizationErrorRow(
-                    name,
-                    kind,
-                    error=measured[name]["error"],
-                    before=before,
-                    steps=measured[name]["steps"],
-                    clipped=measured[name]["clipped"],
-                    added_bytes=added.get(name, 0),
-                    takers=tuple(takers[name]),
-                    effect=measured[name]["effect"],
-                )
+                size, ends = added.get(name, 0), tuple(takers[name])
+                row = QuantizationErrorRow(name, kind, before=before, added_bytes=size, takers=ends, **measured[name])
                 rows.append(row)
                 errors[index] = rows[-1].error
     return rows
@@ -409,10 +400,8 @@ def _rounding(real: np.ndarray, tensor: IOTensor) -> np.ndarray:
 class _Sums:
     """The sums over the samples for one tensor."""
 
-    def __init__(self) -> None:
-        self.squares = self.error = 0.0
-        self.count = self.clipped = 0
-        self.scale = 0.0
+    squares = error = scale = 0.0
+    count = clipped = 0
 
     def add(self, right: np.ndarray, values: np.ndarray, tensor: IOTensor) -> None:
         real = _without_masks(right, tensor).ravel()
@@ -544,15 +533,13 @@ def _quantization_error_job(folder: Path) -> None:
 
 # Prove a file against the float file of the same model: constant by constant, and integers operator by operator.
 #
-# A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is
-# compared with that of the float file, in steps of its number format. Every operator of integers starts from the
-# numbers that the file has before it.
+# A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is compared
+# with that of the float file, and every operator of integers starts from the numbers that the file has before it.
 
 _log = logging.getLogger(__name__)
-_BORDERS_IN_ORDER = ("QUANTIZE", "DEQUANTIZE")
 _SAMPLES = 8  # operators show within a few what they do; the constants need none
 _MOST_NUMBERS = 2**24  # in all tensors of one invocation, which bounds memory
-_PASSING = (*_BORDERS_IN_ORDER, "RESHAPE")  # operators that give the numbers that they take
+_PASSING = (*_BORDERS, "RESHAPE")  # operators that give the numbers that they take
 _ACTIVATION = "fusedActivationFunction"
 _AS_CONVOLUTION = {"FULLY_CONNECTED": "CONV_2D"}  # operators that are others in a file of 4-bit weights
 # Steps of a constant's scale, or between two floats of its size: rounding leaves half of one. The end of a range of
@@ -630,7 +617,7 @@ class _SameGraph:
         counterparts = {file.name(index): index for index in file.known if index in file.maker or index in inputs}
         for operator in file.graph.operators:  # where floats become integers and back, both have the meaning of one
             ends = int(operator.inputs[0]), int(operator.outputs[0])
-            if file.kind(operator) in _BORDERS_IN_ORDER:
+            if file.kind(operator) in _BORDERS:
                 inner, outer = sorted(ends, key=lambda index: file.grid(index) is None)
                 counterparts[file.name(outer)] = inner
         by_name = {index: counterparts.get(self.exact.name(index)) for index in self.exact.known}
@@ -682,9 +669,8 @@ class _SameGraph:
     def computes_integers(self) -> bool:
         """Whether operators of the other file compute with integers that other operators make."""
         file = self.file
-        inputs = [
-            index for each in file.graph.operators if file.kind(each) != "DEQUANTIZE" for index in inputs_of(each)
-        ]
+        takers = [each for each in file.graph.operators if file.kind(each) != "DEQUANTIZE"]
+        inputs = [index for each in takers for index in inputs_of(each)]
         return any(index in file.maker and file.grid(index) is not None for index in inputs)
 
     def faults(self) -> Iterator[str]:

@@ -29,11 +29,7 @@ from tfprune.base.spec import (
     warn_user,
 )
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
-from tfprune.export.device.quantization_error import (
-    QuantizationErrorReport,
-    QuantizationErrorRow,
-    errors_of_files,
-)
+from tfprune.export.device.quantization_error import QuantizationErrorReport, errors_of_files
 from tfprune.export.file import schema
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import check_operators, keep_order
@@ -483,7 +479,7 @@ def convert_with_floats(
     why_not: Callable[[ModelFile], str],
     samples: Mapping[str, np.ndarray],
     narrows: bool,
-) -> tuple[Quantization | EdgeQuantizer, ModelFile, tuple[QuantizationErrorRow, ...]]:
+) -> tuple[Quantization | EdgeQuantizer, ModelFile, ModelFile | None]:
     """Convert a model; with skip="auto", the fewest operators that let the file pass stay in float.
 
     Args:
@@ -494,18 +490,18 @@ def convert_with_floats(
         narrows: Whether the weights of operators in float keep 8 bits, where the kernels allow it.
 
     Returns:
-        The format with the names of the operators, the file, and these operators with the bytes that they add.
+        The format with the names of the operators, the file, and that without operators in float, if it did not pass.
     """
     if isinstance(form, EdgeQuantizer) or not form.finds_skip:
-        return form, convert(form=form), ()
+        return form, convert(form=form), None
     whole = dataclasses.replace(form, skip=None)
     file = convert(form=whole)
     if not why_not(file):
-        return whole, file, ()
+        return whole, file, None
     errors = errors_beside(convert, whole, file, samples)
     if narrows:
-        rows = (dataclasses.replace(row, added_bytes=0) if takes_eight_bits(row) else row for row in errors.rows)
-        errors = dataclasses.replace(errors, rows=tuple(rows))
+        costs = (dataclasses.replace(row, added_bytes=0) if takes_eight_bits(row) else row for row in errors.rows)
+        errors = dataclasses.replace(errors, rows=tuple(costs))
     with TemporaryFolder() as folder:
 
         def mixed(names: Sequence[str]) -> tuple[ModelFile | None, str]:
@@ -519,7 +515,7 @@ def convert_with_floats(
             return candidate, reason
 
         rows, best = fewest_in_float(errors, convert=mixed)
-    return dataclasses.replace(whole, skip=[row.name for row in rows]), best, rows
+    return dataclasses.replace(whole, skip=[row.name for row in rows]), best, file
 
 
 def errors_beside(

@@ -18,6 +18,7 @@ import tfprune
 from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop, one_class_warning
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_number, is_accuracy, warn_user
+from tfprune.export.device.benchmark import benchmark
 from tfprune.export.device.quantization_error import explain_rounding
 from tfprune.export.device.runner import arrays_of
 from tfprune.export.device.verify import (
@@ -87,6 +88,7 @@ from tfprune.export.rewriting.rewrite import (
     candidate_files,
     choose,
     choose_micro,
+    operators_in_float,
     read_target,
     worst_operators,
     write_choice,
@@ -829,7 +831,7 @@ def to_tflite(
         goal = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
         why_not = partial(_why_not, data=data, check=goal, labeled=labeled, scored=scored)
         narrows = target is None  # kernels elsewhere take no weights of 8 bits beside floats
-        form, converted, in_float = convert_with_floats(
+        form, converted, whole = convert_with_floats(
             form, convert=convert, why_not=why_not, samples=data, narrows=narrows
         )
         file = _share_grids(converted, plain, of=trained)
@@ -855,7 +857,11 @@ def to_tflite(
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
     report = replace(report, uses_calibration=check_on is None and bool(batches), converter=converted.converter)
-    report = replace(report, in_float={row.name: row.added_bytes for row in in_float})
+    if form.scheme in INTEGERS:
+        report = replace(report, in_float=operators_in_float(choice.form.file))
+    if whole is not None and wanted.micro is None:
+        times = [benchmark(each.content).min_ms for each in (choice.form.file, whole)]
+        report = replace(report, in_float_ms=(times[0], times[1]))
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
 
 

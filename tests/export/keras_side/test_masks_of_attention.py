@@ -167,9 +167,57 @@ def test_an_export_keeps_the_fewest_operators_in_float(broken, tmp_path):
     right = broken.predict(DATA, verbose=0)
     assert np.abs(Runner(path).predict(DATA) - right).max() <= report.tolerance * np.abs(right).max()
     assert 0 < len(report.in_float) < 8
+    assert min(report.in_float_ms) > 0 and "ms with all operators in integers" in str(report)
     kernels = [tensor for tensor in ModelFile.open(path).graph.subgraphs[0].tensors if tensor.size == 8 * 16]
     assert [kernel.dtype for kernel in kernels] == ["int8", "int8"]  # the error is not in the weights
     assert all(name in str(report) for name in report.in_float)
+
+
+@pytest.fixture(scope="module")
+def outliers():
+    """Tokens of which the first has entries a thousand times as large as the others: one scale holds both badly."""
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((LENGTH,), dtype="int32", name="ids")
+    table = layers.Embedding(64, 32, name="table")
+    x = layers.Dense(64, name="wide")(table(ids))
+    x = layers.LayerNormalization(name="norm")(layers.Dense(32, name="narrow")(x))
+    model = keras.Model(ids, layers.Dense(4, name="last")(layers.Flatten()(x)))
+    rows = np.random.default_rng(0).normal(size=(64, 32))
+    rows[0, :3] *= 1000
+    table.embeddings.assign(rows)
+    x = np.random.default_rng(1).integers(1, 64, (60, LENGTH)).astype("int32")
+    x[:, 0] = 0
+    return model, x
+
+
+def test_operators_in_float_keep_weights_of_8_bits_and_the_batch_stays_open(outliers, tmp_path):
+    model, x = outliers
+    path = tmp_path / "a.tflite"
+    form = Quantization("int8", skip="auto")
+    report = to_tflite(model, path, quantize=form, calibration=x, tolerance=0.05)
+    file = ModelFile.open(path)
+    assert len(report.in_float) > 2
+    assert {tensor.dtype for tensor in file.graph.weights if tensor.size >= 1024} == {"int8"}
+    assert "EMBEDDING_LOOKUP" in report.ops  # with a scale for each row
+    right = model.predict(x, verbose=0)
+    for count in (1, 7):
+        off = np.abs(Runner(path).predict(x[:count]) - right[:count]).max()
+        assert off <= 0.05 * np.abs(right).max()
+
+
+def test_weights_of_operators_in_float_are_floats_for_a_batch_in_browsers(outliers, tmp_path):
+    model, x = outliers
+    form = Quantization("int8", skip="auto")
+    to_tflite(model, tmp_path / "a.tflite", quantize=form, calibration=x, tolerance=0.05, target="web")
+    weights = ModelFile.open(tmp_path / "a.tflite").graph.weights
+    assert "float32" in {tensor.dtype for tensor in weights if tensor.size >= 1024}
+
+
+def test_a_limit_that_no_file_meets_is_refused_with_figures_at_once(broken, tmp_path):
+    form = Quantization("int8", skip="auto")
+    words = r"with \d+ of \d+ operators in float: .*differs by up to .*moves the outputs most"
+    with pytest.raises(ValueError, match=words):
+        to_tflite(broken, tmp_path / "a.tflite", quantize=form, calibration=DATA, tolerance=1e-9)
 
 
 def test_a_file_that_passes_keeps_all_in_integers(attention, tmp_path):

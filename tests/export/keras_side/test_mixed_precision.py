@@ -107,6 +107,7 @@ def test_a_pruned_model_is_written_checked_and_keeps_its_zeros(model, tmp_path):
     report = to_tflite(pruned, tmp_path / "mixed.tflite", quantize=form, calibration=IMAGES)
     in_float, _ = floats((tmp_path / "mixed.tflite").read_bytes())
     assert list(in_float) == [64] and np.count_nonzero(in_float[64]) == 16
+    assert [*report.in_float.values()] == [3 * 64]
     assert report.max_abs_diff <= report.tolerance * report.scale
 
 
