@@ -67,6 +67,7 @@ from tfprune.export.rewriting.weights import (
     takes_eight_bits,
 )
 from tfprune.models.anatomy import Anatomy, as_numpy, quantized_already
+from tfprune.models.graph import hooked_calls
 from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source
 from tfprune.report import install
 
@@ -462,9 +463,13 @@ def convert_prepared(
     by_tensorflow = functools.partial(
         _by_tensorflow, model, inputs, form=form, samples=samples, like=(beside or form).scheme, cache=cache
     )
-    content = _first_made(model, {"litert": by_litert, "tensorflow": by_tensorflow}, beside=beside_file)
-    if quantize in INTEGERS:
-        _check_scales(content, model)
+    try:
+        content = _first_made(model, {"litert": by_litert, "tensorflow": by_tensorflow}, beside=beside_file)
+        if quantize in INTEGERS:
+            _check_scales(content, model)
+    except ValueError:
+        _refuse_infinite(model, inputs, batches)
+        raise
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
     if quantize in INTEGERS:
         _warn_of_masks(file)
@@ -621,6 +626,31 @@ def _check_scales(data: bytes, model: keras.Model) -> None:
         advice = "Train the model again with smaller weights, or export it without `quantize`."
         expected = "weights and activations that integers can stand for"
         raise ArgumentError("quantize", expected, found=found, advice=advice) from error
+
+
+def _refuse_infinite(model: keras.Model, inputs: Signature, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Name the layer, and the first sample of `calibration`, whose outputs no range holds; masks of -inf may be."""
+    infinite: list[tuple[str, int]] = []  # layers in the order of their calls, and the samples in a batch
+
+    def look(layer: keras.layers.Layer, _: Any, outputs: Any) -> None:
+        for array in map(_as_numpy, keras.tree.flatten(outputs)):
+            wrong = ~(array < np.inf) if array.ndim and array.dtype.kind == "f" else np.zeros((1, 1), bool)
+            rows = wrong.reshape(len(wrong), -1).any(axis=1)
+            infinite.extend([(paths[id(layer)], int(rows.argmax()))] if rows.any() else [])
+
+    leaves, first = Anatomy.of(model).leaves, 0
+    paths = {id(layer): path for path, layer in leaves}
+    with hooked_calls([layer for _, layer in leaves], look):
+        for batch in batches:
+            model(inputs.pack({**batch}), training=False)
+            if infinite:
+                raise ArgumentError(
+                    "calibration",
+                    f"samples in `calibration` that give finite outputs of each layer of {model.name!r}",
+                    found=f"sample {first + infinite[0][1]}, for which {infinite[0][0]!r} gives NaN or infinity",
+                    advice="Leave the sample out, or scale it as the data that the model was trained on.",
+                )
+            first += _length(batch)
 
 
 def check_calibration(calibration: Any, *, quantize: str | None, has_ranges: bool) -> None:
