@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,15 @@ from tfprune.base.output import save_figure
 from tfprune.base.spec import ArgumentError, check_count
 from tfprune.export.device.processes import Work, read_job, run_job, write_job
 from tfprune.export.device.runner import (
-    BATCH_ROWS,
     IOTensor,
-    Runner,
-    find_interpreter,
+    WatchedRunner,
     inputs_from_job,
     inputs_to_job,
     interpreter_module,
+    plain_interpreter,
 )
 from tfprune.export.file import schema
-from tfprune.export.file.container import Source, read_model, source_name
+from tfprune.export.file.container import Source, source_name
 from tfprune.export.file.document import (
     Grid,
     NamedTensors,
@@ -344,43 +341,6 @@ def _costs(graph: Subgraph, names: set[str]) -> tuple[dict[str, int], dict[str, 
     return added, takers
 
 
-def plain_interpreter(content: bytes, **options: Any) -> Any:
-    """Load a plain file into an interpreter without XNNPACK."""
-    interpreter, _ = find_interpreter()
-    kernels = sys.modules[interpreter.__module__].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    return interpreter(model_content=content, experimental_op_resolver_type=kernels, **options)
-
-
-class _WatchedRunner(Runner):
-    """A runner that keeps all tensors."""
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self._load = partial(plain_interpreter, read_model(source), experimental_preserve_all_tensors=True)
-        self._shapes = None  # the interpreter is loaded anew with these options
-
-    @property
-    def rows(self) -> int:
-        """The number of rows in one invocation."""
-        fixed = [info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None]
-        return fixed[0] if fixed else BATCH_ROWS
-
-    @property
-    def given(self) -> list[np.ndarray]:
-        """The inputs of the last invocation, in the order of the graph."""
-        return [self.integers(detail["index"]) for detail in self._interpreter.get_input_details()]
-
-    def integers(self, index: int) -> np.ndarray:
-        """Return a tensor of the last invocation as the file holds it."""
-        return self._interpreter.get_tensor(index)
-
-    def tensors(self, names: set[str]) -> dict[str, tuple[np.ndarray, IOTensor]]:
-        """Return tensors of the last invocation as real numbers, and what describes each."""
-        details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
-        ends = {name: IOTensor.of(name, details[name]) for name in names if name in details}
-        return {name: (end.decode(self._interpreter.get_tensor(end.index)), end) for name, end in ends.items()}
-
-
 def _without_masks(right: np.ndarray, tensor: IOTensor) -> np.ndarray:
     """Return the floats of a tensor; what only means "never" becomes the lowest number of its integers."""
     real = right.astype(np.float64)
@@ -472,7 +432,7 @@ class _Pair:
 
     def __init__(self, reference: bytes, quantized: bytes) -> None:
         self._reference = reference
-        self._runners = _WatchedRunner(reference), _WatchedRunner(quantized)
+        self._runners = WatchedRunner(reference), WatchedRunner(quantized)
         self.runtime = self._runners[0].runtime
 
     def _runs(
@@ -807,7 +767,7 @@ class _CutPair:
 
     def run(self, quantized: bytes, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run both files, compare what each operator makes, and return the outputs of the int8 file."""
-        runner, exact = _WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
+        runner, exact = WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
         shapes = [() if tensor.shape is None else tensor.shape for tensor in self.file.tensors]
         numbers = sum(math.prod(abs(length) for length in shape) for shape in shapes)
         step = min(runner.rows, max(1, _MOST_NUMBERS // numbers))
@@ -841,7 +801,7 @@ class _CutPair:
         self.is_clipped |= bool(clipped > _SAMPLES + _MOST_CLIPPED * position.size)
         return inside
 
-    def _invoke(self, exact: Any, runner: _WatchedRunner, part: Mapping[str, np.ndarray]) -> None:
+    def _invoke(self, exact: Any, runner: WatchedRunner, part: Mapping[str, np.ndarray]) -> None:
         details, arrays = exact.get_input_details(), []
         for index in self.inputs:
             same = self.fed.get(index, -1)

@@ -31,6 +31,7 @@ from tfprune.base.spec import (
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
 from tfprune.export.device.quantization_error import QuantizationErrorReport, errors_of_files
 from tfprune.export.file import schema
+from tfprune.export.file.document import NamedTensors, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import check_operators, keep_order
 from tfprune.export.file.report import reason_of
@@ -60,8 +61,8 @@ from tfprune.export.rewriting.weights import (
     clamp_calibrated,
     edge_quantized,
     four_bit_weights,
-    keep_eight_bits,
-    left_masks,
+    may_hold_masks,
+    narrow_weights,
     nothing_left,
     operators_to_skip,
     takes_eight_bits,
@@ -79,6 +80,7 @@ from tfprune.report import install
 _MARKED = "marked_model"
 _PATHS = "paths"  # of the layers, by their numbers
 _LEAST_MASK = -10.0  # constants above it lie among scores
+_WIDEST = 1e3  # of a step among scores: no scores are that far apart
 
 
 def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
@@ -98,12 +100,15 @@ def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll
     write_job(folder, _PATHS, settings={"paths": paths})
 
 
-def _convert_mixed(tf: Any, converter: Any, *, folder: Path, settings: Mapping[str, Any]) -> bytes:
+def _convert_mixed(
+    tf: Any, converter: Any, samples: Sequence[Mapping[str, np.ndarray]], *, folder: Path, settings: Mapping[str, Any]
+) -> bytes:
     """Convert a model to integers except for some operators, and clamp the masks of attention.
 
     Args:
         tf: TensorFlow.
         converter: Its converter of the model, with calibration data; None where the job names a calibrated file.
+        samples: The calibration data.
         folder: The folder of the job.
         settings: Those of the job: the operators or layers to skip, and whether inputs and outputs are integers, too.
 
@@ -117,12 +122,10 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, settings: Mapping[s
     is_whole = settings["io_dtype"] != "float32"
     options = functools.partial(lite.QuantizationDebugOptions, fully_quantize=is_whole)
     debugger = lite.QuantizationDebugger(converter=converter or _tiny_converter(tf), debug_options=options())
-    if converter is None:
-        debugger.calibrated_model = Path(cache).read_bytes()
-    else:
-        debugger.calibrated_model = clamp_calibrated(debugger.calibrated_model)
-        if cache:
-            Path(cache).write_bytes(debugger.calibrated_model)
+    calibrated = debugger.calibrated_model if converter else Path(cache).read_bytes()
+    debugger.calibrated_model = clamp_calibrated(calibrated, samples) if converter else calibrated
+    if cache:
+        Path(cache).write_bytes(debugger.calibrated_model)
     if not skip:
         return debugger.get_nondebug_quantized_model()
 
@@ -130,7 +133,7 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, settings: Mapping[s
         content = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
         return content, read_job(folder, _PATHS)[0]["paths"]
 
-    names = operators_to_skip(skip, content=debugger.calibrated_model, marked=marked)
+    names = operators_to_skip(skip, content=calibrated, marked=marked)
     try:
         debugger.options = options(denylisted_nodes=sorted(names))
     except ValueError as error:  # no operator of integers is left
@@ -148,7 +151,7 @@ def _tiny_converter(tf: Any) -> Any:
 
 
 def _may_hold_masks(folder: Path) -> bool:
-    """Return whether a SavedModel has a softmax, and constants so low that they may mask what it takes."""
+    """Return whether a SavedModel has a softmax, and constants so far from 0 that they may mask what it takes."""
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -159,7 +162,7 @@ def _may_hold_masks(folder: Path) -> bool:
         return False
     tensors = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
     arrays = [tf.make_ndarray(tensor) for tensor in tensors if tensor.dtype == tf.float32.as_datatype_enum]
-    return any(array.min(initial=0) < _LEAST_MASK for array in arrays)
+    return any(array.min(initial=0) < _LEAST_MASK or array.max(initial=0) > _WIDEST for array in arrays)
 
 
 # What the child process of `convert` does: a SavedModel, or the copy of a Keras model, into a TFLite file.
@@ -187,7 +190,7 @@ def _convert_job(folder: Path) -> None:
     settings, arrays = read_job(folder, JOB)
     tensorflow = _tensorflow()
     if settings.get("calibrated") and Path(settings["calibrated"]).exists():
-        content = _convert_mixed(tensorflow, None, folder=folder, settings=settings)
+        content = _convert_mixed(tensorflow, None, (), folder=folder, settings=settings)
         (folder / _CONVERTED).write_bytes(content)
         return
     if not (folder / SAVED_MODEL).exists():
@@ -227,6 +230,7 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if settings["quantize"] == "float16":
         converter.target_spec.supported_types = [tf.float16]
+    samples: list[dict[str, np.ndarray]] = []
     if settings["quantize"] in _OPERATORS and settings["samples"]:  # otherwise the ranges are in the model
         names = [entry["name"] for entry in settings["inputs"]]
         samples = [{name: arrays[f"{row}/{name}"] for name in names} for row in range(settings["samples"])]
@@ -236,7 +240,9 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
     is_masked = settings["quantize"] in _MIXED and settings["samples"] and _may_hold_masks(folder / SAVED_MODEL)
     mixes = settings.get("skip") or is_masked
-    content = _convert_mixed(tf, converter, folder=folder, settings=settings) if mixes else converter.convert()
+    content = (
+        _convert_mixed(tf, converter, samples, folder=folder, settings=settings) if mixes else converter.convert()
+    )
     (folder / _CONVERTED).write_bytes(content)
 
 
@@ -514,7 +520,7 @@ def convert_with_floats(
                 candidate = convert(form=dataclasses.replace(whole, skip=names), cache=Path(folder))
             except ValueError as error:  # no operator of integers is left
                 return None, str(error)
-            candidate = candidate.after(keep_eight_bits) if narrows else candidate
+            candidate = candidate.after(functools.partial(narrow_weights, bits=8)) if narrows else candidate
             reason = why_not(candidate)
             _log.info("%d operators in float: %s", len(names), reason or "it passes")
             return candidate, reason
@@ -532,8 +538,13 @@ def errors_beside(
 
 
 def _warn_of_masks(file: ModelFile) -> None:
-    kinds = {operator.name for operator in file.graph.subgraphs[0].operators}
-    left = left_masks(file.objects()) if "SOFTMAX" in kinds and kinds & {"ADD", "SELECT", "SELECT_V2"} else []
+    """Warn of softmaxes of integers in which a mask has taken the range of the scores."""
+    if not may_hold_masks(model := file.objects()):
+        return
+    names = NamedTensors(model)
+    softmaxes = [operator for operator in names.graph.operators if names.kind(operator) == "SOFTMAX"]
+    grids = [(names.name(int(each.outputs[0])), names.grid(inputs_of(each)[0])) for each in softmaxes]
+    left = [name for name, grid in grids if grid is not None and grid.scale.max() > _WIDEST]
     if left:
         warn_user(
             ArgumentWarning(

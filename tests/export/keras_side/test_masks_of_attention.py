@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from tiers import in_test_ci
 
 from tfprune.export import Quantization, Runner, quantization_error, to_tflite
 from tfprune.export.file import schema
@@ -63,6 +64,26 @@ def test_an_added_mask_moves_every_score_below_the_lowest_and_keeps_the_bias_bes
     assert SCORES[1] + constant.min() <= SCORES[0] - 10
 
 
+def test_a_product_that_is_added_is_made_anew_for_each_softmax_with_a_smaller_constant():
+    model = masked("ADD", [[0.0, -3.0, 2.0, 1.0]])
+    graph = model.subgraphs[0]
+    shape = np.array([1, 4], np.int32)
+    for name in (b"kept", b"product"):
+        graph.tensors.append(schema.TensorT(name=name, shape=shape, type=schema.TensorType.FLOAT32, buffer=0))
+    kept, product = len(graph.tensors) - 2, len(graph.tensors) - 1
+    add, softmax = graph.operators
+    add.inputs = np.array([0, product], np.int32)
+    lowest = add_constant(model, graph, name=b"lowest", values=np.float32([-1e9]))
+    add_operator(model, graph, name="MUL", inputs=[kept, lowest], outputs=[product])
+    ranges = {"scores": SCORES, "kept": (0, 1), "product": (-1e9, 0)}
+    changed = clamp_masks(model, ranges)
+    file = NamedTensors(model)
+    new = inputs_of(add)[1]
+    assert [file.kind(each) for each in graph.operators] == ["MUL", "ADD", "SOFTMAX"]
+    assert changed == {"masked": (-13, 5), file.name(new): (-18, 0)}
+    assert file.constant(inputs_of(file.maker[new])[1]) == -18
+
+
 @pytest.mark.parametrize(
     ("kind", "constant", "options"),
     [
@@ -100,6 +121,22 @@ def test_an_int8_file_attends_as_the_model_does(attention, tmp_path):
     right = attention.predict(x, verbose=0)
     off = np.abs(Runner(tmp_path / "a.tflite").predict(x) - right).max()
     assert off < 0.05 * np.abs(right).max()  # it was more than half of it
+
+
+@pytest.mark.parametrize("form", [in_test_ci("(1 - mask) * -1e9"), "(mask - 1) * 1e9"])
+def test_a_mask_that_is_computed_leaves_the_scores_their_resolution(form):
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((LENGTH,), dtype="int32", name="ids")
+    x = layers.Embedding(20, WIDTH, embeddings_initializer=keras.initializers.RandomNormal(stddev=1.5))(ids)
+    forms = {"(1 - mask) * -1e9": lambda mask: (1 - mask) * -1e9, "(mask - 1) * 1e9": lambda mask: (mask - 1) * 1e9}
+    kept = keras.ops.cast(keras.ops.not_equal(ids, 0), "float32")
+    mask = forms[form](kept)[:, None, :]
+    query, key, value = (layers.Dense(WIDTH)(x) for _ in range(3))
+    scores = keras.ops.matmul(query, keras.ops.transpose(key, (0, 2, 1))) + mask
+    model = keras.Model(ids, layers.Dense(3)(keras.ops.matmul(layers.Softmax()(scores), value)))
+    right = model.predict(tokens(), verbose=0)
+    off = np.abs(Runner(convert(model, quantize="int8", calibration=tokens())).predict(tokens()) - right).max()
+    assert off < 0.1 * np.abs(right).max()  # it was more than half of it
 
 
 def test_a_mask_whose_operator_stays_in_float_passes_the_check(attention, tmp_path):
