@@ -224,7 +224,7 @@ class _Use:
 
 
 def narrow_weights(model: schema.ModelT, *, bits: int) -> bool:
-    """Round the weights of fully connected layers, and of tables, to 8 or 4 bits; zeros stay zeros.
+    """Round the weights of fully connected layers, and of tables, to 8 or 4 bits, and return True; zeros stay zeros.
 
     A weight that another operator takes as well stays as it is, and so does a small one.
 
@@ -232,9 +232,6 @@ def narrow_weights(model: schema.ModelT, *, bits: int) -> bool:
         model: A file that computes in float32, with any number of graphs. It is changed. Its weights may be arrays
             of floats as well as of bytes.
         bits: 8 or 4. Rows whose length is not a multiple of 32 get 8 bits in any case.
-
-    Returns:
-        True: the file changed.
     """
     for buffer, uses in _uses(model).items():
         if all(_fits(use) for use in uses):
@@ -248,7 +245,7 @@ def narrow_weights(model: schema.ModelT, *, bits: int) -> bool:
 
 
 def takes_eight_bits(row: QuantizationErrorRow) -> bool:
-    """Return whether an operator in float may have its weights in 8 bits, so that it adds none to a file."""
+    """Return whether an operator in float may keep weights of 8 bits."""
     return row.operator in _PLACES and row.added_bytes >= 3 * _LEAST_ENTRIES
 
 
@@ -642,8 +639,7 @@ def operators_to_skip(
         skip: Regular expressions for paths of layers, or names of operators.
         content: A float file, or one that is calibrated.
         marked: Returns a float file of the same model, whose layers have numbers for names and whose outputs are
-            negated, and the paths of these layers, by their numbers. It is called if one of `skip` is not the name of
-            an operator.
+            negated, and the paths of the layers by these numbers; called if `skip` has others than operators.
 
     Raises:
         ValueError: If one of `skip` matches nothing.
@@ -668,14 +664,17 @@ def nothing_left(skip: Sequence[str] | None) -> ValueError:
 def _layers_of_operators(content: bytes, marked: bytes) -> dict[str, set[int]]:
     """Return the numbers of the layers that each operator computes a part of, by the name of its first output."""
     graph, other = (read(each).subgraphs[0] for each in (content, marked))
-    ends = {*other.outputs}
-    own = [operator for operator in other.operators if operator.name != _LAST or not ends & {*operator.outputs}]
-    if [operator.name for operator in graph.operators] != [operator.name for operator in own]:
-        return dict.fromkeys([_name(graph, operator) for operator in graph.operators], set())
-    names = [
-        (_name(graph, operator), _name(other, same)) for operator, same in zip(graph.operators, own, strict=True)
-    ]
-    return {name: {int(number) for number in _NUMBER.findall(marked_name)} for name, marked_name in names}
+    own, same = ({index: each for each in part.operators for index in each.outputs} for part in (graph, other))
+    ends = [same[index].inputs[0] if same[index].name == _LAST else index for index in other.outputs if index in same]
+    layers_of: dict[str, set[int]] = {_name(graph, operator): set() for operator in graph.operators}
+    pairs, seen = [*zip(graph.outputs, ends, strict=False)], set()
+    for index, end in pairs:  # the order of operators depends on names: both are followed from their outputs
+        kinds = [each[key].name for each, key in ((own, index), (same, end)) if key in each]
+        if index not in seen and len(kinds) == 2 and kinds[0] == kinds[1]:
+            seen.add(index)
+            layers_of[_name(graph, own[index])] = {*map(int, _NUMBER.findall(_name(other, same[end])))}
+            pairs += zip(own[index].inputs, same[end].inputs, strict=False)
+    return layers_of
 
 
 def _moves_between(graph: Subgraph, names: set[str]) -> set[str]:
@@ -768,8 +767,7 @@ def clamp_masks(model: schema.ModelT, ranges: Mapping[str, Range]) -> dict[str, 
 def clamp_calibrated(content: bytes, samples: Sequence[Mapping[str, np.ndarray]]) -> bytes:
     """Return a calibrated float file with its masks of attention near the scores.
 
-    Where tensors share memory, the ranges of TensorFlow's converter are of both, such as of scores and masks. If no
-    mask is found by them, they are measured on the samples.
+    Where tensors share memory, its ranges are of both, as of scores and masks: then the samples give the right ones.
     """
     model = unpack_objects(bytes(content))
     known = {
