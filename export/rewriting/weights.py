@@ -914,7 +914,7 @@ class _Masks:
 
     def _replace(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
         inputs = np.array(inputs_of(operator), np.int32)
-        name = self.file.tensors[inputs[place]].name + b"/clamped"
+        name = self.file.tensors[inputs[place]].name + f"/clamped_{len(self.file.tensors)}".encode()
         inputs[place] = add_constant(self.file.model, self.file.graph, name=name, values=values)
         operator.inputs = inputs
 

@@ -84,6 +84,21 @@ def test_a_product_that_is_added_is_made_anew_for_each_softmax_with_a_smaller_co
     assert file.constant(inputs_of(file.maker[new])[1]) == -18
 
 
+def test_two_softmaxes_that_share_a_mask_get_constants_of_two_names():
+    model = masked("SELECT_V2", -1e9)
+    graph = model.subgraphs[0]
+    for name in (b"masked_2", b"out_2"):
+        graph.tensors.append(
+            schema.TensorT(name=name, shape=np.array([1, 4], np.int32), type=schema.TensorType.FLOAT32, buffer=0)
+        )
+    second, out = len(graph.tensors) - 2, len(graph.tensors) - 1
+    add_operator(model, graph, name="SELECT_V2", inputs=inputs_of(graph.operators[0]), outputs=[second])
+    add_operator(model, graph, name="SOFTMAX", inputs=[second], outputs=[out])
+    clamp_masks(model, {"scores": SCORES})
+    names = [tensor.name for tensor in graph.tensors]
+    assert sum(b"/clamped" in name for name in names) == 2 and len(names) == len({*names})
+
+
 @pytest.mark.parametrize(
     ("kind", "constant", "options"),
     [
