@@ -282,8 +282,9 @@ class Quantization:
             too few for a layer: a regular expression, or several, searched in the path of a layer, as for
             `quantize_aware`. The name of an operator in the file also selects it, as `quantization_error` gives it in
             `row.name`. A value between two operators stays in float only if both of them do. `"auto"` lets
-            `to_tflite` choose: the fewest operators with which the file passes its checks, those with the largest
-            error for their bytes first. None (the default) skips none.
+            `to_tflite` choose: the fewest operators with which the file passes its checks, those whose rounding moves
+            the outputs most first; without a `target`, weights of Dense layers and tables keep 8 bits. None (the
+            default) skips none.
 
     Raises:
         TypeError: If an argument has another type.
