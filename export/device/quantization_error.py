@@ -392,7 +392,8 @@ class _Disturbed:
     def __init__(self, content: bytes, names: Collection[str]) -> None:
         file = NamedTensors(unpack_objects(content))
         self._count, added = len(file.graph.inputs), []
-        self.places = {file.name(index): index for index in file.maker if file.name(index) in names}
+        floats = [index for index in file.maker if file.dtype(index) == "float32"]
+        self.places = {file.name(index): index for index in floats if file.name(index) in names}
         for index in self.places.values():
             added.append(add_tensor(file.graph, file.tensors[index], shape=_ONE, shapeSignature=None, buffer=0))
             result = add_tensor(file.graph, file.tensors[index], buffer=0)
@@ -639,7 +640,7 @@ class _SameGraph:
             other = self.partner(operator)
             if other is not None:
                 own, wanted = (getattr(each.builtinOptions, _ACTIVATION, 0) for each in (other, operator))
-                if own != wanted:
+                if own not in (wanted, wanted or self._following(operator)):
                     names = {number: name for name, number in vars(schema.ActivationFunctionType).items()}
                     title = self.exact.title(operator)
                     yield f"{title} ends with the activation {names.get(own)}, the model's with {names.get(wanted)}"
@@ -648,6 +649,16 @@ class _SameGraph:
                 fault = self._constant_fault(index, self._before(same), may_mask=may_mask) if index >= 0 else ""
                 if fault:
                     yield f"a constant of {self.exact.title(operator)} is {fault}"
+
+    def _following(self, operator: schema.OperatorT) -> int:
+        """Return the activation that alone takes what an operator of the float file makes; 0 if there is none."""
+        exact, ends, takers = self.exact, {int(operator.outputs[0])}, []
+        for each in exact.graph.operators:
+            if ends & {*inputs_of(each)}:
+                is_passing = exact.kind(each) in _PASSING
+                ends |= {int(each.outputs[0])} if is_passing else set()
+                takers += [] if is_passing else [exact.kind(each)]
+        return int(getattr(schema.ActivationFunctionType, takers[0], 0)) if len(takers) == 1 else 0
 
     def _before(self, index: int) -> int:
         """Return the constant that a tensor is made from without computing; the tensor itself if there is none."""

@@ -50,6 +50,7 @@ from tfprune.export.keras_side.prepare import (
     signature,
     states_at_start,
     with_floats_multiplied,
+    without_rounding,
     write_copy,
     write_saved_model,
 )
@@ -535,7 +536,8 @@ def errors_beside(
 ) -> QuantizationErrorReport:
     """Return the errors of an 8-bit file against the float file of its model, which is made for it."""
     reference = convert(form=Quantization(None), batches=(), beside=form, beside_file=file)
-    return errors_of_files(reference.content, file.content, samples={**samples})
+    exact = reference.after(without_rounding)  # which a model with ranges has
+    return errors_of_files(exact.content, file.content, samples={**samples})
 
 
 def _warn_of_masks(file: ModelFile) -> None:
