@@ -487,9 +487,9 @@ def convert_prepared(
 
 def convert_with_floats(
     form: Quantization | EdgeQuantizer,
-    *,
     convert: Callable[..., ModelFile],
     why_not: Callable[[ModelFile], str],
+    *,
     samples: Mapping[str, np.ndarray],
     narrows: bool,
 ) -> tuple[Quantization | EdgeQuantizer, ModelFile, ModelFile | None]:
@@ -500,7 +500,7 @@ def convert_with_floats(
         convert: `convert_prepared` of the model.
         why_not: Says why a file does not pass; empty if it does.
         samples: Samples on which operators are ranked, by the names of the inputs.
-        narrows: Whether the weights of operators in float keep 8 bits, where the kernels allow it.
+        narrows: Whether the weights of operators in float keep 8 bits: kernels of some targets take none.
 
     Returns:
         The format with the names of the operators, the file, and that without operators in float, if it did not pass.

@@ -666,6 +666,7 @@ def _why_not(
 @contextmanager
 def _naming_operators(
     form: Quantization | EdgeQuantizer,
+    trained: keras.Model | None,
     *,
     convert: Callable[..., ModelFile],
     file: ModelFile,
@@ -681,7 +682,8 @@ def _naming_operators(
             rows = errors_beside(convert, form, file, samples).rows
         except ValueError:
             raise error from None
-        raise ValueError(f"{error} {worst_operators(rows)} {_KEEPING}") from error
+        advice = _KEEPING if trained is None else _KEEPING_TRAINED
+        raise ValueError(f"{error} {worst_operators(rows)} {advice}") from error
 
 
 # From a pruned Keras model to a compressed file that was run before it was written.
@@ -698,6 +700,7 @@ _ADVICE = (
 )
 _OTHER_CONVERTER = "Or export it with TensorFlow's converter: TFPRUNE_CONVERTER=tensorflow in the environment."
 _KEEPING = "quantize=Quantization('int8', skip='auto') keeps the fewest operators in float that are needed."
+_KEEPING_TRAINED = "Their layers stay in float if quantize_aware gets them as `skip`; or train longer."
 _FLOAT_BYTES = 4  # of a weight
 _PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
@@ -830,10 +833,7 @@ def to_tflite(
         convert = partial(convert_prepared, plain, inputs, batches=batches or (), batch=fixed)
         goal = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
         why_not = partial(_why_not, data=data, check=goal, labeled=labeled, scored=scored)
-        narrows = target is None  # kernels elsewhere take no weights of 8 bits beside floats
-        form, converted, whole = convert_with_floats(
-            form, convert=convert, why_not=why_not, samples=data, narrows=narrows
-        )
+        form, converted, whole = convert_with_floats(form, convert, why_not, samples=data, narrows=target is None)
         file = _share_grids(converted, plain, of=trained)
         advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, advice)
@@ -852,17 +852,25 @@ def to_tflite(
                 forms += _sparse_ready(plain, inputs, form, fixed, prove=prove if allowed is None else None)
             forms = wanted.forms(forms, source=f"{model.name!r} with quantize={form.scheme!r}")
             progress.add()
-            with _naming_operators(form, convert=convert, file=converted, samples=data):
+            with _naming_operators(form, trained, convert=convert, file=converted, samples=data):
                 choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
     report = replace(report, uses_calibration=check_on is None and bool(batches), converter=converted.converter)
-    if form.scheme in INTEGERS:
-        report = replace(report, in_float=operators_in_float(choice.form.file))
-    if whole is not None and wanted.micro is None:
-        times = [benchmark(each.content).min_ms for each in (choice.form.file, whole)]
-        report = replace(report, in_float_ms=(times[0], times[1]))
+    report = _with_floats_named(report, choice.form.file, form=form, whole=whole)
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
+
+
+def _with_floats_named(
+    report: ExportReport, file: ModelFile, *, form: Quantization | EdgeQuantizer, whole: ModelFile | None
+) -> ExportReport:
+    """Say in a report which operators of a file of integers compute in float, and what they cost in time."""
+    if form.scheme in INTEGERS:
+        report = replace(report, in_float=operators_in_float(file))
+    if whole is None or report.micro is not None:
+        return report
+    times = [benchmark(each.content).min_ms for each in (file, whole)]
+    return replace(report, in_float_ms=(times[0], times[1]))
 
 
 def _beside_loops(
