@@ -3,18 +3,18 @@
     python bench/int8_retrieval.py [--preset PRESET]
 
 As in sample_apps/prune_language_model.py, titles of the PostgreSQL manual look for their passages; recall@1 is the
-share that finds its own. The file is calibrated on sentences of other pages and of the Bible. Needs KerasHub and the
-Debian packages postgresql-doc, sword-text-web and libsword-utils; the weights come from a package that is downloaded
-once, unless a preset is given.
+share that finds its own. The file is calibrated on sentences of other pages and of the Bible; skip="auto" chooses the
+operators in float by the cosine on further sentences. Needs KerasHub and the Debian packages postgresql-doc,
+sword-text-web and libsword-utils; the weights come from a package that is downloaded once, unless a preset is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,15 +26,16 @@ import keras_hub
 import numpy as np
 from common import Row, at_least, at_most
 
+import tfprune
 from sample_apps.data.cache import CACHE
 from sample_apps.language_model import measures, texts, weights
-from tfprune.export import ExportReport, Quantization, Runner, benchmark, quantization_error, to_tflite
+from tfprune.export import ExportReport, Quantization, Runner, benchmark, to_tflite
+from tfprune.export.file.model_file import ModelFile
 
 CALIBRATION, PAIRS, SENTENCES = 256, 500, 200
 COSINE, POINTS = 0.995, 0.5
 Inputs = dict[str, np.ndarray]
-# A few channels of the feed-forward outputs at the marks of start and end are hundreds of times as large as the rest.
-IN_FLOAT = re.compile(r"feedforward_output_dense|transformer_layer_\d+(_\d+)?/add_1|layer_norm")
+MOST_LOST = 0.004  # of the cosine, where operators are chosen: a little less than the bar leaves
 UNCHECKED = 100.0  # a tolerance: what a file is worth is measured here
 
 
@@ -45,16 +46,21 @@ def main() -> None:
     source = options.preset or str(weights.preset("minilm", CACHE))
     tokenizer = keras_hub.models.BertTokenizer.from_preset(source)
     model = measures.embedder(keras_hub.models.BertBackbone.from_preset(source))
-    calibration, *tests = (measures.encode(each, tokenizer) for each in data())
+    calibration, choice, *tests = (measures.encode(each, tokenizer) for each in data())
     expected = [model.predict(each, verbose=0) for each in tests]
     recall = measures.recall(*expected[:2])
     sys.stdout.write(f"float: recall@1 {100 * recall:.1f} %\n")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
         described("float", to_tflite(model, path, check_on=first(calibration)), path)
-        for name, form in forms(model, calibration).items():
-            arguments = {"calibration": calibration, "check_on": first(calibration), "tolerance": UNCHECKED}
-            report = to_tflite(model, path, quantize=form, **arguments)
+        metric = keras.metrics.CosineSimilarity(name="cosine")
+        limit = tfprune.Limit(MOST_LOST, data=(choice, model.predict(choice, verbose=0)), metric=metric)
+        auto = {"quantize": Quantization("int8", skip="auto"), "max_drop": limit}
+        for name, options in {"int8": {"quantize": "int8"}, "int8, skip='auto'": auto}.items():
+            given = {"calibration": calibration, "check_on": first(calibration), "tolerance": UNCHECKED}
+            start = time.perf_counter()
+            report = to_tflite(model, path, **options, **given)
+            sys.stdout.write(f"{name}: to_tflite took {time.perf_counter() - start:.0f} s\n")
             described(name, report, path)
             found = [unit(Runner(path).predict(each)) for each in tests]
             for text, *vectors in zip(("titles", "passages", "sentences of Luke"), found, expected, strict=True):
@@ -65,18 +71,12 @@ def main() -> None:
 
 
 def data() -> Iterator[Sequence[str]]:
-    """Yield what to calibrate on, then titles with their passages, and sentences of Luke."""
+    """Yield what to calibrate on and to choose by, then titles with their passages, and sentences of Luke."""
     manual, bible = texts.load("documentation"), texts.load("bible")
     yield [text for each in (manual, bible) for text in measures.sentences(each.calibration, CALIBRATION // 2)]
+    yield [text for each in (manual, bible) for text in measures.sentences(each.choice, CALIBRATION // 2)]
     yield from measures.pairs(manual.evaluation, PAIRS)
     yield measures.sentences(bible.evaluation, SENTENCES)
-
-
-def forms(model: keras.Model, calibration: Inputs) -> dict[str, str | Quantization]:
-    """Return int8 for all operators, and with those in float that hold the large channels."""
-    rows = quantization_error(model, None, first(calibration)).rows
-    skip = [row.name for row in rows if IN_FLOAT.search(row.name)]
-    return {"int8": "int8", f"int8, {len(skip)} operators in float": Quantization("int8", skip=skip)}
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -90,7 +90,11 @@ def first(samples: Inputs) -> Inputs:
 
 def described(name: str, report: ExportReport, path: Path) -> None:
     milliseconds = benchmark(path, runs=50).min_ms
-    stays = f", {len(report.in_float)} operators in float" if report.in_float else ""
+    sizes = {tensor.dtype: 0 for tensor in ModelFile.open(path).graph.weights}
+    for tensor in ModelFile.open(path).graph.weights:
+        sizes[tensor.dtype] += tensor.size
+    floats = sizes.get("float32", 0) / sum(sizes.values())
+    stays = f", {len(report.in_float)} operators and {floats:.1%} of the weights in float" if report.in_float else ""
     sys.stdout.write(f"{name}: {report.tflite_bytes:,} bytes, {milliseconds:.1f} ms{stays}\n")
     sys.stdout.flush()
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,27 @@ from tfprune.base.output import save_figure
 from tfprune.base.spec import ArgumentError, check_count
 from tfprune.export.device.processes import Work, read_job, run_job, write_job
 from tfprune.export.device.runner import (
-    BATCH_ROWS,
     IOTensor,
-    Runner,
-    find_interpreter,
+    WatchedRunner,
     inputs_from_job,
     inputs_to_job,
     interpreter_module,
+    plain_interpreter,
 )
 from tfprune.export.file import schema
-from tfprune.export.file.container import Source, read_model, source_name
+from tfprune.export.file.container import Source, source_name
 from tfprune.export.file.document import (
     Grid,
     NamedTensors,
+    add_operator,
     add_tensor,
     add_values,
     indices_of,
     inputs_of,
     load_objects,
+    put_in_order,
     save_objects,
+    unpack_objects,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Operator, Subgraph
@@ -45,7 +45,7 @@ from tfprune.report import Report, new_figure, table
 
 # Report of the error of an 8-bit file, layer by layer: a table and a picture.
 
-_BORDER_BYTES = 100  # of an operator that turns floats into integers or back, with its tensor
+_BORDER_BYTES = 100  # of an operator, as one that turns floats into integers or back, with its tensor
 _NAME_WIDTH = 48  # characters of a name in the table
 
 
@@ -63,6 +63,8 @@ class QuantizationErrorRow(Report):
         clipped: The fraction of float values that lie outside of the range of the integers.
         added_bytes: The bytes that its weights add to the file if the operator stays in float.
         takers: The names of the rows whose operators take the tensor.
+        effect: The root of the mean squared difference of the float file's outputs if this tensor alone is rounded
+            to 8 bits, as a fraction of the root of the mean square; measured on the first 4 samples.
     """
 
     name: str
@@ -73,16 +75,12 @@ class QuantizationErrorRow(Report):
     clipped: float
     added_bytes: int = 0
     takers: tuple[str, ...] = ()
+    effect: float = 0.0
 
     @property
     def layer(self) -> str:
         """The name without what the converter joined to it."""
         return self.name.partition(";")[0]
-
-    @property
-    def added_error(self) -> float:
-        """The part of `error` that is not in its inputs: squares of errors add up along the file."""
-        return math.sqrt(max(0.0, self.error**2 - self.before**2))
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class _FloatParts:
         names = tuple(name for name in (row.name, *row.takers) if name not in self.chosen)
         near = [self.rows[name] for name in {*names, *(maker for name in names for maker in self._makers[name])}]
         before, after = self.chosen.keys(), {*self.chosen, *names}
-        won = math.fsum(each.added_error**2 * (_is_whole(each, after) - _is_whole(each, before)) for each in near)
+        won = math.fsum(each.effect**2 * (_is_whole(each, after) - _is_whole(each, before)) for each in near)
         borders = sum(_is_border(each, after) - _is_border(each, before) for each in near)
         return _Step(names, won, _BORDER_BYTES * borders + sum(self.rows[name].added_bytes for name in names))
 
@@ -164,8 +162,8 @@ class QuantizationErrorReport(Report):
         """Choose the operators that should stay in float, for `Quantization(skip=...)`.
 
         A tensor is rounded no more if the operator that makes it and those that take it stay in float. The
-        operators whose error is largest for the bytes that they add are chosen first, until the file would be too
-        large.
+        operators whose `effect` on the outputs is largest for their number and the bytes that they add are chosen
+        first, until the file would be too large.
 
         Args:
             max_bytes: The largest size of the file, in bytes. It is estimated from the weights, and from the
@@ -191,7 +189,7 @@ class QuantizationErrorReport(Report):
             fitting = [step for step in steps if step.names and size + step.bytes <= max_bytes]
             if not fitting:
                 return tuple(parts.rows[name] for name in parts.chosen)
-            best = max(fitting, key=lambda step: step.won / max(1, step.bytes))
+            best = max(fitting, key=lambda step: step.won / (_BORDER_BYTES * len(step.names) + max(0, step.bytes)))
             parts.chosen |= dict.fromkeys(best.names)
             size += best.bytes
 
@@ -220,10 +218,10 @@ class QuantizationErrorReport(Report):
     def __str__(self) -> str:
         lines = [
             [_shortened(row.layer), row.operator, f"{row.error:.4f}", f"{row.before:.4f}"]
-            + ([f"{row.steps:.2f}", f"{row.clipped:.2%}"] if row.steps else ["-", "-"])
+            + ([f"{row.steps:.2f}", f"{row.clipped:.2%}", f"{row.effect:.4f}"] if row.steps else ["-", "-", "-"])
             for row in self.rows
         ]
-        header = ["layer", "operator", "output error", "input error", "steps", "clipped"]
+        header = ["layer", "operator", "output error", "input error", "steps", "clipped", "effect"]
         note = f"{self.samples:,} samples, {self.runtime}; the error grows most at {self.worst.layer}"
         return f"{table(header, lines, left=2)}\n\n{note}"
 
@@ -238,8 +236,11 @@ def _shortened(name: str) -> str:
 
 _FILES = ("float.tflite", "integers.tflite")
 _TIMEOUT = 3600.0  # seconds: kernels without XNNPACK are slow
-_BORDERS = {"QUANTIZE", "DEQUANTIZE"}
+_BORDERS = ("QUANTIZE", "DEQUANTIZE")
 _FLOAT_BYTES = 4  # of a number that takes one in 8 bits
+_NEVER = 1e4  # steps below the range of a tensor: numbers there are masks of attention, which integers clamp
+_ZERO, _ONE = np.zeros(1, np.float32), np.ones(1, np.int32)
+_MOST_ROUNDED = 4  # samples on which tensors are rounded one by one: each is a run of the float file
 MOVES = {"RESHAPE", "SPLIT", "SPLIT_V", "UNPACK", "PACK", "TRANSPOSE", "SQUEEZE", "STRIDED_SLICE", "DENSIFY", "SHAPE"}
 
 
@@ -308,16 +309,8 @@ def _rows(graph: Subgraph, measured: dict[str, dict[str, float]]) -> list[Quanti
             if name in measured:
                 # What is dequantized is the output of the operator before, under its name in float files.
                 kind = kinds.get(operator.inputs[0], "DEQUANTIZE") if operator.name == "DEQUANTIZE" else operator.name
-                row = QuantizationErrorRow(
-                    name,
-                    kind,
-                    error=measured[name]["error"],
-                    before=before,
-                    steps=measured[name]["steps"],
-                    clipped=measured[name]["clipped"],
-                    added_bytes=added.get(name, 0),
-                    takers=tuple(takers[name]),
-                )
+                size, ends = added.get(name, 0), tuple(takers[name])
+                row = QuantizationErrorRow(name, kind, before=before, added_bytes=size, takers=ends, **measured[name])
                 rows.append(row)
                 errors[index] = rows[-1].error
     return rows
@@ -348,56 +341,36 @@ def _costs(graph: Subgraph, names: set[str]) -> tuple[dict[str, int], dict[str, 
     return added, takers
 
 
-def plain_interpreter(content: bytes, **options: Any) -> Any:
-    """Load a plain file into an interpreter without XNNPACK."""
-    interpreter, _ = find_interpreter()
-    kernels = sys.modules[interpreter.__module__].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    return interpreter(model_content=content, experimental_op_resolver_type=kernels, **options)
+def _without_masks(right: np.ndarray, tensor: IOTensor) -> np.ndarray:
+    """Return the floats of a tensor; what only means "never" becomes the lowest number of its integers."""
+    real = right.astype(np.float64)
+    if not tensor.scale:
+        return real
+    lowest = (np.iinfo(tensor.dtype).min - tensor.zero_point) * tensor.scale
+    return np.where(real < lowest - _NEVER * tensor.scale, lowest, real)
 
 
-class _WatchedRunner(Runner):
-    """A runner that keeps all tensors."""
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self._load = partial(plain_interpreter, read_model(source), experimental_preserve_all_tensors=True)
-        self._shapes = None  # the interpreter is loaded anew with these options
-
-    @property
-    def rows(self) -> int:
-        """The number of rows in one invocation."""
-        fixed = [info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None]
-        return fixed[0] if fixed else BATCH_ROWS
-
-    def integers(self, index: int) -> np.ndarray:
-        """Return a tensor of the last invocation as the file holds it."""
-        return self._interpreter.get_tensor(index)
-
-    def tensors(self, names: set[str]) -> dict[str, tuple[np.ndarray, IOTensor]]:
-        """Return tensors of the last invocation as real numbers, and what describes each."""
-        details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
-        ends = {name: IOTensor.of(name, details[name]) for name in names if name in details}
-        return {name: (end.decode(self._interpreter.get_tensor(end.index)), end) for name, end in ends.items()}
+def _rounding(real: np.ndarray, tensor: IOTensor) -> np.ndarray:
+    """Return what rounding to the integers of a tensor adds to real numbers."""
+    limits = np.iinfo(tensor.dtype)
+    integers = np.clip(np.rint(real / tensor.scale + tensor.zero_point), limits.min, limits.max)
+    return (integers - tensor.zero_point) * tensor.scale - real
 
 
 class _Sums:
     """The sums over the samples for one tensor."""
 
-    def __init__(self) -> None:
-        self.squares = self.error = 0.0
-        self.count = self.clipped = 0
-        self.scale = 0.0
+    squares = error = scale = 0.0
+    count = clipped = 0
 
     def add(self, right: np.ndarray, values: np.ndarray, tensor: IOTensor) -> None:
-        real = right.ravel().astype(np.float64)
+        real = _without_masks(right, tensor).ravel()
         self.error += float(np.square(values.ravel() - real).sum())
         self.squares += float(np.square(real).sum())
         self.count += real.size
         self.scale = tensor.scale
         if tensor.scale:
-            limits = np.iinfo(tensor.dtype)
-            steps = real / tensor.scale + tensor.zero_point
-            self.clipped += int(np.count_nonzero((steps < limits.min - 0.5) | (steps > limits.max + 0.5)))
+            self.clipped += int(np.count_nonzero(np.abs(_rounding(real, tensor)) > 0.5 * 1.001 * tensor.scale))
 
     def result(self) -> dict[str, float]:
         root = np.sqrt(self.error / self.count) if self.count else 0.0
@@ -406,6 +379,48 @@ class _Sums:
             "steps": float(root / self.scale) if self.scale else 0.0,
             "clipped": self.clipped / self.count if self.count else 0.0,
         }
+
+
+class _Disturbed:
+    """A float file in which one tensor at a time has something added to it.
+
+    Args:
+        content: The plain float file.
+        names: The names of the tensors.
+    """
+
+    def __init__(self, content: bytes, names: Collection[str]) -> None:
+        file = NamedTensors(unpack_objects(content))
+        self._count, added = len(file.graph.inputs), []
+        floats = [index for index in file.maker if file.dtype(index) == "float32"]
+        self.places = {file.name(index): index for index in floats if file.name(index) in names}
+        for index in self.places.values():
+            added.append(add_tensor(file.graph, file.tensors[index], shape=_ONE, shapeSignature=None, buffer=0))
+            result = add_tensor(file.graph, file.tensors[index], buffer=0)
+            for holder, key in [(each, "inputs") for each in file.graph.operators] + [(file.graph, "outputs")]:
+                setattr(holder, key, np.where(getattr(holder, key) == index, result, getattr(holder, key)))
+            parts = [index, added[-1]]
+            add_operator(
+                file.model, file.graph, name="ADD", inputs=parts, outputs=[result], options=schema.AddOptionsT()
+            )
+        file.graph.inputs, file.model.signatureDefs = np.array([*file.graph.inputs, *added], np.int32), None
+        put_in_order(file.model)
+        self._interpreter = plain_interpreter(save_objects(file.model))
+
+    def outputs(self, inputs: Sequence[np.ndarray], name: str = "", addend: np.ndarray = _ZERO) -> np.ndarray:
+        """Return all outputs of floats with something added to the tensor of a name."""
+        details = self._interpreter.get_input_details()
+        addends = [addend if each == name else _ZERO for each in self.places]
+        for detail, array in zip(details, [*inputs, *addends], strict=True):
+            if tuple(detail["shape"]) != array.shape:
+                self._interpreter.resize_tensor_input(detail["index"], array.shape)
+        self._interpreter.allocate_tensors()
+        for detail, array in zip(details, [*inputs, *addends], strict=True):
+            self._interpreter.set_tensor(detail["index"], array)
+        self._interpreter.invoke()
+        results = [self._interpreter.get_tensor(each["index"]) for each in self._interpreter.get_output_details()]
+        floats = [result.astype(np.float64).ravel() for result in results if result.dtype.kind == "f"]
+        return np.nan_to_num(np.concatenate([np.zeros(1), *floats]), posinf=0, neginf=0)
 
 
 class _Pair:
@@ -417,22 +432,44 @@ class _Pair:
     """
 
     def __init__(self, reference: bytes, quantized: bytes) -> None:
-        self._runners = _WatchedRunner(reference), _WatchedRunner(quantized)
+        self._reference = reference
+        self._runners = WatchedRunner(reference), WatchedRunner(quantized)
         self.runtime = self._runners[0].runtime
 
-    def compared(
+    def _runs(
         self, form: str, arrays: dict[str, np.ndarray], names: set[str]
-    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, IOTensor]]:
-        """Yield, batch after batch, each tensor in both files as real numbers, and what describes the integers."""
+    ) -> Iterator[Sequence[dict[str, tuple[np.ndarray, IOTensor]]]]:
+        """Run both files batch after batch, and yield the tensors of each by name."""
         step = min(runner.rows for runner in self._runners)
         for start in range(0, _length_of(arrays), step):
             part = {name: array[start : start + step] for name, array in arrays.items()}
             for runner in self._runners:
                 runner.predict(inputs_from_job(form, part, draw=list))
-            reference, quantized = (runner.tensors(names) for runner in self._runners)
+            yield [runner.tensors(names) for runner in self._runners]
+
+    def compared(
+        self, form: str, arrays: dict[str, np.ndarray], names: set[str]
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, IOTensor]]:
+        """Yield, batch after batch, each tensor in both files as real numbers, and what describes the integers."""
+        for reference, quantized in self._runs(form, arrays, names):
             for name in sorted(reference.keys() & quantized.keys()):
                 if reference[name][0].dtype.kind == "f" and reference[name][0].size == quantized[name][0].size:
                     yield name, reference[name][0], *quantized[name]
+
+    def effects(self, form: str, arrays: dict[str, np.ndarray], names: set[str]) -> dict[str, float]:
+        """Return what rounding one tensor alone does to the outputs of the float file, by its name."""
+        disturbed, errors, squares = _Disturbed(self._reference, names), dict.fromkeys(names, 0.0), 0.0
+        few = {name: array[:_MOST_ROUNDED] for name, array in arrays.items()}
+        for reference, quantized in self._runs(form, few, names):
+            given = self._runners[0].given
+            plain = disturbed.outputs(given)
+            squares += float(np.square(plain).sum())
+            for name in disturbed.places.keys() & reference.keys() & quantized.keys():
+                right, tensor = reference[name][0], quantized[name][1]
+                if tensor.scale and right.dtype == np.float32:
+                    rounding = _rounding(_without_masks(right, tensor), tensor).astype(np.float32)
+                    errors[name] += float(np.square(disturbed.outputs(given, name, rounding) - plain).sum())
+        return {name: math.sqrt(error / squares) if squares else 0.0 for name, error in errors.items()}
 
 
 def _length_of(arrays: dict[str, np.ndarray]) -> int:
@@ -446,7 +483,10 @@ def _quantization_error_job(folder: Path) -> None:
     sums = {name: _Sums() for name in settings["names"]}
     for name, right, values, tensor in pair.compared(settings["form"], arrays, set(sums)):
         sums[name].add(right, values, tensor)
-    measured = {name: total.result() for name, total in sums.items() if total.count}
+    effects = pair.effects(settings["form"], arrays, {name for name, total in sums.items() if total.scale})
+    measured = {
+        name: total.result() | {"effect": effects.get(name, 0.0)} for name, total in sums.items() if total.count
+    }
     write_job(
         folder, "result", settings={"tensors": measured, "samples": _length_of(arrays), "runtime": pair.runtime}
     )
@@ -454,15 +494,13 @@ def _quantization_error_job(folder: Path) -> None:
 
 # Prove a file against the float file of the same model: constant by constant, and integers operator by operator.
 #
-# A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is
-# compared with that of the float file, in steps of its number format. Every operator of integers starts from the
-# numbers that the file has before it.
+# A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is compared
+# with that of the float file, and every operator of integers starts from the numbers that the file has before it.
 
 _log = logging.getLogger(__name__)
-_BORDERS_IN_ORDER = ("QUANTIZE", "DEQUANTIZE")
 _SAMPLES = 8  # operators show within a few what they do; the constants need none
 _MOST_NUMBERS = 2**24  # in all tensors of one invocation, which bounds memory
-_PASSING = (*_BORDERS_IN_ORDER, "RESHAPE")  # operators that give the numbers that they take
+_PASSING = (*_BORDERS, "RESHAPE")  # operators that give the numbers that they take
 _ACTIVATION = "fusedActivationFunction"
 _AS_CONVOLUTION = {"FULLY_CONNECTED": "CONV_2D"}  # operators that are others in a file of 4-bit weights
 # Steps of a constant's scale, or between two floats of its size: rounding leaves half of one. The end of a range of
@@ -540,7 +578,7 @@ class _SameGraph:
         counterparts = {file.name(index): index for index in file.known if index in file.maker or index in inputs}
         for operator in file.graph.operators:  # where floats become integers and back, both have the meaning of one
             ends = int(operator.inputs[0]), int(operator.outputs[0])
-            if file.kind(operator) in _BORDERS_IN_ORDER:
+            if file.kind(operator) in _BORDERS:
                 inner, outer = sorted(ends, key=lambda index: file.grid(index) is None)
                 counterparts[file.name(outer)] = inner
         by_name = {index: counterparts.get(self.exact.name(index)) for index in self.exact.known}
@@ -592,9 +630,8 @@ class _SameGraph:
     def computes_integers(self) -> bool:
         """Whether operators of the other file compute with integers that other operators make."""
         file = self.file
-        inputs = [
-            index for each in file.graph.operators if file.kind(each) != "DEQUANTIZE" for index in inputs_of(each)
-        ]
+        takers = [each for each in file.graph.operators if file.kind(each) != "DEQUANTIZE"]
+        inputs = [index for each in takers for index in inputs_of(each)]
         return any(index in file.maker and file.grid(index) is not None for index in inputs)
 
     def faults(self) -> Iterator[str]:
@@ -603,7 +640,7 @@ class _SameGraph:
             other = self.partner(operator)
             if other is not None:
                 own, wanted = (getattr(each.builtinOptions, _ACTIVATION, 0) for each in (other, operator))
-                if own != wanted:
+                if own not in (wanted, wanted or self._following(operator)):
                     names = {number: name for name, number in vars(schema.ActivationFunctionType).items()}
                     title = self.exact.title(operator)
                     yield f"{title} ends with the activation {names.get(own)}, the model's with {names.get(wanted)}"
@@ -612,6 +649,16 @@ class _SameGraph:
                 fault = self._constant_fault(index, self._before(same), may_mask=may_mask) if index >= 0 else ""
                 if fault:
                     yield f"a constant of {self.exact.title(operator)} is {fault}"
+
+    def _following(self, operator: schema.OperatorT) -> int:
+        """Return the activation that alone takes what an operator of the float file makes; 0 if there is none."""
+        exact, ends, takers = self.exact, {int(operator.outputs[0])}, []
+        for each in exact.graph.operators:
+            if ends & {*inputs_of(each)}:
+                is_passing = exact.kind(each) in _PASSING
+                ends |= {int(each.outputs[0])} if is_passing else set()
+                takers += [] if is_passing else [exact.kind(each)]
+        return int(getattr(schema.ActivationFunctionType, takers[0], 0)) if len(takers) == 1 else 0
 
     def _before(self, index: int) -> int:
         """Return the constant that a tensor is made from without computing; the tensor itself if there is none."""
@@ -731,7 +778,7 @@ class _CutPair:
 
     def run(self, quantized: bytes, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run both files, compare what each operator makes, and return the outputs of the int8 file."""
-        runner, exact = _WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
+        runner, exact = WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
         shapes = [() if tensor.shape is None else tensor.shape for tensor in self.file.tensors]
         numbers = sum(math.prod(abs(length) for length in shape) for shape in shapes)
         step = min(runner.rows, max(1, _MOST_NUMBERS // numbers))
@@ -765,7 +812,7 @@ class _CutPair:
         self.is_clipped |= bool(clipped > _SAMPLES + _MOST_CLIPPED * position.size)
         return inside
 
-    def _invoke(self, exact: Any, runner: _WatchedRunner, part: Mapping[str, np.ndarray]) -> None:
+    def _invoke(self, exact: Any, runner: WatchedRunner, part: Mapping[str, np.ndarray]) -> None:
         details, arrays = exact.get_input_details(), []
         for index in self.inputs:
             same = self.fed.get(index, -1)

@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -584,6 +584,55 @@ def by_output(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             f"{type(values[wrong[0]]).__name__} for {wrong[0]!r}."
         )
     return {f"{signature}/{name}": array for signature, named in values.items() for name, array in named.items()}
+
+
+def plain_interpreter(content: bytes, **options: Any) -> Any:
+    """Load a plain file into an interpreter without XNNPACK."""
+    interpreter, _ = find_interpreter()
+    kernels = sys.modules[interpreter.__module__].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return interpreter(model_content=content, experimental_op_resolver_type=kernels, **options)
+
+
+class WatchedRunner(Runner):
+    """A runner that keeps all tensors."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._load = partial(plain_interpreter, read_model(source), experimental_preserve_all_tensors=True)
+        self._shapes = None  # the interpreter is loaded anew with these options
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in one invocation."""
+        fixed = [info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None]
+        return fixed[0] if fixed else BATCH_ROWS
+
+    @property
+    def given(self) -> list[np.ndarray]:
+        """The inputs of the last invocation, in the order of the graph."""
+        return [self.integers(detail["index"]) for detail in self._interpreter.get_input_details()]
+
+    def integers(self, index: int) -> np.ndarray:
+        """Return a tensor of the last invocation as the file holds it."""
+        return self._interpreter.get_tensor(index)
+
+    def tensors(self, names: set[str] | None = None) -> dict[str, tuple[np.ndarray, IOTensor]]:
+        """Return tensors of the last invocation as real numbers, and what describes each; None for all."""
+        details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
+        ends = {name: IOTensor.of(name, details[name]) for name in details if names is None or name in names}
+        return {name: (end.decode(self._interpreter.get_tensor(end.index)), end) for name, end in ends.items()}
+
+
+def ranges_of(source: Source, samples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
+    """Return the lowest and the highest value of each tensor of floats on samples, by the names of the tensors."""
+    runner, ranges = WatchedRunner(source), {}
+    for sample in samples:
+        runner.predict({**sample})
+        for name, (array, tensor) in runner.tensors().items():
+            if tensor.dtype == np.float32 and array.size:
+                low, high = ranges.get(name, (np.inf, -np.inf))
+                ranges[name] = min(low, float(array.min())), max(high, float(array.max()))
+    return ranges
 
 
 def inputs_to_job(inputs: Any) -> tuple[Any, dict[str, np.ndarray]]:

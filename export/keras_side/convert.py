@@ -6,13 +6,11 @@ backends it travels as Keras saves it, and the child loads it on TensorFlow.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import logging
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +29,9 @@ from tfprune.base.spec import (
     warn_user,
 )
 from tfprune.export.device.processes import OUTPUT, read_job, run_job, write_job
+from tfprune.export.device.quantization_error import QuantizationErrorReport, errors_of_files
 from tfprune.export.file import schema
-from tfprune.export.file.document import (
-    QUANTIZED,
-    add_tensor,
-    drop_hash,
-    indices_of,
-    operator_name,
-)
+from tfprune.export.file.document import NamedTensors, inputs_of
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import check_operators, keep_order
 from tfprune.export.file.report import reason_of
@@ -57,21 +50,26 @@ from tfprune.export.keras_side.prepare import (
     signature,
     states_at_start,
     with_floats_multiplied,
+    without_rounding,
     write_copy,
     write_saved_model,
 )
+from tfprune.export.rewriting.rewrite import fewest_in_float
 from tfprune.export.rewriting.share_weights import check_levels
-from tfprune.export.rewriting.sparsify import merge_constants, own_biases
+from tfprune.export.rewriting.sparsify import join_islands, merge_constants, own_biases
 from tfprune.export.rewriting.weights import (
     EdgeQuantizer,
     clamp_calibrated,
     edge_quantized,
     four_bit_weights,
-    left_masks,
+    may_hold_masks,
+    narrow_weights,
     nothing_left,
     operators_to_skip,
+    takes_eight_bits,
 )
 from tfprune.models.anatomy import Anatomy, as_numpy, quantized_already
+from tfprune.models.graph import hooked_calls
 from tfprune.models.training import batches, check_holds_arrays, check_kind, check_source
 from tfprune.report import install
 
@@ -83,6 +81,7 @@ from tfprune.report import install
 _MARKED = "marked_model"
 _PATHS = "paths"  # of the layers, by their numbers
 _LEAST_MASK = -10.0  # constants above it lie among scores
+_WIDEST = 1e3  # of a step among scores: no scores are that far apart
 
 
 def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
@@ -102,31 +101,40 @@ def _write_marked(model: keras.Model, folder: Path, *, inputs: Signature, unroll
     write_job(folder, _PATHS, settings={"paths": paths})
 
 
-def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str], is_whole: bool) -> bytes:
+def _convert_mixed(
+    tf: Any, converter: Any, samples: Sequence[Mapping[str, np.ndarray]], *, folder: Path, settings: Mapping[str, Any]
+) -> bytes:
     """Convert a model to integers except for some operators, and clamp the masks of attention.
 
     Args:
         tf: TensorFlow.
-        converter: Its converter of the model, with calibration data.
+        converter: Its converter of the model, with calibration data; None where the job names a calibrated file.
+        samples: The calibration data.
         folder: The folder of the job.
-        skip: Regular expressions for paths of layers, or names of operators; empty for none.
-        is_whole: Whether inputs and outputs are integers, too.
+        settings: Those of the job: the operators or layers to skip, and whether inputs and outputs are integers, too.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: If one of `skip` matches nothing, or nothing is left for integers.
+        ValueError: If something to skip matches nothing, or nothing is left for integers.
     """
-    lite = tf.lite.experimental
+    lite, skip, cache = tf.lite.experimental, settings["skip"], settings["calibrated"]
+    is_whole = settings["io_dtype"] != "float32"
     options = functools.partial(lite.QuantizationDebugOptions, fully_quantize=is_whole)
-    debugger = lite.QuantizationDebugger(converter=converter, debug_options=options())
-    debugger.calibrated_model = clamp_calibrated(debugger.calibrated_model)
+    debugger = lite.QuantizationDebugger(converter=converter or _tiny_converter(tf), debug_options=options())
+    calibrated = debugger.calibrated_model if converter else Path(cache).read_bytes()
+    debugger.calibrated_model = clamp_calibrated(calibrated, samples) if converter else calibrated
+    if cache:
+        Path(cache).write_bytes(debugger.calibrated_model)
     if not skip:
         return debugger.get_nondebug_quantized_model()
-    marked = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
-    paths = read_job(folder, _PATHS)[0]["paths"]
-    names = operators_to_skip(skip, content=debugger.calibrated_model, marked=marked, paths=paths)
+
+    def marked() -> tuple[bytes, Sequence[str]]:
+        content = tf.lite.TFLiteConverter.from_saved_model(str(folder / _MARKED)).convert()
+        return content, read_job(folder, _PATHS)[0]["paths"]
+
+    names = operators_to_skip(skip, content=calibrated, marked=marked)
     try:
         debugger.options = options(denylisted_nodes=sorted(names))
     except ValueError as error:  # no operator of integers is left
@@ -134,8 +142,17 @@ def _convert_mixed(tf: Any, converter: Any, *, folder: Path, skip: Sequence[str]
     return debugger.get_nondebug_quantized_model()
 
 
+def _tiny_converter(tf: Any) -> Any:
+    """Return a converter of one operator, for a debugger that is then given a calibrated file."""
+    function = tf.function(tf.tanh).get_concrete_function(tf.TensorSpec([1, 1]))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: iter([[np.ones((1, 1), np.float32)]])
+    return converter
+
+
 def _may_hold_masks(folder: Path) -> bool:
-    """Return whether a SavedModel has a softmax, and constants so low that they may mask what it takes."""
+    """Return whether a SavedModel has a softmax, and constants so far from 0 that they may mask what it takes."""
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -146,13 +163,14 @@ def _may_hold_masks(folder: Path) -> bool:
         return False
     tensors = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
     arrays = [tf.make_ndarray(tensor) for tensor in tensors if tensor.dtype == tf.float32.as_datatype_enum]
-    return any(array.min(initial=0) < _LEAST_MASK for array in arrays)
+    return any(array.min(initial=0) < _LEAST_MASK or array.max(initial=0) > _WIDEST for array in arrays)
 
 
 # What the child process of `convert` does: a SavedModel, or the copy of a Keras model, into a TFLite file.
 
 JOB = "job"
 SAVED_MODEL = "saved_model"
+_CALIBRATED = "calibrated.tflite"
 _CONVERTED = "model.tflite"
 _OPERATORS = {  # of the formats that compute with integers
     "int8": "TFLITE_BUILTINS_INT8",
@@ -172,11 +190,16 @@ def _convert_job(folder: Path) -> None:
     """
     settings, arrays = read_job(folder, JOB)
     tensorflow = _tensorflow()
+    if settings.get("calibrated") and Path(settings["calibrated"]).exists():
+        content = _convert_mixed(tensorflow, None, (), folder=folder, settings=settings)
+        (folder / _CONVERTED).write_bytes(content)
+        return
     if not (folder / SAVED_MODEL).exists():
         _export_copy(settings, folder)
     if settings.get("like") in _LEAST_ENTRIES:
-        for name in (SAVED_MODEL, *([_MARKED] if settings.get("skip") else [])):
-            protect_scales(folder / name, least=_LEAST_ENTRIES[settings["like"]])
+        for name in (SAVED_MODEL, _MARKED):
+            if (folder / name).exists():
+                protect_scales(folder / name, least=_LEAST_ENTRIES[settings["like"]])
     _convert(tensorflow, settings, arrays, folder)
 
 
@@ -196,7 +219,7 @@ def _export_copy(settings: dict[str, Any], folder: Path) -> None:
     model = read_copy(folder, settings["things"])
     signature = Signature(tuple(inputs), settings["form"])
     write_saved_model(model, folder / SAVED_MODEL, inputs=signature, unroll=settings["unroll"])
-    if settings["skip"]:
+    if settings["skip"] and not settings["calibrated"]:
         _write_marked(model, folder, inputs=signature, unroll=settings["unroll"])
 
 
@@ -208,6 +231,7 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if settings["quantize"] == "float16":
         converter.target_spec.supported_types = [tf.float16]
+    samples: list[dict[str, np.ndarray]] = []
     if settings["quantize"] in _OPERATORS and settings["samples"]:  # otherwise the ranges are in the model
         names = [entry["name"] for entry in settings["inputs"]]
         samples = [{name: arrays[f"{row}/{name}"] for name in names} for row in range(settings["samples"])]
@@ -217,13 +241,10 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
     is_masked = settings["quantize"] in _MIXED and settings["samples"] and _may_hold_masks(folder / SAVED_MODEL)
     mixes = settings.get("skip") or is_masked
-    content = _mixed(tf, converter, settings, folder) if mixes else converter.convert()
+    content = (
+        _convert_mixed(tf, converter, samples, folder=folder, settings=settings) if mixes else converter.convert()
+    )
     (folder / _CONVERTED).write_bytes(content)
-
-
-def _mixed(tf: Any, converter: Any, settings: dict[str, Any], folder: Path) -> bytes:
-    is_whole = settings["io_dtype"] != "float32"
-    return _convert_mixed(tf, converter, folder=folder, skip=settings["skip"], is_whole=is_whole)
 
 
 def _in_child(folder: Path) -> None:
@@ -262,8 +283,9 @@ class Quantization:
             too few for a layer: a regular expression, or several, searched in the path of a layer, as for
             `quantize_aware`. The name of an operator in the file also selects it, as `quantization_error` gives it in
             `row.name`. A value between two operators stays in float only if both of them do. `"auto"` lets
-            `to_tflite` choose: the fewest operators with which the file passes its checks, those with the largest
-            error for their bytes first. None (the default) skips none.
+            `to_tflite` choose: the fewest operators with which the file passes its checks, those whose rounding moves
+            the outputs most first; without a `target`, weights of Dense layers and tables keep 8 bits. None (the
+            default) skips none.
 
     Raises:
         TypeError: If an argument has another type.
@@ -350,136 +372,13 @@ def as_quantization(quantize: Any) -> Quantization:
     return Quantization(quantize)
 
 
-# Put operators that only move values, and that the converter left in float, back among their 8-bit neighbours.
-#
-# The integer converter may leave such an operator in float when one of its results is unused, as in the first step
-# of an unrolled LSTM, which needs no forget gate. That depends on where the converter's objects lie in memory, so
-# the same model gives different files from run to run. On integers the outputs are the same, bit for bit.
-
-_INTEGERS_SINCE = 2  # the version of each of `_MOVES` that takes 8-bit values
-_MOVES = {"SPLIT": 1, "SPLIT_V": 0, "UNPACK": 0}  # operators with several results, and the index of their input
-
-
-def _join_islands(model: schema.ModelT) -> bool:
-    """Let operators that move 8-bit values as float32 move them as integers.
-
-    That is DEQUANTIZE, or an input of the model, then one of `_MOVES`, and QUANTIZE with one scale on all results
-    that are taken.
-
-    Args:
-        model: An open file of the converter.
-
-    Returns:
-        True, also without islands: in canonical order, and without the converter's hash, files that differ by such
-        islands become the same bytes.
-    """
-    for graph in model.subgraphs:
-        if graph.operators:
-            _Joining(model, graph).apply()
-    drop_hash(model)
-    return True
-
-
-class _Joining:
-    """Changes one graph."""
-
-    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT) -> None:
-        self._model = model
-        self._graph = graph
-        self._inputs = indices_of(graph.inputs)
-        self._outputs = {*indices_of(graph.outputs)}
-        self._takers: dict[int, list[schema.OperatorT]] = defaultdict(list)
-        self._producer: dict[int, schema.OperatorT] = {}
-        for operator in graph.operators:
-            self._producer.update(dict.fromkeys(indices_of(operator.outputs), operator))
-            for index in {*indices_of(operator.inputs)}:
-                self._takers[index].append(operator)
-
-    def apply(self) -> None:
-        """Join every island of the graph."""
-        gone = {id(unneeded) for operator in [*self._graph.operators] for unneeded in self._join(operator)}
-        self._graph.operators = [operator for operator in self._graph.operators if id(operator) not in gone]
-
-    def _join(self, operator: schema.OperatorT) -> list[schema.OperatorT]:
-        """Let an operator work on integers if it is such an island; return the operators that are then unused."""
-        if self._kind(operator) not in _MOVES:
-            return []
-        floating, results = int(operator.inputs[_MOVES[self._kind(operator)]]), indices_of(operator.outputs)
-        if self._graph.tensors[floating].type != schema.TensorType.FLOAT32:
-            return []
-        after = [taker for index in results for taker in self._takers[index]]
-        targets = [int(taker.outputs[0]) for taker in after]
-        if self._outputs & {*results, *targets} or any(self._kind(taker) != "QUANTIZE" for taker in after):
-            return []
-        source = self._integers(floating, targets)
-        if source is None:
-            return []
-        self._retake(operator, floating, source)
-        code = self._model.operatorCodes[operator.opcodeIndex]
-        code.version = max(code.version, _INTEGERS_SINCE)
-        for index in results:
-            tensor = self._graph.tensors[index]
-            tensor.type, tensor.quantization = self._values_of(source)
-            for taker in self._takers.pop(index, ()):
-                for follower in [*self._takers[int(taker.outputs[0])]]:
-                    self._retake(follower, int(taker.outputs[0]), index)
-        unneeded = not self._takers[floating] and floating not in self._outputs and floating in self._producer
-        return [*after, self._producer[floating]] if unneeded else after
-
-    def _integers(self, floating: int, targets: list[int]) -> int | None:
-        """Return integers with the targets' scale that a float tensor came from or, if it is an input, becomes."""
-        before = self._producer.get(floating)
-        sources = [int(before.inputs[0])] if before is not None and self._kind(before) == "DEQUANTIZE" else []
-        if floating in self._inputs:
-            quantizing = [taker for taker in self._takers[floating] if self._kind(taker) == "QUANTIZE"]
-            sources += [int(taker.outputs[0]) for taker in quantizing]
-        fitting = [index for index in sources if all(self._mean_the_same(index, target) for target in targets)]
-        if fitting or floating not in self._inputs or not targets:
-            return fitting[0] if fitting else None
-        same = all(self._mean_the_same(targets[0], target) for target in targets)
-        return self._quantized(floating, targets[0]) if same else None
-
-    def _quantized(self, floating: int, target: int) -> int:
-        """Add an operator that quantizes an input as the target's operator quantizes a part of it."""
-        kind, quantization = self._values_of(target)
-        self._model.buffers.append(schema.BufferT())  # empty and of its own, as the converter gives it
-        like, buffer = self._graph.tensors[floating], len(self._model.buffers) - 1
-        index = add_tensor(self._graph, like, name=QUANTIZED, buffer=buffer, type=kind, quantization=quantization)
-        operator = copy.copy(self._producer[target])
-        operator.inputs, operator.outputs = np.array([floating], np.int32), np.array([index], np.int32)
-        self._graph.operators.append(operator)
-        self._producer[index] = operator
-        self._takers[floating].append(operator)
-        return index
-
-    def _mean_the_same(self, index: int, target: int) -> bool:
-        (old_kind, old), (new_kind, new) = self._values_of(index), self._values_of(target)
-        return (
-            old_kind == new_kind
-            and np.array_equal(old.scale, new.scale)
-            and np.array_equal(old.zeroPoint, new.zeroPoint)
-        )
-
-    def _retake(self, operator: schema.OperatorT, old: int, new: int) -> None:
-        """Replace a tensor among the inputs of an operator."""
-        operator.inputs = np.array([new if index == old else index for index in operator.inputs.tolist()], np.int32)
-        self._takers[old] = [taker for taker in self._takers[old] if taker is not operator]
-        self._takers[new].append(operator)
-
-    def _values_of(self, index: int) -> tuple[int, schema.QuantizationParametersT]:
-        return self._graph.tensors[index].type, self._graph.tensors[index].quantization
-
-    def _kind(self, operator: schema.OperatorT) -> str:
-        return operator_name(self._model, operator)
-
-
 _log = logging.getLogger(__name__)
 _FLOATS = Quantization(None)
 # What becomes of a file of the converter, by the number format.
 _PASSES: dict[str | None, tuple[Pass, ...]] = {
-    "int8": (_join_islands,),
-    "int16x8": (_join_islands, own_biases),
-    "int4": (_join_islands, merge_constants, four_bit_weights),
+    "int8": (join_islands,),
+    "int16x8": (join_islands, own_biases),
+    "int4": (join_islands, merge_constants, four_bit_weights),
 }
 _TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
 # The GPU is the parent's: JAX takes most of its memory, and the child needs none.
@@ -539,6 +438,7 @@ def convert_prepared(
     batch: int | None = None,
     beside: Quantization | None = None,
     beside_file: ModelFile | None = None,
+    cache: Path | None = None,
 ) -> ModelFile:
     """Convert a model whose inputs and calibration data have been read, with options that have been checked.
 
@@ -551,6 +451,8 @@ def convert_prepared(
         beside: The number format of the file with which this one will be compared: it gets the same operators, with
             recurrent layers unrolled and scales protected as there. None (the default) is `form`.
         beside_file: That file, if it is there already: the same converter makes this one, and names tensors alike.
+        cache: A folder that keeps what was calibrated, for calls that differ in the operators of `skip` alone, which
+            are then given by their names.
 
     Raises:
         ValueError: As `convert` does.
@@ -567,11 +469,15 @@ def convert_prepared(
     samples = _split(batches, rows=inputs.batch or 1) if quantize in INTEGERS else []
     by_litert = functools.partial(_by_litert, model, inputs, form=form, samples=samples)
     by_tensorflow = functools.partial(
-        _by_tensorflow, model, inputs, form=form, samples=samples, like=(beside or form).scheme
+        _by_tensorflow, model, inputs, form=form, samples=samples, like=(beside or form).scheme, cache=cache
     )
-    content = _first_made(model, {"litert": by_litert, "tensorflow": by_tensorflow}, beside=beside_file)
-    if quantize in INTEGERS:
-        _check_scales(content, model)
+    try:
+        content = _first_made(model, {"litert": by_litert, "tensorflow": by_tensorflow}, beside=beside_file)
+        if quantize in INTEGERS:
+            _check_scales(content, model)
+    except ValueError:
+        _refuse_infinite(model, inputs, batches)
+        raise
     file = ModelFile.open(content).after(*_PASSES.get(quantize, ()))
     if quantize in INTEGERS:
         _warn_of_masks(file)
@@ -579,9 +485,69 @@ def convert_prepared(
     return file
 
 
+def convert_with_floats(
+    form: Quantization | EdgeQuantizer,
+    convert: Callable[..., ModelFile],
+    why_not: Callable[[ModelFile], str],
+    *,
+    samples: Mapping[str, np.ndarray],
+    narrows: bool,
+) -> tuple[Quantization | EdgeQuantizer, ModelFile, ModelFile | None]:
+    """Convert a model; with skip="auto", the fewest operators that let the file pass stay in float.
+
+    Args:
+        form: The number format.
+        convert: `convert_prepared` of the model.
+        why_not: Says why a file does not pass; empty if it does.
+        samples: Samples on which operators are ranked, by the names of the inputs.
+        narrows: Whether the weights of operators in float keep 8 bits: kernels of some targets take none.
+
+    Returns:
+        The format with the names of the operators, the file, and that without operators in float, if it did not pass.
+    """
+    if isinstance(form, EdgeQuantizer) or not form.finds_skip:
+        return form, convert(form=form), None
+    whole = dataclasses.replace(form, skip=None)
+    file = convert(form=whole)
+    if not why_not(file):
+        return whole, file, None
+    errors = errors_beside(convert, whole, file, samples)
+    if narrows:
+        costs = (dataclasses.replace(row, added_bytes=0) if takes_eight_bits(row) else row for row in errors.rows)
+        errors = dataclasses.replace(errors, rows=tuple(costs))
+    with TemporaryFolder() as folder:
+
+        def mixed(names: Sequence[str]) -> tuple[ModelFile | None, str]:
+            try:
+                candidate = convert(form=dataclasses.replace(whole, skip=names), cache=Path(folder))
+            except ValueError as error:  # no operator of integers is left
+                return None, str(error)
+            candidate = candidate.after(functools.partial(narrow_weights, bits=8)) if narrows else candidate
+            reason = why_not(candidate)
+            _log.info("%d operators in float: %s", len(names), reason or "it passes")
+            return candidate, reason
+
+        rows, best = fewest_in_float(errors, convert=mixed)
+    return dataclasses.replace(whole, skip=[row.name for row in rows]), best, file
+
+
+def errors_beside(
+    convert: Callable[..., ModelFile], form: Quantization, file: ModelFile, samples: Mapping[str, np.ndarray]
+) -> QuantizationErrorReport:
+    """Return the errors of an 8-bit file against the float file of its model, which is made for it."""
+    reference = convert(form=Quantization(None), batches=(), beside=form, beside_file=file)
+    exact = reference.after(without_rounding)  # which a model with ranges has
+    return errors_of_files(exact.content, file.content, samples={**samples})
+
+
 def _warn_of_masks(file: ModelFile) -> None:
-    kinds = {operator.name for operator in file.graph.subgraphs[0].operators}
-    left = left_masks(file.objects()) if "SOFTMAX" in kinds and kinds & {"ADD", "SELECT", "SELECT_V2"} else []
+    """Warn of softmaxes of integers in which a mask has taken the range of the scores."""
+    if not may_hold_masks(model := file.objects()):
+        return
+    names = NamedTensors(model)
+    softmaxes = [operator for operator in names.graph.operators if names.kind(operator) == "SOFTMAX"]
+    grids = [(names.name(int(each.outputs[0])), names.grid(inputs_of(each)[0])) for each in softmaxes]
+    left = [name for name, grid in grids if grid is not None and grid.scale.max() > _WIDEST]
     if left:
         warn_user(
             ArgumentWarning(
@@ -621,13 +587,19 @@ def _by_tensorflow(
     form: Quantization,
     samples: Sequence[dict[str, np.ndarray]],
     like: str | None,
+    cache: Path | None,
 ) -> bytes:
+    calibrated = None if cache is None else cache / _CALIBRATED
     with TemporaryFolder() as name:
         folder = Path(name)
-        unroll = like in INTEGERS
-        things = _write_model(model, inputs, folder, unroll=unroll, is_mixed=bool(form.skip))
-        settings: dict[str, Any] = {"quantize": form.scheme, "io_dtype": form.io_dtype, "things": things}
-        settings |= {"unroll": unroll, "like": like, "skip": [*(form.skip or ())], **dataclasses.asdict(inputs)}
+        settings: dict[str, Any] = {"quantize": form.scheme, "io_dtype": form.io_dtype, "things": []}
+        settings |= {"unroll": like in INTEGERS, "like": like, "skip": [*(form.skip or ())]}
+        settings |= {"calibrated": str(calibrated or ""), **dataclasses.asdict(inputs)}
+        if calibrated is None or not calibrated.exists():
+            is_marked = bool(form.skip) and cache is None
+            settings["things"] = _write_model(model, inputs, folder, unroll=settings["unroll"], is_marked=is_marked)
+        else:
+            samples = ()
         _write_job(folder, settings, samples)
         content = convert_apart(folder, model, quantize=form.scheme)
         if form.scheme is None and holds_ranges(model):
@@ -670,6 +642,31 @@ def _check_scales(data: bytes, model: keras.Model) -> None:
         raise ArgumentError("quantize", expected, found=found, advice=advice) from error
 
 
+def _refuse_infinite(model: keras.Model, inputs: Signature, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Name the layer, and the first sample of `calibration`, whose outputs no range holds; masks of -inf may be."""
+    infinite: list[tuple[str, int]] = []  # layers in the order of their calls, and the samples in a batch
+
+    def look(layer: keras.layers.Layer, _: Any, outputs: Any) -> None:
+        for array in map(_as_numpy, keras.tree.flatten(outputs)):
+            wrong = ~(array < np.inf) if array.ndim and array.dtype.kind == "f" else np.zeros((1, 1), bool)
+            rows = wrong.reshape(len(wrong), -1).any(axis=1)
+            infinite.extend([(paths[id(layer)], int(rows.argmax()))] if rows.any() else [])
+
+    leaves, first = Anatomy.of(model).leaves, 0
+    paths = {id(layer): path for path, layer in leaves}
+    with hooked_calls([layer for _, layer in leaves], look):
+        for batch in batches:
+            model(inputs.pack({**batch}), training=False)
+            if infinite:
+                raise ArgumentError(
+                    "calibration",
+                    f"samples in `calibration` that give finite outputs of each layer of {model.name!r}",
+                    found=f"sample {first + infinite[0][1]}, for which {infinite[0][0]!r} gives NaN or infinity",
+                    advice="Leave the sample out, or scale it as the data that the model was trained on.",
+                )
+            first += _length(batch)
+
+
 def check_calibration(calibration: Any, *, quantize: str | None, has_ranges: bool) -> None:
     """Refuse calibration data where the ranges are known, and missing data where they are not."""
     if quantize == "int8" and has_ranges and calibration is not None:
@@ -710,7 +707,7 @@ def _refuse_quantized(model: keras.Model) -> None:
 
 
 def _write_model(
-    model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool, is_mixed: bool
+    model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool, is_marked: bool
 ) -> list[list[str]]:
     """Write what the child reads, in float32; return the custom classes and functions that it has to import."""
     with in_float32(model), states_at_start(model):  # a file begins with the states that it is made with
@@ -718,7 +715,7 @@ def _write_model(
         if keras.backend.backend() != "tensorflow" or has_half_weights(model):
             return write_copy(model, folder)
         write_saved_model(model, folder / SAVED_MODEL, inputs=inputs, unroll=unroll)
-        if is_mixed:
+        if is_marked:
             _write_marked(model, folder, inputs=inputs, unroll=unroll)
         return []
 

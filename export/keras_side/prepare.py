@@ -454,15 +454,16 @@ def recurrent_layers(model: keras.Model) -> list[keras.layers.RNN]:
 
 @contextmanager
 def marked_layers(model: keras.Model) -> Iterator[list[str]]:
-    """Give the layers of a model numbers as names for the time being; yields their paths, by these numbers."""
-    leaves = Anatomy.of(model).leaves
-    names = [layer.name for _, layer in leaves]
+    """Give all layers, also those inside of others, numbers as names; yields their paths, by these numbers."""
+    inside = ((path, inner, layer) for path, leaf in Anatomy.of(model).leaves for inner, layer in walk(leaf))
+    layers = {id(layer): (f"{path}/{inner}" if inner else path, layer) for path, inner, layer in inside}
+    names = [layer.name for _, layer in layers.values()]
     try:
-        for number, (_, layer) in enumerate(leaves):
+        for number, (_, layer) in enumerate(layers.values()):
             layer.name = f"{LAYER_MARK}{number}"
-        yield [path for path, _ in leaves]
+        yield [path for path, _ in layers.values()]
     finally:
-        for name, (_, layer) in zip(names, leaves, strict=True):
+        for name, (_, layer) in zip(names, layers.values(), strict=True):
             layer.name = name
 
 

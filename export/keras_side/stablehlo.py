@@ -817,9 +817,12 @@ def _operators_in_float(model: keras.Model, inputs: Signature, file: ModelFile, 
     """Return the names of the operators of a float file that stay in float."""
     from tfprune.export.keras_side.prepare import marked_layers
 
-    marked = _best_file(model, inputs, integers=False, marked=True)
-    with marked_layers(model) as paths:
-        return operators_to_skip(skip, content=file.content, marked=marked.content, paths=paths)
+    def marked() -> tuple[bytes, Sequence[str]]:
+        content = _best_file(model, inputs, integers=False, marked=True).content
+        with marked_layers(model) as paths:
+            return content, paths
+
+    return operators_to_skip(skip, content=file.content, marked=marked)
 
 
 def _best_file(model: keras.Model, inputs: Signature, *, integers: bool, marked: bool = False) -> ModelFile:

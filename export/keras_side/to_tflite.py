@@ -18,12 +18,8 @@ import tfprune
 from tfprune.base.limit import GroupLimits, Limit, check_can_lose, largest_drop, one_class_warning
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_number, is_accuracy, warn_user
-from tfprune.export.device.quantization_error import (
-    QuantizationErrorReport,
-    QuantizationErrorRow,
-    errors_of_files,
-    explain_rounding,
-)
+from tfprune.export.device.benchmark import benchmark
+from tfprune.export.device.quantization_error import explain_rounding
 from tfprune.export.device.runner import arrays_of
 from tfprune.export.device.verify import (
     DATA,
@@ -58,6 +54,8 @@ from tfprune.export.keras_side.convert import (
     check_calibration,
     choose_check_on,
     convert_prepared,
+    convert_with_floats,
+    errors_beside,
     predict,
     read_calibration,
     read_check_on,
@@ -90,7 +88,7 @@ from tfprune.export.rewriting.rewrite import (
     candidate_files,
     choose,
     choose_micro,
-    fewest_in_float,
+    operators_in_float,
     read_target,
     worst_operators,
     write_choice,
@@ -645,70 +643,30 @@ def _integers(kernel: Kernel) -> np.ndarray:
     return np.rint(matrix * (LARGEST_INTEGER / max(np.abs(matrix).max(), np.finfo(np.float32).tiny)))
 
 
-# Operators of an 8-bit file that stay in float, as few as give the model's outputs.
+# What a file has to hold for skip="auto", and what to say where it does not.
 
 
-def _with_floats(
-    form: Quantization | EdgeQuantizer,
-    *,
-    convert: Callable[..., ModelFile],
-    passes: Callable[[ModelFile], bool],
-    samples: Mapping[str, np.ndarray],
-) -> tuple[Quantization | EdgeQuantizer, ModelFile, tuple[QuantizationErrorRow, ...]]:
-    """Convert a model; with skip="auto", the fewest operators that let the file pass stay in float.
-
-    Returns:
-        The format with the names of the operators, the file, and these operators.
-    """
-    if isinstance(form, EdgeQuantizer) or not form.finds_skip:
-        return form, convert(form=form), ()
-    whole = replace(form, skip=None)
-    file = convert(form=whole)
-    if passes(file):
-        return whole, file, ()
-    errors = _errors(convert, whole, file, samples)
-
-    def mixed(names: Sequence[str]) -> ModelFile | None:
-        try:
-            candidate = convert(form=replace(whole, skip=names))
-        except ValueError as error:  # no operator of integers is left
-            _log.info("%d operators in float: %s", len(names), error)
-            return None
-        return candidate if passes(candidate) else None
-
-    rows, best = fewest_in_float(errors, convert=mixed)
-    return replace(whole, skip=[row.name for row in rows]), best, rows
-
-
-def _errors(
-    convert: Callable[..., ModelFile], form: Quantization, file: ModelFile, samples: Mapping[str, np.ndarray]
-) -> QuantizationErrorReport:
-    reference = convert(form=Quantization(None), batches=(), beside=form, beside_file=file)
-    return errors_of_files(reference.content, file.content, samples={**samples})
-
-
-def _is_good(
+def _why_not(
     file: ModelFile,
     *,
     data: Mapping[str, np.ndarray],
     check: Check,
     labeled: _LabeledSamples | None,
     scored: Sequence[np.ndarray],
-) -> bool:
-    """Return whether a file gives the model's outputs, and loses no more than a limit allows."""
-    if not compare_run(run_in_child(file, data, timeout=TIMEOUT), check.expected, tolerance=check.tolerance).passed:
-        return False
+) -> str:
+    """Return why a file does not give the model's outputs, or loses more than a limit allows; empty if it is good."""
+    report = compare_run(run_in_child(file, data, timeout=TIMEOUT), check.expected, tolerance=check.tolerance)
     try:
-        _accuracy_drop(file, labeled, expected=scored)
+        _accuracy_drop(file, labeled if report.passed else None, expected=scored)
     except ArgumentError as error:
-        _log.info("%s", error)
-        return False
-    return True
+        return str(error)
+    return report.reason
 
 
 @contextmanager
 def _naming_operators(
     form: Quantization | EdgeQuantizer,
+    trained: keras.Model | None,
     *,
     convert: Callable[..., ModelFile],
     file: ModelFile,
@@ -721,10 +679,11 @@ def _naming_operators(
         if isinstance(form, EdgeQuantizer) or form.scheme != "int8" or form.skip:
             raise
         try:
-            rows = _errors(convert, form, file, samples).rows
+            rows = errors_beside(convert, form, file, samples).rows
         except ValueError:
             raise error from None
-        raise ValueError(f"{error} {worst_operators(rows)}") from error
+        advice = _KEEPING if trained is None else _KEEPING_TRAINED
+        raise ValueError(f"{error} {worst_operators(rows)} {advice}") from error
 
 
 # From a pruned Keras model to a compressed file that was run before it was written.
@@ -740,6 +699,8 @@ _ADVICE = (
     "with `tolerance` if the file is accurate enough for you."
 )
 _OTHER_CONVERTER = "Or export it with TensorFlow's converter: TFPRUNE_CONVERTER=tensorflow in the environment."
+_KEEPING = "quantize=Quantization('int8', skip='auto') keeps the fewest operators in float that are needed."
+_KEEPING_TRAINED = "Their layers stay in float if quantize_aware gets them as `skip`; or train longer."
 _FLOAT_BYTES = 4  # of a weight
 _PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
@@ -871,8 +832,8 @@ def to_tflite(
         progress.add()
         convert = partial(convert_prepared, plain, inputs, batches=batches or (), batch=fixed)
         goal = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
-        good = partial(_is_good, data=data, check=goal, labeled=labeled, scored=scored)
-        form, converted, in_float = _with_floats(form, convert=convert, passes=good, samples=data)
+        why_not = partial(_why_not, data=data, check=goal, labeled=labeled, scored=scored)
+        form, converted, whole = convert_with_floats(form, convert, why_not, samples=data, narrows=target is None)
         file = _share_grids(converted, plain, of=trained)
         advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, advice)
@@ -891,13 +852,25 @@ def to_tflite(
                 forms += _sparse_ready(plain, inputs, form, fixed, prove=prove if allowed is None else None)
             forms = wanted.forms(forms, source=f"{model.name!r} with quantize={form.scheme!r}")
             progress.add()
-            with _naming_operators(form, convert=convert, file=converted, samples=data):
+            with _naming_operators(form, trained, convert=convert, file=converted, samples=data):
                 choice = choose(forms, inputs=data, optimize=wanted.optimize, compress=compress, check=check)
         lost = _accuracy_drop(choice.form.file, labeled, expected=scored, micro=wanted.micro)
     report = write_choice(destination, choice, source=model.name, weights=kernels, lost=lost)
     report = replace(report, uses_calibration=check_on is None and bool(batches), converter=converted.converter)
-    report = replace(report, in_float={row.name: row.added_bytes for row in in_float})
+    report = _with_floats_named(report, choice.form.file, form=form, whole=whole)
     return _beside_loops(report, plain, inputs, form=form, compress=compress, batch=fixed)
+
+
+def _with_floats_named(
+    report: ExportReport, file: ModelFile, *, form: Quantization | EdgeQuantizer, whole: ModelFile | None
+) -> ExportReport:
+    """Say in a report which operators of a file of integers compute in float, and what they cost in time."""
+    if form.scheme in INTEGERS:
+        report = replace(report, in_float=operators_in_float(file))
+    if whole is None or report.micro is not None:
+        return report
+    times = [benchmark(each.content).min_ms for each in (file, whole)]
+    return replace(report, in_float_ms=(times[0], times[1]))
 
 
 def _beside_loops(

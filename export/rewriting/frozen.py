@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.device.quantization_error import plain_interpreter
+from tfprune.export.device.runner import plain_interpreter
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
     add_constant,

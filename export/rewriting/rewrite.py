@@ -16,7 +16,7 @@ import numpy as np
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, check_choice, check_count, check_number
 from tfprune.export.device.benchmark import BenchmarkReport
-from tfprune.export.device.quantization_error import QuantizationErrorReport, QuantizationErrorRow
+from tfprune.export.device.quantization_error import MOVES, QuantizationErrorReport, QuantizationErrorRow
 from tfprune.export.device.runner import arrays_of, random_inputs
 from tfprune.export.device.verify import Run, VerifyReport, compare_run, rms_row, run_in_child
 from tfprune.export.file.container import (
@@ -100,6 +100,9 @@ def accuracy_drops(before: Mapping[str, float], file: Mapping[str, float], *, mo
     return tuple(AccuracyDrop(name, before[name], file[name], sign * (before[name] - file[name])) for name in before)
 
 
+_SHOWN = 10  # operators in float in a printed report
+
+
 @dataclass(frozen=True)
 class ExportReport(Report):
     """Report of `to_tflite` and `rewrite`: the written file, and how it was checked.
@@ -130,7 +133,9 @@ class ExportReport(Report):
         gain: The estimated time of the dense file on ARM and in browsers, divided by that of this one, if its
             convolutions were rewritten as sparse 1x1 ones; None for other files.
         converter: What made a file of the Keras model, and its version; empty where it was TensorFlow's converter.
-        in_float: The operators that skip="auto" has left in float, by name, and the bytes that their weights add.
+        in_float: The operators of a file of integers that compute in float, by name, and the bytes that their weights
+            take beyond those of 8 bits.
+        in_float_ms: With skip="auto", milliseconds of a run here: of the file, and of that without such operators.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -162,6 +167,7 @@ class ExportReport(Report):
     gain: float | None = None
     converter: str = ""
     in_float: dict[str, int] = field(default_factory=dict)
+    in_float_ms: tuple[float, float] | None = None
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -224,6 +230,19 @@ class ExportReport(Report):
         smaller = [f"{name} {size:,} bytes" for name, size in self.other_bytes.items() if size < self.bytes]
         return [["smaller as", ", ".join(smaller)]] if smaller else []
 
+    @property
+    def _float_rows(self) -> list[list[str]]:
+        """Rows with the operators in float, those with most bytes first, and what they cost in time."""
+        sizes = sorted(self.in_float.items(), key=lambda item: -item[1])
+        rows = [["in float", f"{name} (+{size:,} bytes)"] for name, size in sizes[:_SHOWN]]
+        if len(sizes) > _SHOWN:
+            more = sum(size for _, size in sizes[_SHOWN:])
+            rows.append(["in float", f"{len(sizes) - _SHOWN} more (+{more:,} bytes): see `in_float`"])
+        if self.in_float_ms is not None:
+            mixed, whole = self.in_float_ms
+            rows.append(["time here", f"{mixed:.2f} ms; {whole:.2f} ms with all operators in integers"])
+        return rows
+
     def __str__(self) -> str:
         rows = [
             ["bytes", f"{self.bytes:,}"],
@@ -234,7 +253,7 @@ class ExportReport(Report):
             *rms_row(self.rms_diff, self.tolerance),
             *unrolled_row(self.unrolled),
             *self._other_formats,
-            *([["in float", f"{name} (+{size:,} bytes)"] for name, size in self.in_float.items()]),
+            *self._float_rows,
             *([["compared on", "calibration data only: pass other samples as check_on"]] * self.uses_calibration),
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
             *(["left out", f"metadata {name}: half precision has no sparse kernels"] for name in self.left_out),
@@ -700,19 +719,21 @@ def read_target(target: Any, *, optimize: Any, compress: Any, batch: Any) -> Tar
 # Operators of an 8-bit file that stay in float, by the errors that they add.
 
 _NAMED = 3  # operators in a refusal
+_PASSING = {*MOVES, "QUANTIZE", "DEQUANTIZE"}  # operators that compute nothing
 _TIMES = 5  # the bytes of the 8-bit file: more than with all weights in float
 
 
 def fewest_in_float(
-    errors: QuantizationErrorReport, *, convert: Callable[[list[str]], ModelFile | None]
+    errors: QuantizationErrorReport, *, convert: Callable[[Sequence[str]], tuple[ModelFile | None, str]]
 ) -> tuple[tuple[QuantizationErrorRow, ...], ModelFile]:
     """Find the fewest operators of a file, in the order of `to_skip`, that have to stay in float.
 
-    The number grows by half until a file passes; then the interval between the last two is halved.
+    All but one are tried first, so that a file that cannot pass is refused at once; then the interval is halved.
 
     Args:
         errors: The errors of the 8-bit file.
-        convert: Returns the file in which the operators with some names stay in float; None if it does not pass.
+        convert: Returns the file in which the operators with some names stay in float, and why it does not pass, or
+            an empty string.
 
     Returns:
         The rows of these operators, and the file.
@@ -721,33 +742,40 @@ def fewest_in_float(
         ValueError: If no file passes.
     """
     rows = errors.to_skip(max_bytes=_TIMES * errors.bytes)
-    names = [row.name for row in rows]
-    failed, count, best = 0, min(1, len(rows)), None
-    while count and (best := convert(names[:count])) is None and count < len(rows):
-        failed, count = count, min(count + max(1, count // 2), len(rows))
-    if best is None:
+    failed, count = 0, max(1, len(rows) - 1)
+    best, refusal = convert([row.name for row in rows[:count]])
+    if best is None or refusal:
         raise ValueError(
             f"Expected a file that passes with some operators in float. Received: skip='auto', and a file that does "
-            f"not pass with {len(rows)} operators in float. Nothing was written. Use quantize='dynamic', which keeps "
-            f"activations in float."
+            f"not pass with {count} of {len(rows)} operators in float: {refusal.rstrip('.')}. Nothing was written. "
+            f"{worst_operators(rows)} Allow more, or use quantize='float16'."
         )
     while count - failed > 1:
         middle = (count + failed) // 2
-        if (file := convert(names[:middle])) is None:
+        file, refusal = convert([row.name for row in rows[:middle]])
+        if file is None or refusal:
             failed = middle
         else:
             count, best = middle, file
     return rows[:count], best
 
 
+def operators_in_float(file: ModelFile) -> dict[str, int]:
+    """Return the operators of a file of integers that compute in float, as `ExportReport.in_float` describes them."""
+    graph, sizes = file.graph.subgraphs[0], {}
+    for operator in graph.operators:
+        outputs = [graph.tensors[index] for index in operator.outputs if index >= 0]
+        if operator.name not in _PASSING and any(output.dtype == "float32" for output in outputs):
+            given = [graph.tensors[index] for index in {*operator.inputs} if index >= 0]
+            sizes[outputs[0].name] = sum(3 * each.size for each in given if each.weight and each.dtype == "float32")
+    return sizes
+
+
 def worst_operators(rows: Sequence[QuantizationErrorRow]) -> str:
-    """Return sentences that name the operators that lose most in 8 bits, and say how to keep them in float."""
-    worst = sorted(rows, key=lambda row: -row.added_error)[:_NAMED]
-    names = ", ".join(f"{row.operator} {row.layer!r} ({row.added_error:.2f})" for row in worst)
-    return (
-        f"The operators that add most to the error, as a fraction of their outputs: {names}. "
-        "quantize=Quantization('int8', skip='auto') keeps the fewest in float that are needed."
-    )
+    """Return a sentence that names the operators whose rounding moves the outputs most."""
+    worst = sorted(rows, key=lambda row: -row.effect)[:_NAMED]
+    names = ", ".join(f"{row.operator} {row.layer!r} ({row.effect:.2g})" for row in worst)
+    return f"Rounding these operators moves the outputs most, as a fraction of the outputs: {names}."
 
 
 # From a .tflite file that exists to a smaller or faster one: export without a Keras model.

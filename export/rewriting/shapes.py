@@ -14,8 +14,7 @@ import numpy as np
 from tfprune.base.folders import TemporaryFolder
 from tfprune.base.spec import ArgumentError, check_count
 from tfprune.export.device.processes import read_job, run_job, write_job
-from tfprune.export.device.quantization_error import plain_interpreter
-from tfprune.export.device.runner import interpreter_module
+from tfprune.export.device.runner import interpreter_module, plain_interpreter
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
     NamedTensors,
@@ -173,7 +172,7 @@ class _OnePixelImages:
 
     def channels(self, index: int) -> int:
         """Return the channels of an image of one pixel; 0 for any other tensor."""
-        sizes, lengths = _shape_of(self.graph.tensors[index]), _lengths_of(self.graph.tensors[index])
+        sizes, lengths = _shape_of(self.graph.tensors[index]), lengths_of(self.graph.tensors[index])
         return sizes[3] if len(sizes) == 4 and [*sizes[1:3], *lengths[1:3]] == [1] * 4 else 0
 
     def image_of(self, index: int, channels: int) -> int:
@@ -189,7 +188,7 @@ class _OnePixelImages:
     def image_for(self, target: int, channels: int) -> int:
         """Add an image for an operator to make in place of a tensor, which becomes what RESHAPE makes of it."""
         image = self._add(target, channels)
-        lengths = _lengths_of(self.graph.tensors[target])
+        lengths = lengths_of(self.graph.tensors[target])
         self._reshape(image, target, lengths if -1 in lengths else [-1, *lengths[1:]])
         return image
 
@@ -228,7 +227,7 @@ class _OnePixelImages:
         """Add an image without a name: there are hundreds of them in an unrolled network."""
         tensor = self.graph.tensors[index]
         shape = np.array([max(math.prod(_shape_of(tensor)) // channels, 1), 1, 1, channels], np.int32)
-        signature = None if -1 not in _lengths_of(tensor) else np.array([-1, *shape[1:]], np.int32)
+        signature = None if -1 not in lengths_of(tensor) else np.array([-1, *shape[1:]], np.int32)
         return add_tensor(self.graph, tensor, name=b"", shape=shape, shapeSignature=signature, buffer=0)
 
     def _reshape(self, source: int, target: int, lengths: list[int]) -> None:
@@ -266,7 +265,7 @@ def _shape_of(tensor: schema.TensorT) -> list[int]:
     return [] if tensor.shape is None else list(map(int, tensor.shape))
 
 
-def _lengths_of(tensor: schema.TensorT) -> list[int]:
+def lengths_of(tensor: schema.TensorT) -> list[int]:
     """Return the lengths of a tensor's dimensions, -1 for an open one."""
     return _shape_of(tensor) if tensor.shapeSignature is None else list(map(int, tensor.shapeSignature))
 
@@ -291,7 +290,7 @@ def _elementwise(images: _OnePixelImages, operator: schema.OperatorT) -> None:
         return
     target, lengths = (
         _shape_of(tensors[operator.outputs[0]]),
-        {tuple(_lengths_of(tensors[index])) for index in origins},
+        {tuple(lengths_of(tensors[index])) for index in origins},
     )
     is_open = len(lengths) > 1 and -1 in {length for each in lengths for length in each}
     # Two rows of one dimension and two of another would give four.
@@ -543,7 +542,7 @@ def _fix_shapes(model: schema.ModelT, graph: schema.SubGraphT, tensors: dict[int
     for index, tensor in enumerate(graph.tensors):
         if index in tensors and _shape_of(tensor) != [*tensors[index].shape]:
             tensor.shape = np.array(tensors[index].shape, np.int32)
-        elif index not in tensors and index in read_ones and -1 in _lengths_of(tensor):
+        elif index not in tensors and index in read_ones and -1 in lengths_of(tensor):
             raise ValueError(f"no run shows the shape of {(tensor.name or b'').decode()!r}.")
         tensor.shapeSignature = None
 
@@ -619,7 +618,7 @@ def _refusal(images: _OnePixelImages, layer: schema.OperatorT) -> str:
         return "its operators do not compute in int8"
     if getattr(layer.builtinOptions, "weightsFormat", 0) or len(layer.outputs) > 1:
         return "its values are shuffled"
-    if not _shape_of(target) or sum(length < 0 for length in _lengths_of(target)) > 1:
+    if not _shape_of(target) or sum(length < 0 for length in lengths_of(target)) > 1:
         return "more than one dimension of what its operator gives is open"
     if math.prod(_shape_of(origin)) % _shape_of(weight)[1]:
         return "the shape of what its operator takes is not known"

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,8 @@ import numpy as np
 from tfprune.base.folders import TemporaryFolder
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_regex
 from tfprune.export.device.processes import run_program, write_job
-from tfprune.export.device.quantization_error import MOVES
+from tfprune.export.device.quantization_error import MOVES, QuantizationErrorRow
+from tfprune.export.device.runner import ranges_of
 from tfprune.export.file import schema
 from tfprune.export.file.document import (
     NamedTensors,
@@ -41,7 +42,7 @@ from tfprune.export.file.document import (
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model, Operator, Subgraph, Tensor, read
 from tfprune.export.rewriting import edge_quantizer_child as child
-from tfprune.export.rewriting.shapes import fix_batch, make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.shapes import fix_batch, lengths_of, make_pointwise, pointwise_refusal
 from tfprune.report import install
 
 # Four bits for each weight of an 8-bit file, where every runtime takes them: in convolutions.
@@ -222,8 +223,8 @@ class _Use:
     place: int
 
 
-def narrow_weights(model: schema.ModelT, *, bits: int) -> None:
-    """Round the weights of fully connected layers, and of tables, to 8 or 4 bits; zeros stay zeros.
+def narrow_weights(model: schema.ModelT, *, bits: int) -> bool:
+    """Round the weights of fully connected layers, and of tables, to 8 or 4 bits, and return True; zeros stay zeros.
 
     A weight that another operator takes as well stays as it is, and so does a small one.
 
@@ -240,6 +241,12 @@ def narrow_weights(model: schema.ModelT, *, bits: int) -> None:
         code.version = max(code.version, _VERSIONS.get(name or "", 1))
     drop_hash(model)
     put_in_order(model)
+    return True
+
+
+def takes_eight_bits(row: QuantizationErrorRow) -> bool:
+    """Return whether an operator in float may keep weights of 8 bits."""
+    return row.operator in _PLACES and row.added_bytes >= 3 * _LEAST_ENTRIES
 
 
 def _uses(model: schema.ModelT) -> dict[int, list[_Use]]:
@@ -265,9 +272,9 @@ def _fits(use: _Use) -> bool:
         return False
     if use.kind == "FULLY_CONNECTED":
         return use.graph.tensors[use.operator.inputs[0]].type == schema.TensorType.FLOAT32
-    options = use.operator.builtinOptions
+    options, ids = use.operator.builtinOptions, use.graph.tensors[use.operator.inputs[1]]
     is_of_rows = options is None or (options.axis, options.batchDims) == (0, 0)
-    return is_of_rows and use.graph.tensors[use.operator.inputs[1]].type == schema.TensorType.INT32
+    return is_of_rows and ids.type == schema.TensorType.INT32 and lengths_of(ids).count(-1) < 2
 
 
 def _narrow_buffer(model: schema.ModelT, buffer: int, *, uses: list[_Use], bits: int) -> None:
@@ -346,15 +353,18 @@ def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:
     """Turn GATHER into EMBEDDING_LOOKUP, which takes a list of ids and returns a matrix."""
     graph, operator = use.graph, use.operator
     ids, output = int(operator.inputs[1]), int(operator.outputs[0])
-    count = int(np.prod(graph.tensors[ids].shape))
-    size = int(graph.tensors[table].shape[1])
-    rows = add_tensor(graph, graph.tensors[output], shape=np.array([count, size], np.int32), shapeSignature=None)
-    flat = add_tensor(graph, graph.tensors[ids], shape=np.array([count], np.int32), shapeSignature=None)
+    sizes, width = lengths_of(graph.tensors[ids]), int(graph.tensors[table].shape[1])
+    is_open, count = -1 in sizes, int(np.prod(graph.tensors[ids].shape))
+    flat = add_tensor(graph, graph.tensors[ids], shape=np.array([count], np.int32))
+    rows = add_tensor(graph, graph.tensors[output], shape=np.array([count, width], np.int32))
+    for index in (flat, rows):
+        shape = graph.tensors[index].shape
+        graph.tensors[index].shapeSignature = np.array([-1, *shape[1:]], np.int32) if is_open else None
     operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.EMBEDDING_LOOKUP)
     operator.inputs, operator.outputs = np.array([flat, table], np.int32), np.array([rows], np.int32)
     operator.builtinOptionsType, operator.builtinOptions = 0, None
-    for source, target in ((ids, flat), (rows, output)):
-        shape = np.array(graph.tensors[target].shape, np.int32)
+    for source, target, lengths in ((ids, flat, lengths_of(graph.tensors[flat])), (rows, output, [*sizes, width])):
+        shape = np.array(lengths, np.int32)
         inputs = [source, add_constant(model, graph, name=b"shape", values=shape)]
         options = schema.ReshapeOptionsT(newShape=shape)
         add_operator(model, graph, name="RESHAPE", inputs=inputs, outputs=[target], options=options)
@@ -620,21 +630,27 @@ _LAST = "NEG"  # makes the outputs of the marked model, whose own operators so k
 _SHOWN = 3  # names in a message
 
 
-def operators_to_skip(skip: Sequence[str], *, content: bytes, marked: bytes, paths: Sequence[str]) -> set[str]:
+def operators_to_skip(
+    skip: Sequence[str], *, content: bytes, marked: Callable[[], tuple[bytes, Sequence[str]]]
+) -> set[str]:
     """Return the names of the operators that stay in float.
 
     Args:
         skip: Regular expressions for paths of layers, or names of operators.
         content: A float file, or one that is calibrated.
-        marked: A float file of the same model, whose layers have numbers for names and whose outputs are negated.
-        paths: The paths of the layers, by their numbers.
+        marked: Returns a float file of the same model, whose layers have numbers for names and whose outputs are
+            negated, and the paths of the layers by these numbers; called if `skip` has others than operators.
 
     Raises:
         ValueError: If one of `skip` matches nothing.
     """
-    layers_of = _layers_of_operators(content, marked)
-    names = {name for each in skip for name in _operators(each, paths, layers_of)}
-    return names | _moves_between(read(content).subgraphs[0], names)
+    graph = read(content).subgraphs[0]
+    names = {*skip} & {_name(graph, operator) for operator in graph.operators}
+    if others := [each for each in skip if each not in names]:
+        other_content, paths = marked()
+        layers_of = _layers_of_operators(content, other_content)
+        names |= {name for each in others for name in _operators(each, paths, layers_of)}
+    return names | _moves_between(graph, names)
 
 
 def nothing_left(skip: Sequence[str] | None) -> ValueError:
@@ -648,14 +664,17 @@ def nothing_left(skip: Sequence[str] | None) -> ValueError:
 def _layers_of_operators(content: bytes, marked: bytes) -> dict[str, set[int]]:
     """Return the numbers of the layers that each operator computes a part of, by the name of its first output."""
     graph, other = (read(each).subgraphs[0] for each in (content, marked))
-    ends = {*other.outputs}
-    own = [operator for operator in other.operators if operator.name != _LAST or not ends & {*operator.outputs}]
-    if [operator.name for operator in graph.operators] != [operator.name for operator in own]:
-        return dict.fromkeys([_name(graph, operator) for operator in graph.operators], set())
-    names = [
-        (_name(graph, operator), _name(other, same)) for operator, same in zip(graph.operators, own, strict=True)
-    ]
-    return {name: {int(number) for number in _NUMBER.findall(marked_name)} for name, marked_name in names}
+    own, same = ({index: each for each in part.operators for index in each.outputs} for part in (graph, other))
+    ends = [same[index].inputs[0] if same[index].name == _LAST else index for index in other.outputs if index in same]
+    layers_of: dict[str, set[int]] = {_name(graph, operator): set() for operator in graph.operators}
+    pairs, seen = [*zip(graph.outputs, ends, strict=False)], set()
+    for index, end in pairs:  # the order of operators depends on names: both are followed from their outputs
+        kinds = [each[key].name for each, key in ((own, index), (same, end)) if key in each]
+        if index not in seen and len(kinds) == 2 and kinds[0] == kinds[1]:
+            seen.add(index)
+            layers_of[_name(graph, own[index])] = {*map(int, _NUMBER.findall(_name(other, same[end])))}
+            pairs += zip(own[index].inputs, same[end].inputs, strict=False)
+    return layers_of
 
 
 def _moves_between(graph: Subgraph, names: set[str]) -> set[str]:
@@ -682,9 +701,7 @@ def _name(graph: Subgraph, operator: Operator) -> str:
 
 
 def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) -> list[str]:
-    """Return the names of the operators that one of `skip` selects."""
-    if each in layers_of:
-        return [each]
+    """Return the names of the operators that one of `skip` selects by the paths of layers."""
     regex = check_regex(each, "skip")
     numbers = {number for number, path in enumerate(paths) if regex.search(path)}
     if not numbers:
@@ -715,8 +732,7 @@ def _operators(each: str, paths: Sequence[str], layers_of: dict[str, set[int]]) 
 # each operator, so that other uses of it keep the old values.
 
 _NEVER = 10.0  # below a score: a probability becomes exp(-10) of another, a hundredth of the step of 8 bits
-_WIDEST = 1e3  # of a step among scores: no scores are that far apart
-_AROUND = ("BROADCAST_TO", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TILE", "TRANSPOSE")  # move values only
+_AROUND = ("BROADCAST_TO", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE")  # move values
 _SELECTS = ("SELECT", "SELECT_V2")
 Range = tuple[float, float]
 
@@ -730,8 +746,8 @@ def may_hold_masks(model: schema.ModelT) -> bool:
 def clamp_masks(model: schema.ModelT, ranges: Mapping[str, Range]) -> dict[str, Range]:
     """Bring the masks of attention in a float file near the scores, before 8 bits are made of it.
 
-    A mask is a constant that is selected, or added, and nothing but a softmax reads the result. Others stay as they
-    are.
+    A mask is a constant that is selected, or added as it is or times what is at least 0, such as
+    `(1 - mask) * -1e9`, and nothing but a softmax reads the result. Others stay as they are.
 
     Args:
         model: The float file, which is changed.
@@ -744,30 +760,33 @@ def clamp_masks(model: schema.ModelT, ranges: Mapping[str, Range]) -> dict[str, 
     for operator in masks.file.graph.operators:
         if masks.file.kind(operator) == "SOFTMAX":
             masks.scores(inputs_of(operator)[0])
+    masks.drop_unused()
     return masks.changed
 
 
-def clamp_calibrated(content: bytes) -> bytes:
-    """Return a calibrated float file with its masks of attention near the scores."""
+def clamp_calibrated(content: bytes, samples: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+    """Return a calibrated float file with its masks of attention near the scores.
+
+    Where tensors share memory, its ranges are of both, as of scores and masks: then the samples give the right ones.
+    """
     model = unpack_objects(bytes(content))
-    tensors = {tensor.name.decode(): tensor.quantization for tensor in model.subgraphs[0].tensors}
-    ranges = {
-        name: (float(known.min[0]), float(known.max[0]))
-        for name, known in tensors.items()
-        if known is not None and known.min is not None and len(known.min) == 1
+    known = {
+        tensor.name.decode(): (float(tensor.quantization.min[0]), float(tensor.quantization.max[0]))
+        for tensor in model.subgraphs[0].tensors
+        if tensor.quantization is not None
+        and tensor.quantization.min is not None
+        and len(tensor.quantization.min) == 1
     }
-    changed = clamp_masks(model, ranges)
-    for name, (low, high) in changed.items():
-        tensors[name].min, tensors[name].max = np.array([low], np.float32), np.array([high], np.float32)
+    changed = clamp_masks(model, known)
+    if not changed and may_hold_masks(model):
+        ranges = ranges_of(content, samples)
+        if changed := clamp_masks(model, ranges):
+            changed = {name: ranges[name] for name in known.keys() & ranges.keys()} | changed
+    for tensor in model.subgraphs[0].tensors if changed else ():
+        if tensor.name.decode() in changed:
+            low, high = (np.array([bound], np.float32) for bound in changed[tensor.name.decode()])
+            tensor.quantization = schema.QuantizationParametersT(min=low, max=high)
     return save_objects(model) if changed else content
-
-
-def left_masks(model: schema.ModelT) -> list[str]:
-    """Return the names of the softmaxes of integers in which a mask has taken the range of the scores."""
-    file = NamedTensors(model)
-    softmaxes = [operator for operator in file.graph.operators if file.kind(operator) == "SOFTMAX"]
-    grids = [(file.name(int(each.outputs[0])), file.grid(inputs_of(each)[0])) for each in softmaxes]
-    return [name for name, grid in grids if grid is not None and grid.scale.max() > _WIDEST]
 
 
 @dataclass(frozen=True)
@@ -789,8 +808,18 @@ class _Masks:
     def __init__(self, file: NamedTensors, ranges: Mapping[str, Range]) -> None:
         self.file, self._ranges = file, ranges
         self.changed: dict[str, Range] = {}
-        self._uses = Counter(index for operator in file.graph.operators for index in inputs_of(operator))
-        self._uses.update(indices_of(file.graph.outputs))
+        self._uses = self._count_uses()
+        self._replaced: list[schema.OperatorT] = []
+
+    def _count_uses(self) -> Counter[int]:
+        parts = [*map(inputs_of, self.file.graph.operators), indices_of(self.file.graph.outputs)]
+        return Counter(index for part in parts for index in part)
+
+    def drop_unused(self) -> None:
+        """Leave out the operators that were replaced, where nothing else reads what they make."""
+        for operator in reversed(self._replaced):
+            if not self._count_uses()[int(operator.outputs[0])]:
+                self.file.graph.operators = [each for each in self.file.graph.operators if each is not operator]
 
     def scores(self, index: int) -> _Scores | None:
         """Return the scores in a tensor that a softmax reads, and change the masks in it; None if not known."""
@@ -837,11 +866,55 @@ class _Masks:
             if values.min() / 2 < least:
                 self._replace(operator, place, np.where(is_never, np.float32(least), values))
                 return _Scores(low, high, is_masked=True)
+        return self._added_product(operator)
+
+    def _added_product(self, operator: schema.OperatorT) -> _Scores | None:
+        """Return the scores to which a constant times 0 or 1 is added; a product nearer to them is then added."""
+        inputs = inputs_of(operator)
+        for place, other in ((0, 1), (1, 0)):
+            lowest = self._lowest(inputs[place])
+            scores = self.scores(inputs[other]) if lowest < 0 else None
+            if scores is not None and lowest / 2 < (least := scores.low - _NEVER - scores.high):
+                inputs[place] = self._product(inputs[place], factor=least / lowest, least=least)
+                operator.inputs = np.array(inputs, np.int32)
+                return _Scores(scores.low, scores.high, is_masked=True)
         return None
+
+    def _lowest(self, index: int) -> float:
+        """Return the lowest value of a product with a constant that is 0 at most; 0 for all other tensors."""
+        maker = self.file.maker.get(index)
+        if maker is not None and self.file.kind(maker) in _AROUND:
+            return self._lowest(inputs_of(maker)[0])
+        is_product = maker is not None and self.file.kind(maker) == "MUL"
+        low, high = self._ranges.get(self.file.name(index), (0.0, 0.0))
+        return low if abs(high) < 1e-30 and is_product and self._constant_of(maker) is not None else 0.0
+
+    def _constant_of(self, operator: schema.OperatorT) -> int | None:
+        constants = (
+            place for place, index in enumerate(inputs_of(operator)) if self.file.constant(index) is not None
+        )
+        return next(constants, None)
+
+    def _product(self, index: int, *, factor: float, least: float) -> int:
+        """Return a new tensor, made as one is but for its constant, which is multiplied by a factor."""
+        graph, maker, operator = self.file.graph, self.file.maker[index], copy.copy(self.file.maker[index])
+        name = self.file.name(index) + f"/clamped_{len(graph.tensors)}"
+        if self.file.kind(maker) in _AROUND:
+            operator.inputs = np.array(inputs_of(maker), np.int32)
+            operator.inputs[0] = self._product(int(operator.inputs[0]), factor=factor, least=least)
+        else:
+            place = self._constant_of(maker)
+            self._replace(operator, place, self.file.constant(inputs_of(maker)[place]) * np.float32(factor))
+        made = add_tensor(graph, self.file.tensors[index], name=name.encode(), buffer=0)
+        operator.outputs = np.array([made], np.int32)
+        graph.operators.insert(next(i for i, each in enumerate(graph.operators) if each is maker) + 1, operator)
+        self.file.maker[made], self.changed[name] = operator, (least, 0.0)
+        self._replaced.append(maker)
+        return made
 
     def _replace(self, operator: schema.OperatorT, place: int, values: np.ndarray) -> None:
         inputs = np.array(inputs_of(operator), np.int32)
-        name = self.file.tensors[inputs[place]].name + b"/clamped"
+        name = self.file.tensors[inputs[place]].name + f"/clamped_{len(self.file.tensors)}".encode()
         inputs[place] = add_constant(self.file.model, self.file.graph, name=name, values=values)
         operator.inputs = inputs
 
@@ -914,7 +987,8 @@ def quantized_by_recipe(
             advice=f"Run {install('jax')}. {other}.",
         )
     has_borders = form.io_dtype == "float32" and "activation_tensor_config" in _RULES[form.scheme]["op_config"]
-    if floats and all(operator.name in MOVES for operator in _others(file, floats)):
+    graph = file.graph.subgraphs[0]
+    if floats and all(each.name in MOVES or _name(graph, each) in floats for each in graph.operators):
         raise nothing_left(form.skip)
     kept = [_rule(f"^({'|'.join(map(re.escape, sorted(floats)))});", algorithm=_IN_FLOAT)] if floats else []
     recipe = [_RULES[form.scheme], *kept, *(_BORDERS_IN_FLOAT if has_borders else [])]
@@ -922,9 +996,3 @@ def quantized_by_recipe(
         return edge_quantized(EdgeQuantizer(recipe), file, samples=samples, clamps=form.scheme in _CLAMPED).content
     except _RefusedError as error:
         raise ValueError(f"{error} {other}.") from error
-
-
-def _others(file: ModelFile, names: Collection[str]) -> list[Operator]:
-    """Return the operators of a file that have none of some names."""
-    graph = file.graph.subgraphs[0]
-    return [operator for operator in graph.operators if _name(graph, operator) not in names]

@@ -205,3 +205,17 @@ def test_reports_and_freezing_want_a_quantized_model_that_has_seen_data():
             function("model")
     with pytest.raises(ValueError, match="ranges that have seen data"):
         tfprune.freeze_ranges(tfprune.quantize_aware(plain()))
+
+
+def test_a_mask_that_a_lambda_calls_a_float_needs_no_range():
+    ids = keras.Input((4,), dtype="int32")
+    kept = keras.layers.Lambda(lambda ids: keras.ops.not_equal(ids, 0)[:, None], name="kept")(ids)
+    x = keras.layers.Embedding(9, 8)(ids)
+    y = keras.layers.MultiHeadAttention(1, 8, name="attention")(x, x, attention_mask=kept)
+    aware = tfprune.quantize_aware(keras.Model(ids, keras.layers.Dense(2)(y)))
+    layer = aware.get_layer("attention")
+    with pytest.raises(ValueError, match="which has seen none"):
+        layer.known_ranges()
+    aware(np.array([[1, 2, 0, 0], [3, 4, 5, 0]]), training=True)
+    assert "input_2" in layer.range_names and "input_2" not in layer.known_ranges()
+    assert layer.known_ranges()

@@ -705,6 +705,10 @@ class Quantized(Clustered):
             ValueError: If one has seen no data, or a bound of it is NaN or infinite.
         """
         ranges = {name: tuple(as_numpy(variable).tolist()) for name, variable in self.ranges.items()}
+        if any(low < high for low, high in ranges.values()):  # what a Lambda calls a float may be the bool of a mask
+            ranges = {
+                name: each for name, each in ranges.items() if each[0] != each[1] or not name.startswith("input_")
+            }
         for name, (low, high) in ranges.items():
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise ValueError(

@@ -7,7 +7,7 @@ import pytest
 import tfprune
 from tfprune.export import quantization_error, to_tflite
 from tfprune.export.device.runner import Runner
-from tfprune.export.file.document import load_objects, save_objects
+from tfprune.export.file.document import NamedTensors, load_objects, save_objects
 from tfprune.export.file.reader import read
 from tfprune.export.keras_side.convert import convert
 
@@ -73,12 +73,51 @@ def test_the_layer_that_is_wrong_is_the_worst(files):
     assert f"the error grows most at {report.worst.layer}" in str(report)
 
 
+def test_the_effect_of_a_layer_is_that_of_its_rounding_alone_on_the_outputs():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,), name="x")
+    hidden = keras.layers.Dense(5, "relu", name="hidden")(x)
+    model = keras.Model(x, keras.layers.Dense(3, name="last")(hidden))
+    data = np.random.default_rng(1).normal(size=(40, 6)).astype("float32")
+    integers = convert(model, quantize="int8", calibration=data)
+    row = quantization_error(convert(model), integers, samples=data).rows[0]
+    file = NamedTensors(load_objects(integers))
+    scale = next(file.grid(index).scale.item() for index in file.maker if file.name(index) == row.name)
+    hidden = keras.Model(x, hidden).predict(data[:4], verbose=0)
+    rounded = np.clip(np.rint(hidden / scale), 0, 255) * scale  # a range from 0 up
+    right, moved = (np.asarray(model.get_layer("last")(values.astype("float32"))) for values in (hidden, rounded))
+    assert row.effect == pytest.approx(np.sqrt(np.square(moved - right).sum() / np.square(right).sum()), rel=1e-3)
+
+
+def test_a_mask_of_attention_is_not_the_worst_error():
+    keras.utils.set_random_seed(0)
+    x, kept = keras.Input((4, 6), name="x"), keras.Input((4,), dtype="int32", name="kept")
+    mask = keras.layers.Lambda(lambda kept: keras.ops.equal(kept, 1)[:, None])(kept)
+    y = keras.layers.MultiHeadAttention(1, 6)(x, x, attention_mask=mask)
+    model = keras.Model([x, kept], keras.layers.Dense(2)(y))
+    generator = np.random.default_rng(0)
+    data = {"x": generator.normal(size=(40, 4, 6)).astype("float32"), "kept": np.ones((40, 4), "int32")}
+    data["kept"][::2, 3] = 0
+    masked = [row for row in quantization_error(model, None, data).rows if row.operator in ("SELECT_V2", "ADD")]
+    assert masked and all(row.error < 0.1 and row.clipped < 0.01 for row in masked)
+
+
 def test_it_prints_draws_and_turns_into_json(files, tmp_path):
     _, reference, quantized = files
     report = quantization_error(reference, quantized, samples=[X[:5]])
     lines = str(report).splitlines()
-    assert lines[0].split() == ["layer", "operator", "output", "error", "input", "error", "steps", "clipped"]
-    assert lines[-3].split()[-2:] == ["-", "-"]  # the output is float32
+    assert lines[0].split() == [
+        "layer",
+        "operator",
+        "output",
+        "error",
+        "input",
+        "error",
+        "steps",
+        "clipped",
+        "effect",
+    ]
+    assert lines[-3].split()[-3:] == ["-", "-", "-"]  # the output is float32
     report.plot(tmp_path / "error.png")
     assert (tmp_path / "error.png").stat().st_size > 1000
     assert report.as_dict()["rows"][0]["operator"] == "FULLY_CONNECTED"

@@ -244,3 +244,15 @@ def test_a_model_that_keras_has_quantized_is_refused_as_such():
     model.quantize("int8")
     with pytest.raises(ValueError, match=r"not quantized yet\. Received: .* quantized 'head' to int8 already"):
         convert(model)
+
+
+def test_a_sample_that_leaves_a_layer_without_a_range_is_named():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,))
+    y = keras.layers.Activation("exponential", name="grow")(keras.layers.Dense(8, name="first")(x))
+    share = keras.layers.Lambda(lambda y: y / (1 + keras.ops.sum(y, -1, keepdims=True)), name="share")(y)
+    model = keras.Model(x, keras.layers.Dense(2, name="last")(share))
+    data = np.random.default_rng(0).normal(size=(80, 8)).astype("float32")
+    data[57] *= 1e4  # in the second batch
+    with pytest.raises(ValueError, match="Received: sample 57, for which 'grow' gives NaN or infinity"):
+        convert(model, quantize="int8", calibration=data)

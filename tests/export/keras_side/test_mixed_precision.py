@@ -107,7 +107,31 @@ def test_a_pruned_model_is_written_checked_and_keeps_its_zeros(model, tmp_path):
     report = to_tflite(pruned, tmp_path / "mixed.tflite", quantize=form, calibration=IMAGES)
     in_float, _ = floats((tmp_path / "mixed.tflite").read_bytes())
     assert list(in_float) == [64] and np.count_nonzero(in_float[64]) == 16
+    assert [*report.in_float.values()] == [3 * 64]
     assert report.max_abs_diff <= report.tolerance * report.scale
+
+
+@pytest.mark.parametrize(
+    ("skip", "kinds", "count"),
+    [
+        in_test_ci(("feedforward_output_dense", {"FULLY_CONNECTED"}, 2)),
+        ("transformer_layer_1/feedforward", {"FULLY_CONNECTED", "MEAN", "RSQRT", "GELU"}, 2),
+    ],
+)
+def test_layers_inside_the_blocks_of_keras_hub_are_found_by_their_names(skip, kinds, count):
+    keras_hub = pytest.importorskip("keras_hub")
+    options = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 6}
+    backbone = keras_hub.models.BertBackbone(vocabulary_size=20, **options)
+    classifier = keras_hub.models.BertTextClassifier(backbone, num_classes=2)
+    ids = np.random.default_rng(0).integers(1, 20, (10, 6)).astype("int32")
+    data = {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": np.ones_like(ids)}
+    content = convert(classifier, quantize="int8", calibration=data, skip=[skip])
+    graph = read(content).subgraphs[0]
+    outputs = [(each.name, graph.tensors[each.outputs[0]]) for each in graph.operators if each.name in kinds]
+    in_float = [(kind, tensor.name) for kind, tensor in outputs if tensor.dtype == "float32"]
+    assert [kind for kind, _ in in_float].count("FULLY_CONNECTED") == count
+    assert {kind for kind, _ in in_float} == kinds
+    assert all(skip.rpartition("/")[0] in name and "feedforward" in name for _, name in in_float)
 
 
 def test_quantization_aware_models_name_such_layers_themselves(tmp_path):

@@ -357,3 +357,33 @@ def test_operators_in_float_are_named_and_allowed_only_when_asked_for(tmp_path):
     refused(model, path, r"compute in float: .*elu: its activation is none of")
     to_tflite(model, path, quantize=Quantization("int8", allow_float=True), check_on=IMAGES)
     np.testing.assert_allclose(Runner(path).predict(IMAGES), model.predict(IMAGES, verbose=0), atol=0.05)
+
+
+@pytest.fixture(scope="module")
+def hard_swish():
+    """A trained network in which a clip at 6 follows a sum: the file joins the two, its float file does not."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 6, 3))
+    y = keras.layers.Conv2D(4, 3)(x)
+    y = keras.layers.Multiply()([y, keras.layers.ReLU(6.0)(y + 3.0) * (1 / 6)])
+    aware = tfprune.quantize_aware(keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y))))
+    aware.compile("sgd", "mse")
+    images = np.random.default_rng(0).normal(size=(16, 6, 6, 3)).astype("float32")
+    aware.fit(images, np.zeros((16, 3)), verbose=0)
+    return aware, images
+
+
+def test_an_activation_that_the_file_joins_to_a_sum_is_what_the_model_computes(hard_swish, tmp_path):
+    aware, images = hard_swish
+    form = Quantization("int8", allow_float=True)
+    report = to_tflite(aware, tmp_path / "a.tflite", quantize=form, check_on=images, optimize="dense")
+    assert report.max_abs_diff < 0.02 * report.scale  # two steps of 8 bits
+
+
+def test_a_refused_file_of_a_trained_model_names_its_operators(hard_swish, tmp_path):
+    aware, images = hard_swish
+    options = {"quantize": Quantization("int8", allow_float=True), "check_on": images, "tolerance": 0}
+    with pytest.raises(
+        ValueError, match=r"moves the outputs most, as a fraction of the outputs: \w+ '.*/.*quantize_aware gets them"
+    ):
+        to_tflite(aware, tmp_path / "a.tflite", **options)

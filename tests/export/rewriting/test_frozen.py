@@ -8,7 +8,7 @@ from keras import layers
 import tfprune
 from tfprune.export import Runner, Trainer, load_trained, to_tflite, to_trainer
 from tfprune.export.command_line.cli import main
-from tfprune.export.device.quantization_error import plain_interpreter
+from tfprune.export.device.runner import plain_interpreter
 from tfprune.export.file import schema
 from tfprune.export.file.document import add_constant, add_operator, add_tensor, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile

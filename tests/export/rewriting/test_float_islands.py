@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.reader import read
-from tfprune.export.keras_side import convert
+from tfprune.export.rewriting import sparsify
 
 KINDS, TYPES = schema.BuiltinOperator, schema.TensorType
 SCALE = 0.25
@@ -18,7 +18,7 @@ VALUES = np.arange(-40, 40, dtype=np.int8).reshape(2, 40)[:, :8]
 
 
 def join_islands(data):
-    return file_after(data, convert._join_islands)
+    return file_after(data, sparsify.join_islands)
 
 
 class Model:
