@@ -138,7 +138,7 @@ def text(lines: Sequence[dict[str, Any]]) -> str:
     """Return the results as a table in Markdown."""
     words, hours = lines[0]["words"], lines[0]["hours"]
     rows = [
-        f"| network | parameters | heard of {words} words | false alarms in {hours} hours | file, bytes | RAM, bytes |",
+        f"| network | parameters | heard of {words} words | false alarms in {hours} hours | bytes | bytes of RAM |",
         "|---|---|---|---|---|---|",
     ]
     for name in ("whole", "small"):
