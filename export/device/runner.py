@@ -625,7 +625,7 @@ class WatchedRunner(Runner):
 
 def ranges_of(source: Source, samples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
     """Return the lowest and the highest value of each tensor of floats on samples, by the names of the tensors."""
-    runner, ranges = WatchedRunner(source), {}
+    runner, ranges = WatchedRunner(source), dict[str, tuple[float, float]]()
     for sample in samples:
         runner.predict({**sample})
         for name, (array, tensor) in runner.tensors().items():

@@ -557,7 +557,7 @@ class _Branch:
         form: What is alike in branches that can be one operator: their activation, and the grid of their output.
     """
 
-    operators: tuple[schema.OperatorT, ...]
+    operators: list[schema.OperatorT]
     part: int
     constants: list[np.ndarray]
     window: tuple[slice, slice]
@@ -576,10 +576,10 @@ def _branch(file: NamedTensors, output: int) -> _Branch | None:
         return None
     part, *indices = inputs_of(operator)
     constants = [each for index in indices if (each := file.constant(index)) is not None]
-    operators, slicing = (operator,), file.maker.get(part)
+    operators, slicing = [operator], file.maker.get(part)
     ranges = [range(int(length)) for length in file.tensors[part].shape]
     if slicing is not None and file.kind(slicing) in _SLICES:
-        part, ranges, operators = inputs_of(slicing)[0], _taken(file, slicing), (operator, slicing)
+        part, ranges, operators = inputs_of(slicing)[0], _taken(file, slicing), [operator, slicing]
     options = operator.builtinOptions
     is_plain = options.padding == schema.Padding.VALID and options.dilationHFactor == options.dilationWFactor == 1
     if not is_plain or len(constants) < len(indices) or constants[0].dtype != np.int8:

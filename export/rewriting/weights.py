@@ -904,7 +904,9 @@ class _Masks:
             operator.inputs[0] = self._product(int(operator.inputs[0]), factor=factor, least=least)
         else:
             place = self._constant_of(maker)
-            self._replace(operator, place, self.file.constant(inputs_of(maker)[place]) * np.float32(factor))
+            constant = None if place is None else self.file.constant(inputs_of(maker)[place])
+            assert place is not None and constant is not None  # as `_lowest` asked
+            self._replace(operator, place, constant * np.float32(factor))
         made = add_tensor(graph, self.file.tensors[index], name=name.encode(), buffer=0)
         operator.outputs = np.array([made], np.int32)
         graph.operators.insert(next(i for i, each in enumerate(graph.operators) if each is maker) + 1, operator)
