@@ -488,8 +488,8 @@ def convert_prepared(
 def convert_with_floats(
     form: Quantization | EdgeQuantizer,
     convert: Callable[..., ModelFile],
-    why_not: Callable[[ModelFile], str],
     *,
+    why_not: Callable[[ModelFile], str],
     samples: Mapping[str, np.ndarray],
     narrows: bool,
 ) -> tuple[Quantization | EdgeQuantizer, ModelFile, ModelFile | None]:
@@ -511,7 +511,7 @@ def convert_with_floats(
     file = convert(form=whole)
     if not why_not(file):
         return whole, file, None
-    errors = errors_beside(convert, whole, file, samples)
+    errors = errors_beside(convert, whole, file=file, samples=samples)
     if narrows:
         costs = (dataclasses.replace(row, added_bytes=0) if takes_eight_bits(row) else row for row in errors.rows)
         errors = dataclasses.replace(errors, rows=tuple(costs))
@@ -532,7 +532,7 @@ def convert_with_floats(
 
 
 def errors_beside(
-    convert: Callable[..., ModelFile], form: Quantization, file: ModelFile, samples: Mapping[str, np.ndarray]
+    convert: Callable[..., ModelFile], form: Quantization, *, file: ModelFile, samples: Mapping[str, np.ndarray]
 ) -> QuantizationErrorReport:
     """Return the errors of an 8-bit file against the float file of its model, which is made for it."""
     reference = convert(form=Quantization(None), batches=(), beside=form, beside_file=file)
@@ -644,6 +644,8 @@ def _check_scales(data: bytes, model: keras.Model) -> None:
 
 def _refuse_infinite(model: keras.Model, inputs: Signature, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
     """Name the layer, and the first sample of `calibration`, whose outputs no range holds; masks of -inf may be."""
+    if any(np.abs(as_numpy(weight)).max(initial=0) > 1e30 for weight in model.weights):
+        return  # no sample is to blame
     infinite: list[tuple[str, int]] = []  # layers in the order of their calls, and the samples in a batch
 
     def look(layer: keras.layers.Layer, _: Any, outputs: Any) -> None:

@@ -679,7 +679,7 @@ def _naming_operators(
         if isinstance(form, EdgeQuantizer) or form.scheme != "int8" or form.skip:
             raise
         try:
-            rows = errors_beside(convert, form, file, samples).rows
+            rows = errors_beside(convert, form, file=file, samples=samples).rows
         except ValueError:
             raise error from None
         advice = _KEEPING if trained is None else _KEEPING_TRAINED
@@ -833,7 +833,9 @@ def to_tflite(
         convert = partial(convert_prepared, plain, inputs, batches=batches or (), batch=fixed)
         goal = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
         why_not = partial(_why_not, data=data, check=goal, labeled=labeled, scored=scored)
-        form, converted, whole = convert_with_floats(form, convert, why_not, samples=data, narrows=target is None)
+        form, converted, whole = convert_with_floats(
+            form, convert, why_not=why_not, samples=data, narrows=target is None
+        )
         file = _share_grids(converted, plain, of=trained)
         advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, advice)

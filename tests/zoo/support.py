@@ -42,7 +42,7 @@ def compare(report: MicroSupportReport, data: bytes) -> None:
     note("arena", f"{report.arena:,}" if report.arena else "-")
     note("flash", f"{report.flash:,}")
     expect("operators", dict(report.ops), dict(sorted(operators(data).items())))
-    said = refusal(data, report.arena or ROOM)
+    said = refusal(data, 2 * report.arena if report.arena else ROOM)  # pointers are twice as long here
     note("the interpreter", said or "runs")
     if report.arena is None:
         name = re.search("Didn't find op for builtin opcode '(.+?)'", said)

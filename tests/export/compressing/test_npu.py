@@ -95,7 +95,9 @@ def test_what_does_not_go_with_an_npu_is_refused(changes, words, tmp_path):
 
 def test_a_microcontroller_has_no_cycles_and_estimates_may_be_made_at_once():
     limit, search = _SearchLimit(Limit(0.1), FileMetric()), Search(max_cycles=9, jobs=4)
-    with pytest.raises(ValueError, match=r"Expected an NPU as `target` .*target=Micro\(arena=None, flash=9000\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected an NPU as `target` .*target=Micro\(arena=None, flash=9000, firmware=None\)"
+    ):
         _check_bounds(search, optimize="size", target=Micro(flash=9000))
     _check_bounds(search, optimize="latency", target=NPU)
     goal = limit.goal("latency_ms", 0.9, NPU, samples=500, search=search)

@@ -391,7 +391,8 @@ def test_public_names_are_lazy_and_complete():
     reports = {"BenchmarkReport", "ExportReport", "ModelReport", "SparseInferenceReport", "VerifyReport"}
     reports |= {"EvaluateReport", "QuantizationErrorReport"}
     runs = {"Runner", "benchmark", "correct_biases", "evaluate", "inspect", "latency", "quantization_error", "verify"}
-    micro = {"ArrayReport", "MicroReport", "MicroSupportReport", "c_array", "micro_support"}
+    micro = {"ArrayReport", "ComponentReport", "MicroReport", "MicroSupportReport"}
+    micro |= {"c_array", "component", "micro_support"}
     values = {"Micro", "Quantization", "Search", "DamageReport", "damage", "PruneTfliteReport", "prune_tflite"}
     values |= {"ShrinkTfliteReport", "shrink_tflite", "Generator", "GeneratorReport", "to_generator"}
     values |= {"Embedder", "to_embedder", "WebReport", "web", "EdgeQuantizer"}

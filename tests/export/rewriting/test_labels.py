@@ -16,7 +16,17 @@ from tfprune.export.file.document import read_metadata, with_metadata
 LABELS = {"labels.txt": b"zero\none\n"}
 MODEL_METADATA = {"TFLITE_METADATA": b"describes labels.txt", "extra": b"\x07"}
 READ_ONLY = {
-    *("benchmark", "c_array", "damage", "evaluate", "inspect", "latency", "micro_support", "quantization_error"),
+    *(
+        "benchmark",
+        "c_array",
+        "component",
+        "damage",
+        "evaluate",
+        "inspect",
+        "latency",
+        "micro_support",
+        "quantization_error",
+    ),
     *("sparse_inference", "vela", "verify"),
 }
 CHANGES_LABELS = {"add_metadata"}  # test_add_metadata.py is about it
