@@ -832,10 +832,8 @@ def to_tflite(
         progress.add()
         convert = partial(convert_prepared, plain, inputs, batches=batches or (), batch=fixed)
         goal = Check(expected, _default(form.scheme, plain) if allowed is None else allowed, "")
-        why_not = partial(_why_not, data=data, check=goal, labeled=labeled, scored=scored)
-        form, converted, whole = convert_with_floats(
-            form, convert, why_not=why_not, samples=data, narrows=target is None
-        )
+        fits = partial(_why_not, data=data, check=goal, labeled=labeled, scored=scored)
+        form, converted, whole = convert_with_floats(form, convert, why_not=fits, samples=data, narrows=not target)
         file = _share_grids(converted, plain, of=trained)
         advice = f"{_ADVICE} {_OTHER_CONVERTER}" if converted.converter else _ADVICE
         check = Check(expected, _default(form.scheme, plain, file) if allowed is None else allowed, advice)
