@@ -119,7 +119,7 @@ def quantization_error(
     Example:
         >>> report = quantization_error("digits.tflite", "digits_int8.tflite", images)
         >>> print(report)
-        layer ... operator ... output error  input error  steps  clipped
+        layer ... operator ... output error  input error  steps  clipped  effect
         ...
         >>> report.rows[-1].error < 0.1
         True

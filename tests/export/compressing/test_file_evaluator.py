@@ -26,7 +26,7 @@ from tfprune.export.micro.interpreter import run_files
 from tfprune.export.micro.micro import Micro
 
 HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
-ARENA = 2_500  # bytes: the dense file takes more
+ARENA = 1_100  # bytes: the dense file takes more
 
 
 def test_a_recipe_is_exported_in_the_formats_that_it_can_have():
