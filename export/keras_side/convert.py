@@ -62,7 +62,6 @@ from tfprune.export.rewriting.weights import (
     clamp_calibrated,
     edge_quantized,
     four_bit_weights,
-    may_hold_masks,
     narrow_weights,
     nothing_left,
     operators_to_skip,
@@ -542,9 +541,9 @@ def errors_beside(
 
 def _warn_of_masks(file: ModelFile) -> None:
     """Warn of softmaxes of integers in which a mask has taken the range of the scores."""
-    if not may_hold_masks(model := file.objects()):
+    if "SOFTMAX" not in file.graph.ops or not file.graph.ops.keys() & {"ADD", "SELECT", "SELECT_V2"}:
         return
-    names = NamedTensors(model)
+    names = NamedTensors(file.objects())
     softmaxes = [operator for operator in names.graph.operators if names.kind(operator) == "SOFTMAX"]
     grids = [(names.name(int(each.outputs[0])), names.grid(inputs_of(each)[0])) for each in softmaxes]
     left = [name for name, grid in grids if grid is not None and grid.scale.max() > _WIDEST]

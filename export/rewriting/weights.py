@@ -475,7 +475,7 @@ def edge_quantized(
             are lost.
     """
     signature = next(iter(file.signatures), "")
-    clamps = clamps and may_hold_masks(file.objects())
+    clamps = clamps and _may_hold_masks(file.objects())
     settings = {"recipe": form.recipe, "samples": len(samples), "signature": signature, "stops": clamps}
     arrays = {f"{row}/{name}": array for row, sample in enumerate(samples) for name, array in sample.items()}
     with TemporaryFolder() as folder:
@@ -737,7 +737,7 @@ _SELECTS = ("SELECT", "SELECT_V2")
 Range = tuple[float, float]
 
 
-def may_hold_masks(model: schema.ModelT) -> bool:
+def _may_hold_masks(model: schema.ModelT) -> bool:
     """Return whether something may be masked before a softmax."""
     kinds = {operator_name(model, operator) for operator in model.subgraphs[0].operators or ()}
     return "SOFTMAX" in kinds and bool(kinds & {*_SELECTS, "ADD"})
@@ -778,7 +778,7 @@ def clamp_calibrated(content: bytes, samples: Sequence[Mapping[str, np.ndarray]]
         and len(tensor.quantization.min) == 1
     }
     changed = clamp_masks(model, known)
-    if not changed and may_hold_masks(model):
+    if not changed and _may_hold_masks(model):
         ranges = ranges_of(content, samples)
         if changed := clamp_masks(model, ranges):
             changed = {name: ranges[name] for name in known.keys() & ranges.keys()} | changed
