@@ -57,9 +57,9 @@ def main() -> None:
         limit = tfprune.Limit(MOST_LOST, data=(choice, model.predict(choice, verbose=0)), metric=metric)
         auto = {"quantize": Quantization("int8", skip="auto"), "max_drop": limit}
         for name, options in {"int8": {"quantize": "int8"}, "int8, skip='auto'": auto}.items():
-            given = {"calibration": calibration, "check_on": first(calibration), "tolerance": UNCHECKED}
+            arguments = {"calibration": calibration, "check_on": first(calibration), "tolerance": UNCHECKED}
             start = time.perf_counter()
-            report = to_tflite(model, path, **options, **given)
+            report = to_tflite(model, path, **options, **arguments)
             sys.stdout.write(f"{name}: to_tflite took {time.perf_counter() - start:.0f} s\n")
             described(name, report, path)
             found = [unit(Runner(path).predict(each)) for each in tests]

@@ -57,10 +57,10 @@ def program_of(sources: Path) -> Path:
             subprocess.run(["g++", *FLAGS, *includes, "-c", path, "-o", target], check=True)
         return target
 
-    made = ThreadPool(2).map(compiled, files)
+    parts = ThreadPool(2).map(compiled, files)
     program = objects / "arena"
     source = Path(__file__).with_suffix(".cc")
-    subprocess.run(["g++", *FLAGS, *includes, source, *made, "-o", program], check=True)
+    subprocess.run(["g++", *FLAGS, *includes, source, *parts, "-o", program], check=True)
     return program
 
 

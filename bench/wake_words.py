@@ -89,8 +89,8 @@ def measure(words: Sequence[WakeWord], flops: float) -> Iterator[Row]:
         kinds = [*itertools.product(VOICES, VARIANTS, RATES)]
         text, stride = word.name.replace("_", " "), stride_of(word.content)
         takes = pool.map(lambda kind, text=text: spoken(text, f"{kind[0]}+{kind[1]}", kind[2]), kinds)
-        said = [strides(features_of(between_silence(take)), stride) for take in takes]
-        chosen, judged = said[::2], said[1::2]
+        voices = [strides(features_of(between_silence(take)), stride) for take in takes]
+        chosen, judged = voices[::2], voices[1::2]
         others = strides(features_of(first), stride)
         room = max(CALIBRATION - sum(map(len, chosen)), len(others) // 8)
         samples = np.concatenate([others[:room], *chosen])  # the words last, as every eighth from the end is held out

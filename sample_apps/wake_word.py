@@ -45,8 +45,8 @@ def main() -> None:
         options.width, options.steps, options.fine_tuning = 16, 60, 30
     words = synthetic() if options.smoke else load(options.word, options.cache)
     lines = [line for seed in range(options.seeds) for line in one_seed(seed, words, options)]
-    written = "".join(f"{json.dumps(line)}\n" for line in lines)
-    (options.output / "results.jsonl").write_text(written, encoding="utf-8")
+    results = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (options.output / "results.jsonl").write_text(results, encoding="utf-8")
     (options.output / "table.md").write_text(text(lines), encoding="utf-8")
     print(f"\n{text(lines)}\nFiles: {options.output}")
 
@@ -84,15 +84,15 @@ def one_seed(seed: int, words: Words, options: argparse.Namespace) -> list[dict[
     for name, model in (("whole", whole), ("small", small)):
         path = options.output / f"{name}-{seed}.tflite"
         export(model, ranges(words), path)
-        written = path.with_suffix(".esphome.tflite")
-        rewrite(path, written, target=Micro(firmware="esphome"), check_on=strides(words.others[:600], STRIDE))
+        target = path.with_suffix(".esphome.tflite")
+        rewrite(path, target, target=Micro(firmware="esphome"), check_on=strides(words.others[:600], STRIDE))
         lines.append(
             {
                 "network": name,
                 "seed": seed,
                 "parameters": model.count_params(),
-                **heard(path, words, options),
-                **taken(written),
+                **recall_of(path, words, options),
+                **sizes_of(target),
             }
         )
         print(lines[-1], flush=True)
@@ -112,7 +112,7 @@ def ranges(words: Words) -> np.ndarray:
     return strides(stream, STRIDE)
 
 
-def heard(path: Path, words: Words, options: argparse.Namespace) -> dict[str, Any]:
+def recall_of(path: Path, words: Words, options: argparse.Namespace) -> dict[str, Any]:
     """Return the share of words that a file hears at the cutoff with so many false alarms."""
     content = path.read_bytes()
     others = scores_of(content, strides(words.others, STRIDE))
@@ -128,7 +128,7 @@ def heard(path: Path, words: Words, options: argparse.Namespace) -> dict[str, An
     }
 
 
-def taken(path: Path) -> dict[str, int]:
+def sizes_of(path: Path) -> dict[str, int]:
     """Return the flash and the RAM that a file takes."""
     report = micro_support(path)
     return {"bytes": report.flash, "arena": report.arena or 0}

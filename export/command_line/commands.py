@@ -667,7 +667,7 @@ def _micro(options: argparse.Namespace) -> Any:
     runs = support.runs and (support.firmware is None or support.firmware.fits)
     written, folder = None, None
     if runs and options.c_array is not None:
-        written = c_array(options.model, options.c_array, arena=support.arena)
+        written = c_array(options.model, options.c_array, arena=support.wide_arena)
     if runs and options.component is not None:
         folder = component(
             options.model,

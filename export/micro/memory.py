@@ -247,7 +247,7 @@ def _refusal(model: schema.ModelT, tensor: schema.TensorT) -> str:
 # Put DECODE in front of layers, and cut large layers into parts whose weights are unpacked one after the other.
 
 _MAX_CONCATENATED = 10  # tensors that the interpreter's CONCATENATION takes, at most
-_INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8
+_INTEGERS_SINCE = 2  # the version of operators that move values that takes int8
 
 
 def encode_smallest(values: np.ndarray) -> DecodeConstants:
@@ -401,6 +401,18 @@ class Unpacker:
         return len(codes) - 1
 
 
+def become(
+    model: schema.ModelT, operator: schema.OperatorT, *, name: str, inputs: Sequence[int], options: Any
+) -> None:
+    """Change an operator of a model into the one of a name, with the same outputs."""
+    operator.opcodeIndex = operator_code(model, getattr(schema.BuiltinOperator, name))
+    code = model.operatorCodes[operator.opcodeIndex]
+    code.version = max(code.version, _INTEGERS_SINCE)
+    operator.inputs = np.array(inputs, np.int32)
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+    operator.builtinOptions = options
+
+
 # Take less RAM for the same outputs, bit for bit: fewer operators, in an order that keeps less alive.
 
 _SLICES = ("STRIDED_SLICE", "SLICE")
@@ -464,28 +476,24 @@ def _split_off(file: NamedTensors, operator: schema.OperatorT) -> None:
     """Let SPLIT_V do what a slice does that takes one end of an axis."""
     source, ranges = file.tensors[inputs_of(operator)[0]], _taken(file, operator)
     pairs = [*zip(ranges, map(int, source.shape), strict=False)]
-    cut = [axis for axis, (taken, length) in enumerate(pairs) if len(taken) < length]
-    if len(cut) != 1 or not len(ranges[cut[0]]):
+    axes = [axis for axis, (span, length) in enumerate(pairs) if len(span) < length]
+    if len(axes) != 1 or not len(ranges[axes[0]]):
         return
-    (axis,) = cut
-    taken, length = pairs[axis]
-    if taken.start and taken.stop < length:
+    (axis,) = axes
+    span, length = pairs[axis]
+    if span.start and span.stop < length:
         return
-    sizes = [length - len(taken), len(taken)] if taken.start else [len(taken), length - len(taken)]
+    sizes = [length - len(span), len(span)] if span.start else [len(span), length - len(span)]
     shape = np.array(source.shape, np.int32)
-    shape[axis] = length - len(taken)
+    shape[axis] = length - len(span)
     rest = add_tensor(file.graph, source, shape=shape, shapeSignature=None, name=b"")
-    outputs = [rest, *operator.outputs] if taken.start else [*operator.outputs, rest]
+    outputs = [rest, *operator.outputs] if span.start else [*operator.outputs, rest]
     constants = [
         add_constant(file.model, file.graph, name=b"", values=np.array(values, np.int32)) for values in (sizes, axis)
     ]
-    operator.opcodeIndex = operator_code(file.model, schema.BuiltinOperator.SPLIT_V)
-    code = file.model.operatorCodes[operator.opcodeIndex]
-    code.version = max(code.version, _INTEGERS_SINCE)
-    operator.inputs = np.array([inputs_of(operator)[0], *constants], np.int32)
+    inputs, options = [inputs_of(operator)[0], *constants], schema.SplitVOptionsT(numSplits=2)
+    become(file.model, operator, name="SPLIT_V", inputs=inputs, options=options)
     operator.outputs = np.array(outputs, np.int32)
-    operator.builtinOptionsType = schema.BuiltinOptions.SplitVOptions
-    operator.builtinOptions = schema.SplitVOptionsT(numSplits=len(sizes))
 
 
 def _leave_out_first_values(model: schema.ModelT) -> None:
@@ -619,21 +627,21 @@ def _join_branches(file: NamedTensors, joint: schema.OperatorT) -> None:
     ] and not joint.builtinOptions.fusedActivationFunction
     is_alike = {branch.form for branch in branches} == {(*branches[0].form[:2], *_steps(file, output))}
     is_large = kernel.size > _MOST_GROWTH * sum(branch.constants[0].size for branch in branches)
-    replaced = [split, joint, *(operator for branch in branches for operator in branch.operators)]
-    if is_split and is_joint and is_alike and not is_large and _is_closed(file, replaced, output):
+    old = [split, joint, *(operator for branch in branches for operator in branch.operators)]
+    if is_split and is_joint and is_alike and not is_large and _is_closed(file, old, output):
         whole = copy.copy(branches[0].operators[0])
         whole.inputs = np.array([source, *_joined_constants(file, branches, kernel)], np.int32)
         whole.outputs = np.array([output], np.int32)
         operators = [whole if each is joint else each for each in file.graph.operators]
-        file.graph.operators = [each for each in operators if not any(each is other for other in replaced)]
+        file.graph.operators = [each for each in operators if not any(each is other for other in old)]
 
 
 def _is_closed(file: NamedTensors, operators: Sequence[schema.OperatorT], output: int) -> bool:
     """Return True if nothing but one of the operators takes what they make, each once, except an output."""
     takers = Counter(index for each in file.graph.operators for index in inputs_of(each))
     takers.update(indices_of(file.graph.outputs))
-    made = [index for each in operators for index in indices_of(each.outputs) if index != output]
-    return all(takers[index] == 1 for index in made)
+    inside = [index for each in operators for index in indices_of(each.outputs) if index != output]
+    return all(takers[index] == 1 for index in inside)
 
 
 def _joined_constants(file: NamedTensors, branches: Sequence[_Branch], kernel: np.ndarray) -> Iterator[int]:

@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from tfprune.export.file.document import (
     indices_of,
     inputs_of,
     numbers_operators,
-    operator_code,
     operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
@@ -53,7 +51,7 @@ from tfprune.export.micro.interpreter import (
     require_interpreter,
     run_files,
 )
-from tfprune.export.micro.memory import OperatorMemory, memory_of_operators
+from tfprune.export.micro.memory import OperatorMemory, become, memory_of_operators
 from tfprune.report import Report, install, printable, shortened, table
 
 # Report of a file for microcontrollers: what it takes there, and how each layer is stored.
@@ -358,7 +356,8 @@ def _as_reshape(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.
     """Let RESHAPE stand for an operator that only renames dimensions."""
     shape = np.asarray(graph.tensors[int(operator.outputs[0])].shape, np.int32)
     constant = add_constant(model, graph, name=b"", values=shape)
-    _become(model, operator, "RESHAPE", [int(operator.inputs[0]), constant], schema.ReshapeOptionsT(newShape=shape))
+    inputs, options = [int(operator.inputs[0]), constant], schema.ReshapeOptionsT(newShape=shape)
+    become(model, operator, name="RESHAPE", inputs=inputs, options=options)
     return "RESHAPE"
 
 
@@ -379,7 +378,8 @@ def _as_split_v(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.
         return ""
     lengths = [graph.tensors[index].shape[int(place[0])] for index in indices_of(operator.outputs)]
     sizes = add_constant(model, graph, name=b"", values=np.asarray(lengths, np.int32))
-    _become(model, operator, "SPLIT_V", [source, sizes, axis], schema.SplitVOptionsT(numSplits=len(lengths)))
+    options = schema.SplitVOptionsT(numSplits=len(lengths))
+    become(model, operator, name="SPLIT_V", inputs=[source, sizes, axis], options=options)
     return "SPLIT_V"
 
 
@@ -394,7 +394,7 @@ def _as_strided_slice(model: schema.ModelT, graph: schema.SubGraphT, operator: s
         add_constant(model, graph, name=b"", values=np.asarray(values, np.int32))
         for values in (begin, end, np.ones(len(begin)))
     ]
-    _become(model, operator, "STRIDED_SLICE", [source, *bounds], schema.StridedSliceOptionsT())
+    become(model, operator, name="STRIDED_SLICE", inputs=[source, *bounds], options=schema.StridedSliceOptionsT())
     return "STRIDED_SLICE"
 
 
@@ -406,17 +406,6 @@ def _whole_numbers(model: schema.ModelT, graph: schema.SubGraphT, index: int) ->
     return np.frombuffer(bytes(data), "<i4") if is_known else None
 
 
-def _become(model: schema.ModelT, operator: schema.OperatorT, name: str, inputs: Sequence[int], options: Any) -> None:
-    """Change an operator into another one, with the same outputs."""
-    operator.opcodeIndex = operator_code(model, getattr(schema.BuiltinOperator, name))
-    code = model.operatorCodes[operator.opcodeIndex]
-    code.version = max(code.version, _INTEGERS_SINCE)
-    operator.inputs = np.array(inputs, np.int32)
-    operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-    operator.builtinOptions = options
-
-
-_INTEGERS_SINCE = 2  # the version of these operators that takes int8
 _SUBSTITUTES = {
     "EXPAND_DIMS": _as_reshape,
     "SLICE": _as_strided_slice,
@@ -449,6 +438,8 @@ class MicroSupportReport(Report):
             the file as it is rewritten for it.
         on_chip: The parts of the RAM on a chip; None where they cannot be measured.
         operators: What is live while each operator runs, in order; empty if the file does not run.
+        wide_arena: The arena with pointers of 64 bits, which leaves room for kernels that a chip's maker optimized;
+            None if the file does not run.
 
     Example:
         >>> report = tfprune.export.micro_support("digits.tflite")
@@ -469,6 +460,7 @@ class MicroSupportReport(Report):
     on_chip: ChipArena | None = None
     firmware: FirmwareFit | None = None
     operators: tuple[OperatorMemory, ...] = ()
+    wide_arena: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -534,7 +526,7 @@ def support_of_file(source: Source, *, board: str | None = None, firmware: str |
     if wanted is not None:
         file, fit = fit_firmware(file, wanted)
     model = file.graph
-    lacking, reason, arena, on_chip = missing(model.ops), "", None, None
+    lacking, reason, arena, on_chip, wide = missing(model.ops), "", None, None, None
     open_shapes = [info.name for info in model.inputs if None in info.shape[1:]]
     if lacking:
         reason = f"the interpreter has no {', '.join(lacking)}"
@@ -543,7 +535,8 @@ def support_of_file(source: Source, *, board: str | None = None, firmware: str |
     else:
         (run,) = run_files([file], random_inputs(model.inputs, model.outputs, rows=1))
         reason, on_chip = run.reason, chip_arena(file, run)
-        arena = None if reason else on_chip.total if on_chip else run.arena
+        wide = None if reason else run.arena
+        arena = on_chip.total if on_chip else wide
     return MicroSupportReport(
         runs=not reason,
         reason=reason,
@@ -556,6 +549,7 @@ def support_of_file(source: Source, *, board: str | None = None, firmware: str |
         on_chip=on_chip,
         firmware=fit,
         operators=() if reason else memory_of_operators(file.objects()),
+        wide_arena=wide,
     )
 
 

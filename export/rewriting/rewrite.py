@@ -766,8 +766,8 @@ def operators_in_float(file: ModelFile) -> dict[str, int]:
     for operator in graph.operators:
         outputs = [graph.tensors[index] for index in operator.outputs if index >= 0]
         if operator.name not in _PASSING and any(output.dtype == "float32" for output in outputs):
-            given = [graph.tensors[index] for index in {*operator.inputs} if index >= 0]
-            sizes[outputs[0].name] = sum(3 * each.size for each in given if each.weight and each.dtype == "float32")
+            inputs = [graph.tensors[index] for index in {*operator.inputs} if index >= 0]
+            sizes[outputs[0].name] = sum(3 * each.size for each in inputs if each.weight and each.dtype == "float32")
     return sizes
 
 

@@ -48,7 +48,7 @@ OTHERS = (
     "play some music",
     "they jarred the door",
     "harvest",
-)  # that the voices say, too, so that a voice alone is no word
+)  # by the same voices: a network that hears the voice instead of the word would be wrong here
 LATE = (0, 24)  # frames that a window ends after the word, at least and at most
 TAKES = 3  # windows of each spoken word
 QUIET = int(1.5 * RATE)
@@ -110,7 +110,7 @@ def _made(word: str) -> dict[str, np.ndarray]:
     second, first = speech(2)
     with ThreadPool(2) as pool:
         kinds = [*itertools.product(ACCENTS, LEARNED, RATES, PITCHES)]
-        said = pool.map(lambda kind: spoken(word, f"{kind[0]}+{kind[1]}", *kind[2:]), kinds)
+        words = pool.map(lambda kind: spoken(word, f"{kind[0]}+{kind[1]}", *kind[2:]), kinds)
         draws = [
             (OTHERS[random.integers(len(OTHERS))], kinds[random.integers(len(kinds))]) for _ in range(len(kinds))
         ]
@@ -119,10 +119,10 @@ def _made(word: str) -> dict[str, np.ndarray]:
             *(f"{accent}+{voice}" for accent in ACCENTS for voice in TESTED),
             *(f"flite:{each}" for each in FLITE),
         ]
-        heard = pool.map(lambda kind: spoken(word, *kind), [*itertools.product(voices, RATES, PITCHES)])
-    positive = [window for sound in said for window in _windows_of(sound, first, random)]
+        tests = pool.map(lambda kind: spoken(word, *kind), [*itertools.product(voices, RATES, PITCHES)])
+    positive = [window for sound in words for window in _windows_of(sound, first, random)]
     others = np.concatenate([_among(sound, first, random) for sound in phrases])
-    tested = [features_of(_among(sound, second, random)) for sound in heard]
+    tested = [features_of(_among(sound, second, random)) for sound in tests]
     arrays = {
         "positive": np.stack(positive),
         "negative": np.concatenate([features_of(first), features_of(others)]),

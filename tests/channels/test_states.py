@@ -41,10 +41,10 @@ def test_what_a_state_holds_goes_with_its_channels(windows):
     before = {layer.name: layer.state.numpy() for layer in stream.layers if isinstance(layer, network.Ring)}
     small = tfprune.shrink(stream, plan)
     for layer in (each for each in small.layers if isinstance(each, network.Ring)):
-        held, whole = layer.state.numpy(), before[layer.name]
+        small_state, state = layer.state.numpy(), before[layer.name]
         columns = [
-            next(c for c in range(whole.shape[-1]) if np.array_equal(whole[..., c], held[..., k]))
-            for k in range(held.shape[-1])
+            next(c for c in range(state.shape[-1]) if np.array_equal(state[..., c], small_state[..., k]))
+            for k in range(small_state.shape[-1])
         ]
         assert columns == sorted(columns)
 
