@@ -416,7 +416,6 @@ def _write(
     serve = infer if last is None else lambda x: keras.tree.map_structure(last, infer(x))
     with _without_messages():
         archive = keras.export.ExportArchive()
-        archive.track(model)
         archive.add_endpoint("serve", serve, input_signature=[inputs.pack(specs)])
         archive.write_out(str(folder), verbose=False)
 

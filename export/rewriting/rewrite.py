@@ -720,6 +720,7 @@ def read_target(target: Any, *, optimize: Any, compress: Any, batch: Any) -> Tar
 
 _NAMED = 3  # operators in a refusal
 _PASSING = {*MOVES, "QUANTIZE", "DEQUANTIZE"}  # operators that compute nothing
+_FEWER = 4  # one of so many operators in float fewer, where no file can be made
 _TIMES = 5  # the bytes of the 8-bit file: more than with all weights in float
 
 
@@ -728,7 +729,8 @@ def fewest_in_float(
 ) -> tuple[tuple[QuantizationErrorRow, ...], ModelFile]:
     """Find the fewest operators of a file, in the order of `to_skip`, that have to stay in float.
 
-    All but one are tried first, so that a file that cannot pass is refused at once; then the interval is halved.
+    As many as leave some for integers are tried first, so that a file that cannot pass is refused at once. Then the
+    interval is halved.
 
     Args:
         errors: The errors of the 8-bit file.
@@ -744,6 +746,9 @@ def fewest_in_float(
     rows = errors.to_skip(max_bytes=_TIMES * errors.bytes)
     failed, count = 0, max(1, len(rows) - 1)
     best, refusal = convert([row.name for row in rows[:count]])
+    while best is None and count > 1:  # what is left of the operators has no kernel of integers by itself
+        count -= -(-count // _FEWER)
+        best, refusal = convert([row.name for row in rows[:count]])
     if best is None or refusal:
         raise ValueError(
             f"Expected a file that passes with some operators in float. Received: skip='auto', and a file that does "

@@ -726,7 +726,7 @@ class Quantized(Clustered):
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         rounded = functools.partial(self.rounded, training=training)
         names = frozenset(self.range_names), frozenset(self.in_float)
-        places = _Places(*names, rounded, self.step_of, self._traces)
+        places = _Places(*names, rounded, self.step_of, self._traces, bool(training))
         return self._through_masks(functools.partial(_compute, self.layer, places), training, *args, **kwargs)
 
     def saved_variables(self) -> dict[str, keras.Variable]:
@@ -754,6 +754,7 @@ class _Places:
         rounded: Rounds a tensor to the range of a name.
         step_of: Returns the distance of two values of a range.
         traces: What the code of a layer calls, by the kind of its arguments.
+        training: Whether dropout drops: Keras tells layers inside, and arguments need not hold it.
         prefix: Begins the names of this part.
         steps: By the id of each tensor that is rounded, the tensor and the distance of two of its values.
     """
@@ -763,6 +764,7 @@ class _Places:
     rounded: Callable[..., Any]  # as `Round`, and with the unit of a product
     step_of: Callable[[str], Any]
     traces: _Traces
+    training: bool
     prefix: str = ""
     steps: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
@@ -793,11 +795,11 @@ class _Traces:
 
     known: dict[Any, OpenedCall] = field(default_factory=dict)
 
-    def opened(self, layer: Any, args: Any, kwargs: Any) -> OpenedCall:
+    def opened(self, layer: Any, args: Any, kwargs: Any, *, training: bool) -> OpenedCall:
         """Return what a call of a layer calls."""
         leaves = [_specification(leaf) for leaf in keras.tree.flatten((args, kwargs))]
         structure = keras.tree.map_structure(lambda _: None, (args, kwargs))
-        key = id(layer), str(structure), *leaves
+        key = id(layer), training, str(structure), *leaves
         if key in self.known:
             return self.known[key]
         opened = open_call(layer, (args, kwargs), opens=opens)
@@ -860,7 +862,7 @@ def _replacements(layer: Any, places: _Places) -> dict[str, Any]:
 
 def _call_opened(layer: Any, places: _Places, /, *args: Any, **kwargs: Any) -> Any:
     """Do what the code of a layer does, each of its calls rounded."""
-    opened = places.traces.opened(layer, args, kwargs)
+    opened = places.traces.opened(layer, args, kwargs, training=places.training)
 
     def call(name: str, part: Any, /, *args: Any, **kwargs: Any) -> Any:
         if places.prefix + name in places.in_float:

@@ -8,10 +8,12 @@ import pytest
 from tiers import in_test_ci
 
 from tfprune.export import Quantization, Runner, quantization_error, to_tflite
+from tfprune.export.device.quantization_error import QuantizationErrorReport, QuantizationErrorRow
 from tfprune.export.file import schema
 from tfprune.export.file.document import NamedTensors, add_constant, add_operator, inputs_of
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.keras_side.convert import convert
+from tfprune.export.rewriting.rewrite import fewest_in_float
 from tfprune.export.rewriting.weights import clamp_masks
 
 layers = keras.layers
@@ -270,6 +272,24 @@ def test_a_limit_that_no_file_meets_is_refused_with_figures_at_once(broken, tmp_
     words = r"with \d+ of \d+ operators in float: .*differs by up to .*moves the outputs most"
     with pytest.raises(ValueError, match=words):
         to_tflite(broken, tmp_path / "a.tflite", quantize=form, calibration=DATA, tolerance=1e-9)
+
+
+def test_a_search_goes_back_where_operators_that_are_left_have_no_integers():
+    rows = tuple(
+        QuantizationErrorRow(f"at_{n}", "ADD", error=0, before=0, steps=1, clipped=0, effect=1 / (n + 1))
+        for n in range(40)
+    )
+    tries = []
+
+    def convert(names):
+        tries.append(len(names))
+        if len(names) > 30:
+            return None, "nothing is left"
+        return ModelFile(b""), "" if len(names) >= 7 else "too far off"
+
+    chosen, _ = fewest_in_float(QuantizationErrorReport(rows, 1, ""), convert=convert)
+    assert [row.name for row in chosen] == [f"at_{n}" for n in range(7)]
+    assert tries[0] == 39 and len(tries) < 12
 
 
 def test_a_file_that_passes_keeps_all_in_integers(attention, tmp_path):

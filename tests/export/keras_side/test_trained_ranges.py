@@ -265,11 +265,12 @@ def test_a_block_of_a_vision_transformer_trained_saved_and_exported(tmp_path):
 SIZES = {"vocabulary_size": 20, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
 
 
-def classifier() -> tuple[keras.Model, dict[str, np.ndarray], np.ndarray]:
+def classifier(name: str = "Bert", **sizes: int) -> tuple[keras.Model, dict[str, np.ndarray], np.ndarray]:
     """Return a small classifier of KerasHub, texts with padding, and labels that depend on their words."""
     models = pytest.importorskip("keras_hub").models
     keras.utils.set_random_seed(0)
-    task = models.BertTextClassifier(models.BertBackbone(**SIZES, max_sequence_length=8), num_classes=4)
+    backbone = getattr(models, f"{name}Backbone")(**SIZES, **sizes, max_sequence_length=8)
+    task = getattr(models, f"{name}TextClassifier")(backbone, num_classes=4)
     inputs = {name: keras.Input((8,), None, tensor.dtype, name=name) for name, tensor in task.input.items()}
     model = keras.Model(inputs, task(inputs))
     for weight in model.weights:
@@ -279,6 +280,7 @@ def classifier() -> tuple[keras.Model, dict[str, np.ndarray], np.ndarray]:
     kept = np.arange(8) < generator.integers(2, 9, (128, 1))
     ids = np.where(kept, generator.integers(1, 20, kept.shape), 0).astype("int32")
     x = {"token_ids": ids, "padding_mask": kept.astype("int32"), "segment_ids": ids * 0}
+    x = {name: x[name] for name in inputs}
     return model, x, ids.max(-1) % 4
 
 
@@ -317,6 +319,20 @@ def test_a_classifier_under_masks_is_trained_and_its_file_has_its_zeros_and_outp
     assert np.mean(apart <= 1.01) >= 0.995
     assert np.mean(apart < 0.5) > 0.8  # most are the same
     assert np.mean(outputs.argmax(-1) == expected.argmax(-1)) >= 0.98
+
+
+@pytest.mark.programs
+def test_a_classifier_of_any_length_is_exported_where_the_model_around_it_fixes_the_length(tmp_path):
+    model, x, y = classifier("DebertaV3", bucket_size=4)
+    model = tfprune.quantize_aware(model)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, verbose=0)
+    path = tmp_path / "model.tflite"
+    to_tflite(model, path, quantize=Quantization("int8", allow_float=True), check_on=x, batch=1)
+    low, high = tfprune.quantization_report(model).rows[-1].ranges["output"]
+    expected = model.predict(x, verbose=0)  # dropout, which drops while the model trains, does nothing here
+    apart = np.abs(Runner(path).predict(x) - expected) / ((high - low) / 255)
+    assert np.mean(apart <= 1.01) >= 0.995
 
 
 def kernels_of(model: keras.Model) -> dict[str, np.ndarray]:
