@@ -433,6 +433,7 @@ tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy -
 tfprune shrink model.tflite small.tflite --budget flops=0.5 --samples x.npy
 tfprune shrink model.tflite small.tflite --max-error 0.1 --samples photos --range -1 1
 tfprune shrink wake_word.tflite small.tflite --budget flops=0.5 --samples stream.npy --target micro
+tfprune shrink model.tflite small.tflite --samples x.npy --target micro --arena 60000
 """
     parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=_SHRINK_ARGUMENTS, command=functools.partial(_shrink, parser))
@@ -440,7 +441,7 @@ tfprune shrink wake_word.tflite small.tflite --budget flops=0.5 --samples stream
     add_file_samples(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
     add_target(parser, others=("web",))
-    goal = parser.add_mutually_exclusive_group(required=True)
+    goal = parser.add_mutually_exclusive_group()
     text = "for a .tflite file: largest error of an output, as a fraction of its standard deviation, such as 0.1"
     goal.add_argument("--max-error", type=float, metavar="ERROR", help=text)
     goal.add_argument(
@@ -459,6 +460,8 @@ tfprune shrink wake_word.tflite small.tflite --budget flops=0.5 --samples stream
 
 
 def _shrink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
+    if options.budget is None and options.max_error is None and options.arena is None:
+        parser.error("one of the arguments --budget --max-error --arena is required")
     if _is_file(parser, options, of_models=_SHRINK_OF_MODELS, of_files=_SHRINK_OF_FILES):
         return _shrink_tflite(options)
     load_keras()

@@ -166,14 +166,7 @@ def _live(
 ) -> tuple[list[int], list[int]]:
     """Return for each operator the bytes that are live, and those of them for the last time."""
     operators = graph.operators if operators is None else operators
-    first = dict.fromkeys(indices_of(graph.inputs), 0)
-    last: dict[int, int] = {}
-    for number, operator in enumerate(operators):
-        for index in indices_of(operator.outputs):
-            first.setdefault(index, number)
-            last[index] = number
-        last.update({index: number for index in inputs_of(operator) if index in first})
-    last.update(dict.fromkeys(indices_of(graph.outputs), len(operators)))
+    first, last = _lifetimes(graph, operators)
     sizes = {index: _bytes(graph.tensors[index]) for index in first}
     steps = range(len(operators))
     live = [
@@ -185,6 +178,30 @@ def _live(
         for step in steps
     ]
     return live, freed
+
+
+def _lifetimes(
+    graph: schema.SubGraphT, operators: Sequence[schema.OperatorT]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Return by tensor the number of the operator from which it is live, and of the one that needs it last."""
+    first = dict.fromkeys(indices_of(graph.inputs), 0)
+    last: dict[int, int] = {}
+    for number, operator in enumerate(operators):
+        for index in indices_of(operator.outputs):
+            first.setdefault(index, number)
+            last[index] = number
+        last.update({index: number for index in inputs_of(operator) if index in first})
+    last.update(dict.fromkeys(indices_of(graph.outputs), len(operators)))
+    return first, last
+
+
+def live_at_peak(model: schema.ModelT) -> set[int]:
+    """Return the tensors of the first graph that are live where most bytes are."""
+    graph = model.subgraphs[0]
+    live, _ = _live(graph)
+    first, last = _lifetimes(graph, graph.operators)
+    peak = int(np.argmax(live))
+    return {index for index in first if first[index] <= peak <= last.get(index, 0)}
 
 
 def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> bool:

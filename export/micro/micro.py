@@ -61,7 +61,8 @@ from tfprune.export.micro.reports import (
 class Micro:
     """A microcontroller as the target of a file, with the flash and RAM that the file may use there.
 
-    Pass it as `target=` to `to_tflite`, `rewrite` or `compress`. `"micro"` is short for `Micro()`, without budgets.
+    Pass it as `target=` to `to_tflite`, `rewrite`, `compress` or `shrink_tflite`, which removes channels until the
+    file keeps to `arena`. `"micro"` is short for `Micro()`, without budgets.
 
     Args:
         arena: The bytes of RAM that the file may use, at least 1: as the interpreter for microcontrollers counts them
@@ -421,6 +422,27 @@ def fit_budgets(dense: ModelFile, inputs: Sequence[np.ndarray], *, micro: Micro)
         on_chip=chip_arena(best.candidate.file, run),
     )
     return _FittedFile(best.candidate.file, report, run)
+
+
+def smallest_arena(dense: ModelFile, *, micro: Micro) -> int:
+    """Return the bytes of RAM that a file needs on a microcontroller at least: with every weight as it is.
+
+    Args:
+        dense: A file with a batch of 1.
+        micro: The firmware that runs it.
+
+    Raises:
+        ValueError: If the interpreter or the firmware does not run the file.
+    """
+    if micro.firmware is not None:
+        dense, _ = _for_firmware(dense, find_firmware(micro.firmware))
+    _check_runnable(dense.graph)
+    candidates = _Candidates(dense)
+    file = candidates.write((0,) * candidates.layers).file
+    (run,) = run_files([file], [np.zeros((1, *info.shape[1:]), info.dtype) for info in file.graph.inputs])
+    if run.reason:
+        raise ValueError(f"Expected a file that the interpreter for microcontrollers runs. Received: {run.reason}.")
+    return _arena(file, run)
 
 
 def _for_firmware(file: ModelFile, firmware: Firmware) -> tuple[ModelFile, str]:

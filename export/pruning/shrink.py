@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,19 @@ from tfprune.export.file.document import (
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.micro.micro import Micro
+from tfprune.export.micro.memory import live_at_peak
+from tfprune.export.micro.micro import Micro, smallest_arena
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer
 from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, type_name
 from tfprune.export.pruning.prune import TRIES, FileJob, change, jobs_of, search
 from tfprune.export.pruning.samples import OutputError, first_graph, warnings_of
 from tfprune.export.rewriting.rewrite import ExportReport, read_target
+from tfprune.export.rewriting.shapes import fix_batch
+from tfprune.export.rewriting.sparsify import with_dense_weights
 from tfprune.export.rewriting.weights import packed
 from tfprune.report import Report, Skipped, skipped_table, table
-from tfprune.solving.dependency_graph import Group, Layout, counted
+from tfprune.solving.dependency_graph import Group, Layout, channels_in, counted
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.surgery import LEVEL_FELT, LEVELS, ErrorCurve, Surgeon, removals, split_by_error
 
@@ -164,13 +167,14 @@ def shrink_tflite(
         flops: The floating-point operations of one sample, two for each multiplication of a kernel, that the new file
             may need: an int is an amount, a float in (0, 1) a fraction of those of the file. As few channels go as
             this allows, in two rounds, between which the others are ranked and solved for anew. Give this, or one of
-            `max_bytes` and `max_error`, which search with one round in each try.
+            `max_bytes` and `max_error`, which search with one round in each try, or a `target` with an arena.
         round_to: The number of remaining channels of a group is rounded up to a multiple of this, at least 1. Default
             1. Many kernels are fastest at multiples of 4 or 8.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
         target: The runtime that the file is for, as in `rewrite`: None (the default) for phones and computers,
             `"micro"` or a `Micro` for microcontrollers, in whose interpreter the new file is then run, too, `"web"`
-            for LiteRT.js.
+            for LiteRT.js. With `Micro(arena=...)`, channels go until the new file keeps to so much RAM as well, and
+            those that take most of it are the first to go.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
             terminal or a notebook, once the call has taken some seconds. It counts layers: each is ranked once, and
             solved for once for each number of channels that is tried.
@@ -183,7 +187,7 @@ def shrink_tflite(
     Raises:
         TypeError: If `samples` are None, or an argument has another type.
         ValueError: If the file cannot be read or run, has hash tables, or has no channels that can be removed.
-        ValueError: If not one of `flops`, `max_bytes` and `max_error` is given, or it cannot be met.
+        ValueError: If not one of `flops`, `max_bytes` and `max_error` is given, and no arena, or they cannot be met.
         ValueError: If a value is out of range.
         ValueError: If samples do not fit the inputs, or do not change the outputs.
 
@@ -200,11 +204,12 @@ def shrink_tflite(
     check_method(compress)
     check_suffix(destination, compress)
     wanted = read_target(target, optimize="dense" if target is None else "size", compress=compress, batch=None)
-    limits = _checked_limits(flops=flops, max_bytes=max_bytes, max_error=max_error)
+    micro = None if wanted.micro is None or wanted.micro.arena is None else vars(wanted.micro)
+    limits = _checked_limits(is_needed=micro is None, flops=flops, max_bytes=max_bytes, max_error=max_error)
     round_to = check_count(round_to, "round_to", least=1)
     file = ModelFile.open(source)
     graph = first_graph(samples, file)
-    jobs = jobs_of({**limits, "round_to": round_to, "compress": compress}, [graph])
+    jobs = jobs_of({**limits, "micro": micro, "round_to": round_to, "compress": compress}, [graph])
     small = change(_run_job, file, source=source, jobs=jobs, verbose=verbose)
     report = small.write(destination, name="shrunk", wanted=wanted, compress=compress)
     return ShrinkTfliteReport(
@@ -221,18 +226,22 @@ def shrink_tflite(
     )
 
 
-def _checked_limits(**limits: Any) -> dict[str, Any]:
-    """Return the limits of which one is given."""
+def _checked_limits(*, is_needed: bool, **limits: Any) -> dict[str, Any]:
+    """Return the limits, of which one may be given, and one has to be where no other is."""
     received = {name: value for name, value in limits.items() if value is not None}
-    if len(received) != 1:
+    if len(received) > 1 or (is_needed and not received):
         none = "" if received else "none of them"
-        raise ArgumentError("flops", "one of `flops`, `max_bytes` and `max_error`", found=none, beside=received)
-    ((name, value),) = received.items()
-    if name == "flops":
-        value = check_budget_limit(value, name)
-    else:
-        value = check_count(value, name, least=1) if name == "max_bytes" else check_number(value, name, above=0)
-    return {**limits, name: value}
+        expected = "one of `flops`, `max_bytes` and `max_error`, or a `target` with an arena"
+        raise ArgumentError("flops", expected, found=none, beside=received)
+    checked = dict(limits)
+    for name, value in received.items():
+        if name == "flops":
+            checked[name] = check_budget_limit(value, name)
+        else:
+            checked[name] = (
+                check_count(value, name, least=1) if name == "max_bytes" else check_number(value, name, above=0)
+            )
+    return checked
 
 
 # Rank the channels of a file by the errors of the operators that read them, and by what the outputs feel.
@@ -276,6 +285,7 @@ class _Ranking:
         runs: The inputs of each run, by tensor.
         layers: The weights that can be solved for.
         channels: The channels.
+        cost: Returns what the channels of a group cost.
         progress: Counts the layers that were reached.
     """
 
@@ -286,10 +296,11 @@ class _Ranking:
         *,
         layers: Sequence[FileLayer],
         channels: FileChannels,
+        cost: Callable[[Group], int],
         progress: ChildProgress,
     ) -> None:
         self._pieces, self._runs, self._channels = pieces, runs, channels
-        self._layers, self._progress = layers, progress
+        self._layers, self._cost, self._progress = layers, cost, progress
         self._read = {id(layer): _read_bundles(channels, layer) for layer in layers}
         self._moments: dict[int, list[GramMoments]] = {}
         self.shared: dict[int, list[GramMoments]] = {}
@@ -354,7 +365,7 @@ class _Ranking:
         errors = np.concatenate([[0.0], np.cumsum(costs)])
         bundles = free_bundles[list(order)]
         counts = np.rint(LEVELS * len(bundles)).astype(int)
-        curve = ErrorCurve(self._channels.flops_of(group), 0.0, errors[counts])
+        curve = ErrorCurve(self._cost(group), 0.0, errors[counts])
         felt = self._felt(bundles[: counts[LEVEL_FELT]], readers, states=states, outputs=outputs)
         return RankedGroup(group, bundles, curve.scaled(felt))
 
@@ -562,6 +573,67 @@ def _leave_out_unused(model: schema.ModelT) -> None:
 # Choose the channels to remove, and solve for the other weights in order: each on what the file returns by then.
 
 _STEPS, _MOST = 198, 0.99  # of the shares that are tried, and the largest of them
+_SHARE = 10**6  # the cost of all of a file
+_CHANNEL_BYTES = 8  # of RAM, for a channel that an operator of integers makes: its multiplier and shift
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What a file may take.
+
+    Attributes:
+        flops: Floating-point operations of one sample; None for any number.
+        micro: A microcontroller with a budget of RAM; None for none.
+    """
+
+    flops: int | None = None
+    micro: Micro | None = None
+
+    def halfway(self, job: _ShrinkingInOrder) -> _Limits:
+        """Return limits in the middle between what a file takes and these."""
+        flops, micro = self.flops, self.micro
+        if flops is not None:
+            flops = (job.flops + flops) // 2
+        if micro is not None and micro.arena is not None:
+            micro = replace(micro, arena=max(micro.arena, (job.arena(micro=micro) + micro.arena) // 2))
+        return _Limits(flops, micro)
+
+    def costs(self, channels: FileChannels, layers: Sequence[FileLayer]) -> Callable[[Group], int]:
+        """Return what the channels of a group cost, in millionths of the file, of what is limited."""
+        if self.micro is None:
+            return channels.flops_of
+        sizes = _bytes_in_arena(channels, layers)
+        total, operations = max(float(sizes.sum()), 1.0), max(channels.flops(channels.all_kept()), 1)
+
+        def cost(group: Group) -> int:
+            share = sizes[group.bundles].sum() / total
+            if self.flops is not None:
+                share += channels.flops_of(group) / operations
+            return round(_SHARE * share)
+
+        return cost
+
+
+def _bytes_in_arena(channels: FileChannels, layers: Sequence[FileLayer]) -> np.ndarray:
+    """Return about how many bytes of RAM each bundle of channels takes where the file needs most of it."""
+    pieces, sizes = channels.pieces, np.zeros(len(channels.all_kept()))
+    for tensor in {*live_at_peak(pieces.model), *(store.read[0] for store in pieces.stores() if store.read)}:
+        info = pieces.graph.tensors[tensor]
+        size = float(np.prod(info.shape, dtype=np.int64)) * _ITEMS.get(type_name(info.type), 1)
+        for along in channels_in(channels.layouts.get(tensor, ())):
+            np.add.at(sizes, along, size / len(along))
+    for layer in layers:
+        made = _made_bundles(channels, layer)
+        if layer.stored.kind == "INT8":
+            np.add.at(sizes, made[made != _NONE], _CHANNEL_BYTES)
+    return sizes
+
+
+def _without_channels(model: schema.ModelT, keep: np.ndarray) -> bytes:
+    """Return a model, which is changed, as a file without some of its channels."""
+    pieces = Pieces(model)
+    _cut_channels(file_channels(pieces, mixing_layers(pieces)), keep)
+    return save_objects(pieces.model)
 
 
 @dataclass(frozen=True)
@@ -597,6 +669,7 @@ class _ShrinkingInOrder:
     Args:
         content: The plain file.
         runs: The inputs of each run of the interpreter, by tensor.
+        limits: What the channels are to be fewer for.
         folder: For arrays that do not fit into the memory.
         progress: Counts the layers whose channels were ranked, or which were solved for.
 
@@ -605,7 +678,7 @@ class _ShrinkingInOrder:
         least: Those without all channels that may go.
     """
 
-    def __init__(self, content: bytes, runs: Runs, *, folder: Path, progress: ChildProgress) -> None:
+    def __init__(self, content: bytes, runs: Runs, *, limits: _Limits, folder: Path, progress: ChildProgress) -> None:
         self._dense, self._runs, self._folder = Pieces(load_objects(content)), runs, folder
         self._progress = progress
         self._layers = mixing_layers(self._dense)
@@ -618,25 +691,22 @@ class _ShrinkingInOrder:
             )
         progress.expect(len(self._layers))
         channels = self._channels
-        ranking = _Ranking(self._dense, runs, layers=self._layers, channels=channels, progress=progress)
+        cost = limits.costs(channels, self._layers)
+        ranking = _Ranking(self._dense, runs, layers=self._layers, channels=channels, cost=cost, progress=progress)
         self._ranked = ranking.ranked(folder)
         self._shared, self._unranked = ranking.shared, ranking.unranked
         self.flops = self._channels.flops(self._channels.all_kept())
         self.least = self._channels.flops(self._choice(_STEPS, round_to=1))
 
-    def shrunk(self, flops: float, *, round_to: int) -> _ShrunkFile:
-        """Return a file with as many channels as a limit of floating-point operations allows.
+    def shrunk(self, limits: _Limits, *, round_to: int) -> _ShrunkFile:
+        """Return a file with as many channels as limits allow.
 
         Args:
-            flops: An int is an amount, a float a fraction of those of the file.
+            limits: The limits.
             round_to: The number of channels of a group is a multiple of this.
         """
-        target = self.flops * flops if isinstance(flops, float) else flops
-        keep = self._bundles_within(target, round_to=round_to)
+        keep = self._bundles_within(limits, round_to=round_to)
         zeroed = self._solved(keep)
-        pieces = Pieces(load_objects(zeroed))
-        channels = file_channels(pieces, mixing_layers(pieces))
-        _cut_channels(channels, keep)
         rows = [
             ShrunkGroup(
                 group.name, len(group.bundles), int(keep[group.bundles].sum()), self._channels.flops_of(group)
@@ -644,18 +714,31 @@ class _ShrinkingInOrder:
             for group in self._channels.groups
         ]
         remaining_flops = self._channels.flops(keep)
-        return _ShrunkFile(
-            save_objects(pieces.model), zeroed, tuple(rows), self._skipped(), self.flops, remaining_flops
-        )
+        small = _without_channels(load_objects(zeroed), keep)
+        return _ShrunkFile(small, zeroed, tuple(rows), self._skipped(), self.flops, remaining_flops)
 
-    def check(self, target: float, *, round_to: int) -> None:
-        """Refuse an amount of floating-point operations that cannot be reached."""
-        least = self._channels.flops(self._choice(_STEPS, round_to=round_to))
-        if least > target:
+    def arena(self, keep: np.ndarray | None = None, *, micro: Micro) -> int:
+        """Return the RAM that a microcontroller needs for the bundles that stay, whatever their weights are."""
+        model = copy.deepcopy(self._dense.model)
+        content = save_objects(model) if keep is None else _without_channels(model, keep)
+        return smallest_arena(with_dense_weights(fix_batch(ModelFile(content), 1)), micro=micro)
+
+    def check(self, limits: _Limits, *, round_to: int) -> None:
+        """Refuse limits that cannot be met."""
+        keep = self._choice(_STEPS, round_to=round_to)
+        least = self._channels.flops(keep)
+        if limits.flops is not None and least > limits.flops:
             raise ValueError(
-                f"Expected a limit that can be met. Received: {target:,.0f} floating-point operations of "
+                f"Expected a limit that can be met. Received: {limits.flops:,.0f} floating-point operations of "
                 f"{self.flops:,}; without all channels that may go, the file still has {least:,}. Raise the limit"
             )
+        if limits.micro is not None and limits.micro.arena is not None:
+            arena = self.arena(keep, micro=limits.micro)
+            if arena > limits.micro.arena:
+                raise ValueError(
+                    f"Expected a limit that can be met. Received: arena={limits.micro.arena:,} bytes; without all "
+                    f"channels that may go, the file still takes {arena:,}. Raise the limit"
+                )
 
     def _skipped(self) -> tuple[tuple[str, str], ...]:
         return (*self._held(), *((group.name, reason) for group, reason in self._unranked))
@@ -665,18 +748,22 @@ class _ShrinkingInOrder:
         reasons = ((group.name, group.reason or group.stuck) for group in self._channels.groups)
         return [(name, reason) for name, reason in reasons if reason]
 
-    def _bundles_within(self, target: float, *, round_to: int) -> np.ndarray:
-        """Return which bundles stay, where as few go as the limit of operations allows."""
+    def _bundles_within(self, limits: _Limits, *, round_to: int) -> np.ndarray:
+        """Return which bundles stay, where as few go as the limits allow."""
+        self.check(limits, round_to=round_to)
+        flops, micro, low = limits.flops, limits.micro, 0
+        if flops is not None:
+            low = self._first_step(lambda keep: self._channels.flops(keep) <= flops, low, round_to=round_to)
+        if micro is not None and (arena := micro.arena) is not None:
+            low = self._first_step(lambda keep: self.arena(keep, micro=micro) <= arena, low, round_to=round_to)
+        return self._choice(low, round_to=round_to)
 
-        def choice(step: int) -> np.ndarray:
-            return self._choice(step, round_to=round_to)
-
-        self.check(target, round_to=round_to)
-        low, high = 0, _STEPS
+    def _first_step(self, fits: Callable[[np.ndarray], bool], low: int, *, round_to: int) -> int:
+        high = _STEPS
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._channels.flops(choice(middle)) <= target else (middle + 1, high)
-        return choice(high)
+            low, high = (low, middle) if fits(self._choice(middle, round_to=round_to)) else (middle + 1, high)
+        return low
 
     def _choice(self, step: int, *, round_to: int) -> np.ndarray:
         """Return which bundles stay where a share of those that may go is gone."""
@@ -713,40 +800,50 @@ class _ShrinkingInOrder:
 
 def _run_job(folder: Path) -> None:
     samples = FileJob(folder)
-    tries = 3 if samples.settings["flops"] is not None else TRIES  # solve, rank again, and solve again
-    progress = ChildProgress(folder, rounds=1 + tries)
-    job = _ShrinkingInOrder(samples.content, samples.runs[0], folder=folder, progress=progress)
-    small = _wanted(job, samples) if samples.settings["flops"] is None else _in_two_rounds(job, samples, progress)
-    settings = {
+    settings = samples.settings
+    micro = None if settings["micro"] is None else Micro(**settings["micro"])
+    is_search = any(settings[name] is not None for name in ("max_bytes", "max_error"))
+    progress = ChildProgress(folder, rounds=1 + (TRIES if is_search else 3))  # or: solve, rank again, and solve again
+    limits = _Limits(settings["flops"], micro)
+    job = _ShrinkingInOrder(samples.content, samples.runs[0], limits=limits, folder=folder, progress=progress)
+    small = (
+        _wanted(job, samples, micro=micro)
+        if is_search
+        else _in_two_rounds(job, samples, limits=limits, progress=progress)
+    )
+    rows = {
         "groups": [vars(row) for row in small.groups],
         "errors": [vars(row) for row in samples.errors(small.content)],
         "skipped": small.skipped,
         "flops": small.flops,
         "flops_kept": small.flops_kept,
     }
-    samples.hand_over(small.content, settings, expected=small.zeroed)
+    samples.hand_over(small.content, rows, expected=small.zeroed)
 
 
-def _in_two_rounds(job: _ShrinkingInOrder, samples: FileJob, progress: ChildProgress) -> _ShrunkFile:
+def _in_two_rounds(
+    job: _ShrinkingInOrder, samples: FileJob, *, limits: _Limits, progress: ChildProgress
+) -> _ShrunkFile:
     """Go half of the way, and rank the channels of that file anew: their worth depends on which others are there."""
-    flops, round_to = samples.settings["flops"], samples.settings["round_to"]
-    target = int(job.flops * flops) if isinstance(flops, float) else flops
-    job.check(target, round_to=round_to)
-    half = job.shrunk((job.flops + target) // 2, round_to=1)
+    round_to = samples.settings["round_to"]
+    if isinstance(limits.flops, float):
+        limits = replace(limits, flops=int(job.flops * limits.flops))
+    job.check(limits, round_to=round_to)
+    half = job.shrunk(limits.halfway(job), round_to=1)
     samples.check_same(half.content, half.zeroed)  # those of the last file are compared by the parent
-    again = _ShrinkingInOrder(
-        half.content, samples.runs_of(half.content)[0], folder=samples.folder, progress=progress
-    )
-    return again.shrunk(target, round_to=round_to).after(half)
+    runs = samples.runs_of(half.content)[0]
+    again = _ShrinkingInOrder(half.content, runs, limits=limits, folder=samples.folder, progress=progress)
+    return again.shrunk(limits, round_to=round_to).after(half)
 
 
-def _wanted(job: _ShrinkingInOrder, samples: FileJob) -> _ShrunkFile:
+def _wanted(job: _ShrinkingInOrder, samples: FileJob, *, micro: Micro | None) -> _ShrunkFile:
     """Search for the file that keeps to a limit of bytes or of the error, each try in one round."""
     names = ("max_bytes", "max_error", "round_to", "compress")
     max_bytes, max_error, round_to, compress = (samples.settings[name] for name in names)
 
     def without(percent: int) -> _ShrunkFile:
-        return job.shrunk(job.flops - percent * (job.flops - job.least) // 100, round_to=round_to)
+        flops = job.flops - percent * (job.flops - job.least) // 100
+        return job.shrunk(_Limits(flops, micro), round_to=round_to)
 
     if max_bytes is not None:
         limit = f"{max_bytes:,} bytes"

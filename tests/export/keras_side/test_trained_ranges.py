@@ -273,10 +273,10 @@ def classifier(name: str = "Bert", **sizes: int) -> tuple[keras.Model, dict[str,
     task = getattr(models, f"{name}TextClassifier")(backbone, num_classes=4)
     inputs = {name: keras.Input((8,), None, tensor.dtype, name=name) for name, tensor in task.input.items()}
     model = keras.Model(inputs, task(inputs))
+    generator = np.random.default_rng(0)
     for weight in model.weights:
         if weight.path.endswith("kernel"):  # so that some scores matter
-            weight.assign(RNG.normal(size=weight.shape) / 4)
-    generator = np.random.default_rng(0)
+            weight.assign(generator.normal(size=weight.shape) / 4)
     kept = np.arange(8) < generator.integers(2, 9, (128, 1))
     ids = np.where(kept, generator.integers(1, 20, kept.shape), 0).astype("int32")
     x = {"token_ids": ids, "padding_mask": kept.astype("int32"), "segment_ids": ids * 0}

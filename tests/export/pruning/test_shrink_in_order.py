@@ -4,7 +4,7 @@ import numpy as np
 from file_graphs import FileGraph
 
 from tfprune.export.device.processes import ChildProgress
-from tfprune.export.pruning.shrink import _ShrinkingInOrder
+from tfprune.export.pruning.shrink import _Limits, _ShrinkingInOrder
 
 
 def test_channels_that_some_operators_do_not_read(tmp_path):
@@ -14,8 +14,8 @@ def test_channels_that_some_operators_do_not_read(tmp_path):
     content = graph.content(graph.dense(graph.mean(met), 4))
     images = np.random.default_rng(0).normal(size=(6, 1, 8, 8, 3)).astype(np.float32)
     runs = [{graph.input: image} for image in images]
-    small = _ShrinkingInOrder(content, runs, folder=tmp_path, progress=ChildProgress(tmp_path)).shrunk(
-        0.6, round_to=1
-    )
+    progress = ChildProgress(tmp_path)
+    job = _ShrinkingInOrder(content, runs, limits=_Limits(), folder=tmp_path, progress=progress)
+    small = job.shrunk(_Limits(flops=int(0.6 * job.flops)), round_to=1)
     assert small.flops_kept <= 0.6 * small.flops
     assert {row.channels - row.kept for row in small.groups} - {0}

@@ -5,8 +5,10 @@ import pytest
 from file_graphs import FileGraph
 from tiers import first
 
+from tfprune.export import micro_support
 from tfprune.export.device.runner import Runner
 from tfprune.export.file.reader import read
+from tfprune.export.micro.micro import Micro
 from tfprune.export.pruning.shrink import shrink_tflite
 
 
@@ -100,12 +102,41 @@ def test_an_operator_without_a_rule_is_named(tmp_path):
     assert any(row.reason == "CUMSUM: no rule for this operator" for row in report.skipped)
 
 
+def early_and_late():
+    """Return a file whose first channels take most of the RAM, and the last most of the weights."""
+    graph = FileGraph(0, shape=(1, 12, 12, 3))
+    early = graph.convolution(graph.convolution(graph.input, 12), 12)
+    late = graph.dense(graph.dense(graph.mean(early), 48), 48)
+    return graph.content(graph.dense(late, 4)), np.random.default_rng(0).normal(size=(64, 12, 12, 3)).astype("f4")
+
+
+@pytest.mark.programs
+def test_channels_that_take_the_most_ram_go_first_until_the_file_keeps_to_an_arena(tmp_path):
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: see the extra `micro`")
+    content, x = early_and_late()
+    before, path = micro_support(content).arena, tmp_path / "small.tflite"
+    report = shrink_tflite(content, path, x, target=Micro(arena=int(0.8 * before)))
+    assert 0.7 * before < micro_support(path).arena <= 0.8 * before
+    assert [row.channels - row.kept for row in report.groups][2:] == [0, 0, 0]
+    assert sum(row.channels - row.kept for row in report.groups) > 0
+    both = shrink_tflite(content, path, x, flops=0.5, target=Micro(arena=int(0.8 * before)))
+    assert both.flops_kept <= 0.5 * both.flops and micro_support(path).arena <= 0.8 * before
+
+
+def test_an_arena_that_no_file_keeps_to_is_refused_with_what_is_left(tmp_path):
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: see the extra `micro`")
+    content, x = early_and_late()
+    with pytest.raises(ValueError, match=r"arena=100 bytes; without all channels that may go, .* still takes [\d,]+"):
+        shrink_tflite(content, tmp_path / "none.tflite", x, target=Micro(arena=100))
+    assert not list(tmp_path.iterdir())
+
+
 WRONG = {
     "Expected `flops`.*a fraction of the cost now": {"flops": 1.5},
     "For 50 % of the cost now pass flops=0.5": {"flops": 50},
     "Expected a limit that can be met.*the file still has": {"flops": 0.001},
     "Expected `round_to`": {"flops": 0.5, "round_to": 0},
-    "Expected one of `flops`, `max_bytes` and `max_error`.*none of them": {},
+    "Expected one of `flops`, `max_bytes` and `max_error`, or a `target` with an arena.*none of them": {},
     "flops=0.5, max_error=0.1": {"flops": 0.5, "max_error": 0.1},
     "Expected `max_error`": {"max_error": 0},
 }
