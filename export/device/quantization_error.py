@@ -554,6 +554,7 @@ def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str,
 
 _MASKING = ("ADD", "SELECT", "SELECT_V2")  # operators that mask what a softmax takes
 _MASKED = -1e3  # constants below it mean "never"
+_TABLES = ("GATHER", "EMBEDDING_LOOKUP")
 
 
 class _SameGraph:
@@ -645,8 +646,8 @@ class _SameGraph:
                     title = self.exact.title(operator)
                     yield f"{title} ends with the activation {names.get(own)}, the model's with {names.get(wanted)}"
             for index, same in self.inputs(operator):
-                may_mask = self.exact.kind(operator) in _MASKING
-                fault = self._constant_fault(index, self._before(same), may_mask=may_mask) if index >= 0 else ""
+                kind = self.exact.kind(operator)
+                fault = self._constant_fault(index, self._before(same), kind=kind) if index >= 0 else ""
                 if fault:
                     yield f"a constant of {self.exact.title(operator)} is {fault}"
 
@@ -665,10 +666,11 @@ class _SameGraph:
         maker = self.file.maker.get(index)
         return index if maker is None or self.file.kind(maker) != "DEQUANTIZE" else int(maker.inputs[0])
 
-    def _constant_fault(self, index: int, same: int, *, may_mask: bool = False) -> str:
+    def _constant_fault(self, index: int, same: int, *, kind: str) -> str:
         """Say how far a constant is from that of the float file, if rounding does not explain it.
 
-        The entries of a mask that mean "never" may lie nearer to the scores.
+        The entries of a mask that mean "never" may lie nearer to the scores, and those of a table end where the range
+        ends that training found for its rows.
         """
         file, right = self.file, self.exact.constant(index)
         values = None if same < 0 else file.constant(same)
@@ -678,8 +680,10 @@ class _SameGraph:
         right = right.reshape(values.shape)
         if grid is None and values.dtype.kind != "f":
             return ""
-        if grid is None and may_mask:
+        if grid is None and kind in _MASKING:
             right = np.where((right < _MASKED) & (right < values), values, right)
+        if grid is not None and grid.scale.size == 1 and kind in _TABLES:
+            right = grid.real(grid.inside(grid.position(right)))
         off = _spacings_off(values, right) if grid is None else _steps_off(values, right, grid=grid, dtype=dtype)
         self.compared.add(same)
         wrong = ~(off <= _MOST_OFF[dtype])

@@ -321,6 +321,23 @@ def test_a_classifier_under_masks_is_trained_and_its_file_has_its_zeros_and_outp
     assert np.mean(outputs.argmax(-1) == expected.argmax(-1)) >= 0.98
 
 
+def test_rows_of_a_table_that_training_moves_out_of_their_range_end_there_in_the_file_as_well(tmp_path):
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((3,), dtype="int32")
+    table = layers.Embedding(20, 8)
+    model = keras.Model(ids, layers.Dense(4)(layers.Flatten()(table(ids))))
+    rows = np.linspace(-1.28, 1.27, 160).reshape(20, 8)  # 0 is in the middle of their integers
+    table.embeddings.assign(rows)
+    model = tfprune.quantize_aware(model)
+    model(TOKENS, training=True)
+    model.layers[1].layer.embeddings.assign(1.2 * rows)
+    path = tmp_path / "model.tflite"
+    to_tflite(model, path, quantize="int8", check_on=TOKENS)
+    low, high = model.layers[-1].known_ranges()["output"]
+    apart = np.abs(Runner(path).predict(TOKENS) - model.predict(TOKENS, verbose=0)) / ((high - low) / 255)
+    assert apart.max() <= 1.01
+
+
 @pytest.mark.programs
 def test_a_classifier_of_any_length_is_exported_where_the_model_around_it_fixes_the_length(tmp_path):
     model, x, y = classifier("DebertaV3", bucket_size=4)
