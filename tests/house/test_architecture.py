@@ -41,7 +41,7 @@ ORDER = {
     "tfprune.methods.experts": "experts change",
     "tfprune.methods.few_shot": "learners prune",
     "tfprune.methods.one_shot": "removal prune_weights prune_units plan_transformer",
-    "tfprune.methods.federated": "averages update masked_model masks flower_server flower_client",
+    "tfprune.methods.federated": "averages update masked_model masks flower",
     "tfprune.tfmot": "prune quantize",
     "tfprune.export.file": ("schema report sparse_tensors reader document container xnnpack model_file inspect"),
     "tfprune.export.device": (
@@ -70,7 +70,6 @@ INSIDE = {
     "tfprune.gradients": {"tensorflow", "jax", "torch"},
     "tfprune.masking.sensitivity": {"matplotlib"},
     "tfprune.methods.few_shot.learners": {"tensorflow"},
-    "tfprune.methods.federated.flower_client": {"flwr"},
     "tfprune.export.file.schema": {"ai_edge_litert"},
     "tfprune.export.file.document": {"flatbuffers"},
     "tfprune.export.device.writer_file": {"sentencepiece", "tokenizers"},
@@ -91,7 +90,7 @@ INSIDE = {
 }
 AT_IMPORT = {
     "tfprune.export.command_line.demo": {"sklearn", "matplotlib"},
-    "tfprune.methods.federated.flower_server": {"flwr"},
+    "tfprune.methods.federated.flower": {"flwr"},
 }
 # What the device half uses of the other half.
 OF_BOTH = ("report", "patterns", "base", "solving")
