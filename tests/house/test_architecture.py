@@ -25,7 +25,7 @@ HALVES = {
         "report base schedules patterns allocation facts criteria solving ‖ models gradients evidence channels "
         "masking quantizing compact methods tfmot"
     ),
-    "tfprune.export": "file device comparing micro rewriting pruning ‖ keras_side compressing command_line",
+    "tfprune.export": "file device micro comparing rewriting pruning ‖ keras_side compressing command_line",
 }
 ORDER = {
     "tfprune.base": "arrays spec folders limit output",
@@ -47,7 +47,7 @@ ORDER = {
     "tfprune.export.device": (
         "processes runner writer_file verify benchmark quantization_error generator web remote"
     ),
-    "tfprune.export.comparing": "damage_report damage",
+    "tfprune.export.comparing": "damage_report damage gate",
     "tfprune.export.micro": "interpreter memory reports micro",
     "tfprune.export.rewriting": (
         "edge_quantizer_child shapes phases planner sparse_convolutions sparsify weights share_weights rewrite "
@@ -73,6 +73,7 @@ INSIDE = {
     "tfprune.export.file.schema": {"ai_edge_litert"},
     "tfprune.export.file.document": {"flatbuffers"},
     "tfprune.export.device.writer_file": {"sentencepiece", "tokenizers"},
+    "tfprune.export.comparing.gate": {"tomli"},
     "tfprune.export.micro.interpreter": {"tflite_micro"},
     "tfprune.export.micro.reports": {"ethosu"},
     "tfprune.export.pruning.samples": {"PIL"},
