@@ -11,8 +11,8 @@ from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
     from tfprune.export.comparing.damage import damage as damage
+    from tfprune.export.comparing.damage_report import CheckReport as CheckReport
     from tfprune.export.comparing.damage_report import DamageReport as DamageReport
-    from tfprune.export.comparing.gate import CheckReport as CheckReport
     from tfprune.export.comparing.gate import check as check
     from tfprune.export.compressing.compress import Search as Search
     from tfprune.export.compressing.compress import compress as compress
@@ -74,8 +74,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "comparing.damage": ["damage"],
-    "comparing.damage_report": ["DamageReport"],
-    "comparing.gate": ["CheckReport", "check"],
+    "comparing.damage_report": ["CheckReport", "DamageReport"],
+    "comparing.gate": ["check"],
     "compressing.compress": ["Search", "compress"],
     "compressing.report": ["CompressReport"],
     "device.benchmark": ["BenchmarkReport", "benchmark"],

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +23,18 @@ from tfprune.base.limit import has_nothing_to_lose, listed_classes
 from tfprune.base.output import Progress, check_verbose
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_number
 from tfprune.export.comparing.damage import damage
-from tfprune.export.comparing.damage_report import DamageReport, mean_interval
+from tfprune.export.comparing.damage_report import (
+    FAILED,
+    NOT_MEASURED,
+    PASSED,
+    VERDICTS,
+    CheckFigure,
+    CheckReport,
+    CheckRow,
+    DamageReport,
+    mean_interval,
+    worst_verdict,
+)
 from tfprune.export.device.benchmark import times_in_turns
 from tfprune.export.device.verify import EVALUATE_TIMEOUT, Run, compare_run, run_in_child, samples_and_answers
 from tfprune.export.device.web import read_web_result
@@ -32,162 +42,7 @@ from tfprune.export.file.container import Source, pack, read_source, source_name
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import fraction_of_zeros, reason_of
 from tfprune.export.micro.reports import MicroSupportReport, support_of_file
-from tfprune.report import Report, printable, table
-
-# Report of a check: a row for each rule of the policy.
-
-PASSED, FAILED, NOT_MEASURED = "passes", "fails", "not measured"
-_VERDICTS = (FAILED, NOT_MEASURED, PASSED)  # the worst first
-_EXIT_CODES = {FAILED: 1, NOT_MEASURED: 2, PASSED: 0}
-
-
-@dataclass(frozen=True)
-class CheckFigure(Report):
-    """A measured number: of the whole file, or of one class, operator or runtime.
-
-    Attributes:
-        part: The class, group, operator or runtime; empty for the whole file.
-        value: The number; None if there is none.
-        low: The lower end of the interval in which the true number lies: the number itself if it is exact.
-        high: The upper end.
-        verdict: `"passes"`, `"fails"` or `"not measured"`.
-        reason: Why it was not measured, or did not run; empty if there is nothing to say.
-    """
-
-    part: str
-    value: float | None
-    low: float | None
-    high: float | None
-    verdict: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class CheckRow(Report):
-    """A rule of the policy.
-
-    Attributes:
-        rule: The key in the policy.
-        limit: The value there.
-        line: The line of the policy, counted from 1; None for a policy that is not a file.
-        verdict: `"passes"`, `"fails"` or `"not measured"`: the worst of its figures.
-        limit_text: The limit in words.
-        measured_text: The measured number in words, of the part that is worst.
-        reason: Why the rule fails, or could not be measured; empty if it passes.
-        figures: The measured numbers, the worst first; empty if nothing could be measured.
-    """
-
-    rule: str
-    limit: Any
-    line: int | None
-    verdict: str
-    limit_text: str
-    measured_text: str
-    reason: str
-    figures: tuple[CheckFigure, ...] = ()
-
-
-@dataclass(frozen=True)
-class CheckReport(Report):
-    """Whether a file keeps a policy; made by `check`.
-
-    Attributes:
-        file: The name of the file.
-        policy: The name of the policy.
-        baseline: The name of the file that it was compared with; empty for none.
-        confidence: The coverage of the intervals.
-        rows: The rules, in the order of the policy.
-
-    Example:
-        >>> report = tfprune.export.check("digits.tflite", {"max_bytes": 61_000, "min_zeros": 0.95})
-        >>> report.passed, report.exit_code, [row.verdict for row in report.rows]
-        (False, 1, ['passes', 'fails'])
-    """
-
-    JSON_NAMES = ("file", "policy", "baseline", "confidence", "verdict", "passed", "exit_code", "rows")
-
-    file: str
-    policy: str
-    baseline: str
-    confidence: float
-    rows: tuple[CheckRow, ...]
-
-    @property
-    def verdict(self) -> str:
-        """`"fails"` if a rule is broken, else `"not measured"` if one could not be measured, else `"passes"`."""
-        return _worst(row.verdict for row in self.rows)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every rule was measured, and is kept."""
-        return self.verdict == PASSED
-
-    @property
-    def exit_code(self) -> int:
-        """0 if it passes, 1 if a rule is broken, 2 if none is broken and one could not be measured."""
-        return _EXIT_CODES[self.verdict]
-
-    def headline(self) -> str:
-        """Return the verdict as a sentence."""
-        counts = {verdict: [row.rule for row in self.rows if row.verdict == verdict] for verdict in _VERDICTS}
-        names = [f"{verdict}: {', '.join(counts[verdict])}" for verdict in _VERDICTS[:2] if counts[verdict]]
-        text = "; ".join(names) or f"all {len(self.rows)} rules are kept" if len(self.rows) > 1 else "; ".join(names)
-        return f"{self.file} {_SAID[self.verdict]} {self.policy}{': ' if text else ''}{text}."
-
-    def __str__(self) -> str:
-        cells = [[row.rule, row.limit_text, row.measured_text, row.verdict.upper()] for row in self.rows]
-        cells = [[*start, last.lower() if last == PASSED.upper() else last] for *start, last in cells]
-        reasons = [f"{row.rule}{_line_text(row.line)}: {row.reason}." for row in self.rows if row.reason]
-        parts = [self.headline(), table(["rule", "limit", "measured", "verdict"], cells, left=4)]
-        return "\n\n".join([*parts, *(["\n".join(map(printable, reasons))] if reasons else [])])
-
-    def markdown(self) -> str:
-        """Return the report in Markdown, for a pull request or the summary of a GitHub job."""
-        lines = [f"### {_cell(self.headline())}", "", "| rule | limit | measured | verdict |", "|---|---|---|---|"]
-        for row in self.rows:
-            verdict = row.verdict if row.verdict == PASSED else f"**{row.verdict}**"
-            lines.append(f"| `{row.rule}` | {_cell(row.limit_text)} | {_cell(row.measured_text)} | {verdict} |")
-        reasons = [f"- `{row.rule}`{_line_text(row.line)}: {_cell(row.reason)}." for row in self.rows if row.reason]
-        against = f" Baseline: {_cell(self.baseline)}." if self.baseline else ""
-        note = f"Intervals cover the true number with {self.confidence:.0%} probability.{against}"
-        return "\n".join([*lines, "", *reasons, *([""] if reasons else []), note, ""])
-
-    def junit(self) -> str:
-        """Return the report as JUnit XML, which CI servers show: a test case for each rule."""
-        counts = {verdict: sum(row.verdict == verdict for row in self.rows) for verdict in _VERDICTS}
-        suite = ElementTree.Element(
-            "testsuite",
-            name="tfprune check",
-            tests=str(len(self.rows)),
-            failures=str(counts[FAILED]),
-            errors=str(counts[NOT_MEASURED]),
-        )
-        for row in self.rows:
-            case = ElementTree.SubElement(suite, "testcase", classname=printable(self.file), name=row.rule)
-            if row.verdict != PASSED:
-                kind = "failure" if row.verdict == FAILED else "error"
-                problem = ElementTree.SubElement(case, kind, message=printable(row.reason))
-                problem.text = printable(f"limit: {row.limit_text}; measured: {row.measured_text}")
-        ElementTree.indent(suite)
-        return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
-
-
-_SAID = {PASSED: "passes", FAILED: "FAILS", NOT_MEASURED: "could not be measured by"}
-
-
-def _worst(verdicts: Iterable[str]) -> str:
-    return min(verdicts, key=_VERDICTS.index, default=NOT_MEASURED)
-
-
-def _line_text(line: int | None) -> str:
-    return "" if line is None else f" (line {line})"
-
-
-def _cell(text: str) -> str:
-    """Return a text that Markdown and HTML show as it is, in one cell of a table."""
-    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", plain)
-
+from tfprune.report import printable
 
 # What rules ask about: a file, its baseline, and samples. Each is read or run when a rule first asks for it.
 
@@ -425,8 +280,13 @@ def _runtimes(subject: _Subject, limit: Sequence[str]) -> _Figures:
 
 
 def _in_litert(subject: _Subject) -> str:
-    broken = [key for key, output in subject.run.outputs.items() if not np.isfinite(output).all()]
-    return subject.run.reason or (f"output {broken[0]!r} has values that are not finite" if broken else "")
+    run = subject.run
+    if run.reason and subject.x is not None:
+        sample_free = run_in_child(subject.file, None, timeout=subject.timeout)
+        if not sample_free.reason:
+            raise ValueError(f"the file does not run on the samples: {run.reason}")
+    broken = [key for key, output in run.outputs.items() if not np.isfinite(output).all()]
+    return run.reason or (f"output {broken[0]!r} has values that are not finite" if broken else "")
 
 
 def _in_micro(subject: _Subject) -> str:
@@ -499,11 +359,15 @@ def _in_bytes(value: float) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.3g}"
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1 else f"{value:.4g}"
 
 
 def _times(value: float) -> str:
-    return f"{value:.4g}x"
+    return f"{value:.3f}x"
 
 
 def _in_ms(value: float) -> str:
@@ -595,7 +459,7 @@ RULES: dict[str, Rule] = {
     "max_bytes_ratio": Rule(
         _RATIO, _bytes_ratio, _AT_MOST, _times, "unpacked bytes, as a multiple of the baseline's", ("baseline",)
     ),
-    "min_zeros": Rule(_SHARE, _zeros, _AT_LEAST, _plain, "fraction of the weights that are zero"),
+    "min_zeros": Rule(_SHARE, _zeros, _AT_LEAST, _fraction, "fraction of the weights that are zero"),
     "operators": Rule(_Names(), _operators, _AMONG, str, "the operators that the file may use"),
     "runtimes": Rule(
         _Names(tuple(_RUNTIMES)),
@@ -616,14 +480,14 @@ RULES: dict[str, Rule] = {
         "processor time of one run: it differs from machine to machine, so prefer max_latency_ratio",
     ),
     "max_drop": Rule(
-        _Number(float, 0), _drop, _AT_MOST, _plain, "accuracy lost on all samples, or error gained", _LABELED
+        _Number(float, 0), _drop, _AT_MOST, _fraction, "accuracy lost on all samples, or error gained", _LABELED
     ),
-    "max_drop_per_class": Rule(_SHARE, _drop_per_class, _AT_MOST, _plain, "accuracy lost by each class", _LABELED),
+    "max_drop_per_class": Rule(_SHARE, _drop_per_class, _AT_MOST, _fraction, "accuracy lost by each class", _LABELED),
     "max_drop_per_group": Rule(
         _Number(float, 0),
         _drop_per_group,
         _AT_MOST,
-        _plain,
+        _fraction,
         "the same for each class and each value of --groups",
         (*_LABELED, "groups"),
     ),
@@ -720,6 +584,8 @@ def _lines_of(text: str) -> dict[str, int]:
 
 def _check_key(key: Any, value: Any, *, where: str) -> None:
     known: dict[str, _Number | _Names] = {**{name: rule.value for name, rule in RULES.items()}, **_SETTINGS}
+    if isinstance(value, dict):
+        raise ValueError(f"Expected rules without tables in {where}. Received: [{key}]. Remove this line.")
     if key not in known:
         close = difflib.get_close_matches(str(key).lower().replace("-", "_"), known, n=1)
         advice = f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
@@ -872,8 +738,8 @@ def _row(name: str, limit: Any, subject: _Subject, *, line: int | None) -> Check
         figures = [_judged(figure, rule.compare, limit) for figure in rule.measure(subject, limit)]
     except (ImportError, ValueError) as error:
         return CheckRow(name, limit, line, NOT_MEASURED, limit_text, "-", _sentence(error))
-    figures.sort(key=lambda figure: (_VERDICTS.index(figure.verdict), -rule.compare.excess(figure, limit)))
-    verdict = _worst(figure.verdict for figure in figures)
+    figures.sort(key=lambda figure: (VERDICTS.index(figure.verdict), -rule.compare.excess(figure, limit)))
+    verdict = worst_verdict(figure.verdict for figure in figures)
     measured = _names_text(figures, verdict) if names else _number_text(figures[0], rule.unit)
     reason = "" if verdict == PASSED else _reason(figures, rule, limit_text, verdict)
     return CheckRow(name, limit, line, verdict, limit_text, measured, reason, tuple(figures))
@@ -904,15 +770,14 @@ _MOST_PARTS = 5  # in a reason
 def _reason(figures: Sequence[CheckFigure], rule: Rule, limit_text: str, verdict: str) -> str:
     """Say which figures break a limit, or are too uncertain to be compared with it."""
     bad = [figure for figure in figures if figure.verdict == verdict]
+    more = f", and {len(bad) - _MOST_PARTS} more" if len(bad) > _MOST_PARTS else ""
     if isinstance(rule.value, _Names) or bad[0].reason:
         texts = [figure.reason or f"{figure.part} is not in the list" for figure in bad[:_MOST_PARTS]]
-    else:
-        texts = [_number_text(figure, rule.unit) for figure in bad[:_MOST_PARTS]]
-    more = f", and {len(bad) - _MOST_PARTS} more" if len(bad) > _MOST_PARTS else ""
-    is_unsure = verdict == NOT_MEASURED and not bad[0].reason
-    advice = f"; {rule.unsure}" if is_unsure else ""
-    ends = f"the interval has the limit ({limit_text}) inside: " if is_unsure else ""
-    return f"{ends}{', '.join(texts)}{more}{advice}"
+        return f"{', '.join(texts)}{more}"
+    text = f"{', '.join(_number_text(figure, rule.unit) for figure in bad[:_MOST_PARTS])}{more}"
+    if verdict == FAILED:
+        return f"{text}, where {limit_text} is allowed"
+    return f"{text} does not tell whether it is {limit_text}; {rule.unsure}"
 
 
 # A policy of a file as it is, for `tfprune check FILE --init PATH`.
