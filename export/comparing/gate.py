@@ -544,7 +544,7 @@ class _Policy:
                 if len(content) > _LARGEST_POLICY:
                     raise ValueError(f"more than {_LARGEST_POLICY:,} bytes")
                 text = content.decode("utf-8")
-                values, lines = _parse(text), _lines_of(text)
+                values, lines = _parse(text)
         else:
             raise ArgumentTypeError(
                 "policy", "`policy` to be the path of a TOML file, or a dict of rules", found=type(policy).__name__
@@ -564,22 +564,29 @@ def _where(name: str, line: int | None) -> str:
     return name if line is None else f"line {line} of {name}"
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _parse(text: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the values of a TOML text, and the line of each key.
+
+    Raises:
+        ValueError: If it is not TOML, with the line of the mistake.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
-    return tomllib.loads(text)
-
-
-def _lines_of(text: str) -> dict[str, int]:
-    """Return the line of each key and table of a TOML text."""
-    matches = ((number, _KEY.match(line)) for number, line in enumerate(text.splitlines(), 1))
     lines: dict[str, int] = {}
-    for number, match in matches:
-        if match:
-            lines.setdefault(next(part for part in match.groups() if part is not None), number)
-    return lines
+    rows = text.splitlines()
+    twice = ""
+    for number, match in ((number, _KEY.match(row)) for number, row in enumerate(rows, 1)):
+        key = match and next(part for part in match.groups() if part is not None)
+        if key and lines.setdefault(key, number) != number:
+            twice = twice or f"{key} for a second time at line {number}, after line {lines[key]}"
+    try:
+        return tomllib.loads(text), lines
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(
+            twice or str(error).replace("at end of document", f"at line {len(rows)}, the last")
+        ) from error
 
 
 def _check_key(key: Any, value: Any, *, where: str) -> None:
