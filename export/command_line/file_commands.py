@@ -253,7 +253,7 @@ tfprune check model.tflite --policy policy.toml --baseline main.tflite --data x.
     parser = add_command(commands, "check", run=_check, text=text, extra="device", examples=examples, json=told)
     parser.set_defaults(arguments=_CHECK_ARGUMENTS)
     add_model_file(parser)
-    goal = parser.add_mutually_exclusive_group(required=True)
+    goal: Any = parser.add_mutually_exclusive_group(required=True)
     add_file(goal, "--policy", metavar="FILE", help="the policy, in TOML")
     add_file(goal, "--init", metavar="FILE", help="write a policy that the file keeps as it is, to be edited")
     add_file(parser, "--baseline", metavar="MODEL", help="the file before the change, to compare with")

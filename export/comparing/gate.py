@@ -466,7 +466,7 @@ RULES: dict[str, Rule] = {
         _runtimes,
         _RUNS_IN,
         str,
-        "where it has to run: litert; micro, the interpreter of microcontrollers; browser, with --web RESULT",
+        "where it has to run: litert, micro (a chip of 32 bits), browser (with --web RESULT)",
     ),
     "max_arena": Rule(_COUNT, _arena, _AT_MOST, _in_bytes, "bytes of RAM on a microcontroller of 32 bits"),
     "max_latency_ratio": Rule(
@@ -496,7 +496,7 @@ RULES: dict[str, Rule] = {
         _difference,
         _AT_MOST,
         _plain,
-        "largest difference of an output, as a fraction of the baseline's largest output",
+        "difference of outputs, a fraction of the largest; remove it if the model is trained again",
         ("baseline", "data"),
     ),
 }
@@ -627,9 +627,9 @@ def check(
     policy: str | os.PathLike[str] | Mapping[str, Any],
     *,
     baseline: Source | None = None,
-    data: Any = None,
     groups: Mapping[str, ArrayLike] | ArrayLike | None = None,
     output: str | int | None = None,
+    data: Any = None,
     web_result: str | os.PathLike[str] | None = None,
     timeout: float = EVALUATE_TIMEOUT,
     verbose: int | str = "auto",
@@ -647,9 +647,9 @@ def check(
             `operators`, `runtimes`, `max_arena`, `max_latency_ratio`, `max_latency_ms`, `max_drop`,
             `max_drop_per_class`, `max_drop_per_group` and `max_output_difference`.
         baseline: The file before the change. Default None, which suits rules of one file only.
-        data: A tuple (x, y), or samples alone, for rules of outputs and accuracy. Default None.
         groups: Arrays of shape (samples,) by name, as in `damage`. Default None.
         output: The name or index of the output whose accuracy is compared, for files with several. Default None.
+        data: A tuple (x, y), or samples alone, for rules of outputs and accuracy. Default None.
         web_result: The JSON of a page of `web`, as evidence of a run in a browser. Default None.
         timeout: Seconds after which a run of a file is stopped. Default 3600.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
@@ -799,8 +799,8 @@ _FIRST_LIMITS = {
     "max_output_difference": "0.001",
 }
 _HEAD = """\
-# Policy of `tfprune check`, written from {name} as it is. Each line is a rule: change a limit, or remove the line.
-# Lines that begin with # are off. Those under "baseline" need --baseline FILE, the file before a change.
+# Policy of `tfprune check`, written for {name} as it is. Each line is a rule: change its limit, or remove it.
+# A rule behind a # is off. Those below "Against a baseline" need --baseline FILE, the file before a change.
 # A rule that cannot be measured does not pass: the exit code is then 2, and 1 if a rule is broken.
 """
 
