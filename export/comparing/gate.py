@@ -425,7 +425,7 @@ class _Names:
 
 
 @dataclass(frozen=True)
-class Rule:
+class _Rule:
     """A rule that a policy may have.
 
     Attributes:
@@ -453,37 +453,39 @@ class Rule:
 _COUNT, _SHARE, _RATIO = _Number(int, 1), _Number(float, 0, 1), _Number(float, 0.01)
 _LABELED = ("baseline", "data", "labels")
 
-RULES: dict[str, Rule] = {
-    "max_bytes": Rule(_COUNT, _bytes, _AT_MOST, _in_bytes, "bytes of the file as it is stored"),
-    "max_packed_bytes": Rule(_COUNT, _packed_bytes, _AT_MOST, _in_bytes, "bytes after `tfprune.export.pack`"),
-    "max_bytes_ratio": Rule(
+_RULES: dict[str, _Rule] = {
+    "max_bytes": _Rule(_COUNT, _bytes, _AT_MOST, _in_bytes, "bytes of the file as it is stored"),
+    "max_packed_bytes": _Rule(_COUNT, _packed_bytes, _AT_MOST, _in_bytes, "bytes after `tfprune.export.pack`"),
+    "max_bytes_ratio": _Rule(
         _RATIO, _bytes_ratio, _AT_MOST, _times, "unpacked bytes, as a multiple of the baseline's", ("baseline",)
     ),
-    "min_zeros": Rule(_SHARE, _zeros, _AT_LEAST, _fraction, "fraction of the weights that are zero"),
-    "operators": Rule(_Names(), _operators, _AMONG, str, "the operators that the file may use"),
-    "runtimes": Rule(
+    "min_zeros": _Rule(_SHARE, _zeros, _AT_LEAST, _fraction, "fraction of the weights that are zero"),
+    "operators": _Rule(_Names(), _operators, _AMONG, str, "the operators that the file may use"),
+    "runtimes": _Rule(
         _Names(tuple(_RUNTIMES)),
         _runtimes,
         _RUNS_IN,
         str,
         "where it has to run: litert, micro (a chip of 32 bits), browser (with --web RESULT)",
     ),
-    "max_arena": Rule(_COUNT, _arena, _AT_MOST, _in_bytes, "bytes of RAM on a microcontroller of 32 bits"),
-    "max_latency_ratio": Rule(
+    "max_arena": _Rule(_COUNT, _arena, _AT_MOST, _in_bytes, "bytes of RAM on a microcontroller of 32 bits"),
+    "max_latency_ratio": _Rule(
         _RATIO, _latency_ratio, _AT_MOST, _times, "time of one run, as a multiple of the baseline's", ("baseline",)
     ),
-    "max_latency_ms": Rule(
+    "max_latency_ms": _Rule(
         _Number(float, 0),
         _latency_ms,
         _AT_MOST,
         _in_ms,
         "processor time of one run: it differs from machine to machine, so prefer max_latency_ratio",
     ),
-    "max_drop": Rule(
+    "max_drop": _Rule(
         _Number(float, 0), _drop, _AT_MOST, _fraction, "accuracy lost on all samples, or error gained", _LABELED
     ),
-    "max_drop_per_class": Rule(_SHARE, _drop_per_class, _AT_MOST, _fraction, "accuracy lost by each class", _LABELED),
-    "max_drop_per_group": Rule(
+    "max_drop_per_class": _Rule(
+        _SHARE, _drop_per_class, _AT_MOST, _fraction, "accuracy lost by each class", _LABELED
+    ),
+    "max_drop_per_group": _Rule(
         _Number(float, 0),
         _drop_per_group,
         _AT_MOST,
@@ -491,7 +493,7 @@ RULES: dict[str, Rule] = {
         "the same for each class and each value of --groups",
         (*_LABELED, "groups"),
     ),
-    "max_output_difference": Rule(
+    "max_output_difference": _Rule(
         _Number(float, 0),
         _difference,
         _AT_MOST,
@@ -551,7 +553,7 @@ class _Policy:
             )
         for key, value in values.items():
             _check_key(key, value, where=_where(name, lines.get(key)))
-        limits = {key: value for key, value in values.items() if key in RULES}
+        limits = {key: value for key, value in values.items() if key in _RULES}
         if not limits:
             raise ValueError(
                 f"Expected a rule in {name}. Received: none, so that every file would pass. Add one, such as "
@@ -590,7 +592,7 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _check_key(key: Any, value: Any, *, where: str) -> None:
-    known: dict[str, _Number | _Names] = {**{name: rule.value for name, rule in RULES.items()}, **_SETTINGS}
+    known: dict[str, _Number | _Names] = {**{name: rule.value for name, rule in _RULES.items()}, **_SETTINGS}
     if isinstance(value, dict):
         raise ValueError(f"Expected rules without tables in {where}. Received: [{key}]. Remove this line.")
     if key not in known:
@@ -723,7 +725,7 @@ _MISSING = {
 def _check_needs(policy: _Policy, given: Mapping[str, Any]) -> None:
     """Refuse rules that need an argument which is missing, before anything runs."""
     for name in policy.limits:
-        for need in RULES[name].needs:
+        for need in _RULES[name].needs:
             if given[need] is None:
                 text, meaning, advice = _MISSING[need]
                 argument = "data" if need == "labels" else need
@@ -738,7 +740,7 @@ def _check_needs(policy: _Policy, given: Mapping[str, Any]) -> None:
 
 def _row(name: str, limit: Any, subject: _Subject, *, line: int | None) -> CheckRow:
     """Measure one rule, and compare."""
-    rule = RULES[name]
+    rule = _RULES[name]
     names = isinstance(rule.value, _Names)
     limit_text = f"{rule.compare.words} {', '.join(limit) if names else rule.unit(limit)}"
     try:
@@ -774,7 +776,7 @@ def _number_text(figure: CheckFigure, unit: Callable[[float], str]) -> str:
 _MOST_PARTS = 5  # in a reason
 
 
-def _reason(figures: Sequence[CheckFigure], rule: Rule, limit_text: str, verdict: str) -> str:
+def _reason(figures: Sequence[CheckFigure], rule: _Rule, limit_text: str, verdict: str) -> str:
     """Say which figures break a limit, or are too uncertain to be compared with it."""
     bad = [figure for figure in figures if figure.verdict == verdict]
     more = f", and {len(bad) - _MOST_PARTS} more" if len(bad) > _MOST_PARTS else ""
@@ -796,7 +798,7 @@ _FIRST_LIMITS = {
     "max_drop": "0.01",
     "max_drop_per_class": "0.03",
     "max_drop_per_group": "0.03",
-    "max_output_difference": "0.001",
+    "max_output_difference": "5e-6",  # right files of floats differ by 2e-6 at most
 }
 _HEAD = """\
 # Policy of `tfprune check`, written for {name} as it is. Each line is a rule: change its limit, or remove it.
@@ -828,7 +830,7 @@ def first_policy(
     lines = [_HEAD.format(name=printable(_short(source)))]
     for title, is_alone in (("The file alone", True), ("Against a baseline", False)):
         lines.append(f"# {title}")
-        for name, rule in RULES.items():
+        for name, rule in _RULES.items():
             if bool(rule.needs) is is_alone:
                 continue
             is_on = name in limits and all(given[need] is not None for need in rule.needs)

@@ -14,7 +14,7 @@ from scipy import stats
 from tfprune.export import check, pack
 from tfprune.export.comparing import gate
 from tfprune.export.comparing.damage_report import mean_interval
-from tfprune.export.comparing.gate import RULES, first_policy
+from tfprune.export.comparing.gate import _RULES, first_policy
 from tfprune.export.file import schema
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.schema import MissingPackage
@@ -351,7 +351,7 @@ def test_a_mistake_in_a_policy_is_reported_with_its_line(text, error, expected, 
     assert expected in refused(tmp_path, text, error)
 
 
-@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.needs])
+@pytest.mark.parametrize("name", [name for name, rule in _RULES.items() if rule.needs])
 def test_a_rule_says_what_it_lacks_before_anything_runs(name, tmp_path):
     assert f"for the rule {name} in line 2 of policy.toml. Received: none." in refused(tmp_path, f"\n{name} = 0.5")
 
@@ -395,7 +395,7 @@ def test_a_new_policy_is_kept_by_its_file_and_broken_by_a_larger_one(tmp_path):
     path.write_text(first_policy(BASE, baseline=BASE, data=(X, Y)))
     policy = gate._Policy.read(path)
     off = {"max_drop_per_group", "max_latency_ms", *({"max_arena"} - policy.limits.keys())}
-    assert policy.limits.keys() == RULES.keys() - off
+    assert policy.limits.keys() == _RULES.keys() - off
     assert policy.limits["max_bytes"] == math.ceil(1.01 * len(BASE))
     assert policy.limits["min_zeros"] == 0.666  # 6 of 9, rounded down
     without_latency = {name: limit for name, limit in policy.limits.items() if name != "max_latency_ratio"}
@@ -409,7 +409,7 @@ def test_a_new_policy_of_a_file_alone_has_the_other_rules_switched_off(tmp_path)
     text = first_policy(BASE)
     path.write_text(text)
     limits = gate._Policy.read(path).limits
-    assert not any(RULES[name].needs for name in limits)
-    assert all(f"\n# {name} = " in text for name, rule in RULES.items() if rule.needs)
+    assert not any(_RULES[name].needs for name in limits)
+    assert all(f"\n# {name} = " in text for name, rule in _RULES.items() if rule.needs)
     path.write_text(text.replace("\n# max", "\nmax").replace("\n# conf", "\nconf"))  # switched on as a reader would
-    assert {*RULES} <= {*gate._Policy.read(path).limits} | {"min_zeros", "max_arena"}
+    assert {*_RULES} <= {*gate._Policy.read(path).limits} | {"min_zeros", "max_arena"}

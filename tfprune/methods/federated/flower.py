@@ -297,8 +297,8 @@ except ImportError as error:
     ) from error
 
 _log = logging.getLogger(__name__)
-UPDATE, DATA, CLIENT = "update", "data", "client"  # the record of an update, and its keys
-ROUND, DUE, SQUARES = "round", "squares-due", "squares"
+_UPDATE, _DATA, _CLIENT = "update", "data", "client"  # the record of an update, and its keys
+_ROUND, _DUE, _SQUARES = "round", "squares-due", "squares"
 
 
 class MaskedFedAvg(FedAvg):
@@ -441,8 +441,8 @@ class MaskedFedAvg(FedAvg):
         for message in asked:
             data = self._rounds.message(message.metadata.dst_node_id, self._server, server_round)
             config = message.content[self.configrecord_key]
-            update = ConfigRecord({DATA: data, DUE: self._rounds.needs_squares(server_round)})
-            message.content = RecordDict({UPDATE: update, self.configrecord_key: config})
+            update = ConfigRecord({_DATA: data, _DUE: self._rounds.needs_squares(server_round)})
+            message.content = RecordDict({_UPDATE: update, self.configrecord_key: config})
             count.update(sent=1, down=len(data), dense=self._size)
         self._asked = {message.metadata.dst_node_id for message in asked}
         return asked
@@ -521,7 +521,7 @@ class MaskedFedAvg(FedAvg):
 
     def _read(self, message: Message, server_round: int) -> _Answer:
         """Return the content of an answer."""
-        data, squares = (value_in(message.content, UPDATE, key=key) for key in (DATA, SQUARES))
+        data, squares = (_value_in(message.content, _UPDATE, key=key) for key in (_DATA, _SQUARES))
         if not isinstance(data, bytes):
             raise ValueError("Expected an update. Received: an answer without one. Answer with MaskedClient.trained.")
         size = len(data) + (len(squares) if isinstance(squares, bytes) else 0)
@@ -529,7 +529,7 @@ class MaskedFedAvg(FedAvg):
         examples = float(_metrics(message)[self.weighted_by_key])
         answer = self._rounds.read(
             message.metadata.src_node_id,
-            _Received(data, value_in(message.content, UPDATE, key=ROUND), squares),
+            _Received(data, _value_in(message.content, _UPDATE, key=_ROUND), squares),
             like=self._server,
             round_=server_round,
             examples=examples if self.max_examples is None else min(examples, self.max_examples),
@@ -541,11 +541,11 @@ class MaskedFedAvg(FedAvg):
     @staticmethod
     def _client(message: Message) -> tuple[int, int]:
         """Return the sort key of an answer: the number of the client if it has one, which is the same in each run."""
-        number = value_in(message.content, UPDATE, key=CLIENT)
+        number = _value_in(message.content, _UPDATE, key=_CLIENT)
         return (0, number) if isinstance(number, int) else (1, message.metadata.src_node_id)
 
 
-def value_in(records: RecordDict, name: str, *, key: str) -> Any:
+def _value_in(records: RecordDict, name: str, *, key: str) -> Any:
     """Return a value of a record of settings; None if there is no such record or key."""
     record = records.config_records.get(name)
     return None if record is None else record.get(key)
@@ -602,7 +602,7 @@ class MaskedClient:
         check_client_model(model)
         data = _update_in(message)
         self._message, self._context, self._model = message, context, model
-        stored = value_in(context.state, _STATE, key=_MASKS)
+        stored = _value_in(context.state, _STATE, key=_MASKS)
         masks = model.check_masks(unpack_masks(stored)) if isinstance(stored, bytes) else None
         update, self._known = _read(data, model, masks)
         self.round, self.is_new = update.round, masks is None
@@ -628,11 +628,11 @@ class MaskedClient:
         masks = self._model.masks
         state = {_MASKS: pack_masks(masks)}
         data = Update(self._model.weights, masks, self.round).encode(known_masks=self._known)
-        answer: dict[str, Any] = {DATA: data}
+        answer: dict[str, Any] = {_DATA: data}
         if gradients is not None:
             squares = self._squares(gradients, float(metrics["num-examples"])).encode()
-            is_due = bool(value_in(self._message.content, UPDATE, key=DUE))
-            (answer if is_due else state)[SQUARES] = squares
+            is_due = bool(_value_in(self._message.content, _UPDATE, key=_DUE))
+            (answer if is_due else state)[_SQUARES] = squares
         _keep_state(self._context, state)
         return _answer_to(self._message, self._context, metrics=metrics, update=answer)
 
@@ -640,7 +640,7 @@ class MaskedClient:
         """Return the squares of earlier rounds plus those of this one."""
         like = [array.astype(np.float32) for array in self._model.weights]
         arrays = check_arrays(gradients, "gradients", like=like)
-        stored = value_in(self._context.state, _STATE, key=SQUARES)
+        stored = _value_in(self._context.state, _STATE, key=_SQUARES)
         before = Update.decode(stored, like=like).weights if isinstance(stored, bytes) else [0.0] * len(like)
         total = [old + examples * np.square(array) for old, array in zip(before, arrays, strict=True)]
         return Update([each.astype(np.float32) for each in total], None, self.round)
@@ -663,8 +663,8 @@ def _answer_to(message: Message, context: Context, *, metrics: Mapping[str, Any]
     """Return the answer to a message, with the number of the client if it has one."""
     number = context.node_config.get("partition-id")
     if isinstance(number, int):
-        update = update | {CLIENT: number}
-    content = RecordDict({UPDATE: ConfigRecord(update), "metrics": MetricRecord(dict(metrics))})
+        update = update | {_CLIENT: number}
+    content = RecordDict({_UPDATE: ConfigRecord(update), "metrics": MetricRecord(dict(metrics))})
     return Message(content, reply_to=message)
 
 
@@ -674,7 +674,7 @@ def _update_in(message: Message) -> bytes:
     Raises:
         ValueError: If it has none.
     """
-    data = value_in(message.content, UPDATE, key=DATA)
+    data = _value_in(message.content, _UPDATE, key=_DATA)
     if not isinstance(data, bytes):
         raise ValueError(
             "Expected a message with an update. Received: one without. Use the strategy MaskedFedAvg in the "
@@ -734,7 +734,7 @@ class FedMaskClient:
         like = model.weights
         update = Update.decode(_update_in(message), like=like)
         self.round = update.round
-        stored = {key: value_in(context.state, _STATE, key=key) for key in (_WEIGHTS, _SCORES)}
+        stored = {key: _value_in(context.state, _STATE, key=key) for key in (_WEIGHTS, _SCORES)}
         is_first = all(mask is None for mask in update.masks or ())
         if is_first or not all(isinstance(each, bytes) for each in stored.values()):
             if not is_first:
@@ -765,7 +765,7 @@ class FedMaskClient:
         state = {_WEIGHTS: Update(self.weights, None).encode(), _SCORES: Update(scores, None).encode()}
         _keep_state(self._context, state)
         bits = pack_masks(self._method.masks(self._scores))
-        return _answer_to(self._message, self._context, metrics=metrics, update={DATA: bits, ROUND: self.round})
+        return _answer_to(self._message, self._context, metrics=metrics, update={_DATA: bits, _ROUND: self.round})
 
     def evaluated(self, metrics: Mapping[str, Any]) -> Message:
         """Return the answer to a message that asked for metrics alone."""
