@@ -241,8 +241,8 @@ class _PolicyFile(Report):
 
 def add_check(commands: Any) -> None:
     text = (
-        "Check whether a .tflite file keeps a policy: size, memory, operators, speed, and the accuracy of each class "
-        "against a baseline. The exit code is 1 if a rule is broken, and 2 if one could not be measured."
+        "Check a .tflite file against a policy: its size, memory and speed, and the accuracy of each class. It is a "
+        "gate for pull requests. The exit code is 1 if a rule is broken, and 2 if one could not be measured."
     )
     examples = """
 tfprune check model.tflite --init policy.toml

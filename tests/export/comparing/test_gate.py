@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -361,6 +362,18 @@ def test_labels_and_groups_are_asked_for(tmp_path):
     assert "labels in `data`" in refused(tmp_path, "max_drop = 0.1", **both)
     text = refused(tmp_path, "max_drop_per_group = 0.1", **{**both, "data": (X, Y)})
     assert "`groups`" in text and "max_drop_per_class" in text
+
+
+def test_python_3_10_reads_policies_with_the_package_tomli(tmp_path, monkeypatch):
+    tomllib = pytest.importorskip("tomllib")
+    monkeypatch.setattr(gate.sys, "version_info", (3, 10, 0))
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    monkeypatch.setitem(sys.modules, "tomli", tomllib)
+    (tmp_path / "policy.toml").write_text("max_bytes = 3")
+    assert check(BASE, tmp_path / "policy.toml").exit_code == 1
+    monkeypatch.setitem(sys.modules, "tomli", None)
+    with pytest.raises(ImportError, match="tomli"):
+        check(BASE, tmp_path / "policy.toml")
 
 
 def test_what_is_no_policy_is_refused(tmp_path):
