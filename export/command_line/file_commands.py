@@ -275,7 +275,10 @@ def _check(options: argparse.Namespace) -> Any:
     pages = {"markdown": options.markdown, "junit": options.junit}
     pages |= {"as_dict": options.json} if isinstance(options.json, str) else {}
     data = _read_sides(options)
-    for path in filter(None, (*pages.values(), options.init)):
+    written = [path for path in pages.values() if path]
+    if len({os.path.realpath(path) for path in written}) < len(written):
+        raise ValueError(f"Expected a file for each report. Received: {', '.join(written)}.")
+    for path in filter(None, (*written, options.init)):
         check_destination(path)
         check_not_read(path, options.model, options.policy, options.baseline, options.groups, options.web)
         check_not_read(path, *(options.data or "").split(","))

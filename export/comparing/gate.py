@@ -32,6 +32,7 @@ from tfprune.export.comparing.damage_report import (
     CheckReport,
     CheckRow,
     DamageReport,
+    DamageRow,
     mean_interval,
     worst_verdict,
 )
@@ -136,8 +137,8 @@ def _outputs(run: Run, name: str) -> dict[str, np.ndarray]:
 _Figures = Sequence[CheckFigure]
 
 
-def _exact(value: float, part: str = "", reason: str = "") -> CheckFigure:
-    return CheckFigure(part, float(value), float(value), float(value), reason=reason)
+def _exact(value: float, part: str = "") -> CheckFigure:
+    return CheckFigure(part, float(value), float(value), float(value))
 
 
 def _without_number(part: str, verdict: str, reason: str) -> CheckFigure:
@@ -164,7 +165,10 @@ def _zeros(subject: _Subject, limit: Any) -> _Figures:
 
 
 def _operators(subject: _Subject, limit: Any) -> _Figures:
-    return [_exact(count, name) for name, count in subject.file.graph.ops.items()]
+    counts = subject.file.graph.ops
+    if not counts:
+        raise ValueError("the file has no operators")
+    return [_exact(count, name) for name, count in counts.items()]
 
 
 def _arena(subject: _Subject, limit: Any) -> _Figures:
@@ -225,17 +229,18 @@ def _drop_per_class(subject: _Subject, limit: Any) -> _Figures:
     report = _measured_damage(subject, limit)
     if report.task != "classification":
         raise ValueError("the outputs are not scores of classes, so no class has an accuracy; remove the rule")
-    if report.without_samples:
-        raise ValueError(f"there are no samples of {listed_classes(report.without_samples)}; add some of each class")
-    return [_lost(subject, *row) for row in _rows(report) if row[0].startswith("class ")]
+    return _of_rows(subject, [row for row in report.rows if row.grouping == "class"])
 
 
 def _drop_per_group(subject: _Subject, limit: Any) -> _Figures:
-    return [_lost(subject, *row) for row in _rows(_measured_damage(subject, limit))]
+    return _of_rows(subject, _measured_damage(subject, limit).rows)
 
 
-def _rows(report: DamageReport) -> list[tuple[str, float, float | None, float | None]]:
-    return [(row.name, row.drop, row.low, row.high) for row in report.rows]
+def _of_rows(subject: _Subject, rows: Sequence[DamageRow]) -> _Figures:
+    missing = subject.damage.without_samples
+    if missing:
+        raise ValueError(f"there are no samples of {listed_classes(missing)}; add some of each class")
+    return [_lost(subject, row.name, row.drop, row.low, row.high) for row in rows]
 
 
 def _measured_damage(subject: _Subject, limit: float) -> DamageReport:

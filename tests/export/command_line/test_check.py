@@ -104,6 +104,7 @@ def test_a_first_policy_is_kept_and_never_overwrites_one(files, capsys):
         (["base.tflite", *COMPARED, "--markdown", "base.tflite"], "that is not read as well"),
         (["base.tflite", *COMPARED, "--json", "y.npy"], "that is not read as well"),
         (["base.tflite", *COMPARED, "--junit", "none/check.xml"], "none/check.xml"),
+        (["base.tflite", *COMPARED, "--junit", "check", "--json", "./check"], "Expected a file for each report."),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, expected, files, capsys):

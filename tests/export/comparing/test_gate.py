@@ -230,6 +230,20 @@ def test_a_class_without_samples_is_not_measured():
     report = check(BASE, {"max_drop_per_class": 0.1}, baseline=BASE, data=(X[few], Y[few]))
     assert report.exit_code == 2 and "no samples of class 1" in str(report)
 
+    policy, groups = {"max_drop_per_group": 0.1}, {"room": Y[few] % 2}
+    assert check(BASE, policy, baseline=BASE, data=(X[few], Y[few]), groups=groups).exit_code == 2
+
+
+def test_no_samples_at_all_pass_nothing():
+    report = check(BASE, {"max_output_difference": 0.1}, baseline=BASE, data=X[:0])
+    assert report.exit_code == 2
+
+
+def test_a_group_is_not_a_class_by_its_name():
+    groups = {"class of room": np.where((Y == 2) & (X[:, 2] < 0.2), "dark", "light")}
+    report = checked(harmed(12), {"max_drop_per_class": 0.2}, groups=groups)
+    assert [figure.part for figure in report.rows[0].figures] == ["class 2", "class 0", "class 1"]
+
 
 def test_samples_of_another_shape_are_not_measured():
     policy = {"max_output_difference": 0.1, "runtimes": ["litert"], "max_bytes": 10**6}
