@@ -47,6 +47,7 @@ COMMANDS = [
     ["concepts.py"],
     ["calibration.py"],
     ["damage.py"],
+    ["gate.py"],
     ["recurrent_export.py"],
     ["second_export.py"],
     ["converters.py"],

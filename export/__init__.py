@@ -11,7 +11,9 @@ from tfprune.base.spec import lazy_names
 
 if TYPE_CHECKING:
     from tfprune.export.comparing.damage import damage as damage
+    from tfprune.export.comparing.damage_report import CheckReport as CheckReport
     from tfprune.export.comparing.damage_report import DamageReport as DamageReport
+    from tfprune.export.comparing.gate import check as check
     from tfprune.export.compressing.compress import Search as Search
     from tfprune.export.compressing.compress import compress as compress
     from tfprune.export.compressing.report import CompressReport as CompressReport
@@ -72,7 +74,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "comparing.damage": ["damage"],
-    "comparing.damage_report": ["DamageReport"],
+    "comparing.damage_report": ["CheckReport", "DamageReport"],
+    "comparing.gate": ["check"],
     "compressing.compress": ["Search", "compress"],
     "compressing.report": ["CompressReport"],
     "device.benchmark": ["BenchmarkReport", "benchmark"],

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.averages import mask_iou as mask_iou
     from tfprune.methods.federated.averages import masked_average as masked_average
     from tfprune.methods.federated.averages import merge_masks as merge_masks
-    from tfprune.methods.federated.flower_client import FedMaskClient as FedMaskClient
-    from tfprune.methods.federated.flower_client import MaskedClient as MaskedClient
-    from tfprune.methods.federated.flower_server import MaskedFedAvg as MaskedFedAvg
+    from tfprune.methods.federated.flower import FedMaskClient as FedMaskClient
+    from tfprune.methods.federated.flower import MaskedClient as MaskedClient
+    from tfprune.methods.federated.flower import MaskedFedAvg as MaskedFedAvg
     from tfprune.methods.federated.masked_model import HeteroFL as HeteroFL
     from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
     from tfprune.methods.federated.masked_model import OwnClassesLoss as OwnClassesLoss
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "methods.federated.averages": ["mask_iou", "merge_masks", "clip_updates", "masked_average", "TrimmedMean"],
-    "methods.federated.flower_client": ["FedMaskClient", "MaskedClient"],
-    "methods.federated.flower_server": ["MaskedFedAvg"],
+    "methods.federated.flower": ["FedMaskClient", "MaskedClient", "MaskedFedAvg"],
     "methods.federated.masks": ["FedMask", "LotteryFL", "PruneFL"],
     "methods.federated.masked_model": [
         "MaskedModel",

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from tfprune.export.command_line.commands import add_compress, add_export, add_micro, add_prune, add_shrink
 from tfprune.export.command_line.file_commands import (
     add_bench,
+    add_check,
     add_compare,
     add_demo,
     add_generate,
@@ -41,6 +42,7 @@ _COMMANDS = (
     add_inspect,
     add_verify,
     add_compare,
+    add_check,
     add_bench,
     add_train,
     add_generate,
@@ -53,8 +55,10 @@ _EPILOG = """\
 exit codes:
   0  done, and what was checked is right
   1  a check failed: a file does not run on the samples, or differs from what it was compared with;
-     `compare` found a loss above a limit; or a search had no time to try anything
-  2  it could not be done: a missing file, a wrong shape, an unknown option
+     `compare` found a loss above a limit; `check` found a broken rule; or a search had no time to
+     try anything
+  2  it could not be done: a missing file, a wrong shape, an unknown option, a rule of `check` that
+     could not be measured
 
 TensorFlow's start-up messages are hidden. TF_CPP_MIN_LOG_LEVEL=0 tfprune COMMAND ... shows them.
 """
@@ -116,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
         if not isinstance(error, BrokenPipeError):  # a reader may have enough, such as `head`
             return _fail(f"Cannot print the report: {reason_of(error)}. Free some space, or print it elsewhere.")
-    return 0 if getattr(report, "passed", True) else 1
+    return getattr(report, "exit_code", 0 if getattr(report, "passed", True) else 1)
 
 
 def _fail(message: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import json
 import math
 import os
 import shlex
@@ -221,6 +222,105 @@ def _side(path: str, options: argparse.Namespace) -> Any:
     if suffix in _ARRAY_FILES:
         return load_arrays(path)
     return load_model(path, imports=options.imports) if suffix in _KERAS_FILES else path
+
+
+# `tfprune check`: the gate, a policy that a file has to keep.
+
+_CHECK_ARGUMENTS = {"web_result": "--web", "y": "--data"}
+
+
+@dataclass(frozen=True)
+class _PolicyFile(Report):
+    """A policy that was written."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"Wrote {self.path}. Edit it, and run: tfprune check FILE --policy {shlex.quote(self.path)}"
+
+
+def add_check(commands: Any) -> None:
+    text = (
+        "Check a .tflite file against a policy: its size, memory and speed, and the accuracy of each class. It is a "
+        "gate for pull requests. The exit code is 1 if a rule is broken, and 2 if one could not be measured."
+    )
+    examples = """
+tfprune check model.tflite --init policy.toml
+tfprune check model.tflite --policy policy.toml
+tfprune check model.tflite --policy policy.toml --baseline main.tflite --data x.npy,y.npy --markdown check.md
+"""
+    told = "print the report as JSON instead of a table, or write it into FILE"
+    parser = add_command(commands, "check", run=_check, text=text, extra="device", examples=examples, json=told)
+    parser.set_defaults(arguments=_CHECK_ARGUMENTS)
+    add_model_file(parser)
+    goal: Any = parser.add_mutually_exclusive_group(required=True)
+    add_file(goal, "--policy", metavar="FILE", help="the policy, in TOML")
+    add_file(goal, "--init", metavar="FILE", help="write a policy that the file keeps as it is, to be edited")
+    add_file(parser, "--baseline", metavar="MODEL", help="the file before the change, to compare with")
+    text = "samples and labels, for accuracy and outputs: .npy, or .npz with one array per input"
+    parser.add_argument("--data", metavar="X[,Y]", help=text)
+    text = "groups of samples: a .npy file, named after the group, or .npz with one array per group"
+    add_file(parser, "--groups", metavar="FILE", help=text)
+    parser.add_argument("--output", metavar="NAME", help="output whose accuracy is compared, if there are several")
+    text = "result of a page of `tfprune web`, as evidence that the file runs in a browser"
+    add_file(parser, "--web", metavar="RESULT", help=text)
+    add_file(parser, "--markdown", metavar="FILE", help="also write the report in Markdown, for a pull request")
+    add_file(parser, "--junit", metavar="FILE", help="also write the report as JUnit XML")
+
+
+def _check(options: argparse.Namespace) -> Any:
+    from tfprune.export.comparing.gate import check, first_policy
+    from tfprune.export.file.container import write_atomically
+
+    pages = {"markdown": options.markdown, "junit": options.junit}
+    pages |= {"as_dict": options.json} if isinstance(options.json, str) else {}
+    data = _read_sides(options)
+    written = [path for path in pages.values() if path]
+    if len({os.path.realpath(path) for path in written}) < len(written):
+        raise ValueError(f"Expected a file for each report. Received: {', '.join(written)}.")
+    for path in filter(None, (*written, options.init)):
+        check_destination(path)
+        check_not_read(path, options.model, options.policy, options.baseline, options.groups, options.web)
+        check_not_read(path, *(options.data or "").split(","))
+    groups = load_groups(options.groups)
+    if options.init:
+        _check_new(options.init)
+        content = first_policy(options.model, baseline=options.baseline, data=data, groups=groups)
+        write_atomically(options.init, content.encode())
+        return _PolicyFile(options.init)
+    with contextlib.redirect_stdout(sys.stderr):  # a bar of progress is no part of the report
+        report = check(
+            options.model,
+            options.policy,
+            baseline=options.baseline,
+            data=data,
+            groups=groups,
+            output=options.output,
+            web_result=options.web,
+        )
+    for form, path in pages.items():
+        if path:
+            content = getattr(report, form)()
+            write_atomically(path, (content if form != "as_dict" else json.dumps(content, indent=2)).encode())
+    options.json = options.json is True  # else it is written
+    return report
+
+
+def _read_sides(options: argparse.Namespace) -> Any:
+    """Return samples, or samples and labels; None for none."""
+    files = options.data.split(",") if options.data else []
+    if len(files) > 2:
+        raise ValueError(f"Expected --data X or --data X,Y. Received: {options.data!r}.")
+    arrays = [load_arrays(file) for file in files]
+    return tuple(arrays) if len(arrays) == 2 else arrays[0] if arrays else None
+
+
+def _check_new(path: str) -> None:
+    if Path(path).exists():
+        raise ValueError(
+            f"Expected a new file with --init. Received: {path!r}, which exists. Remove it, or choose another name: "
+            "a policy that was edited is not overwritten."
+        )
 
 
 # `tfprune bench`: how fast a file is here, on a device or in a browser; of a language model, tokens per second.

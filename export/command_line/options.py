@@ -34,7 +34,7 @@ _NOT_OPTIONS = {"command", "needs", "arguments", "whole", "model", "source", "pa
 
 
 def add_command(
-    commands: Any, name: str, *, run: Callable, text: str, extra: str, examples: str
+    commands: Any, name: str, *, run: Callable, text: str, extra: str, examples: str, json: str = ""
 ) -> argparse.ArgumentParser:
     """Add a command and return its parser.
 
@@ -45,6 +45,7 @@ def add_command(
         text: The description; its first sentence stands in the list of commands.
         extra: The extra of the package that it needs.
         examples: Command lines, one in a line.
+        json: What `--json FILE` writes, for a command that takes a file there; empty for one that prints JSON.
     """
     parser = commands.add_parser(
         name,
@@ -53,7 +54,10 @@ def add_command(
         epilog="examples:\n" + textwrap.indent(examples.strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
+    if json:
+        add_file(parser, "--json", metavar="FILE", nargs="?", const=True, help=json)
+    else:
+        parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     needs = f"This command needs: {install(extra)}"
     parser.set_defaults(command=run, needs=needs, arguments={})
     return parser

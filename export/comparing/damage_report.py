@@ -1,14 +1,16 @@
-"""Report of a comparison: what a model lost for each class and group, its tests, and its page."""
+"""Reports: what a model lost for each class and group, with tests and a page; and whether a file keeps a policy."""
 
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from tfprune.base.limit import SampleGroup, has_nothing_to_lose, listed_classes
 from tfprune.base.output import document, facts, image, name_text, rows_table, save_figure, section, text
 from tfprune.export.file.container import write_atomically
 from tfprune.export.file.inspect import png_file
-from tfprune.report import Report, new_figure, shortened, table
+from tfprune.report import Report, new_figure, printable, shortened, table
 
 # Statistics of two models on the same samples, in NumPy: intervals, exact tests and their correction.
 
@@ -753,3 +755,159 @@ def _flips(report: DamageReport) -> str:
     ]
     more = len(report.flips) - len(shown)
     return _SCROLLED.format(rows_table(header, rows)) + (f'<p class="soft">And {more:,} more.</p>' if more else "")
+
+
+# Report of a check: a row for each rule of the policy.
+
+PASSED, FAILED, NOT_MEASURED = "passes", "fails", "not measured"
+VERDICTS = (FAILED, NOT_MEASURED, PASSED)  # the worst first
+_EXIT_CODES = {FAILED: 1, NOT_MEASURED: 2, PASSED: 0}
+
+
+@dataclass(frozen=True)
+class CheckFigure(Report):
+    """A measured number: of the whole file, or of one class, operator or runtime.
+
+    Attributes:
+        part: The class, group, operator or runtime; empty for the whole file.
+        value: The number; None if there is none.
+        low: The lower end of the interval in which the true number lies: the number itself if it is exact.
+        high: The upper end.
+        verdict: `"passes"`, `"fails"` or `"not measured"`.
+        reason: Why it was not measured, or did not run; empty if there is nothing to say.
+    """
+
+    part: str
+    value: float | None
+    low: float | None
+    high: float | None
+    verdict: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class CheckRow(Report):
+    """A rule of the policy.
+
+    Attributes:
+        rule: The key in the policy.
+        limit: The value there.
+        line: The line of the policy, counted from 1; None for a policy that is not a file.
+        verdict: `"passes"`, `"fails"` or `"not measured"`: the worst of its figures.
+        limit_text: The limit in words.
+        measured_text: The measured number in words, of the part that is worst.
+        reason: Why the rule fails, or could not be measured; empty if it passes.
+        figures: The measured numbers, the worst first; empty if nothing could be measured.
+    """
+
+    rule: str
+    limit: Any
+    line: int | None
+    verdict: str
+    limit_text: str
+    measured_text: str
+    reason: str
+    figures: tuple[CheckFigure, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckReport(Report):
+    """Whether a file keeps a policy; made by `check`.
+
+    Attributes:
+        file: The name of the file.
+        policy: The name of the policy.
+        baseline: The name of the file that it was compared with; empty for none.
+        confidence: The coverage of the intervals.
+        rows: The rules, in the order of the policy.
+
+    Example:
+        >>> report = tfprune.export.check("digits.tflite", {"max_bytes": 61_000, "min_zeros": 0.95})
+        >>> report.passed, report.exit_code, [row.verdict for row in report.rows]
+        (False, 1, ['passes', 'fails'])
+    """
+
+    JSON_NAMES = ("file", "policy", "baseline", "confidence", "verdict", "passed", "exit_code", "rows")
+
+    file: str
+    policy: str
+    baseline: str
+    confidence: float
+    rows: tuple[CheckRow, ...]
+
+    @property
+    def verdict(self) -> str:
+        """`"fails"` if a rule is broken, else `"not measured"` if one could not be measured, else `"passes"`."""
+        return worst_verdict(row.verdict for row in self.rows)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rule was measured, and is kept."""
+        return self.verdict == PASSED
+
+    @property
+    def exit_code(self) -> int:
+        """0 if it passes, 1 if a rule is broken, 2 if none is broken and one could not be measured."""
+        return _EXIT_CODES[self.verdict]
+
+    def headline(self) -> str:
+        """Return the verdict as a sentence."""
+        broken, unknown = ([row.rule for row in self.rows if row.verdict == verdict] for verdict in VERDICTS[:2])
+        parts = [f"{self.file} {_SAID[self.verdict]} {self.policy}."]
+        parts += [f"Broken: {', '.join(broken)}."] if broken else []
+        parts += [f"Not measured: {', '.join(unknown)}."] if unknown else []
+        return " ".join(parts)
+
+    def __str__(self) -> str:
+        cells = [[row.rule, row.limit_text, row.measured_text, row.verdict.upper()] for row in self.rows]
+        cells = [[*start, last.lower() if last == PASSED.upper() else last] for *start, last in cells]
+        reasons = [f"{row.rule}{_line_text(row.line)}: {row.reason}." for row in self.rows if row.reason]
+        parts = [self.headline(), table(["rule", "limit", "measured", "verdict"], cells, left=4)]
+        return "\n\n".join([*parts, *(["\n".join(map(printable, reasons))] if reasons else [])])
+
+    def markdown(self) -> str:
+        """Return the report in Markdown, for a pull request or the summary of a GitHub job."""
+        lines = [f"### {_cell(self.headline())}", "", "| rule | limit | measured | verdict |", "|---|---|---|---|"]
+        for row in self.rows:
+            verdict = row.verdict if row.verdict == PASSED else f"**{row.verdict}**"
+            lines.append(f"| `{row.rule}` | {_cell(row.limit_text)} | {_cell(row.measured_text)} | {verdict} |")
+        reasons = [f"- `{row.rule}`{_line_text(row.line)}: {_cell(row.reason)}." for row in self.rows if row.reason]
+        against = f" Baseline: {_cell(self.baseline)}." if self.baseline else ""
+        note = f"Intervals cover the true number with {self.confidence:.0%} probability.{against}"
+        return "\n".join([*lines, "", *reasons, *([""] if reasons else []), note, ""])
+
+    def junit(self) -> str:
+        """Return the report as JUnit XML, which CI servers show: a test case for each rule."""
+        counts = {verdict: sum(row.verdict == verdict for row in self.rows) for verdict in VERDICTS}
+        suite = ElementTree.Element(
+            "testsuite",
+            name="tfprune check",
+            tests=str(len(self.rows)),
+            failures=str(counts[FAILED]),
+            errors=str(counts[NOT_MEASURED]),
+        )
+        for row in self.rows:
+            case = ElementTree.SubElement(suite, "testcase", classname=printable(self.file), name=row.rule)
+            if row.verdict != PASSED:
+                kind = "failure" if row.verdict == FAILED else "error"
+                problem = ElementTree.SubElement(case, kind, message=printable(row.reason))
+                problem.text = printable(f"limit: {row.limit_text}; measured: {row.measured_text}")
+        ElementTree.indent(suite)
+        return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+_SAID = {PASSED: "passes", FAILED: "FAILS", NOT_MEASURED: "could not be compared with all of"}
+
+
+def worst_verdict(verdicts: Iterable[str]) -> str:
+    return min(verdicts, key=VERDICTS.index, default=NOT_MEASURED)
+
+
+def _line_text(line: int | None) -> str:
+    return "" if line is None else f" (line {line})"
+
+
+def _cell(text: str) -> str:
+    """Return a text that Markdown and HTML show as it is, in one cell of a table."""
+    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", plain)

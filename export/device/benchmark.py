@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -405,3 +406,71 @@ def _peak_memory() -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+# Several files in turns, in one process: what slows the machine down meets all of them.
+
+_TURN_MS = 2.0  # of each file, at least: a clock that is read less often counts less by itself
+_MOST_CALLS = 1000  # in a turn
+
+
+def times_in_turns(
+    files: Sequence[ModelFile], *, turns: int, is_reversed: bool = False, timeout: float = _TIMEOUT
+) -> np.ndarray:
+    """Measure the processor time of one `predict` of files that take turns on one thread of a new process.
+
+    Processor time does not count what other processes do meanwhile. Memory is laid out in another way in each
+    process, which moves the times of both files: the median over several processes is what to compare.
+
+    Args:
+        files: The files; each runs on random numbers, the same in all of its turns.
+        turns: The number of turns of each.
+        is_reversed: Whether the last file is loaded first, and is first in each turn.
+        timeout: Seconds after which the process is stopped.
+
+    Returns:
+        Milliseconds, (turns, files).
+
+    Raises:
+        ValueError: If a file does not run.
+    """
+    with TemporaryFolder() as folder:
+        settings = {"files": len(files), "turns": turns, "is_reversed": is_reversed}
+        write_job(folder, "job", settings=settings)
+        for index, file in enumerate(files):
+            Path(folder, f"{index}.tflite").write_bytes(file.content)
+        completed = runner_on(None)(_turns_job, folder, timeout=timeout)
+        if not completed.ok:
+            raise ValueError(_failure(completed.reason))
+        return read_job(folder, "result")[1]["milliseconds"]
+
+
+def _turns_job(folder: Path) -> None:
+    settings, _ = read_job(folder, "job")
+    order = [*range(settings["files"])]
+    calls: dict[int, Callable[[], Any]] = {}
+    for index in reversed(order) if settings["is_reversed"] else order:
+        runner = Runner((folder / f"{index}.tflite").read_bytes(), threads=1)
+        calls[index] = partial(runner.predict, random_inputs(runner.inputs, runner.outputs, rows=1))
+    repeats = max(_repeats(call) for call in calls.values())
+    times = np.empty((settings["turns"], len(order)))
+    for turn in range(settings["turns"]):
+        for index, call in calls.items():  # always in one order: each finds the cache as the others leave it
+            call()
+            times[turn, index] = _timed(call, repeats)
+    write_job(folder, "result", arrays={"milliseconds": times})
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    """Return how many calls take as long as a turn has to."""
+    _timed(call, 5)  # the first ones prepare memory
+    return int(np.clip(np.ceil(_TURN_MS / max(_timed(call, 5), 1e-6)), 1, _MOST_CALLS))
+
+
+def _timed(call: Callable[[], Any], repeats: int) -> float:
+    """Return the milliseconds of one call. Windows counts processor time in steps of 16 ms, which are too long."""
+    clock = time.perf_counter_ns if sys.platform == "win32" else time.process_time_ns
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - start) / 1e6 / repeats

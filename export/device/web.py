@@ -6,6 +6,7 @@ The page is in `page/`: `worker.js` runs the models with LiteRT.js, `runtime.js`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -324,7 +325,10 @@ def web(
     _check_same_inputs(models)
     recorded = {path.name: _record_runs(path, models[path.name], samples=samples, timeout=timeout) for path in paths}
     samples_file = _SamplesFile()
-    entries = [_entry(name, models[name], recorded[name], samples_file) for name in contents]
+    entries = [
+        {**_entry(name, models[name], recorded[name], samples_file), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    ]
     _write_folder(
         destination,
         {
@@ -496,6 +500,7 @@ class WebResultRow(Report):
         p10_ms: The 10th percentile.
         p90_ms: The 90th percentile.
         times_faster: Median of the time of the first file divided by that of this one, run in turns.
+        sha256: The hash of the file as the browser received it; empty in results of older pages.
     """
 
     name: str
@@ -512,6 +517,7 @@ class WebResultRow(Report):
     p10_ms: float | None = None
     p90_ms: float | None = None
     times_faster: float | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

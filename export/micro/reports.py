@@ -516,7 +516,9 @@ def unrolled_row(names: tuple[str, ...]) -> list[list[str]]:
     return [["unrolled", f"{', '.join(names)}: the operators are repeated for each step"]] if names else []
 
 
-def support_of_file(source: Source, *, board: str | None = None, firmware: str | None = None) -> MicroSupportReport:
+def support_of_file(
+    source: Source | ModelFile, *, board: str | None = None, firmware: str | None = None
+) -> MicroSupportReport:
     """Say of a file what `micro_support` says; see there."""
     require_interpreter()
     if board is not None:

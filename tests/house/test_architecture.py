@@ -25,7 +25,7 @@ HALVES = {
         "report base schedules patterns allocation facts criteria solving ‖ models gradients evidence channels "
         "masking quantizing compact methods tfmot"
     ),
-    "tfprune.export": "file device comparing micro rewriting pruning ‖ keras_side compressing command_line",
+    "tfprune.export": "file device micro comparing rewriting pruning ‖ keras_side compressing command_line",
 }
 ORDER = {
     "tfprune.base": "arrays spec folders limit output",
@@ -41,13 +41,13 @@ ORDER = {
     "tfprune.methods.experts": "experts change",
     "tfprune.methods.few_shot": "learners prune",
     "tfprune.methods.one_shot": "removal prune_weights prune_units plan_transformer",
-    "tfprune.methods.federated": "averages update masked_model masks flower_server flower_client",
+    "tfprune.methods.federated": "averages update masked_model masks flower",
     "tfprune.tfmot": "prune quantize",
     "tfprune.export.file": ("schema report sparse_tensors reader document container xnnpack model_file inspect"),
     "tfprune.export.device": (
         "processes runner writer_file verify benchmark quantization_error generator web remote"
     ),
-    "tfprune.export.comparing": "damage_report damage",
+    "tfprune.export.comparing": "damage_report damage gate",
     "tfprune.export.micro": "interpreter memory reports micro",
     "tfprune.export.rewriting": (
         "edge_quantizer_child shapes phases planner sparse_convolutions sparsify weights share_weights rewrite "
@@ -70,10 +70,10 @@ INSIDE = {
     "tfprune.gradients": {"tensorflow", "jax", "torch"},
     "tfprune.masking.sensitivity": {"matplotlib"},
     "tfprune.methods.few_shot.learners": {"tensorflow"},
-    "tfprune.methods.federated.flower_client": {"flwr"},
     "tfprune.export.file.schema": {"ai_edge_litert"},
     "tfprune.export.file.document": {"flatbuffers"},
     "tfprune.export.device.writer_file": {"sentencepiece", "tokenizers"},
+    "tfprune.export.comparing.gate": {"tomli"},
     "tfprune.export.micro.interpreter": {"tflite_micro"},
     "tfprune.export.micro.reports": {"ethosu"},
     "tfprune.export.pruning.samples": {"PIL"},
@@ -91,7 +91,7 @@ INSIDE = {
 }
 AT_IMPORT = {
     "tfprune.export.command_line.demo": {"sklearn", "matplotlib"},
-    "tfprune.methods.federated.flower_server": {"flwr"},
+    "tfprune.methods.federated.flower": {"flwr"},
 }
 # What the device half uses of the other half.
 OF_BOTH = ("report", "patterns", "base", "solving")

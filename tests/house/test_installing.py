@@ -34,7 +34,7 @@ def installed(extra: str, system: tuple[str, str], python: str) -> set[str]:
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("system", LITERT, ids="-".join)
 def test_the_device_half_gets_its_interpreter_wherever_there_is_a_wheel(system, python):
-    assert installed("device", system, python) == {"ai-edge-litert"}
+    assert installed("device", system, python) == {"ai-edge-litert", *(["tomli"] if python == "3.10" else [])}
     assert "ai-edge-litert" in installed("train", system, python)
 
 

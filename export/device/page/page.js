@@ -52,7 +52,7 @@ async function fetched(path) {
 /** Load a file, run the samples, and show how far its outputs are from the expected ones. */
 async function check(row, samples) {
   const { file, card } = row;
-  row.record = { name: file.name, passed: false, reason: "", tolerance: file.tolerance };
+  row.record = { name: file.name, passed: false, reason: "", tolerance: file.tolerance, sha256: file.sha256 };
   result.files.push(row.record);
   try {
     const { number, ...costs } = await runtime.load(file);

@@ -269,6 +269,7 @@ COMMANDS = [
     "inspect",
     "verify",
     "compare",
+    "check",
     "bench",
     "train",
     "generate",

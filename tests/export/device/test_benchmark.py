@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tfprune.export.device import benchmark as benchmark_module
-from tfprune.export.device.benchmark import _Measured, benchmark
-from tfprune.export.device.processes import Completed
+from tfprune.export.device.benchmark import _Measured, benchmark, times_in_turns
+from tfprune.export.device.processes import Completed, read_job, write_job
 from tfprune.export.file.container import encode
+from tfprune.export.file.model_file import ModelFile
 
 
 def test_a_packed_file_is_measured(cases):
@@ -119,3 +120,40 @@ def test_files_that_do_not_run_are_refused_with_the_reason(cases, refused, tmp_p
     monkeypatch.setattr(benchmark_module, "runner_on", lambda on: lambda *args, **kwargs: crash)
     with pytest.raises(ValueError, match="killed by SIGBUS"):
         benchmark(cases["dense"].path)
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_files_take_turns_in_one_process(is_reversed, cases):
+    files = [ModelFile.open(cases[name].data) for name in ("dense", "int8")]
+    times = times_in_turns(files, turns=5, is_reversed=is_reversed)
+    assert times.shape == (5, 2) and (times > 0).all() and (times < 1000).all()
+
+
+def test_a_file_that_does_not_run_takes_no_turn(cases):
+    with pytest.raises(ValueError, match="Expected a file that runs. Received: one whose run failed"):
+        times_in_turns([ModelFile(cases["dense"].data[:200])], turns=5)
+
+
+def test_turns_by_a_clock_that_is_known(tmp_path, monkeypatch):
+    """Two files whose calls take 1 and 3 milliseconds, after five calls each that count how many make a turn."""
+    now, order = [0], []
+
+    class Slow:
+        inputs = outputs = ()
+
+        def __init__(self, content, threads):
+            self.ms = int(content)
+
+        def predict(self, samples):
+            order.append(self.ms)
+            now[0] += self.ms * 1_000_000
+
+    monkeypatch.setattr(benchmark_module, "Runner", Slow)
+    monkeypatch.setattr(benchmark_module, "random_inputs", lambda *_, rows: [])
+    monkeypatch.setattr(benchmark_module.time, "process_time_ns", lambda: now[0])
+    for index, content in enumerate(("1", "3")):
+        (tmp_path / f"{index}.tflite").write_text(content)
+    write_job(tmp_path, "job", settings={"files": 2, "turns": 3, "is_reversed": True})
+    benchmark_module._turns_job(tmp_path)
+    assert read_job(tmp_path, "result")[1]["milliseconds"].tolist() == [[1, 3]] * 3
+    assert order[20:] == [3, 3, 3, 1, 1, 1] * 3  # the last file first; one call that is not timed, and a turn of two

@@ -14,7 +14,7 @@ from pages import needs_browser
 from tiers import first
 from web_files import installed_litert_js, served, write_forms
 
-from tfprune.export import Runner, pack, web
+from tfprune.export import Runner, check, pack, web
 from tfprune.export.command_line import cli
 
 pytestmark = [pytest.mark.programs, needs_browser]
@@ -79,6 +79,15 @@ def test_each_form_gives_what_it_gives_in_python(name, chromium, page, tmp_path_
         assert packed["bytes"] > packed["wire_bytes"]
         assert (errors(chromium), result["errors"]) == ([], [])
         assert chromium.requests and all(address.startswith((url, "data:,")) for address in chromium.requests)
+
+
+def test_a_gate_believes_the_result_for_the_file_that_ran(chromium, page, tmp_path):
+    path, other = (small_file(tmp_path / f"{name}.tflite", seed) for seed, name in enumerate(("a", "b")))
+    with served(page([path])) as url:
+        (tmp_path / "result.json").write_text(json.dumps(checked(chromium, url)))
+    policy = {"runtimes": ["browser"]}
+    assert check(path, policy, web_result=tmp_path / "result.json").passed
+    assert check(other, policy, web_result=tmp_path / "result.json").exit_code == 2
 
 
 def test_a_page_of_your_own_gets_the_outputs_of_any_input(chromium, page, tmp_path_factory):

@@ -393,7 +393,17 @@ def test_public_names_are_lazy_and_complete():
     runs = {"Runner", "benchmark", "correct_biases", "evaluate", "inspect", "latency", "quantization_error", "verify"}
     micro = {"ArrayReport", "ComponentReport", "MicroReport", "MicroSupportReport"}
     micro |= {"c_array", "component", "micro_support"}
-    values = {"Micro", "Quantization", "Search", "DamageReport", "damage", "PruneTfliteReport", "prune_tflite"}
+    values = {
+        "CheckReport",
+        "check",
+        "Micro",
+        "Quantization",
+        "Search",
+        "DamageReport",
+        "damage",
+        "PruneTfliteReport",
+        "prune_tflite",
+    }
     values |= {"ShrinkTfliteReport", "shrink_tflite", "Generator", "GeneratorReport", "to_generator"}
     values |= {"Embedder", "to_embedder", "WebReport", "web", "EdgeQuantizer"}
     values |= {"FitReport", "Trainer", "TrainerReport", "load_trained", "to_trainer"}

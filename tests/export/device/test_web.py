@@ -1,5 +1,6 @@
 """Folders that run files in a browser: what is written, what is refused, and whose folders are kept."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def test_the_folder_holds_the_files_and_what_litert_gives_here(tmp_path, dense):
     assert "npm install" in str(report) and "http.server" in str(report)
     manifest = json.loads((folder / "manifest.json").read_text())
     entry, same = manifest["files"]
+    assert [each.pop("sha256") for each in (entry, same)] == [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in (dense, packed)
+    ]
     assert {**same, "name": "", "path": ""} == {**entry, "name": "", "path": ""}
     assert (entry["tolerance"], len(entry["runs"])) == (1e-4, 4)
     for run in entry["runs"]:

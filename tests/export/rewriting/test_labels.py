@@ -19,6 +19,7 @@ READ_ONLY = {
     *(
         "benchmark",
         "c_array",
+        "check",
         "component",
         "damage",
         "evaluate",
