@@ -6,7 +6,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -185,6 +185,32 @@ def _live(
         for step in steps
     ]
     return live, freed
+
+
+def laid_out(graph: schema.SubGraphT) -> int:
+    """Return the bytes in which the interpreter lays out the tensors of a graph: the largest ones first.
+
+    Each goes to the first gap between those that are live at the same time.
+    """
+    first = dict.fromkeys(indices_of(graph.inputs), 0)
+    last = dict.fromkeys(indices_of(graph.outputs), len(graph.operators))
+    for number, operator in enumerate(graph.operators):
+        for index in indices_of(operator.outputs):
+            first.setdefault(index, number)
+            last.setdefault(index, number)
+        for index in inputs_of(operator):
+            last[index] = max(number, last.get(index, 0))
+    places: list[tuple[int, int, int, int]] = []  # where each begins and ends, in bytes and in operators
+    for number, index in sorted(enumerate(first), key=lambda pair: (-_bytes(graph.tensors[pair[1]]), -pair[0])):
+        size, place = _bytes(graph.tensors[index]), 0
+        span = first[index], last.get(index, 0)
+        for begin, end, start, stop in sorted(places):
+            if start <= span[1] and span[0] <= stop:
+                if begin - place >= size:
+                    break
+                place = max(place, end)
+        places.append((place, place + size, *span))
+    return max((end for _, end, _, _ in places), default=0)
 
 
 def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> bool:
@@ -700,21 +726,19 @@ def _dependences(model: schema.ModelT, operators: Sequence[schema.OperatorT]) ->
     return before
 
 
-# Take less RAM for more work: run layers strip by strip along an image, as in patches (arXiv 2110.15352).
+# Take less RAM for more work: layers run strip by strip along an image, as in patches of MCUNetV2 (arXiv 2110.15352).
 
 _WINDOWS = ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
 _MARGINS = ("PAD", "PADV2")
-_ROW_BY_ROW = """
-ABS ADD CONCATENATION DEQUANTIZE DIV ELU HARD_SWISH LEAKY_RELU LOGISTIC MAXIMUM MINIMUM MUL NEG PRELU QUANTIZE RELU
-RELU6 SUB TANH
-""".split()
-_MOST_STRIPS = _MAX_CONCATENATED
-_MOST_IN_STRIPS = 24  # operators that run strip by strip, one after the other
+_ROW_BY_ROW = ("ABS", "ADD", "CONCATENATION", "DEQUANTIZE", "DIV", "ELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC")
+_ROW_BY_ROW += ("MAXIMUM", "MINIMUM", "MUL", "NEG", "PRELU", "QUANTIZE", "RELU", "RELU6", "SUB", "TANH")
+_NOT_ROWS = 0b1101  # the axes of an image that a slice of rows takes whole
+_MOST_OPERATORS = 24  # that run strip by strip, one after the other
 _MOST_SLACK = 16  # rows by which a strip grows until its rows lie where the steps of strided windows begin
 _MOST_EXTRA_WORK = 0.3  # of the multiplications of the file: what is computed twice, where strips overlap
-_NOT_ROWS = 0b1101  # the axes of an image that a slice takes whole
-_SLICE_BYTES = 160
-_NODE_BYTES, _TENSOR_BYTES, _PLANNED_BYTES = 48, 12, 72  # that the interpreter keeps, and needs to plan a tensor
+# What the interpreter keeps on 32 bits: for an operator with its output, for each of its filters, and for a slice.
+_OPERATOR_BYTES, _FILTER_BYTES, _SLICE_BYTES = 128, 8, 188
+_PLANNED_BYTES, _DESCRIBED_BYTES = 40, 24  # that it needs to lay out a tensor that an operator makes, and any tensor
 
 
 @dataclass(frozen=True)
@@ -734,119 +758,92 @@ class _RowOperator:
     Attributes:
         operator: The operator.
         sources: The images that it takes.
-        output: The image that it makes.
-        heights: The rows of these.
-        window: How many rows it sees for each row of the output, and the step between two of these.
-        pads: Whether it adds rows of zeros as SAME does.
-        margins: The rows that a PAD adds in front and behind; None for other operators.
-        work: The multiplications for a row of the output.
-        kept: The bytes that the interpreter keeps for it.
+        heights: The rows of these, and of the image that it makes.
+        work: The multiplications for a row of what it makes.
+        size: How many rows it sees for each row of that.
+        step: The rows from one of these windows to the next.
+        pads: Whether it adds rows as SAME does.
+        margins: The rows that a PAD adds in front and behind; empty for other operators.
     """
 
     operator: schema.OperatorT
     sources: tuple[int, ...]
-    output: int
     heights: tuple[int, int]
-    window: tuple[int, int] = (1, 1)
+    work: int
+    size: int = 1
+    step: int = 1
     pads: bool = False
-    margins: tuple[int, int] | None = None
-    work: int = 0
-    kept: int = _NODE_BYTES
+    margins: tuple[int, ...] = ()
 
-    def ahead(self, rows: int) -> int:
-        """Return how many rows are added in front of so many."""
-        size, step = self.window
-        return max(0, (-(-rows // step) - 1) * step + size - rows) // 2 if self.pads else 0
+    @property
+    def output(self) -> int:
+        """The image that it makes."""
+        return int(self.operator.outputs[0])
 
-    def needed(self, wanted: tuple[int, int]) -> tuple[int, int]:
-        """Return the rows of the source that the output needs."""
-        size, step = self.window
-        front = self.ahead(self.heights[0]) + (self.margins[0] if self.margins else 0)
-        start = min(max(wanted[0] * step - front, 0), self.heights[0] - 1)
-        return start, max(min((wanted[1] - 1) * step - front + size, self.heights[0]), start + 1)
+    def needed(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the rows of the sources that some rows of the output need."""
+        front = self._ahead(self.heights[0])
+        first = min(max(start * self.step - front, 0), self.heights[0] - 1)
+        return first, max(min((stop - 1) * self.step - front + self.size, self.heights[0]), first + 1)
 
-    def added(self, rows: _Rows) -> tuple[int, int]:
-        """Return the rows that a PAD adds to a strip: at the ends of the image."""
-        front, behind = self.margins or (0, 0)
-        return front if rows.start == 0 else 0, behind if rows.stop == self.heights[0] else 0
+    def added(self, rows: _Rows) -> tuple[int, ...]:
+        """Return the margins of a strip: those of the image, where the strip reaches its ends."""
+        ends = rows.start == 0, rows.stop == self.heights[0]
+        return tuple(margin if is_end else 0 for margin, is_end in zip(self.margins, ends, strict=False))
 
     def made(self, rows: _Rows) -> _Rows | None:
-        """Return the rows of the output that come of those of the source; None where steps begin elsewhere."""
-        (size, step), (height, made) = self.window, self.heights
-        front = self.ahead(height)
+        """Return the rows of the output that it makes of a strip; None where its windows do not begin as in the image."""
+        length, front = rows.stop - rows.start + sum(self.added(rows)), self._ahead(self.heights[0])
+        ahead = self.added(rows)[0] if self.margins else self._ahead(length)
+        count = -(-length // self.step) if self.pads else (length - self.size) // self.step + 1
+        start, rest = divmod(rows.start + front - ahead, self.step)
+        if rest or count < 1 or not 0 <= start <= start + count <= self.heights[1]:
+            return None
+        # At the ends of the image all is as in the image; elsewhere a window has to see right rows only.
+        first = start if rows.first == 0 else max(start, -(-(rows.first + front) // self.step))
+        last = (rows.last + front - self.size) // self.step + 1
+        last = start + count if rows.last == self.heights[0] else min(start + count, last)
+        return _Rows(start, start + count, first, last)
+
+    def _ahead(self, rows: int) -> int:
+        """Return how many rows are added in front of so many."""
         if self.margins:
-            front, size = self.margins[0], 1
-            first, last = self.added(rows)
-            start, stop = rows.start + front - first, rows.stop + front + last
-        else:
-            length = rows.stop - rows.start
-            offset = rows.start - self.ahead(length) + front
-            count = -(-length // step) if self.pads else (length - size) // step + 1
-            if offset % step or count < 1:
-                return None
-            start, stop = offset // step, offset // step + count
-        # The first and the last rows are right at the ends of the image, which the operator sees as they are.
-        first = start if rows.first == 0 else -(-(rows.first + front) // step)
-        last = stop if rows.last == height else (rows.last + front - size) // step + 1
-        return None if start < 0 or stop > made else _Rows(start, stop, max(first, start), min(last, stop))
+            return self.margins[0]
+        return max(0, (-(-rows // self.step) - 1) * self.step + self.size - rows) // 2 if self.pads else 0
 
 
 def _row_operator(file: NamedTensors, operator: schema.OperatorT) -> _RowOperator | None:
     """Describe an operator that can run on some rows of an image; None for others."""
-    kind, inputs = file.kind(operator), inputs_of(operator)
-    if kind not in (*_WINDOWS, *_MARGINS, *_ROW_BY_ROW) or len(operator.outputs) != 1:
+    kind, inputs = file.kind(operator), [index for index in inputs_of(operator) if index >= 0]
+    if kind not in (*_WINDOWS, *_MARGINS, *_ROW_BY_ROW):
         return None
-    output = int(operator.outputs[0])
-    constants = [index for index in inputs if index >= 0 and _is_constant(file.model, file.graph, index)]
-    sources = tuple(dict.fromkeys(index for index in inputs if index >= 0 and index not in constants))
-    shapes = [_shape(file.tensors[index]) for index in (output, *sources)]
+    constants = [index for index in inputs if _is_constant(file.model, file.graph, index)]
+    sources = tuple(dict.fromkeys(index for index in inputs if index not in constants))
+    shapes = [_shape(file.tensors[index]) for index in (*sources, int(operator.outputs[0]))]
     if not sources or any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
         return None
-    options, made = operator.builtinOptions, math.prod(shapes[0][2:])
-    heights = shapes[1][1], shapes[0][1]
+    options, size = operator.builtinOptions, math.prod(shapes[-1][2:])
+    described = _RowOperator(operator, sources, (shapes[0][1], shapes[-1][1]), size)
     if kind in _ROW_BY_ROW:
-        tall = any(_shape(file.tensors[index])[-3:-2] not in ((), (1,)) for index in constants)
-        if kind == "CONCATENATION" and (constants or options.axis % 4 < 2):
-            return None
-        is_alike = all(shape[1] == heights[1] for shape in shapes)
-        return None if tall or not is_alike else _RowOperator(operator, sources, output, heights, work=made)
-    if len(sources) != 1 or inputs[0] != sources[0]:
+        heights = {length for index in constants for length in _shape(file.tensors[index])[-3:-2]} - {1}
+        heights |= {shape[1] for shape in shapes} - {
+            shapes[-1][1]
+        }  # of images whose rows are not those of the output
+        is_joint = kind == "CONCATENATION" and (constants or options.axis % 4 < 2)
+        return None if heights or is_joint else described
+    if len(sources) > 1 or inputs[0] != sources[0]:
         return None
     if kind in _MARGINS:
         margins = file.constant(inputs[1])
-        if margins is None or margins.shape != (4, 2) or margins[0].any():
-            return None
-        margins = tuple(margins[1].tolist())
-        return _RowOperator(operator, sources, output, heights, margins=margins)
+        is_known = margins is not None and margins.shape == (4, 2) and not margins[0].any()
+        return replace(described, margins=tuple(margins[1].tolist())) if is_known else None
     if kind in _CUT:
-        filters, dilation = _shape(file.tensors[inputs[1]]), int(options.dilationHFactor or 1)
-        size, taps = filters[1], math.prod(filters[1:3] if kind == _BY_CHANNEL else filters[1:])
+        filters, dilation = _shape(file.tensors[inputs[1]]), options.dilationHFactor
+        rows, taps = filters[1], math.prod(filters[1:3] if kind == _BY_CHANNEL else filters[1:])
     else:
-        size, dilation, taps = options.filterHeight, 1, options.filterHeight * options.filterWidth
-    return _RowOperator(
-        operator,
-        sources,
-        output,
-        heights,
-        window=((size - 1) * dilation + 1, options.strideH),
-        pads=options.padding == schema.Padding.SAME,
-        work=made * taps,
-        kept=_NODE_BYTES + (_aligned(4 * shapes[0][3]) * 2 + 96 if kind in _CUT else 48),
-    )
-
-
-@dataclass(frozen=True)
-class _Strip:
-    """The rows of an image that a strip makes, those of each image on the way there, and of the source."""
-
-    wanted: tuple[int, int]
-    taken: tuple[int, int]
-    rows: tuple[_Rows, ...]  # by operator
-
-    @property
-    def is_trimmed(self) -> bool:
-        """Whether the last operator makes more rows than are wanted."""
-        return self.wanted != (self.rows[-1].start, self.rows[-1].stop)
+        rows, dilation, taps = options.filterHeight, 1, options.filterHeight * options.filterWidth
+    pads, reach = options.padding == schema.Padding.SAME, (rows - 1) * dilation + 1
+    return replace(described, work=size * taps, size=reach, step=options.strideH, pads=pads)
 
 
 @dataclass(frozen=True)
@@ -856,217 +853,231 @@ class _Region:
     Attributes:
         place: The number of the first operator.
         operators: The operators.
-        source: The image that is taken.
-        beside: Bytes of tensors that are needed later, whatever the operators do; the source is one if it `stays`.
-        stays: Whether the source is needed later.
+        stays: Whether the image that they take is needed later.
+        beside: Bytes of other tensors that are needed later.
     """
 
     place: int
     operators: tuple[_RowOperator, ...]
-    source: int
-    beside: int
     stays: bool
+    beside: int
+
+    @property
+    def source(self) -> int:
+        """The image that they take."""
+        return self.operators[0].sources[0]
 
     @property
     def end(self) -> int:
-        """The number of the operator behind it."""
+        """The number of the operator behind them."""
         return self.place + len(self.operators)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """A region in strips: the bytes that are live, at most, what the interpreter keeps for it, and the extra work."""
-
-    region: _Region
-    strips: tuple[_Strip, ...]
-    live: int
-    kept: int
-    planned: int
-    work: int
-
-
-def _regions(file: NamedTensors, live: Sequence[int], *, above: int) -> Iterator[_Region]:
-    """Yield the regions in which more than so many bytes are live."""
-    graph = file.graph
-    described = [_row_operator(file, operator) for operator in graph.operators]
-    last = dict.fromkeys(indices_of(graph.outputs), len(described))
-    for number, operator in enumerate(graph.operators):
-        last.update({index: max(number, last.get(index, 0)) for index in inputs_of(operator)})
+def _regions(file: NamedTensors, live: Sequence[int]) -> Iterator[_Region]:
+    """Yield the regions that can run strip by strip, of the number of bytes that are live at each operator."""
+    described = [_row_operator(file, operator) for operator in file.graph.operators]
+    last = {index: number for number, each in enumerate(file.graph.operators) for index in inputs_of(each)}
+    last.update(dict.fromkeys(indices_of(file.graph.outputs), len(described)))
     for place, first in enumerate(described):
         operators: list[_RowOperator] = []
-        made: dict[int, int] = {}
-        for number, each in enumerate(described[place : place + _MOST_IN_STRIPS], place):
-            if first is None or each is None or len(first.sources) > 1 or {*each.sources} - {*made, *first.sources}:
+        known = set() if first is None or len(first.sources) > 1 else {*first.sources}
+        for number, each in enumerate(described[place : place + _MOST_OPERATORS], place):
+            if first is None or each is None or {*each.sources} - known:
                 break
             operators.append(each)
-            made[each.output] = last.get(each.output, 0)
-            later = [index for index, reader in made.items() if reader > number]
-            if later == [each.output] and max(live[place : number + 1]) > above and each.heights[1] > 1:
-                (source,) = first.sources
-                beside = live[place] - _bytes(file.tensors[source]) - _bytes(file.tensors[first.output])
-                yield _Region(place, tuple(operators), source, beside, last[source] > number)
+            known.add(each.output)
+            later = {index for index in known if last.get(index, 0) > number}
+            if later - {first.sources[0]} == {each.output}:
+                ends = first.sources[0], first.output
+                beside = live[place] - sum(_bytes(file.tensors[index]) for index in ends)
+                yield _Region(place, tuple(operators), first.sources[0] in later, beside)
 
 
-def _strip(region: _Region, wanted: tuple[int, int]) -> _Strip | None:
-    """Return the fewest rows that make some rows of a region's output; None if these are all rows."""
-    needs = {region.operators[-1].output: wanted}
-    for each in reversed(region.operators):
-        start, stop = each.needed(needs[each.output])
-        for index in each.sources:
-            known = needs.get(index, (start, stop))
-            needs[index] = min(known[0], start), max(known[1], stop)
-    (start, stop), height = needs[region.source], region.operators[0].heights[0]
-    for slack in range(_MOST_SLACK):
-        for before in range(min(slack, start) + 1):
-            taken = start - before, stop + slack - before
-            if taken[1] > height or taken == (0, height):
-                continue
-            rows = _rows_made(region, taken)
-            if rows and rows[-1].first <= wanted[0] and wanted[1] <= rows[-1].last:
-                return _Strip(wanted, taken, rows)
-    return None
-
-
-def _rows_made(region: _Region, taken: tuple[int, int]) -> tuple[_Rows, ...]:
-    """Return the rows that each operator makes of some rows of the source; none if they do not fit together."""
-    known = {region.source: _Rows(*taken, *taken)}
-    for each in region.operators:
-        ends = [each.made(known[index]) for index in each.sources]
-        if None in ends or len({(end.start, end.stop) for end in ends if end is not None}) > 1:
-            return ()
-        known[each.output] = _Rows(
-            ends[0].start, ends[0].stop, max(end.first for end in ends), min(end.last for end in ends)
-        )
-    return tuple(known[each.output] for each in region.operators)
-
-
-def _split(file: NamedTensors, region: _Region, count: int) -> _Split | None:
-    """Describe a region in so many strips; None if they cannot be."""
-    operators, height = region.operators, region.operators[-1].heights[1]
-    bounds = np.linspace(0, height, count + 1).round().astype(int).tolist()
-    strips = [strip for ends in zip(bounds, bounds[1:], strict=False) if (strip := _strip(region, ends)) is not None]
-    if len(strips) < count:
-        return None
-    output, source = file.tensors[operators[-1].output], _bytes(file.tensors[region.source])
-    joined, live = region.beside, 0
-    for strip in strips:
-        ahead = joined + (0 if strip is strips[-1] and not region.stays else source)
-        inside, piece = _live_in_strip(file, region, strip), _bytes_of_rows(output, strip.wanted)
-        live = max(live, joined + source + inside[0], ahead + max(inside[1:]))
-        joined += piece
-    live = max(live, joined + _bytes(output) + (source if region.stays else 0))
-    work = sum(
-        each.work * (sum(strip.rows[number].stop - strip.rows[number].start for strip in strips) - each.heights[1])
-        for number, each in enumerate(operators)
-    )
-    slices = sum(1 + strip.is_trimmed for strip in strips)
-    kept = (count - 1) * sum(each.kept for each in operators) + (slices + 1) * _SLICE_BYTES
-    return _Split(region, tuple(strips), live, kept, (count - 1) * len(operators) + slices * 2, work)
-
-
-def _live_in_strip(file: NamedTensors, region: _Region, strip: _Strip) -> list[int]:
-    """Return the bytes of a strip that are live while its rows are taken, at each operator, and at the end."""
-    operators = region.operators
-    last = {index: number for number, each in enumerate(operators, 1) for index in each.sources}
-    last[operators[-1].output] = len(operators) + strip.is_trimmed
-    spans = [(0, last[region.source], _bytes_of_rows(file.tensors[region.source], strip.taken))]
-    for number, (each, rows) in enumerate(zip(operators, strip.rows, strict=True), 1):
-        size = _bytes_of_rows(file.tensors[each.output], (rows.start, rows.stop))
-        spans.append((number, last[each.output], size))
-    if strip.is_trimmed:
-        size = _bytes_of_rows(file.tensors[operators[-1].output], strip.wanted)
-        spans.append((len(operators) + 1, len(operators) + 1, size))
-    return [
-        sum(size for first, end, size in spans if first <= step <= end)
-        for step in range(len(operators) + 1 + strip.is_trimmed)
-    ]
-
-
-def _bytes_of_rows(tensor: schema.TensorT, rows: tuple[int, int]) -> int:
-    return _aligned(_size(tensor) // int(tensor.shape[1]) * (rows[1] - rows[0]))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Regions that run strip by strip.
+@dataclass(frozen=True, eq=False)
+class _Strips:
+    """A region in strips.
 
     Attributes:
-        splits: The regions.
-        live: The bytes of tensors that are live at once, at most.
-        total: These, or what planning takes if that is more, and what is kept.
-        work: The multiplications that are done twice, and more often.
+        region: The region.
+        wanted: The rows of the output that each strip gives.
+        rows: The rows of each image in each strip, by the tensor.
     """
 
-    splits: tuple[_Split, ...]
-    live: int
-    total: int
-    work: int
+    region: _Region
+    wanted: tuple[tuple[int, int], ...]
+    rows: tuple[dict[int, _Rows], ...]
+    live: int = 0
+    kept: int = 0
+
+    @property
+    def work(self) -> int:
+        """The multiplications that are done more often than once."""
+        rows = ((each, strip[each.output]) for each in self.region.operators for strip in self.rows)
+        whole = sum(each.work * each.heights[1] for each in self.region.operators)
+        return sum(each.work * (strip.stop - strip.start) for each, strip in rows) - whole
+
+    def write(self, model: schema.ModelT) -> list[schema.OperatorT]:
+        """Add what the strips need to a model, but for their operators, which are returned."""
+        file, region, output = NamedTensors(model), self.region, self.region.operators[-1].output
+        added: list[schema.OperatorT] = []
+        pieces: list[int] = []
+        for (start, stop), rows in zip(self.wanted, self.rows, strict=True):
+            source = rows[region.source]
+            added.append(_row_slice(file, region.source, source.start, source.stop))
+            known = {region.source: int(added[-1].outputs[0])}
+            for each in region.operators:
+                known[each.output] = _with_rows(file, each.output, rows[each.output].start, rows[each.output].stop)
+                part, inputs = (
+                    copy.copy(each.operator),
+                    [known.get(index, index) for index in inputs_of(each.operator)],
+                )
+                margins = file.constant(inputs[1]) if each.margins else None
+                if margins is not None:
+                    margins[1] = each.added(rows[each.sources[0]])
+                    inputs[1] = add_constant(model, file.graph, name=b"", values=margins)
+                part.inputs, part.outputs = np.array(inputs, np.int32), np.array([known[each.output]], np.int32)
+                added.append(part)
+            pieces.append(known[output])
+            made = rows[output]
+            if (start, stop) != (made.start, made.stop):
+                added.append(_row_slice(file, pieces.pop(), start - made.start, stop - made.start))
+                pieces.append(int(added[-1].outputs[0]))
+        options = schema.ConcatenationOptionsT(axis=1)
+        return [*added, _new_operator(model, "CONCATENATION", pieces, output, options)]
 
 
-def _plan(
-    live: Sequence[int], splits: Sequence[_Split], *, cap: int, price: Callable[[_Split], float]
-) -> list[_Split] | None:
-    """Choose regions side by side such that at most `cap` bytes are live, at the lowest price; None if there are none."""
-    ahead: list[tuple[float, list[_Split]] | None] = [(0.0, [])]
-    for number, size in enumerate(live, 1):
-        ways = [ahead[-1]] if size <= cap else []
-        for split in splits:
-            before = ahead[split.region.place] if split.region.end == number and split.live <= cap else None
-            if before is not None:
-                ways.append((before[0] + price(split), [*before[1], split]))
-        ahead.append(min((way for way in ways if way is not None), key=lambda way: way[0], default=None))
-    return None if ahead[-1] is None else ahead[-1][1]
+def _with_rows(file: NamedTensors, index: int, start: int, stop: int) -> int:
+    """Add a tensor for some rows of an image."""
+    tensor = file.tensors[index]
+    shape = np.array([1, stop - start, *tensor.shape[2:]], np.int32)
+    return add_tensor(file.graph, tensor, shape=shape, shapeSignature=None, name=b"", buffer=0)
 
 
-def split_rows(model: schema.ModelT, *, room: int, planning: int) -> float:
-    """Let layers run strip by strip along an image, such that less is live, for the same outputs and more work.
+def _row_slice(file: NamedTensors, source: int, start: int, stop: int) -> schema.OperatorT:
+    values = [0, start, 0, 0], [0, stop, 0, 0], [1, 1, 1, 1]
+    bounds = [add_constant(file.model, file.graph, name=b"", values=np.array(each, np.int32)) for each in values]
+    options = schema.StridedSliceOptionsT(beginMask=_NOT_ROWS, endMask=_NOT_ROWS)
+    output = _with_rows(file, source, start, stop)
+    return _new_operator(file.model, "STRIDED_SLICE", [source, *bounds], output, options)
 
-    A strip takes those rows of the image that it needs, and the last operator joins the rows of all strips. Rows
-    at the cut are computed by both neighbors. Operators get the padding that they have; the rows that come out
-    wrong at a cut are left out at the end.
+
+def _new_operator(model: schema.ModelT, name: str, inputs: list[int], output: int, options: Any) -> schema.OperatorT:
+    index = operator_code(model, getattr(schema.BuiltinOperator, name))
+    model.operatorCodes[index].version = max(model.operatorCodes[index].version, _INTEGERS_SINCE)
+    return schema.OperatorT(
+        opcodeIndex=index,
+        inputs=np.array(inputs, np.int32),
+        outputs=np.array([output], np.int32),
+        builtinOptionsType=getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T")),
+        builtinOptions=options,
+    )
+
+
+def _strip(region: _Region, start: int, stop: int) -> dict[int, _Rows]:
+    """Return the fewest rows of each image that make some of the output, by tensor; none if these are all rows."""
+    needs = {region.operators[-1].output: (start, stop)}
+    for each in reversed(region.operators):
+        ends = each.needed(*needs[each.output])
+        for index in each.sources:
+            known = needs.get(index, ends)
+            needs[index] = min(known[0], ends[0]), max(known[1], ends[1])
+    (first, last), height = needs[region.source], region.operators[0].heights[0]
+    for slack in range(_MOST_SLACK):
+        for ahead in range(min(slack, first) + 1):
+            taken = first - ahead, last + slack - ahead
+            if taken[1] <= height and taken != (0, height):
+                rows = _rows_made(region, _Rows(*taken, *taken))
+                made = rows.get(region.operators[-1].output)
+                if made and made.first <= start and stop <= made.last:
+                    return rows
+    return {}
+
+
+def _rows_made(region: _Region, taken: _Rows) -> dict[int, _Rows]:
+    """Return the rows that operators make of some of the source; none if those that meet are not the same."""
+    rows = {region.source: taken}
+    for each in region.operators:
+        ends = [made for index in each.sources if (made := each.made(rows[index]))]
+        if len(ends) < len(each.sources) or len({(made.start, made.stop) for made in ends}) > 1:
+            return {}
+        right = max(made.first for made in ends), min(made.last for made in ends)
+        rows[each.output] = _Rows(ends[0].start, ends[0].stop, *right)
+    return rows
+
+
+def _in_strips(model: schema.ModelT, region: _Region, count: int, most: float) -> _Strips | None:
+    """Describe a region in so many strips; None if they cannot be, or are too much work."""
+    height = region.operators[-1].heights[1]
+    bounds = np.linspace(0, height, count + 1).round().astype(int).tolist()
+    wanted = [*zip(bounds, bounds[1:], strict=False)]
+    rows = [rows for start, stop in wanted if (rows := _strip(region, start, stop))]
+    strips = _Strips(region, tuple(wanted), tuple(rows))
+    if len(rows) < count or strips.work > most:
+        return None
+    trial = _copied(model)
+    graph, source, output = trial.subgraphs[0], region.source, region.operators[-1].output
+    graph.operators = strips.write(trial)
+    graph.inputs, graph.outputs = [source], [output, source] if region.stays else [output]
+    kept = _kept(trial, graph.operators) - _kept(model, [each.operator for each in region.operators])
+    return replace(strips, live=region.beside + max(_live(graph)[0]), kept=kept)
+
+
+def _kept(model: schema.ModelT, operators: Sequence[schema.OperatorT]) -> int:
+    """Return the bytes that the interpreter keeps for operators, about."""
+    tensors, total = model.subgraphs[0].tensors, 0
+    for operator in operators:
+        kind = operator_name(model, operator)
+        total += _SLICE_BYTES if kind in _SLICES else _OPERATOR_BYTES
+        total += _FILTER_BYTES * int(tensors[int(operator.outputs[0])].shape[-1]) if kind in _CUT else 0
+    return total
+
+
+def _copied(model: schema.ModelT) -> schema.ModelT:
+    """Copy the lists of a model that strips are added to."""
+    copied = copy.copy(model)
+    copied.buffers, copied.operatorCodes = [*model.buffers], [*map(copy.copy, model.operatorCodes)]
+    copied.subgraphs = [copy.copy(model.subgraphs[0]), *model.subgraphs[1:]]
+    graph = copied.subgraphs[0]
+    graph.tensors, graph.operators = [*graph.tensors], [*graph.operators]
+    return copied
+
+
+def split_rows(model: schema.ModelT, *, room: int) -> tuple[schema.ModelT, float]:
+    """Let layers run strip by strip along an image, so that less is live, for the same outputs and more work.
+
+    A strip takes the rows of the image that it needs, and the last operator joins the rows of all strips. Rows that
+    several strips need are computed by each. Operators keep their padding: rows that come out wrong where the image
+    was cut are computed, and left out.
 
     Args:
-        model: The model, whose first graph is changed.
-        room: The bytes that the interpreter has for tensors, and for what it keeps more than for this graph. Among
-            the graphs that keep to it, the one with the least work is taken, else the one that takes the least.
-        planning: The bytes that laying out the tensors of this graph takes.
+        model: The model, which is left as it is.
+        room: Bytes for tensors that are live at once, and for all that the interpreter keeps more than before. Of
+            the models that keep to it, the one with the least work is taken, else the one that takes the least.
 
     Returns:
-        The additional multiplications, as a fraction of those of the graph; 0 if nothing was changed.
+        The model, and its additional multiplications, as a fraction of those of the first graph.
     """
     file = NamedTensors(model)
     live, work = _live(file.graph)[0], _work(file)
-    regions = [*_regions(file, live, above=min(room, max(live) // 2))]
-    splits = [
-        split
-        for region in regions
-        for count in range(2, min(_MOST_STRIPS, region.operators[-1].heights[1]) + 1)
-        if (split := _split(file, region, count)) is not None and split.work <= _MOST_EXTRA_WORK * work
+    choice = [
+        strips
+        for region in _regions(file, live)
+        for count in range(2, min(_MAX_CONCATENATED, region.operators[-1].heights[1]) + 1)
+        if max(live[region.place : region.end]) > min(room, max(live) // 2)
+        and (strips := _in_strips(model, region, count, most=_MOST_EXTRA_WORK * work)) is not None
     ]
-    best = _best_plan(live, splits, room=room, planning=planning, most=int(_MOST_EXTRA_WORK * work))
-    for split in reversed(best.splits):
-        _write_strips(file, split)
-    return best.work / work if work else 0.0
-
-
-def _best_plan(live: Sequence[int], splits: Sequence[_Split], *, room: int, planning: int, most: int) -> _Plan:
-    plans = [_Plan((), max(live), max(*live, planning), 0)]
-    prices: list[Callable[[_Split], float]] = [
-        lambda split: split.work,
-        lambda split: split.kept,
-        lambda split: split.work / max(1, most) + split.kept / max(1, max(live)),
-    ]
-    for cap in sorted({split.live for split in splits if split.live < max(live)}):
-        for price in prices:
-            chosen = _plan(live, splits, cap=cap, price=price)
-            if chosen is None:
-                break
-            kept, planned = sum(split.kept for split in chosen), sum(split.planned for split in chosen)
-            work = sum(split.work for split in chosen)
-            if work <= most:
-                total = max(cap, planning + planned * _PLANNED_BYTES) + kept
-                plans.append(_Plan(tuple(chosen), cap, total, work))
-    return min(plans, key=lambda plan: (max(plan.total, room), plan.work, plan.total))
+    best, least = (model, 0.0), (max(room, laid_out(file.graph)), 0, laid_out(file.graph))
+    for plan in _plans(live, choice, most=_MOST_EXTRA_WORK * work):
+        changed, extra = _copied(model), sum(strips.work for strips in plan)
+        graph = changed.subgraphs[0]
+        for strips in plan[::-1]:
+            graph.operators[strips.region.place : strips.region.end] = strips.write(changed)
+        planning = _PLANNED_BYTES * len(graph.operators) + _DESCRIBED_BYTES * len(graph.tensors)
+        total = max(laid_out(graph), planning) + sum(strips.kept for strips in plan)
+        if (max(room, total), extra, total) < least:
+            best, least = (changed, extra / work), (max(room, total), extra, total)
+    _share_numbers(best[0], best[0].subgraphs[0])
+    return best
 
 
 def _work(file: NamedTensors) -> int:
@@ -1081,61 +1092,32 @@ def _work(file: NamedTensors) -> int:
     return total
 
 
-def _write_strips(file: NamedTensors, split: _Split) -> None:
-    """Put strips in the place of a region."""
-    region, graph, output = split.region, file.graph, split.region.operators[-1].output
-    added: list[schema.OperatorT] = []
-    pieces: list[int] = []
-
-    def like(index: int, rows: tuple[int, int]) -> int:
-        shape = np.array(graph.tensors[index].shape, np.int32)
-        shape[1] = rows[1] - rows[0]
-        return add_tensor(graph, graph.tensors[index], shape=shape, shapeSignature=None, name=b"", buffer=0)
-
-    for strip in split.strips:
-        known = {region.source: like(region.source, strip.taken)}
-        added.append(_row_slice(file, region.source, known[region.source], strip.taken))
-        rows_of = {region.source: _Rows(*strip.taken, *strip.taken)}
-        for each, rows in zip(region.operators, strip.rows, strict=True):
-            known[each.output], rows_of[each.output] = like(each.output, (rows.start, rows.stop)), rows
-            part = copy.copy(each.operator)
-            inputs = [known.get(index, index) for index in inputs_of(part)]
-            if each.margins:
-                margins = file.constant(inputs[1])
-                margins[1] = each.added(rows_of[each.sources[0]])
-                inputs[1] = add_constant(file.model, graph, name=b"", values=margins)
-            part.inputs, part.outputs = np.array(inputs, np.int32), np.array([known[each.output]], np.int32)
-            added.append(part)
-        pieces.append(known[output])
-        if strip.is_trimmed:
-            start = strip.rows[-1].start
-            pieces.append(like(output, strip.wanted))
-            bounds = strip.wanted[0] - start, strip.wanted[1] - start
-            added.append(_row_slice(file, pieces.pop(-2), pieces[-1], bounds))
-    options = schema.ConcatenationOptionsT(axis=1)
-    added.append(_new_operator(file.model, "CONCATENATION", pieces, output, options))
-    graph.operators[region.place : region.end] = added
-
-
-def _row_slice(file: NamedTensors, source: int, output: int, rows: tuple[int, int]) -> schema.OperatorT:
-    bounds = [_numbers(file, [0, row, 0, 0]) for row in rows] + [_numbers(file, [1, 1, 1, 1])]
-    options = schema.StridedSliceOptionsT(beginMask=_NOT_ROWS, endMask=_NOT_ROWS)
-    return _new_operator(file.model, "STRIDED_SLICE", [source, *bounds], output, options)
-
-
-def _numbers(file: NamedTensors, values: Sequence[int]) -> int:
-    return add_constant(file.model, file.graph, name=b"", values=np.array(values, np.int32))
-
-
-def _new_operator(
-    model: schema.ModelT, name: str, inputs: Sequence[int], output: int, options: Any
-) -> schema.OperatorT:
-    index = operator_code(model, getattr(schema.BuiltinOperator, name))
-    model.operatorCodes[index].version = max(model.operatorCodes[index].version, _INTEGERS_SINCE)
-    return schema.OperatorT(
-        opcodeIndex=index,
-        inputs=np.array(inputs, np.int32),
-        outputs=np.array([output], np.int32),
-        builtinOptionsType=getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T")),
-        builtinOptions=options,
+def _plans(live: Sequence[int], choice: Sequence[_Strips], *, most: float) -> Iterator[tuple[_Strips, ...]]:
+    """Yield regions to run in strips for less and less bytes that are live: of little work, few operators, or both."""
+    prices: tuple[Callable[[_Strips], float], ...] = (
+        lambda strips: strips.work,
+        lambda strips: strips.kept,
+        lambda strips: strips.work / most + strips.kept / max(live),
     )
+    plans = set()
+    for cap in sorted({strips.live for strips in choice if strips.live < max(live)}):
+        for price in prices:
+            plan = _cheapest(live, [strips for strips in choice if strips.live <= cap], cap, price)
+            if plan and plan not in plans and sum(strips.work for strips in plan) <= most:
+                plans.add(plan)
+                yield plan
+
+
+def _cheapest(
+    live: Sequence[int], choice: Sequence[_Strips], cap: int, price: Callable[[_Strips], float]
+) -> tuple[_Strips, ...]:
+    """Return regions, in order, such that at most `cap` bytes are live, at the lowest price; none if there are none."""
+    ways: list[tuple[float, tuple[_Strips, ...]]] = [(0.0, ())]  # to each operator
+    for number, size in enumerate(live, 1):
+        ahead = [ways[-1]] if size <= cap else []
+        for strips in choice:
+            if strips.region.end == number:
+                before = ways[strips.region.place]
+                ahead.append((before[0] + price(strips), (*before[1], strips)))
+        ways.append(min(ahead, key=lambda way: way[0], default=(math.inf, ())))
+    return ways[-1][1] if ways[-1][0] < math.inf else ()
