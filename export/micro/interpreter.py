@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import importlib.resources
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -24,8 +25,12 @@ from tfprune.base.folders import TemporaryFolder, parse_json, read_fields
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import IOTensor
 from tfprune.export.device.verify import Run
+from tfprune.export.file import schema
 from tfprune.export.file.container import Source
 from tfprune.export.file.document import (
+    NamedTensors,
+    indices_of,
+    inputs_of,
     operator_name,
 )
 from tfprune.export.file.model_file import ModelFile
@@ -368,6 +373,119 @@ def _last_words(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     telling = [line for line in lines if line.strip() and not line.startswith(("[", *_REPEATING_LINES))]
     return telling[0].strip().rstrip(".") if telling else ""
+
+
+# How the interpreter lays out the tensors of a file in RAM, and what it keeps besides.
+
+_WITH_FILTERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+# Bytes that stay on 32 bits: of an operator with its output, of each of its filters, and of a slice with its bounds.
+_OPERATOR_BYTES, _FILTER_BYTES, _SLICE_BYTES = 128, 8, 188
+
+
+def aligned(size: int) -> int:
+    """Return a size as it counts in the arena."""
+    return -(-size // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+
+
+def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
+    """Return the lengths of a tensor along its dimensions."""
+    return () if tensor.shape is None else tuple(map(int, tensor.shape))
+
+
+def tensor_bytes(tensor: schema.TensorT) -> int:
+    """Return the bytes of the arena that a tensor takes while it is needed."""
+    widths = {schema.TensorType.FLOAT32: 4, schema.TensorType.INT32: 4, schema.TensorType.INT16: 2}
+    widths |= {schema.TensorType.INT64: 8}
+    return aligned(math.prod(shape_of(tensor)) * widths.get(tensor.type, 1))
+
+
+def _spans(graph: schema.SubGraphT, operators: Sequence[schema.OperatorT]) -> dict[int, tuple[int, int]]:
+    """Return the first and the last operator that a tensor is needed for, by the tensor."""
+    first = dict.fromkeys(indices_of(graph.inputs), 0)
+    last: dict[int, int] = {}
+    for number, operator in enumerate(operators):
+        for index in indices_of(operator.outputs):
+            first.setdefault(index, number)
+            last[index] = number
+        last.update({index: number for index in inputs_of(operator) if index in first})
+    last.update(dict.fromkeys(indices_of(graph.outputs), len(operators)))
+    return {index: (number, last.get(index, 0)) for index, number in first.items()}
+
+
+def live_bytes(
+    graph: schema.SubGraphT, operators: Sequence[schema.OperatorT] | None = None
+) -> tuple[list[int], list[int]]:
+    """Return for each operator the bytes that are live, and those of them for the last time."""
+    operators = graph.operators if operators is None else operators
+    spans = _spans(graph, operators)
+    sizes = {index: tensor_bytes(graph.tensors[index]) for index in spans}
+    live, freed = [0] * len(operators), [0] * len(operators)
+    for index, (first, last) in spans.items():
+        for number in range(first, min(last + 1, len(operators))):
+            live[number] += sizes[index]
+        if last < len(operators) and index not in indices_of(operators[last].outputs):
+            freed[last] += sizes[index]
+    return live, freed
+
+
+def largest_live(model: schema.ModelT, operators: Sequence[schema.OperatorT] | None = None) -> int:
+    """Return the bytes of tensors that are live at once, at most, in the first graph, or with its operators so."""
+    return max(live_bytes(model.subgraphs[0], operators)[0], default=0)
+
+
+def layout_bytes(graph: schema.SubGraphT) -> int:
+    """Return the bytes in which the interpreter lays out what is live, which may be more than is live at once.
+
+    The largest tensors come first, each into the first gap between those that are live at the same time.
+    """
+    spans = _spans(graph, graph.operators)
+    sizes = {index: tensor_bytes(graph.tensors[index]) for index in spans}
+    places: list[tuple[int, int, int, int]] = []  # where a tensor begins and ends, in bytes and in operators
+    for index in sorted(reversed(spans), key=lambda index: -sizes[index]):
+        (first, last), place = spans[index], 0
+        for begin, end, start, stop in sorted(places):
+            if start <= last and first <= stop:
+                if begin - place >= sizes[index]:
+                    break
+                place = max(place, end)
+        places.append((place, place + sizes[index], first, last))
+    return max((end for _, end, _, _ in places), default=0)
+
+
+def kept_bytes(model: schema.ModelT, graph: schema.SubGraphT) -> int:
+    """Return the bytes that stay in the arena for the operators of a graph, about, as those on images take."""
+    total = 0
+    for operator in graph.operators:
+        kind, shape = operator_name(model, operator), shape_of(graph.tensors[int(operator.outputs[0])])
+        total += _SLICE_BYTES if kind == "STRIDED_SLICE" else _OPERATOR_BYTES
+        total += _FILTER_BYTES * shape[-1] if kind in _WITH_FILTERS else 0
+    return total
+
+
+@dataclass(frozen=True)
+class OperatorMemory(Report):
+    """What is live while an operator runs.
+
+    Attributes:
+        operator: The number of the operator and its kind, such as `3, CONV_2D`.
+        live: Bytes of all tensors that are needed then.
+        added: Bytes of what it makes.
+    """
+
+    operator: str
+    live: int
+    added: int
+
+
+def memory_of_operators(model: schema.ModelT) -> tuple[OperatorMemory, ...]:
+    """Return what is live while each operator of the first graph runs, in order."""
+    file = NamedTensors(model)
+    live, _ = live_bytes(file.graph)
+    rows = []
+    for number, (operator, size) in enumerate(zip(file.graph.operators, live, strict=True)):
+        added = sum(tensor_bytes(file.tensors[index]) for index in indices_of(operator.outputs))
+        rows.append(OperatorMemory(f"{number}, {file.kind(operator)}", size, added))
+    return tuple(rows)
 
 
 # The operators that the interpreter for microcontrollers has, and how an application registers each.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,15 @@ from tfprune.export.file.document import (
     operator_name,
 )
 from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
-from tfprune.report import Report
+from tfprune.export.micro.interpreter import (
+    aligned,
+    kept_bytes,
+    largest_live,
+    layout_bytes,
+    live_bytes,
+    shape_of,
+    tensor_bytes,
+)
 
 # The layers of a graph whose weights can be unpacked while the model runs, and what is live beside them.
 
@@ -31,7 +39,6 @@ from tfprune.report import Report
 _CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}
 _BY_CHANNEL = "DEPTHWISE_CONV_2D"  # where a part of the outputs needs a part of the input
 _TYPES: dict[int, Any] = {0: np.dtype("<f4"), 7: np.dtype("<i2"), 9: np.dtype("i1")}  # by the format's number
-_ALIGNMENT = 16  # bytes to which the interpreter rounds each tensor up
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +80,13 @@ class Layer:
 
     def slice_bytes(self, pieces: int) -> int:
         """Bytes in the arena of the largest part of the weight."""
-        return _aligned(self._part(self.values.nbytes, pieces))
+        return aligned(self._part(self.values.nbytes, pieces))
 
     def peak(self, pieces: int) -> int:
         """Bytes that are live while the layer runs in so many parts, and while these are put together."""
         if pieces == 1:
             return self.live + self.slice_bytes(1)
-        running = self.live + self.slice_bytes(pieces) + _aligned(self._part(self.source, pieces))
+        running = self.live + self.slice_bytes(pieces) + aligned(self._part(self.source, pieces))
         return max(running, self.live - self.freed + self.output)
 
     def _part(self, size: int, pieces: int) -> int:
@@ -89,7 +96,7 @@ class Layer:
 def layers_of(model: schema.ModelT) -> list[Layer]:
     """Return the layers of the first graph, in order."""
     graph = model.subgraphs[0]
-    live, freed = _live(graph)
+    live, freed = live_bytes(graph)
     readers, takers = _other_readers(model), Counter(_weights_read(model, graph))
     layers = []
     for number, operator in enumerate(graph.operators):
@@ -98,13 +105,13 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
             continue
         tensor = graph.tensors[inputs[1]]
         dtype = _TYPES.get(tensor.type)
-        if dtype is None or len(_shape(tensor)) < 2:
+        if dtype is None or len(shape_of(tensor)) < 2:
             continue
-        values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(_shape(tensor))
+        values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(shape_of(tensor))
         reason = _refusal(model, tensor) or readers.get(tensor.buffer, "")
         source = graph.tensors[inputs[0]]
         pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
-        output = sum(_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
+        output = sum(tensor_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
         name = (tensor.name or b"").decode("utf-8", "replace")
         layers.append(
             Layer(
@@ -115,7 +122,7 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
                 tensor.buffer,
                 values,
                 pieces,
-                _bytes(source) if kind == _BY_CHANNEL else 0,
+                tensor_bytes(source) if kind == _BY_CHANNEL else 0,
                 live[number],
                 freed[number],
                 output,
@@ -125,116 +132,14 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
     return layers
 
 
-def largest_live(model: schema.ModelT, operators: Sequence[schema.OperatorT] | None = None) -> int:
-    """Return the bytes of tensors that are live at once, at most, in the first graph, or with its operators so."""
-    return max(_live(model.subgraphs[0], operators)[0], default=0)
-
-
-@dataclass(frozen=True)
-class OperatorMemory(Report):
-    """What is live while an operator runs.
-
-    Attributes:
-        operator: The number of the operator and its kind, such as `3, CONV_2D`.
-        live: Bytes of all tensors that are needed then.
-        added: Bytes of what it makes.
-    """
-
-    operator: str
-    live: int
-    added: int
-
-
-def memory_of_operators(model: schema.ModelT) -> tuple[OperatorMemory, ...]:
-    """Return what is live while each operator of the first graph runs, in order."""
-    file = NamedTensors(model)
-    live, _ = _live(file.graph)
-    rows = []
-    for number, (operator, size) in enumerate(zip(file.graph.operators, live, strict=True)):
-        added = sum(_bytes(file.tensors[index]) for index in indices_of(operator.outputs))
-        rows.append(OperatorMemory(f"{number}, {file.kind(operator)}", size, added))
-    return tuple(rows)
-
-
-def _aligned(size: int) -> int:
-    """Return a size as it counts in the arena."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _live(
-    graph: schema.SubGraphT, operators: Sequence[schema.OperatorT] | None = None
-) -> tuple[list[int], list[int]]:
-    """Return for each operator the bytes that are live, and those of them for the last time."""
-    operators = graph.operators if operators is None else operators
-    first = dict.fromkeys(indices_of(graph.inputs), 0)
-    last: dict[int, int] = {}
-    for number, operator in enumerate(operators):
-        for index in indices_of(operator.outputs):
-            first.setdefault(index, number)
-            last[index] = number
-        last.update({index: number for index in inputs_of(operator) if index in first})
-    last.update(dict.fromkeys(indices_of(graph.outputs), len(operators)))
-    sizes = {index: _bytes(graph.tensors[index]) for index in first}
-    steps = range(len(operators))
-    live = [
-        sum(size for index, size in sizes.items() if first[index] <= step <= last.get(index, 0)) for step in steps
-    ]
-    outputs = [{*indices_of(operator.outputs)} for operator in operators]
-    freed = [
-        sum(size for index, size in sizes.items() if last.get(index) == step and index not in outputs[step])
-        for step in steps
-    ]
-    return live, freed
-
-
-def laid_out(graph: schema.SubGraphT) -> int:
-    """Return the bytes in which the interpreter lays out the tensors of a graph: the largest ones first.
-
-    Each goes to the first gap between those that are live at the same time.
-    """
-    first = dict.fromkeys(indices_of(graph.inputs), 0)
-    last = dict.fromkeys(indices_of(graph.outputs), len(graph.operators))
-    for number, operator in enumerate(graph.operators):
-        for index in indices_of(operator.outputs):
-            first.setdefault(index, number)
-            last.setdefault(index, number)
-        for index in inputs_of(operator):
-            last[index] = max(number, last.get(index, 0))
-    places: list[tuple[int, int, int, int]] = []  # where each begins and ends, in bytes and in operators
-    for number, index in sorted(enumerate(first), key=lambda pair: (-_bytes(graph.tensors[pair[1]]), -pair[0])):
-        size, place = _bytes(graph.tensors[index]), 0
-        span = first[index], last.get(index, 0)
-        for begin, end, start, stop in sorted(places):
-            if start <= span[1] and span[0] <= stop:
-                if begin - place >= size:
-                    break
-                place = max(place, end)
-        places.append((place, place + size, *span))
-    return max((end for _, end, _, _ in places), default=0)
-
-
 def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> bool:
     data = model.buffers[graph.tensors[index].buffer].data if index >= 0 else None
     return data is not None and len(data) > 0
 
 
-def _shape(tensor: schema.TensorT) -> tuple[int, ...]:
-    return () if tensor.shape is None else tuple(map(int, tensor.shape))
-
-
-def _bytes(tensor: schema.TensorT) -> int:
-    return _aligned(_size(tensor))
-
-
-def _size(tensor: schema.TensorT) -> int:
-    widths = {schema.TensorType.FLOAT32: 4, schema.TensorType.INT32: 4, schema.TensorType.INT16: 2}
-    widths |= {schema.TensorType.INT64: 8}
-    return math.prod(_shape(tensor)) * widths.get(tensor.type, 1)
-
-
 def _most_pieces(kind: str, source: schema.TensorT, values: np.ndarray) -> int:
     """Return into how many parts a layer can be cut; where each takes a part of the input, by its channels."""
-    channels = _shape(source)[-1:]
+    channels = shape_of(source)[-1:]
     if kind == _BY_CHANNEL:
         return channels[0] if channels and values.ndim == 4 and values.shape[-1] % channels[0] == 0 else 1
     grouped = values.ndim == 4 and channels != values.shape[-1:]  # filters see a part of the channels
@@ -267,7 +172,7 @@ def _refusal(model: schema.ModelT, tensor: schema.TensorT) -> str:
     if quantization is not None and quantization.zeroPoint is not None and np.any(quantization.zeroPoint):
         return "its zeros are not stored as 0"
     scales = 0 if quantization is None or quantization.scale is None else len(quantization.scale)
-    if scales > 1 and quantization.quantizedDimension not in (0, len(_shape(tensor)) - 1):
+    if scales > 1 and quantization.quantizedDimension not in (0, len(shape_of(tensor)) - 1):
         return "its scales lie along a dimension that DECODE does not know"
     if any(entry.buffer == tensor.buffer for entry in model.metadata or ()):
         return "metadata name its values"
@@ -374,16 +279,8 @@ class Unpacker:
         shape = np.array([*tensor.shape[:-1], end - start], np.int32)
         bounds = [np.array([0] * (len(shape) - 1) + [start], np.int32), shape]
         constants = [add_constant(self._model, self._graph, name=b"", values=values) for values in bounds]
-        index = operator_code(self._model, schema.BuiltinOperator.SLICE)
-        code = self._model.operatorCodes[index]
-        code.version = max(code.version, _INTEGERS_SINCE)
-        return schema.OperatorT(
-            opcodeIndex=index,
-            inputs=np.array([source, *constants], np.int32),
-            outputs=np.array([add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")], np.int32),
-            builtinOptionsType=schema.BuiltinOptions.SliceOptions,
-            builtinOptions=schema.SliceOptionsT(),
-        )
+        output = add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")
+        return _new_operator(self._model, "SLICE", [source, *constants], output, schema.SliceOptionsT())
 
     def _bias(self, bias: int, start: int, end: int) -> int:
         if bias < 0:
@@ -403,17 +300,8 @@ class Unpacker:
         return int(self._graph.tensors[tensor].shape[-1])
 
     def _joined(self, parts: Sequence[int], output: int) -> schema.OperatorT:
-        index = operator_code(self._model, schema.BuiltinOperator.CONCATENATION)
-        code = self._model.operatorCodes[index]
-        code.version = max(code.version, _INTEGERS_SINCE)
         axis = len(self._graph.tensors[output].shape) - 1
-        return schema.OperatorT(
-            opcodeIndex=index,
-            inputs=np.array(parts, np.int32),
-            outputs=np.array([output], np.int32),
-            builtinOptionsType=schema.BuiltinOptions.ConcatenationOptions,
-            builtinOptions=schema.ConcatenationOptionsT(axis=axis),
-        )
+        return _new_operator(self._model, "CONCATENATION", parts, output, schema.ConcatenationOptionsT(axis=axis))
 
     def _decode(self, constants: Sequence[int], weight: int) -> schema.OperatorT:
         inputs, outputs = np.array(constants, np.int32), np.array([weight], np.int32)
@@ -551,7 +439,7 @@ def _share_numbers(model: schema.ModelT, graph: schema.SubGraphT) -> None:
             data = model.buffers[tensor.buffer].data
             is_scaled = tensor.quantization is not None and tensor.quantization.scale is not None
             if tensor.type == schema.TensorType.INT32 and not is_scaled and data is not None and inputs[place] >= 0:
-                key = np.asarray(data).tobytes(), _shape(tensor)
+                key = np.asarray(data).tobytes(), shape_of(tensor)
                 inputs[place] = first.setdefault(key, inputs[place])
         operator.inputs = np.array(inputs, np.int32)
 
@@ -736,8 +624,6 @@ _NOT_ROWS = 0b1101  # the axes of an image that a slice of rows takes whole
 _MOST_OPERATORS = 24  # that run strip by strip, one after the other
 _MOST_SLACK = 16  # rows by which a strip grows until its rows lie where the steps of strided windows begin
 _MOST_EXTRA_WORK = 0.3  # of the multiplications of the file: what is computed twice, where strips overlap
-# What the interpreter keeps on 32 bits: for an operator with its output, for each of its filters, and for a slice.
-_OPERATOR_BYTES, _FILTER_BYTES, _SLICE_BYTES = 128, 8, 188
 _PLANNED_BYTES, _DESCRIBED_BYTES = 40, 24  # that it needs to lay out a tensor that an operator makes, and any tensor
 
 
@@ -792,7 +678,7 @@ class _RowOperator:
         return tuple(margin if is_end else 0 for margin, is_end in zip(self.margins, ends, strict=False))
 
     def made(self, rows: _Rows) -> _Rows | None:
-        """Return the rows of the output that it makes of a strip; None where its windows do not begin as in the image."""
+        """Return the rows of the output that it makes of a strip; None where windows do not begin as in the image."""
         length, front = rows.stop - rows.start + sum(self.added(rows)), self._ahead(self.heights[0])
         ahead = self.added(rows)[0] if self.margins else self._ahead(length)
         count = -(-length // self.step) if self.pads else (length - self.size) // self.step + 1
@@ -819,13 +705,13 @@ def _row_operator(file: NamedTensors, operator: schema.OperatorT) -> _RowOperato
         return None
     constants = [index for index in inputs if _is_constant(file.model, file.graph, index)]
     sources = tuple(dict.fromkeys(index for index in inputs if index not in constants))
-    shapes = [_shape(file.tensors[index]) for index in (*sources, int(operator.outputs[0]))]
+    shapes = [shape_of(file.tensors[index]) for index in (*sources, int(operator.outputs[0]))]
     if not sources or any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
         return None
     options, size = operator.builtinOptions, math.prod(shapes[-1][2:])
     described = _RowOperator(operator, sources, (shapes[0][1], shapes[-1][1]), size)
     if kind in _ROW_BY_ROW:
-        heights = {length for index in constants for length in _shape(file.tensors[index])[-3:-2]} - {1}
+        heights = {length for index in constants for length in shape_of(file.tensors[index])[-3:-2]} - {1}
         heights |= {shape[1] for shape in shapes} - {
             shapes[-1][1]
         }  # of images whose rows are not those of the output
@@ -838,7 +724,7 @@ def _row_operator(file: NamedTensors, operator: schema.OperatorT) -> _RowOperato
         is_known = margins is not None and margins.shape == (4, 2) and not margins[0].any()
         return replace(described, margins=tuple(margins[1].tolist())) if is_known else None
     if kind in _CUT:
-        filters, dilation = _shape(file.tensors[inputs[1]]), options.dilationHFactor
+        filters, dilation = shape_of(file.tensors[inputs[1]]), options.dilationHFactor
         rows, taps = filters[1], math.prod(filters[1:3] if kind == _BY_CHANNEL else filters[1:])
     else:
         rows, dilation, taps = options.filterHeight, 1, options.filterHeight * options.filterWidth
@@ -853,14 +739,10 @@ class _Region:
     Attributes:
         place: The number of the first operator.
         operators: The operators.
-        stays: Whether the image that they take is needed later.
-        beside: Bytes of other tensors that are needed later.
     """
 
     place: int
     operators: tuple[_RowOperator, ...]
-    stays: bool
-    beside: int
 
     @property
     def source(self) -> int:
@@ -868,29 +750,26 @@ class _Region:
         return self.operators[0].sources[0]
 
     @property
-    def end(self) -> int:
-        """The number of the operator behind them."""
-        return self.place + len(self.operators)
+    def output(self) -> int:
+        """The image that they make."""
+        return self.operators[-1].output
 
 
-def _regions(file: NamedTensors, live: Sequence[int]) -> Iterator[_Region]:
-    """Yield the regions that can run strip by strip, of the number of bytes that are live at each operator."""
+def _regions(file: NamedTensors) -> Iterator[_Region]:
+    """Yield the regions of a graph that can run strip by strip."""
     described = [_row_operator(file, operator) for operator in file.graph.operators]
     last = {index: number for number, each in enumerate(file.graph.operators) for index in inputs_of(each)}
     last.update(dict.fromkeys(indices_of(file.graph.outputs), len(described)))
     for place, first in enumerate(described):
         operators: list[_RowOperator] = []
-        known = set() if first is None or len(first.sources) > 1 else {*first.sources}
+        made: set[int] = set()
         for number, each in enumerate(described[place : place + _MOST_OPERATORS], place):
-            if first is None or each is None or {*each.sources} - known:
+            if first is None or each is None or len(first.sources) > 1 or {*each.sources} - {*first.sources, *made}:
                 break
             operators.append(each)
-            known.add(each.output)
-            later = {index for index in known if last.get(index, 0) > number}
-            if later - {first.sources[0]} == {each.output}:
-                ends = first.sources[0], first.output
-                beside = live[place] - sum(_bytes(file.tensors[index]) for index in ends)
-                yield _Region(place, tuple(operators), first.sources[0] in later, beside)
+            made.add(each.output)
+            if {index for index in made if last.get(index, 0) > number} == {each.output}:
+                yield _Region(place, tuple(operators))
 
 
 @dataclass(frozen=True, eq=False)
@@ -899,51 +778,50 @@ class _Strips:
 
     Attributes:
         region: The region.
-        wanted: The rows of the output that each strip gives.
+        end: The number of the operator behind it.
+        wanted: The rows of its output that each strip gives.
         rows: The rows of each image in each strip, by the tensor.
+        work: The multiplications that are done again.
+        live: Bytes that are live, at most, while it runs.
+        kept: Bytes that the interpreter keeps more than before.
     """
 
     region: _Region
+    end: int
     wanted: tuple[tuple[int, int], ...]
     rows: tuple[dict[int, _Rows], ...]
+    work: int
     live: int = 0
     kept: int = 0
 
-    @property
-    def work(self) -> int:
-        """The multiplications that are done more often than once."""
-        rows = ((each, strip[each.output]) for each in self.region.operators for strip in self.rows)
-        whole = sum(each.work * each.heights[1] for each in self.region.operators)
-        return sum(each.work * (strip.stop - strip.start) for each, strip in rows) - whole
-
-    def write(self, model: schema.ModelT) -> list[schema.OperatorT]:
-        """Add what the strips need to a model, but for their operators, which are returned."""
-        file, region, output = NamedTensors(model), self.region, self.region.operators[-1].output
+    def write(self, file: NamedTensors) -> list[schema.OperatorT]:
+        """Add tensors for the strips to a file, and return the operators that make them."""
         added: list[schema.OperatorT] = []
         pieces: list[int] = []
         for (start, stop), rows in zip(self.wanted, self.rows, strict=True):
-            source = rows[region.source]
-            added.append(_row_slice(file, region.source, source.start, source.stop))
-            known = {region.source: int(added[-1].outputs[0])}
-            for each in region.operators:
-                known[each.output] = _with_rows(file, each.output, rows[each.output].start, rows[each.output].stop)
-                part, inputs = (
-                    copy.copy(each.operator),
-                    [known.get(index, index) for index in inputs_of(each.operator)],
-                )
-                margins = file.constant(inputs[1]) if each.margins else None
-                if margins is not None:
-                    margins[1] = each.added(rows[each.sources[0]])
-                    inputs[1] = add_constant(model, file.graph, name=b"", values=margins)
-                part.inputs, part.outputs = np.array(inputs, np.int32), np.array([known[each.output]], np.int32)
-                added.append(part)
-            pieces.append(known[output])
-            made = rows[output]
+            added += self._strip(file, rows)
+            pieces.append(int(added[-1].outputs[0]))
+            made = rows[self.region.output]
             if (start, stop) != (made.start, made.stop):
-                added.append(_row_slice(file, pieces.pop(), start - made.start, stop - made.start))
-                pieces.append(int(added[-1].outputs[0]))
+                added.append(_row_slice(file, pieces[-1], start - made.start, stop - made.start))
+                pieces[-1] = int(added[-1].outputs[0])
         options = schema.ConcatenationOptionsT(axis=1)
-        return [*added, _new_operator(model, "CONCATENATION", pieces, output, options)]
+        return [*added, _new_operator(file.model, "CONCATENATION", pieces, self.region.output, options)]
+
+    def _strip(self, file: NamedTensors, rows: dict[int, _Rows]) -> Iterator[schema.OperatorT]:
+        source = self.region.source
+        yield (first := _row_slice(file, source, rows[source].start, rows[source].stop))
+        tensors = {source: int(first.outputs[0])}
+        for each in self.region.operators:
+            tensors[each.output] = _with_rows(file, each.output, rows[each.output].start, rows[each.output].stop)
+            inputs = [tensors.get(index, index) for index in inputs_of(each.operator)]
+            margins = file.constant(inputs[1]) if each.margins else None
+            if margins is not None:
+                margins[1] = each.added(rows[each.sources[0]])
+                inputs[1] = add_constant(file.model, file.graph, name=b"", values=margins)
+            part = copy.copy(each.operator)
+            part.inputs, part.outputs = np.array(inputs, np.int32), np.array([tensors[each.output]], np.int32)
+            yield part
 
 
 def _with_rows(file: NamedTensors, index: int, start: int, stop: int) -> int:
@@ -961,7 +839,9 @@ def _row_slice(file: NamedTensors, source: int, start: int, stop: int) -> schema
     return _new_operator(file.model, "STRIDED_SLICE", [source, *bounds], output, options)
 
 
-def _new_operator(model: schema.ModelT, name: str, inputs: list[int], output: int, options: Any) -> schema.OperatorT:
+def _new_operator(
+    model: schema.ModelT, name: str, inputs: Sequence[int], output: int, options: Any
+) -> schema.OperatorT:
     index = operator_code(model, getattr(schema.BuiltinOperator, name))
     model.operatorCodes[index].version = max(model.operatorCodes[index].version, _INTEGERS_SINCE)
     return schema.OperatorT(
@@ -975,7 +855,7 @@ def _new_operator(model: schema.ModelT, name: str, inputs: list[int], output: in
 
 def _strip(region: _Region, start: int, stop: int) -> dict[int, _Rows]:
     """Return the fewest rows of each image that make some of the output, by tensor; none if these are all rows."""
-    needs = {region.operators[-1].output: (start, stop)}
+    needs = {region.output: (start, stop)}
     for each in reversed(region.operators):
         ends = each.needed(*needs[each.output])
         for index in each.sources:
@@ -987,7 +867,7 @@ def _strip(region: _Region, start: int, stop: int) -> dict[int, _Rows]:
             taken = first - ahead, last + slack - ahead
             if taken[1] <= height and taken != (0, height):
                 rows = _rows_made(region, _Rows(*taken, *taken))
-                made = rows.get(region.operators[-1].output)
+                made = rows.get(region.output)
                 if made and made.first <= start and stop <= made.last:
                     return rows
     return {}
@@ -1005,44 +885,35 @@ def _rows_made(region: _Region, taken: _Rows) -> dict[int, _Rows]:
     return rows
 
 
-def _in_strips(model: schema.ModelT, region: _Region, count: int, most: float) -> _Strips | None:
+def _in_strips(file: NamedTensors, region: _Region, count: int, most: float) -> _Strips | None:
     """Describe a region in so many strips; None if they cannot be, or are too much work."""
-    height = region.operators[-1].heights[1]
-    bounds = np.linspace(0, height, count + 1).round().astype(int).tolist()
+    bounds = np.linspace(0, region.operators[-1].heights[1], count + 1).round().astype(int).tolist()
     wanted = [*zip(bounds, bounds[1:], strict=False)]
     rows = [rows for start, stop in wanted if (rows := _strip(region, start, stop))]
-    strips = _Strips(region, tuple(wanted), tuple(rows))
-    if len(rows) < count or strips.work > most:
+    work = sum(
+        each.work * (sum(strip[each.output].stop - strip[each.output].start for strip in rows) - each.heights[1])
+        for each in region.operators
+    )
+    if len(rows) < count or work > most:
         return None
-    trial = _copied(model)
-    graph, source, output = trial.subgraphs[0], region.source, region.operators[-1].output
-    graph.operators = strips.write(trial)
-    graph.inputs, graph.outputs = [source], [output, source] if region.stays else [output]
-    kept = _kept(trial, graph.operators) - _kept(model, [each.operator for each in region.operators])
-    return replace(strips, live=region.beside + max(_live(graph)[0]), kept=kept)
+    strips = _Strips(region, region.place + len(region.operators), tuple(wanted), tuple(rows), work)
+    graph, more = _with_strips(file, [strips]), len(file.graph.operators) - strips.end
+    live = live_bytes(graph)[0][region.place : len(graph.operators) - more]
+    return replace(strips, live=max(live), kept=kept_bytes(file.model, graph) - kept_bytes(file.model, file.graph))
 
 
-def _kept(model: schema.ModelT, operators: Sequence[schema.OperatorT]) -> int:
-    """Return the bytes that the interpreter keeps for operators, about."""
-    tensors, total = model.subgraphs[0].tensors, 0
-    for operator in operators:
-        kind = operator_name(model, operator)
-        total += _SLICE_BYTES if kind in _SLICES else _OPERATOR_BYTES
-        total += _FILTER_BYTES * int(tensors[int(operator.outputs[0])].shape[-1]) if kind in _CUT else 0
-    return total
+def _with_strips(file: NamedTensors, plan: Sequence[_Strips]) -> schema.SubGraphT:
+    """Return the graph of a file with regions in strips; the file stays as it is."""
+    graph, sizes = copy.copy(file.graph), (len(file.tensors), len(file.model.buffers))
+    graph.operators = [*file.graph.operators]
+    for strips in reversed(plan):
+        graph.operators[strips.region.place : strips.end] = strips.write(file)
+    graph.tensors = [*file.tensors]
+    del file.tensors[sizes[0] :], file.model.buffers[sizes[1] :]
+    return graph
 
 
-def _copied(model: schema.ModelT) -> schema.ModelT:
-    """Copy the lists of a model that strips are added to."""
-    copied = copy.copy(model)
-    copied.buffers, copied.operatorCodes = [*model.buffers], [*map(copy.copy, model.operatorCodes)]
-    copied.subgraphs = [copy.copy(model.subgraphs[0]), *model.subgraphs[1:]]
-    graph = copied.subgraphs[0]
-    graph.tensors, graph.operators = [*graph.tensors], [*graph.operators]
-    return copied
-
-
-def split_rows(model: schema.ModelT, *, room: int) -> tuple[schema.ModelT, float]:
+def split_rows(model: schema.ModelT, *, excess: int) -> float:
     """Let layers run strip by strip along an image, so that less is live, for the same outputs and more work.
 
     A strip takes the rows of the image that it needs, and the last operator joins the rows of all strips. Rows that
@@ -1050,34 +921,33 @@ def split_rows(model: schema.ModelT, *, room: int) -> tuple[schema.ModelT, float
     was cut are computed, and left out.
 
     Args:
-        model: The model, which is left as it is.
-        room: Bytes for tensors that are live at once, and for all that the interpreter keeps more than before. Of
-            the models that keep to it, the one with the least work is taken, else the one that takes the least.
+        model: The model, whose first graph is changed.
+        excess: Bytes by which the arena is too large. Of the graphs that take so much less, the one with the least
+            work is chosen, or if there is none, the one that takes the least.
 
     Returns:
-        The model, and its additional multiplications, as a fraction of those of the first graph.
+        The additional multiplications, as a fraction of those that there were; 0 if nothing was changed.
     """
     file = NamedTensors(model)
-    live, work = _live(file.graph)[0], _work(file)
+    live, size, work = live_bytes(file.graph)[0], layout_bytes(file.graph), _work(file)
     choice = [
         strips
-        for region in _regions(file, live)
+        for region in _regions(file)
         for count in range(2, min(_MAX_CONCATENATED, region.operators[-1].heights[1]) + 1)
-        if max(live[region.place : region.end]) > min(room, max(live) // 2)
-        and (strips := _in_strips(model, region, count, most=_MOST_EXTRA_WORK * work)) is not None
+        if max(live[region.place : region.place + len(region.operators)]) > min(size - excess, max(live) // 2)
+        and (strips := _in_strips(file, region, count, _MOST_EXTRA_WORK * work)) is not None
     ]
-    best, least = (model, 0.0), (max(room, laid_out(file.graph)), 0, laid_out(file.graph))
+    plans = {(): (max(size - excess, size), 0, size)}
     for plan in _plans(live, choice, most=_MOST_EXTRA_WORK * work):
-        changed, extra = _copied(model), sum(strips.work for strips in plan)
-        graph = changed.subgraphs[0]
-        for strips in plan[::-1]:
-            graph.operators[strips.region.place : strips.region.end] = strips.write(changed)
+        graph = _with_strips(file, plan)
         planning = _PLANNED_BYTES * len(graph.operators) + _DESCRIBED_BYTES * len(graph.tensors)
-        total = max(laid_out(graph), planning) + sum(strips.kept for strips in plan)
-        if (max(room, total), extra, total) < least:
-            best, least = (changed, extra / work), (max(room, total), extra, total)
-    _share_numbers(best[0], best[0].subgraphs[0])
-    return best
+        total = max(layout_bytes(graph), planning) + sum(strips.kept for strips in plan)
+        plans[plan] = max(size - excess, total), sum(strips.work for strips in plan), total
+    best = min(plans, key=lambda plan: plans[plan])
+    for strips in reversed(best):
+        file.graph.operators[strips.region.place : strips.end] = strips.write(file)
+    _share_numbers(model, file.graph)
+    return plans[best][1] / max(1, work)
 
 
 def _work(file: NamedTensors) -> int:
@@ -1088,36 +958,37 @@ def _work(file: NamedTensors) -> int:
         if each is not None:
             total += each.work * each.heights[1]
         elif file.kind(operator) in _CUT:
-            total += math.prod(_shape(file.tensors[inputs_of(operator)[1]]))
+            total += math.prod(shape_of(file.tensors[inputs_of(operator)[1]]))
     return total
 
 
 def _plans(live: Sequence[int], choice: Sequence[_Strips], *, most: float) -> Iterator[tuple[_Strips, ...]]:
-    """Yield regions to run in strips for less and less bytes that are live: of little work, few operators, or both."""
+    """Yield regions for less and less bytes that are live: of little work, or few operators, or some of both."""
     prices: tuple[Callable[[_Strips], float], ...] = (
         lambda strips: strips.work,
         lambda strips: strips.kept,
         lambda strips: strips.work / most + strips.kept / max(live),
     )
-    plans = set()
     for cap in sorted({strips.live for strips in choice if strips.live < max(live)}):
+        ends: dict[int, list[_Strips]] = {}
+        for strips in choice:
+            if strips.live <= cap:
+                ends.setdefault(strips.end, []).append(strips)
         for price in prices:
-            plan = _cheapest(live, [strips for strips in choice if strips.live <= cap], cap, price)
-            if plan and plan not in plans and sum(strips.work for strips in plan) <= most:
-                plans.add(plan)
+            plan = _cheapest([size <= cap for size in live], ends, price)
+            if sum(strips.work for strips in plan) <= most:
                 yield plan
 
 
 def _cheapest(
-    live: Sequence[int], choice: Sequence[_Strips], cap: int, price: Callable[[_Strips], float]
+    fits: Sequence[bool], ends: Mapping[int, Sequence[_Strips]], price: Callable[[_Strips], float]
 ) -> tuple[_Strips, ...]:
-    """Return regions, in order, such that at most `cap` bytes are live, at the lowest price; none if there are none."""
+    """Return regions side by side, at the lowest price, beside which all operators fit; none if there are none."""
     ways: list[tuple[float, tuple[_Strips, ...]]] = [(0.0, ())]  # to each operator
-    for number, size in enumerate(live, 1):
-        ahead = [ways[-1]] if size <= cap else []
-        for strips in choice:
-            if strips.region.end == number:
-                before = ways[strips.region.place]
-                ahead.append((before[0] + price(strips), (*before[1], strips)))
+    for number, is_small in enumerate(fits, 1):
+        ahead = [ways[-1]] if is_small else []
+        for strips in ends.get(number, ()):
+            cost, before = ways[strips.region.place]
+            ahead.append((cost + price(strips), (*before, strips)))
         ways.append(min(ahead, key=lambda way: way[0], default=(math.inf, ())))
     return ways[-1][1] if ways[-1][0] < math.inf else ()

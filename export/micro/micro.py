@@ -31,13 +31,14 @@ from tfprune.export.micro.interpreter import (
     MicroRun,
     chip_arena,
     fits,
+    largest_live,
     missing,
     registrations,
     require_interpreter,
     run_files,
     variables_of,
 )
-from tfprune.export.micro.memory import Layer, Unpacker, encode_smallest, largest_live, layers_of, save_memory
+from tfprune.export.micro.memory import Layer, Unpacker, encode_smallest, layers_of, save_memory, split_rows
 from tfprune.export.micro.reports import (
     ARDUINO,
     ESP_IDF,

@@ -45,15 +45,16 @@ from tfprune.export.micro.interpreter import (
     KNOWN_OPERATORS,
     BoardFit,
     ChipArena,
+    OperatorMemory,
     chip_arena,
     find_board,
     fits,
+    memory_of_operators,
     missing,
     registrations,
     require_interpreter,
     run_files,
 )
-from tfprune.export.micro.memory import OperatorMemory, memory_of_operators
 from tfprune.report import Report, install, printable, shortened, table
 
 # Report of a file for microcontrollers: what it takes there, and how each layer is stored.
