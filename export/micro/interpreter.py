@@ -441,7 +441,7 @@ def layout_bytes(graph: schema.SubGraphT) -> int:
     spans = _spans(graph, graph.operators)
     sizes = {index: tensor_bytes(graph.tensors[index]) for index in spans}
     places: list[tuple[int, int, int, int]] = []  # where a tensor begins and ends, in bytes and in operators
-    for index in sorted(reversed(spans), key=lambda index: -sizes[index]):
+    for index in sorted([*spans][::-1], key=lambda index: -sizes[index]):
         (first, last), place = spans[index], 0
         for begin, end, start, stop in sorted(places):
             if start <= last and first <= stop:
