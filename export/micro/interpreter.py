@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import functools
 import importlib.metadata
@@ -439,16 +440,19 @@ def layout_bytes(graph: schema.SubGraphT) -> int:
     The largest tensors come first, each into the first gap between those that are live at the same time.
     """
     spans = _spans(graph, graph.operators)
-    sizes = {index: tensor_bytes(graph.tensors[index]) for index in spans}
+    order = sorted(
+        ((tensor_bytes(graph.tensors[index]), number, *spans[index]) for number, index in enumerate(spans)),
+        reverse=True,
+    )
     places: list[tuple[int, int, int, int]] = []  # where a tensor begins and ends, in bytes and in operators
-    for index in sorted([*spans][::-1], key=lambda index: -sizes[index]):
-        (first, last), place = spans[index], 0
-        for begin, end, start, stop in sorted(places):
+    for size, _, first, last in order:
+        place = 0
+        for begin, end, start, stop in places:
             if start <= last and first <= stop:
-                if begin - place >= sizes[index]:
+                if begin - place >= size:
                     break
                 place = max(place, end)
-        places.append((place, place + sizes[index], first, last))
+        bisect.insort(places, (place, place + size, first, last))
     return max((end for _, end, _, _ in places), default=0)
 
 

@@ -324,6 +324,7 @@ class Unpacker:
 _SLICES = ("STRIDED_SLICE", "SLICE")
 _VARIABLES = ("READ_VARIABLE", "ASSIGN_VARIABLE")
 _RUN_GRAPHS = ("CALL_ONCE", "IF", "WHILE")  # may read and set variables
+_SPLIT_SAVES = 64  # bytes that the interpreter keeps less for SPLIT_V than for a slice, about
 _MOST_GROWTH = 2  # of kernels that get zeros: they take flash
 
 
@@ -379,7 +380,8 @@ def _taken(file: NamedTensors, operator: schema.OperatorT) -> list[range]:
 
 
 def _split_off(file: NamedTensors, operator: schema.OperatorT) -> None:
-    """Let SPLIT_V do what a slice does that takes one end of an axis."""
+    """Let SPLIT_V do what a slice does that takes one end of an axis, where the other end does not need more."""
+    before, size = copy.copy(operator), layout_bytes(file.graph)
     source, ranges = file.tensors[inputs_of(operator)[0]], _taken(file, operator)
     pairs = [*zip(ranges, map(int, source.shape), strict=False)]
     cut = [axis for axis, (taken, length) in enumerate(pairs) if len(taken) < length]
@@ -404,6 +406,8 @@ def _split_off(file: NamedTensors, operator: schema.OperatorT) -> None:
     operator.outputs = np.array(outputs, np.int32)
     operator.builtinOptionsType = schema.BuiltinOptions.SplitVOptions
     operator.builtinOptions = schema.SplitVOptionsT(numSplits=len(sizes))
+    if layout_bytes(file.graph) > size + _SPLIT_SAVES:
+        vars(operator).update(vars(before))
 
 
 def _leave_out_first_values(model: schema.ModelT) -> None:
@@ -711,12 +715,9 @@ def _row_operator(file: NamedTensors, operator: schema.OperatorT) -> _RowOperato
     options, size = operator.builtinOptions, math.prod(shapes[-1][2:])
     described = _RowOperator(operator, sources, (shapes[0][1], shapes[-1][1]), size)
     if kind in _ROW_BY_ROW:
-        heights = {length for index in constants for length in shape_of(file.tensors[index])[-3:-2]} - {1}
-        heights |= {shape[1] for shape in shapes} - {
-            shapes[-1][1]
-        }  # of images whose rows are not those of the output
+        is_tall = any(length > 1 for index in constants for length in shape_of(file.tensors[index])[-3:-2])
         is_joint = kind == "CONCATENATION" and (constants or options.axis % 4 < 2)
-        return None if heights or is_joint else described
+        return None if is_tall or is_joint or len({shape[1] for shape in shapes}) > 1 else described
     if len(sources) > 1 or inputs[0] != sources[0]:
         return None
     if kind in _MARGINS:
@@ -768,7 +769,8 @@ def _regions(file: NamedTensors) -> Iterator[_Region]:
                 break
             operators.append(each)
             made.add(each.output)
-            if {index for index in made if last.get(index, 0) > number} == {each.output}:
+            ends = [file.tensors[index].type in _TYPES for index in (*first.sources, each.output)]
+            if all(ends) and {index for index in made if last.get(index, 0) > number} == {each.output}:
                 yield _Region(place, tuple(operators))
 
 
@@ -946,6 +948,8 @@ def split_rows(model: schema.ModelT, *, excess: int) -> float:
     best = min(plans, key=lambda plan: plans[plan])
     for strips in reversed(best):
         file.graph.operators[strips.region.place : strips.end] = strips.write(file)
+    for operator in [each for each in file.graph.operators if best and file.kind(each) in _SLICES[:1]]:
+        _split_off(NamedTensors(model), operator)
     _share_numbers(model, file.graph)
     return plans[best][1] / max(1, work)
 
