@@ -381,6 +381,7 @@ def _last_words(path: Path) -> str:
 _WITH_FILTERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 # Bytes that stay on 32 bits: of an operator with its output, of each of its filters, and of a slice with its bounds.
 _OPERATOR_BYTES, _FILTER_BYTES, _SLICE_BYTES = 128, 8, 188
+_PLANNED_BYTES, _DESCRIBED_BYTES = 40, 24  # to lay out a tensor that an operator makes, and to describe any
 
 
 def aligned(size: int) -> int:
@@ -464,6 +465,12 @@ def kept_bytes(model: schema.ModelT, graph: schema.SubGraphT) -> int:
         total += _SLICE_BYTES if kind == "STRIDED_SLICE" else _OPERATOR_BYTES
         total += _FILTER_BYTES * shape[-1] if kind in _WITH_FILTERS else 0
     return total
+
+
+def arena_bytes(model: schema.ModelT, graph: schema.SubGraphT) -> int:
+    """Return the bytes of the arena of a graph on 32 bits, about: their differences are those of similar graphs."""
+    planning = _PLANNED_BYTES * len(graph.operators) + _DESCRIBED_BYTES * len(graph.tensors)
+    return max(layout_bytes(graph), planning) + kept_bytes(model, graph)
 
 
 @dataclass(frozen=True)

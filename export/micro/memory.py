@@ -25,6 +25,7 @@ from tfprune.export.file.document import (
 from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
 from tfprune.export.micro.interpreter import (
     aligned,
+    arena_bytes,
     kept_bytes,
     largest_live,
     layout_bytes,
@@ -622,13 +623,14 @@ def _dependences(model: schema.ModelT, operators: Sequence[schema.OperatorT]) ->
 
 _WINDOWS = ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
 _MARGINS = ("PAD", "PADV2")
-_ROW_BY_ROW = ("ABS", "ADD", "CONCATENATION", "DEQUANTIZE", "DIV", "ELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC")
-_ROW_BY_ROW += ("MAXIMUM", "MINIMUM", "MUL", "NEG", "PRELU", "QUANTIZE", "RELU", "RELU6", "SUB", "TANH")
+_ROW_BY_ROW = (
+    *("ABS", "ADD", "CONCATENATION", "DEQUANTIZE", "DIV", "ELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MAXIMUM"),
+    *("MINIMUM", "MUL", "NEG", "PRELU", "QUANTIZE", "RELU", "RELU6", "SUB", "TANH"),
+)
 _NOT_ROWS = 0b1101  # the axes of an image that a slice of rows takes whole
 _MOST_OPERATORS = 24  # that run strip by strip, one after the other
 _MOST_SLACK = 16  # rows by which a strip grows until its rows lie where the steps of strided windows begin
 _MOST_EXTRA_WORK = 0.3  # of the multiplications of the file: what is computed twice, where strips overlap
-_PLANNED_BYTES, _DESCRIBED_BYTES = 40, 24  # that it needs to lay out a tensor that an operator makes, and any tensor
 
 
 @dataclass(frozen=True)
@@ -667,7 +669,6 @@ class _RowOperator:
 
     @property
     def output(self) -> int:
-        """The image that it makes."""
         return int(self.operator.outputs[0])
 
     def needed(self, start: int, stop: int) -> tuple[int, int]:
@@ -722,8 +723,9 @@ def _row_operator(file: NamedTensors, operator: schema.OperatorT) -> _RowOperato
         return None
     if kind in _MARGINS:
         margins = file.constant(inputs[1])
-        is_known = margins is not None and margins.shape == (4, 2) and not margins[0].any()
-        return replace(described, margins=tuple(margins[1].tolist())) if is_known else None
+        if margins is None or margins.shape != (4, 2) or margins[0].any():
+            return None
+        return replace(described, margins=tuple(margins[1].tolist()))
     if kind in _CUT:
         filters, dilation = shape_of(file.tensors[inputs[1]]), options.dilationHFactor
         rows, taps = filters[1], math.prod(filters[1:3] if kind == _BY_CHANNEL else filters[1:])
@@ -747,12 +749,10 @@ class _Region:
 
     @property
     def source(self) -> int:
-        """The image that they take."""
         return self.operators[0].sources[0]
 
     @property
     def output(self) -> int:
-        """The image that they make."""
         return self.operators[-1].output
 
 
@@ -855,7 +855,7 @@ def _new_operator(
     )
 
 
-def _strip(region: _Region, start: int, stop: int) -> dict[int, _Rows]:
+def _rows_in_strip(region: _Region, start: int, stop: int) -> dict[int, _Rows]:
     """Return the fewest rows of each image that make some of the output, by tensor; none if these are all rows."""
     needs = {region.output: (start, stop)}
     for each in reversed(region.operators):
@@ -891,7 +891,7 @@ def _in_strips(file: NamedTensors, region: _Region, count: int, most: float) -> 
     """Describe a region in so many strips; None if they cannot be, or are too much work."""
     bounds = np.linspace(0, region.operators[-1].heights[1], count + 1).round().astype(int).tolist()
     wanted = [*zip(bounds, bounds[1:], strict=False)]
-    rows = [rows for start, stop in wanted if (rows := _strip(region, start, stop))]
+    rows = [rows for start, stop in wanted if (rows := _rows_in_strip(region, start, stop))]
     work = sum(
         each.work * (sum(strip[each.output].stop - strip[each.output].start for strip in rows) - each.heights[1])
         for each in region.operators
@@ -915,7 +915,7 @@ def _with_strips(file: NamedTensors, plan: Sequence[_Strips]) -> schema.SubGraph
     return graph
 
 
-def split_rows(model: schema.ModelT, *, excess: int) -> float:
+def split_rows(model: schema.ModelT, *, excess: int) -> float | None:
     """Let layers run strip by strip along an image, so that less is live, for the same outputs and more work.
 
     A strip takes the rows of the image that it needs, and the last operator joins the rows of all strips. Rows that
@@ -928,30 +928,28 @@ def split_rows(model: schema.ModelT, *, excess: int) -> float:
             work is chosen, or if there is none, the one that takes the least.
 
     Returns:
-        The additional multiplications, as a fraction of those that there were; 0 if nothing was changed.
+        The additional multiplications, as a fraction of those that there were; None if nothing was changed.
     """
     file = NamedTensors(model)
-    live, size, work = live_bytes(file.graph)[0], layout_bytes(file.graph), _work(file)
+    live, target, work = live_bytes(file.graph)[0], arena_bytes(model, file.graph) - excess, _work(file)
     choice = [
         strips
         for region in _regions(file)
         for count in range(2, min(_MAX_CONCATENATED, region.operators[-1].heights[1]) + 1)
-        if max(live[region.place : region.place + len(region.operators)]) > min(size - excess, max(live) // 2)
+        if max(live[region.place : region.place + len(region.operators)]) > min(target, max(live) // 2)
         and (strips := _in_strips(file, region, count, _MOST_EXTRA_WORK * work)) is not None
     ]
-    plans = {(): (max(size - excess, size), 0, size)}
-    for plan in _plans(live, choice, most=_MOST_EXTRA_WORK * work):
-        graph = _with_strips(file, plan)
-        planning = _PLANNED_BYTES * len(graph.operators) + _DESCRIBED_BYTES * len(graph.tensors)
-        total = max(layout_bytes(graph), planning) + sum(strips.kept for strips in plan)
-        plans[plan] = max(size - excess, total), sum(strips.work for strips in plan), total
-    best = min(plans, key=lambda plan: plans[plan])
+    costs: dict[tuple[_Strips, ...], tuple[int, int, int]] = {}
+    for plan in ((), *_plans(live, choice, most=_MOST_EXTRA_WORK * work)):
+        total = arena_bytes(model, _with_strips(file, plan))
+        costs[plan] = max(target, total), sum(strips.work for strips in plan), total
+    best = min(costs, key=lambda plan: costs[plan])
     for strips in reversed(best):
         file.graph.operators[strips.region.place : strips.end] = strips.write(file)
     for operator in [each for each in file.graph.operators if best and file.kind(each) in _SLICES[:1]]:
         _split_off(NamedTensors(model), operator)
     _share_numbers(model, file.graph)
-    return plans[best][1] / max(1, work)
+    return costs[best][1] / max(1, work) if best else None
 
 
 def _work(file: NamedTensors) -> int:
@@ -971,7 +969,7 @@ def _plans(live: Sequence[int], choice: Sequence[_Strips], *, most: float) -> It
     prices: tuple[Callable[[_Strips], float], ...] = (
         lambda strips: strips.work,
         lambda strips: strips.kept,
-        lambda strips: strips.work / most + strips.kept / max(live),
+        lambda strips: strips.work / max(1, most) + strips.kept / max(live),
     )
     for cap in sorted({strips.live for strips in choice if strips.live < max(live)}):
         ends: dict[int, list[_Strips]] = {}
@@ -987,7 +985,7 @@ def _plans(live: Sequence[int], choice: Sequence[_Strips], *, most: float) -> It
 def _cheapest(
     fits: Sequence[bool], ends: Mapping[int, Sequence[_Strips]], price: Callable[[_Strips], float]
 ) -> tuple[_Strips, ...]:
-    """Return regions side by side, at the lowest price, beside which all operators fit; none if there are none."""
+    """Return the regions of the lowest price beside which all operators fit; none if there are none."""
     ways: list[tuple[float, tuple[_Strips, ...]]] = [(0.0, ())]  # to each operator
     for number, is_small in enumerate(fits, 1):
         ahead = [ways[-1]] if is_small else []

@@ -213,7 +213,7 @@ class _MicroCandidate:
 
     file: ModelFile
     rows: tuple[MicroLayer, ...]
-    extra_work: float
+    extra_work: float | None
 
 
 class _Candidates:
@@ -227,7 +227,7 @@ class _Candidates:
     Attributes:
         layers: The number of layers with weights.
         caps: The bytes that are live at once, at most: in the dense file, and where every layer is unpacked whole.
-        extra_work: The multiplications that strips take more, as a fraction of those of the file.
+        extra_work: The multiplications that strips take more, as a fraction of all; None without strips.
 
     Raises:
         ValueError: If the file names its operators by number.
@@ -235,7 +235,7 @@ class _Candidates:
 
     layers: int
     caps: tuple[int, int]
-    extra_work: float
+    extra_work: float | None
 
     def __init__(self, dense: ModelFile, *, refusal: str = "", excess: int = 0) -> None:
         self._model, self._refusal = dense.objects(), refusal
@@ -247,7 +247,7 @@ class _Candidates:
         with fitting(dense):
             save_memory(self._model)
             whole = Counter(layer.buffer for layer in layers_of(self._model))
-            self.extra_work = split_rows(self._model, excess=excess) if excess else 0.0
+            self.extra_work = split_rows(self._model, excess=excess) if excess else None
             self._cut = {*(Counter(layer.buffer for layer in layers_of(self._model)) - whole)}
             self._layers = self._layers_of(self._model)
             least = largest_live(self._model)
@@ -455,7 +455,7 @@ def _strip_by_strip(
     for _ in range(_STRIP_ROUNDS):
         excess += least - (micro.arena or least)
         candidates = _Candidates(dense, refusal=refusal, excess=excess)
-        files += _Search(candidates, inputs).run(micro) if candidates.extra_work else []
+        files += _Search(candidates, inputs).run(micro) if candidates.extra_work is not None else []
         smallest = min((file.arena for file in files), default=least)
         if not (micro.arena or least) < smallest < least:
             break
