@@ -378,9 +378,9 @@ def _last_words(path: Path) -> str:
 
 # How the interpreter lays out the tensors of a file in RAM, and what it keeps besides.
 
-_WITH_FILTERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-# Bytes that stay on 32 bits: of an operator with its output, of each of its filters, and of a slice with its bounds.
-_OPERATOR_BYTES, _FILTER_BYTES, _SLICE_BYTES = 128, 8, 188
+# Bytes that stay on 32 bits: of an operator with its output, of others, and of each filter of a convolution.
+_OPERATOR_BYTES, _BYTES_OF = 120, {"CONV_2D": 132, "DEPTHWISE_CONV_2D": 152, "SPLIT_V": 66, "STRIDED_SLICE": 180}
+_FILTER_BYTES, _WITH_FILTERS = 8, ("CONV_2D", "DEPTHWISE_CONV_2D")
 _PLANNED_BYTES, _DESCRIBED_BYTES = 40, 24  # to lay out a tensor that an operator makes, and to describe any
 
 
@@ -462,7 +462,7 @@ def kept_bytes(model: schema.ModelT, graph: schema.SubGraphT) -> int:
     total = 0
     for operator in graph.operators:
         kind, shape = operator_name(model, operator), shape_of(graph.tensors[int(operator.outputs[0])])
-        total += _SLICE_BYTES if kind == "STRIDED_SLICE" else _OPERATOR_BYTES
+        total += _BYTES_OF.get(kind, _OPERATOR_BYTES)
         total += _FILTER_BYTES * shape[-1] if kind in _WITH_FILTERS else 0
     return total
 

@@ -114,22 +114,8 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
         pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
         output = sum(tensor_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
         name = (tensor.name or b"").decode("utf-8", "replace")
-        layers.append(
-            Layer(
-                operator,
-                kind,
-                name,
-                inputs[1],
-                tensor.buffer,
-                values,
-                pieces,
-                tensor_bytes(source) if kind == _BY_CHANNEL else 0,
-                live[number],
-                freed[number],
-                output,
-                reason,
-            )
-        )
+        sizes = tensor_bytes(source) if kind == _BY_CHANNEL else 0, live[number], freed[number], output
+        layers.append(Layer(operator, kind, name, inputs[1], tensor.buffer, values, pieces, *sizes, reason))
     return layers
 
 
