@@ -1,4 +1,4 @@
-"""The interpreter for microcontrollers, and the operators and boards that it knows."""
+"""The interpreter for microcontrollers: how it runs files and lays out RAM, and the operators and boards it knows."""
 
 from __future__ import annotations
 

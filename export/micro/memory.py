@@ -1,4 +1,4 @@
-"""The RAM that a file takes: what is live while it runs, weights that are unpacked there, and how to take less."""
+"""The RAM that a file takes: weights that are unpacked there, and how to take less, with images strip by strip."""
 
 from __future__ import annotations
 
