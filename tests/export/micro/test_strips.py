@@ -148,6 +148,35 @@ def test_any_chain_gives_the_same_outputs_in_strips(steps, height, integers, pic
     assert all(run.equals(before) for run in runs)
 
 
+@pytest.mark.programs
+@pytest.mark.parametrize(("height", "integers"), [(29, False), (32, True)])
+def test_every_part_of_a_chain_runs_in_strips(height, integers):
+    """With strides of 2, whose windows do not begin at each row, and windows that are padded."""
+    pytest.importorskip("tflite_micro", reason=MISSING)
+    graph = FileGraph(1, shape=(1, height, 9, 3))
+    x = graph.convolution(graph.input, 4, stride=2)
+    x = grown(graph, x, ("AVERAGE_POOL_2D", 3, 1, 1, SAME))
+    x = grown(graph, x, ("DEPTHWISE_CONV_2D", 4, 2, 1, SAME))
+    content = graph.content(grown(graph, x, ("PAD", 1, 2, 2, SAME)))
+    content = as_int8(content) if integers else content
+    files, places = [], set()
+    for count in (2, 3):
+        model = load_objects(content)
+        file = NamedTensors(model)
+        for region in [*_regions(file)]:
+            strips = _in_strips(file, region, count, math.inf)
+            if strips is not None:
+                changed = load_objects(content)
+                changed.subgraphs[0].operators[region.place : strips.end] = strips.write(NamedTensors(changed))
+                files.append(save_objects(changed))
+                places.add((region.place, strips.end))
+    assert len(places) == 10  # of four operators
+    samples = np.random.default_rng(1).normal(size=(2, height, 9, 3)).astype(np.float32) * 3
+    before, *runs = run_files([content, *files], [samples])
+    assert [run.reason for run in [before, *runs]] == [""] * (1 + len(files))
+    assert all(run.equals(before) for run in runs)
+
+
 def plain(*, integers=True):
     """Return a file with convolutions and pools, whose first images take most RAM."""
     graph = FileGraph(3, shape=(1, 80, 48, 2))
