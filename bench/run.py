@@ -66,6 +66,7 @@ COMMANDS = [
     ["int8_check.py"],
     ["micro.py"],
     ["micro_grid.py"],
+    ["micro_split.py"],
     ["vela.py"],
     ["vela.py", "search"],
     ["quantized.py"],

@@ -1,12 +1,15 @@
-"""The interpreter for microcontrollers, and the operators and boards that it knows."""
+"""The interpreter for microcontrollers: how it runs files and lays out RAM, and the operators and boards it knows."""
 
 from __future__ import annotations
 
+import bisect
+import copy
 import difflib
 import functools
 import importlib.metadata
 import importlib.resources
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -24,9 +27,14 @@ from tfprune.base.folders import TemporaryFolder, parse_json, read_fields
 from tfprune.export.device.processes import read_job, run_job, write_job
 from tfprune.export.device.runner import IOTensor
 from tfprune.export.device.verify import Run
+from tfprune.export.file import schema
 from tfprune.export.file.container import Source
 from tfprune.export.file.document import (
+    NamedTensors,
+    indices_of,
+    inputs_of,
     operator_name,
+    put_in_order,
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import DAMAGE_ERRORS
@@ -370,6 +378,137 @@ def _last_words(path: Path) -> str:
     return telling[0].strip().rstrip(".") if telling else ""
 
 
+# How the interpreter lays out the tensors of a file in RAM, and what it keeps besides.
+
+# Bytes that stay on 32 bits: of an operator with its output, of others, and of each filter of a convolution.
+_OPERATOR_BYTES, _BYTES_OF = 120, {"CONV_2D": 132, "DEPTHWISE_CONV_2D": 152, "SPLIT_V": 66, "STRIDED_SLICE": 180}
+_FILTER_BYTES, _WITH_FILTERS = 8, ("CONV_2D", "DEPTHWISE_CONV_2D")
+_PLANNED_BYTES, _DESCRIBED_BYTES = 40, 24  # to lay out a tensor that an operator makes, and to describe any
+
+
+def aligned(size: int) -> int:
+    """Return a size as it counts in the arena."""
+    return -(-size // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+
+
+def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
+    """Return the lengths of a tensor along its dimensions."""
+    return () if tensor.shape is None else tuple(map(int, tensor.shape))
+
+
+def tensor_bytes(tensor: schema.TensorT) -> int:
+    """Return the bytes of the arena that a tensor takes while it is needed."""
+    widths = {schema.TensorType.FLOAT32: 4, schema.TensorType.INT32: 4, schema.TensorType.INT16: 2}
+    widths |= {schema.TensorType.INT64: 8}
+    return aligned(math.prod(shape_of(tensor)) * widths.get(tensor.type, 1))
+
+
+def _spans(graph: schema.SubGraphT, operators: Sequence[schema.OperatorT]) -> dict[int, tuple[int, int]]:
+    """Return the first and the last operator that a tensor is needed for, by the tensor."""
+    first = dict.fromkeys(indices_of(graph.inputs), 0)
+    last: dict[int, int] = {}
+    for number, operator in enumerate(operators):
+        for index in indices_of(operator.outputs):
+            first.setdefault(index, number)
+            last[index] = number
+        last.update({index: number for index in inputs_of(operator) if index in first})
+    last.update(dict.fromkeys(indices_of(graph.outputs), len(operators)))
+    return {index: (number, last.get(index, 0)) for index, number in first.items()}
+
+
+def live_bytes(
+    graph: schema.SubGraphT, operators: Sequence[schema.OperatorT] | None = None
+) -> tuple[list[int], list[int]]:
+    """Return for each operator the bytes that are live, and those of them for the last time."""
+    operators = graph.operators if operators is None else operators
+    spans = _spans(graph, operators)
+    sizes = {index: tensor_bytes(graph.tensors[index]) for index in spans}
+    live, freed = [0] * len(operators), [0] * len(operators)
+    for index, (first, last) in spans.items():
+        for number in range(first, min(last + 1, len(operators))):
+            live[number] += sizes[index]
+        if last < len(operators) and index not in indices_of(operators[last].outputs):
+            freed[last] += sizes[index]
+    return live, freed
+
+
+def largest_live(model: schema.ModelT, operators: Sequence[schema.OperatorT] | None = None) -> int:
+    """Return the bytes of tensors that are live at once, at most, in the first graph, or with its operators so."""
+    return max(live_bytes(model.subgraphs[0], operators)[0], default=0)
+
+
+def live_at_peak(model: schema.ModelT) -> set[int]:
+    """Return the tensors of the first graph that are live where most bytes are."""
+    graph = model.subgraphs[0]
+    live, spans = live_bytes(graph)[0], _spans(graph, graph.operators)
+    peak = live.index(max(live))
+    return {index for index, (first, last) in spans.items() if first <= peak <= last}
+
+
+def layout_bytes(graph: schema.SubGraphT) -> int:
+    """Return the bytes in which the interpreter lays out what is live, which may be more than is live at once.
+
+    The largest tensors come first, each into the first gap between those that are live at the same time.
+    """
+    spans = _spans(graph, graph.operators)
+    order = sorted(
+        ((tensor_bytes(graph.tensors[index]), number, *spans[index]) for number, index in enumerate(spans)),
+        reverse=True,
+    )
+    places: list[tuple[int, int, int, int]] = []  # where a tensor begins and ends, in bytes and in operators
+    for size, _, first, last in order:
+        place = 0
+        for begin, end, start, stop in places:
+            if start <= last and first <= stop:
+                if begin - place >= size:
+                    break
+                place = max(place, end)
+        bisect.insort(places, (place, place + size, first, last))
+    return max((end for _, end, _, _ in places), default=0)
+
+
+def kept_bytes(model: schema.ModelT, graph: schema.SubGraphT) -> int:
+    """Return the bytes that stay in the arena for the operators of a graph, about, as those on images take."""
+    total = 0
+    for operator in graph.operators:
+        kind, shape = operator_name(model, operator), shape_of(graph.tensors[int(operator.outputs[0])])
+        total += _BYTES_OF.get(kind, _OPERATOR_BYTES)
+        total += _FILTER_BYTES * shape[-1] if kind in _WITH_FILTERS else 0
+    return total
+
+
+def arena_bytes(model: schema.ModelT, graph: schema.SubGraphT) -> int:
+    """Return the bytes of the arena of a graph on 32 bits, about: their differences are those of similar graphs."""
+    planning = _PLANNED_BYTES * len(graph.operators) + _DESCRIBED_BYTES * len(graph.tensors)
+    return max(layout_bytes(graph), planning) + kept_bytes(model, graph)
+
+
+@dataclass(frozen=True)
+class OperatorMemory(Report):
+    """What is live while an operator runs.
+
+    Attributes:
+        operator: The number of the operator and its kind, such as `3, CONV_2D`.
+        live: Bytes of all tensors that are needed then.
+        added: Bytes of what it makes.
+    """
+
+    operator: str
+    live: int
+    added: int
+
+
+def memory_of_operators(model: schema.ModelT) -> tuple[OperatorMemory, ...]:
+    """Return what is live while each operator of the first graph runs, in order."""
+    file = NamedTensors(model)
+    live, _ = live_bytes(file.graph)
+    rows = []
+    for number, (operator, size) in enumerate(zip(file.graph.operators, live, strict=True)):
+        added = sum(tensor_bytes(file.tensors[index]) for index in indices_of(operator.outputs))
+        rows.append(OperatorMemory(f"{number}, {file.kind(operator)}", size, added))
+    return tuple(rows)
+
+
 # The operators that the interpreter for microcontrollers has, and how an application registers each.
 
 # Of tflite-micro 0.dev20261023; tests/export/micro/test_operators.py asks the interpreter for each.
@@ -532,3 +671,51 @@ def fits(flash: int, arena: int, *, board: str | None = None) -> tuple[BoardFit,
         BoardFit(each.name, each.title, each.flash - flash, each.usable - arena, each.usable, each.ram)
         for each in asked
     )
+
+
+# Leave out of a file what the interpreter for microcontrollers never reads.
+
+
+def drop_unused(model: schema.ModelT) -> None:
+    """Leave out names, signatures, metadata, files behind the flatbuffer and known scales of biases.
+
+    Inputs and outputs keep their names, those of the signature if there is one. A bias has the scale of its input
+    times that of its weight, and the interpreter takes it from these for each channel.
+    """
+    _name_ends(model)
+    ends = {index for kind in ("inputs", "outputs") for index in indices_of(getattr(model.subgraphs[0], kind))}
+    for number, graph in enumerate(model.subgraphs):
+        graph.name = b"" if number == 0 else graph.name
+        for index, tensor in enumerate(graph.tensors):
+            tensor.name = tensor.name if number == 0 and index in ends else None
+            tensor.shapeSignature = None
+            tensor.quantization = _quantization(tensor)
+            data = model.buffers[tensor.buffer].data
+            if not tensor.isVariable and (data is None or not len(data)):
+                tensor.buffer = 0  # the empty one
+    model.signatureDefs = model.metadata = model.metadataBuffer = model.description = None
+    model.archive = b""
+    put_in_order(model)
+    for name in ("metadata", "signatureDefs"):
+        setattr(model, name, getattr(model, name) or None)
+
+
+def _name_ends(model: schema.ModelT) -> None:
+    for signature in model.signatureDefs or ():
+        if signature.subgraphIndex == 0:
+            for entry in (*(signature.inputs or ()), *(signature.outputs or ())):
+                model.subgraphs[0].tensors[entry.tensorIndex].name = entry.name
+            return
+
+
+def _quantization(tensor: schema.TensorT) -> schema.QuantizationParametersT | None:
+    quantization = copy.copy(tensor.quantization)
+    if quantization is None or (tensor.type == schema.TensorType.INT32 and np.size(quantization.scale) > 1):
+        return None
+    if quantization.scale is None or not np.size(quantization.scale):
+        return None
+    quantization.min = quantization.max = None
+    points = quantization.zeroPoint
+    if np.size(points) > 1 and (points == points[0]).all():  # one stands for all channels, of 8 bytes each
+        quantization.zeroPoint = points[:1]
+    return quantization

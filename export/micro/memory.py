@@ -1,12 +1,12 @@
-"""The RAM that a file takes: what is live while it runs, weights that are unpacked there, and how to take less."""
+"""The RAM that a file takes: weights that are unpacked there, and how to take less, with images strip by strip."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,16 @@ from tfprune.export.file.document import (
     operator_name,
 )
 from tfprune.export.file.sparse_tensors import OPERATOR, DecodeConstants, encode_pruned, encode_table
-from tfprune.report import Report
+from tfprune.export.micro.interpreter import (
+    aligned,
+    arena_bytes,
+    kept_bytes,
+    largest_live,
+    layout_bytes,
+    live_bytes,
+    shape_of,
+    tensor_bytes,
+)
 
 # The layers of a graph whose weights can be unpacked while the model runs, and what is live beside them.
 
@@ -31,7 +40,6 @@ from tfprune.report import Report
 _CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}
 _BY_CHANNEL = "DEPTHWISE_CONV_2D"  # where a part of the outputs needs a part of the input
 _TYPES: dict[int, Any] = {0: np.dtype("<f4"), 7: np.dtype("<i2"), 9: np.dtype("i1")}  # by the format's number
-_ALIGNMENT = 16  # bytes to which the interpreter rounds each tensor up
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +81,13 @@ class Layer:
 
     def slice_bytes(self, pieces: int) -> int:
         """Bytes in the arena of the largest part of the weight."""
-        return _aligned(self._part(self.values.nbytes, pieces))
+        return aligned(self._part(self.values.nbytes, pieces))
 
     def peak(self, pieces: int) -> int:
         """Bytes that are live while the layer runs in so many parts, and while these are put together."""
         if pieces == 1:
             return self.live + self.slice_bytes(1)
-        running = self.live + self.slice_bytes(pieces) + _aligned(self._part(self.source, pieces))
+        running = self.live + self.slice_bytes(pieces) + aligned(self._part(self.source, pieces))
         return max(running, self.live - self.freed + self.output)
 
     def _part(self, size: int, pieces: int) -> int:
@@ -89,7 +97,7 @@ class Layer:
 def layers_of(model: schema.ModelT) -> list[Layer]:
     """Return the layers of the first graph, in order."""
     graph = model.subgraphs[0]
-    live, freed = _live(graph)
+    live, freed = live_bytes(graph)
     readers, takers = _other_readers(model), Counter(_weights_read(model, graph))
     layers = []
     for number, operator in enumerate(graph.operators):
@@ -98,110 +106,17 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
             continue
         tensor = graph.tensors[inputs[1]]
         dtype = _TYPES.get(tensor.type)
-        if dtype is None or len(_shape(tensor)) < 2:
+        if dtype is None or len(shape_of(tensor)) < 2:
             continue
-        values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(_shape(tensor))
+        values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(shape_of(tensor))
         reason = _refusal(model, tensor) or readers.get(tensor.buffer, "")
         source = graph.tensors[inputs[0]]
         pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
-        output = sum(_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
+        output = sum(tensor_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
         name = (tensor.name or b"").decode("utf-8", "replace")
-        layers.append(
-            Layer(
-                operator,
-                kind,
-                name,
-                inputs[1],
-                tensor.buffer,
-                values,
-                pieces,
-                _bytes(source) if kind == _BY_CHANNEL else 0,
-                live[number],
-                freed[number],
-                output,
-                reason,
-            )
-        )
+        sizes = tensor_bytes(source) if kind == _BY_CHANNEL else 0, live[number], freed[number], output
+        layers.append(Layer(operator, kind, name, inputs[1], tensor.buffer, values, pieces, *sizes, reason))
     return layers
-
-
-def largest_live(model: schema.ModelT, operators: Sequence[schema.OperatorT] | None = None) -> int:
-    """Return the bytes of tensors that are live at once, at most, in the first graph, or with its operators so."""
-    return max(_live(model.subgraphs[0], operators)[0], default=0)
-
-
-@dataclass(frozen=True)
-class OperatorMemory(Report):
-    """What is live while an operator runs.
-
-    Attributes:
-        operator: The number of the operator and its kind, such as `3, CONV_2D`.
-        live: Bytes of all tensors that are needed then.
-        added: Bytes of what it makes.
-    """
-
-    operator: str
-    live: int
-    added: int
-
-
-def memory_of_operators(model: schema.ModelT) -> tuple[OperatorMemory, ...]:
-    """Return what is live while each operator of the first graph runs, in order."""
-    file = NamedTensors(model)
-    live, _ = _live(file.graph)
-    rows = []
-    for number, (operator, size) in enumerate(zip(file.graph.operators, live, strict=True)):
-        added = sum(_bytes(file.tensors[index]) for index in indices_of(operator.outputs))
-        rows.append(OperatorMemory(f"{number}, {file.kind(operator)}", size, added))
-    return tuple(rows)
-
-
-def _aligned(size: int) -> int:
-    """Return a size as it counts in the arena."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _live(
-    graph: schema.SubGraphT, operators: Sequence[schema.OperatorT] | None = None
-) -> tuple[list[int], list[int]]:
-    """Return for each operator the bytes that are live, and those of them for the last time."""
-    operators = graph.operators if operators is None else operators
-    first, last = _lifetimes(graph, operators)
-    sizes = {index: _bytes(graph.tensors[index]) for index in first}
-    steps = range(len(operators))
-    live = [
-        sum(size for index, size in sizes.items() if first[index] <= step <= last.get(index, 0)) for step in steps
-    ]
-    outputs = [{*indices_of(operator.outputs)} for operator in operators]
-    freed = [
-        sum(size for index, size in sizes.items() if last.get(index) == step and index not in outputs[step])
-        for step in steps
-    ]
-    return live, freed
-
-
-def _lifetimes(
-    graph: schema.SubGraphT, operators: Sequence[schema.OperatorT]
-) -> tuple[dict[int, int], dict[int, int]]:
-    """Return by tensor the number of the operator from which it is live, and of the one that needs it last."""
-    first = dict.fromkeys(indices_of(graph.inputs), 0)
-    last: dict[int, int] = {}
-    for number, operator in enumerate(operators):
-        for index in indices_of(operator.outputs):
-            first.setdefault(index, number)
-            last[index] = number
-        last.update({index: number for index in inputs_of(operator) if index in first})
-    last.update(dict.fromkeys(indices_of(graph.outputs), len(operators)))
-    return first, last
-
-
-def live_at_peak(model: schema.ModelT) -> set[int]:
-    """Return the tensors of the first graph that are live where most bytes are."""
-    graph = model.subgraphs[0]
-    live, _ = _live(graph)
-    first, last = _lifetimes(graph, graph.operators)
-    peak = int(np.argmax(live))
-    return {index for index in first if first[index] <= peak <= last.get(index, 0)}
 
 
 def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> bool:
@@ -209,19 +124,9 @@ def _is_constant(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> b
     return data is not None and len(data) > 0
 
 
-def _shape(tensor: schema.TensorT) -> tuple[int, ...]:
-    return () if tensor.shape is None else tuple(map(int, tensor.shape))
-
-
-def _bytes(tensor: schema.TensorT) -> int:
-    widths = {schema.TensorType.FLOAT32: 4, schema.TensorType.INT32: 4, schema.TensorType.INT16: 2}
-    widths |= {schema.TensorType.INT64: 8}
-    return _aligned(math.prod(_shape(tensor)) * widths.get(tensor.type, 1))
-
-
 def _most_pieces(kind: str, source: schema.TensorT, values: np.ndarray) -> int:
     """Return into how many parts a layer can be cut; where each takes a part of the input, by its channels."""
-    channels = _shape(source)[-1:]
+    channels = shape_of(source)[-1:]
     if kind == _BY_CHANNEL:
         return channels[0] if channels and values.ndim == 4 and values.shape[-1] % channels[0] == 0 else 1
     grouped = values.ndim == 4 and channels != values.shape[-1:]  # filters see a part of the channels
@@ -254,7 +159,7 @@ def _refusal(model: schema.ModelT, tensor: schema.TensorT) -> str:
     if quantization is not None and quantization.zeroPoint is not None and np.any(quantization.zeroPoint):
         return "its zeros are not stored as 0"
     scales = 0 if quantization is None or quantization.scale is None else len(quantization.scale)
-    if scales > 1 and quantization.quantizedDimension not in (0, len(_shape(tensor)) - 1):
+    if scales > 1 and quantization.quantizedDimension not in (0, len(shape_of(tensor)) - 1):
         return "its scales lie along a dimension that DECODE does not know"
     if any(entry.buffer == tensor.buffer for entry in model.metadata or ()):
         return "metadata name its values"
@@ -361,16 +266,8 @@ class Unpacker:
         shape = np.array([*tensor.shape[:-1], end - start], np.int32)
         bounds = [np.array([0] * (len(shape) - 1) + [start], np.int32), shape]
         constants = [add_constant(self._model, self._graph, name=b"", values=values) for values in bounds]
-        index = operator_code(self._model, schema.BuiltinOperator.SLICE)
-        code = self._model.operatorCodes[index]
-        code.version = max(code.version, _INTEGERS_SINCE)
-        return schema.OperatorT(
-            opcodeIndex=index,
-            inputs=np.array([source, *constants], np.int32),
-            outputs=np.array([add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")], np.int32),
-            builtinOptionsType=schema.BuiltinOptions.SliceOptions,
-            builtinOptions=schema.SliceOptionsT(),
-        )
+        output = add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")
+        return _new_operator(self._model, "SLICE", [source, *constants], output, schema.SliceOptionsT())
 
     def _bias(self, bias: int, start: int, end: int) -> int:
         if bias < 0:
@@ -390,17 +287,8 @@ class Unpacker:
         return int(self._graph.tensors[tensor].shape[-1])
 
     def _joined(self, parts: Sequence[int], output: int) -> schema.OperatorT:
-        index = operator_code(self._model, schema.BuiltinOperator.CONCATENATION)
-        code = self._model.operatorCodes[index]
-        code.version = max(code.version, _INTEGERS_SINCE)
         axis = len(self._graph.tensors[output].shape) - 1
-        return schema.OperatorT(
-            opcodeIndex=index,
-            inputs=np.array(parts, np.int32),
-            outputs=np.array([output], np.int32),
-            builtinOptionsType=schema.BuiltinOptions.ConcatenationOptions,
-            builtinOptions=schema.ConcatenationOptionsT(axis=axis),
-        )
+        return _new_operator(self._model, "CONCATENATION", parts, output, schema.ConcatenationOptionsT(axis=axis))
 
     def _decode(self, constants: Sequence[int], weight: int) -> schema.OperatorT:
         inputs, outputs = np.array(constants, np.int32), np.array([weight], np.int32)
@@ -435,6 +323,7 @@ def become(
 _SLICES = ("STRIDED_SLICE", "SLICE")
 _VARIABLES = ("READ_VARIABLE", "ASSIGN_VARIABLE")
 _RUN_GRAPHS = ("CALL_ONCE", "IF", "WHILE")  # may read and set variables
+_SPLIT_SAVES = 64  # bytes that the interpreter keeps less for SPLIT_V than for a slice, about
 _MOST_GROWTH = 2  # of kernels that get zeros: they take flash
 
 
@@ -490,7 +379,8 @@ def _taken(file: NamedTensors, operator: schema.OperatorT) -> list[range]:
 
 
 def _split_off(file: NamedTensors, operator: schema.OperatorT) -> None:
-    """Let SPLIT_V do what a slice does that takes one end of an axis."""
+    """Let SPLIT_V do what a slice does that takes one end of an axis, where the other end does not need more."""
+    before, size = copy.copy(operator), layout_bytes(file.graph)
     source, ranges = file.tensors[inputs_of(operator)[0]], _taken(file, operator)
     pairs = [*zip(ranges, map(int, source.shape), strict=False)]
     axes = [axis for axis, (span, length) in enumerate(pairs) if len(span) < length]
@@ -511,6 +401,8 @@ def _split_off(file: NamedTensors, operator: schema.OperatorT) -> None:
     inputs, options = [inputs_of(operator)[0], *constants], schema.SplitVOptionsT(numSplits=2)
     become(file.model, operator, name="SPLIT_V", inputs=inputs, options=options)
     operator.outputs = np.array(outputs, np.int32)
+    if layout_bytes(file.graph) > size + _SPLIT_SAVES:
+        vars(operator).update(vars(before))
 
 
 def _leave_out_first_values(model: schema.ModelT) -> None:
@@ -546,7 +438,7 @@ def _share_numbers(model: schema.ModelT, graph: schema.SubGraphT) -> None:
             data = model.buffers[tensor.buffer].data
             is_scaled = tensor.quantization is not None and tensor.quantization.scale is not None
             if tensor.type == schema.TensorType.INT32 and not is_scaled and data is not None and inputs[place] >= 0:
-                key = np.asarray(data).tobytes(), _shape(tensor)
+                key = np.asarray(data).tobytes(), shape_of(tensor)
                 inputs[place] = first.setdefault(key, inputs[place])
         operator.inputs = np.array(inputs, np.int32)
 
@@ -719,3 +611,374 @@ def _dependences(model: schema.ModelT, operators: Sequence[schema.OperatorT]) ->
                 readers[name], setters[name] = set(), {number}
         before.append(own)
     return before
+
+
+# Take less RAM for more work: layers run strip by strip along an image, as in patches of MCUNetV2 (arXiv 2110.15352).
+
+_WINDOWS = ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
+_MARGINS = ("PAD", "PADV2")
+_ROW_BY_ROW = (
+    *("ABS", "ADD", "CONCATENATION", "DEQUANTIZE", "DIV", "ELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MAXIMUM"),
+    *("MINIMUM", "MUL", "NEG", "PRELU", "QUANTIZE", "RELU", "RELU6", "SUB", "TANH"),
+)
+_NOT_ROWS = 0b1101  # the axes of an image that a slice of rows takes whole
+_MOST_OPERATORS = 24  # that run strip by strip, one after the other
+_MOST_SLACK = 16  # rows by which a strip grows until its rows lie where the steps of strided windows begin
+_MOST_EXTRA_WORK = 0.3  # of the multiplications of the file: what is computed twice, where strips overlap
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of an image in a strip: `start` to `stop` are computed, of which `first` to `last` are right."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, eq=False)
+class _RowOperator:
+    """An operator that can run on some of the rows of an image.
+
+    Attributes:
+        operator: The operator.
+        sources: The images that it takes.
+        heights: The rows of these, and of the image that it makes.
+        work: The multiplications for a row of what it makes.
+        size: How many rows it sees for each row of that.
+        step: The rows from one of these windows to the next.
+        pads: Whether it adds rows as SAME does.
+        margins: The rows that a PAD adds in front and behind; empty for other operators.
+    """
+
+    operator: schema.OperatorT
+    sources: tuple[int, ...]
+    heights: tuple[int, int]
+    work: int
+    size: int = 1
+    step: int = 1
+    pads: bool = False
+    margins: tuple[int, ...] = ()
+
+    @property
+    def output(self) -> int:
+        return int(self.operator.outputs[0])
+
+    def needed(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the rows of the sources that some rows of the output need."""
+        front = self._ahead(self.heights[0])
+        first = min(max(start * self.step - front, 0), self.heights[0] - 1)
+        return first, max(min((stop - 1) * self.step - front + self.size, self.heights[0]), first + 1)
+
+    def added(self, rows: _Rows) -> tuple[int, ...]:
+        """Return the margins of a strip: those of the image, where the strip reaches its ends."""
+        ends = rows.start == 0, rows.stop == self.heights[0]
+        return tuple(margin if is_end else 0 for margin, is_end in zip(self.margins, ends, strict=False))
+
+    def made(self, rows: _Rows) -> _Rows | None:
+        """Return the rows of the output that it makes of a strip; None where windows do not begin as in the image."""
+        length, front = rows.stop - rows.start + sum(self.added(rows)), self._ahead(self.heights[0])
+        ahead = self.added(rows)[0] if self.margins else self._ahead(length)
+        count = -(-length // self.step) if self.pads else (length - self.size) // self.step + 1
+        start, rest = divmod(rows.start + front - ahead, self.step)
+        if rest or count < 1 or not 0 <= start <= start + count <= self.heights[1]:
+            return None
+        # At the ends of the image all is as in the image; elsewhere a window has to see right rows only.
+        first = start if rows.first == 0 else max(start, -(-(rows.first + front) // self.step))
+        last = (rows.last + front - self.size) // self.step + 1
+        last = start + count if rows.last == self.heights[0] else min(start + count, last)
+        return _Rows(start, start + count, first, last)
+
+    def _ahead(self, rows: int) -> int:
+        """Return how many rows are added in front of so many."""
+        if self.margins:
+            return self.margins[0]
+        return max(0, (-(-rows // self.step) - 1) * self.step + self.size - rows) // 2 if self.pads else 0
+
+
+def _row_operator(file: NamedTensors, operator: schema.OperatorT) -> _RowOperator | None:
+    """Describe an operator that can run on some rows of an image; None for others."""
+    kind, inputs = file.kind(operator), [index for index in inputs_of(operator) if index >= 0]
+    if kind not in (*_WINDOWS, *_MARGINS, *_ROW_BY_ROW):
+        return None
+    constants = [index for index in inputs if _is_constant(file.model, file.graph, index)]
+    sources = tuple(dict.fromkeys(index for index in inputs if index not in constants))
+    shapes = [shape_of(file.tensors[index]) for index in (*sources, int(operator.outputs[0]))]
+    if not sources or any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
+        return None
+    options, size = operator.builtinOptions, math.prod(shapes[-1][2:])
+    described = _RowOperator(operator, sources, (shapes[0][1], shapes[-1][1]), size)
+    if kind in _ROW_BY_ROW:
+        is_tall = any(length > 1 for index in constants for length in shape_of(file.tensors[index])[-3:-2])
+        is_joint = kind == "CONCATENATION" and (constants or options.axis % 4 < 2)
+        return None if is_tall or is_joint or len({shape[1] for shape in shapes}) > 1 else described
+    if len(sources) > 1 or inputs[0] != sources[0]:
+        return None
+    if kind in _MARGINS:
+        margins = file.constant(inputs[1])
+        if margins is None or margins.shape != (4, 2) or margins[0].any():
+            return None
+        return replace(described, margins=tuple(margins[1].tolist()))
+    if kind in _CUT:
+        filters, dilation = shape_of(file.tensors[inputs[1]]), options.dilationHFactor
+        rows, taps = filters[1], math.prod(filters[1:3] if kind == _BY_CHANNEL else filters[1:])
+    else:
+        rows, dilation, taps = options.filterHeight, 1, options.filterHeight * options.filterWidth
+    pads, reach = options.padding == schema.Padding.SAME, (rows - 1) * dilation + 1
+    return replace(described, work=size * taps, size=reach, step=options.strideH, pads=pads)
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Operators that follow each other, of which the first takes one image, and only the last one's is taken later.
+
+    Attributes:
+        place: The number of the first operator.
+        operators: The operators.
+    """
+
+    place: int
+    operators: tuple[_RowOperator, ...]
+
+    @property
+    def source(self) -> int:
+        return self.operators[0].sources[0]
+
+    @property
+    def output(self) -> int:
+        return self.operators[-1].output
+
+
+def _regions(file: NamedTensors) -> Iterator[_Region]:
+    """Yield the regions of a graph that can run strip by strip."""
+    described = [_row_operator(file, operator) for operator in file.graph.operators]
+    last = {index: number for number, each in enumerate(file.graph.operators) for index in inputs_of(each)}
+    last.update(dict.fromkeys(indices_of(file.graph.outputs), len(described)))
+    for place, first in enumerate(described):
+        operators: list[_RowOperator] = []
+        made: set[int] = set()
+        for number, each in enumerate(described[place : place + _MOST_OPERATORS], place):
+            if first is None or each is None or len(first.sources) > 1 or {*each.sources} - {*first.sources, *made}:
+                break
+            operators.append(each)
+            made.add(each.output)
+            ends = [file.tensors[index].type in _TYPES for index in (*first.sources, each.output)]
+            if all(ends) and {index for index in made if last.get(index, 0) > number} == {each.output}:
+                yield _Region(place, tuple(operators))
+
+
+@dataclass(frozen=True, eq=False)
+class _Strips:
+    """A region in strips.
+
+    Attributes:
+        region: The region.
+        end: The number of the operator behind it.
+        wanted: The rows of its output that each strip gives.
+        rows: The rows of each image in each strip, by the tensor.
+        work: The multiplications that are done again.
+        live: Bytes that are live, at most, while it runs.
+        kept: Bytes that the interpreter keeps more than before.
+    """
+
+    region: _Region
+    end: int
+    wanted: tuple[tuple[int, int], ...]
+    rows: tuple[dict[int, _Rows], ...]
+    work: int
+    live: int = 0
+    kept: int = 0
+
+    def write(self, file: NamedTensors) -> list[schema.OperatorT]:
+        """Add tensors for the strips to a file, and return the operators that make them."""
+        added: list[schema.OperatorT] = []
+        pieces: list[int] = []
+        for (start, stop), rows in zip(self.wanted, self.rows, strict=True):
+            added += self._strip(file, rows)
+            pieces.append(int(added[-1].outputs[0]))
+            made = rows[self.region.output]
+            if (start, stop) != (made.start, made.stop):
+                added.append(_row_slice(file, pieces[-1], start - made.start, stop - made.start))
+                pieces[-1] = int(added[-1].outputs[0])
+        options = schema.ConcatenationOptionsT(axis=1)
+        return [*added, _new_operator(file.model, "CONCATENATION", pieces, self.region.output, options)]
+
+    def _strip(self, file: NamedTensors, rows: dict[int, _Rows]) -> Iterator[schema.OperatorT]:
+        source = self.region.source
+        yield (first := _row_slice(file, source, rows[source].start, rows[source].stop))
+        tensors = {source: int(first.outputs[0])}
+        for each in self.region.operators:
+            tensors[each.output] = _with_rows(file, each.output, rows[each.output].start, rows[each.output].stop)
+            inputs = [tensors.get(index, index) for index in inputs_of(each.operator)]
+            margins = file.constant(inputs[1]) if each.margins else None
+            if margins is not None:
+                margins[1] = each.added(rows[each.sources[0]])
+                inputs[1] = add_constant(file.model, file.graph, name=b"", values=margins)
+            part = copy.copy(each.operator)
+            part.inputs, part.outputs = np.array(inputs, np.int32), np.array([tensors[each.output]], np.int32)
+            yield part
+
+
+def _with_rows(file: NamedTensors, index: int, start: int, stop: int) -> int:
+    """Add a tensor for some rows of an image."""
+    tensor = file.tensors[index]
+    shape = np.array([1, stop - start, *tensor.shape[2:]], np.int32)
+    return add_tensor(file.graph, tensor, shape=shape, shapeSignature=None, name=b"", buffer=0)
+
+
+def _row_slice(file: NamedTensors, source: int, start: int, stop: int) -> schema.OperatorT:
+    values = [0, start, 0, 0], [0, stop, 0, 0], [1, 1, 1, 1]
+    bounds = [add_constant(file.model, file.graph, name=b"", values=np.array(each, np.int32)) for each in values]
+    options = schema.StridedSliceOptionsT(beginMask=_NOT_ROWS, endMask=_NOT_ROWS)
+    output = _with_rows(file, source, start, stop)
+    return _new_operator(file.model, "STRIDED_SLICE", [source, *bounds], output, options)
+
+
+def _new_operator(
+    model: schema.ModelT, name: str, inputs: Sequence[int], output: int, options: Any
+) -> schema.OperatorT:
+    operator = schema.OperatorT(outputs=np.array([output], np.int32))
+    become(model, operator, name=name, inputs=inputs, options=options)
+    return operator
+
+
+def _rows_in_strip(region: _Region, start: int, stop: int) -> dict[int, _Rows]:
+    """Return the fewest rows of each image that make some of the output, by tensor; none if these are all rows."""
+    needs = {region.output: (start, stop)}
+    for each in reversed(region.operators):
+        ends = each.needed(*needs[each.output])
+        for index in each.sources:
+            known = needs.get(index, ends)
+            needs[index] = min(known[0], ends[0]), max(known[1], ends[1])
+    (first, last), height = needs[region.source], region.operators[0].heights[0]
+    for slack in range(_MOST_SLACK):
+        for ahead in range(min(slack, first) + 1):
+            taken = first - ahead, last + slack - ahead
+            if taken[1] <= height and taken != (0, height):
+                rows = _rows_made(region, _Rows(*taken, *taken))
+                made = rows.get(region.output)
+                if made and made.first <= start and stop <= made.last:
+                    return rows
+    return {}
+
+
+def _rows_made(region: _Region, taken: _Rows) -> dict[int, _Rows]:
+    """Return the rows that operators make of some of the source; none if those that meet are not the same."""
+    rows = {region.source: taken}
+    for each in region.operators:
+        ends = [made for index in each.sources if (made := each.made(rows[index]))]
+        if len(ends) < len(each.sources) or len({(made.start, made.stop) for made in ends}) > 1:
+            return {}
+        right = max(made.first for made in ends), min(made.last for made in ends)
+        rows[each.output] = _Rows(ends[0].start, ends[0].stop, *right)
+    return rows
+
+
+def _in_strips(file: NamedTensors, region: _Region, count: int, most: float) -> _Strips | None:
+    """Describe a region in so many strips; None if they cannot be, or are too much work."""
+    bounds = np.linspace(0, region.operators[-1].heights[1], count + 1).round().astype(int).tolist()
+    wanted = [*zip(bounds, bounds[1:], strict=False)]
+    rows = [rows for start, stop in wanted if (rows := _rows_in_strip(region, start, stop))]
+    work = sum(
+        each.work * (sum(strip[each.output].stop - strip[each.output].start for strip in rows) - each.heights[1])
+        for each in region.operators
+    )
+    if len(rows) < count or work > most:
+        return None
+    strips = _Strips(region, region.place + len(region.operators), tuple(wanted), tuple(rows), work)
+    graph, more = _with_strips(file, [strips]), len(file.graph.operators) - strips.end
+    live = live_bytes(graph)[0][region.place : len(graph.operators) - more]
+    return replace(strips, live=max(live), kept=kept_bytes(file.model, graph) - kept_bytes(file.model, file.graph))
+
+
+def _with_strips(file: NamedTensors, plan: Sequence[_Strips]) -> schema.SubGraphT:
+    """Return the graph of a file with regions in strips; the file stays as it is."""
+    graph, sizes = copy.copy(file.graph), (len(file.tensors), len(file.model.buffers))
+    graph.operators = [*file.graph.operators]
+    for strips in reversed(plan):
+        graph.operators[strips.region.place : strips.end] = strips.write(file)
+    graph.tensors = [*file.tensors]
+    del file.tensors[sizes[0] :], file.model.buffers[sizes[1] :]
+    return graph
+
+
+def split_rows(model: schema.ModelT, *, excess: int) -> float | None:
+    """Let layers run strip by strip along an image, so that less is live, for the same outputs and more work.
+
+    A strip takes the rows of the image that it needs, and the last operator joins the rows of all strips. Rows that
+    several strips need are computed by each. Operators keep their padding: rows that come out wrong where the image
+    was cut are computed, and left out.
+
+    Args:
+        model: The model, whose first graph is changed.
+        excess: Bytes by which the arena is too large. Of the graphs that take so much less, the one with the least
+            work is chosen, or if there is none, the one that takes the least.
+
+    Returns:
+        The additional multiplications, as a fraction of those that there were; None if nothing was changed.
+    """
+    file = NamedTensors(model)
+    live, target, work = live_bytes(file.graph)[0], arena_bytes(model, file.graph) - excess, _work(file)
+    choice = [
+        strips
+        for region in _regions(file)
+        for count in range(2, min(_MAX_CONCATENATED, region.operators[-1].heights[1]) + 1)
+        if max(live[region.place : region.place + len(region.operators)]) > min(target, max(live) // 2)
+        and (strips := _in_strips(file, region, count, _MOST_EXTRA_WORK * work)) is not None
+    ]
+    costs: dict[tuple[_Strips, ...], tuple[int, int, int]] = {}
+    for plan in ((), *_plans(live, choice, most=_MOST_EXTRA_WORK * work)):
+        total = arena_bytes(model, _with_strips(file, plan))
+        costs[plan] = max(target, total), sum(strips.work for strips in plan), total
+    best = min(costs, key=lambda plan: costs[plan])
+    for strips in reversed(best):
+        file.graph.operators[strips.region.place : strips.end] = strips.write(file)
+    for operator in [each for each in file.graph.operators if best and file.kind(each) in _SLICES[:1]]:
+        _split_off(NamedTensors(model), operator)
+    _share_numbers(model, file.graph)
+    return costs[best][1] / max(1, work) if best else None
+
+
+def _work(file: NamedTensors) -> int:
+    """Return the multiplications of a graph, about."""
+    total = 0
+    for operator in file.graph.operators:
+        each = _row_operator(file, operator)
+        if each is not None:
+            total += each.work * each.heights[1]
+        elif file.kind(operator) in _CUT:
+            total += math.prod(shape_of(file.tensors[inputs_of(operator)[1]]))
+    return total
+
+
+def _plans(live: Sequence[int], choice: Sequence[_Strips], *, most: float) -> Iterator[tuple[_Strips, ...]]:
+    """Yield regions for less and less bytes that are live: of little work, or few operators, or some of both."""
+    prices: tuple[Callable[[_Strips], float], ...] = (
+        lambda strips: strips.work,
+        lambda strips: strips.kept,
+        lambda strips: strips.work / max(1, most) + strips.kept / max(live),
+    )
+    for cap in sorted({strips.live for strips in choice if strips.live < max(live)}):
+        ends: dict[int, list[_Strips]] = {}
+        for strips in choice:
+            if strips.live <= cap:
+                ends.setdefault(strips.end, []).append(strips)
+        for price in prices:
+            plan = _cheapest([size <= cap for size in live], ends, price)
+            if sum(strips.work for strips in plan) <= most:
+                yield plan
+
+
+def _cheapest(
+    fits: Sequence[bool], ends: Mapping[int, Sequence[_Strips]], price: Callable[[_Strips], float]
+) -> tuple[_Strips, ...]:
+    """Return the regions of the lowest price beside which all operators fit; none if there are none."""
+    ways: list[tuple[float, tuple[_Strips, ...]]] = [(0.0, ())]  # to each operator
+    for number, is_small in enumerate(fits, 1):
+        ahead = [ways[-1]] if is_small else []
+        for strips in ends.get(number, ()):
+            cost, before = ways[strips.region.place]
+            ahead.append((cost + price(strips), (*before, strips)))
+        ways.append(min(ahead, key=lambda way: way[0], default=(math.inf, ())))
+    return ways[-1][1] if ways[-1][0] < math.inf else ()

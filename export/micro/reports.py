@@ -43,15 +43,17 @@ from tfprune.export.micro.interpreter import (
     KNOWN_OPERATORS,
     BoardFit,
     ChipArena,
+    OperatorMemory,
     chip_arena,
     find_board,
     fits,
+    memory_of_operators,
     missing,
     registrations,
     require_interpreter,
     run_files,
 )
-from tfprune.export.micro.memory import OperatorMemory, become, memory_of_operators
+from tfprune.export.micro.memory import become
 from tfprune.report import Report, install, printable, shortened, table
 
 # Report of a file for microcontrollers: what it takes there, and how each layer is stored.
@@ -104,6 +106,7 @@ class MicroReport(Report):
         registrations: The functions of the resolver that a program calls.
         boards: Whether it fits on common boards.
         on_chip: The parts of the RAM on a chip; None where they cannot be measured.
+        extra_work: The multiplications that strips of layers take more, as a fraction of all; None without strips.
 
     Example:
         >>> report = tfprune.export.rewrite("digits.tflite", "micro.tflite", target="micro", check_on=images)
@@ -122,12 +125,14 @@ class MicroReport(Report):
     registrations: tuple[str, ...]
     boards: tuple[BoardFit, ...]
     on_chip: ChipArena | None = None
+    extra_work: float | None = None
 
     def __str__(self) -> str:
         arena = f"{self.arena:,} bytes{'' if self.on_chip else _WIDER}"
         rows = [
             ["arena", arena, f"{self.dense_arena:,}", f"{self.arena / self.dense_arena:.2f}"],
             *([["of these", str(self.on_chip), "", ""]] if self.on_chip else []),
+            *self._work,
             ["largest unpacked part", f"{self.decode_buffer:,} bytes", "", ""],
             ["outputs", f"equal the dense file's on {self.samples:,} samples, bit for bit", "", ""],
         ]
@@ -136,6 +141,13 @@ class MicroReport(Report):
         points = [[f"{flash:,}", f"{arena:,}"] for flash, arena in self.curve]
         parts += [f"{_CHOICES}\n\n{table(['flash', 'arena'], points, left=0)}", _board_text(self.boards)]
         return "\n\n".join([*parts, f"to register: {', '.join(self.registrations)}"])
+
+    @property
+    def _work(self) -> list[list[str]]:
+        """A row with the multiplications, if layers run strip by strip."""
+        if self.extra_work is None:
+            return []
+        return [["multiplications", "more, as layers run strip by strip", "", f"{1 + self.extra_work:.2f}"]]
 
     def _layers(self) -> str:
         lines = [

@@ -35,7 +35,7 @@ from tfprune.export.file.document import (
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.micro.memory import live_at_peak
+from tfprune.export.micro.interpreter import live_at_peak
 from tfprune.export.micro.micro import Micro, smallest_arena
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer

@@ -14,7 +14,7 @@ from tfprune.export.file.document import load_objects
 from tfprune.export.file.inspect import inspect
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
-from tfprune.export.micro.memory import largest_live
+from tfprune.export.micro.interpreter import largest_live
 from tfprune.export.rewriting.sparsify import sparsify
 
 MAIN = """\

@@ -7,8 +7,7 @@ from tfprune.export import Micro, Runner, inspect, rewrite
 from tfprune.export.file import schema
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.micro.interpreter import find_board, fits, run_files
-from tfprune.export.micro.memory import _aligned
+from tfprune.export.micro.interpreter import aligned, find_board, fits, run_files
 from tfprune.export.micro.micro import _Candidates
 
 
@@ -52,7 +51,7 @@ def test_a_depthwise_layer_is_cut_by_the_channels_of_its_input(network):
         assert [run.reason for run in runs] == [""] * 4
         assert all(run.equals(expected) for run in runs)
         widths = [kernel[..., :channels, :].size * (1 if integers else 4) for channels in (48, 24, 12, 10)]
-        assert [one.rows[0].buffer for one in written] == [*map(_aligned, widths)]
+        assert [one.rows[0].buffer for one in written] == [*map(aligned, widths)]
         assert integers or runs[2].arena < 0.8 * runs[0].arena
 
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from tfprune.export import micro_support, rewrite
 from tfprune.export.file.document import load_objects, operator_name, save_objects
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.micro.interpreter import chip_arena, run_files
-from tfprune.export.micro.memory import _dependences, _orders, largest_live, save_memory
-from tfprune.export.micro.micro import _drop_unused
+from tfprune.export.micro.interpreter import chip_arena, drop_unused, largest_live, run_files
+from tfprune.export.micro.memory import _dependences, _orders, save_memory
 
 CHANNELS = 12
 
@@ -64,7 +63,7 @@ def frames(count=60):
 def saved(content):
     model = load_objects(content)
     save_memory(model)
-    _drop_unused(model)
+    drop_unused(model)
     return model
 
 
