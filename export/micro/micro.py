@@ -409,7 +409,9 @@ def smallest_arena(dense: ModelFile, *, micro: Micro) -> int:
     _check_runnable(dense.graph)
     candidates = _Candidates(dense)
     file = candidates.write((0,) * candidates.layers).file
-    (run,) = run_files([file], [np.zeros((1, *info.shape[1:]), info.dtype) for info in file.graph.inputs])
+    shapes = [[size or 1 for size in info.shape] for info in file.graph.inputs]
+    zeros = [np.zeros(shape, info.dtype) for shape, info in zip(shapes, file.graph.inputs, strict=True)]
+    (run,) = run_files([file], zeros)
     if run.reason:
         raise ValueError(f"Expected a file that the interpreter for microcontrollers runs. Received: {run.reason}.")
     return _arena(file, run)
