@@ -62,3 +62,41 @@ def test_kernels_with_channels_along_another_axis_and_integer_borders(tmp_path):
     assert graph.inputs[0].dtype == graph.outputs[0].dtype == "int8" and "QUANTIZE" not in graph.ops
     expected = quantized.predict(IMAGES, verbose=0)
     assert np.abs(Runner(tmp_path / "file").predict(IMAGES) - expected).max() < 0.02 * np.abs(expected).max()
+
+
+class Gain(layers.Layer):
+    """A layer whose output's shape only its code knows."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.gain = self.add_weight(shape=shape[-1:], initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.gain
+
+
+class Block(layers.Layer):
+    """A layer that calls others; its code is looked into."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.gain = layers.Dense(4, activation="relu"), Gain()
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.dense.build(shape)
+        self.gain.build((*shape[:-1], 4))
+
+    def call(self, inputs):
+        return self.gain(self.dense(inputs))
+
+
+def test_a_layer_whose_shape_only_its_code_knows_trains_inside_of_an_opened_one(tmp_path):
+    images = IMAGES.reshape(48, -1)
+    quantized = tfprune.quantize_aware(
+        keras.Sequential([keras.Input((128,)), Block(), layers.Dense(3, activation="softmax")])
+    )
+    quantized.compile("adam", "sparse_categorical_crossentropy")
+    quantized.fit(images, RNG.integers(0, 3, size=48), epochs=2, verbose=0)
+    expected = quantized.predict(images, verbose=0)
+    to_tflite(quantized, tmp_path / "file", quantize=Quantization("int8", allow_float=True), check_on=images)
+    found = Runner(tmp_path / "file").predict(images)
+    assert np.mean(np.abs(found - expected) <= 2.01 / 256) >= 0.99

@@ -583,13 +583,53 @@ def open_call(layer: keras.layers.Layer, arguments: tuple[Any, Any], *, opens: _
 
     args, kwargs = keras.tree.map_structure(symbolic, arguments)
     inner = [part for _, part in walk(layer) if part is not layer and opens(part)]
-    with _inline_calls(inner, _TraceFailures()):
+    with _inline_calls(inner, _TraceFailures()), _stateless_specs(part for _, part in walk(layer)):
         returned = type(layer).call(layer, *args, **kwargs)  # not what may replace it for the time being
-    outputs = [leaf for leaf in keras.tree.flatten(returned) if isinstance(leaf, keras.KerasTensor)]
-    graph = trace_to_run(keras.Model(inputs, outputs))
+        outputs = [leaf for leaf in keras.tree.flatten(returned) if isinstance(leaf, keras.KerasTensor)]
+        graph = trace_to_run(keras.Model(inputs, outputs))
     leaves = [leaf for call in graph.calls for leaf in keras.tree.flatten((call.args, call.kwargs))]
     held = [leaf for leaf in [*leaves, *keras.tree.flatten(returned)] if keras.ops.is_tensor(leaf)]
     return OpenedCall(graph, _names_inside(layer, graph), returned, not held)
+
+
+class _Stateless(keras.Operation):
+    """A call of a layer that takes the values of its variables as arguments."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        super().__init__()
+        self._layer = layer
+
+    def call(self, states: Any, args: Any, kwargs: Any) -> Any:
+        return self._layer.stateless_call(*states, *args, **kwargs)[0]
+
+    def spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Return symbolic tensors for the outputs, as `compute_output_spec` of the layer does."""
+        variables = self._layer.trainable_variables, self._layer.non_trainable_variables
+        states = [[keras.KerasTensor(each.shape, each.dtype) for each in some] for some in variables]
+        return self.compute_output_spec(states, args, kwargs)
+
+
+@contextmanager
+def _stateless_specs(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
+    """Let layers whose shapes only their code knows find them without their variables' values within the context.
+
+    While `fit` runs on JAX, Keras takes these values out of the variables.
+    """
+    kind = keras.layers.Layer
+    layers = layers if keras.config.backend() == "jax" else ()
+    by_code = [
+        layer
+        for layer in layers
+        if type(layer).compute_output_shape is kind.compute_output_shape
+        and type(layer).compute_output_spec is kind.compute_output_spec
+    ]
+    try:
+        for layer in by_code:
+            vars(layer)["compute_output_spec"] = _Stateless(layer).spec  # past Keras, which locks a built layer
+        yield
+    finally:
+        for layer in by_code:
+            del vars(layer)["compute_output_spec"]
 
 
 def is_tensor(leaf: Any) -> bool:
