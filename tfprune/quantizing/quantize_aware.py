@@ -300,25 +300,30 @@ class _Planner:
         return is_alone and joins and _refusal(taker) is None
 
     def _is_continued(self, call: Call, rule: RoundingRule) -> bool:
-        """Return True if the operator goes on with the next call, and note that call."""
+        """Return True if the operator goes on with the next call, or with equal activations, and note these calls."""
         following = self.graph.consumers(call)
-        if (
-            len(following) != 1
-            or self.graph.is_output(call)
-            or not {id(call.layer), id(following[0].layer)} <= self.once
-        ):
+        calls = {id(each.layer) for each in (call, *following)}
+        if not following or self.graph.is_output(call) or not calls <= self.once:
             return False
         if rule.inside or rule.kind not in (quantized.MIXES, quantized.NORMALIZES, quantized.MERGES):
             return False
-        (taker,) = following
+        (taker, *others) = following
         path, next_rule = self.paths.get(id(taker.layer), ""), rule_of(taker.layer)
         if next_rule is None or self.is_left(path) or activation_of(call.layer) != "linear":
             return False
         folds = next_rule.kind == quantized.NORMALIZES and isinstance(call.layer, quantized.FOLDING)
         applies = next_rule.kind == quantized.ACTIVATES and activation_of(taker.layer) in FUSED
-        if folds or applies:
-            self.folded.add(id(taker))
-        return folds or applies
+        is_continued = (applies and self._is_one(following)) if others else (folds or applies)
+        if is_continued:
+            self.folded |= {id(each) for each in following}
+        return is_continued
+
+    def _is_one(self, following: Sequence[Call]) -> bool:
+        """Return True if the converter makes one of several activations that take the same tensor."""
+        alike = {(activation_of(taker.layer), rule_of(taker.layer)) for taker in following}
+        return len(alike) == 1 and not any(
+            self.is_left(self.paths.get(id(taker.layer), "")) or self._is_joined(taker) for taker in following
+        )
 
     def plan(self) -> _QuantizationPlan:
         ranges = {

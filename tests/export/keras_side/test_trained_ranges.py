@@ -413,6 +413,24 @@ def test_an_activation_that_the_file_joins_to_a_sum_is_what_the_model_computes(h
     assert report.max_abs_diff < 0.02 * report.scale  # two steps of 8 bits
 
 
+def test_equal_activations_of_one_tensor_are_rounded_once_as_the_file_does(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 2))
+    y = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, use_bias=False)(x))
+    ends = [layers.Conv2D(3, 1)(layers.ReLU()(y)) for _ in range(2)]
+    aware = tfprune.quantize_aware(keras.Model(x, layers.Concatenate()(ends)))
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 2)).astype("float32")
+    for _ in range(50):
+        aware(images, training=True)
+    report = tfprune.quantization_report(aware)
+    assert "norm" not in [row.layer for row in report.rows]
+    to_tflite(aware, tmp_path / "a.tflite", quantize="int8", check_on=images, optimize="dense")
+    assert read((tmp_path / "a.tflite").read_bytes()).ops["CONV_2D"] == 3
+    found, expected = Runner(tmp_path / "a.tflite").predict(images), aware.predict(images, verbose=0)
+    low, high = report.rows[-1].ranges["output"]
+    assert np.mean(np.abs(found - expected) < 0.1 * (high - low) / 255) > 0.98  # equal, but where a half is rounded
+
+
 def test_a_refused_file_of_a_trained_model_names_its_operators(hard_swish, tmp_path):
     aware, images = hard_swish
     options = {"quantize": Quantization("int8", allow_float=True), "check_on": images, "tolerance": 0}
