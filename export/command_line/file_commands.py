@@ -535,6 +535,7 @@ tfprune web dense.tflite sparse.tfz page --samples x_test.npy
 tfprune bench --web result.json
 """
     parser = add_command(commands, "web", run=_web, text=text, extra="device", examples=examples)
+    parser.set_defaults(arguments={"runtime": "--tasks"})
     text = "a .tflite file with a fixed batch, plain or packed; the first is the reference of the speed"
     add_file(parser, "files", metavar="MODEL", nargs="+", help=text)
     parser.add_argument(
@@ -542,13 +543,16 @@ tfprune bench --web result.json
     )
     text = "samples that the page runs: .npy, or .npz with one array per input (default: random numbers)"
     add_file(parser, "--samples", metavar="FILE", help=text)
+    text = "run image classifiers with MediaPipe Tasks; --samples are then pictures, bytes from 0 to 255"
+    parser.add_argument("--tasks", action="store_true", help=text)
 
 
 def _web(options: argparse.Namespace) -> Any:
     from tfprune.export.device.web import web
 
     samples = load_arrays(options.samples) if options.samples else None
-    return web(options.files, options.folder, samples=samples)
+    runtime = "mediapipe" if options.tasks else "litert"
+    return web(options.files, options.folder, samples=samples, runtime=runtime)
 
 
 # `tfprune train`: a file that goes on learning.

@@ -1,7 +1,8 @@
 """Run files in a browser: write a folder that any web server shows, and read what its page measured.
 
-The page is in `page/`: `worker.js` runs the models with LiteRT.js, `runtime.js` makes its calls promises, and
-`page.js` checks and measures. npm brings LiteRT.js; nothing of it is in this package.
+The page is in `page/`: `worker.js` runs the models with LiteRT.js, `tasks.js` in its place with MediaPipe Tasks,
+`runtime.js` makes its calls promises, and `page.js` checks and measures. npm brings the runtimes; nothing of them is
+in this package.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.folders import LARGEST_JSON, parse_json, read_fields, reading, unfinished
-from tfprune.base.spec import ArgumentTypeError, check_number
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_number
 from tfprune.export.device.runner import arrays_of, batch_inputs, random_inputs
 from tfprune.export.device.verify import format_tolerance, run_in_child
 from tfprune.export.file import schema
 from tfprune.export.file.container import GZIP, XZ, read_source
 from tfprune.export.file.document import LITERTLM
+from tfprune.export.file.inspect import inspect
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import TensorInfo, number_text, open_batch, reason_of, shape_text, yes_or_no
@@ -134,10 +136,12 @@ class _RecordedRuns:
     """The samples that a file was run on, and its outputs.
 
     Attributes:
+        inputs: What the page passes to the file.
         runs: For each run the arrays of `inputs` and `outputs`, in the file's order.
         runtime: The interpreter and its version.
     """
 
+    inputs: tuple[TensorInfo, ...]
     runs: tuple[dict[str, list[np.ndarray]], ...]
     runtime: str
 
@@ -174,7 +178,59 @@ def _record_runs(path: Path, model: Model, *, samples: Any, timeout: float) -> _
     }
     count = len(parts["inputs"][0])
     runs = tuple({side: [part[number] for part in parts[side]] for side in parts} for number in range(count))
-    return _RecordedRuns(runs, run.runtime)
+    return _RecordedRuns(tuple(model.inputs), runs, run.runtime)
+
+
+def _record_pictures(path: Path, model: Model, *, samples: Any, timeout: float) -> _RecordedRuns:
+    """Run a classifier on pictures that are normalized as its metadata say, for a page that does so itself.
+
+    Args:
+        path: The file.
+        model: What it holds.
+        samples: Bytes of shape (pictures, height, width, 3); None draws random ones.
+        timeout: Seconds after which the process is stopped.
+
+    Raises:
+        TypeError: If the samples are not bytes.
+        ValueError: If the file is no classifier with a normalization, or the pictures do not fit it.
+    """
+    mean, deviation = _normalization(path, model)
+    (info,) = model.inputs
+    shape = (_MOST_RUNS, *map(int, info.shape[1:]))  # no length is open
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8) if samples is None else np.asarray(samples)
+    if pictures.dtype != np.uint8:
+        raise ArgumentTypeError("samples", "pictures of type uint8, from 0 to 255", f"{pictures.dtype}")
+    if pictures.ndim != 4 or pictures.shape[1:] != shape[1:] or not len(pictures):
+        expected = f"pictures of shape (pictures, {', '.join(map(str, shape[1:]))})"
+        raise ArgumentError("samples", expected, found=str(pictures.shape), advice="Resize the pictures.")
+    pictures = pictures[:_MOST_RUNS]
+    recorded = _record_runs(path, model, samples=((pictures - mean) / deviation).astype(np.float32), timeout=timeout)
+    runs = [{**run, "inputs": [pixels.ravel()]} for run, pixels in zip(recorded.runs, pictures, strict=False)]
+    return replace(recorded, inputs=(replace(info, dtype="uint8"),), runs=tuple(runs))
+
+
+def _normalization(path: Path, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of a classifier's pixels by its metadata.
+
+    Raises:
+        ValueError: If it is no classifier of pictures, or its metadata have no normalization.
+    """
+    kinds = [(info.shape, info.dtype) for info in (*model.inputs, *model.outputs)]
+    ranks = [(len(shape), dtype) for shape, dtype in kinds]
+    if ranks != [(4, "float32"), (2, "float32")] or kinds[0][0][::3] != (1, 3) or kinds[1][0][0] != 1:
+        both = f"{_inputs_text(model.inputs)} to {_inputs_text(model.outputs)}"
+        raise ValueError(
+            "Expected an image classifier for MediaPipe: one float32 input 1 x height x width x 3, and one float32 "
+            f"output 1 x classes. Received: {str(path)!r}, which goes from {both}. Use runtime='litert'."
+        )
+    numbers = inspect(path).normalization.get(model.inputs[0].name, ((), ()))
+    mean, deviation = (np.asarray(each, np.float32) for each in numbers)
+    if not mean.size or mean.size not in (1, 3) or mean.shape != deviation.shape:
+        raise ValueError(
+            f"Expected a file with the normalization of its pixels, which MediaPipe needs. Received: {str(path)!r} "
+            "without it. Write it with tfprune.export.add_metadata(source, path, mean=..., std=...)."
+        )
+    return mean, deviation
 
 
 def _size(info: TensorInfo) -> int:
@@ -263,7 +319,31 @@ class WebReport(Report):
 
 # Write a page that runs files in a browser, checks them, and measures their speed there.
 
-_LITERT_JS = "2.5.3"  # the version of @litertjs/core that the page was tested with
+
+@dataclass(frozen=True)
+class _Runtime:
+    """What runs the files in the browser.
+
+    Attributes:
+        name: Its name on the page.
+        package: Its package of npm.
+        version: The version that the page was tested with.
+        worker: The script of the page that calls it.
+    """
+
+    name: str
+    package: str
+    version: str
+    worker: str
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
+
+
+_RUNTIMES = {
+    "litert": _Runtime("LiteRT.js", "@litertjs/core", "2.5.3", "worker.js"),
+    "mediapipe": _Runtime("MediaPipe Tasks", "@mediapipe/tasks-vision", "1.1.0", "tasks.js"),
+}
 _MOST_FILES = 8  # the browser holds all of them at the same time
 _TYPES = ("float32", "int32")  # of inputs and outputs that the page takes, of those that LiteRT.js takes
 # Its operators are the built-in ones of TFLite, and of others those that TFLite registers with them.
@@ -278,6 +358,7 @@ def web(
     folder: str | os.PathLike[str],
     *,
     samples: Any = None,
+    runtime: str = "litert",
     timeout: float = 120,
 ) -> WebReport:
     """Write a folder whose page runs files in a browser with LiteRT.js, checks their outputs, and times them.
@@ -294,6 +375,10 @@ def web(
             those of npm, are kept.
         samples: The samples that the page runs, in the forms that `Runner.predict` takes; it gets at most the first
             four batches. None (the default) draws random numbers.
+        runtime: `"litert"` (the default) is LiteRT.js. `"mediapipe"` is the image classifier of MediaPipe Tasks: each
+            file takes a picture with the normalization in its metadata and returns a score for each class, and the
+            samples are pictures, bytes from 0 to 255 of shape (pictures, height, width, 3), before they are
+            normalized.
         timeout: Seconds for the runs of one file on this machine. Default 120.
 
     Returns:
@@ -301,9 +386,9 @@ def web(
 
     Raises:
         TypeError: If a path is not one, or `samples` are not numbers.
-        ValueError: If a file is missing, damaged, or compressed with gzip or xz.
+        ValueError: If a file is missing, damaged, or compressed with gzip or xz, or `runtime` is another one.
         ValueError: If LiteRT.js cannot run a file: because of an open batch, several signatures, an operator, or the
-            type of an input or output.
+            type of an input or output; or MediaPipe cannot, as it is no image classifier with a normalization.
         ValueError: If the files have different inputs or the same name, or `samples` do not fit them.
         ValueError: If the folder is not one of `web` and not empty, or cannot be written. Nothing is written then.
 
@@ -318,12 +403,15 @@ def web(
         then open http://localhost:8000
     """
     check_number(timeout, "timeout", above=0)
+    check_choice(runtime, "runtime", choices=_RUNTIMES)
+    browser = _RUNTIMES[runtime]
     paths = _paths(files)
     destination = _check_folder(folder)
     contents = {path.name: _content(path) for path in paths}
     models = {path.name: _checked_model(path) for path in paths}
     _check_same_inputs(models)
-    recorded = {path.name: _record_runs(path, models[path.name], samples=samples, timeout=timeout) for path in paths}
+    record = _record_pictures if runtime == "mediapipe" else _record_runs
+    recorded = {path.name: record(path, models[path.name], samples=samples, timeout=timeout) for path in paths}
     samples_file = _SamplesFile()
     entries = [
         {**_entry(name, models[name], recorded[name], samples_file), "sha256": hashlib.sha256(content).hexdigest()}
@@ -332,17 +420,19 @@ def web(
     _write_folder(
         destination,
         {
-            **_page(),
-            "manifest.json": _json({"runtime": f"@litertjs/core {_LITERT_JS}", "files": entries}),
+            **_page(browser),
+            "manifest.json": _json(
+                {"runtime": str(browser), "name": browser.name, "package": browser.package, "files": entries}
+            ),
             "samples.bin": bytes(samples_file.content),
             **{f"models/{name}": content for name, content in contents.items()},
         },
-        package=_package(),
+        package=_package(browser),
     )
     rows = tuple(
         WebFile(name, len(contents[name]), len(recorded[name].runs), _tolerance(models[name])) for name in contents
     )
-    return WebReport(str(destination), rows, recorded[paths[0].name].runtime, f"@litertjs/core {_LITERT_JS}")
+    return WebReport(str(destination), rows, recorded[paths[0].name].runtime, str(browser))
 
 
 def _paths(files: Any) -> list[Path]:
@@ -444,7 +534,7 @@ def _entry(name: str, model: Model, recorded: _RecordedRuns, samples_file: _Samp
         "name": name,
         "path": f"models/{name}",
         "tolerance": _tolerance(model),
-        "inputs": [info.as_dict() for info in model.inputs],
+        "inputs": [info.as_dict() for info in recorded.inputs],
         "outputs": [info.as_dict() for info in model.outputs],
         "runs": [
             {side: [samples_file.add(array) for array in arrays] for side, arrays in run.items()}
@@ -453,21 +543,23 @@ def _entry(name: str, model: Model, recorded: _RecordedRuns, samples_file: _Samp
     }
 
 
-def _page() -> dict[str, bytes]:
-    """Return the files of the page that are the same in each folder."""
+def _page(runtime: _Runtime) -> dict[str, bytes]:
+    """Return the files of the page that are the same in each folder with this runtime."""
     page = resources("tfprune.export.device") / "page"
     reader = resources("tfprune.export.file") / "readers" / "tfz.mjs"
     # Some web servers do not know .mjs as a script, and browsers refuse it then.
-    return {**{file.name: file.read_bytes() for file in page.iterdir()}, "tfz.js": reader.read_bytes()}
+    files = {file.name: file.read_bytes() for file in page.iterdir()}
+    workers = {each.worker: files.pop(each.worker) for each in _RUNTIMES.values()}
+    return {**files, "worker.js": workers[runtime.worker], "tfz.js": reader.read_bytes()}
 
 
-def _package() -> dict[str, Any]:
+def _package(runtime: _Runtime) -> dict[str, Any]:
     return {
         "name": "models-in-the-browser",
         "private": True,
         "description": "Written by tfprune: see README.md",
         "license": "Apache-2.0",
-        "dependencies": {"@litertjs/core": _LITERT_JS},
+        "dependencies": {runtime.package: runtime.version},
     }
 
 

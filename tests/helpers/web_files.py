@@ -21,7 +21,7 @@ from once import filled_once
 
 import tfprune
 from tfprune.export import make_sparse_ready, pack, rewrite
-from tfprune.export.device.web import _LITERT_JS
+from tfprune.export.device.web import _RUNTIMES
 from tfprune.patterns import Block
 
 SPARSITY = 0.9
@@ -80,7 +80,15 @@ def _install(folder: Path) -> None:
     npm = shutil.which("npm")
     reason = "npm is not installed (apt-get install npm)"
     if npm:
-        command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), f"@litertjs/core@{_LITERT_JS}"]
+        command = [
+            npm,
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            str(folder),
+            str(_RUNTIMES["litert"]).replace(" ", "@"),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
             reason = f"npm cannot install LiteRT.js: {done.stderr[-300:]}" if done.returncode else ""

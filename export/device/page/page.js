@@ -6,7 +6,7 @@ const ROUNDS = 25;
 const SHORTEST_MS = 20; // of a measurement: some browsers have clocks of one millisecond
 const MOST_REPEATS = 2000;
 const FRESH = { cache: "no-cache" }; // the folder may have been written anew
-const ARRAYS = { float32: Float32Array, int32: Int32Array };
+const ARRAYS = { float32: Float32Array, int32: Int32Array, uint8: Uint8Array };
 const SMALLEST_SCALE = 1e-6; // outputs that are nearly all zero are compared as if the largest were this
 
 const byId = (id) => document.getElementById(id);
@@ -19,12 +19,13 @@ main().catch((error) => {
 });
 
 async function main() {
-  say("Loading LiteRT.js …");
   const manifest = await (await fetched("manifest.json")).json();
+  for (const element of document.querySelectorAll(".runtime")) element.textContent = manifest.name;
+  say(`Loading ${manifest.name} …`);
   const samples = await (await fetched("samples.bin")).arrayBuffer();
-  if (!(await fetch("node_modules/@litertjs/core/package.json", FRESH)).ok) {
+  if (!(await fetch(`node_modules/${manifest.package}/package.json`, FRESH)).ok) {
     byId("missing").hidden = false;
-    return say("LiteRT.js is not installed in this folder.");
+    return say(`${manifest.name} is not installed in this folder.`);
   }
   const { build, milliseconds } = await runtime.start();
   Object.assign(result, { runtime: `${manifest.runtime}, ${build}`, start_ms: milliseconds });
@@ -37,7 +38,7 @@ async function main() {
   const good = rows.filter(({ record }) => record.passed);
   const counted = rows.length === 1 ? "The file gives" : `${good.length} of ${rows.length} files give`;
   const verdict = good.length || rows.length > 1 ? `${counted} the expected outputs.` : "The file failed.";
-  say(`${verdict} LiteRT.js started in ${Math.round(milliseconds)} ms.`);
+  say(`${verdict} ${manifest.name} started in ${Math.round(milliseconds)} ms.`);
   showResult();
   byId("speed").hidden = !good.length;
   byId("measure").onclick = () => measure(good).catch((error) => showProblem(error.message));

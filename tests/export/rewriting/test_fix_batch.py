@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import param
 
-from tfprune.export.device.web import _LITERT_JS
+from tfprune.export.device.web import _RUNTIMES
 from tfprune.export.file.document import load_objects, save_objects
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
@@ -153,7 +153,15 @@ def test_any_stack_of_reshaping_layers_gives_what_the_resized_file_gives(steps, 
 def test_litert_js_gives_what_it_gives_with_a_batch_from_the_converter(tmp_path):
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node or npm is not installed (apt-get install nodejs npm)")
-    npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", tmp_path, f"@litertjs/core@{_LITERT_JS}"]
+    npm = [
+        "npm",
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--prefix",
+        tmp_path,
+        str(_RUNTIMES["litert"]).replace(" ", "@"),
+    ]
     if subprocess.run(npm, capture_output=True, check=False).returncode:
         pytest.skip("npm cannot install @litertjs/core: no network")
     network = keras.Sequential([keras.Input((12,)), layers.Dense(6), layers.Reshape((2, 3))])
