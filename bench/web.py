@@ -1,13 +1,18 @@
-"""MobileNet in Chromium by LiteRT.js: sparse files against the dense one, in pairs of runs that take turns."""
+"""MobileNet in Chromium by LiteRT.js and MediaPipe Tasks: sparse files against dense ones, in turns.
+
+LiteRT.js runs one with random weights. MediaPipe classifies pictures with one that was trained here, on handwritten
+digits of 160 pixels, in four minutes. `--only litert` or `--only mediapipe` runs one of them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
@@ -15,12 +20,14 @@ import numpy as np
 from common import Row, at_least, at_most
 
 import tfprune
-from tfprune.export import to_tflite, web
+from tfprune.export import add_metadata, to_tflite, web
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 SPARSITY, CONTROL = 0.9, 0.6  # XNNPACK runs kernels with less than two thirds of zeros dense
 LEAST, LEAST_DYNAMIC, MOST_BYTES = 3.5, 3.3, 0.09
 SAME = (0.9, 1.1)
+SIDE, TRAINED, PICTURES, EPOCHS = 160, 1000, 200, 5  # of the classifier of pictures
+LEAST_TASKS, CLOSE = 3.0, 1e-5
 
 
 def write_files(folder: Path) -> list[Path]:
@@ -41,12 +48,40 @@ def write_files(folder: Path) -> list[Path]:
     return [folder / f"{name}.tflite" for name in ("dense", "sparse", "sparse_dynamic", "control")]
 
 
-def measured(folder: Path, files: list[Path]) -> dict[str, dict]:
+def write_classifier(folder: Path) -> tuple[list[Path], np.ndarray, float]:
+    """Train a sparse MobileNet, and write it dense and sparse; return pictures and its accuracy on them, too."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.images))[: TRAINED + PICTURES]
+    small = digits.images[order, :, :, None] * (255 / 16)
+    pictures = np.rint(np.repeat(keras.ops.image.resize(small, (SIDE, SIDE)), 3, axis=-1)).astype(np.uint8)
+    x, y = (pictures / np.float32(127.5)) - 1, digits.target[order]
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNet(input_shape=(SIDE, SIDE, 3), weights=None, classes=10, dropout=0.0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.8  # few steps
+    wrapped = tfprune.wrap(tfprune.export.make_sparse_ready(model))
+    wrapped.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    schedule = tfprune.schedules.Polynomial(SPARSITY, begin=30, end=100)
+    callback = tfprune.PruningCallback(schedule, every=5)
+    wrapped.fit(x[:TRAINED], y[:TRAINED], 32, EPOCHS, callbacks=[callback], verbose=0)
+    accuracy = float(np.mean(wrapped.predict(x[TRAINED:], verbose=0).argmax(1) == y[TRAINED:]))
+    paths = [folder / f"{name}.tflite" for name in ("dense", "sparse")]
+    to_tflite(wrapped, paths[0], optimize="dense", batch=1)
+    to_tflite(wrapped, paths[1], target="web")
+    for path in paths:
+        add_metadata(path, path, class_names=[str(digit) for digit in range(10)], mean=127.5, std=127.5)
+    return paths, pictures[TRAINED:], accuracy
+
+
+def measured(folder: Path, files: list[Path], **arguments) -> dict[str, dict]:
     """Return what the page of the files measures, by name."""
     from chromium import browser
     from web_files import served
 
-    web(files, folder / "page")
+    web(files, folder / "page", **arguments)
     subprocess.run(
         ["npm", "install", "--no-audit", "--no-fund"], cwd=folder / "page", check=True, capture_output=True
     )
@@ -60,12 +95,7 @@ def measured(folder: Path, files: list[Path]) -> dict[str, dict]:
     return {row["name"].removesuffix(".tflite"): row for row in result["files"]}
 
 
-def rows() -> Iterator[Row]:
-    from pages import BROWSER
-
-    if BROWSER is None or shutil.which("npm") is None:
-        sys.stderr.write("skipped: no chromium or no npm is installed (apt-get install chromium npm)\n")
-        return
+def litert_rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         rows = measured(Path(name), write_files(Path(name)))
     dense, sparse, dynamic, control = (rows[each] for each in ("dense", "sparse", "sparse_dynamic", "control"))
@@ -84,6 +114,36 @@ def rows() -> Iterator[Row]:
     yield Row("slowest compilation of a file", f"{start:.0f} ms", "", True)
 
 
+def mediapipe_rows() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        files, pictures, accuracy = write_classifier(Path(name))
+        rows = measured(Path(name), files, runtime="mediapipe", samples=pictures)
+    dense, sparse = rows["dense"], rows["sparse"]
+    times = f"{dense['median_ms']:.1f} / {sparse['median_ms']:.1f} ms"
+    yield Row("trained MobileNet, 90 % zeros: accuracy on other digits", f"{accuracy:.3f}", "", True)
+    yield at_least(f"MediaPipe Tasks in Chromium: dense / sparse, {times}", sparse["times_faster"], LEAST_TASKS)
+    for each, row in rows.items():
+        text = f"MediaPipe Tasks, {each}: difference to Python's LiteRT, of the largest output"
+        yield at_most(text, row["difference"], CLOSE, unit="", digits=8)
+    yield Row("sparse: bytes of the dense file", f"{sparse['bytes'] / dense['bytes']:.3f}", "", True)
+
+
+WAYS = {"litert": litert_rows, "mediapipe": mediapipe_rows}
+
+
+def rows(ways: Iterable[str] = tuple(WAYS)) -> Iterator[Row]:
+    from pages import BROWSER
+
+    if BROWSER is None or shutil.which("npm") is None:
+        sys.stderr.write("skipped: no chromium or no npm is installed (apt-get install chromium npm)\n")
+        return
+    for way in ways:
+        yield from WAYS[way]()
+
+
 if __name__ == "__main__":
-    for row in rows():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=WAYS)
+    only = parser.parse_args().only
+    for row in rows([only] if only else WAYS):
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")

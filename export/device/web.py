@@ -209,11 +209,11 @@ def _record_pictures(path: Path, model: Model, *, samples: Any, timeout: float) 
     return replace(recorded, inputs=(replace(info, dtype="uint8"),), runs=tuple(runs))
 
 
-def _normalization(path: Path, model: Model) -> tuple[np.ndarray, np.ndarray]:
+def _normalization(path: Path, model: Model) -> tuple[np.float32, np.float32]:
     """Return mean and deviation of a classifier's pixels by its metadata.
 
     Raises:
-        ValueError: If it is no classifier of pictures, or its metadata have no normalization.
+        ValueError: If it is no classifier of pictures, or its metadata have no normalization that MediaPipe takes.
     """
     kinds = [(info.shape, info.dtype) for info in (*model.inputs, *model.outputs)]
     ranks = [(len(shape), dtype) for shape, dtype in kinds]
@@ -224,12 +224,13 @@ def _normalization(path: Path, model: Model) -> tuple[np.ndarray, np.ndarray]:
             f"output 1 x classes. Received: {str(path)!r}, which goes from {both}. Use runtime='litert'."
         )
     numbers = inspect(path).normalization.get(model.inputs[0].name, ((), ()))
-    mean, deviation = (np.asarray(each, np.float32) for each in numbers)
-    if not mean.size or mean.size not in (1, 3) or mean.shape != deviation.shape:
+    if [len({*each}) for each in numbers] != [1, 1]:
+        found = f"with a mean of {numbers[0]} and a deviation of {numbers[1]}" if numbers[0] else "without one"
         raise ValueError(
-            f"Expected a file with the normalization of its pixels, which MediaPipe needs. Received: {str(path)!r} "
-            "without it. Write it with tfprune.export.add_metadata(source, path, mean=..., std=...)."
+            "Expected a file with a normalization of its pixels, equal for each color, which MediaPipe needs. "
+            f"Received: {str(path)!r} {found}. Write one with add_metadata(source, path, mean=..., std=...)."
         )
+    mean, deviation = (np.float32(each[0]) for each in numbers)
     return mean, deviation
 
 

@@ -68,32 +68,24 @@ def write_forms(folder: Path, name: str) -> None:
     (folder / "packed.tfz").write_bytes(pack(folder / "sparse.tflite"))
 
 
-def installed_litert_js(temporary: pytest.TempPathFactory) -> Path:
-    """Return the folder `node_modules` with LiteRT.js, or skip the test where npm cannot install it."""
-    folder = filled_once(temporary, "litert_js", _install)
+def installed(temporary: pytest.TempPathFactory, runtime: str = "litert") -> Path:
+    """Return the folder `node_modules` with a runtime of `web`, or skip the test where npm cannot install it."""
+    folder = filled_once(temporary, f"npm_{runtime}", functools.partial(_install, runtime=runtime))
     if (folder / "reason.txt").exists():
         pytest.skip((folder / "reason.txt").read_text(encoding="utf-8"))
     return folder / "node_modules"
 
 
-def _install(folder: Path) -> None:
-    npm = shutil.which("npm")
+def _install(folder: Path, *, runtime: str) -> None:
+    npm, package = shutil.which("npm"), str(_RUNTIMES[runtime]).replace(" ", "@")
     reason = "npm is not installed (apt-get install npm)"
     if npm:
-        command = [
-            npm,
-            "install",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            str(folder),
-            str(_RUNTIMES["litert"]).replace(" ", "@"),
-        ]
+        command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), package]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-            reason = f"npm cannot install LiteRT.js: {done.stderr[-300:]}" if done.returncode else ""
+            reason = f"npm cannot install {package}: {done.stderr[-300:]}" if done.returncode else ""
         except subprocess.TimeoutExpired:
-            reason = "npm cannot install LiteRT.js in 90 seconds"
+            reason = f"npm cannot install {package} in 90 seconds"
     if reason:
         (folder / "reason.txt").write_text(reason, encoding="utf-8")
 

@@ -15,7 +15,7 @@ import pytest
 from chromium import browser
 from pages import BROWSER
 from programs import WITHOUT_KERAS, forked, printed_by, started
-from web_files import installed_litert_js, served
+from web_files import installed, served
 
 import tfprune
 from tfprune.export import Runner, Trainer, inspect, to_tflite
@@ -171,7 +171,7 @@ def test_the_spoken_app_makes_a_file_that_listens(app, tmp_path):
 def test_the_page_where_one_draws_reads_the_samples_as_the_file_does(tmp_path, tmp_path_factory):
     folder, _ = output_of("draw_digits", tmp_path)
     page = folder / "page"
-    (page / "node_modules").symlink_to(installed_litert_js(tmp_path_factory))
+    (page / "node_modules").symlink_to(installed(tmp_path_factory))
     samples = np.array(json.loads((page / "samples.json").read_text()), np.float32).reshape(10, 8, 8, 1) / 16
     expected = Runner(folder / "pruned.tfz").predict(samples).argmax(axis=1)
     with served(page) as address, browser(tmp_path / "profile") as opened:
@@ -201,7 +201,7 @@ def test_the_page_of_both_files_finds_what_they_find_and_times_them(app, tmp_pat
         to_tflite(network, tmp_path / line["file"], optimize="latency", batch=1, check_on=x)
     fast_zeros.write_page(tmp_path, lines, x)
     page = tmp_path / "page"
-    (page / "node_modules").symlink_to(installed_litert_js(tmp_path_factory))
+    (page / "node_modules").symlink_to(installed(tmp_path_factory))
     strip = json.loads((page / "scenes.json").read_text())
     pixels = np.array(strip["pixels"], np.float32).reshape(1, 64, -1, 1)[:, :, :64] / 255
     dense, zeros = (Runner(tmp_path / line["file"]).predict(pixels).argmax(axis=-1) for line in lines[::-1])

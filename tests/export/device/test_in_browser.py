@@ -12,9 +12,9 @@ from file_graphs import FileGraph
 from once import filled_once
 from pages import needs_browser
 from tiers import first
-from web_files import installed_litert_js, served, write_forms
+from web_files import installed, served, write_forms
 
-from tfprune.export import Runner, check, pack, web
+from tfprune.export import Runner, add_metadata, check, pack, web
 from tfprune.export.command_line import cli
 
 pytestmark = [pytest.mark.programs, needs_browser]
@@ -33,10 +33,10 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def page(tmp_path, tmp_path_factory):
-    """Return a function that writes a page for files, with LiteRT.js beside it."""
-    modules = installed_litert_js(tmp_path_factory)
+    """Return a function that writes a page for files, with its runtime beside it."""
 
     def write(files, **arguments):
+        modules = installed(tmp_path_factory, arguments.get("runtime", "litert"))
         web(files, tmp_path / "page", **arguments)
         (tmp_path / "page" / "node_modules").symlink_to(modules)
         return tmp_path / "page"
@@ -88,6 +88,33 @@ def test_a_gate_believes_the_result_for_the_file_that_ran(chromium, page, tmp_pa
     policy = {"runtimes": ["browser"]}
     assert check(path, policy, web_result=tmp_path / "result.json").passed
     assert check(other, policy, web_result=tmp_path / "result.json").exit_code == 2
+
+
+def classifier(path):
+    """Write a classifier of pictures with labels and a normalization, and return its path."""
+    graph = FileGraph(3, shape=(1, 6, 5, 3))
+    scores = graph.dense(graph.flatten(graph.convolution(graph.input, 4)), 3)
+    path.write_bytes(graph.content(scores))
+    add_metadata(path, path, class_names=["cat", "dog", "owl"], mean=110, std=64)
+    return path
+
+
+def test_mediapipe_classifies_pictures_as_litert_does_here(chromium, page, tmp_path):
+    path = classifier(tmp_path / "a.tflite")
+    (tmp_path / "b.tfz").write_bytes(pack(path))
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 6, 5, 3), np.uint8)
+    folder = page([path, tmp_path / "b.tfz"], runtime="mediapipe", samples=pictures)
+    expected = Runner(path).predict((pictures - np.float32(110)) / np.float32(64))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    start = manifest["files"][0]["runs"][0]["outputs"][0]
+    written = np.frombuffer((folder / "samples.bin").read_bytes()[start : start + 12], "float32")
+    np.testing.assert_allclose(written, expected[0], rtol=1e-5)
+    with served(folder) as url:
+        result = checked(chromium, url)
+        assert result["runtime"].startswith("@mediapipe/tasks-vision 1.1.0, vision_wasm")
+        assert [(row["name"], row["passed"]) for row in result["files"]] == [("a.tflite", True), ("b.tfz", True)]
+        assert all(row["difference"] <= DIFFERENCE for row in result["files"])
+        assert chromium.requests and all(address.startswith((url, "data:,")) for address in chromium.requests)
 
 
 def test_a_page_of_your_own_gets_the_outputs_of_any_input(chromium, page, tmp_path_factory):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from file_graphs import FileGraph
 
-from tfprune.export import Runner, pack, web
+from tfprune.export import Runner, add_metadata, pack, web
 from tfprune.export.command_line import cli
 from tfprune.export.device.web import _write_folder
 from tfprune.export.file import schema
@@ -67,6 +67,50 @@ def test_the_folder_holds_the_files_and_what_litert_gives_here(tmp_path, dense):
         (sample,), (expected,) = (arrays_of(folder, entry[side], run[side]) for side in ("inputs", "outputs"))
         np.testing.assert_array_equal(Runner(dense).predict(sample), expected)
     assert len({tuple(run["inputs"]) for run in entry["runs"]}) == 4
+
+
+def picture_file(path: Path, *, mean: float | None = 127.5) -> Path:
+    graph = FileGraph(0, shape=(1, 4, 5, 3))
+    path.write_bytes(graph.content(graph.dense(graph.flatten(graph.convolution(graph.input, 4)), 3)))
+    if mean is not None:
+        add_metadata(path, path, mean=mean, std=50)
+    return path
+
+
+def test_a_page_for_mediapipe_gets_pictures_and_what_litert_gives_for_their_normalized_pixels(tmp_path):
+    path = picture_file(tmp_path / "a.tflite")
+    report = web(path, tmp_path / "page", runtime="mediapipe")
+    folder = tmp_path / "page"
+    assert report.browser_runtime == "@mediapipe/tasks-vision 1.1.0"
+    assert json.loads((folder / "package.json").read_text())["dependencies"] == {"@mediapipe/tasks-vision": "1.1.0"}
+    assert (folder / "worker.js").read_bytes() == (ROOT / "export/device/page/tasks.js").read_bytes()
+    assert not (folder / "tasks.js").exists()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (entry,) = manifest["files"]
+    assert manifest["package"] == "@mediapipe/tasks-vision" and len(entry["runs"]) == 4
+    for run in entry["runs"]:
+        (pixels,), (expected,) = (arrays_of(folder, entry[side], run[side]) for side in ("inputs", "outputs"))
+        assert pixels.dtype == np.uint8 and pixels.shape == (1, 4, 5, 3)
+        np.testing.assert_allclose(Runner(path).predict((pixels - np.float32(127.5)) / 50), expected, rtol=1e-6)
+
+
+def test_what_mediapipe_cannot_classify_is_refused(tmp_path, dense):
+    bare, whole = picture_file(tmp_path / "bare.tflite", mean=None), picture_file(tmp_path / "whole.tflite")
+
+    def refused(path, match, error=ValueError, **arguments):
+        with pytest.raises(error, match=match):
+            web(path, tmp_path / "page", **{"runtime": "mediapipe", **arguments})
+        assert not (tmp_path / "page").exists()
+
+    refused(dense, "image classifier .* Received: .*1x4x4x2.*Use runtime='litert'")
+    refused(bare, "normalization of its pixels.*without one.*add_metadata")
+    add_metadata(whole, bare, mean=[1, 2, 3], std=50)
+    refused(bare, r"equal for each color.*a mean of \(1.0, 2.0, 3.0\)")
+    refused(whole, "uint8.*float32", TypeError, samples=np.zeros((2, 4, 5, 3), np.float32))
+    refused(whole, r"\(pictures, 4, 5, 3\).*\(2, 5, 4, 3\)", samples=np.zeros((2, 5, 4, 3), np.uint8))
+    refused(whole, "runtime.*litert.*mediapipe.*'tasks'", runtime="tasks")
+    assert cli.main(["web", str(whole), str(tmp_path / "page"), "--tasks"]) == 0
+    assert "mediapipe" in (tmp_path / "page" / "package.json").read_text()
 
 
 def test_given_samples_are_run_batch_by_batch(tmp_path, cases):
