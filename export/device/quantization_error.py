@@ -41,12 +41,12 @@ from tfprune.export.file.document import (
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Operator, Subgraph
+from tfprune.export.file.report import layer_title
 from tfprune.report import Report, new_figure, table
 
 # Report of the error of an 8-bit file, layer by layer: a table and a picture.
 
 _BORDER_BYTES = 100  # of an operator, as one that turns floats into integers or back, with its tensor
-_NAME_WIDTH = 48  # characters of a name in the table
 
 
 @dataclass(frozen=True)
@@ -210,24 +210,20 @@ class QuantizationErrorReport(Report):
         added = [row.error - old for row, old in zip(rows, inherited, strict=True)]
         axes.barh(places, inherited, color="lightgrey", label="error of the input")
         axes.barh(places, added, left=inherited, color="tab:orange", label="added by the layer")
-        axes.set_yticks(places, [_shortened(row.layer) for row in rows], fontsize="small")
+        axes.set_yticks(places, [layer_title(row.layer) for row in rows], fontsize="small")
         axes.set(xlabel="error of the layer's output, as a fraction of its size", ylim=(-0.7, len(rows) - 0.3))
         figure.legend(loc="outside upper right", ncols=2, fontsize="small")
         save_figure(figure, path)
 
     def __str__(self) -> str:
         lines = [
-            [_shortened(row.layer), row.operator, f"{row.error:.4f}", f"{row.before:.4f}"]
+            [layer_title(row.layer), row.operator, f"{row.error:.4f}", f"{row.before:.4f}"]
             + ([f"{row.steps:.2f}", f"{row.clipped:.2%}", f"{row.effect:.4f}"] if row.steps else ["-", "-", "-"])
             for row in self.rows
         ]
         header = ["layer", "operator", "output error", "input error", "steps", "clipped", "effect"]
         note = f"{self.samples:,} samples, {self.runtime}; the error grows most at {self.worst.layer}"
         return f"{table(header, lines, left=2)}\n\n{note}"
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
 
 
 # Which layer of an 8-bit file costs what: each of its tensors, against the same tensor of the float file.

@@ -33,6 +33,7 @@ from tfprune.export.file.report import (
     OPEN_BATCH,
     TensorInfo,
     fraction_of_zeros,
+    layer_title,
     open_batch,
     read_archive,
     reason_of,
@@ -405,7 +406,7 @@ class ModelReport(Report):
     def _weights(self) -> str:
         lines = [
             [
-                shortened(row.name, _NAME_WIDTH),
+                layer_title(row.name),
                 shape_text(row.shape),
                 row.type_text,
                 f"{row.size:,}",
@@ -421,7 +422,7 @@ class ModelReport(Report):
 
     def _storage(self) -> str:
         header = ["bytes of values + positions", *(_TITLES[coding.name] for coding in self.rows[0].codings)]
-        lines = [[shortened(row.name, _NAME_WIDTH), *map(_cell, row.codings)] for row in self.rows]
+        lines = [[layer_title(row.name), *map(_cell, row.codings)] for row in self.rows]
         return table(header, [*lines, ["all weights", *map(_cell, self.codings[: len(header) - 1])]])
 
     def _totals(self) -> str:

@@ -7,10 +7,10 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tfprune.base.folders import most_unpacked, open_archive, read_entry, reading
-from tfprune.report import Report, printable
+from tfprune.report import Report, Skipped, printable, shortened
 
 # Reports of files: what several of them share.
 
@@ -51,6 +51,31 @@ def fraction_of_zeros(nnz: int, size: int) -> float:
 def shape_text(shape: tuple[int | None, ...]) -> str:
     """Return a shape as text, such as `?x28x28x1`, with a question mark for a free dimension."""
     return "x".join("?" if length is None else str(length) for length in shape) or "scalar"
+
+
+_MODULES = re.compile(r"(?:\w+\.){2,}(?=\w)")  # of a class in a path of PyTorch
+_TITLE_WIDTH, _PATH_WIDTH = 48, 64
+
+
+def layer_title(name: str) -> str:
+    """Return the name of a layer of a file as tables show it: short, and of PyTorch's paths the end.
+
+    Example:
+        >>> layer_title("torch.nn.modules.container.Sequential_head/torch.nn.modules.linear.Linear_2;1")
+        'Sequential_head/Linear_2'
+    """
+    if not _MODULES.search(name):
+        return shortened(name, _TITLE_WIDTH)
+    joined, _, more = name.partition(" and ")  # of several layers
+    path = _MODULES.sub("", next(filter(None, joined.split(";")), joined))
+    if len(path) > _PATH_WIDTH:
+        path = f"\u2026/{path[-_PATH_WIDTH:].partition('/')[2] or path[-_PATH_WIDTH:]}"
+    return f"{path} and {more}" if more else path
+
+
+def titled(skipped: Iterable[Skipped]) -> list[Skipped]:
+    """Return skipped layers with their names as tables show them."""
+    return [replace(entry, layer=layer_title(entry.layer)) for entry in skipped]
 
 
 def reason_of(error: Exception) -> str:

@@ -45,7 +45,7 @@ from tfprune.export.file.document import (
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
-from tfprune.export.file.report import fraction_of_zeros, number_text
+from tfprune.export.file.report import fraction_of_zeros, layer_title, number_text, titled
 from tfprune.export.pruning.layers import (
     Activations,
     FileLayer,
@@ -282,17 +282,23 @@ class PruneTfliteReport(Report):
 
     def __str__(self) -> str:
         layers = [
-            [layer.name, layer.operator, f"{layer.size:,}", f"{layer.sparsity:.1%}", number_text(layer.error)]
+            [
+                layer_title(layer.name),
+                layer.operator,
+                f"{layer.size:,}",
+                f"{layer.sparsity:.1%}",
+                number_text(layer.error),
+            ]
             for layer in self.layers
         ]
         size = sum(layer.size for layer in self.layers)
         if size != self.file.size:
             layers.append(["pruned weights", "", f"{size:,}", f"{self.sparsity:.1%}", ""])
         outputs = [row.row for row in self.errors]
-        text = table(["layer", "operator", "weights", "zeros", "error"], layers, left=2) + skipped_table(self.skipped)
+        text = table(["layer", "operator", "weights", "zeros", "error"], layers, left=2)
         lost = [[row.metric, number_text(row.before), number_text(row.file)] for row in self.lost]
         parts = [
-            text,
+            text + skipped_table(titled(self.skipped)),
             table([f"output, on {self.held_out} held-out samples", "error", "agreement"], outputs),
             *([table(["metric", "dense file", "pruned file"], lost)] if lost else []),
             *(f"Warning: {warning}" for warning in self.warnings),

@@ -35,6 +35,7 @@ from tfprune.export.file.document import (
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
+from tfprune.export.file.report import layer_title, titled
 from tfprune.export.micro.interpreter import live_at_peak
 from tfprune.export.micro.micro import Micro, smallest_arena
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
@@ -106,7 +107,9 @@ class ShrinkTfliteReport(Report):
     file: ExportReport
 
     def __str__(self) -> str:
-        groups = [[row.group, f"{row.channels:,}", f"{row.kept:,}", f"{row.flops:,}"] for row in self.groups]
+        groups = [
+            [layer_title(row.group), f"{row.channels:,}", f"{row.kept:,}", f"{row.flops:,}"] for row in self.groups
+        ]
         sums = [
             ["FLOPs", f"{self.flops:,}", f"{self.flops_kept:,}", f"{self.flops_kept / max(self.flops, 1):.1%}"],
             [
@@ -118,7 +121,7 @@ class ShrinkTfliteReport(Report):
         ]
         outputs = [row.row for row in self.errors]
         parts = [
-            table(["channels of", "before", "after", "FLOPs"], groups) + skipped_table(self.skipped),
+            table(["channels of", "before", "after", "FLOPs"], groups) + skipped_table(titled(self.skipped)),
             table(["the file", "before", "after", "ratio"], sums),
             table([f"output, on {self.held_out} held-out samples", "error", "agreement"], outputs),
             *(f"Warning: {warning}" for warning in self.warnings),
