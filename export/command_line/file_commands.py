@@ -56,8 +56,9 @@ def _inspect(options: argparse.Namespace) -> Any:
     return inspect(options.model)
 
 
-# `tfprune verify`: run a file, here or on a device, and compare it with a Keras model.
+# `tfprune verify`: run a file, here or on a device, and compare it with a Keras model or another file.
 
+_ROWS, _SECONDS = 4, 120  # of random samples, and of a run
 # Options that stand for arguments of the library with other names.
 _VERIFY_ARGUMENTS = {"expected": "--against"}
 
@@ -65,11 +66,12 @@ _VERIFY_ARGUMENTS = {"expected": "--against"}
 def add_verify(commands: Any) -> None:
     text = (
         "Run a .tflite file in a separate process, here or with --on on a board or a phone. --against compares it "
-        "with the Keras model, and --labels reports its accuracy."
+        "with the Keras model or with another file, and --labels reports its accuracy."
     )
     examples = """
 tfprune verify model.tflite
 tfprune verify model.tflite --against model.keras --samples samples.npy
+tfprune verify sparse.tfz --against dense.tflite
 tfprune verify model.tflite --samples samples.npy --labels labels.npy
 tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@raspberrypi
 """
@@ -77,7 +79,7 @@ tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@ra
     parser.set_defaults(arguments=_VERIFY_ARGUMENTS)
     add_model_file(parser)
     add_file(
-        parser, "--against", metavar="KERAS_MODEL", help="a saved Keras model whose outputs are the expected ones"
+        parser, "--against", metavar="MODEL", help="a .tflite file or a saved Keras model with the expected outputs"
     )
     add_file(
         parser,
@@ -98,11 +100,15 @@ tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@ra
 def _verify(options: argparse.Namespace) -> Any:
     from tfprune.export.device.verify import verify
 
-    if options.against:
-        _check_against(options)
-    inputs = load_arrays(options.samples) if options.samples else None
-    expected = None
-    if options.against:
+    against_file = bool(options.against) and is_model_file(options.against)
+    if options.against and not (options.samples or against_file):
+        raise ValueError(
+            "Expected samples to compare with a Keras model on. Received: --against without --samples FILE."
+        )
+    inputs, expected = load_arrays(options.samples) if options.samples else None, None
+    if against_file:
+        inputs, expected = _run(options.against, inputs)
+    elif options.against:
         expected = _predict(load_model(options.against, imports=options.imports), inputs)
     labels = load_arrays(options.labels) if options.labels else None
     # A bar of progress is no part of the report.
@@ -110,16 +116,19 @@ def _verify(options: argparse.Namespace) -> Any:
         return verify(options.model, inputs, expected, labels=labels, tolerance=options.tolerance, on=device)
 
 
-def _check_against(options: argparse.Namespace) -> None:
-    """Refuse what cannot be compared with, before Keras is imported."""
-    if is_model_file(options.against):
-        words = ["tfprune", "compare", options.against, options.model, "--data", options.samples or "x.npy"]
-        raise ValueError(
-            f"Expected a saved Keras model with --against. Received: {options.against!r}, which is a model file for "
-            f"devices. Compare two of them: {shlex.join(words)}."
-        )
-    if not options.samples:
-        raise ValueError("Expected samples to compare on. Received: --against without --samples FILE.")
+def _run(path: str, inputs: Any) -> tuple[Any, list[Any]]:
+    """Return the inputs of a file, random numbers if there are none, and what it returns for them."""
+    from tfprune.export.device.runner import random_inputs
+    from tfprune.export.device.verify import run_in_child
+    from tfprune.export.file.model_file import ModelFile
+
+    file = ModelFile.open(path)
+    if inputs is None and len(file.signatures) < 2:
+        inputs = random_inputs(file.graph.inputs, file.graph.outputs, rows=_ROWS)
+    run = run_in_child(file, inputs, timeout=_SECONDS)
+    if run.reason:
+        raise ValueError(f"Expected a file that runs with --against. Received: {path!r}: {run.reason}.")
+    return inputs, list(run.outputs.values())
 
 
 def _predict(model: Any, inputs: Any) -> Any:
