@@ -291,11 +291,14 @@ def refuse_options(
 def add_file_samples(parser: argparse.ArgumentParser) -> None:
     text = (
         "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input, named "
-        "signature/input for several signatures; a folder of images or WAV files, with --range; or random, which "
+        "signature/input for several signatures; a folder of images or WAV files; or random, which "
         "costs accuracy"
     )
     add_file(parser, "--samples", metavar="FILE", help=text)
-    text = "for a folder of samples: the numbers that black and white, or the lowest and highest amplitude, become"
+    text = (
+        "for a folder of samples: the numbers that black and white, or the lowest and highest amplitude, become "
+        "(default: by the normalization in the file's metadata)"
+    )
     parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
 
 
@@ -332,10 +335,11 @@ def file_samples(options: argparse.Namespace) -> Any:
 def _of_folder(options: argparse.Namespace, most: int) -> Any:
     from tfprune.export.file.model_file import ModelFile
     from tfprune.export.file.report import shape_text
-    from tfprune.export.pruning.samples import read_folder
+    from tfprune.export.pruning.samples import folder_limits, read_folder
 
-    inputs = ModelFile.open(options.source).graph.inputs
-    samples = read_folder(Path(options.samples), inputs, limits=options.range, most=most)
+    file = ModelFile.open(options.source)
+    limits = options.range or folder_limits(file)
+    samples = read_folder(Path(options.samples), file.graph.inputs, limits=limits, most=most)
     text = f"{len(samples)} files of {options.samples} as samples of {shape_text(samples.shape[1:])}"
     low, mean, high = samples.min(), samples.mean(), samples.max()
     sys.stderr.write(f"Read {text}: numbers from {low:.4g} to {high:.4g}, mean {mean:.4g}.\n")

@@ -90,28 +90,43 @@ def _from_metadata(model: schema.ModelT, index: int) -> _InputRange | None:
     try:
         for content in contents:
             limits = _limits(np.asarray(content, np.uint8).tobytes(), place)
-            if limits is not None and np.isfinite(limits).all() and limits[0] < limits[1]:
-                return _InputRange(*limits, "the file's metadata")
+            if limits is not None:
+                return _InputRange(float(limits[0].min()), float(limits[1].max()), "the file's metadata")
     except (IndexError, ValueError):  # damaged: the interpreter does not read them either
         pass
     return None
 
 
-def _limits(content: bytes, place: int) -> tuple[float, float] | None:
+def folder_limits(file: ModelFile) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what black and white become in the first input, for each channel or for all, if the metadata say it."""
+    content = file.metadata.get(ENTRY)
+    try:
+        return None if content is None else _limits(content, 0)
+    except (IndexError, ValueError):
+        return None
+
+
+def _limits(content: bytes, place: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the limits of an input by the metadata: of its values, or of bytes after the normalization."""
     fields = read_model_metadata(content).tables("subgraph_metadata")[0].tables("input_tensor_metadata")[place].fields
     if "stats" in fields:
-        low, high = (fields["stats"].fields.get(name, ()) for name in ("min", "max"))
-        if len(low) and len(high):
-            return float(np.min(low)), float(np.max(high))
+        low, high = (np.asarray(fields["stats"].fields.get(name, ())) for name in ("min", "max"))
+        if _are_limits(low, high):
+            return low, high
     for unit in fields.get("process_units", ()):
         options = unit.fields.get("options")
         if options is None or options.kind != "NormalizationOptions":
             continue
-        mean, deviation = (options.fields.get(name, np.zeros(0)) for name in ("mean", "std"))
+        mean, deviation = (np.asarray(options.fields.get(name, ())) for name in ("mean", "std"))
         if len(mean) and len(mean) == len(deviation) and (deviation > 0).all():
-            return float((-mean / deviation).min()), float(((_BYTE - mean) / deviation).max())
+            low, high = -mean / deviation, (_BYTE - mean) / deviation
+            if _are_limits(low, high):
+                return low, high
     return None
+
+
+def _are_limits(low: np.ndarray, high: np.ndarray) -> bool:
+    return bool(len(low) and len(low) == len(high) and np.isfinite([low, high]).all() and (low < high).all())
 
 
 def spread_over(numbers: np.ndarray, expected: _InputRange | None) -> np.ndarray:
@@ -162,9 +177,7 @@ _PIXEL_BYTES = 4  # that Pillow keeps of each color image
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of an image with so many channels, as Pillow names them
 
 
-def read_folder(
-    folder: Path, inputs: Sequence[TensorInfo], *, limits: Sequence[float] | None, most: int
-) -> np.ndarray:
+def read_folder(folder: Path, inputs: Sequence[TensorInfo], *, limits: Sequence[Any] | None, most: int) -> np.ndarray:
     """Return the images or sounds of a folder, sorted by name, in the shape of the one input of a file.
 
     Images are resized; of sounds the channels are averaged, and the start is taken, or zeros are added.
@@ -172,7 +185,8 @@ def read_folder(
     Args:
         folder: The folder. Files with other suffixes are left out.
         inputs: The inputs of the file.
-        limits: The numbers that the darkest and the brightest pixel, or the lowest and the highest amplitude, become.
+        limits: The numbers that the darkest and the brightest pixel, or the lowest and the highest amplitude, become:
+            two numbers, or an array for each with a number for each channel.
         most: How many files are read at most: evenly over the sorted names.
 
     Raises:
@@ -188,16 +202,32 @@ def read_folder(
     if len(inputs) != 1:
         names = ", ".join(repr(info.name) for info in inputs)
         raise ValueError(f"Expected a .npz file for a file with several inputs: {names}. Received: a folder.")
-    if limits is None or not limits[0] < limits[1]:
+    if limits is None or not np.all(np.less(*limits)):
         raise ValueError(
             "Expected --range LOW HIGH with a folder: the numbers that black and white, or the least and largest "
-            f"amplitude, become, such as 0 1, -1 1 or 0 255, as in training. Received: {limits or 'none'}."
+            f"amplitude, become, such as 0 1, -1 1 or 0 255, as in training. Received: {limits or 'none'}, and the "
+            "file's metadata do not say it."
         )
     some = [paths[index] for index in evenly_spaced(len(paths), most)]
-    low, high = limits
     shape = inputs[0].shape[1:]
+    low, high = (_by_channel(limit, shape) for limit in limits)
     read = _sound if is_sound else _image
-    return np.stack([low + read(path, shape) * np.float32(high - low) for path in some]).astype(np.float32)
+    return np.stack([low + read(path, shape) * (high - low) for path in some]).astype(np.float32)
+
+
+def _by_channel(limit: Any, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return a limit in a form that an input of a shape broadcasts with."""
+    limits = np.asarray(limit, np.float32)
+    if limits.size == 1:
+        return limits.reshape(())
+    if len(shape) == 3 and limits.size == shape[2]:
+        return limits
+    if len(shape) == 3 and limits.size == shape[0]:  # channels first
+        return limits.reshape(-1, 1, 1)
+    raise ValueError(
+        f"Expected a normalization for one channel, or for each of those of the input {shape_text((None, *shape))}. "
+        f"Received: metadata with {limits.size}. Pass --range LOW HIGH."
+    )
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:

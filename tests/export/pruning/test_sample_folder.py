@@ -4,9 +4,13 @@ import wave
 
 import numpy as np
 import pytest
+from file_graphs import FileGraph
 
+from tfprune.export import add_metadata
+from tfprune.export.command_line.cli import main
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import TensorInfo
-from tfprune.export.pruning.samples import read_folder
+from tfprune.export.pruning.samples import folder_limits, read_folder
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -38,6 +42,26 @@ def test_images_have_the_size_and_the_range_of_the_input(photos):
     assert (samples[..., 2] == 1).all()
     first = read_folder(photos, [info(3, 8, 8)], limits=(0, 255), most=2)
     assert first.shape == (2, 3, 8, 8) and first[1, 0, 0, 0] == pytest.approx(204)
+
+
+def test_the_normalization_of_the_file_is_taken_for_each_channel(photos, tmp_path_factory, capsys):
+    graph = FileGraph(0, shape=(1, 3, 2, 3))
+    path = tmp_path_factory.mktemp("file") / "a.tflite"
+    path.write_bytes(graph.content(graph.dense(graph.flatten(graph.convolution(graph.input, 4)), 3)))
+    assert folder_limits(ModelFile.open(path)) is None
+    add_metadata(path, path, mean=[10, 20, 30], std=[1, 2, 4])
+    limits = folder_limits(ModelFile.open(path))
+    samples = read_folder(photos, [info(3, 2, 3)], limits=limits, most=10)
+    pixels = np.array([[51 * number] * 2 + [255] for number in range(5)])
+    expected = (pixels - [10, 20, 30]) / [1, 2, 4]
+    np.testing.assert_allclose(samples[:, 1, 1], expected, rtol=1e-5)
+    first = read_folder(photos, [info(3, 8, 8)], limits=limits, most=10)
+    np.testing.assert_allclose(first[:, :, 1, 1], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="Received: metadata with 3. Pass --range LOW HIGH"):
+        read_folder(photos, [info(8, 8, 1)], limits=limits, most=10)
+    small = path.with_name("small.tflite")
+    assert main(["prune", str(path), str(small), "--sparsity", "0.5", "--samples", str(photos)]) == 0
+    assert "numbers from -10 to 194, mean" in capsys.readouterr().err
 
 
 def test_sounds_are_cut_and_filled_up(tmp_path):
