@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import create_autospec
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +17,8 @@ from hypothesis import strategies as st
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
-from tfprune.export import CompressReport, ExportReport, SparseInferenceReport  # noqa: E402
+import tfprune  # noqa: E402
+from tfprune.export import CompressReport, ExportReport, SparseInferenceReport, to_tflite  # noqa: E402
 from tfprune.export.compressing.trials import MeasuredFile  # noqa: E402
 from tfprune.export.file.report import HubEntry, _is_hub_id, model_card  # noqa: E402
 from tfprune.export.rewriting.rewrite import AccuracyDrop, Candidate  # noqa: E402
@@ -165,3 +171,53 @@ REFUSED = [
 def test_what_the_hub_would_not_read_is_refused_by_name(report, arguments, kind, message):
     with pytest.raises(kind, match=message.replace("(", r"\(")):
         report.card(**arguments)
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "howto" / "export_a_file.md"
+
+
+@pytest.mark.programs
+def test_the_calls_of_the_page_fit_the_libraries_of_the_hubs(tmp_path, monkeypatch):
+    keras = pytest.importorskip("keras")
+    kaggle = pytest.importorskip("kagglehub", reason="kagglehub is not installed")
+    section = PAGE.read_text(encoding="utf-8").partition("## Publish a file on a hub\n")[2].partition("\n## ")[0]
+    upload, download, own = re.findall(r"```py\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x = np.ones((2, 4), np.float32)
+    to_tflite(model, tmp_path / "model.tflite")
+    names = {"keras": keras, "tfprune": tfprune, "x": x, "pruned": tfprune.wrap(model)}
+    for module, name in ((hub, "create_repo"), (hub, "upload_folder"), (kaggle, "model_upload")):
+        monkeypatch.setattr(module, name, create_autospec(getattr(module, name)))
+    monkeypatch.setattr(hub, "snapshot_download", create_autospec(hub.snapshot_download, return_value=str(tmp_path)))
+    exec(upload + download, names)
+    assert hub.upload_folder.called and kaggle.model_upload.called
+    np.testing.assert_allclose(names["outputs"], keras.ops.convert_to_numpy(model(x)), atol=1e-5)
+
+    uploaded = tmp_path / "uploaded"
+    api = create_autospec(hub.HfApi, instance=True)
+    api.upload_folder.side_effect = lambda folder_path, **_: shutil.copytree(folder_path, uploaded)
+    monkeypatch.setattr(hub, "HfApi", lambda **_: api)
+    hub.snapshot_download.return_value = str(uploaded)
+    exec(own, names)
+    assert (uploaded / "README.md").is_file(), "why the page says that save replaces the card"
+    assert type(names["loaded"].layers[-1]) is keras.layers.Dense
+    np.testing.assert_allclose(names["loaded"](x), model(x), atol=1e-6)
+
+
+@pytest.mark.programs
+def test_the_card_of_the_page_is_read_with_its_results_and_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("keras")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plot`)")
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    wanted = [blocks[0], "from pathlib import Path\n", *(block for block in blocks if "limit = " in block)]
+    wanted += [block for block in blocks if "report.card(" in block]
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(wanted), {})
+    card = hub.ModelCard.load(tmp_path / "published" / "README.md")
+    assert card.data.license == "apache-2.0" and card.data.metrics == ["accuracy"]
+    (result,) = card.data.eval_results
+    assert result.dataset_name == "my test data" and result.metric_value == 1.0
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", card.text):
+        assert "<svg" in (tmp_path / "published" / name).read_text(encoding="utf-8")
