@@ -10,7 +10,7 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from tfprune.base.folders import most_unpacked, open_archive, read_entry, reading
@@ -107,7 +107,7 @@ class HubEntry(NamedTuple):
                 or a picture is not beside the card.
         """
         is_one = isinstance(self.pictures, str) or not isinstance(self.pictures, Sequence)
-        pictures = (self.pictures,) if is_one else tuple(self.pictures)
+        pictures: tuple[Any, ...] = (self.pictures,) if is_one else tuple(self.pictures)
         named = [*zip(self._fields, self[:-1], strict=False), *(("pictures", name) for name in pictures)]
         for argument, value in named:
             if not isinstance(value, str):

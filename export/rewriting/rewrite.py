@@ -172,12 +172,12 @@ class ExportReport(Report):
     def card(
         self,
         *,
-        latency: BenchmarkReport | None = None,
         license: str = "",  # noqa: A002
         base_model: str = "",
         task: str = "",
         dataset: str = "",
         pictures: Sequence[str] = (),
+        latency: BenchmarkReport | None = None,
     ) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
 
@@ -185,12 +185,12 @@ class ExportReport(Report):
         has. Pass what only you know, and add the limits of the model to the text.
 
         Args:
-            latency: What `benchmark` measured of the file; None leaves the latency out.
             license: The Hub's identifier of the license, such as `"apache-2.0"`; empty leaves it out.
             base_model: The id of the base model on the Hub; empty leaves it out.
             task: The Hub's name of the task, such as `"image-classification"`; empty leaves it out.
             dataset: The name of the data on which the metrics were measured; empty calls it evaluation data.
             pictures: Paths of pictures beside the card, which it then shows, such as that of `DamageReport.plot`.
+            latency: What `benchmark` measured of the file; None leaves the latency out.
 
         Raises:
             TypeError: If one of the texts is not a string.
