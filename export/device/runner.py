@@ -343,7 +343,10 @@ class Runner:
             ValueError: As a `Runner` does, or if it is not a folder, or has no or several such files.
 
         Example:
-            >>> Runner.from_folder("downloaded").predict(images).shape
+            >>> folder = Path("downloaded")
+            >>> folder.mkdir()
+            >>> size = (folder / "digits.tflite").write_bytes(Path("digits.tflite").read_bytes())
+            >>> Runner.from_folder(folder).predict(images).shape
             (100, 10)
         """
         return cls(_only_file(folder), signature=signature, threads=threads)
