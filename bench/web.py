@@ -117,7 +117,7 @@ def litert_rows() -> Iterator[Row]:
 def mediapipe_rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         files, pictures, accuracy = write_classifier(Path(name))
-        rows = measured(Path(name), files, runtime="mediapipe", samples=pictures)
+        rows = measured(Path(name), files, target="mediapipe", samples=pictures)
     dense, sparse = rows["dense"], rows["sparse"]
     times = f"{dense['median_ms']:.1f} / {sparse['median_ms']:.1f} ms"
     yield Row("trained MobileNet, 90 % zeros: accuracy on other digits", f"{accuracy:.3f}", "", True)

@@ -544,7 +544,7 @@ tfprune web dense.tflite sparse.tfz page --samples x_test.npy
 tfprune bench --web result.json
 """
     parser = add_command(commands, "web", run=_web, text=text, extra="device", examples=examples)
-    parser.set_defaults(arguments={"runtime": "--tasks"})
+    parser.set_defaults(arguments={"target": "--tasks"})
     text = "a .tflite file with a fixed batch, plain or packed; the first is the reference of the speed"
     add_file(parser, "files", metavar="MODEL", nargs="+", help=text)
     parser.add_argument(
@@ -560,8 +560,8 @@ def _web(options: argparse.Namespace) -> Any:
     from tfprune.export.device.web import web
 
     samples = load_arrays(options.samples) if options.samples else None
-    runtime = "mediapipe" if options.tasks else "litert"
-    return web(options.files, options.folder, samples=samples, runtime=runtime)
+    target = "mediapipe" if options.tasks else "litert"
+    return web(options.files, options.folder, samples=samples, target=target)
 
 
 # `tfprune train`: a file that goes on learning.

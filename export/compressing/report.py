@@ -19,7 +19,7 @@ from tfprune.export.compressing.evaluate import FileEvaluator
 from tfprune.export.compressing.policy import Goal, SearchLoop, pareto_front
 from tfprune.export.compressing.trials import FORMATS, LEAST_FLOPS, PATTERNS, MeasuredFile
 from tfprune.export.file.container import write_atomically
-from tfprune.export.file.report import model_card
+from tfprune.export.file.report import HubEntry, model_card
 from tfprune.report import Report, install, table
 
 if TYPE_CHECKING:
@@ -177,14 +177,32 @@ class CompressReport(Report):
 
         return _optuna_study(self, storage)
 
-    def card(self, file: MeasuredFile | None = None) -> str:
+    def card(
+        self,
+        file: MeasuredFile | None = None,
+        *,
+        license: str = "",  # noqa: A002
+        base_model: str = "",
+        task: str = "",
+        dataset: str = "",
+        pictures: Sequence[str] = (),
+    ) -> str:
         """Return a model card in Markdown of one file: what is known about it, and nothing else.
 
-        `compress` writes the card of each of the best files beside it. Add what only you know: the task, the data,
-        the license, and the limits of the model.
+        `compress` writes the card of each of the best files beside it. Pass what only you know, and add the limits of
+        the model to the text.
 
         Args:
             file: One of `front`; None takes the best.
+            license: The Hub's identifier of the license, such as `"apache-2.0"`; empty leaves it out.
+            base_model: The id of the base model on the Hub; empty leaves it out.
+            task: The Hub's name of the task, such as `"image-classification"`; empty leaves it out.
+            dataset: The name of the data on which the metric was measured; empty calls it validation or test data.
+            pictures: Paths of pictures beside the card, which it then shows, such as that of `DamageReport.plot`.
+
+        Raises:
+            TypeError: If one of the texts is not a string.
+            ValueError: If the Hub would not read one of them.
 
         Example:
             >>> dense = MeasuredFile(None, None, bytes=8000, packed_bytes=7000, score=0.9, drop=0.0, file="01.tflite")
@@ -215,7 +233,10 @@ class CompressReport(Report):
             ("Latency", [["", ""], *latency]),
             ("Checks", [["", ""], *self._checks(file)]),
         ]
-        return model_card(file.file or file.name, sections, metrics=[self.metric], code=file.code)
+        results = [("validation", self.metric, file.score)]
+        results += [] if file.test_score is None else [("test", self.metric, file.test_score)]
+        entry = HubEntry(license, base_model, task, dataset, pictures)
+        return model_card(file.file or file.name, sections, results=results, code=file.code, entry=entry)
 
     def _checks(self, file: MeasuredFile) -> list[list[str]]:
         rows = [["largest drop allowed", f"{self.max_drop:g} of {self.metric}"]]

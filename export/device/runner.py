@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
 import platform
 import sys
 import threading
@@ -17,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice, check_count, warn_user
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count, warn_user
 from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.file.container import Source, read_model, source_name
 from tfprune.export.file.reader import in_order
-from tfprune.export.file.report import TensorInfo, shape_text
+from tfprune.export.file.report import TensorInfo, reason_of, shape_text
 from tfprune.export.file.schema import MissingPackage
 from tfprune.report import install, shortened
 
@@ -242,6 +243,26 @@ _MAX_MESSAGE_CHARACTERS = (
 )
 
 
+def _only_file(folder: str | os.PathLike[str]) -> Path:
+    """Return the one model file of a folder, or say what to do if there are none or several."""
+    if not isinstance(folder, (str, os.PathLike)):
+        received = f"{folder!r} of type {type(folder).__name__}"
+        raise ArgumentTypeError("folder", "`folder` as the path of a folder", received)
+    path, expected = Path(folder), "`folder` as a folder with one .tflite or .tfz file"
+    try:
+        names = sorted(file.name for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    except OSError as error:
+        received = f"{str(path)!r}, which cannot be listed ({reason_of(error)})"
+        raise ArgumentError("folder", expected, received, advice="To run a file, pass it to Runner.") from error
+    models = [name for name in names if name.lower().endswith((".tflite", ".tfz"))]
+    if len(models) == 1:
+        return path / models[0]
+    shown = shortened(", ".join(map(repr, models or names)), _MAX_MESSAGE_CHARACTERS)
+    content = f"{'several' if models else 'none of them, but'} {shown}" if names else "no files"
+    advice = "Pass the path of one of them to Runner." if models else "Pass the folder that the model file is in."
+    raise ArgumentError("folder", expected, f"{str(path)!r} with {content}", advice=advice)
+
+
 class Runner:
     """Load a TFLite file once and run it on NumPy arrays.
 
@@ -305,6 +326,30 @@ class Runner:
         self.outputs = tuple(tensor.info for tensor in self._outputs)
         self._check_batches(declared)
         self._shapes = declared if is_allocated else None
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str], *, signature: str | None = None, threads: int = 1) -> Runner:
+        """Load the one .tflite or .tfz file of a folder, such as a repository that was downloaded from a hub.
+
+        Folders inside it are not searched.
+
+        Args:
+            folder: The folder.
+            signature: As for a `Runner`.
+            threads: As for a `Runner`. Default 1.
+
+        Raises:
+            TypeError: As a `Runner` does, or if `folder` is not a path.
+            ValueError: As a `Runner` does, or if it is not a folder, or has no or several such files.
+
+        Example:
+            >>> folder = Path("downloaded")
+            >>> folder.mkdir()
+            >>> size = (folder / "digits.tflite").write_bytes(Path("digits.tflite").read_bytes())
+            >>> Runner.from_folder(folder).predict(images).shape
+            (100, 10)
+        """
+        return cls(_only_file(folder), signature=signature, threads=threads)
 
     def predict(self, samples: Any) -> Any:
         """Run the model on any number of samples.

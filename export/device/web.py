@@ -221,7 +221,7 @@ def _normalization(path: Path, model: Model) -> tuple[np.float32, np.float32]:
         both = f"{_inputs_text(model.inputs)} to {_inputs_text(model.outputs)}"
         raise ValueError(
             "Expected an image classifier for MediaPipe: one float32 input 1 x height x width x 3, and one float32 "
-            f"output 1 x classes. Received: {str(path)!r}, which goes from {both}. Use runtime='litert'."
+            f"output 1 x classes. Received: {str(path)!r}, which goes from {both}. Use target='litert'."
         )
     numbers = inspect(path).normalization.get(model.inputs[0].name, ((), ()))
     if [len({*each}) for each in numbers] != [1, 1]:
@@ -359,7 +359,7 @@ def web(
     folder: str | os.PathLike[str],
     *,
     samples: Any = None,
-    runtime: str = "litert",
+    target: str = "litert",
     timeout: float = 120,
 ) -> WebReport:
     """Write a folder whose page runs files in a browser with LiteRT.js, checks their outputs, and times them.
@@ -376,7 +376,7 @@ def web(
             those of npm, are kept.
         samples: The samples that the page runs, in the forms that `Runner.predict` takes; it gets at most the first
             four batches. None (the default) draws random numbers.
-        runtime: `"litert"` (the default) is LiteRT.js. `"mediapipe"` is the image classifier of MediaPipe Tasks: each
+        target: `"litert"` (the default) is LiteRT.js. `"mediapipe"` is the image classifier of MediaPipe Tasks: each
             file takes a picture with the normalization in its metadata and returns a score for each class, and the
             samples are pictures, bytes from 0 to 255 of shape (pictures, height, width, 3), before they are
             normalized.
@@ -387,7 +387,7 @@ def web(
 
     Raises:
         TypeError: If a path is not one, or `samples` are not numbers.
-        ValueError: If a file is missing, damaged, or compressed with gzip or xz, or `runtime` is another one.
+        ValueError: If a file is missing, damaged, or compressed with gzip or xz, or `target` is another one.
         ValueError: If LiteRT.js cannot run a file: because of an open batch, several signatures, an operator, or the
             type of an input or output; or MediaPipe cannot, as it is no image classifier with a normalization.
         ValueError: If the files have different inputs or the same name, or `samples` do not fit them.
@@ -404,14 +404,14 @@ def web(
         then open http://localhost:8000
     """
     check_number(timeout, "timeout", above=0)
-    check_choice(runtime, "runtime", choices=_RUNTIMES)
-    browser = _RUNTIMES[runtime]
+    check_choice(target, "target", choices=_RUNTIMES)
+    browser = _RUNTIMES[target]
     paths = _paths(files)
     destination = _check_folder(folder)
     contents = {path.name: _content(path) for path in paths}
     models = {path.name: _checked_model(path) for path in paths}
     _check_same_inputs(models)
-    record = _record_pictures if runtime == "mediapipe" else _record_runs
+    record = _record_pictures if target == "mediapipe" else _record_runs
     recorded = {path.name: record(path, models[path.name], samples=samples, timeout=timeout) for path in paths}
     samples_file = _SamplesFile()
     entries = [

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tfprune.base.output import bar, document, facts, image, key, name_text, rows_table, section, swatch, text
+from tfprune.base.output import (
+    bar,
+    document,
+    facts,
+    image,
+    key,
+    name_text,
+    rows_table,
+    save_figure,
+    section,
+    swatch,
+    text,
+)
 from tfprune.export.file.container import Source, read_source
 from tfprune.export.file.document import (
     AXIS_LABELS,
@@ -41,7 +53,7 @@ from tfprune.export.file.report import (
     trailing_archive,
 )
 from tfprune.export.file.sparse_tensors import OPERATOR, TensorValues
-from tfprune.report import Report, shortened, table
+from tfprune.report import Report, new_figure, shortened, table
 
 if TYPE_CHECKING:
     from tfprune.export.file.xnnpack import OperatorRow, SparseInferenceReport
@@ -294,6 +306,7 @@ values and their positions: one bit for each entry, or an offset or index for ea
 single values gets below the entropy bound. The page of `tfprune inspect MODEL --html PAGE` explains each row."""
 _LEAST_ALIKE = 4  # inputs or outputs that differ in a number only, as the caches of a language model, for one line
 _NAME_WIDTH = 48  # characters of a name in a table; the converter joins the names of all that it fuses
+_DRAWN = 40  # weights in a picture, the largest
 
 
 @dataclass(frozen=True)
@@ -376,6 +389,30 @@ class ModelReport(Report):
     normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
     metadata_problem: str = ""
     converter: str = ""
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the entries of the largest weights, zeros and others, into an image file, such as for a model card.
+
+        Args:
+            path: The file to write; its suffix gives the format, such as `.png` or `.svg`.
+
+        Raises:
+            ValueError: If matplotlib is not installed, the file cannot be written, or there are no weights.
+        """
+        if not self.rows:
+            raise ValueError("Expected weights to draw. Received: the report of a file without weights.")
+        largest = sorted(self.rows, key=lambda row: -row.size)[:_DRAWN]
+        rows = [row for row in self.rows if row in largest][::-1]  # bars are drawn from the bottom up
+        figure = new_figure(9, 1.5 + 0.22 * len(rows))
+        axes, places = figure.subplots(), range(len(rows))
+        axes.barh(places, [row.nnz for row in rows], color="tab:blue", label="not zero")
+        zeros = [row.size - row.nnz for row in rows]
+        axes.barh(places, zeros, left=[row.nnz for row in rows], color="lightgrey", label="zero")
+        names = [f"{shortened(row.name, _NAME_WIDTH)}  {row.sparsity:.0%}" for row in rows]
+        axes.set_yticks(places, names, fontsize="small", parse_math=False)
+        axes.set(xlabel=f"entries ({self.sparsity:.1%} of {self.size:,} are zero)", ylim=(-0.7, len(rows) - 0.3))
+        figure.legend(loc="outside upper right", ncols=2, fontsize="small")
+        save_figure(figure, path)
 
     def __str__(self) -> str:
         rows = [["unpacked", f"{self.unpacked_bytes:,} bytes"]]

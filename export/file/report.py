@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import re
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from tfprune.base.folders import most_unpacked, open_archive, read_entry, reading
+from tfprune.base.spec import ArgumentError, ArgumentTypeError
 from tfprune.report import Report, Skipped, printable, shortened
 
 # Reports of files: what several of them share.
@@ -95,30 +100,90 @@ def yes_or_no(value: bool) -> str:
 
 _TAGS = ("tflite", "litert", "tfprune")
 _HUB_METRICS = ("accuracy", "mae", "mse")  # names that the Hugging Face Hub knows
+_SPLITS = ("validation", "test")  # names of parts of data sets there
+_HUB_NAMES = {"license": "apache-2.0", "task": "image-classification"}
+_HUB_WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _MARKS = re.compile(r"([\\`*_{}\[\]<>#!|~&$@:^])|(?<=www)(\.)")  # what Markdown, HTML, or a link could start with
+
+
+class HubEntry(NamedTuple):
+    """What only the user knows of a model, for the front matter of its card; an empty text is left out.
+
+    Attributes:
+        license: An identifier of the Hub, such as `apache-2.0`.
+        base_model: The id of a model on the Hub.
+        task: The Hub's name of the task, such as `image-classification`.
+        dataset: The name of the data on which the file was measured.
+        pictures: Paths of pictures beside the card, relative to it.
+    """
+
+    license: str = ""
+    base_model: str = ""
+    task: str = ""
+    dataset: str = ""
+    pictures: Sequence[str] = ()
+
+    def checked(self) -> HubEntry:
+        """Return the entry, or refuse what the Hub would not read.
+
+        Raises:
+            TypeError: If one is not a string.
+            ValueError: If the license or the task is not written as the Hub writes them, the base model is not an id,
+                or a picture is not beside the card.
+        """
+        is_one = isinstance(self.pictures, str) or not isinstance(self.pictures, Sequence)
+        pictures: tuple[Any, ...] = (self.pictures,) if is_one else tuple(self.pictures)
+        named = [*zip(self._fields, self[:-1], strict=False), *(("pictures", name) for name in pictures)]
+        for argument, value in named:
+            if not isinstance(value, str):
+                received = f"{value!r} of type {type(value).__name__}"
+                raise ArgumentTypeError(argument, f"`{argument}` as text", received)
+        for argument, like in _HUB_NAMES.items():
+            value = getattr(self, argument)
+            if not re.fullmatch(r"([a-z0-9][a-z0-9.+-]*)?", value):
+                expected = f"`{argument}` as the Hub writes it, in small letters, such as {like!r}"
+                raise ArgumentError(argument, expected, repr(value), advice="Leave it out if unsure.")
+        if self.base_model and not _is_hub_id(self.base_model):
+            expected = "`base_model` as the id of a model on the Hub, such as 'google/gemma-3-270m'"
+            raise ArgumentError("base_model", expected, repr(self.base_model), advice="Copy the id from its page.")
+        for name in pictures:
+            if not name.isprintable() or not {"..", ""}.isdisjoint(re.split(r"[/\\:]", name)):
+                advice = "Write the picture beside the card."
+                expected = "`pictures` as paths from the card's folder on"
+                raise ArgumentError("pictures", expected, repr(name), advice=advice)
+        return self._replace(pictures=pictures)
+
+
+def _is_hub_id(text: str) -> bool:
+    """Tell whether a text is a name, or an owner and a name, of the signs that the Hub allows."""
+    return bool(re.fullmatch(rf"({_HUB_WORD}/)?{_HUB_WORD}(?<!\.git)", text)) and not re.search(r"--|\.\.", text)
 
 
 def model_card(
     title: str,
     sections: Iterable[tuple[str, Sequence[Sequence[str]]]],
     *,
-    metrics: Iterable[str] = (),
+    results: Iterable[tuple[str, str, float]] = (),
     tags: Iterable[str] = (),
     code: str = "",
+    entry: HubEntry | None = None,
 ) -> str:
     """Return a model card: the front matter that the Hugging Face Hub reads, and one table in each section.
 
     Args:
-        title: The name of the model.
+        title: The name of the file.
         sections: The heading of each section, and the rows of its table, the first of which is its header. Sections
             without further rows are left out. All texts are escaped.
-        metrics: The names of the metrics; names that the Hub does not know are left out of the front matter.
+        results: The part of the data, the metric and the value of each measurement of the file. Only finite values
+            are in the front matter, and `metrics` there lists only names that the Hub knows.
         tags: More tags for the front matter, words of the library.
         code: A program that makes the file; empty if it is not known.
+        entry: What only the user knows.
 
     Example:
         >>> print(model_card("a_b", [("Size", [["", ""], ["bytes", "1,200"]])]), end="")
         ---
+        library_name: litert
         tags:
         - tflite
         - litert
@@ -135,18 +200,65 @@ def model_card(
         |---|---|
         | bytes | 1,200 |
     """
-    hub_metrics = [metric for metric in _HUB_METRICS if metric in {*metrics}]
-    front = ["---", "tags:", *(f"- {tag}" for tag in (*_TAGS, *tags))]
-    front += ["metrics:", *(f"- {metric}" for metric in hub_metrics)] if hub_metrics else []
-    lines = [*front, "---", "", f"# {_escaped(title)}", "", "A TFLite file, made with tfprune."]
+    entry = (entry or HubEntry()).checked()
+    lines = ["---", *_front_matter(title, [*results], tags, entry), "---"]
+    lines += ["", f"# {_escaped(title)}", "", "A TFLite file, made with tfprune."]
     for heading, rows in sections:
         if len(rows) > 1:
             cells = [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
             lines += ["", f"## {heading}", "", cells[0], f"|{'---|' * len(rows[0])}", *cells[1:]]
+    if entry.pictures:
+        lines += ["", "## Pictures"]
+        lines += [part for name in entry.pictures for part in ("", f"![{_escaped(name)}]({quote(name)})")]
     if code:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
         lines += ["", "## Program", "", f"{fence}python", code.rstrip(), fence]
     return "\n".join(lines) + "\n"
+
+
+def _front_matter(
+    title: str, results: Sequence[tuple[str, str, float]], tags: Iterable[str], entry: HubEntry
+) -> list[str]:
+    """Return the lines of YAML between the marks of a card's head."""
+    lines = [f"library_name: {'tfprune' if title.lower().endswith('.tfz') else 'litert'}"]  # which reads the file
+    lines += [f"license: {_yaml(entry.license)}"] * bool(entry.license)
+    lines += [f"base_model: {_yaml(entry.base_model)}"] * bool(entry.base_model)
+    lines += [f"pipeline_tag: {_yaml(entry.task)}"] * bool(entry.task)
+    lines += ["tags:", *(f"- {tag}" for tag in (*_TAGS, *tags))]
+    results = [result for result in results if math.isfinite(result[2])]
+    known = [metric for metric in _HUB_METRICS if metric in {metric for _, metric, _ in results}]
+    lines += ["metrics:", *(f"- {metric}" for metric in known)] if known else []
+    if not results:
+        return lines
+    lines += ["model-index:", f"- name: {_yaml(title)}", "  results:"]
+    for split, metric, value in results:
+        lines += ["  - task:", f"      type: {_yaml(entry.task or 'other')}"]
+        lines += ["    dataset:", f"      name: {_yaml(entry.dataset or f'{split} data')}"]
+        lines += [f"      type: {_yaml(entry.dataset or 'unknown')}"]  # which the Hub requires, as it does the task
+        lines += [f"      split: {split}"] * (split in _SPLITS)
+        lines += ["    metrics:", f"    - type: {_yaml(metric)}", f"      value: {_yaml_number(value)}"]
+    return lines
+
+
+def _yaml(text: str) -> str:
+    """Return a text as YAML: JSON's strings of printable characters are strings there, too.
+
+    Example:
+        >>> print(_yaml('a: "b" #c'))
+        "a: \\"b\\" #c"
+    """
+    return json.dumps(printable(text), ensure_ascii=False)
+
+
+def _yaml_number(value: float) -> str:
+    """Return a number as YAML, where one without a point is not a float: 1.0e-05.
+
+    Example:
+        >>> _yaml_number(1e-5), _yaml_number(0.97)
+        ('1.0e-05', '0.97')
+    """
+    text = repr(float(value))
+    return text if "." in text else text.replace("e", ".0e")
 
 
 def _escaped(text: str) -> str:

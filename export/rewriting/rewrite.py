@@ -31,7 +31,7 @@ from tfprune.export.file.container import (
 from tfprune.export.file.document import REDUCED_PRECISION
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
-from tfprune.export.file.report import fraction_of_zeros, model_card, number_text, yes_or_no
+from tfprune.export.file.report import HubEntry, fraction_of_zeros, model_card, number_text, yes_or_no
 from tfprune.export.file.xnnpack import SparseInferenceReport
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
@@ -169,14 +169,32 @@ class ExportReport(Report):
     in_float: dict[str, int] = field(default_factory=dict)
     in_float_ms: tuple[float, float] | None = None
 
-    def card(self, *, latency: BenchmarkReport | None = None) -> str:
+    def card(
+        self,
+        *,
+        license: str = "",  # noqa: A002
+        base_model: str = "",
+        task: str = "",
+        dataset: str = "",
+        pictures: Sequence[str] = (),
+        latency: BenchmarkReport | None = None,
+    ) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
 
         Write it beside the file, or as the README.md of a repository on the Hugging Face Hub, whose front matter it
-        has. Add what only you know: the task, the data, the license, and the limits of the model.
+        has. Pass what only you know, and add the limits of the model to the text.
 
         Args:
+            license: The Hub's identifier of the license, such as `"apache-2.0"`; empty leaves it out.
+            base_model: The id of the base model on the Hub; empty leaves it out.
+            task: The Hub's name of the task, such as `"image-classification"`; empty leaves it out.
+            dataset: The name of the data on which the metrics were measured; empty calls it evaluation data.
+            pictures: Paths of pictures beside the card, which it then shows, such as that of `DamageReport.plot`.
             latency: What `benchmark` measured of the file; None leaves the latency out.
+
+        Raises:
+            TypeError: If one of the texts is not a string.
+            ValueError: If the Hub would not read one of them.
 
         Example:
             >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -200,8 +218,9 @@ class ExportReport(Report):
             ("Latency", [["", ""], *(_latency(latency) if latency else [])]),
             ("Checks", [["", ""], *checks]),
         ]
-        metrics = [row.metric for row in self.lost]
-        return model_card(PurePath(self.path).name, sections, metrics=metrics)
+        results = [("evaluation", row.metric, row.file) for row in self.lost]
+        entry = HubEntry(license, base_model, task, dataset, pictures)
+        return model_card(PurePath(self.path).name, sections, results=results, entry=entry)
 
     @property
     def _difference(self) -> str:

@@ -36,7 +36,7 @@ def page(tmp_path, tmp_path_factory):
     """Return a function that writes a page for files, with its runtime beside it."""
 
     def write(files, **arguments):
-        modules = installed(tmp_path_factory, arguments.get("runtime", "litert"))
+        modules = installed(tmp_path_factory, arguments.get("target", "litert"))
         web(files, tmp_path / "page", **arguments)
         (tmp_path / "page" / "node_modules").symlink_to(modules)
         return tmp_path / "page"
@@ -103,7 +103,7 @@ def test_mediapipe_classifies_pictures_as_litert_does_here(chromium, page, tmp_p
     path = classifier(tmp_path / "a.tflite")
     (tmp_path / "b.tfz").write_bytes(pack(path))
     pictures = np.random.default_rng(1).integers(0, 256, (3, 6, 5, 3), np.uint8)
-    folder = page([path, tmp_path / "b.tfz"], runtime="mediapipe", samples=pictures)
+    folder = page([path, tmp_path / "b.tfz"], target="mediapipe", samples=pictures)
     expected = Runner(path).predict((pictures - np.float32(110)) / np.float32(64))
     manifest = json.loads((folder / "manifest.json").read_text())
     start = manifest["files"][0]["runs"][0]["outputs"][0]

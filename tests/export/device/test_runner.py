@@ -459,3 +459,35 @@ for start in range(8, len(data) - 3, 4):
 def test_no_word_that_becomes_zero_ends_the_process(cases, name):
     done = subprocess.run([sys.executable, "-c", ZEROED, cases[name].path], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_one_file_of_a_folder_is_loaded(cases, tmp_path):
+    case = cases["dense"]
+    (tmp_path / "README.md").write_text("# model")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "old.tflite").mkdir()  # a folder
+    (tmp_path / ".hidden.tflite").write_bytes(b"")
+    stored = tmp_path / ".cache" / "blob"  # a cache of downloads holds files, and links to them
+    stored.write_bytes(encode(case.data, "packed"))
+    (tmp_path / "model.TFZ").symlink_to(stored)
+    runner = Runner.from_folder(str(tmp_path), threads=2)
+    expected = Runner(case.data).predict(case.inputs)
+    np.testing.assert_array_equal(runner.predict(case.inputs), expected)
+
+
+def test_a_folder_without_one_file_is_refused_by_name(cases, tmp_path):
+    with pytest.raises(ValueError, match=r"no files\. Pass the folder that the model file is in\."):
+        Runner.from_folder(tmp_path)
+    (tmp_path / "model.keras").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"with none of them, but 'model\.keras'\."):
+        Runner.from_folder(tmp_path)
+    for name in ("b.tfz", "a.tflite"):
+        (tmp_path / name).write_bytes(cases["dense"].data)
+    with pytest.raises(ValueError, match=r"several 'a\.tflite', 'b\.tfz'\. Pass the path of one of them to Runner\."):
+        Runner.from_folder(tmp_path)
+    for wrong in (tmp_path / "a.tflite", tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"cannot be listed \(N.*\)\. To run a file, pass it to Runner\."):
+            Runner.from_folder(wrong)
+    for wrong in (None, 3, b"folder"):
+        with pytest.raises(TypeError, match="`folder` as the path of a folder"):
+            Runner.from_folder(wrong)

@@ -79,7 +79,7 @@ def picture_file(path: Path, *, mean: float | None = 127.5) -> Path:
 
 def test_a_page_for_mediapipe_gets_pictures_and_what_litert_gives_for_their_normalized_pixels(tmp_path):
     path = picture_file(tmp_path / "a.tflite")
-    report = web(path, tmp_path / "page", runtime="mediapipe")
+    report = web(path, tmp_path / "page", target="mediapipe")
     folder = tmp_path / "page"
     assert report.browser_runtime == "@mediapipe/tasks-vision 1.1.0"
     assert json.loads((folder / "package.json").read_text())["dependencies"] == {"@mediapipe/tasks-vision": "1.1.0"}
@@ -99,16 +99,16 @@ def test_what_mediapipe_cannot_classify_is_refused(tmp_path, dense):
 
     def refused(path, match, error=ValueError, **arguments):
         with pytest.raises(error, match=match):
-            web(path, tmp_path / "page", **{"runtime": "mediapipe", **arguments})
+            web(path, tmp_path / "page", **{"target": "mediapipe", **arguments})
         assert not (tmp_path / "page").exists()
 
-    refused(dense, "image classifier .* Received: .*1x4x4x2.*Use runtime='litert'")
+    refused(dense, "image classifier .* Received: .*1x4x4x2.*Use target='litert'")
     refused(bare, "normalization of its pixels.*without one.*add_metadata")
     add_metadata(whole, bare, mean=[1, 2, 3], std=50)
     refused(bare, r"equal for each color.*a mean of \(1.0, 2.0, 3.0\)")
     refused(whole, "uint8.*float32", TypeError, samples=np.zeros((2, 4, 5, 3), np.float32))
     refused(whole, r"\(pictures, 4, 5, 3\).*\(2, 5, 4, 3\)", samples=np.zeros((2, 5, 4, 3), np.uint8))
-    refused(whole, "runtime.*litert.*mediapipe.*'tasks'", runtime="tasks")
+    refused(whole, "target.*litert.*mediapipe.*'tasks'", target="tasks")
     assert cli.main(["web", str(whole), str(tmp_path / "page"), "--tasks"]) == 0
     assert "mediapipe" in (tmp_path / "page" / "package.json").read_text()
 

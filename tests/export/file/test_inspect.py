@@ -172,3 +172,15 @@ def test_a_missing_package_is_told_with_what_to_install(cases, monkeypatch):
     monkeypatch.delitem(vars(schema), "Model", raising=False)  # as where no file was read before
     with pytest.raises(MissingPackage, match='Run pip install "tfprune'):
         inspect(cases["dense"].path)
+
+
+def test_the_picture_of_the_zeros_has_a_bar_for_each_of_the_largest_weights(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plot`)")
+    row = MODEL.rows[0]
+    rows = tuple(replace(row, name=f"$w_{number}$", size=1000 + number) for number in range(50))
+    replace(MODEL, rows=rows).plot(tmp_path / "zeros.svg")
+    drawn = (tmp_path / "zeros.svg").read_text(encoding="utf-8")
+    assert "<!-- $w_49$  75% -->" in drawn and "<!-- $w_10$  75% -->" in drawn and "$w_9$ " not in drawn
+    assert "75.0% of 1,000 are zero" in drawn
+    with pytest.raises(ValueError, match="Received: the report of a file without weights"):
+        replace(MODEL, rows=()).plot(tmp_path / "zeros.svg")

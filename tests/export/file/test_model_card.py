@@ -72,7 +72,10 @@ def test_the_card_of_an_export_has_what_is_known_and_no_section_for_the_rest(rep
     assert "somebody" not in report.card()
     assert "base model" not in replace(report, source="").card()
     lost = replace(report, lost=(AccuracyDrop("accuracy", 0.9712, 0.97, 0.0012),)).card()
-    assert lost.startswith("---\ntags:\n- tflite\n- litert\n- tfprune\nmetrics:\n- accuracy\n---\n")
+    assert (
+        "---\nlibrary_name: tfprune\ntags:\n- tflite\n- litert\n- tfprune\nmetrics:\n- accuracy\nmodel-index:\n"
+        in lost
+    )
     assert {"Accuracy", "0.9712", "0.9700"} <= {*cells(lost)}
     time = BenchmarkReport(
         0.5, 0.4, 0.6, 0.7, 0.3, None, 4000, "litert", "Pi 4", runs=9, warmup=1, threads=2, batch_size=1
