@@ -196,7 +196,7 @@ def _record_pictures(path: Path, model: Model, *, samples: Any, timeout: float) 
     """
     mean, deviation = _normalization(path, model)
     (info,) = model.inputs
-    shape = (_MOST_RUNS, *map(int, info.shape[1:]))  # no length is open
+    shape = (_MOST_RUNS, *(length or 1 for length in info.shape[1:]))  # no length is open
     pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8) if samples is None else np.asarray(samples)
     if pictures.dtype != np.uint8:
         raise ArgumentTypeError("samples", "pictures of type uint8, from 0 to 255", f"{pictures.dtype}")
