@@ -200,17 +200,17 @@ class Certificate(Report):
         notes: What may keep the file from being made again.
     """
 
-    file: dict[str, Any]
+    file: dict
     function: str
-    arguments: dict[str, Any]
-    versions: dict[str, Any]
-    machine: dict[str, Any]
-    command: list[Any] = field(default_factory=list)
-    inputs: dict[str, Any] = field(default_factory=dict)
-    code: dict[str, Any] = field(default_factory=dict)
-    seeds: dict[str, Any] = field(default_factory=dict)
-    checks: dict[str, Any] = field(default_factory=dict)
-    notes: list[Any] = field(default_factory=list)
+    arguments: dict
+    versions: dict
+    machine: dict
+    command: list = field(default_factory=list)
+    inputs: dict = field(default_factory=dict)
+    code: dict = field(default_factory=dict)
+    seeds: dict = field(default_factory=dict)
+    checks: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -412,6 +412,16 @@ def versions() -> dict[str, str]:
         if number:
             numbers[name] = number
     return numbers
+
+
+def version_differences(certificate: Certificate) -> dict[str, str]:
+    """Return the packages whose version here is another one than that of a certificate, in words, and Python."""
+    here = {**versions(), **{name: version_of(name) for name in (*_ALWAYS, *_PACKAGES.values())}}
+    return {
+        name: f"{name} {number}, and here it is {here.get(name) or 'not installed'}"
+        for name, number in certificate.versions.items()
+        if here.get(name) != number
+    }
 
 
 def version_of(package: str) -> str:
