@@ -457,8 +457,8 @@ def _check_versions(certificate: Certificate, options: argparse.Namespace) -> li
     others = [text for name, text in differences.items() if name != "python" and not options.any_versions]
     if others:
         raise ValueError(
-            f"Expected the packages of {options.document!r}. Received: {'; '.join(others)}. Install those versions, or "
-            "pass --any-versions to compare all the same."
+            f"Expected the packages of {options.document!r}. Received: {'; '.join(others)}. Install those versions, "
+            "or pass --any-versions to compare all the same."
         )
     return notes
 

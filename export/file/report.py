@@ -450,7 +450,12 @@ def _call(function: str, arguments: Mapping[str, Any], signature: inspect.Signat
 
 
 def _equal_plain(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and isinstance(value, (str, int, float, bool)) and value == default
+    parts = value if isinstance(value, tuple) else (value,)
+    return (
+        type(value) is type(default)
+        and all(isinstance(each, (str, int, float)) for each in parts)
+        and value == default
+    )
 
 
 def _seeds(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
