@@ -56,7 +56,7 @@ def trained() -> keras.Model:
         ]
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*digits(), epochs=4, verbose=0)
+    model.fit(*digits(), epochs=15, verbose=0)
     wrapped = tfprune.wrap(model)
     tfprune.update_masks(wrapped, 0.6)
     sparse = tfprune.strip(wrapped)
@@ -78,7 +78,7 @@ def files(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[Path, keras.Model
 
     def int8_four_ways(folder: Path, model: keras.Model) -> Any:
         np.savez(folder / "data.npz", x=x[:200], y=y[:200])
-        limit = tfprune.Limit(0.05, data=(x[:200], y[:200]))
+        limit = tfprune.Limit(0.02, data=(x[:200], y[:200]))
         return exported(folder, model, quantize="int8", calibration=x[:200], max_drop=limit)
 
     def fast_zeros(folder: Path, model: keras.Model) -> Any:
@@ -90,16 +90,16 @@ def files(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[Path, keras.Model
 
     def prune_face_mesh(folder: Path, model: keras.Model) -> Any:
         np.save(folder / "x.npy", x[:200])
-        export.to_tflite(model, folder / "dense.tflite")
+        export.to_tflite(model, folder / "dense.tflite", optimize="dense")
         return export.prune_tflite(folder / "dense.tflite", folder / "pruned.tflite", x[:200], sparsity=0.8)
 
     def shrink_mobilenet(folder: Path, model: keras.Model) -> Any:
         np.save(folder / "x.npy", x[:200])
-        export.to_tflite(model, folder / "dense.tflite")
+        export.to_tflite(model, folder / "dense.tflite", optimize="dense")
         return export.shrink_tflite(folder / "dense.tflite", folder / "small.tflite", x[:200], flops=0.6)
 
     def run_in_a_browser(folder: Path, model: keras.Model) -> Any:
-        export.to_tflite(model, folder / "dense.tflite")
+        export.to_tflite(model, folder / "dense.tflite", optimize="dense")
         return export.rewrite(folder / "dense.tflite", folder / "web.tflite", target="web", batch=1)
 
     def watch_learns(folder: Path, model: keras.Model) -> Any:

@@ -391,7 +391,7 @@ class Supplies:
             return self._miss(f"{name}, which holds other objects")
         load_keras()
         for room in _KERAS_MODULES.get(str(text.get("of")), ()):
-            kind = getattr(importlib.import_module(f"{text['of']}.{room}"), name, None)
+            kind: Any = getattr(importlib.import_module(f"{text['of']}.{room}"), name, None)
             if isinstance(kind, type):
                 return kind.from_config(config)
         return self._miss(f"{name}, which is not a class of Keras")
