@@ -468,7 +468,7 @@ def _seeds(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _notes(function: str, arguments: Mapping[str, Any]) -> list[str]:
     if function != "compress":
         return []
-    notes = []
+    notes = ["the search measures the time of a training step, and trains as many as fit: another run may differ"]
     search = arguments.get("search", {}).get("values", {})
     if "trials" not in search:
         notes.append("the search ended when its time was over: with Search(trials=...) it ends after as many recipes")
