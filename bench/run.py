@@ -48,6 +48,7 @@ COMMANDS = [
     ["calibration.py"],
     ["damage.py"],
     ["gate.py"],
+    ["reproduce.py"],
     ["recurrent_export.py"],
     ["second_export.py"],
     ["converters.py"],

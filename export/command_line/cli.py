@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from tfprune.export.command_line.commands import add_compress, add_export, add_micro, add_prune, add_shrink
+from tfprune.export.command_line.commands import add_compress, add_export, add_micro, add_prune, add_shrink, certify
 from tfprune.export.command_line.file_commands import (
     add_bench,
     add_check,
@@ -22,6 +22,7 @@ from tfprune.export.command_line.file_commands import (
     add_demo,
     add_generate,
     add_inspect,
+    add_reproduce,
     add_train,
     add_verify,
     add_web,
@@ -55,10 +56,10 @@ _EPILOG = """\
 exit codes:
   0  done, and what was checked is right
   1  a check failed: a file does not run on the samples, or differs from what it was compared with;
-     `compare` found a loss above a limit; `check` found a broken rule; or a search had no time to
-     try anything
+     `compare` found a loss above a limit; `check` found a broken rule; `reproduce` made another file;
+     or a search had no time to try anything
   2  it could not be done: a missing file, a wrong shape, an unknown option, a rule of `check` that
-     could not be measured
+     could not be measured, something that `reproduce` needs and does not have
 
 TensorFlow's start-up messages are hidden. TF_CPP_MIN_LOG_LEVEL=0 tfprune COMMAND ... shows them.
 """
@@ -98,13 +99,17 @@ def _meant(word: str, choices: Sequence[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 if a check failed, or 2 if it could not be done."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(words)
     if "command" not in options:
         parser.print_help(sys.stderr)
         return 2
     try:
         with _orderly_end(), _warnings_in_lines(options):
+            write = certify(options, words) if getattr(options, "certificate", None) else None
             report = options.command(options)
+            if write is not None:
+                write(report)
     except (TypeError, ValueError) as error:
         return _fail(printed(error, options))
     except OSError as error:
@@ -169,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
     for add_command in _COMMANDS:
         add_command(commands)
+    add_reproduce(commands, parser)
     add_completion(commands, parser)
     return parser
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from tfprune.base.folders import TemporaryFolder
 from tfprune.base.limit import Limit
 from tfprune.export.command_line.options import (
+    add_certificate,
     add_command,
     add_device,
     add_file,
@@ -39,9 +40,65 @@ from tfprune.export.file.container import (
     read_model,
     write_atomically,
 )
+from tfprune.export.file.report import FileReport, folder_hash, with_origin
 from tfprune.export.keras_side.loading import load_arrays, load_keras, load_model
 from tfprune.export.micro.reports import ACCELERATORS
 from tfprune.report import Report
+
+# `--certificate`: how a file was made, written beside it.
+
+# Options that name files and folders which a command reads.
+INPUTS = (
+    *("source", "samples", "data", "validation", "train", "test", "groups"),
+    *("check_on", "evaluate_on", "calibration", "recipe", "labels"),
+)
+
+
+def certify(options: argparse.Namespace, words: Sequence[str]) -> Callable[[Any], None]:
+    """Hash what a command reads, before it runs; return a function of its report that writes the certificate.
+
+    Args:
+        options: The options of the command.
+        words: The command line, after `tfprune`.
+
+    Raises:
+        ValueError: If the command writes no file that has a certificate, or the certificate cannot be written.
+    """
+    if "data" in options and options.source.endswith((".keras", ".h5")):
+        raise ValueError(
+            f"Expected a .tflite file with --certificate. Received: {options.source!r}: a saved Keras model holds "
+            "the time when it was saved. Leave the option out, and export the new model with it."
+        )
+    inputs = {piece: folder_hash(Path(piece)) for piece in _input_files(options)}
+    check_destination(options.certificate)
+    check_not_read(options.certificate, *inputs)
+    check_not_read(options.certificate, getattr(options, "path", None))
+
+    def write(report: Any) -> None:
+        if isinstance(report, FileReport):
+            command = [word for word in _without(words, "--certificate") if word != "--json"]
+            dataclasses.replace(report.certificate(), command=command, inputs=inputs).save(options.certificate)
+
+    return write
+
+
+def _input_files(options: argparse.Namespace) -> Iterator[str]:
+    """Yield the files and folders that the options name, each of which is there."""
+    for name in INPUTS:
+        for piece in (getattr(options, name, None) or "").split(","):
+            if piece and Path(piece).exists():
+                yield piece
+
+
+def _without(words: Sequence[str], option: str) -> Iterator[str]:
+    """Yield the words of a command line without an option and its value."""
+    values = iter(words)
+    for word in values:
+        if word == option:
+            next(values, None)
+        elif not word.startswith(f"{option}="):
+            yield word
+
 
 # `tfprune export`: a saved Keras model, or a .tflite file, into a smaller file.
 
@@ -88,6 +145,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
         "--compress", choices=["gzip", "xz", "packed"], help="compress the file; Runner reads it directly"
     )
     parser.add_argument("--card", action="store_true", help="also write a model card in Markdown, PATH.md")
+    add_certificate(parser)
     add_imports(parser)
     _add_metadata_options(parser)
     _add_checks(parser)
@@ -154,7 +212,7 @@ def _described(options: argparse.Namespace) -> Any:
         report = _exported(options, str(Path(folder, path.name)))
         add_metadata(report.path, path, class_names=names, mean=options.mean, std=options.std)
     sizes = {"bytes": path.stat().st_size, "tflite_bytes": len(read_model(path))}
-    return dataclasses.replace(report, path=options.path, **sizes)
+    return with_origin(dataclasses.replace(report, path=options.path, **sizes), report)
 
 
 def _names(path: str) -> list[str]:
@@ -296,6 +354,7 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
     parser.set_defaults(arguments=_PRUNE_ARGUMENTS, command=functools.partial(_prune, parser))
     add_saved_model(parser, optional=("path", "data"))
     add_file_samples(parser)
+    add_certificate(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
     _add_form(parser, of="for a .tflite file: ")
     _add_prune_goal(parser)
@@ -439,6 +498,7 @@ tfprune shrink model.tflite small.tflite --samples x.npy --target micro --arena 
     parser.set_defaults(arguments=_SHRINK_ARGUMENTS, command=functools.partial(_shrink, parser))
     add_saved_model(parser, optional=("path", "data"))
     add_file_samples(parser)
+    add_certificate(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
     add_target(parser, others=("web",))
     goal = parser.add_mutually_exclusive_group()
@@ -547,6 +607,7 @@ tfprune compress model.keras --train x.npy,y.npy --target ethos-u55-128 --max-cy
     parser.add_argument(
         "--test", metavar="X,Y", help="samples and labels on which the best files are measured at the end"
     )
+    add_certificate(parser)
     _add_compress_goal(parser)
     add_target(parser, others=ACCELERATORS)
     parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the whole search (default: 30)")

@@ -1,23 +1,27 @@
-"""Commands for files that exist: inspect, verify, compare, bench, train, generate and web; and the demo."""
+"""Commands for files that exist: inspect, verify, compare, check, reproduce, bench, train and web; and the demo."""
 
 from __future__ import annotations
 
 import argparse
 import atexit
 import contextlib
+import io
 import json
 import math
 import os
+import platform
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tfprune.base.folders import TemporaryFolder
+from tfprune.export.command_line.commands import INPUTS
 from tfprune.export.command_line.options import (
     add_command,
     add_device,
@@ -28,9 +32,23 @@ from tfprune.export.command_line.options import (
     refuse_options,
 )
 from tfprune.export.comparing.damage import CORRUPTIONS
-from tfprune.export.file.container import check_destination, check_not_read, is_model_file
-from tfprune.export.keras_side.loading import load_arrays, load_groups, load_keras, load_model
-from tfprune.report import Report
+from tfprune.export.file.container import check_destination, check_not_read, is_model_file, write_atomically
+from tfprune.export.file.report import (
+    Certificate,
+    folder_hash,
+    hashed,
+    read_certificate,
+    version_differences,
+)
+from tfprune.export.keras_side.loading import (
+    Supplies,
+    absent,
+    load_arrays,
+    load_groups,
+    load_keras,
+    load_model,
+)
+from tfprune.report import Report, table
 
 # `tfprune inspect`: what a file holds.
 
@@ -44,7 +62,6 @@ def add_inspect(commands: Any) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> Any:
-    from tfprune.export.file.container import write_atomically
     from tfprune.export.file.inspect import inspect, page
 
     if options.html:
@@ -279,7 +296,6 @@ tfprune check model.tflite --policy policy.toml --baseline main.tflite --data x.
 
 def _check(options: argparse.Namespace) -> Any:
     from tfprune.export.comparing.gate import check, first_policy
-    from tfprune.export.file.container import write_atomically
 
     pages = {"markdown": options.markdown, "junit": options.junit}
     pages |= {"as_dict": options.json} if isinstance(options.json, str) else {}
@@ -330,6 +346,217 @@ def _check_new(path: str) -> None:
             f"Expected a new file with --init. Received: {path!r}, which exists. Remove it, or choose another name: "
             "a policy that was edited is not overwritten."
         )
+
+
+# `tfprune reproduce`: a file made again from its certificate.
+#
+# A certificate is not trusted. Its recipe is a call of a function that is listed here, on plain values and on inputs
+# that have the hash in the certificate. Modules of the user and other programs run only if the user names them here
+# as well, and modules only if their hash is equal, too.
+
+_WRITERS = {
+    *("to_tflite", "prune_tflite", "shrink_tflite", "rewrite", "compress"),
+    *("to_generator", "to_embedder", "to_trainer"),
+}
+_WRITING_COMMANDS = ("export", "prune", "shrink", "compress")
+
+
+@dataclass(frozen=True)
+class _Reproduced(Report):
+    """A file that was made again from its certificate, and whether its bytes are equal."""
+
+    file: str
+    equal: bool
+    sha256: str
+    expected: str
+    bytes: int
+    expected_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.equal
+
+    def __str__(self) -> str:
+        rows = [["bytes", f"{self.bytes:,}"], ["sha256", self.sha256]]
+        if not self.equal:
+            rows += [["expected bytes", f"{self.expected_bytes:,}"], ["expected sha256", self.expected]]
+        rows += [["note", note] for note in self.notes]
+        return table([self.file, "EQUAL" if self.equal else "DIFFERENT"], rows, left=2)
+
+
+def add_reproduce(commands: Any, whole: argparse.ArgumentParser) -> None:
+    """Add the command; `whole` is the parser of the whole command line, which reads that of a certificate."""
+    text = (
+        "Make a .tflite or .litertlm file again from its certificate, and compare the bytes. Inputs that are missing "
+        "or have changed, and packages of another version, are listed before any work starts. The exit code is 0 for "
+        "equal bytes, 1 for different ones, and 2 if the file could not be made again."
+    )
+    examples = """
+tfprune reproduce model.json
+tfprune reproduce model.json --from data --from model.keras --output again.tflite
+tfprune reproduce model.json --file model.tflite --import my_layers
+"""
+    parser = add_command(commands, "reproduce", run=_reproduce, text=text, extra="train", examples=examples)
+    parser.set_defaults(whole=whole)
+    text = "a certificate, written with --certificate or by the report's `certificate`"
+    add_file(parser, "document", metavar="CERTIFICATE", help=text)
+    text = (
+        "file, or folder of files, in which models and arrays are found by their hash; may be repeated (default: the "
+        "folder of the certificate)"
+    )
+    add_file(parser, "--from", dest="places", metavar="PATH", action="append", default=[], help=text)
+    add_file(parser, "--file", metavar="FILE", help="the file that the certificate is of, which is compared first")
+    add_file(parser, "--output", metavar="FILE", help="also write the file that was made again")
+    text = "go on with other versions of packages, and list them in the report"
+    parser.add_argument("--any-versions", action="store_true", help=text)
+    text = "Python that has LiteRT Quantizer, for a certificate that names one; it runs only if it is named here"
+    add_file(parser, "--recipe-python", metavar="PATH", help=text)
+    add_imports(parser)
+
+
+def _reproduce(options: argparse.Namespace) -> Any:
+    certificate = read_certificate(options.document)
+    if options.file is not None and hashed(Path(options.file).read_bytes())["sha256"] != certificate.file["sha256"]:
+        raise ValueError(
+            f"Expected the file that {options.document!r} is the certificate of, {certificate.file['name']!r}. "
+            f"Received: {options.file!r}, which is another one."
+        )
+    if options.output is not None:
+        check_destination(options.output)
+        check_not_read(options.output, options.document, options.file, *options.places, *certificate.inputs)
+    notes = _check_versions(certificate, options)
+    _check_code(certificate, options)
+    recipe = _command_recipe if certificate.command else _call_recipe
+    with TemporaryFolder() as folder, contextlib.redirect_stdout(sys.stderr):
+        path = Path(folder, certificate.file["name"])
+        recipe(certificate, options, path)()
+        content = path.read_bytes() if path.is_file() else b""
+    if options.output is not None and content:
+        write_atomically(options.output, content)
+    now, expected = hashed(content), certificate.file
+    if not content:
+        notes.append("no file of this name was made")
+    return _Reproduced(
+        file=expected["name"],
+        equal=now["sha256"] == expected["sha256"],
+        sha256=now["sha256"],
+        expected=expected["sha256"],
+        bytes=now["bytes"],
+        expected_bytes=expected["bytes"],
+        notes=(*notes, *certificate.notes),
+    )
+
+
+def _refuse(problems: Sequence[str], certificate: Certificate) -> None:
+    """Refuse to work if something is missing, and name all of it."""
+    if problems:
+        raise ValueError(
+            f"Expected all that {certificate.file['name']!r} was made of. Received: {'; '.join(problems)}."
+        )
+
+
+def _check_versions(certificate: Certificate, options: argparse.Namespace) -> list[str]:
+    """Refuse other versions of packages, and return notes about Python's."""
+    differences = version_differences(certificate)
+    notes = [text for name, text in differences.items() if name == "python" or options.any_versions]
+    machine = certificate.machine.get("machine")
+    if machine != platform.machine():
+        notes.append(f"machine {machine}, and here it is {platform.machine()}: other processors may round otherwise")
+    others = [text for name, text in differences.items() if name != "python" and not options.any_versions]
+    if others:
+        raise ValueError(
+            f"Expected the packages of {options.document!r}. Received: {'; '.join(others)}. Install those versions, "
+            "or pass --any-versions to compare all the same."
+        )
+    return notes
+
+
+def _check_code(certificate: Certificate, options: argparse.Namespace) -> None:
+    """Refuse code that the user did not name, or that is not the code of the certificate."""
+    problems = [
+        f"--import {name}, which is not in the certificate" for name in {*options.imports} - {*certificate.code}
+    ]
+    for name, sha256 in certificate.code.items():
+        if name not in options.imports:
+            problems.append(
+                f"no --import {name}, a module that the certificate names; it runs code, so look at it first"
+            )
+        elif _module_hash(name) != sha256 or not sha256:
+            problems.append(f"module {name}, which is not found here, or has changed")
+    _refuse(sorted(problems), certificate)
+
+
+def _module_hash(name: str) -> str:
+    """Return the SHA-256 of a module's file, as Python would find it, without running it; empty if there is none."""
+    for folder in (str(Path.cwd()), *sys.path):
+        path = Path(folder, *name.split("."))
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if file.is_file():
+                return folder_hash(file)
+    return ""
+
+
+def _places(options: argparse.Namespace) -> Iterator[Path]:
+    """Yield the files in which inputs are looked for."""
+    for place in map(Path, options.places or [Path(options.document).parent]):
+        yield from sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+
+
+def _command_recipe(certificate: Certificate, options: argparse.Namespace, path: Path) -> Callable[[], Any]:
+    """Return a function that runs the command line of a certificate, with inputs of the same hashes."""
+    words = certificate.command
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            command = options.whole.parse_args(words if words[0] in _WRITING_COMMANDS else ["unknown"])
+    except SystemExit as error:
+        raise ValueError(
+            f"Expected a command line that writes a file in {options.document!r}. Received: tfprune "
+            f"{shlex.join(words)}."
+        ) from error
+    problems = []
+    for name in ("on", "python", "ssh"):
+        if getattr(command, name, None) is not None:
+            problems.append(
+                f"--{name}, a device that a search measured on, as another run would not measure the same"
+            )
+    if getattr(command, "recipe_python", None) is not None:
+        command.recipe_python = options.recipe_python
+        if options.recipe_python is None:
+            problems.append("no --recipe-python, a program that the certificate names; it is run only if you name it")
+    inputs = {name: _input_path(name, sha256, options) for name, sha256 in certificate.inputs.items()}
+    problems += [absent(name, certificate.inputs[name]) for name, place in inputs.items() if place is None]
+    _refuse(problems, certificate)
+    for name, value in vars(command).items():
+        if name in INPUTS and isinstance(value, str):
+            setattr(command, name, ",".join(str(inputs.get(piece, piece)) for piece in value.split(",")))
+    command.path, command.folder = str(path), str(path.parent)
+    command.imports, command.certificate, command.card = options.imports, None, False
+    return partial(command.command, command)
+
+
+def _input_path(name: str, sha256: str, options: argparse.Namespace) -> Path | None:
+    """Return where an input is that a command line named, by its hash; None if it is nowhere."""
+    places = [Path(place) for place in (*options.places, Path(options.document).parent)]
+    choices = [Path(name), *places, *(place / Path(name).name for place in places)]
+    return next((path for path in choices if path.exists() and folder_hash(path) == sha256), None)
+
+
+def _call_recipe(certificate: Certificate, options: argparse.Namespace, path: Path) -> Callable[[], Any]:
+    """Return a function that calls the writer of a certificate, with arguments of the same hashes."""
+    from tfprune import export
+
+    problems = (
+        [] if certificate.function in _WRITERS else [f"function {certificate.function!r}, which writes no file"]
+    )
+    supplies = Supplies(_places(options), problems, options=options)
+    arguments = {name: supplies.value(value) for name, value in certificate.arguments.items()}
+    _refuse(problems, certificate)
+    arguments = {name: supplies.with_models(value) for name, value in arguments.items()}
+    _refuse(problems, certificate)
+    place = {"folder": path.parent} if certificate.function == "compress" else {"path": path}
+    write: Callable[..., Any] = getattr(export, certificate.function)
+    return partial(write, **{**arguments, **place, "verbose": 0})
 
 
 # `tfprune bench`: how fast a file is here, on a device or in a browser; of a language model, tokens per second.

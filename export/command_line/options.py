@@ -170,6 +170,12 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
         yield remote
 
 
+def add_certificate(parser: argparse.ArgumentParser) -> None:
+    """Add the option that writes a certificate beside a file."""
+    text = "also write a certificate in JSON, with which `tfprune reproduce` makes the .tflite file again"
+    add_file(parser, "--certificate", metavar="FILE", help=text)
+
+
 def add_target(parser: argparse.ArgumentParser, *, others: tuple[str, ...] = ()) -> None:
     """Add the options of the runtime that a file is for: microcontrollers, or others such as `web` and NPUs."""
     web = ", web for LiteRT.js in a browser" if "web" in others else ""

@@ -42,6 +42,7 @@ from tfprune.export.compressing.report import UNITS, CompressReport, write_front
 from tfprune.export.compressing.trials import FORMATS, PATTERNS
 from tfprune.export.device.processes import Device
 from tfprune.export.device.remote import check_devices
+from tfprune.export.file.report import certified
 from tfprune.export.keras_side.ask import Vela, micro_support
 from tfprune.export.keras_side.convert import count_inputs, labeled_arrays
 from tfprune.export.micro.micro import Micro, read_micro
@@ -248,6 +249,7 @@ _TARGETS = "or a Micro, or an NPU of tfprune.export.vela"
 _MEASURES = {"size": "bytes", "latency": "latency_ms"}
 
 
+@certified
 def compress(
     model: keras.Model,
     data: Any,

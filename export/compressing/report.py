@@ -19,8 +19,8 @@ from tfprune.export.compressing.evaluate import FileEvaluator
 from tfprune.export.compressing.policy import Goal, SearchLoop, pareto_front
 from tfprune.export.compressing.trials import FORMATS, LEAST_FLOPS, PATTERNS, MeasuredFile
 from tfprune.export.file.container import write_atomically
-from tfprune.export.file.report import HubEntry, model_card
-from tfprune.report import Report, install, table
+from tfprune.export.file.report import FileReport, HubEntry, model_card
+from tfprune.report import install, table
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.trials import Recipe
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CompressReport(Report):
+class CompressReport(FileReport):
     """The best files of `compress`, and all files that it measured.
 
     Attributes:
@@ -129,6 +129,17 @@ class CompressReport(Report):
     def cost(self) -> str:
         """The attribute of a file that the table shows beside its bytes: `latency_ms`, `arena_bytes` or `cycles`."""
         return {None: "latency_ms", "micro": "arena_bytes"}.get(self.target, "cycles")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The best files, the smallest or fastest first; `certificate` takes the path of one."""
+        return tuple(str(Path(self.folder, file.file)) for file in self.front if file.file)
+
+    def facts(self, path: str) -> dict[str, Any]:
+        """Return what is known about one of the files, and the limits of the search, as values of JSON."""
+        file = next(file for file in self.front if file.file == Path(path).name)
+        rows = {"metric": self.metric, "before": self.baseline, "max_drop": self.max_drop, "samples": self.samples}
+        return {**rows, "limits": {**self.limits}, "file": file.as_dict()}
 
     def standard_error(self, file: MeasuredFile) -> float | None:
         """Return the standard error of a file's score, if that is a share of the samples; else None.

@@ -1,21 +1,33 @@
-"""Reports of files, model cards, and the archive of labels behind a .tflite file."""
+"""Reports of files, model cards, certificates, and the archive of labels behind a .tflite file."""
 
 from __future__ import annotations
 
+import contextvars
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import inspect
 import io
 import json
 import math
+import os
+import platform
 import re
 import struct
+import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote
 
-from tfprune.base.folders import most_unpacked, open_archive, read_entry, reading
-from tfprune.base.spec import ArgumentError, ArgumentTypeError
-from tfprune.report import Report, Skipped, printable, shortened
+import numpy as np
+
+from tfprune.base.folders import most_unpacked, open_archive, parse_json, read_entry, read_fields, reading, save_file
+from tfprune.base.spec import ArgumentError, ArgumentTypeError, Spec
+from tfprune.report import Report, Skipped, printable, shortened, table
 
 # Reports of files: what several of them share.
 
@@ -269,6 +281,448 @@ def _escaped(text: str) -> str:
         conv\\_1\\|\\<b\\> http\\://x
     """
     return _MARKS.sub(lambda match: "\\" + match[0], printable(text))
+
+
+# Certificates: the call that made a file, what it was made of, and how it was checked.
+#
+# A call is described before it runs, because models and arrays may change afterwards, and in values of JSON: plain
+# values stand as they are, and everything else as a dict of one kind, such as {"array": ...} with its hash.
+
+CERTIFICATE = 1  # the version of the format
+_FORMAT = "tfprune certificate"
+# Packages by the names of their modules: those that are loaded can change a file, and some run in other processes.
+_PACKAGES = {
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "keras_hub": "keras-hub",
+    "jax": "jax",
+    "torch": "torch",
+    "tflite_micro": "tflite-micro",
+    "litert_converter": "litert-converter",
+    "litert_lm_builder": "litert-lm-builder",
+    "ethosu": "ethos-u-vela",
+}
+_ALWAYS = ("numpy", "flatbuffers", "ai-edge-litert", "tflite-runtime")
+_LIBRARIES = ("keras", "keras_hub", "keras_cv", "keras_nlp", "tensorflow", "tfprune", "builtins")
+_SOURCES = ("source", "data", "validation_data", "test_data")  # arguments in which a text is a path
+_OUTPUTS, _SILENT = ("path", "folder"), ("verbose",)
+_MOST_INLINE = 2**16  # characters of lists and texts that stand in a certificate as they are
+_within = contextvars.ContextVar("_within", default=False)  # a writer that another one calls is a part of its call
+_Arguments = ParamSpec("_Arguments")
+_Returned = TypeVar("_Returned", bound="FileReport")
+
+
+@dataclass(frozen=True)
+class Certificate(Report):
+    """How a file can be made again, byte for byte, and how it was checked: `certificate` of a report returns one.
+
+    `tfprune reproduce` runs the recipe again and compares the bytes. All fields are values of JSON.
+
+    Attributes:
+        file: The name of the file, its SHA-256 and its number of bytes.
+        function: The function that wrote it, a name of `tfprune.export`.
+        arguments: The arguments that were not the default, by name. Arrays, models and files stand by their SHA-256.
+        command: The words of the command line after `tfprune`; empty for a call in Python.
+        inputs: The SHA-256 of each file and folder that the command line names.
+        code: The SHA-256 of each module of the user that the model or an argument comes from, by its name.
+        seeds: The seeds among the arguments, by name.
+        versions: The versions of the packages that took part, and of Python.
+        machine: The system and the processor's family, and the backend of Keras.
+        checks: What the report says of the file: the runtimes that ran it, differences of outputs, and sizes; with
+            `damage` what each class lost, and with `latency` what a run took, and where.
+        notes: What may keep the file from being made again.
+    """
+
+    file: dict
+    function: str
+    arguments: dict
+    versions: dict
+    machine: dict
+    command: list = field(default_factory=list)
+    inputs: dict = field(default_factory=dict)
+    code: dict = field(default_factory=dict)
+    seeds: dict = field(default_factory=dict)
+    checks: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The certificate in JSON, as `read_certificate` reads it."""
+        return json.dumps({"format": _FORMAT, "version": CERTIFICATE, **self.as_dict()}, indent=2) + "\n"
+
+    @property
+    def call(self) -> str:
+        """The call in Python, with words in place of what stands in no certificate."""
+        words = [f"{name}={_words(value)}" for name, value in self.arguments.items()]
+        return f"tfprune.export.{self.function}({', '.join(words)})"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate as a file in JSON, whole or not at all."""
+        save_file(path, self.text.encode())
+
+    def __str__(self) -> str:
+        rows = [["sha256", str(self.file["sha256"])], ["bytes", f"{self.file['bytes']:,}"]]
+        rows.append(["made by", " ".join(["tfprune", *self.command]) if self.command else self.call])
+        rows += [["version", f"{name} {number}"] for name, number in self.versions.items()]
+        rows += [["note", note] for note in self.notes]
+        return table(["certificate", str(self.file["name"])], rows, left=2)
+
+
+def read_certificate(path: str | os.PathLike[str]) -> Certificate:
+    """Read a certificate without trusting it.
+
+    Raises:
+        ValueError: If it is not a certificate, or one of a newer format.
+    """
+    with reading(path, expected="a certificate of tfprune", advice="Write it with --certificate FILE.json"):
+        content = parse_json(Path(path).read_bytes())
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            raise ValueError("it is not one")
+        version = content.pop("version", None)
+        if type(version) is not int or not 1 <= version <= CERTIFICATE:
+            newer = type(version) is int and version > CERTIFICATE
+            why = f"newer than {CERTIFICATE}, which this tfprune reads; update it" if newer else "an unknown one"
+            raise ValueError(f"its format has version {version!r}, {why}")
+        certificate = read_fields(Certificate, content)
+        name, sha256, size = (certificate.file.get(key) for key in ("name", "sha256", "bytes"))
+        if not (_is_value(certificate.function) and _is_value({"dict": certificate.arguments})):
+            raise ValueError("its call holds what is not a value of a certificate")
+        texts = [name, sha256, *certificate.command, *certificate.inputs.values(), *certificate.code.values()]
+        texts += [*certificate.versions.values(), *certificate.machine.values(), *certificate.notes]
+        if type(size) is not int or not all(isinstance(text, str) for text in texts):
+            raise ValueError("a field of it has another type")
+        if not name or PurePath(name).name != name or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
+            raise ValueError("its file has no name or no SHA-256")
+        return certificate
+
+
+# What stands behind the name of a kind, which comes first in a dict.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("array", "file", "model", "code", "keras", "class", "not recorded"), str),
+    "tuple": list,
+    "dict": dict,
+}
+
+
+def _is_value(value: Any) -> bool:
+    """Return whether a value is one that `_described` returns."""
+    if isinstance(value, list):
+        return all(map(_is_value, value))
+    if not isinstance(value, dict):
+        return True
+    kind = next(iter(value), "")
+    if not isinstance(value.get(kind), _KINDS.get(kind, ())):
+        return False
+    if kind == "class":
+        return isinstance(value.get("values"), dict) and all(map(_is_value, value["values"].values()))
+    inner = value[kind].values() if kind == "dict" else value[kind] if kind == "tuple" else ()
+    return all(map(_is_value, inner))
+
+
+class FileReport(Report):
+    """Base of the reports of functions that write a model file: it remembers the call, if `certified` ran it."""
+
+    _origin: ClassVar[Any] = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that were written."""
+        written: Any = getattr(self, "file", self)
+        return (written.path,)
+
+    def facts(self, path: str) -> dict[str, Any]:
+        """Return what is known about one of the files, as values of JSON."""
+        return self.as_dict()
+
+    def certificate(
+        self, *, damage: Report | None = None, latency: Report | None = None, path: str | None = None
+    ) -> Certificate:
+        """Return a certificate: how the file can be made again, byte for byte, and how it was checked.
+
+        Save it beside the file with `certificate().save(path)`. `tfprune reproduce` makes the file again.
+
+        Args:
+            damage: What `tfprune.export.damage` found: what each class lost, with its interval. None leaves it out.
+            latency: What `tfprune.export.benchmark` measured. None leaves it out.
+            path: One of `paths`. None (the default) takes the first.
+
+        Raises:
+            ValueError: If no writer returned this report, or it did not write `path`.
+
+        Example:
+            >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
+            >>> certificate = report.certificate()
+            >>> certificate.function, len(certificate.file["sha256"])
+            ('to_tflite', 64)
+        """
+        path = self.paths[0] if path is None else path
+        origin = self._origin
+        if origin is None or path not in origin["files"]:
+            raise ValueError(
+                f"Expected a report as its writer returned it, and one of its files. Received: {path!r}. Call the "
+                "writer again."
+            )
+        facts = self.facts(path)
+        facts.pop("path", None)
+        facts |= {name: part.as_dict() for name, part in (("damage", damage), ("latency", latency)) if part}
+        return Certificate(file=origin["files"][path], checks=facts, **origin["call"])
+
+
+def certified(write: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
+    """Let the report of a writer remember the call, so that it has a certificate."""
+    signature = inspect.signature(write)
+
+    @functools.wraps(write)
+    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Returned:
+        try:
+            arguments = {} if _within.get() else signature.bind(*args, **kwargs).arguments
+        except TypeError:  # the function itself says what is wrong
+            arguments = {}
+        if not arguments:
+            return write(*args, **kwargs)
+        token = _within.set(True)
+        try:
+            call = _call(write.__name__, arguments, signature)
+            report = write(*args, **kwargs)
+            with_origin(report, call)
+            return report
+        finally:
+            _within.reset(token)
+
+    return run
+
+
+def with_origin(report: _Returned, origin: Mapping[str, Any] | FileReport) -> _Returned:
+    """Let a report remember a call, that of another report for example, and hash its files."""
+    call = origin._origin["call"] if isinstance(origin, FileReport) else origin
+    files = {path: {"name": PurePath(path).name, **hashed(Path(path).read_bytes())} for path in report.paths}
+    object.__setattr__(report, "_origin", {"call": call, "files": files})
+    return report
+
+
+def hashed(content: bytes) -> dict[str, Any]:
+    """Return the SHA-256 of a file's content, and its size."""
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def array_hash(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array: of its type and shape, and then of its entries in order."""
+    result = hashlib.sha256(f"{array.dtype.name}{list(array.shape)}".encode())
+    result.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return result.hexdigest()
+
+
+def model_hash(model: Any) -> str:
+    """Return the SHA-256 of a Keras model: of its configuration, without names of variables, and its weights.
+
+    A model that was saved and loaded again has the same one: times in its file do not count.
+    """
+    try:
+        config = json.loads(model.to_json())
+        for name in ("compile_config", "build_config"):
+            config.pop(name, None)
+    except (NotImplementedError, TypeError, ValueError):  # of a class that has no configuration
+        config = {"class_name": type(model).__name__}
+    result = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for weight in model.weights:
+        result.update(array_hash(np.asarray(weight)).encode())
+    return result.hexdigest()
+
+
+def folder_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder: of the names of its files and their contents."""
+    if path.is_file():
+        return hashed(path.read_bytes())["sha256"]
+    rows = [f"{file.relative_to(path).as_posix()} {folder_hash(file)}" for file in path.rglob("*") if file.is_file()]
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this library, and of the packages that may change a file."""
+    numbers = {"python": platform.python_version(), "tfprune": sys.modules["tfprune"].__version__}
+    for name in (*_ALWAYS, *(package for module, package in _PACKAGES.items() if module in sys.modules)):
+        number = version_of(name)
+        if number:
+            numbers[name] = number
+    return numbers
+
+
+def version_differences(certificate: Certificate) -> dict[str, str]:
+    """Return the packages whose version here is another one than that of a certificate, in words, and Python."""
+    here = {**versions(), **{name: version_of(name) for name in (*_ALWAYS, *_PACKAGES.values())}}
+    return {
+        name: f"{name} {number}, and here it is {here.get(name) or 'not installed'}"
+        for name, number in certificate.versions.items()
+        if here.get(name) != number
+    }
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package that is installed; empty for another one."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _call(function: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+    """Return the fields of a certificate that a call has."""
+    code: dict[str, str] = {}
+    texts = {}
+    for name, value in arguments.items():
+        default = signature.parameters[name].default
+        if name not in (*_OUTPUTS, *_SILENT) and not (value is default or _equal_plain(value, default)):
+            is_path = name in _SOURCES and isinstance(value, str)
+            texts[name] = _described(Path(value) if is_path else value, code)
+    keras = sys.modules.get("keras")
+    backend = {"backend": keras.backend.backend()} if keras is not None else {}
+    machine = {"system": platform.system(), "machine": platform.machine(), **backend}
+    seeds = dict(_seeds(texts))
+    call = {"function": function, "arguments": texts, "versions": versions(), "machine": machine}
+    return {**call, "code": code, "seeds": seeds, "notes": _notes(function, texts)}
+
+
+def _equal_plain(value: Any, default: Any) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return (
+        type(value) is type(default)
+        and all(isinstance(each, (str, int, float)) for each in parts)
+        and value == default
+    )
+
+
+def _seeds(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        if name == "seed" and isinstance(inner, int):
+            yield f"{path}{name}", inner
+        yield from _seeds(inner, f"{path}{name}.")
+
+
+def _notes(function: str, arguments: Mapping[str, Any]) -> list[str]:
+    if function != "compress":
+        return []
+    notes = ["the search measures the time of a training step, and trains as many as fit: another run may differ"]
+    search = arguments.get("search", {}).get("values", {})
+    if "trials" not in search:
+        notes.append("the search ended when its time was over: with Search(trials=...) it ends after as many recipes")
+    if arguments.get("optimize") == "latency" and "target" not in arguments:
+        notes.append("files were chosen by their measured latency, which another run may measure otherwise")
+    if search.get("jobs", 1) > 1 or "executor" in search:
+        notes.append("trials ran at once: which comes first is not fixed")
+    return notes
+
+
+def _described(value: Any, code: dict[str, str]) -> Any:
+    """Return a value as JSON has it; modules of the user's that it comes from are added to `code`."""
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, np.generic):
+        return _described(value.item(), code)
+    if isinstance(value, (bytes, bytearray, memoryview, os.PathLike)):
+        return _described_file(value)
+    if hasattr(value, "weights") and hasattr(value, "layers"):
+        _add_classes(value, code)
+        return {"model": model_hash(value), "name": value.name}
+    if hasattr(value, "__array__") and hasattr(value, "shape"):
+        return _described_array(value)
+    if isinstance(value, (tuple, list, Mapping)):
+        return _described_items(value, code)
+    if isinstance(value, Spec) or (dataclasses.is_dataclass(value) and type(value).__module__.startswith("tfprune.")):
+        return {"class": type(value).__name__, "values": _described_fields(value, code)}
+    if inspect.isfunction(value) or inspect.isclass(value):
+        _add_code(value.__module__, code)
+        return {"code": f"{_module_name(value.__module__)}:{value.__qualname__}"}
+    return _described_object(value)
+
+
+def _described_fields(value: Any, code: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of a dataclass that are not the default."""
+    fields = [each for each in dataclasses.fields(value) if each.init]
+    values = {each.name: getattr(value, each.name) for each in fields}
+    defaults = {each.name: each.default for each in fields}
+    return {
+        name: _described(inner, code)
+        for name, inner in values.items()
+        if not (inner is defaults[name] or _equal_plain(inner, defaults[name]))
+    }
+
+
+def _described_file(value: Any) -> dict[str, Any]:
+    if not isinstance(value, os.PathLike):
+        return {"file": hashed(bytes(value))["sha256"], "name": "", "content": True}
+    path = Path(value)
+    sha256 = folder_hash(path) if path.is_file() else ""  # the writer refuses what is not there
+    return {"file": sha256, "name": path.name}
+
+
+def _described_array(value: Any) -> dict[str, Any]:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        return {"not recorded": type(value).__name__}
+    if array.dtype.hasobject:
+        return {"not recorded": f"an array of {array.dtype}"}
+    return {"array": array_hash(array), "shape": [*array.shape], "dtype": array.dtype.name}
+
+
+def _described_items(value: Any, code: dict[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            return {"not recorded": "a dict whose keys are not texts"}
+        return {"dict": {name: _described(inner, code) for name, inner in value.items()}}
+    items = [_described(inner, code) for inner in value]
+    if len(json.dumps(items)) > _MOST_INLINE:
+        return {"not recorded": f"a {type(value).__name__} of {len(items):,} values; pass an array"}
+    return {"tuple": items} if isinstance(value, tuple) else items
+
+
+def _described_object(value: Any) -> dict[str, Any]:
+    """Return an object that Keras can save, such as an optimizer, by its class and configuration."""
+    kind = type(value)
+    try:
+        config = json.loads(json.dumps(value.get_config()))
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return {"not recorded": kind.__name__}
+    return {"keras": kind.__name__, "of": kind.__module__.partition(".")[0], "config": config}
+
+
+def _add_classes(model: Any, code: dict[str, str]) -> None:
+    """Add the modules of classes that a model is made of."""
+    _add_code(type(model).__module__, code)
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            _add_classes(layer, code)
+        else:
+            _add_code(type(layer).__module__, code)
+
+
+def _add_code(module: str, code: dict[str, str]) -> None:
+    if module.partition(".")[0] not in _LIBRARIES:
+        file = getattr(sys.modules.get(module), "__file__", None)
+        code[_module_name(module)] = folder_hash(Path(file)) if file and Path(file).is_file() else ""
+
+
+def _module_name(module: str) -> str:
+    """Return the name by which a module can be imported, that of its file for a program."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file).stem if module == "__main__" and file else module
+
+
+def _words(value: Any) -> str:
+    """Return a value of a certificate as Python writes it, as far as it does."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_words, value))}]"
+    if not isinstance(value, dict):
+        return repr(value)
+    kind = next(iter(value), "")
+    if kind == "dict":
+        return f"{{{', '.join(f'{name!r}: {_words(each)}' for name, each in value[kind].items())}}}"
+    if kind == "tuple":
+        return f"({', '.join(map(_words, value[kind]))})"
+    if kind == "class":
+        inner = ", ".join(f"{name}={_words(each)}" for name, each in value["values"].items())
+        return f"{value['class']}({inner})"
+    return f"<{kind} {str(value[kind])[:12]}>"
 
 
 # Files behind a .tflite: TFLite's metadata tools append labels and vocabularies as a zip archive.

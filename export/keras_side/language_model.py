@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
 import math
 import re
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -719,7 +721,35 @@ def litertlm_content(content: bytes, form: TextForm, *, tokenizer: bytes, length
         builder.add_tflite_model(model, package.TfLiteModelType.PREFILL_DECODE)
         with (folder / f"model{SUFFIX}").open("wb") as stream:
             builder.build(stream, validate_metadata=True)
-        return (folder / f"model{SUFFIX}").read_bytes()
+        return _without_chance((folder / f"model{SUFFIX}").read_bytes())
+
+
+# What the package puts into each file anew, whatever its caller asks for: a random id and the time.
+_IDENTIFIER = re.compile(rb"(?<=\x24\0\0\0)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=\0)")
+_TIME = re.compile(rb"(?<=\x20\0\0\0)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00(?=\0)")
+_FIRST_TIME = b"1980-01-01T00:00:00.000000+00:00"
+_HEADER_END = slice(24, 32)  # where a file says how long the header is, which both are in
+
+
+def _without_chance(content: bytes) -> bytes:
+    """Return a file whose id follows from its content and whose time is fixed, so that equal models are equal files.
+
+    Raises:
+        ValueError: If id and time are not where the package writes them.
+    """
+    header = content[: int.from_bytes(content[_HEADER_END], "little")]
+    identifiers, times = [*_IDENTIFIER.finditer(header)], [*_TIME.finditer(header)]
+    if len(identifiers) != 1 or len(times) != 1:
+        raise ValueError(
+            f"Expected one id and one time in the header of a {SUFFIX} file. Received: {len(identifiers)} and "
+            f"{len(times)}. Install litert-lm-builder 0.18.1."
+        )
+    fixed = bytearray(content)
+    fixed[slice(*times[0].span())] = _FIRST_TIME
+    place = slice(*identifiers[0].span())
+    fixed[place] = bytes(len(identifiers[0][0]))
+    fixed[place] = str(uuid.UUID(bytes=hashlib.sha256(fixed).digest()[:16], version=4)).encode()
+    return bytes(fixed)
 
 
 def _written(path: Path, content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Read saved Keras models and samples for the command line."""
+"""Read saved Keras models and samples for the command line, by their names, or by the hashes of a certificate."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from tfprune.base.folders import (
     read_data,
     read_entry,
 )
+from tfprune.export.file.report import array_hash, folder_hash, model_hash
 from tfprune.report import shortened
 
 # Bytes that a model may take while it is loaded: what its configuration asks for is made before its weights are read.
@@ -147,7 +150,7 @@ def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()
         raise ValueError(f"Expected {expected}. Received: {path!r}. Save the model with model.save('x.keras').")
     keras = load_keras()
     for module in imports:
-        _register(_imported(module))
+        _register(imported_module(module))
     advice = (
         "Copy the file again, or save the model anew with model.save('x.keras'). A model with classes of its own "
         "needs --import MODULE; one with other code is exported in Python: tfprune.export.to_tflite(model, path)"
@@ -167,7 +170,7 @@ def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()
             raise
 
 
-def _imported(module: str) -> Any:
+def imported_module(module: str) -> Any:
     """Import a module that the user has named, as `python -m` finds it."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -277,3 +280,134 @@ def load_groups(path: str | None) -> dict[str, np.ndarray] | None:
         return None
     arrays = load_arrays(path)
     return arrays if isinstance(arrays, dict) else {Path(path).stem: arrays}
+
+
+# Values of a certificate, which is not trusted: plain ones, files by their hashes, and objects of listed classes.
+
+# Values that an argument may have, by the module that offers them.
+_CLASSES = {
+    **dict.fromkeys(("Limit", "Distillation"), "tfprune"),
+    **dict.fromkeys(("Unstructured", "Block", "NM"), "tfprune.patterns"),
+    **dict.fromkeys(("Quantization", "EdgeQuantizer", "Micro", "Vela", "Search"), "tfprune.export"),
+}
+_KERAS_MODULES = {"keras": ("optimizers", "losses", "metrics"), "keras_hub": ("tokenizers",)}
+_HASH_SHOWN = 12  # characters of a SHA-256 in a message
+
+
+def absent(name: str, sha256: str) -> str:
+    """Return the words for a file that was not found by its hash."""
+    return f"no file with the SHA-256 {sha256[:_HASH_SHOWN]}... of {name!r}: pass --from with its folder"
+
+
+@dataclass(frozen=True)
+class _ModelHash:
+    """A Keras model of a certificate, which is loaded when all else is there."""
+
+    name: str
+    sha256: str
+
+
+class Supplies:
+    """The values that a certificate describes, found by their hashes.
+
+    Args:
+        files: The files of the user in which they are looked for.
+        problems: Where it is noted what is missing, in words.
+        options: `imports`, the modules that may be imported, and `recipe_python`, the program that may run.
+    """
+
+    def __init__(self, files: Iterable[Path], problems: list[str], *, options: Any) -> None:
+        self._options, self._problems = options, problems
+        self._files = [*files]
+
+    def value(self, text: Any) -> Any:
+        """Return a value as the writer takes it, models as their hashes."""
+        if isinstance(text, list):
+            return [self.value(inner) for inner in text]
+        if not isinstance(text, dict):
+            return text
+        kind = next(iter(text))
+        return getattr(self, f"_{kind.replace(' ', '_')}")(text)
+
+    def with_models(self, value: Any) -> Any:
+        """Return a value whose models are loaded."""
+        if isinstance(value, _ModelHash):
+            return self._loaded(value)
+        return value
+
+    def _miss(self, text: str) -> None:
+        self._problems.append(text)
+
+    def _not_recorded(self, text: Mapping[str, Any]) -> None:
+        self._miss(f"a value that no certificate holds: {text['not recorded']}")
+
+    def _tuple(self, text: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(map(self.value, text["tuple"]))
+
+    def _dict(self, text: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self.value(inner) for name, inner in text["dict"].items()}
+
+    def _model(self, text: Mapping[str, Any]) -> _ModelHash:
+        return _ModelHash(str(text.get("name")), text["model"])
+
+    def _array(self, text: Mapping[str, Any]) -> Any:
+        for path in self._files:
+            if path.suffix in (".npy", ".npz"):
+                content = load_arrays(str(path))
+                for array in content.values() if isinstance(content, dict) else [content]:
+                    if array_hash(array) == text["array"]:
+                        return array
+        shape = f"{text.get('dtype')} of shape {text.get('shape')}"
+        return self._miss(f"no .npy or .npz file with the array {text['array'][:_HASH_SHOWN]}... ({shape})")
+
+    def _file(self, text: Mapping[str, Any]) -> Any:
+        for path in self._files:
+            if folder_hash(path) == text["file"]:
+                return path.read_bytes() if text.get("content") else path
+        return self._miss(absent(str(text.get("name") or "the source"), text["file"]))
+
+    def _code(self, text: Mapping[str, Any]) -> Any:
+        module, _, name = text["code"].partition(":")
+        if module not in self._options.imports:
+            return self._miss(f"no --import {module}")  # with another hash it was refused before
+        value = getattr(imported_module(module), name, None)
+        return value if value is not None else self._miss(f"no {name!r} at the top of module {module}")
+
+    def _class(self, text: Mapping[str, Any]) -> Any:
+        name, values = text["class"], {field: self.value(inner) for field, inner in text["values"].items()}
+        if name not in _CLASSES:
+            return self._miss(f"a value of class {name!r}")
+        if name == "EdgeQuantizer" and values.get("python") is not None:
+            values["python"] = self._options.recipe_python
+            if values["python"] is None:
+                return self._miss("no --recipe-python, a program that the certificate names")
+        if self._problems:
+            return None
+        return getattr(importlib.import_module(_CLASSES[name]), name)(**values)
+
+    def _keras(self, text: Mapping[str, Any]) -> Any:
+        name, config = text["keras"], text.get("config")
+        if "class_name" in json.dumps(config) or not isinstance(config, dict):
+            return self._miss(f"{name}, which holds other objects")
+        load_keras()
+        for room in _KERAS_MODULES.get(str(text.get("of")), ()):
+            kind: Any = getattr(importlib.import_module(f"{text['of']}.{room}"), name, None)
+            if callable(getattr(kind, "from_config", None)):
+                return kind.from_config(config)
+        return self._miss(f"{name}, which is not a class of Keras")
+
+    def _loaded(self, model: _ModelHash) -> Any:
+        reasons = []
+        for path in self._files:
+            if path.suffix in (".keras", ".h5"):
+                try:
+                    loaded = load_model(str(path), compiled=True, imports=self._options.imports)
+                except ValueError as error:  # of another model, as long as one is right
+                    reasons.append(str(error).removesuffix("."))
+                    continue
+                if model_hash(loaded) == model.sha256:
+                    return loaded
+        reasons = reasons or ["save it with model.save, and pass --from with its folder"]
+        return self._miss(
+            f"no .keras file with the model {model.name!r}, {model.sha256[:_HASH_SHOWN]}...: {reasons[0]}"
+        )

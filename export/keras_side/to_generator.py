@@ -23,6 +23,7 @@ from tfprune.export.device.writer_file import TextForm, check_whole_text
 from tfprune.export.file.container import LARGEST_FILE, check_destination, write_atomically, write_model
 from tfprune.export.file.document import load_objects, put_metadata, with_metadata
 from tfprune.export.file.reader import read
+from tfprune.export.file.report import FileReport, certified
 from tfprune.export.keras_side.convert import JOB, SAVED_MODEL, convert_apart
 from tfprune.export.keras_side.language_model import (
     SUFFIX,
@@ -49,7 +50,7 @@ from tfprune.export.rewriting.weights import narrow_weights
 from tfprune.masking.pruned import holds_pruned
 from tfprune.masking.strip import warn_if_dense
 from tfprune.models.anatomy import check_keras, quantized_already, walk
-from tfprune.report import Report, table
+from tfprune.report import table
 
 # Compare what a language model's file writes with Keras: its tokens, its scores, and its perplexity.
 
@@ -157,7 +158,7 @@ _QUARTER = 0.25
 
 
 @dataclass(frozen=True)
-class GeneratorReport(Report):
+class GeneratorReport(FileReport):
     """The file that `to_generator` wrote, and how its text compares with that of the Keras model.
 
     Attributes:
@@ -467,6 +468,7 @@ _READ_TOKENS = 128  # of each text of `check_on`, at most
 _PROGRESS_STEPS = 3  # that take time: the SavedModel, the conversion, the check
 
 
+@certified
 def to_generator(
     model: keras.Model,
     path: str | os.PathLike[str],
@@ -694,6 +696,7 @@ _SEGMENTS = "segment_ids"
 _EXAMPLES = ("The quick brown fox jumps over the lazy dog.", "How are sentences compared?")
 
 
+@certified
 def to_embedder(
     model: keras.Model,
     path: str | os.PathLike[str],

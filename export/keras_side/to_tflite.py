@@ -45,6 +45,7 @@ from tfprune.export.file.container import (
 )
 from tfprune.export.file.model_file import ModelFile, Pass
 from tfprune.export.file.reader import Model
+from tfprune.export.file.report import certified
 from tfprune.export.file.sparse_tensors import WEIGHTS
 from tfprune.export.file.xnnpack import SPARSE_THRESHOLD
 from tfprune.export.keras_side.convert import (
@@ -705,6 +706,7 @@ _FLOAT_BYTES = 4  # of a weight
 _PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
 
+@certified
 def to_tflite(
     model: keras.Model,
     path: str | os.PathLike[str],

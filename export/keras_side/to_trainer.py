@@ -32,7 +32,7 @@ from tfprune.export.file.document import (
     with_metadata,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.report import shape_text
+from tfprune.export.file.report import FileReport, certified, shape_text
 from tfprune.export.keras_side.convert import JOB, SAVED_MODEL, convert_apart
 from tfprune.export.keras_side.prepare import (
     Signature,
@@ -60,7 +60,7 @@ from tfprune.export.rewriting.trainer import (
 )
 from tfprune.masking.strip import statistics_owners, wrappers
 from tfprune.models.anatomy import Anatomy, as_numpy, check_keras
-from tfprune.report import Report, install, table
+from tfprune.report import install, table
 
 _STEPS = 10  # that are trained both ways before a file is written
 _CLOSE = 1e-5  # of a loss, or of 1 if the loss is smaller
@@ -75,7 +75,7 @@ _RESERVED = (LABELS, WEIGHT, RATE, SEED)
 
 
 @dataclass(frozen=True)
-class TrainerReport(Report):
+class TrainerReport(FileReport):
     """What a trainer file holds, and how closely its training follows Keras'.
 
     Attributes:
@@ -131,6 +131,7 @@ class TrainerReport(Report):
         return table(["trainer", self.path], rows, left=2)
 
 
+@certified
 def to_trainer(
     model: keras.Model,
     path: str | os.PathLike[str],

@@ -45,7 +45,7 @@ from tfprune.export.file.document import (
 )
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import read
-from tfprune.export.file.report import fraction_of_zeros, layer_title, number_text, titled
+from tfprune.export.file.report import FileReport, certified, fraction_of_zeros, layer_title, number_text, titled
 from tfprune.export.pruning.layers import (
     Activations,
     FileLayer,
@@ -250,7 +250,7 @@ class PrunedLayer(Report):
 
 
 @dataclass(frozen=True)
-class PruneTfliteReport(Report):
+class PruneTfliteReport(FileReport):
     """Report of `prune_tflite`: the zeros of each weight, and how far the file's outputs moved.
 
     Attributes:
@@ -825,6 +825,7 @@ def _run_job(folder: Path) -> None:
     _Job(folder).run()
 
 
+@certified
 def prune_tflite(
     source: Source,
     path: str | os.PathLike[str],

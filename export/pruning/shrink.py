@@ -35,7 +35,7 @@ from tfprune.export.file.document import (
     save_objects,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.report import layer_title, titled
+from tfprune.export.file.report import FileReport, certified, layer_title, titled
 from tfprune.export.micro.interpreter import live_at_peak
 from tfprune.export.micro.micro import Micro, smallest_arena
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
@@ -73,7 +73,7 @@ class ShrunkGroup(Report):
 
 
 @dataclass(frozen=True)
-class ShrinkTfliteReport(Report):
+class ShrinkTfliteReport(FileReport):
     """Report of `shrink_tflite`: the removed channels, and how far the file's outputs moved.
 
     Attributes:
@@ -130,6 +130,7 @@ class ShrinkTfliteReport(Report):
         return "\n\n".join(parts)
 
 
+@certified
 def shrink_tflite(
     source: Source,
     path: str | os.PathLike[str],

@@ -31,7 +31,15 @@ from tfprune.export.file.container import (
 from tfprune.export.file.document import REDUCED_PRECISION
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
-from tfprune.export.file.report import HubEntry, fraction_of_zeros, model_card, number_text, yes_or_no
+from tfprune.export.file.report import (
+    FileReport,
+    HubEntry,
+    certified,
+    fraction_of_zeros,
+    model_card,
+    number_text,
+    yes_or_no,
+)
 from tfprune.export.file.xnnpack import SparseInferenceReport
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
@@ -104,7 +112,7 @@ _SHOWN = 10  # operators in float in a printed report
 
 
 @dataclass(frozen=True)
-class ExportReport(Report):
+class ExportReport(FileReport):
     """Report of `to_tflite` and `rewrite`: the written file, and how it was checked.
 
     Attributes:
@@ -810,6 +818,7 @@ _ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, it
 _ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
+@certified
 def rewrite(
     source: Source,
     path: str | os.PathLike[str],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import uuid
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,20 @@ def test_the_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "litert_lm_builder", None)
     with pytest.raises(ValueError, match=r"tfprune\[litertlm\]"):
         to_generator(hub_writers.writer_task(), tmp_path / "writer.litertlm", length=16)
+
+
+@needs_builder
+def test_equal_models_are_equal_bytes_with_an_id_of_their_content(monkeypatch):
+    """The package writes a random id and the time; nothing else of the file may change."""
+    from litert_lm_builder import litertlm_builder
+
+    ids = iter([uuid.UUID(int=1 << 100), uuid.UUID(int=2 << 100), uuid.UUID(int=3 << 100)])
+    monkeypatch.setattr(litertlm_builder.uuid, "uuid4", lambda: next(ids))
+    form, tokenizer = sentencepiece_form({})
+    first, second = (litertlm_content(bytes(4096), form, tokenizer=tokenizer, length=LENGTH) for _ in range(2))
+    assert first == second and str(uuid.UUID(int=1 << 100)).encode() not in first
+    other = litertlm_content(bytes(4095) + b"1", form, tokenizer=tokenizer, length=LENGTH)
+    pattern = rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+    assert len(re.findall(pattern, first)) == len(re.findall(pattern, other)) == 1
+    assert re.findall(pattern, first) != re.findall(pattern, other)
+    assert first.count(b"1980-01-01T00:00:00.000000+00:00") == 1
