@@ -120,7 +120,18 @@ def files(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[Path, keras.Model
             np.save(folder / f"{name}.npy", part)
         at = {name: str(folder / f"{name}.npy") for name in ("x", "y", "xv", "yv")}
         words = ["compress", str(folder / "model.keras"), "--train", f"{at['x']},{at['y']}"]
-        words += ["--validation", f"{at['xv']},{at['yv']}", "--trials", "2", "--max-drop", "0.1", "--minutes", "60"]
+        words += [
+            "--validation",
+            f"{at['xv']},{at['yv']}",
+            "--trials",
+            "2",
+            "--steps",
+            "40",
+            "--max-drop",
+            "0.1",
+            "--minutes",
+            "60",
+        ]
         code = main([*words, "--folder", str(folder / "searched"), "--certificate", str(folder / "certificate.json")])
         assert code == 0, code
 

@@ -612,6 +612,8 @@ tfprune compress model.keras --train x.npy,y.npy --target ethos-u55-128 --max-cy
     add_target(parser, others=ACCELERATORS)
     parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the whole search (default: 30)")
     parser.add_argument("--trials", type=int, metavar="N", help="largest number of trials (default: no limit)")
+    text = "training steps of a short trial, so that another search makes the same files (default: by the time)"
+    parser.add_argument("--steps", type=int, metavar="N", help=text)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel trials (default: 1)")
     parser.add_argument(
         "--folder", default="compressed", help="folder for trials, files and the report (default: compressed)"

@@ -238,6 +238,7 @@ def compress_file(
     )
     search = Search(
         trials=options.trials,
+        steps=options.steps,
         jobs=options.jobs,
         batch_size=options.batch_size,
         seed=options.seed,

@@ -90,6 +90,9 @@ class Search:
             microcontroller has its budgets in its target, a `Micro`.
         max_latency_ms: The longest inference of a file, in milliseconds. Not with `jobs` or an executor.
         max_cycles: The most cycles of a file, for an NPU as the target.
+        steps: Training steps of a short trial, at least 1. None (the default) trains as many as fit into a part of
+            the time, by a measured step. With `steps` and `trials`, and time enough for them, another run of the
+            search makes the same files.
 
     Raises:
         TypeError: If an argument has another type.
@@ -111,9 +114,10 @@ class Search:
     max_bytes: int | None = field(default=None, kw_only=True)
     max_latency_ms: float | None = field(default=None, kw_only=True)
     max_cycles: int | None = field(default=None, kw_only=True)
+    steps: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("trials", "max_bytes", "max_cycles"):
+        for name in ("trials", "max_bytes", "max_cycles", "steps"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name, least=1)
         if self.max_latency_ms is not None:
@@ -392,6 +396,7 @@ def compress(
             jobs=search.jobs or 1,
             executor=search.executor,
             pattern=search.pattern,
+            steps=search.steps,
             max_trials=search.trials or math.inf,
             seconds_before=monotonic() - began,
         )
@@ -423,6 +428,7 @@ def _settings_of(search: Search, target: Micro | Vela | None) -> dict[str, Any]:
     settings: dict[str, Any] = {"batch_size": search.batch_size, "seed": search.seed}
     settings |= search.bounds | ({} if target is None else vars(target))
     settings |= {} if search.pattern == "unstructured" else {"pattern": search.pattern}
+    settings |= {} if search.steps is None else {"steps": search.steps}
     settings |= {} if search.distillation is None else {"distillation": repr(search.distillation)}
     formats = [each if isinstance(each, str) else {"recipe": each.recipe} for each in search.formats]
     return settings | ({} if search.formats == _DEFAULT_FORMATS else {"formats": formats})

@@ -342,6 +342,7 @@ class SearchLoop:
         seconds_before: How long earlier calls lasted, and this one before its first trial.
         pattern: The shape of the zeros.
         settings: How trials are chosen.
+        steps: Training steps of a short trial; None chooses them by the time.
     """
 
     runner: TrialRunner
@@ -356,6 +357,7 @@ class SearchLoop:
     seconds_before: float = 0.0
     pattern: str = "unstructured"
     settings: SearchSettings = SearchSettings()
+    steps: int | None = None
     _began: float = field(default_factory=lambda: time.monotonic())
 
     def run(self) -> Iterator[Trial]:
@@ -512,7 +514,7 @@ class SearchLoop:
 
     @cached_property
     def _shortest_recipe(self) -> Recipe:
-        """A recipe of the shortest kind, whose steps are a fraction of the time; it only trains."""
+        """A recipe of the shortest kind, whose steps are a fraction of the time unless given; it only trains."""
         samples, batch_size = self.runner.samples, self.runner.batch_size
 
         def choose_steps() -> NamedArrays:  # once: a later call may have more time, and trials have to be comparable
@@ -524,7 +526,7 @@ class SearchLoop:
         def read(arrays: NamedArrays) -> int:
             return check_count(int(arrays["steps"]), "steps", least=1)
 
-        steps = self.folder.remember("steps", choose_steps, read)
+        steps = self.steps or self.folder.remember("steps", choose_steps, read)
         return training_recipe(
             steps,
             samples=samples,

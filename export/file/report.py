@@ -601,8 +601,11 @@ def _seeds(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _notes(function: str, arguments: Mapping[str, Any]) -> list[str]:
     if function != "compress":
         return []
-    notes = ["the search measures the time of a training step, and trains as many as fit: another run may differ"]
-    search = arguments.get("search", {}).get("values", {})
+    notes, search = [], arguments.get("search", {}).get("values", {})
+    if "steps" not in search:
+        notes.append(
+            "the search trained as many steps as fit into its time: with Search(steps=...) it does not measure"
+        )
     if "trials" not in search:
         notes.append("the search ended when its time was over: with Search(trials=...) it ends after as many recipes")
     if arguments.get("optimize") == "latency" and "target" not in arguments:

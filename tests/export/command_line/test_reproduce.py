@@ -269,5 +269,5 @@ def test_a_search_has_a_certificate_of_each_file(tmp_path):
         assert certificate.file["sha256"] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert certificate.arguments["search"] == {"class": "Search", "values": {"trials": 1, "batch_size": 16}}
     assert [note.partition(":")[0] for note in certificate.notes] == [
-        "the search measures the time of a training step, and trains as many as fit"
+        "the search trained as many steps as fit into its time"
     ]
