@@ -86,11 +86,11 @@ class Search:
             `"mixed"` needs these two: where int8 loses too much against float32, one more file keeps the operators in
             float that `quantization_error` chooses, in at most 1.2 times the bytes. Trials that train
             quantization-aware make int8 files only. Not for microcontrollers and NPUs, whose files are int8.
+        max_bytes: The largest size of a file, in bytes. None (the default) sets no bound, as of the last two. A
+            microcontroller has its budgets in its target, a `Micro`.
         steps: Training steps of a short trial, at least 1. None (the default) trains as many as fit into a part of
             the time, by a measured step. With `steps` and `trials`, and time enough for them, another run of the
             search makes the same files.
-        max_bytes: The largest size of a file, in bytes. None (the default) sets no bound, as of the next two. A
-            microcontroller has its budgets in its target, a `Micro`.
         max_latency_ms: The longest inference of a file, in milliseconds. Not with `jobs` or an executor.
         max_cycles: The most cycles of a file, for an NPU as the target.
 
@@ -111,8 +111,8 @@ class Search:
     seed: int = 0
     executor: Executor | None = None
     formats: Sequence[str | EdgeQuantizer] = _DEFAULT_FORMATS
-    steps: int | None = field(default=None, kw_only=True)
     max_bytes: int | None = field(default=None, kw_only=True)
+    steps: int | None = field(default=None, kw_only=True)
     max_latency_ms: float | None = field(default=None, kw_only=True)
     max_cycles: int | None = field(default=None, kw_only=True)
 

@@ -601,7 +601,8 @@ def _seeds(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _notes(function: str, arguments: Mapping[str, Any]) -> list[str]:
     if function != "compress":
         return []
-    notes, search = [], arguments.get("search", {}).get("values", {})
+    notes, given = [], arguments.get("search")
+    search = given.get("values", {}) if isinstance(given, dict) else {}  # the writer refuses what is none
     if "steps" not in search:
         notes.append(
             "the search trained as many steps as fit into its time: with Search(steps=...) it does not measure"

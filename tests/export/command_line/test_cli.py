@@ -286,6 +286,7 @@ COMMANDS = [
     "generate",
     "micro",
     "web",
+    "reproduce",
     "completion",
 ]
 
