@@ -42,7 +42,7 @@ from tfprune.export.device.web import read_web_result
 from tfprune.export.file.container import Source, pack, read_source, source_name
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.report import fraction_of_zeros, reason_of
-from tfprune.export.micro.reports import MicroSupportReport, support_of_file
+from tfprune.export.micro.reports import ACCELERATORS, MicroSupportReport, compile_file, support_of_file
 from tfprune.report import printable
 
 # What rules ask about: a file, its baseline, and samples. Each is read or run when a rule first asks for it.
@@ -62,6 +62,7 @@ class _Subject:
         output: The output that is compared, of a file with several.
         web_result: The JSON of a page of `web`; None for none.
         confidence: The coverage of the intervals.
+        npu: The NPU whose cycles are estimated; empty for none.
         timeout: Seconds for each run.
     """
 
@@ -74,6 +75,7 @@ class _Subject:
     output: str | int | None
     web_result: str | os.PathLike[str] | None
     confidence: float
+    npu: str
     timeout: float
 
     @functools.cached_property
@@ -178,6 +180,14 @@ def _arena(subject: _Subject, limit: Any) -> _Figures:
     if support.on_chip is None or support.arena is None:
         raise ValueError("the arena of a chip of 32 bits cannot be measured here: install mcufit and Node")
     return [_exact(support.arena)]
+
+
+def _cycles(subject: _Subject, limit: Any) -> _Figures:
+    report = compile_file(subject.file.content, subject.npu, system=None, memory=None)
+    if report.on_cpu:
+        left = ", ".join(report.on_cpu)
+        raise ValueError(f"the cycles of {left} are not estimated: {subject.npu} leaves them to the processor")
+    return [_exact(report.cycles, subject.npu)]
 
 
 def _latency_ratio(subject: _Subject, limit: Any) -> _Figures:
@@ -379,6 +389,10 @@ def _in_ms(value: float) -> str:
     return f"{value:.4g} ms"
 
 
+def _in_cycles(value: float) -> str:
+    return f"{value:,.0f} cycles"
+
+
 # The values that a policy may give.
 
 
@@ -430,6 +444,24 @@ class _Names:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    """A name.
+
+    Attributes:
+        choices: The names that there are.
+    """
+
+    choices: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return f"one of {', '.join(map(repr, self.choices))}"
+
+    def holds(self, value: Any) -> bool:
+        return value in self.choices
+
+
+@dataclass(frozen=True)
 class _Rule:
     """A rule that a policy may have.
 
@@ -474,6 +506,9 @@ _RULES: dict[str, _Rule] = {
         "where it has to run: litert, micro (a chip of 32 bits), browser (with --web RESULT)",
     ),
     "max_arena": _Rule(_COUNT, _arena, _AT_MOST, _in_bytes, "bytes of RAM on a microcontroller of 32 bits"),
+    "max_cycles": _Rule(
+        _COUNT, _cycles, _AT_MOST, _in_cycles, "cycles of one run, as its compiler estimates them; with npu"
+    ),
     "max_latency_ratio": _Rule(
         _RATIO, _latency_ratio, _AT_MOST, _times, "time of one run, as a multiple of the baseline's", ("baseline",)
     ),
@@ -508,7 +543,10 @@ _RULES: dict[str, _Rule] = {
     ),
 }
 _CONFIDENCE = 0.95
-_SETTINGS: dict[str, _Number] = {"confidence": _Number(float, 0.5, 0.9999)}
+_SETTINGS: dict[str, _Number | _Choice] = {
+    "confidence": _Number(float, 0.5, 0.9999),
+    "npu": _Choice(ACCELERATORS),
+}
 
 
 # A policy: a TOML file with one key for each rule.
@@ -526,12 +564,14 @@ class _Policy:
         limits: The limits by rule.
         lines: The line of each key, counted from 1; empty for a policy that is not a file.
         confidence: The coverage of the intervals.
+        npu: The NPU whose cycles count; empty for none.
     """
 
     name: str
     limits: dict[str, Any]
     lines: dict[str, int]
     confidence: float = _CONFIDENCE
+    npu: str = ""
 
     @classmethod
     def read(cls, policy: str | os.PathLike[str] | Mapping[str, Any]) -> _Policy:
@@ -564,7 +604,10 @@ class _Policy:
                 f"Expected a rule in {name}. Received: none, so that every file would pass. Add one, such as "
                 "max_bytes = 100000."
             )
-        return cls(name, limits, lines, float(values.get("confidence", _CONFIDENCE)))
+        if "max_cycles" in limits and "npu" not in values:
+            where = _where(name, lines.get("max_cycles"))
+            raise ValueError(f'Expected the NPU of max_cycles in {where}. Received: none. Add npu = "ethos-u55-128".')
+        return cls(name, limits, lines, float(values.get("confidence", _CONFIDENCE)), values.get("npu", ""))
 
 
 def _where(name: str, line: int | None) -> str:
@@ -597,7 +640,10 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _check_key(key: Any, value: Any, *, where: str) -> None:
-    known: dict[str, _Number | _Names] = {**{name: rule.value for name, rule in _RULES.items()}, **_SETTINGS}
+    known: dict[str, _Number | _Names | _Choice] = {
+        **{name: rule.value for name, rule in _RULES.items()},
+        **_SETTINGS,
+    }
     if isinstance(value, dict):
         raise ValueError(f"Expected rules without tables in {where}. Received: [{key}]. Remove this line.")
     if key not in known:
@@ -606,22 +652,24 @@ def _check_key(key: Any, value: Any, *, where: str) -> None:
         raise ValueError(f"Expected a known rule in {where}. Received: {printable(str(key))}.{advice}")
     if not known[key].holds(value):
         unknown = _unknown_name(known[key], value)
-        error = ValueError if isinstance(value, (int, float, list)) and not isinstance(value, bool) else TypeError
+        kinds = (str,) if isinstance(known[key], _Choice) else (int, float, list)
+        error = ValueError if isinstance(value, kinds) and not isinstance(value, bool) else TypeError
         raise error(f"Expected {key} in {where} to be {known[key].text}. Received: {value!r}.{unknown}")
 
 
-def _unknown_name(kind: _Number | _Names, value: Any) -> str:
-    """Return a question about the first name in a list that is none of the choices."""
-    if isinstance(kind, _Number) or not isinstance(value, (list, tuple)):
+def _unknown_name(kind: _Number | _Names | _Choice, value: Any) -> str:
+    """Return a question about a name, or the first one in a list, that is none of the choices."""
+    names = [value] if isinstance(kind, _Choice) else value
+    if isinstance(kind, _Number) or not isinstance(names, (list, tuple)):
         return _percent_advice(kind, value)
-    for name in value:
+    for name in names:
         close = difflib.get_close_matches(str(name).lower(), kind.choices, n=1)
         if name not in kind.choices and close:
             return f" Did you mean {close[0]!r}?"
     return ""
 
 
-def _percent_advice(kind: _Number | _Names, value: Any) -> str:
+def _percent_advice(kind: _Number | _Names | _Choice, value: Any) -> str:
     is_percentage = kind == _SHARE and isinstance(value, (int, float)) and 1 < value <= 100
     return f" Write {value / 100:g} for {value:g} percent." if is_percentage else ""
 
@@ -650,9 +698,10 @@ def check(
     Args:
         source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
         policy: The path of a TOML file, or a dict: a limit for each rule, and `confidence`, the coverage of the
-            intervals (default 0.95). The rules are `max_bytes`, `max_packed_bytes`, `max_bytes_ratio`, `min_zeros`,
-            `operators`, `runtimes`, `max_arena`, `max_latency_ratio`, `max_latency_ms`, `max_drop`,
-            `max_drop_per_class`, `max_drop_per_group` and `max_output_difference`.
+            intervals (default 0.95), and `npu`, the NPU whose cycles count. The rules are `max_bytes`,
+            `max_packed_bytes`, `max_bytes_ratio`, `min_zeros`, `operators`, `runtimes`, `max_arena`, `max_cycles`,
+            `max_latency_ratio`, `max_latency_ms`, `max_drop`, `max_drop_per_class`, `max_drop_per_group` and
+            `max_output_difference`.
         baseline: The file before the change. Default None, which suits rules of one file only.
         groups: Arrays of shape (samples,) by name, as in `damage`. Default None.
         output: The name or index of the output whose accuracy is compared, for files with several. Default None.
@@ -696,6 +745,7 @@ def check(
         output,
         web_result,
         rules.confidence,
+        rules.npu,
         timeout,
     )
     rows = []
@@ -830,7 +880,7 @@ def first_policy(
     x, y = _samples_and_labels(data)
     given = {"baseline": baseline, "data": x, "labels": y, "groups": groups}
     file = ModelFile.open(source)
-    subject = _Subject(source, file, None, x, y, groups, None, None, _CONFIDENCE, timeout)
+    subject = _Subject(source, file, None, x, y, groups, None, None, _CONFIDENCE, "", timeout)
     limits = {**_first_limits(subject), **_FIRST_LIMITS}
     lines = [_HEAD.format(name=printable(_short(source)))]
     for title, is_alone in (("The file alone", True), ("Against a baseline", False)):
@@ -842,10 +892,11 @@ def first_policy(
             lines.append(f"{'' if is_on else '# '}{name} = {limits.get(name, _EXAMPLES.get(name))}  # {rule.about}")
         lines.append("")
     lines.append(f"# confidence = {_CONFIDENCE}  # of the intervals of latencies and drops")
+    lines.append('# npu = "ethos-u55-128"  # the NPU of max_cycles')
     return "\n".join([*lines, ""])
 
 
-_EXAMPLES = {"min_zeros": "0.8", "max_arena": "60000", "max_latency_ms": "5.0"}
+_EXAMPLES = {"min_zeros": "0.8", "max_arena": "60000", "max_cycles": "200000", "max_latency_ms": "5.0"}
 
 
 def _first_limits(subject: _Subject) -> dict[str, str]:

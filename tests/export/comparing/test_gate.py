@@ -12,7 +12,7 @@ import pytest
 from file_graphs import FileGraph
 from scipy import stats
 
-from tfprune.export import check, pack
+from tfprune.export import Quantization, check, pack, to_tflite, vela
 from tfprune.export.comparing import gate
 from tfprune.export.comparing.damage_report import mean_interval
 from tfprune.export.comparing.gate import _RULES, first_policy
@@ -182,7 +182,7 @@ def test_processes_are_added_until_the_interval_leaves_the_limit(ratio, spread, 
 def test_a_file_at_the_limit_fails_and_passes_in_at_most_5_percent_of_the_checks(monkeypatch):
     counts = dict.fromkeys(("passes", "fails", "not measured"), 0)
     monkeypatch.setattr(gate, "mean_interval", _quick_interval)
-    subject = gate._Subject(BASE, ModelFile.open(BASE), ModelFile.open(BASE), *[None] * 5, 0.95, 60)
+    subject = gate._Subject(BASE, ModelFile.open(BASE), ModelFile.open(BASE), *[None] * 5, 0.95, "", 60)
     for seed in range(1000):
         monkeypatch.setattr(gate, "times_in_turns", Turns(1.1, 0.03, seed))
         counts[gate._row("max_latency_ratio", 1.1, subject, line=None).verdict] += 1
@@ -292,6 +292,35 @@ def test_an_arena_of_a_file_that_microcontrollers_do_not_run(monkeypatch):
     report = check(BASE, {"max_arena": 1000})
     assert report.exit_code == 2 and "has no arena" in str(report) and "it has no X" in str(report)
     assert check(BASE, {"runtimes": ["micro"]}).exit_code == 1
+
+
+@pytest.mark.programs
+def test_cycles_on_an_npu_are_those_that_its_compiler_estimates(tmp_path):
+    pytest.importorskip("ethosu", reason="ethos-u-vela is not installed: see the extra `vela`")
+    keras = pytest.importorskip("keras")
+    x = np.random.default_rng(0).random((8, 16), np.float32)
+    model = keras.Sequential([keras.Input((16,), batch_size=1), keras.layers.Dense(8)])
+    path = tmp_path / "a.tflite"
+    form = Quantization("int8", io_dtype="int8")
+    to_tflite(model, path, quantize=form, optimize="dense", calibration=x)
+    cycles = vela("ethos-u55-128").report(path).cycles
+    policy = {"max_cycles": cycles, "npu": "ethos-u55-128"}
+    assert check(path, policy).exit_code == 0
+    report = check(path, {**policy, "max_cycles": cycles - 1})
+    assert report.exit_code == 1 and f"{cycles:,} cycles" in str(report)
+    to_tflite(model, path, quantize="int8", optimize="dense", calibration=x)  # its borders stay on the processor
+    report = check(path, policy)
+    assert report.exit_code == 2 and "leaves them to the processor" in str(report)
+
+
+def test_a_policy_with_cycles_names_the_npu(tmp_path):
+    (tmp_path / "policy.toml").write_text("max_bytes = 1\nmax_cycles = 1000\n")
+    with pytest.raises(ValueError, match=r"NPU of max_cycles in line 2 of .*Add npu"):
+        check(BASE, tmp_path / "policy.toml")
+    with pytest.raises(ValueError, match="npu .* one of 'ethos-u55-32'.*Did you mean 'ethos-u55-128'"):
+        check(BASE, {"max_cycles": 1000, "npu": "ethos-u55-129"})
+    with pytest.raises(TypeError, match="npu"):
+        check(BASE, {"max_cycles": 1000, "npu": 55})
 
 
 def test_a_browser_is_believed_for_the_file_that_it_ran(tmp_path):
@@ -421,7 +450,7 @@ def test_a_new_policy_is_kept_by_its_file_and_broken_by_a_larger_one(tmp_path):
     path = tmp_path / "policy.toml"
     path.write_text(first_policy(BASE, baseline=BASE, data=(X, Y)))
     policy = gate._Policy.read(path)
-    off = {"max_drop_per_group", "max_latency_ms", *({"max_arena"} - policy.limits.keys())}
+    off = {"max_drop_per_group", "max_latency_ms", "max_cycles", *({"max_arena"} - policy.limits.keys())}
     assert policy.limits.keys() == _RULES.keys() - off
     assert policy.limits["max_bytes"] == math.ceil(1.01 * len(BASE))
     assert policy.limits["min_zeros"] == 0.666  # 6 of 9, rounded down
@@ -438,5 +467,7 @@ def test_a_new_policy_of_a_file_alone_has_the_other_rules_switched_off(tmp_path)
     limits = gate._Policy.read(path).limits
     assert not any(_RULES[name].needs for name in limits)
     assert all(f"\n# {name} = " in text for name, rule in _RULES.items() if rule.needs)
-    path.write_text(text.replace("\n# max", "\nmax").replace("\n# conf", "\nconf"))  # switched on as a reader would
+    path.write_text(
+        text.replace("\n# max", "\nmax").replace("\n# conf", "\nconf").replace("\n# npu", "\nnpu")
+    )  # switched on as a reader would
     assert {*_RULES} <= {*gate._Policy.read(path).limits} | {"min_zeros", "max_arena"}
