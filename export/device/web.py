@@ -1,8 +1,8 @@
 """Run files in a browser: write a folder that any web server shows, and read what its page measured.
 
-The page is in `page/`: `worker.js` runs the models with LiteRT.js, `tasks.js` in its place with MediaPipe Tasks,
-`runtime.js` makes its calls promises, and `page.js` checks and measures. npm brings the runtimes; nothing of them is
-in this package.
+The page is in `page/`: `worker.js` runs the models with LiteRT.js, or `tasks.js` in its place with MediaPipe Tasks;
+`calls.js` is what both share. `runtime.js` makes their calls promises, and `page.js` checks and measures. npm brings
+the runtimes; nothing of them is in this package.
 """
 
 from __future__ import annotations

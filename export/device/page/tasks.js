@@ -4,20 +4,14 @@
 // servers do not know as scripts. MediaPipe normalizes the pictures and reads the labels, by the metadata of the file.
 "use strict";
 
+importScripts("calls.js");
+
 const RUNTIME = "node_modules/@mediapipe/tasks-vision/";
-const LONGEST = 500; // characters of a message
 
 let fileset;
 const models = [];
-const calls = { start, load, run, time };
 
-onmessage = async ({ data: { id, name, argument } }) => {
-  try {
-    postMessage({ id, result: await calls[name](argument) });
-  } catch (error) {
-    postMessage({ id, reason: String(error?.message ?? error).slice(0, LONGEST) });
-  }
-};
+answer({ start, load, run, time });
 
 async function start() {
   const begun = performance.now();
@@ -28,29 +22,14 @@ async function start() {
 }
 
 async function load({ path, inputs, outputs }) {
-  const url = new URL(path.split("/").map(encodeURIComponent).join("/"), location).href;
+  const { content, costs } = await download(path);
   const begun = performance.now();
-  const response = await fetch(url, { cache: "no-cache" });
-  if (!response.ok) throw new Error(`the server answers ${response.status} for this file`);
-  const received = new Uint8Array(await response.arrayBuffer());
-  const fetched = performance.now();
-  const isPacked = String.fromCharCode(...received.subarray(0, 3)) === "TFZ";
-  const content = isPacked ? (await import("./tfz.js")).unpack(received) : received;
-  const unpacked = performance.now();
   const classifier = await Vision.ImageClassifier.createFromOptions(fileset, {
     baseOptions: { modelAssetBuffer: content, delegate: "CPU" },
     maxResults: -1,
   });
-  const compiled = performance.now();
   models.push({ classifier, inputs, outputs, picture: null });
-  return {
-    number: models.length - 1,
-    wire_bytes: performance.getEntriesByName(url).at(-1)?.encodedBodySize || received.length,
-    bytes: content.length,
-    fetch_ms: fetched - begun,
-    unpack_ms: unpacked - fetched,
-    compile_ms: compiled - unpacked,
-  };
+  return { number: models.length - 1, ...costs, compile_ms: performance.now() - begun };
 }
 
 /** Classify a picture, its bytes by row, column and color; returns the scores in the order of the classes. */

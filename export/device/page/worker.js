@@ -4,9 +4,10 @@
 // workers have none, so this calls the WebAssembly module below them.
 "use strict";
 
+importScripts("calls.js");
+
 const RUNTIME = "node_modules/@litertjs/core/wasm/";
 const TYPES = { float32: [1, Float32Array], int32: [2, Int32Array] };
-const LONGEST = 500; // characters of a message
 // A module with an instruction of relaxed SIMD: browsers that take it get the faster build.
 const RELAXED_SIMD = Uint8Array.of(
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15,
@@ -15,17 +16,8 @@ const RELAXED_SIMD = Uint8Array.of(
 
 let wasm, environment;
 const models = [];
-const calls = { start, load, run, time };
 
-onmessage = async ({ data: { id, name, argument } }) => {
-  try {
-    postMessage({ id, result: await calls[name](argument) });
-  } catch (error) {
-    postMessage({ id, reason: reasonOf(error) });
-  }
-};
-
-const reasonOf = (error) => String(error?.message ?? error).slice(0, LONGEST);
+answer({ start, load, run, time });
 
 /** Write what LiteRT reports to the console, by its level; errors are shown on the page as well. */
 function report(text) {
@@ -50,28 +42,14 @@ async function start() {
 }
 
 async function load({ path, inputs, outputs }) {
-  const url = new URL(path.split("/").map(encodeURIComponent).join("/"), location).href;
+  const { content, costs } = await download(path);
   const begun = performance.now();
-  const response = await fetch(url, { cache: "no-cache" });
-  if (!response.ok) throw new Error(`the server answers ${response.status} for this file`);
-  const received = new Uint8Array(await response.arrayBuffer());
-  const fetched = performance.now();
-  const isPacked = String.fromCharCode(...received.subarray(0, 3)) === "TFZ";
-  const content = isPacked ? (await import("./tfz.js")).unpack(received) : received;
-  const unpacked = performance.now();
   const model = await compile(content);
-  const compiled = performance.now();
+  const compile_ms = performance.now() - begun;
   model.inputs = inOrder(model.signature.inputNames(), inputs).map((info) => ({ ...info, buffer: bufferOf(info) }));
   model.outputs = inOrder(model.signature.outputNames(), outputs);
   models.push(model);
-  return {
-    number: models.length - 1,
-    wire_bytes: performance.getEntriesByName(url).at(-1)?.encodedBodySize || received.length,
-    bytes: content.length,
-    fetch_ms: fetched - begun,
-    unpack_ms: unpacked - fetched,
-    compile_ms: compiled - unpacked,
-  };
+  return { number: models.length - 1, ...costs, compile_ms };
 }
 
 async function compile(content) {
