@@ -251,7 +251,9 @@ def test_names_are_data_in_the_page(tmp_path, dense):
     index = (tmp_path / "page" / "index.html").read_text()
     assert "onerror" not in index
     assert "'unsafe-eval'" not in index and "'unsafe-inline'" not in index
-    script = "".join((tmp_path / "page" / file).read_text() for file in ("page.js", "runtime.js", "worker.js", "calls.js"))
+    script = "".join(
+        (tmp_path / "page" / file).read_text() for file in ("page.js", "runtime.js", "worker.js", "calls.js")
+    )
     assert not any(word in script for word in ("innerHTML", "insertAdjacentHTML", "document.write", "eval("))
     (tmp_path / "new\nline.tflite").write_bytes((tmp_path / name).read_bytes())
     with pytest.raises(ValueError, match="can be printed"):
