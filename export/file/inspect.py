@@ -408,7 +408,7 @@ class ModelReport(Report):
         axes.barh(places, [row.nnz for row in rows], color="tab:blue", label="not zero")
         zeros = [row.size - row.nnz for row in rows]
         axes.barh(places, zeros, left=[row.nnz for row in rows], color="lightgrey", label="zero")
-        names = [f"{shortened(row.name, _NAME_WIDTH)}  {row.sparsity:.0%}" for row in rows]
+        names = [f"{layer_title(row.name)}  {row.sparsity:.0%}" for row in rows]
         axes.set_yticks(places, names, fontsize="small", parse_math=False)
         axes.set(xlabel=f"entries ({self.sparsity:.1%} of {self.size:,} are zero)", ylim=(-0.7, len(rows) - 0.3))
         figure.legend(loc="outside upper right", ncols=2, fontsize="small")
