@@ -351,8 +351,7 @@ def compress(
     search = _read_search(search, model)
     check_devices(on)
     target = _read_target(target, optimize=optimize, on=on)
-    _check_formats(search, target)
-    _check_bounds(search, optimize=optimize, target=target)
+    _check_search(search, optimize=optimize, target=target)
     read = partial(labeled_arrays, inputs=count_inputs(model))
     reference, data = _read_data(read, data, "data")
     validation_reference, validation_data = _read_data(read, validation_data, "validation_data")
@@ -444,12 +443,13 @@ def _check_formats(search: Search, target: Micro | Vela | None) -> None:
         )
 
 
-def _check_bounds(search: Search, *, optimize: str, target: Micro | Vela | None) -> None:
-    """Refuse bounds that the target does not have, and what does not go with timing.
+def _check_search(search: Search, *, optimize: str, target: Micro | Vela | None) -> None:
+    """Refuse formats and bounds that the target does not have, and what does not go with timing.
 
     Raises:
         ValueError: If there is such a thing.
     """
+    _check_formats(search, target)
     if isinstance(target, Vela):
         _check_npu(search, target, optimize=optimize)
         return
