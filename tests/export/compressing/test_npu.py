@@ -7,7 +7,7 @@ from stub_trials import StubRunner, stub_search
 
 from tfprune.base.limit import Limit
 from tfprune.export import Micro, Search
-from tfprune.export.compressing.compress import _check_bounds, _SearchLimit
+from tfprune.export.compressing.compress import _check_search, _SearchLimit
 from tfprune.export.compressing.evaluate import FileMetric
 from tfprune.export.compressing.report import _optuna_study
 from tfprune.export.keras_side.ask import Vela
@@ -98,8 +98,8 @@ def test_a_microcontroller_has_no_cycles_and_estimates_may_be_made_at_once():
     with pytest.raises(
         ValueError, match=r"Expected an NPU as `target` .*target=Micro\(arena=None, flash=9000, firmware=None\)"
     ):
-        _check_bounds(search, optimize="size", target=Micro(flash=9000))
-    _check_bounds(search, optimize="latency", target=NPU)
+        _check_search(search, optimize="size", target=Micro(flash=9000))
+    _check_search(search, optimize="latency", target=NPU)
     goal = limit.goal("latency_ms", 0.9, NPU, samples=500, search=search)
     assert (goal.by, goal.budgets, goal.needs_channels) == ("cycles", {"cycles": 9}, True)
     assert limit.goal("bytes", 0.9, NPU, samples=500, search=search).needs_channels
