@@ -152,11 +152,11 @@ def write(name: str, converter: str, path: Path) -> None:
         exported = Path(folder, f"{name}.onnx")
         torch.onnx.export(network, (sample,), str(exported), dynamo=True, external_data=False)
         command = [sys.executable, "-m", "onnx2tf", "-i", str(exported), "-o", folder, "-n"]
-        kept = ["-kat", *[node.name for node in _inputs(exported)]] if name in texts else []
+        options = ["-kat", *[node.name for node in _inputs(exported)]] if name in texts else []
         # onnx2tf checks each layer on pictures that it fetches, unless they lie there
         pictures = np.random.default_rng(0).random((20, 128, 128, 3), dtype="float32")
         np.save(Path(folder, "calibration_image_sample_data_20x128x128x3_float32.npy"), pictures)
-        subprocess.run([*command, *kept], check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=folder)
         shutil.copy(Path(folder, f"{name}_float32.tflite"), path)
 
 

@@ -192,7 +192,7 @@ def _record_pictures(path: Path, model: Model, *, samples: Any, timeout: float) 
 
     Raises:
         TypeError: If the samples are not bytes.
-        ValueError: If the file is no classifier with a normalization, or the pictures do not fit it.
+        ValueError: If the file does not classify pictures or lacks a normalization, or the pictures do not fit it.
     """
     mean, deviation = _normalization(path, model)
     (info,) = model.inputs
@@ -213,7 +213,7 @@ def _normalization(path: Path, model: Model) -> tuple[np.float32, np.float32]:
     """Return mean and deviation of a classifier's pixels by its metadata.
 
     Raises:
-        ValueError: If it is no classifier of pictures, or its metadata have no normalization that MediaPipe takes.
+        ValueError: If it does not classify pictures, or its metadata lack a normalization that MediaPipe takes.
     """
     kinds = [(info.shape, info.dtype) for info in (*model.inputs, *model.outputs)]
     ranks = [(len(shape), dtype) for shape, dtype in kinds]
@@ -225,10 +225,10 @@ def _normalization(path: Path, model: Model) -> tuple[np.float32, np.float32]:
         )
     numbers = inspect(path).normalization.get(model.inputs[0].name, ((), ()))
     if [len({*each}) for each in numbers] != [1, 1]:
-        found = f"with a mean of {numbers[0]} and a deviation of {numbers[1]}" if numbers[0] else "without one"
+        received = f"with a mean of {numbers[0]} and a deviation of {numbers[1]}" if numbers[0] else "without one"
         raise ValueError(
             "Expected a file with a normalization of its pixels, equal for each color, which MediaPipe needs. "
-            f"Received: {str(path)!r} {found}. Write one with add_metadata(source, path, mean=..., std=...)."
+            f"Received: {str(path)!r} {received}. Write one with add_metadata(source, path, mean=..., std=...)."
         )
     mean, deviation = (np.float32(each[0]) for each in numbers)
     return mean, deviation
@@ -389,7 +389,8 @@ def web(
         TypeError: If a path is not one, or `samples` are not numbers.
         ValueError: If a file is missing, damaged, or compressed with gzip or xz, or `target` is another one.
         ValueError: If LiteRT.js cannot run a file: because of an open batch, several signatures, an operator, or the
-            type of an input or output; or MediaPipe cannot, as it is no image classifier with a normalization.
+            type of an input or output; or MediaPipe cannot, as it is not an image
+            classifier or lacks a normalization.
         ValueError: If the files have different inputs or the same name, or `samples` do not fit them.
         ValueError: If the folder is not one of `web` and not empty, or cannot be written. Nothing is written then.
 

@@ -238,8 +238,8 @@ def _front_matter(
     lines += [f"pipeline_tag: {_yaml(entry.task)}"] * bool(entry.task)
     lines += ["tags:", *(f"- {tag}" for tag in (*_TAGS, *tags))]
     results = [result for result in results if math.isfinite(result[2])]
-    known = [metric for metric in _HUB_METRICS if metric in {metric for _, metric, _ in results}]
-    lines += ["metrics:", *(f"- {metric}" for metric in known)] if known else []
+    names = [metric for metric in _HUB_METRICS if metric in {metric for _, metric, _ in results}]
+    lines += ["metrics:", *(f"- {name}" for name in names)] if names else []
     if not results:
         return lines
     lines += ["model-index:", f"- name: {_yaml(title)}", "  results:"]
@@ -601,8 +601,8 @@ def _seeds(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _notes(function: str, arguments: Mapping[str, Any]) -> list[str]:
     if function != "compress":
         return []
-    notes, given = [], arguments.get("search")
-    search = given.get("values", {}) if isinstance(given, dict) else {}  # the writer refuses what is none
+    notes, value = [], arguments.get("search")
+    search = value.get("values", {}) if isinstance(value, dict) else {}  # the writer refuses all others
     if "steps" not in search:
         notes.append(
             "the search trained as many steps as fit into its time: with Search(steps=...) it does not measure"
