@@ -1,9 +1,10 @@
-"""Prune MediaPipe's face mesh without its training code, on crops of photographs; compare it on another photograph.
+"""Prune MediaPipe's face landmarks without their training code, on faces of some people; compare them on others'.
 
-It needs three packages in build/packages, in which it looks for the file and the photographs:
+It needs five packages in build/packages, in which it looks for the files and the photographs:
 
-    pip download --no-deps -d build/packages mediapipe==0.10.21 scikit-image==0.22.0
+    pip download --no-deps -d build/packages mediapipe==0.10.21 scikit-image==0.22.0 insightface==2.1
     pip download --no-deps --no-binary :all: -d build/packages face-recognition==1.3.0
+    cd build/packages && npm pack @vladmandic/face-api@1.7.15
 """
 
 from __future__ import annotations
@@ -22,20 +23,28 @@ from PIL import Image
 from tfprune.export import prune_tflite
 
 FILE = "face_landmark.tflite"
-# Photographs with center and size of a crop around the face, in pixels. The last one is held out.
-PHOTOGRAPHS = {
-    "astronaut.png": (222, 112, 170),
-    "obama.jpg": (493, 220, 360),
-    "obama2.jpg": (360, 408, 540),
-    "obama3.jpg": (762, 428, 480),
-    "biden.jpg": (573, 308, 480),
+Places = dict[str, list[tuple[int, int, int]]]
+# Photographs with center and size of a crop around each face, in pixels: 22 people.
+FITTED: Places = {
+    "sample1.jpg": [(510, 502, 310), (934, 566, 310), (1560, 341, 260)],
+    "sample2.jpg": [(454, 292, 340), (982, 368, 320), (1544, 292, 230)],
+    "sample3.jpg": [(1185, 383, 380), (691, 489, 360), (1600, 461, 350)],
+    "sample4.jpg": [(750, 218, 300), (1071, 342, 350), (381, 344, 330), (1337, 299, 340)],
+    "sample5.jpg": [(865, 249, 290), (1196, 353, 310), (673, 560, 330), (1521, 544, 370), (473, 1032, 310)],
+    "sample6.jpg": [(355, 647, 390), (781, 501, 390), (1265, 467, 380), (1594, 439, 380)],
 }
-CROPS, HELD_CROPS = 64, 36  # of each photograph
+HELD: Places = {  # nine people, none of whom is above
+    "astronaut.png": [(222, 112, 170)],
+    "obama.jpg": [(493, 220, 360)],
+    "biden.jpg": [(573, 308, 480)],
+    "t1.jpg": [(115, 343, 155), (327, 220, 160), (517, 349, 205), (796, 414, 165), (962, 144, 200), (1182, 348, 160)],
+}
+SAMPLES, HELD_CROPS = 256, 4  # in all, of each face
 BARS = {0.5: 0.05, 0.7: 0.15}
 SIZE = 192
 
 
-def crops(image: Image.Image, place: Sequence[float], count: int, *, seed: int) -> np.ndarray:
+def crops(image: Image.Image, place: Sequence[float], count: int, *, seed: Sequence[int]) -> np.ndarray:
     """Return crops around a face: moved, resized, turned, mirrored, brighter or darker, as a tracker sees it."""
     random = np.random.default_rng(seed)
     x, y, size = place
@@ -51,18 +60,26 @@ def crops(image: Image.Image, place: Sequence[float], count: int, *, seed: int) 
     return np.stack(images)
 
 
+def faces(photographs: dict[str, bytes], places: Places, count: int) -> np.ndarray:
+    """Return crops of every face, in random order."""
+    parts = []
+    for number, (name, own) in enumerate(places.items()):
+        image = Image.open(io.BytesIO(photographs[name])).convert("RGB")
+        parts += [crops(image, place, count, seed=[number, index]) for index, place in enumerate(own)]
+    return np.random.default_rng(0).permutation(np.concatenate(parts))
+
+
 def measure(folder: Path = PACKAGES) -> Iterator[Row]:
     photographs = {Path(name).name: content for name, content in members_of(folder, (".png", ".jpg"))}
     content = next((content for name, content in members_of(folder, (".tflite",)) if Path(name).name == FILE), None)
-    if content is None or not PHOTOGRAPHS.keys() <= photographs.keys():
+    if content is None or not {*FITTED, *HELD} <= photographs.keys():
         sys.stderr.write(f"{folder}: no packages, see the first lines of this file\n")
         return
-    images = {name: Image.open(io.BytesIO(photographs[name])).convert("RGB") for name in PHOTOGRAPHS}
-    *fitted, held = PHOTOGRAPHS
-    parts = [crops(images[name], PHOTOGRAPHS[name], CROPS, seed=seed) for seed, name in enumerate(fitted)]
-    seen = np.random.default_rng(0).permutation(np.concatenate(parts))
-    other = crops(images[held], PHOTOGRAPHS[held], HELD_CROPS, seed=len(fitted))
-    for what, samples in {"another person": np.concatenate([seen, other]), "other crops": seen}.items():
+    people = sum(map(len, FITTED.values()))
+    seen = faces(photographs, FITTED, -(-SAMPLES // people))[:SAMPLES]
+    other = faces(photographs, HELD, HELD_CROPS)
+    held = len(seen) // 7  # every eighth sample of all is held out
+    for what, samples in {"other people": np.concatenate([seen, other[:held]]), "other crops": seen}.items():
         for sparsity, bar in BARS.items():
             with tempfile.TemporaryDirectory() as target:
                 report = prune_tflite(content, Path(target, "sparse.tflite"), samples, sparsity=sparsity)

@@ -36,19 +36,20 @@ from tfprune.export.file.sparse_tensors import TensorValues
 # options, and their tensors the same shapes and scales.
 
 ALIGNMENT = 16  # bytes: what the format asks of the values of tensors
+_REST = 2**16  # bytes beside the values, at first
 _MAX_LEFT_OUT_RATIO = (
     4  # bytes left out for each byte written, at most: a reader has to tell a file from one that goes on for ever
 )
 
 
-def _sharing_builder() -> Any:
-    """Return a builder of the flatbuffers package that writes equal parts once."""
+def _sharing_builder(size: int) -> Any:
+    """Return a builder of the flatbuffers package that writes equal parts once, with memory for so many bytes."""
     import flatbuffers
 
     class SharingBuilder(_Sharing, flatbuffers.Builder):
         pass
 
-    return SharingBuilder(1024)
+    return SharingBuilder(min(size, flatbuffers.Builder.MAX_BUFFER_SIZE))
 
 
 def _with_shared_parts(model: schema.ModelT) -> schema.ModelT:
@@ -263,14 +264,21 @@ def save_objects(model: schema.ModelT) -> bytes:
     """
     from flatbuffers.builder import BuilderSizeError
 
-    builder = _sharing_builder()
+    values = sum(len(buffer.data) + ALIGNMENT for buffer in model.buffers or () if buffer.data is not None)
     try:
+        builder = _sharing_builder(values + _REST)  # each doubling of its memory would copy the whole
         builder.Finish(_with_shared_parts(model).Pack(builder), IDENTIFIER)
     except (*DAMAGE_ERRORS, AttributeError, BuilderSizeError) as error:
         raise ValueError(
             f"Expected a model that makes a TFLite file. Received: one that does not ({reason_of(error)})."
         ) from error
-    return append_archive(bytes(builder.Output()), getattr(model, "archive", b""))
+    return append_archive(bytes(memoryview(builder.Bytes)[builder.Head() :]), getattr(model, "archive", b""))
+
+
+def copy_objects(model: schema.ModelT) -> schema.ModelT:
+    """Return a copy of a model to change, which shares the values of its buffers until they are replaced."""
+    shared = {id(buffer.data): buffer.data for buffer in model.buffers or () if buffer.data is not None}
+    return copy.deepcopy(model, shared)
 
 
 def add_tensor(graph: schema.SubGraphT, tensor: schema.TensorT, **changes: Any) -> int:

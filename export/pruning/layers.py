@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from tfprune.export.pruning.pieces import (
 from tfprune.export.rewriting.sparsify import make_dense, unpacked
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments, Grid
-from tfprune.solving.zeros import ZeroSolver
+from tfprune.solving.zeros import RIDGE_KEPT, ZeroSolver
 
 # The rows of numbers that a weight multiplies, taken from the tensor that an operator reads.
 
@@ -568,7 +569,6 @@ class FileLayer:
         operators: Those of this graph, whose inputs say which entries matter.
         is_in_others: Whether other graphs use it, too.
         name: The name of its tensor.
-        weights: For each group a matrix of outputs by inputs, and a bias as the last input where it has one.
         inputs: The number of inputs without the bias.
     """
 
@@ -580,17 +580,26 @@ class FileLayer:
         home = self._first.home(pieces)
         tensor = home.graph.tensors[self._first.weight]
         self.name, self.kind = (tensor.name or b"").decode(errors="replace"), self._first.kind
-        self.buffer = tensor.buffer
-        matrix = self._first.to_matrix(stored.read(pieces.model.buffers[self.buffer]))
-        self.inputs = matrix.shape[2]
+        self.buffer, self._values = tensor.buffer, pieces.model.buffers[tensor.buffer].data
         # Operators that share a weight keep biases that differ.
-        bias, *others = (operator.bias(pieces) for operator in operators)
-        self.has_bias = bias.size > 0 and all(np.array_equal(bias, other) for other in others)
-        if self.has_bias:
-            matrix = np.concatenate([matrix, bias.reshape(*matrix.shape[:2], 1)], axis=2)
-        self.weights = matrix.astype(np.float32)
+        self._bias, *others = (operator.bias(pieces) for operator in operators)
+        self.has_bias = self._bias.size > 0 and all(np.array_equal(self._bias, other) for other in others)
+        self.inputs = self.weights.shape[2] - self.has_bias
         self.size = self.kernel(self.weights).size
         self.zeros = 1 - np.count_nonzero(self.kernel(self.weights)) / self.size
+        self.forget()
+
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        """For each group a matrix of outputs by inputs, and a bias as the last input where it has one."""
+        matrix = self._first.to_matrix(self.stored.read(schema.BufferT(data=self._values)))
+        if self.has_bias:
+            matrix = np.concatenate([matrix, self._bias.reshape(*matrix.shape[:2], 1)], axis=2)
+        return matrix.astype(np.float32)
+
+    def forget(self) -> None:
+        """Let go of the weights, which are read anew when they are asked for: a file has many layers."""
+        self.__dict__.pop("weights", None)
 
     @property
     def is_in_parallel(self) -> bool:
@@ -600,7 +609,7 @@ class FileLayer:
     @property
     def solver(self) -> ZeroSolver:
         """Puts zeros into the weights. Made anew each time, as it holds them in double precision."""
-        return ZeroSolver(self.weights, inputs=self.inputs, positions=self._first.positions)
+        return ZeroSolver(self.weights, inputs=self.inputs, positions=self._first.positions, ridge_kept=RIDGE_KEPT)
 
     def kernel(self, weights: np.ndarray) -> np.ndarray:
         """Return weights without the bias."""
@@ -667,8 +676,15 @@ class FileLayer:
         stored = self.stored.grown(self.tensor(solved))  # by what real numbers would need
         if stored.is_integer:
             grids = [Grid(steps[:, :1]) for steps in self._first.to_matrix(stored.steps())]
-            solved = masked(sparsity, grids)
+            rounded = [self._rounded(*pair) for pair in zip(solved, grids, strict=True)]
+            others = masked(sparsity, grids)  # which make up for the rounding as well
+            groups = zip(moments, rounded, others, strict=True)
+            solved = np.stack([sums.better(*pair) for sums, *pair in groups])
         return solved, stored
+
+    def _rounded(self, weights: np.ndarray, grid: Grid) -> np.ndarray:
+        """Return the weights of a group on a grid, and its bias as it is."""
+        return np.concatenate([grid.nearest(self.kernel(weights)), weights[:, self.inputs :]], axis=1)
 
     @contextlib.contextmanager
     def written(self, pieces: Pieces, weights: np.ndarray) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from tfprune.export.file.container import (
     source_name,
 )
 from tfprune.export.file.document import (
+    copy_objects,
     drop_hash,
     graphs_of_signatures,
     load_objects,
@@ -364,7 +364,7 @@ class _PruningInOrder:
             shares = [sparsity] * len(self._checked_layers())
         else:
             shares = split_by_error([curve for graph in self._graphs for curve in graph.curves], sparsity)
-        model, each = copy.deepcopy(self._model), iter(shares)
+        model, each = copy_objects(self._model), iter(shares)
         rows = [row for graph in self._graphs for row in graph.prune(model, each)]
         if not numbers_operators(model):
             drop_hash(model)
@@ -403,6 +403,7 @@ class _GraphInOrder:
             layer.write(file, weights, stored)
             values = stored.read(file.model.buffers[layer.buffer])
             rows.append(_row(layer, values, relative_error(moments, weights)))
+            layer.forget()
             self._progress.add()
         return rows
 
@@ -427,6 +428,7 @@ class _GraphInOrder:
                 curves[id(layer)] = self._curve(layer, aimed, states=states, outputs=outputs)
                 if layer.is_in_parallel:
                     self._in_parallel[id(layer)] = aimed
+                layer.forget()
                 self._progress.add()
         constant = [layer for layer in self.layers if id(layer) not in varying]
         self.layers = [layer for layer in self.layers if id(layer) in varying]

@@ -26,6 +26,7 @@ from tfprune.export.file.container import (
 from tfprune.export.file.document import (
     add_tensor,
     add_values,
+    copy_objects,
     drop_hash,
     indices_of,
     inputs_of,
@@ -170,8 +171,8 @@ def shrink_tflite(
             such as 0.1: as many channels go as this allows.
         flops: The floating-point operations of one sample, two for each multiplication of a kernel, that the new file
             may need: an int is an amount, a float in (0, 1) a fraction of those of the file. As few channels go as
-            this allows, in two rounds, between which the others are ranked and solved for anew. Give this, or one of
-            `max_bytes` and `max_error`, which search with one round in each try, or a `target` with an arena.
+            this allows. Give this, or one of `max_bytes` and `max_error`, or a `target` with an arena. Channels go in
+            two rounds, between which the others are ranked and solved for anew; a search goes through both.
         round_to: The number of remaining channels of a group is rounded up to a multiple of this, at least 1. Default
             1. Many kernels are fastest at multiples of 4 or 8.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
@@ -723,7 +724,7 @@ class _ShrinkingInOrder:
 
     def arena(self, keep: np.ndarray | None = None, *, micro: Micro) -> int:
         """Return the RAM that a microcontroller needs for the bundles that stay, whatever their weights are."""
-        model = copy.deepcopy(self._dense.model)
+        model = copy_objects(self._dense.model)
         content = save_objects(model) if keep is None else _without_channels(model, keep)
         return smallest_arena(with_dense_weights(fix_batch(ModelFile(content), 1)), micro=micro)
 
@@ -779,7 +780,7 @@ class _ShrinkingInOrder:
 
     def _solved(self, keep: np.ndarray) -> bytes:
         """Return the file of the old size with zeros for what goes, and new values for the other weights."""
-        file = Pieces(copy.deepcopy(self._dense.model))
+        file = Pieces(copy_objects(self._dense.model))
         dense, now = (Activations(pieces, self._runs, folder=self._folder) for pieces in (self._dense, file))
         gone = np.flatnonzero(~keep)
         is_changed = False
@@ -807,14 +808,11 @@ def _run_job(folder: Path) -> None:
     settings = samples.settings
     micro = None if settings["micro"] is None else Micro(**settings["micro"])
     is_search = any(settings[name] is not None for name in ("max_bytes", "max_error"))
-    progress = ChildProgress(folder, rounds=1 + (TRIES if is_search else 3))  # or: solve, rank again, and solve again
+    tries = TRIES if is_search else 0
+    progress = ChildProgress(folder, rounds=4 + 2 * tries)  # rank, try, solve, rank again, try and solve again
     limits = _Limits(settings["flops"], micro)
     job = _ShrinkingInOrder(samples.content, samples.runs[0], limits=limits, folder=folder, progress=progress)
-    small = (
-        _wanted(job, samples, micro=micro)
-        if is_search
-        else _in_two_rounds(job, samples, limits=limits, progress=progress)
-    )
+    small = (_wanted if is_search else _within)(job, samples, limits=limits, progress=progress)
     rows = {
         "groups": [vars(row) for row in small.groups],
         "errors": [vars(row) for row in samples.errors(small.content)],
@@ -825,23 +823,41 @@ def _run_job(folder: Path) -> None:
     samples.hand_over(small.content, rows, expected=small.zeroed)
 
 
-def _in_two_rounds(
-    job: _ShrinkingInOrder, samples: FileJob, *, limits: _Limits, progress: ChildProgress
-) -> _ShrunkFile:
-    """Go half of the way, and rank the channels of that file anew: their worth depends on which others are there."""
+def _within(job: _ShrinkingInOrder, samples: FileJob, *, limits: _Limits, progress: ChildProgress) -> _ShrunkFile:
+    """Return a file that keeps to limits of what it takes, in two rounds."""
     round_to = samples.settings["round_to"]
     if isinstance(limits.flops, float):
         limits = replace(limits, flops=int(job.flops * limits.flops))
     job.check(limits, round_to=round_to)
-    half = job.shrunk(limits.halfway(job), round_to=1)
-    samples.check_same(half.content, half.zeroed)  # those of the last file are compared by the parent
-    runs = samples.runs_of(half.content)[0]
-    again = _ShrinkingInOrder(half.content, runs, limits=limits, folder=samples.folder, progress=progress)
+    half, again = _halfway(job, samples, limits=limits, progress=progress)
     return again.shrunk(limits, round_to=round_to).after(half)
 
 
-def _wanted(job: _ShrinkingInOrder, samples: FileJob, *, micro: Micro | None) -> _ShrunkFile:
-    """Search for the file that keeps to a limit of bytes or of the error, each try in one round."""
+def _halfway(
+    job: _ShrinkingInOrder, samples: FileJob, *, limits: _Limits, progress: ChildProgress
+) -> tuple[_ShrunkFile, _ShrinkingInOrder]:
+    """Go half of the way, and rank the channels of that file anew: their worth depends on which others are there."""
+    half = job.shrunk(limits.halfway(job), round_to=1)
+    samples.check_same(half.content, half.zeroed)  # those of the last file are compared by the parent
+    runs = samples.runs_of(half.content)[0]
+    return half, _ShrinkingInOrder(half.content, runs, limits=limits, folder=samples.folder, progress=progress)
+
+
+def _wanted(job: _ShrinkingInOrder, samples: FileJob, *, limits: _Limits, progress: ChildProgress) -> _ShrunkFile:
+    """Search for the file that keeps to a limit of bytes or of the error: in one round, then from halfway there."""
+    once = _searched(job, samples, micro=limits.micro)
+    half, again = _halfway(job, samples, limits=replace(limits, flops=once.flops_kept), progress=progress)
+    try:
+        twice = _searched(again, samples, micro=limits.micro).after(half)
+    except ValueError:  # none from there keeps to the limit
+        return once
+    if samples.settings["max_error"] is not None:
+        return min(once, twice, key=lambda file: file.flops_kept)
+    return min(once, twice, key=lambda file: samples.error(file.content))
+
+
+def _searched(job: _ShrinkingInOrder, samples: FileJob, *, micro: Micro | None) -> _ShrunkFile:
+    """Return the file that keeps to a limit of bytes or of the error, each try solved for from one ranking."""
     names = ("max_bytes", "max_error", "round_to", "compress")
     max_bytes, max_error, round_to, compress = (samples.settings[name] for name in names)
 

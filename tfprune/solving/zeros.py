@@ -335,6 +335,7 @@ def _on_support(gram: np.ndarray, cross: np.ndarray, weights: np.ndarray, *, mas
 
 RIDGE = 0.1  # of the mean square of the inputs, where there are ten rows or more for each input
 _RIDGE_WITHOUT = 0.001  # the same where whole inputs go: the others have to change more than around single zeros
+RIDGE_KEPT = 0.01  # the same where all zeros are chosen, and the entries between them are solved for at once
 _THREADS = 2  # each takes a few copies of the weights
 _OUTPUTS_OF_SHAPE = 128  # of which the shape of an error curve is measured: its height is that of all outputs
 
@@ -347,26 +348,38 @@ class ZeroSolver:
         inputs: The number of inputs that may be removed: all but the one of the bias.
         positions: The number of positions of the kernel.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean; more where rows are few.
+        ridge_kept: The same for a last solution for all kept entries of an output at once, where they are not rounded:
+            column by column, an entry makes up for those before it only. None for no such solution.
 
     Reference:
         Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774.
     """
 
-    def __init__(self, weights: np.ndarray, *, inputs: int, positions: int = 1, ridge: float = RIDGE) -> None:
+    def __init__(
+        self,
+        weights: np.ndarray,
+        *,
+        inputs: int,
+        positions: int = 1,
+        ridge: float = RIDGE,
+        ridge_kept: float | None = None,
+    ) -> None:
         self.weights = weights.astype(np.float64)
-        self.inputs, self.positions, self._least_ridge = inputs, positions, ridge
+        self.inputs, self.positions, self._least_ridge, self._ridge_kept = inputs, positions, ridge, ridge_kept
 
-    def _ridge(self, moments: GramMoments, *, least: float | None = None) -> float:
+    def _ridge(self, moments: GramMoments, least: float) -> float:
         """Hold the solution back, the more so where rows are few."""
-        least = self._least_ridge if least is None else least
         return least * max(1.0, 10 * len(moments.gram) / max(moments.count, 1))
 
     def refit(self, moments: Sequence[GramMoments]) -> np.ndarray:
         """Return dense weights that come closer to the outputs that the moments ask for."""
-        pairs = zip(moments, self.weights, strict=True)
-        return np.stack(
-            [solve(sums, own, free=np.ones(own.shape, bool), ridge=self._ridge(sums)) for sums, own in pairs]
-        )
+        return self._solved(moments, self.weights, np.ones(self.weights.shape, bool), least=self._least_ridge)
+
+    def _solved(
+        self, moments: Sequence[GramMoments], weights: np.ndarray, free: np.ndarray, *, least: float
+    ) -> np.ndarray:
+        groups = zip(moments, weights, free, strict=True)
+        return np.stack([solve(sums, own, free=each, ridge=self._ridge(sums, least)) for sums, own, each in groups])
 
     def masking(
         self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern
@@ -378,7 +391,7 @@ class ZeroSolver:
             start: The dense weights to start from: those of `refit`, or the weights themselves.
             pattern: The shape of the zeros.
         """
-        ridges = [self._ridge(sums) for sums in moments]
+        ridges = [self._ridge(sums, self._least_ridge) for sums in moments]
         factors = [_elimination_factor(sums, ridge) for sums, ridge in zip(moments, ridges, strict=True)]
 
         def masked(
@@ -398,6 +411,8 @@ class ZeroSolver:
                     factor=factors[group],
                 )
                 as_it_was = self.weights[group][outputs].copy()
+                if grids is None and self._ridge_kept is not None:
+                    updated = solve(sums, updated, free=mask, ridge=self._ridge(sums, self._ridge_kept))
                 if grids is not None:
                     as_it_was[:, : self.inputs] = grids[group].nearest(as_it_was[:, : self.inputs])
                 solved[group] = sums.better(np.where(mask, as_it_was, 0), updated)
@@ -424,7 +439,7 @@ class ZeroSolver:
                 inputs=self.inputs,
                 pattern=pattern,
                 sparsity=sparsity,
-                ridge=self._ridge(sums),
+                ridge=self._ridge(sums, self._least_ridge),
                 positions=self.positions,
             )
             solved[group] = sums.better(np.where(mask, self.weights[group], 0), updated)
@@ -437,13 +452,9 @@ class ZeroSolver:
             moments: What the weight sees, and what it should return, for each group.
             kept: Whether each input is kept, of shape (inputs,), without the bias.
         """
-        solved = np.zeros_like(self.weights)
-        free = np.ones(self.weights.shape[1:], dtype=bool)
-        free[:, : self.inputs] = kept
-        for group, sums in enumerate(moments):
-            ridge = self._ridge(sums, least=_RIDGE_WITHOUT)
-            solved[group] = solve(sums, self.weights[group] * free, free=free, ridge=ridge)
-        return solved
+        free = np.ones(self.weights.shape, dtype=bool)
+        free[..., : self.inputs] = kept
+        return self._solved(moments, self.weights * free, free, least=_RIDGE_WITHOUT)
 
     def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
         """Return the weights at `LEVEL_FELT`, with zeros in this weight alone, and the errors at each of `LEVELS`.
