@@ -460,7 +460,7 @@ def _order(use: tuple[LinearOperator, FileLayer]) -> tuple[int, int]:
 # Work on a file and samples in a process of its own: nobody has tested the pieces of a foreign file.
 
 _TIMEOUT = 3600.0  # seconds for all of the work on one file
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "4194304"}  # small matrices are fastest so
 _RUN_ROWS = 16  # samples in one run of a file that leaves the batch open
 _DENSE, _CHANGED = "dense.tflite", "changed.tflite"
 _JOB, _RESULT = "job", "result"

@@ -267,12 +267,7 @@ def _alps(
         raise ValueError(
             "Expected finite moments of the inputs. Received: NaN or infinity; check the data and weights."
         )
-    damping = ridge * np.trace(moments.gram) / len(moments.gram)
-    diagonal = moments.gram.diagonal() + damping
-    scales = np.sqrt(np.where(diagonal > 0, diagonal, 1))
-    dtype = np.float64 if len(scales) <= _EXACT else np.float32
-    gram = ((moments.gram + damping * np.eye(len(scales))) / np.outer(scales, scales)).astype(dtype)
-    cross = ((moments.cross + damping * weights) / scales).astype(dtype)
+    gram, cross, scales = _system(moments, weights, ridge)
 
     def kept(values: np.ndarray) -> np.ndarray:
         mask = np.ones(values.shape, dtype=bool)
@@ -280,9 +275,19 @@ def _alps(
         mask[:, :inputs] = pattern(squares, sparsity).reshape(len(values), inputs)
         return mask
 
-    values = _constrained(gram, cross, (weights * scales).astype(dtype), kept=kept)
+    values = _constrained(gram, cross, (weights * scales).astype(gram.dtype), kept=kept)
     mask = kept(values)
     return mask, _on_support(gram, cross, values * mask, mask=mask) / scales
+
+
+def _system(moments: GramMoments, weights: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the moments of inputs and of outputs, scaled so that the inputs are of one size, and these scales."""
+    damping = ridge * np.trace(moments.gram) / len(moments.gram)
+    diagonal = moments.gram.diagonal() + damping
+    scales = np.sqrt(np.where(diagonal > 0, diagonal, 1))
+    dtype = np.float64 if len(scales) <= _EXACT else np.float32
+    gram = ((moments.gram + damping * np.eye(len(scales))) / np.outer(scales, scales)).astype(dtype)
+    return gram, ((moments.cross + damping * weights) / scales).astype(dtype), scales
 
 
 def _constrained(
@@ -348,7 +353,7 @@ class ZeroSolver:
         inputs: The number of inputs that may be removed: all but the one of the bias.
         positions: The number of positions of the kernel.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean; more where rows are few.
-        ridge_kept: The same for a last solution for all kept entries of an output at once, where they are not rounded:
+        ridge_kept: The same for a last solution for all kept entries of an output at once, if they are not rounded:
             column by column, an entry makes up for those before it only. None for no such solution.
 
     Reference:
@@ -412,7 +417,8 @@ class ZeroSolver:
                 )
                 as_it_was = self.weights[group][outputs].copy()
                 if grids is None and self._ridge_kept is not None:
-                    updated = solve(sums, updated, free=mask, ridge=self._ridge(sums, self._ridge_kept))
+                    gram, cross, scales = _system(sums, updated, self._ridge(sums, self._ridge_kept))
+                    updated = _on_support(gram, cross, updated * scales, mask=mask) / scales
                 if grids is not None:
                     as_it_was[:, : self.inputs] = grids[group].nearest(as_it_was[:, : self.inputs])
                 solved[group] = sums.better(np.where(mask, as_it_was, 0), updated)
