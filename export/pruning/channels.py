@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,6 @@ from tfprune.solving.dependency_graph import (
     has_channels,
     in_bundles,
     placed,
-    positions,
     sizes,
 )
 
@@ -70,6 +70,7 @@ class _FileGraph:
     Attributes:
         calls: Its operators.
         outputs: The tensors that it returns.
+        samples: The number of samples of one run.
     """
 
     def __init__(self, pieces: Pieces) -> None:
@@ -85,6 +86,8 @@ class _FileGraph:
             )
             for step, operator in enumerate(pieces.steps)
         ]
+        lengths = {self.shape(tensor)[:1] for tensor in pieces.inputs}
+        self.samples = max([1, *lengths.pop()]) if len(lengths) == 1 else 1
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """Return the shape of a tensor; sizes that are open count as 1."""
@@ -115,6 +118,54 @@ class _FileGraph:
         """Return the operators that take a tensor."""
         return [call for call in self.calls if tensor in call.inputs]
 
+    def head_axes(self) -> dict[int, int]:
+        """Return the axis of heads of each tensor whose RESHAPE makes it: one that a product of two tensors keeps."""
+        makers = {tensor: call for call in self.calls for tensor in call.outputs}
+        products = [call for call in self.calls if _is_of_two_tensors(self, call)]
+        todo = [
+            (tensor, axis)
+            for call in products
+            for tensor in call.inputs
+            for axis in range(len(self.shape(tensor)) - 2)
+            if self.shape(tensor)[axis] > 1
+        ]
+        heads: dict[int, int] = {}
+        visited = set(todo)
+        while todo:
+            tensor, axis = todo.pop()
+            if tensor not in makers:
+                continue
+            sources = _before(self, makers[tensor], axis)
+            if sources is None:
+                heads[tensor] = axis
+            todo += [source for source in sources or () if source not in visited]
+            visited.update(sources or ())
+        return heads
+
+
+def _is_of_two_tensors(graph: _FileGraph, call: _OperatorCall) -> bool:
+    return call.name == "BATCH_MATMUL" and not any(map(graph.is_constant, call.inputs))
+
+
+def _before(graph: _FileGraph, call: _OperatorCall, axis: int) -> list[tuple[int, int]] | None:
+    """Return where an axis of what an operator makes is in what it takes; None if a RESHAPE splits it off."""
+    source, after = call.inputs[0], graph.shape(call.outputs[0])
+    if call.name in _RESHAPES:
+        before, place = graph.shape(source), (after[axis], math.prod(after[:axis]))
+        same = [other for other, size in enumerate(before) if (size, math.prod(before[:other])) == place]
+        return [(source, same[0])] if same else None
+    if call.name == "TRANSPOSE" and graph.pieces.has_values(call.inputs[1]):
+        return [(source, graph.numbers(call.inputs[1])[axis])]
+    if call.name in _PARTS:
+        source = call.inputs[_PARTS[call.name]]
+        return [(source, axis)] if len(graph.shape(source)) == len(after) else []
+    if call.name in ("GATHER", "UNPACK"):
+        first = call.options.axis % len(graph.shape(source))
+        return [(source, axis + (axis >= first))] if len(graph.shape(source)) == len(after) + 1 else []
+    operands = [tensor for tensor in call.inputs if tensor >= 0] if call.name in _ONE_BY_ONE else []
+    places = [(tensor, axis - len(after) + len(graph.shape(tensor))) for tensor in operands]
+    return [(tensor, own) for tensor, own in places if own >= 0 and graph.shape(tensor)[own] == after[axis]]
+
 
 def _held_in(store: Variable, pieces: Pieces) -> str | None:
     """Return why a variable cannot lose channels; None if it can."""
@@ -139,6 +190,9 @@ class _FileFlow(ChannelFlow):
     Args:
         graph: The operators of the file.
         rules: How channels go through each kind of operator.
+
+    Attributes:
+        head_axes: The axis of heads of tensors that are split into them.
     """
 
     def __init__(self, graph: _FileGraph, rules: Mapping[str, _Rule]) -> None:
@@ -147,6 +201,7 @@ class _FileFlow(ChannelFlow):
         self.shape, self.is_constant = graph.shape, graph.is_constant
         self.numbers, self.name = graph.numbers, graph.name
         self._kernels: dict[int, Layout] = {}  # by buffer
+        self.head_axes = graph.head_axes()
 
         def rule_of(call: _OperatorCall) -> _Rule:
             if call.name not in rules:
@@ -208,8 +263,9 @@ class _FileFlow(ChannelFlow):
             self._share(constant, layout)
 
     def multiply(self, call: _OperatorCall, weight: int, layout: Layout, *, at: int) -> None:
-        """Note the multiplications of a kernel at each position of a tensor."""
-        self.of(call).work.append((positions(self.shape(at), -1), sizes(self.shape(weight), layout)))
+        """Note the multiplications of a kernel at each position of a tensor, along whichever axes it has them."""
+        count = math.prod(self.shape(at)[:-1]) // self.graph.samples
+        self.of(call).work.append((max(count, 1), sizes(self.shape(weight), layout)))
 
     def count(self, call: _OperatorCall, place: int, counts: Mapping[int, Size]) -> None:
         """Note which entries of a constant of integers count channels, by their indices.
@@ -254,8 +310,14 @@ class _FileFlow(ChannelFlow):
 _Move = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
-def _moved(flow: _FileFlow, tensor: int, *, move: _Move) -> list[Layout]:
+def _moved(flow: _FileFlow, tensor: int, *, move: _Move, head_axis: int | None = None) -> list[Layout]:
     """Follow an operator that moves entries, by what it does to the numbers of the channels.
+
+    Args:
+        flow: The channels.
+        tensor: What the operator takes.
+        move: What it does to an array.
+        head_axis: The axis along which to remove entries, where they may go along several.
 
     Raises:
         NoRule: If channels are not in one line of the result.
@@ -267,7 +329,7 @@ def _moved(flow: _FileFlow, tensor: int, *, move: _Move) -> list[Layout]:
         return [(None,) * result.ndim for result in move(np.zeros(shape, np.int8))]
     lengths = [-1 if other == axis else 1 for other in range(len(shape))]
     numbers = np.broadcast_to(channels.reshape(lengths), shape)
-    return [_line(flow, result) for result in move(numbers)]
+    return [_line(flow, result, head_axis) for result in move(numbers)]
 
 
 def _axes(layout: Layout) -> list[int]:
@@ -277,15 +339,16 @@ def _axes(layout: Layout) -> list[int]:
     return axes
 
 
-def _line(flow: _FileFlow, numbers: np.ndarray) -> Layout:
+def _line(flow: _FileFlow, numbers: np.ndarray, head_axis: int | None) -> Layout:
     """Return the channels along the axis that can lose entries as a whole, and tie those that it joins."""
-    axis, channels = flow.line(numbers, differing_axes(numbers)[::-1], "an operator picks one of them")
+    axes = sorted(differing_axes(numbers), key=lambda axis: (axis != head_axis, -axis))
+    axis, channels = flow.line(numbers, axes, "an operator picks one of them")
     return placed(numbers.ndim, axis, channels)
 
 
 def _reshape(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
-    shape = flow.shape(call.outputs[0])
-    layouts = _moved(flow, call.inputs[0], move=lambda numbers: [_reshaped(numbers, shape)])
+    shape, head_axis = flow.shape(call.outputs[0]), flow.head_axes.get(call.outputs[0])
+    layouts = _moved(flow, call.inputs[0], move=lambda numbers: [_reshaped(numbers, shape)], head_axis=head_axis)
     counted: dict[int, Size] = {axis: channels for axis, channels in enumerate(layouts[0]) if channels is not None}
     if not counted or call.name != "RESHAPE":
         return layouts
@@ -400,6 +463,14 @@ def _stack(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
     return [(*layouts[0][:axis], None, *layouts[0][axis:])]
 
 
+def _unstack(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
+    layout = flow.layout(call.inputs[0])
+    axis = call.options.axis % len(layout)
+    if layout[axis] is not None:
+        raise NoRule("it picks one of them")
+    return [(*layout[:axis], *layout[axis + 1 :])] * len(call.outputs)
+
+
 def _blocks(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
     """Follow an operator that moves blocks of positions into channels, or back."""
     size, (count, height, width, depth) = call.options.blockSize, flow.shape(call.inputs[0])
@@ -428,16 +499,17 @@ def _read_shape(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
     return [(None,)]
 
 
+_RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+_PARTS = {"STRIDED_SLICE": 0, "SLICE": 0, "SPLIT": 1, "SPLIT_V": 0}  # the place of what they take parts of
 _MOVES: dict[str, _Rule] = {
-    "RESHAPE": _reshape,
-    "SQUEEZE": _reshape,
-    "EXPAND_DIMS": _reshape,
+    **dict.fromkeys(_RESHAPES, _reshape),
     "TRANSPOSE": _transpose,
     "STRIDED_SLICE": _strided_slice,
     "SLICE": _plain_slice,
     "SPLIT": _split_evenly,
     "SPLIT_V": _split_by_sizes,
     "PACK": _stack,
+    "UNPACK": _unstack,
     "SPACE_TO_DEPTH": _blocks,
     "DEPTH_TO_SPACE": _blocks,
     "SHAPE": _read_shape,
@@ -497,10 +569,10 @@ def _fully_connected(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
 
 
 def _follow_product(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
-    """Follow a product with a constant matrix."""
+    """Follow a product with a constant matrix, or of two tensors."""
     x, weight = call.inputs[:2]
     if not flow.is_constant(weight):
-        raise NoRule("it multiplies two tensors that are computed")
+        return _follow_product_of_two(flow, call)
     shape = flow.shape(weight)
     if call.options.adjX or np.prod(shape[:-2]) != 1:
         raise NoRule("it multiplies by several matrices, or by a transposed activation")
@@ -510,6 +582,19 @@ def _follow_product(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
     layout = (*[None] * (len(shape) - 2), *pair)
     _hold_kernel(flow, call, layout, places=(1, 2), outputs=outputs, at=call.outputs[0])
     return [flow.placed(call.outputs[0], outputs)]
+
+
+def _follow_product_of_two(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
+    """Follow a product of tensors: channels along the axes before both matrices, such as heads, meet each other."""
+    pairs = zip(call.inputs, (call.options.adjX, call.options.adjY), strict=True)
+    (rows, inner), (same, columns) = (flow.layout(tensor)[-2:][:: -1 if adj else 1] for tensor, adj in pairs)
+    flow.pin([inner, same], "BATCH_MATMUL: it adds up channels without a kernel")
+    rank = len(flow.shape(call.outputs[0]))
+    heads = tuple(_merged(flow, call, call.inputs, axis - rank) for axis in range(rank - 2))
+    if not has_channels(heads):
+        return [(*heads, rows, columns)]
+    flow.pin([rows, columns], "BATCH_MATMUL: a head has a fixed size")
+    return [(*heads, None, None)]
 
 
 def _lookup(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
@@ -629,8 +714,16 @@ def _merged(flow: _FileFlow, call: _OperatorCall, tensors: Sequence[int], axis: 
 
 
 def _concatenation(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
-    operands = [(flow.shape(tensor), flow.layout(tensor)) for tensor in call.inputs]
-    axis, beside = call.options.axis % len(operands[0][0]), f"{call.name}: beside channels that are fixed"
+    """Follow a concatenation; a constant has the channels of the others along all axes but the one that grows."""
+    shapes, layouts = ([each(tensor) for tensor in call.inputs] for each in (flow.shape, flow.layout))
+    axis, beside = call.options.axis % len(shapes[0]), f"{call.name}: beside channels that are fixed"
+    others = [next((own for own in along if own is not None), None) for along in zip(*layouts, strict=True)]
+    others[axis] = None
+    constants = [place for place, tensor in enumerate(call.inputs) if flow.is_constant(tensor)]
+    for place in constants if has_channels(tuple(others)) else ():
+        layouts[place] = tuple(others)
+        flow.hold(call, place, layouts[place])
+    operands = list(zip(shapes, layouts, strict=True))
     return [flow.join(operands, axis, outside="an input of the file, or a constant", beside=beside)]
 
 
@@ -646,12 +739,14 @@ _SPATIAL = (
     "MAX_POOL_2D AVERAGE_POOL_2D L2_POOL_2D RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SPACE_TO_BATCH_ND "
     "BATCH_TO_SPACE_ND"
 )
+_NORMALIZES = "SOFTMAX LOG_SOFTMAX L2_NORMALIZATION"
+_ONE_BY_ONE = frozenset(f"{_ALONE} {_MERGES} {_NORMALIZES}".split())
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_ALONE.split(), _each_alone),
     **dict.fromkeys(_MERGES.split(), _merge),
     **dict.fromkeys(_SPATIAL.split(), _spatial),
     **dict.fromkeys(["PAD", "PADV2", "MIRROR_PAD"], _padding),
-    **dict.fromkeys(["SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION"], _normalized),
+    **dict.fromkeys(_NORMALIZES.split(), _normalized),
     **dict.fromkeys(["MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"], _reduction),
     **_MOVES,
     "CONV_2D": _convolution,
@@ -729,6 +824,6 @@ def _pin_readers_without_layer(flow: _FileFlow, layers: Collection[FileLayer]) -
     """Let channels stay that an operator reads whose weights cannot be solved for."""
     steps = {operator.step for layer in layers for operator in layer.operators}
     for call in flow.graph.calls:
-        if call.name in PLACES and call.holder not in steps:
+        if call.name in PLACES and call.holder not in steps and not _is_of_two_tensors(flow.graph, call):
             layout = flow.layout(call.inputs[PLACES[call.name][0]])
             flow.pin(layout, f"{call.name}: its weights cannot be solved for")

@@ -205,6 +205,37 @@ class FileGraph:
         shape = tuple(self.shape(x)[axis] for axis in order)
         return self.operator("TRANSPOSE", [x, self.integers(*order)], shape, kind="TransposeOptions")
 
+    def projected(self, x: int, units: int) -> int:
+        """Multiply each position by a kernel."""
+        inputs, shape = [x, self.weights(units, self.shape(x)[-1]), self.weights(units)], (*self.shape(x)[:-1], units)
+        return self.operator("FULLY_CONNECTED", inputs, shape, kind="FullyConnectedOptions", keepNumDims=True)
+
+    def product(self, x: int, y: int, *, transposed: bool = False) -> int:
+        """Multiply two tensors."""
+        rows, columns = self.shape(x), self.shape(y)
+        batch = np.broadcast_shapes(rows[:-2], columns[:-2])
+        shape = (*batch, rows[-2], columns[-2 if transposed else -1])
+        return self.operator("BATCH_MATMUL", [x, y], shape, kind="BatchMatMulOptions", adjY=transposed)
+
+    def part(self, x: int, axis: int, index: int) -> int:
+        """Take one index of an axis, which stays."""
+        begins, shape = ([*self.shape(x)] for _ in range(2))
+        begins[:], shape[axis] = [index if other == axis else 0 for other in range(len(begins))], 1
+        inputs = [x, self.integers(*begins), self.integers(*shape)]
+        return self.operator("SLICE", inputs, tuple(shape), kind="SliceOptions")
+
+    def picked(self, x: int, axis: int, index: int) -> int:
+        """Take one index of an axis, which goes."""
+        shape = self.shape(x)[:axis] + self.shape(x)[axis + 1 :]
+        inputs = [x, self.constant(np.array(index, np.int32))]
+        return self.operator("GATHER", inputs, shape, kind="GatherOptions", axis=axis)
+
+    def unstacked(self, x: int, axis: int) -> list[int]:
+        shape = self.shape(x)
+        parts = [self._tensor(shape[:axis] + shape[axis + 1 :]) for _ in range(shape[axis])]
+        self.add("UNPACK", [x], parts, kind="UnpackOptions", axis=axis, num=len(parts))
+        return parts
+
 
 def grown(graph: FileGraph, *, steps: int) -> int:
     """Add operators at random, each to what the last one made, and return the output."""
