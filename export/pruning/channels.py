@@ -121,7 +121,7 @@ class _FileGraph:
     def head_axes(self) -> dict[int, int]:
         """Return the axis of heads of each tensor whose RESHAPE makes it: one that a product of two tensors keeps."""
         makers = {tensor: call for call in self.calls for tensor in call.outputs}
-        products = [call for call in self.calls if _is_of_two_tensors(self, call)]
+        products = [call for call in self.calls if _is_of_two_tensors(call, self.is_constant)]
         todo = [
             (tensor, axis)
             for call in products
@@ -143,8 +143,8 @@ class _FileGraph:
         return heads
 
 
-def _is_of_two_tensors(graph: _FileGraph, call: _OperatorCall) -> bool:
-    return call.name == "BATCH_MATMUL" and not any(map(graph.is_constant, call.inputs))
+def _is_of_two_tensors(call: _OperatorCall, is_constant: Callable[[int], bool]) -> bool:
+    return call.name == "BATCH_MATMUL" and not any(map(is_constant, call.inputs))
 
 
 def _before(graph: _FileGraph, call: _OperatorCall, axis: int) -> list[tuple[int, int]] | None:
@@ -193,6 +193,7 @@ class _FileFlow(ChannelFlow):
 
     Attributes:
         head_axes: The axis of heads of tensors that are split into them.
+        samples: The number of samples of one run.
     """
 
     def __init__(self, graph: _FileGraph, rules: Mapping[str, _Rule]) -> None:
@@ -201,7 +202,7 @@ class _FileFlow(ChannelFlow):
         self.shape, self.is_constant = graph.shape, graph.is_constant
         self.numbers, self.name = graph.numbers, graph.name
         self._kernels: dict[int, Layout] = {}  # by buffer
-        self.head_axes = graph.head_axes()
+        self.head_axes, self.samples = graph.head_axes(), graph.samples
 
         def rule_of(call: _OperatorCall) -> _Rule:
             if call.name not in rules:
@@ -264,7 +265,7 @@ class _FileFlow(ChannelFlow):
 
     def multiply(self, call: _OperatorCall, weight: int, layout: Layout, *, at: int) -> None:
         """Note the multiplications of a kernel at each position of a tensor, along whichever axes it has them."""
-        count = math.prod(self.shape(at)[:-1]) // self.graph.samples
+        count = math.prod(self.shape(at)[:-1]) // self.samples
         self.of(call).work.append((max(count, 1), sizes(self.shape(weight), layout)))
 
     def count(self, call: _OperatorCall, place: int, counts: Mapping[int, Size]) -> None:
@@ -715,7 +716,8 @@ def _merged(flow: _FileFlow, call: _OperatorCall, tensors: Sequence[int], axis: 
 
 def _concatenation(flow: _FileFlow, call: _OperatorCall) -> Sequence[Layout]:
     """Follow a concatenation; a constant has the channels of the others along all axes but the one that grows."""
-    shapes, layouts = ([each(tensor) for tensor in call.inputs] for each in (flow.shape, flow.layout))
+    shapes = [flow.shape(tensor) for tensor in call.inputs]
+    layouts = [flow.layout(tensor) for tensor in call.inputs]
     axis, beside = call.options.axis % len(shapes[0]), f"{call.name}: beside channels that are fixed"
     others = [next((own for own in along if own is not None), None) for along in zip(*layouts, strict=True)]
     others[axis] = None
@@ -824,6 +826,6 @@ def _pin_readers_without_layer(flow: _FileFlow, layers: Collection[FileLayer]) -
     """Let channels stay that an operator reads whose weights cannot be solved for."""
     steps = {operator.step for layer in layers for operator in layer.operators}
     for call in flow.graph.calls:
-        if call.name in PLACES and call.holder not in steps and not _is_of_two_tensors(flow.graph, call):
+        if call.name in PLACES and call.holder not in steps and not _is_of_two_tensors(call, flow.is_constant):
             layout = flow.layout(call.inputs[PLACES[call.name][0]])
             flow.pin(layout, f"{call.name}: its weights cannot be solved for")
