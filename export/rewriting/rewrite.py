@@ -897,10 +897,10 @@ def rewrite(
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
         choice = choose_micro(fixed, inputs=samples, check=Check(None, allowed, _ADVICE), micro=wanted.micro)
     else:
-        joined = fixed.after(join_moves)
-        plain = "as it was" if joined == fixed else "fewer moves of entries"
+        form = fixed.after(join_moves)
+        plain = "as it was" if form == fixed else "fewer moves of entries"
         name = plain if fixed == file else f"batch of {wanted.fixed_batch}"
-        forms = candidate_files(joined, name=name, optimize=wanted.optimize)
+        forms = candidate_files(form, name=name, optimize=wanted.optimize)
         forms = wanted.forms(forms, source=source_name(source))
         if check_on is None and len(file.signatures) > 1:
             inputs = None if fixed == file else _drawn(file, wanted.fixed_batch or 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 
 from tfprune.export.file import schema
@@ -235,6 +238,34 @@ class FileGraph:
         parts = [self._tensor(shape[:axis] + shape[axis + 1 :]) for _ in range(shape[axis])]
         self.add("UNPACK", [x], parts, kind="UnpackOptions", axis=axis, num=len(parts))
         return parts
+
+    def loop(self, count: int, states: list[int], body: Callable[[FileGraph, list[int]], list[int]]) -> list[int]:
+        """Run a body with a counter and states; the body returns the next states."""
+        inner, condition = (copy.copy(self) for _ in range(2))
+        starts = [self.constant(np.array(0, np.int32)), *states]
+        for graph in (condition, inner):
+            graph.graph = schema.SubGraphT(tensors=[], operators=[])
+            self.model.subgraphs.append(graph.graph)
+            inputs = [graph._tensor(self.shape(start)) for start in starts]
+            graph.graph.tensors[inputs[0]].type = schema.TensorType.INT32
+            graph.graph.inputs = np.array(inputs, np.int32)
+        counter, *others = map(int, inner.graph.inputs)
+        next_counter = inner.operator("ADD", [counter, inner.constant(np.array(1, np.int32))], (), kind="AddOptions")
+        inner.graph.tensors[next_counter].type = schema.TensorType.INT32
+        inner.graph.outputs = np.array([next_counter, *body(inner, [counter, *others])], np.int32)
+        limit = condition.constant(np.array(count, np.int32))
+        goes_on = condition.operator("LESS", [0, limit], (), kind="LessOptions")
+        condition.graph.tensors[goes_on].type = schema.TensorType.BOOL
+        condition.graph.outputs = np.array([goes_on], np.int32)
+        results = [self._tensor(self.shape(start)) for start in starts]
+        self.graph.tensors[results[0]].type = schema.TensorType.INT32
+        numbers = [
+            next(n for n, each in enumerate(self.model.subgraphs) if each is graph.graph)
+            for graph in (condition, inner)
+        ]
+        options = {"condSubgraphIndex": numbers[0], "bodySubgraphIndex": numbers[1]}
+        self.add("WHILE", starts, results, kind="WhileOptions", **options)
+        return results[1:]
 
 
 def grown(graph: FileGraph, *, steps: int) -> int:

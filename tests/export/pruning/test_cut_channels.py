@@ -227,3 +227,44 @@ def test_channels_that_a_product_adds_up_stay(transposed):
     added = "BATCH_MATMUL: it adds up channels without a kernel"
     assert reasons == [None, added, added, None, "an output of the file"]
     check(content, chosen(channels, np.random.default_rng(0)))
+
+
+def recurrent(graph, first):
+    """Read 16 positions of 6 channels one by one, with a state of 8, and return the last state."""
+    x = graph.reshape(graph.convolution(graph.input, 6, stride=2), 16, 1, 6)
+
+    def body(inner, states):
+        counter, state, positions = states
+        seen = inner.operator("GATHER", [positions, counter], (1, 6), kind="GatherOptions", axis=0)
+        added = inner.binary("ADD", inner.projected(seen, 8), inner.projected(state, 8))
+        return [inner.unary("TANH", added), positions]
+
+    return graph.loop(16, [first, x], body)[0]
+
+
+def test_what_a_loop_keeps_loses_channels():
+    """Its state and the constant that it begins with, and the channels that it reads."""
+    graph = FileGraph(0)
+    last = recurrent(graph, graph.weights(1, 8))
+    content = graph.content(graph.dense(last, 4))
+    _, _, channels = analyzed(content)
+    assert [(len(group.bundles), int(group.free.sum())) for group in channels.groups] == [(6, 6), (8, 8), (4, 0)]
+    convolution, turn = 16 * 6 * 9 * 3, 8 * 6 + 8 * 8
+    assert channels.flops(channels.all_kept()) == 2 * (convolution + 16 * turn + 8 * 4)
+    keep = channels.all_kept()
+    keep[np.concatenate([channels.groups[0].bundles[[1, 2]], channels.groups[1].bundles[[0, 5, 6]]])] = False
+    shapes = [
+        {tuple(tensor.shape) for tensor in each.tensors} for each in load_objects(check(content, keep)).subgraphs
+    ]
+    assert (1, 5) in shapes[0] and {(5, 5), (5, 4), (1, 5), (16, 1, 4)} <= shapes[2]
+    assert all({(1, 5), (16, 1, 4)} <= each for each in shapes)
+
+
+def test_a_loop_that_begins_with_what_is_fixed_keeps_it():
+    graph = FileGraph(0, shape=(1, 8, 8, 3))
+    first = graph.operator(
+        "MEAN", [graph.reshape(graph.input, 24, 8), graph.integers(0)], (1, 8), kind="ReducerOptions", keepDims=True
+    )
+    _, _, channels = analyzed(graph.content(graph.dense(recurrent(graph, first), 4)))
+    reasons = [group.reason for group in channels.groups]
+    assert reasons == [None, "WHILE: it begins with what is fixed", "an output of the file"]
