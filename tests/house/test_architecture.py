@@ -50,8 +50,8 @@ ORDER = {
     "tfprune.export.comparing": "damage_report damage gate",
     "tfprune.export.micro": "interpreter memory reports micro",
     "tfprune.export.rewriting": (
-        "edge_quantizer_child shapes phases planner sparse_convolutions sparsify weights share_weights rewrite "
-        "frozen trainer"
+        "edge_quantizer_child shapes frozen phases planner sparse_convolutions sparsify weights share_weights "
+        "rewrite trainer"
     ),
     "tfprune.export.pruning": "pieces layers samples prune channels shrink",
     "tfprune.export.keras_side": (

@@ -8,6 +8,7 @@ from tfprune.export.file.document import add_constant, add_operator, inputs_of, 
 from tfprune.export.pruning.layers import Activations, _linear_operators, _LoopRunner, find_layers, weights_elsewhere
 from tfprune.export.pruning.pieces import PieceRunner, Pieces, StoredWeight, read_bias
 from tfprune.export.pruning.prune import prune_tflite
+from tfprune.export.pruning.shrink import shrink_tflite
 from tfprune.patterns import Unstructured
 from tfprune.solving.zeros import relative_error
 
@@ -173,6 +174,20 @@ def test_layers_in_loops_get_zeros(steps, tmp_path):
     assert not report.skipped and len(report.layers) == 7  # two for each loop, and the last layer
     assert report.sparsity == pytest.approx(0.93, abs=0.02)
     assert all(row.error < 1 for row in report.errors)
+
+
+def test_the_states_of_loops_lose_channels(steps, tmp_path):
+    """The file of the old size, with zeros in place of what is gone, is run beside the smaller one."""
+    samples = np.cumsum(np.random.default_rng(0).normal(size=(24, 5, 40)), axis=1).astype(np.float32)
+    report = shrink_tflite(steps.data, tmp_path / "small.tflite", samples, flops=0.6)
+    assert report.flops_kept <= 0.6 * report.flops and report.file.max_abs_diff < 1e-5
+    small, old = (Pieces(load_objects(each)) for each in ((tmp_path / "small.tflite").read_bytes(), steps.data))
+    for step, body in old.bodies.items():
+        sizes = [
+            sum(np.prod(pieces.graph.tensors[tensor].shape) for tensor in pieces.inputs)
+            for pieces in (small.bodies[step], body)
+        ]
+        assert sizes[0] < sizes[1]
 
 
 def test_weights_of_other_graphs_are_named(steps):
