@@ -22,12 +22,12 @@ from tfprune.export.file.reader import (
     DAMAGE_ERRORS,
     IDENTIFIER,
     MAX_READS_PER_BYTE,
-    FlatbufferTable,
     Model,
     check_structure,
     read,
 )
 from tfprune.export.file.report import append_archive, reason_of, trailing_archive
+from tfprune.export.file.schema import FlatbufferTable
 from tfprune.export.file.sparse_tensors import TensorValues
 
 # Write equal parts of a file once: in the format, several tensors and operators may point at the same bytes.
@@ -181,8 +181,8 @@ def unpack_objects(data: bytes) -> schema.ModelT:
     model = _unpacked(data)
     if _keeps_values_outside(model):
         raise ValueError(
-            "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
-            "other files. Leave it as it is."
+            "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it, as "
+            "files above 2 GB do. Convert the network again, in parts that stay below 2 GB."
         )
     model.archive = trailing_archive(data)
     return model

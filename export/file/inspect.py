@@ -40,7 +40,7 @@ from tfprune.export.file.document import (
     read_model_metadata,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.reader import Model, Tensor
+from tfprune.export.file.reader import Model, Tensor, foreign_operators
 from tfprune.export.file.report import (
     OPEN_BATCH,
     TensorInfo,
@@ -363,6 +363,7 @@ class ModelReport(Report):
         labels: The names along the last axis of each output that TFLite Metadata give labels, by the output's name.
         normalization: Mean and standard deviation, by the name of each input that TFLite Metadata give them.
         converter: The converter that wrote the file, with its version; empty if the file does not name it.
+        foreign_operators: What an interpreter needs for each operator that may not be one of its own, by its name.
         metadata_problem: Why the TFLite Metadata, or the labels that they name, cannot be read; empty if they can.
 
     Example:
@@ -389,6 +390,7 @@ class ModelReport(Report):
     normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
     metadata_problem: str = ""
     converter: str = ""
+    foreign_operators: dict[str, str] = field(default_factory=dict)
 
     def plot(self, path: str | Path) -> None:
         """Draw the entries of the largest weights, zeros and others, into an image file, such as for a model card.
@@ -429,6 +431,7 @@ class ModelReport(Report):
         rows += [["labels", f"{name}: {_names(labels)}"] for name, labels in self.labels.items()]
         if self.converter:
             rows += [["converted by", self.converter]]
+        rows += [["foreign operator", f"{name}: {need}"] for name, need in self.foreign_operators.items()]
         if self.metadata_problem:
             rows += [["TFLite Metadata", self.metadata_problem]]
         parts = [
@@ -587,6 +590,7 @@ def _report_of(file: ModelFile, *, file_bytes: int) -> ModelReport:
         normalization=described.normalization,
         metadata_problem=described.problem,
         converter=_converter(metadata),
+        foreign_operators=foreign_operators(model.ops),
     )
 
 
