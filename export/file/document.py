@@ -175,14 +175,23 @@ def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
 def unpack_objects(data: bytes) -> schema.ModelT:
     """Unpack a plain file that was read and checked as `load_objects` does.
 
+    Values behind the flatbuffer are taken into it: files above 2 GB have them there, and those of LiteRT Quantizer.
+
     Raises:
-        ValueError: If parts together are longer than the file, or it keeps values outside of the flatbuffer.
+        ValueError: If parts together are longer than the file, or it keeps values in other files.
     """
     model = _unpacked(data)
+    outside = [buffer for buffer in model.buffers or () if buffer.offset > 1]
+    with _whole(data):
+        if sum(buffer.size for buffer in outside) > len(data):  # they share bytes: a bomb, once they are taken inside
+            raise ValueError("its values together are longer than it is.")
+        for buffer in outside:
+            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     if _keeps_values_outside(model):
         raise ValueError(
-            "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it, as "
-            "files above 2 GB do. Convert the network again, in parts that stay below 2 GB."
+            "Expected a TFLite file with all values in it. Received: one that keeps options of operators, or values, "
+            "elsewhere. Convert the network again."
         )
     model.archive = trailing_archive(data)
     return model
@@ -234,12 +243,8 @@ def with_values_inside(data: bytes) -> bytes:
         ValueError: As `load_objects` does, or if the new file does not fit into 2 GB.
     """
     _read_whole(data)
-    model = _unpacked(data)
-    outside = [buffer for buffer in model.buffers or () if buffer.offset > 1]
-    for buffer in outside:
-        buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
-        buffer.offset = buffer.size = 0
-    return save_objects(model) if outside else data
+    is_behind = any(buffer.offset > 1 for buffer in _unpacked(data).buffers or ())
+    return save_objects(unpack_objects(data)) if is_behind else data
 
 
 def numbers_operators(model: schema.ModelT) -> bool:
@@ -394,11 +399,7 @@ def _builtin_names() -> dict[int, str]:
 
 def _keeps_values_outside(model: schema.ModelT) -> bool:
     operators = [operator for graph in model.subgraphs for operator in graph.operators or ()]
-    return (
-        any(buffer.offset > 1 for buffer in model.buffers or ())
-        or any(operator.largeCustomOptionsOffset > 1 for operator in operators)
-        or bool(model.externalBuffers)
-    )
+    return any(operator.largeCustomOptionsOffset > 1 for operator in operators) or bool(model.externalBuffers)
 
 
 def _check_parts(model: Any, most: int) -> None:

@@ -117,17 +117,19 @@ def test_a_whole_file_lacks_nothing(cases):
     assert [name for name, case in cases.items() if find_missing_values(case.data)] == []
 
 
-def test_values_behind_the_flatbuffer_are_read_and_not_changed(cases, tmp_path):
-    """As files above 2 GB keep them."""
+def test_values_behind_the_flatbuffer_are_read_and_pruned(cases, tmp_path):
+    """As files above 2 GB keep them, and those of LiteRT Quantizer."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(cases["dense"].data, 0))
     buffer = model.buffers[largest(model)]
     values, buffer.data, buffer.offset, buffer.size = buffer.data, None, 2, len(buffer.data)
     buffer.offset = -(-len(packed(model)) // 16) * 16
-    content = packed(model).ljust(buffer.offset, b"\0") + bytes(values)
-    np.testing.assert_allclose(Runner(content).predict(cases["dense"].inputs), cases["dense"].expected, atol=1e-6)
+    content, samples = packed(model).ljust(buffer.offset, b"\0") + bytes(values), cases["dense"].inputs
+    np.testing.assert_allclose(Runner(content).predict(samples), cases["dense"].expected, atol=1e-6)
     assert inspect(content).nnz == inspect(cases["dense"].data).nnz
-    with pytest.raises(ValueError, match="keeps some behind it, as files above 2 GB do"):
-        prune_tflite(content, tmp_path / "none.tflite", cases["dense"].inputs, sparsity=0.5)
+    prune_tflite(content, tmp_path / "behind.tflite", samples, sparsity=0.5)
+    prune_tflite(cases["dense"].data, tmp_path / "inside.tflite", samples, sparsity=0.5)
+    outputs = [Runner(tmp_path / f"{name}.tflite").predict(samples) for name in ("behind", "inside")]
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_operators_that_an_interpreter_may_lack_are_named(cases):
