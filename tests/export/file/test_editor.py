@@ -16,6 +16,7 @@ from tfprune.export.file.document import (
     load_objects,
     operator_code,
     save_objects,
+    unpack_objects,
     with_values_inside,
 )
 from tfprune.export.file.reader import read
@@ -147,7 +148,7 @@ def test_values_behind_the_flatbuffer_that_share_bytes_are_refused(cases):
         if buffer.data is not None:
             buffer.data, buffer.offset, buffer.size = None, 64, 900
     with pytest.raises(ValueError, match="its values together are longer than it is"):
-        load_objects(save_objects(model))
+        unpack_objects(save_objects(model))
 
 
 def test_values_in_other_files_are_refused(cases):
