@@ -22,7 +22,7 @@ import numpy as np
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, check_choice, check_count, warn_user
 from tfprune.export.device.processes import read_job, write_job
 from tfprune.export.file.container import Source, read_model, source_name
-from tfprune.export.file.reader import FLEX, in_order
+from tfprune.export.file.reader import in_order
 from tfprune.export.file.report import TensorInfo, reason_of, shape_text
 from tfprune.export.file.schema import MissingPackage
 from tfprune.report import install, shortened
@@ -235,6 +235,7 @@ def warn_of_bytes(array: np.ndarray, name: str) -> None:
 
 BATCH_ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
 _OF_LACKING_OPERATORS = ("custom op", "Select TensorFlow op")  # in what interpreters say of such files
+_FLEX = "Flex"  # in the names of TensorFlow's own operators
 _LACKING_NAME = re.compile(r"custom op: ([^\s.]+)|\((Flex\w+)\)")
 _OF_NEWER_FILES = ("Didn't find op for builtin", "builtin_code out of range", "Unsupported data type")  # the same
 _MAX_MESSAGE_CHARACTERS = (
@@ -552,7 +553,7 @@ def _lacking_operator(message: str) -> tuple[str, str]:
     """Return which operator an interpreter lacks, and what to do about it."""
     match = _LACKING_NAME.search(message)
     name = shortened(match[1] or match[2], _MAX_MESSAGE_CHARACTERS) if match else "one of them"
-    if FLEX in message:
+    if _FLEX in message:
         advice = "Convert the network with TFLite's own operators only, or export the part before that operator."
         return f"it lacks the operator {name}, which is TensorFlow's (Flex)", advice
     advice = "Export the part of the network before that operator, and run the rest in your own code."

@@ -46,7 +46,7 @@ from tfprune.export.file.reader import (
     long_vectors,
 )
 from tfprune.export.file.report import reason_of
-from tfprune.export.file.schema import FlatbufferTable
+from tfprune.export.file.sparse_tensors import FlatbufferTable
 
 # Vectors of floats that are a number times another vector, such as the scales of the biases in an integer file.
 #

@@ -27,8 +27,7 @@ from tfprune.export.file.reader import (
     read,
 )
 from tfprune.export.file.report import append_archive, reason_of, trailing_archive
-from tfprune.export.file.schema import FlatbufferTable
-from tfprune.export.file.sparse_tensors import TensorValues
+from tfprune.export.file.sparse_tensors import FlatbufferTable, TensorValues
 
 # Write equal parts of a file once: in the format, several tensors and operators may point at the same bytes.
 #

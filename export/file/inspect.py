@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -29,6 +29,7 @@ from tfprune.base.output import (
     swatch,
     text,
 )
+from tfprune.export.file import schema
 from tfprune.export.file.container import Source, read_source
 from tfprune.export.file.document import (
     AXIS_LABELS,
@@ -40,7 +41,7 @@ from tfprune.export.file.document import (
     read_model_metadata,
 )
 from tfprune.export.file.model_file import ModelFile
-from tfprune.export.file.reader import Model, Tensor, foreign_operators
+from tfprune.export.file.reader import Model, Tensor
 from tfprune.export.file.report import (
     OPEN_BATCH,
     TensorInfo,
@@ -592,6 +593,30 @@ def _report_of(file: ModelFile, *, file_bytes: int) -> ModelReport:
         converter=_converter(metadata),
         foreign_operators=foreign_operators(model.ops),
     )
+
+
+_FLEX = "Flex"  # how the names of TensorFlow's own operators begin
+_FLEX_NEED = "an operator of TensorFlow. Convert the network with TFLite's own operators only, or cut it off before"
+_CUSTOM_NEED = "a custom operator. Use an interpreter that has it, or cut the network off before"
+_NEWER_NEED = "newer than the installed ai-edge-litert. Install the newest one"
+_NEWER = re.compile(r"BUILTIN_\d+")
+# Custom operators of the interpreter itself, and the one of microcontrollers.
+_REGISTERED = {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess", OPERATOR}
+
+
+def foreign_operators(names: Iterable[str]) -> dict[str, str]:
+    """Return what has to be done about each operator that the interpreter may lack, by its name.
+
+    Args:
+        names: Names of operators, as `Model.ops` has them.
+    """
+    needs = {}
+    for name in names:
+        if _NEWER.fullmatch(name):
+            needs[name] = _NEWER_NEED
+        elif name.upper() not in vars(schema.BuiltinOperator) and name not in _REGISTERED:
+            needs[name] = _FLEX_NEED if name.startswith(_FLEX) else _CUSTOM_NEED
+    return needs
 
 
 _VERSION = re.compile(rb"\d+\.\d+\.[\w.+-]+")

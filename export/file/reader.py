@@ -6,7 +6,7 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from tfprune.export.file import schema
 from tfprune.export.file.report import TensorInfo, reason_of
-from tfprune.export.file.schema import FlatbufferTable
 from tfprune.export.file.sparse_tensors import (
     OPERATOR,
     PRUNED,
     WEIGHTS,
+    FlatbufferTable,
     SparseDimension,
     TensorValues,
     arrange,
@@ -599,30 +599,6 @@ def _in_range(index: int, items: Any) -> int:
     return index
 
 
-FLEX = "Flex"  # how the names of TensorFlow's own operators begin
-_FLEX_NEED = "an operator of TensorFlow. Convert the network with TFLite's own operators only, or cut it off before"
-_CUSTOM_NEED = "a custom operator. Use an interpreter that has it, or cut the network off before"
-_NEWER_NEED = "newer than the installed ai-edge-litert. Install the newest one"
-_NEWER = re.compile(r"BUILTIN_\d+")
-# Custom operators of the interpreter itself, and the one of microcontrollers.
-_REGISTERED = {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess", OPERATOR}
-
-
-def foreign_operators(names: Iterable[str]) -> dict[str, str]:
-    """Return what has to be done about each operator that the interpreter may lack, by its name.
-
-    Args:
-        names: Names of operators, as `Model.ops` has them.
-    """
-    needs = {}
-    for name in names:
-        if _NEWER.fullmatch(name):
-            needs[name] = _NEWER_NEED
-        elif name.upper() not in vars(schema.BuiltinOperator) and name not in _REGISTERED:
-            needs[name] = _FLEX_NEED if name.startswith(FLEX) else _CUSTOM_NEED
-    return needs
-
-
 def _names(enumeration: Any) -> dict[int, str]:
     return {value: name.lower() for name, value in vars(enumeration).items() if isinstance(value, int)}
 
@@ -800,13 +776,15 @@ def _stale_signature(signatures: list[FlatbufferTable], graphs: list[FlatbufferT
         f"{_CONVERT_AGAIN}: it was edited.",
     )
     for signature in signatures:
-        name, number = signature.text(2), signature.number(4, "<I")
+        number = signature.number(4, "<I")
         if number >= len(graphs):
-            return Lack(expected, f"has a signature {name!r} of graph {number}, of {len(graphs)} graphs", advice)
+            received = f"has a signature {signature.text(2)!r} of graph {number}, of {len(graphs)} graphs"
+            return Lack(expected, received, advice)
         count = len(graphs[number].tables(0))
         for end in (*signature.tables(0), *signature.tables(1)):
             if (index := end.number(1, "<I")) >= count:
-                received = f"has a signature {name!r} that names tensor {index} {end.text(0)!r}, of {count} tensors"
+                tensor = f"tensor {index} {end.text(0)!r}, of {count} tensors"
+                received = f"has a signature {signature.text(2)!r} that names {tensor}"
                 return Lack(expected, received, advice)
     return None
 

@@ -10,8 +10,8 @@ from tfprune.export.command_line.cli import main
 from tfprune.export.device.runner import Runner
 from tfprune.export.device.verify import verify
 from tfprune.export.file.container import is_model_file
-from tfprune.export.file.inspect import inspect
-from tfprune.export.file.reader import find_missing_values, foreign_operators
+from tfprune.export.file.inspect import foreign_operators, inspect
+from tfprune.export.file.reader import find_missing_values
 from tfprune.export.pruning.prune import prune_tflite
 from tfprune.export.pruning.shrink import shrink_tflite
 
