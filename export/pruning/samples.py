@@ -641,6 +641,7 @@ def _has_classes(values: np.ndarray) -> bool:
 
 # Boxes of objects, in files whose post-processing is inside.
 
+_POST_PROCESSED = ("boxes", "classes", "scores", "count")  # outputs of TFLite_Detection_PostProcess
 _BOX, _ROW = 4, 6  # numbers of a box, and of a box with its score and class
 _LEAST_SCORE, _LEAST_OVERLAP = 0.25, 0.5
 
@@ -677,21 +678,22 @@ def find_detections(outputs: Mapping[str, np.ndarray]) -> Detections | None:
             if _are_boxes(boxes) and _are_scores(scores) and _are_numbers(classes):
                 return Detections((name,), boxes, scores, classes)
     corners = [name for name, values in outputs.items() if values.ndim == 3 and values.shape[2] == _BOX]
-    if len(outputs) != 4 or len(corners) != 1 or not _are_boxes(outputs[corners[0]]):
+    if len(outputs) != len(_POST_PROCESSED) or len(corners) != 1:
         return None
-    boxes = outputs[corners[0]]
-    rows = [name for name, values in outputs.items() if values.shape == boxes.shape[:2]]
-    scores_name = next((name for name in rows if _are_scores(outputs[name]) and _descend(outputs[name])), None)
-    classes_name = next((name for name in rows if name != scores_name and _are_numbers(outputs[name])), None)
-    if scores_name is None or classes_name is None:
+    shape = outputs[corners[0]].shape[:2]
+    rows = [name for name, values in outputs.items() if values.shape == shape]
+    counts = [values for name, values in outputs.items() if name not in (*corners, *rows)]
+    if len(rows) != 2 or counts[0].size != shape[0]:
         return None
-    scores, counts = outputs[scores_name], [name for name in outputs if name not in (*corners, *rows)]
-    if counts and outputs[counts[0]].size == len(scores):  # what lies behind them was not found
-        behind = np.arange(scores.shape[1]) >= outputs[counts[0]].reshape(-1, 1)
-        scores = np.where(behind, 0, scores)
-    return Detections(
-        (corners[0], *(name for name in outputs if name != corners[0])), boxes, scores, outputs[classes_name]
-    )
+    is_there = np.arange(shape[1]) < counts[0].reshape(-1, 1)  # what lies behind them is left from other memory
+    boxes = np.where(is_there[..., None], outputs[corners[0]], 0)
+    values = {name: np.where(is_there, outputs[name], 0) for name in rows}
+    sure = next((name for name in rows if _are_scores(values[name]) and _descend(values[name])), None)
+    classes = next((name for name in rows if name != sure and _are_numbers(values[name])), None)
+    if sure is None or classes is None or not _are_boxes(boxes):
+        return None
+    names = (corners[0], *(name for name in outputs if name != corners[0]))
+    return Detections(names, boxes, values[sure], values[classes])
 
 
 def _are_boxes(corners: np.ndarray) -> bool:

@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import flexbuffers
 
+from tfprune.export.device.runner import Runner
+from tfprune.export.file.document import save_objects
 from tfprune.export.pruning.samples import compare_outputs, find_detections, matched_boxes
 
 # Corners, score, class. Squares of side 10, moved by 2 (8 / 12 of the union in common) or by 5 (5 / 15).
@@ -77,3 +81,40 @@ def test_without_boxes_there_is_no_fraction():
     values = rows([[0, 0, 1, 1, 0.1, 0]])
     nothing = find_detections({"x": values})
     assert matched_boxes(nothing, nothing) is None
+
+
+def post_processing(anchors):
+    """Return a file whose only operator is the one that detectors of TensorFlow end with."""
+    options = {"max_detections": 4, "max_classes_per_detection": 1, "num_classes": 2}
+    options |= {"nms_score_threshold": 0.01, "nms_iou_threshold": 0.5}
+    options |= {"y_scale": 10.0, "x_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0}
+    shapes = {"codes": (1, 3, 4), "scores": (1, 3, 3), "anchors": (3, 4)}
+    shapes |= {"boxes": (1, 4, 4), "classes": (1, 4), "sure": (1, 4), "count": (1,)}
+    buffers = [schema.BufferT(), schema.BufferT(data=np.float32(anchors).reshape(-1).view(np.uint8))]
+    tensors = [
+        schema.TensorT(name=name.encode(), shape=np.int32(shape), buffer=int(name == "anchors"))
+        for name, shape in shapes.items()
+    ]
+    step = schema.OperatorT(inputs=np.int32([0, 1, 2]), outputs=np.int32([3, 4, 5, 6]))
+    step.customOptions = np.frombuffer(bytes(flexbuffers.Dumps(options)), np.uint8)
+    graph = schema.SubGraphT(tensors=tensors, inputs=np.int32([0, 1]), outputs=step.outputs, operators=[step])
+    number = schema.BuiltinOperator.CUSTOM
+    code = schema.OperatorCodeT(number, b"TFLite_Detection_PostProcess", builtinCode=number)
+    return save_objects(schema.ModelT(version=3, operatorCodes=[code], subgraphs=[graph], buffers=buffers))
+
+
+def test_the_operator_of_tensorflows_detectors_is_recognized():
+    """Anchors by center and size. Of three, one is of another class in the second file, and one is moved away."""
+    anchors = [[0.2, 0.2, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2]]
+    scores = np.float32([[[0, 0.9, 0.1], [0, 0.1, 0.8], [0, 0.7, 0.2]]])
+    others = np.float32([[[0, 0.9, 0.1], [0, 0.6, 0.3], [0, 0.7, 0.2]]])
+    codes, moved = np.zeros((1, 3, 4), np.float32), np.zeros((1, 3, 4), np.float32)
+    moved[0, 2] = [10, 0, 0, 0]  # by the height of its anchor
+    runner = Runner(post_processing(anchors))
+    pairs = [{"codes": codes, "scores": scores}, {"codes": moved, "scores": others}]
+    outputs = [runner.predict(pair) for pair in pairs]
+    ours, theirs = map(find_detections, outputs)
+    assert np.sort(ours.boxes[0, :3, 0]) == pytest.approx([0.1, 0.4, 0.7])
+    assert (ours.scores[0, 3], ours.names[0]) == (0, "boxes")  # three of four places are taken
+    assert matched_boxes(ours, theirs) == pytest.approx(2 / 6)
+    assert matched_boxes(ours, ours) == 1
