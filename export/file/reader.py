@@ -36,8 +36,17 @@ IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every TFLite file
 _Part = int | str | list[str] | dict[int, str]
 _PLACES: _Part = {1: "int32s", 2: "uint16s", 3: "uint8s"}
 _LAYOUT: dict[str, dict[int, _Part]] = {
-    "model": {1: ["code"], 2: ["graph"], 3: 1, 4: ["buffer"], 5: 4, 6: ["metadata"], 7: ["signature"]}
-    | {8: ["store"], 9: ["any"]},
+    "model": {
+        1: ["code"],
+        2: ["graph"],
+        3: 1,
+        4: ["buffer"],
+        5: 4,
+        6: ["metadata"],
+        7: ["signature"],
+        8: ["store"],
+        9: ["any"],
+    },
     "code": {1: 1},
     "graph": {0: ["tensor"], 1: 4, 2: 4, 3: ["operator"], 4: 1},
     "tensor": {0: 4, 3: 1, 4: "quantization", 6: "sparsity", 7: 4},

@@ -687,13 +687,13 @@ def find_detections(outputs: Mapping[str, np.ndarray]) -> Detections | None:
         return None
     is_there = np.arange(shape[1]) < counts[0].reshape(-1, 1)  # what lies behind them is left from other memory
     boxes = np.where(is_there[..., None], outputs[corners[0]], 0)
-    values = {name: np.where(is_there, outputs[name], 0) for name in rows}
-    sure = next((name for name in rows if _are_scores(values[name]) and _descend(values[name])), None)
-    classes = next((name for name in rows if name != sure and _are_numbers(values[name])), None)
-    if sure is None or classes is None or not _are_boxes(boxes):
+    real = {name: np.where(is_there, outputs[name], 0) for name in rows}
+    sure_name = next((name for name in rows if _are_scores(real[name]) and _descend(real[name])), None)
+    class_name = next((name for name in rows if name != sure_name and _are_numbers(real[name])), None)
+    if sure_name is None or class_name is None or not _are_boxes(boxes):
         return None
     names = (corners[0], *(name for name in outputs if name != corners[0]))
-    return Detections(names, boxes, values[sure], values[classes])
+    return Detections(names, boxes, real[sure_name], real[class_name])
 
 
 def _are_boxes(corners: np.ndarray) -> bool:
