@@ -31,7 +31,7 @@ MOVED = {
     "howto/device_in_the_loop": "howto/other_machines",
     "howto/search_on_a_cluster": "howto/other_machines",
     "reference/command_line": "howto/commands",
-    "gallery/search_results": "explanation/search_policy",
+    "gallery/search_results": "howto/choose_a_limit",
     "reference/schedules": "reference/training",
     "reference/allocation": "reference/training",
     "reference/criteria": "reference/training",
@@ -68,6 +68,8 @@ MOVED = {
     "howto/trim_a_vocabulary": "howto/smaller_language_model",
     "papers/screening": "papers/few_shot",
     "reference/speed": "reference/files",
+    "explanation/zeros": "explanation/models",
+    "explanation/search_policy": "howto/choose_a_limit",
 }
 PAGE = """<!doctype html>
 <html lang="en">

@@ -352,7 +352,7 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
 """
     parser = add_command(commands, "prune", run=_prune, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=_PRUNE_ARGUMENTS, command=functools.partial(_prune, parser))
-    add_saved_model(parser, optional=("path", "data"))
+    add_saved_model(parser, optional=("path", "data"), default_suffix=".pruned.tflite")
     add_file_samples(parser)
     add_certificate(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
@@ -496,7 +496,7 @@ tfprune shrink model.tflite small.tflite --samples x.npy --target micro --arena 
 """
     parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=_SHRINK_ARGUMENTS, command=functools.partial(_shrink, parser))
-    add_saved_model(parser, optional=("path", "data"))
+    add_saved_model(parser, optional=("path", "data"), default_suffix=".small.tflite")
     add_file_samples(parser)
     add_certificate(parser)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")

@@ -562,6 +562,7 @@ def _call_recipe(certificate: Certificate, options: argparse.Namespace, path: Pa
 # `tfprune bench`: how fast a file is here, on a device or in a browser; of a language model, tokens per second.
 
 _OF_MODELS = (
+    "against",
     *("model", "samples", "runs", "warmup", "threads", "batch_size", "processes", "cool_down"),
     *("on", "python", "ssh"),
 )
@@ -575,6 +576,7 @@ def add_bench(commands: Any) -> None:
     )
     examples = """
 tfprune bench model.tflite --runs 200 --threads 4
+tfprune bench small.tflite --against model.tflite
 tfprune bench writer.tflite --runs 100
 tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
 tfprune bench --web result.json
@@ -582,6 +584,9 @@ tfprune bench --web result.json
     parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)
     parser.set_defaults(command=partial(_bench, parser))
     add_model_file(parser, nargs="?")
+    add_file(
+        parser, "--against", metavar="MODEL", help="another file: it is measured first, and the report compares both"
+    )
     text = "JSON file with the results of a page of `tfprune web`, instead of a model"
     add_file(parser, "--web", metavar="RESULT", help=text)
     add_file(
@@ -619,17 +624,39 @@ def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
     inputs = load_arrays(options.samples) if options.samples else None
     # A bar of progress is no part of the report.
     with contextlib.redirect_stdout(sys.stderr), device_of(options) as device:
-        return benchmark(
-            options.model,
-            samples=inputs,
-            runs=options.runs,
-            warmup=options.warmup,
-            threads=options.threads,
-            batch_size=options.batch_size,
-            processes=options.processes,
-            cool_down=options.cool_down,
-            on=device,
-        )
+        reports = [
+            benchmark(
+                model,
+                samples=inputs,
+                runs=options.runs,
+                warmup=options.warmup,
+                threads=options.threads,
+                batch_size=options.batch_size,
+                processes=options.processes,
+                cool_down=options.cool_down,
+                on=device,
+            )
+            for model in (options.against, options.model)
+            if model is not None
+        ]
+    return reports[0] if len(reports) == 1 else _TwoFiles(*reports)
+
+
+@dataclass(frozen=True)
+class _TwoFiles(Report):
+    """The times of two files, measured one after the other."""
+
+    against: Any
+    model: Any
+
+    def __str__(self) -> str:
+        rows = [
+            [text, f"{report.median_ms:.3f} ms", f"{report.p90_ms:.3f} ms", f"{report.file_bytes:,}"]
+            for text, report in (("against", self.against), ("model", self.model))
+        ]
+        ratio = self.against.median_ms / self.model.median_ms
+        both = table(["file", "median", "90 %", "bytes"], rows)
+        return f"{self.model}\n\n{both}\nThe model is {ratio:.2f} times as fast."
 
 
 # `tfprune generate`: let a language model's file continue a text.

@@ -246,12 +246,24 @@ def recipe_of(options: argparse.Namespace) -> Any:
             raise ValueError(f"Expected a list of dicts. Received: {type(rules).__name__}") from error
 
 
-def add_saved_model(parser: argparse.ArgumentParser, *, optional: Collection[str] = ()) -> None:
-    """Add the arguments of the commands that change a saved Keras model; some may be optional for a .tflite file."""
+def add_saved_model(
+    parser: argparse.ArgumentParser, *, optional: Collection[str] = (), default_suffix: str = ""
+) -> None:
+    """Add the arguments of the commands that change a saved Keras model; some may be optional for a .tflite file.
+
+    Args:
+        parser: The parser of a command.
+        optional: The names of those that are.
+        default_suffix: The suffix of the new file if no path is given, where that is possible.
+    """
     other = ", or a .tflite file" if optional else ""
     add_file(parser, "source", metavar="SOURCE", help=f"a trained model, saved by model.save('x.keras'){other}")
     count = {"nargs": "?"} if "path" in optional else {}
-    add_file(parser, "path", metavar="PATH", help="path of the new model, such as small.keras", **count)
+    text = "path of the new model, such as small.keras"
+    text += (
+        f" (default for a .tflite file: SOURCE with the suffix {default_suffix}, or .tfz)" if default_suffix else ""
+    )
+    add_file(parser, "path", metavar="PATH", help=text, **count)
     parser.add_argument(
         "--data",
         metavar="X[,Y]",

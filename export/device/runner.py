@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import platform
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -234,10 +235,9 @@ def warn_of_bytes(array: np.ndarray, name: str) -> None:
 
 BATCH_ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
 _OF_LACKING_OPERATORS = ("custom op", "Select TensorFlow op")  # in what interpreters say of such files
-_LACKING_OPERATOR = (
-    "The interpreter lacks an operator of the file, which is not one of TFLite's own. Use a form of the network "
-    "without it, such as the part before the operator, exported as a file."
-)
+_FLEX = "Flex"  # in the names of TensorFlow's own operators
+_LACKING_NAME = re.compile(r"custom op: ([^\s.]+)|\((Flex\w+)\)")
+_OF_NEWER_FILES = ("Didn't find op for builtin", "builtin_code out of range", "Unsupported data type")  # the same
 _MAX_MESSAGE_CHARACTERS = (
     500  # characters of what an interpreter says; where it dislikes an argument it repeats the whole file
 )
@@ -385,8 +385,12 @@ class Runner:
             yield
         # A TypeError comes from a signature that names a tensor by a number too large for the interpreter.
         except (MemoryError, RuntimeError, TypeError, ValueError) as error:
-            reason = _one_line(error)
-            advice = _LACKING_OPERATOR if _lacks_operator(error) else "Export the model again."
+            if _lacks_operator(error):
+                reason, advice = _lacking_operator(str(error))
+            else:
+                is_newer = any(text in str(error) for text in _OF_NEWER_FILES)
+                advice = "Install the newest ai-edge-litert." if is_newer else "Export the model again."
+                reason = _one_line(error)
             raise ValueError(
                 f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
                 f"{reason}. {advice}"
@@ -543,6 +547,17 @@ def _repeat_last(array: np.ndarray, rows: int) -> np.ndarray:
 
 def _lacks_operator(error: Exception) -> bool:
     return any(text in str(error) for text in _OF_LACKING_OPERATORS)
+
+
+def _lacking_operator(message: str) -> tuple[str, str]:
+    """Return which operator an interpreter lacks, and what to do about it."""
+    match = _LACKING_NAME.search(message)
+    name = shortened(match[1] or match[2], _MAX_MESSAGE_CHARACTERS) if match else "one of them"
+    if _FLEX in message:
+        advice = "Convert the network with TFLite's own operators only, or export the part before that operator."
+        return f"it lacks the operator {name}, which is TensorFlow's (Flex)", advice
+    advice = "Export the part of the network before that operator, and run the rest in your own code."
+    return f"it lacks the custom operator {name}", advice
 
 
 def _one_line(error: Exception) -> str:

@@ -37,14 +37,16 @@ from tfprune.export.file import schema
 from tfprune.export.file.document import ALIGNMENT, LITERTLM, save_objects
 from tfprune.export.file.reader import (
     IDENTIFIER,
-    FlatbufferTable,
     Vector,
     check_operators,
     check_sparse,
     check_structure,
+    find_lack,
+    find_missing_values,
     long_vectors,
 )
 from tfprune.export.file.report import reason_of
+from tfprune.export.file.sparse_tensors import FlatbufferTable
 
 # Vectors of floats that are a number times another vector, such as the scales of the biases in an integer file.
 #
@@ -770,22 +772,28 @@ def check_whole(data: bytes | memoryview, *, name: str) -> None:
         name: How errors call it.
 
     Raises:
-        ValueError: If its structure is damaged, a sparse tensor is, or an operator does not fit its tensors.
+        ValueError: If its structure is damaged, a sparse tensor is, or an operator does not fit its tensors; or if
+            the format is another one, weights are missing or in other files, or a signature names what is not there.
     """
     try:
         check_structure(data)
-        check_sparse(data)
-        check_operators(data)
+        lack = find_lack(data)
+        if lack is None:
+            check_sparse(data)
+            check_operators(data)
+            lack = find_missing_values(data)
     except ValueError as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({reason_of(error)}). "
             "Copy the file again."
         ) from error
+    if lack is not None:
+        raise ValueError(f"Expected {lack.expected}. Received: {name}, which {lack.received}. {lack.advice}")
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
-    """Tell by its first bytes whether a file is a TFLite file, plain or packed; one that cannot be read is none."""
-    return _head(path)[4:] == IDENTIFIER or is_packed(path)
+    """Tell by its first bytes, or else by its suffix, whether a file is a TFLite file, plain or packed."""
+    return _head(path)[4:] == IDENTIFIER or is_packed(path) or os.fspath(path).lower().endswith((".tflite", ".tfz"))
 
 
 def _head(path: str | os.PathLike[str]) -> bytes:

@@ -22,13 +22,12 @@ from tfprune.export.file.reader import (
     DAMAGE_ERRORS,
     IDENTIFIER,
     MAX_READS_PER_BYTE,
-    FlatbufferTable,
     Model,
     check_structure,
     read,
 )
 from tfprune.export.file.report import append_archive, reason_of, trailing_archive
-from tfprune.export.file.sparse_tensors import TensorValues
+from tfprune.export.file.sparse_tensors import FlatbufferTable, TensorValues
 
 # Write equal parts of a file once: in the format, several tensors and operators may point at the same bytes.
 #
@@ -36,7 +35,6 @@ from tfprune.export.file.sparse_tensors import TensorValues
 # options, and their tensors the same shapes and scales.
 
 ALIGNMENT = 16  # bytes: what the format asks of the values of tensors
-_REST = 2**16  # bytes beside the values, at first
 _MAX_LEFT_OUT_RATIO = (
     4  # bytes left out for each byte written, at most: a reader has to tell a file from one that goes on for ever
 )
@@ -176,14 +174,23 @@ def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
 def unpack_objects(data: bytes) -> schema.ModelT:
     """Unpack a plain file that was read and checked as `load_objects` does.
 
+    Values behind the flatbuffer are taken into it: files above 2 GB have them there, and those of LiteRT Quantizer.
+
     Raises:
-        ValueError: If parts together are longer than the file, or it keeps values outside of the flatbuffer.
+        ValueError: If parts together are longer than the file, or it keeps values in other files.
     """
     model = _unpacked(data)
+    outside = [buffer for buffer in model.buffers or () if buffer.offset > 1]
+    with _whole(data):
+        if sum(buffer.size for buffer in outside) > len(data):  # they share bytes: a bomb, once they are taken inside
+            raise ValueError("its values together are longer than it is.")
+        for buffer in outside:
+            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     if _keeps_values_outside(model):
         raise ValueError(
-            "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
-            "other files. Leave it as it is."
+            "Expected a TFLite file with all values in it. Received: one that keeps options of operators, or values, "
+            "elsewhere. Convert the network again."
         )
     model.archive = trailing_archive(data)
     return model
@@ -235,12 +242,8 @@ def with_values_inside(data: bytes) -> bytes:
         ValueError: As `load_objects` does, or if the new file does not fit into 2 GB.
     """
     _read_whole(data)
-    model = _unpacked(data)
-    outside = [buffer for buffer in model.buffers or () if buffer.offset > 1]
-    for buffer in outside:
-        buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
-        buffer.offset = buffer.size = 0
-    return save_objects(model) if outside else data
+    is_behind = any(buffer.offset > 1 for buffer in _unpacked(data).buffers or ())
+    return save_objects(unpack_objects(data)) if is_behind else data
 
 
 def numbers_operators(model: schema.ModelT) -> bool:
@@ -264,9 +267,9 @@ def save_objects(model: schema.ModelT) -> bytes:
     """
     from flatbuffers.builder import BuilderSizeError
 
-    values = sum(len(buffer.data) + ALIGNMENT for buffer in model.buffers or () if buffer.data is not None)
+    sizes = [len(buffer.data) + ALIGNMENT for buffer in model.buffers or () if buffer.data is not None]
     try:
-        builder = _sharing_builder(values + _REST)  # each doubling of its memory would copy the whole
+        builder = _sharing_builder(sum(sizes) + 2**16)  # each doubling of its memory would copy the whole
         builder.Finish(_with_shared_parts(model).Pack(builder), IDENTIFIER)
     except (*DAMAGE_ERRORS, AttributeError, BuilderSizeError) as error:
         raise ValueError(
@@ -277,8 +280,7 @@ def save_objects(model: schema.ModelT) -> bytes:
 
 def copy_objects(model: schema.ModelT) -> schema.ModelT:
     """Return a copy of a model to change, which shares the values of its buffers until they are replaced."""
-    shared = {id(buffer.data): buffer.data for buffer in model.buffers or () if buffer.data is not None}
-    return copy.deepcopy(model, shared)
+    return copy.deepcopy(model, {id(buffer.data): buffer.data for buffer in model.buffers or ()})
 
 
 def add_tensor(graph: schema.SubGraphT, tensor: schema.TensorT, **changes: Any) -> int:
@@ -402,11 +404,7 @@ def _builtin_names() -> dict[int, str]:
 
 def _keeps_values_outside(model: schema.ModelT) -> bool:
     operators = [operator for graph in model.subgraphs for operator in graph.operators or ()]
-    return (
-        any(buffer.offset > 1 for buffer in model.buffers or ())
-        or any(operator.largeCustomOptionsOffset > 1 for operator in operators)
-        or bool(model.externalBuffers)
-    )
+    return any(operator.largeCustomOptionsOffset > 1 for operator in operators) or bool(model.externalBuffers)
 
 
 def _check_parts(model: Any, most: int) -> None:

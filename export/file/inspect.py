@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -29,6 +29,7 @@ from tfprune.base.output import (
     swatch,
     text,
 )
+from tfprune.export.file import schema
 from tfprune.export.file.container import Source, read_source
 from tfprune.export.file.document import (
     AXIS_LABELS,
@@ -363,6 +364,7 @@ class ModelReport(Report):
         labels: The names along the last axis of each output that TFLite Metadata give labels, by the output's name.
         normalization: Mean and standard deviation, by the name of each input that TFLite Metadata give them.
         converter: The converter that wrote the file, with its version; empty if the file does not name it.
+        foreign_operators: What an interpreter needs for each operator that may not be one of its own, by its name.
         metadata_problem: Why the TFLite Metadata, or the labels that they name, cannot be read; empty if they can.
 
     Example:
@@ -389,6 +391,7 @@ class ModelReport(Report):
     normalization: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
     metadata_problem: str = ""
     converter: str = ""
+    foreign_operators: dict[str, str] = field(default_factory=dict)
 
     def plot(self, path: str | Path) -> None:
         """Draw the entries of the largest weights, zeros and others, into an image file, such as for a model card.
@@ -429,6 +432,7 @@ class ModelReport(Report):
         rows += [["labels", f"{name}: {_names(labels)}"] for name, labels in self.labels.items()]
         if self.converter:
             rows += [["converted by", self.converter]]
+        rows += [["foreign operator", f"{name}: {need}"] for name, need in self.foreign_operators.items()]
         if self.metadata_problem:
             rows += [["TFLite Metadata", self.metadata_problem]]
         parts = [
@@ -587,7 +591,32 @@ def _report_of(file: ModelFile, *, file_bytes: int) -> ModelReport:
         normalization=described.normalization,
         metadata_problem=described.problem,
         converter=_converter(metadata),
+        foreign_operators=foreign_operators(model.ops),
     )
+
+
+_FLEX = "Flex"  # how the names of TensorFlow's own operators begin
+_FLEX_NEED = "an operator of TensorFlow. Convert the network with TFLite's own operators only, or cut it off before"
+_CUSTOM_NEED = "a custom operator. Use an interpreter that has it, or cut the network off before"
+_NEWER_NEED = "newer than the installed ai-edge-litert. Install the newest one"
+_NEWER = re.compile(r"BUILTIN_\d+")
+# Custom operators of the interpreter itself, and the one of microcontrollers.
+_REGISTERED = {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess", OPERATOR}
+
+
+def foreign_operators(names: Iterable[str]) -> dict[str, str]:
+    """Return what has to be done about each operator that the interpreter may lack, by its name.
+
+    Args:
+        names: Names of operators, as `Model.ops` has them.
+    """
+    needs = {}
+    for name in names:
+        if _NEWER.fullmatch(name):
+            needs[name] = _NEWER_NEED
+        elif name.upper() not in vars(schema.BuiltinOperator) and name not in _REGISTERED:
+            needs[name] = _FLEX_NEED if name.startswith(_FLEX) else _CUSTOM_NEED
+    return needs
 
 
 _VERSION = re.compile(rb"\d+\.\d+\.[\w.+-]+")

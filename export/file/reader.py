@@ -18,6 +18,7 @@ from tfprune.export.file.sparse_tensors import (
     OPERATOR,
     PRUNED,
     WEIGHTS,
+    FlatbufferTable,
     SparseDimension,
     TensorValues,
     arrange,
@@ -35,7 +36,17 @@ IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every TFLite file
 _Part = int | str | list[str] | dict[int, str]
 _PLACES: _Part = {1: "int32s", 2: "uint16s", 3: "uint8s"}
 _LAYOUT: dict[str, dict[int, _Part]] = {
-    "model": {1: ["code"], 2: ["graph"], 3: 1, 4: ["buffer"], 5: 4, 6: ["metadata"], 7: ["signature"]},
+    "model": {
+        1: ["code"],
+        2: ["graph"],
+        3: 1,
+        4: ["buffer"],
+        5: 4,
+        6: ["metadata"],
+        7: ["signature"],
+        8: ["store"],
+        9: ["any"],
+    },
     "code": {1: 1},
     "graph": {0: ["tensor"], 1: 4, 2: 4, 3: ["operator"], 4: 1},
     "tensor": {0: 4, 3: 1, 4: "quantization", 6: "sparsity", 7: 4},
@@ -48,6 +59,7 @@ _LAYOUT: dict[str, dict[int, _Part]] = {
     "operator": {1: 4, 2: 4, 4: "any", 5: 1, 7: 1, 8: 4},
     "buffer": {0: 1},
     "metadata": {0: 1},
+    "store": {0: 1},
     "signature": {0: ["endpoint"], 1: ["endpoint"], 2: 1},
     "endpoint": {0: 1},
     "any": {},
@@ -600,57 +612,6 @@ def _names(enumeration: Any) -> dict[int, str]:
     return {value: name.lower() for name, value in vars(enumeration).items() if isinstance(value, int)}
 
 
-# Read single numbers out of a flatbuffer that is known to be whole, without its schema.
-
-
-class FlatbufferTable:
-    """A table of a flatbuffer that is known to be whole; slots are numbered as the format's schema lists them."""
-
-    @classmethod
-    def root(cls, data: bytes | memoryview) -> FlatbufferTable:
-        """Return the table in which all others lie."""
-        return cls(data, struct.unpack_from("<I", data, 0)[0])
-
-    def __init__(self, data: bytes | memoryview, start: int) -> None:
-        self._data, self._start = data, start
-        self._slots = start - struct.unpack_from("<i", data, start)[0]
-        self._size = struct.unpack_from("<H", data, self._slots)[0]
-
-    def number(self, slot: int, layout: str) -> int:
-        position = self.position(slot)
-        return struct.unpack_from(layout, self._data, position)[0] if position else 0
-
-    def table(self, slot: int) -> FlatbufferTable | None:
-        position = self.position(slot)
-        return FlatbufferTable(self._data, self._follow(position)) if position else None
-
-    def tables(self, slot: int) -> list[FlatbufferTable]:
-        position = self.position(slot)
-        if not position:
-            return []
-        offsets, first = self.vector(slot, "<u4"), self._follow(position) + 4
-        return [FlatbufferTable(self._data, first + 4 * entry + int(offset)) for entry, offset in enumerate(offsets)]
-
-    def vector(self, slot: int, dtype: str) -> np.ndarray:
-        position = self.position(slot)
-        if not position:
-            return np.zeros(0, dtype)
-        start = self._follow(position)
-        try:
-            return np.frombuffer(self._data, dtype, struct.unpack_from("<I", self._data, start)[0], start + 4)
-        except ValueError as error:
-            raise IndexError("a list goes beyond the end of the file") from error
-
-    def _follow(self, position: int) -> int:
-        return position + struct.unpack_from("<I", self._data, position)[0]
-
-    def position(self, slot: int) -> int:
-        """Return where a field lies; 0 if the table has none."""
-        entry = 4 + 2 * slot
-        offset = struct.unpack_from("<H", self._data, self._slots + entry)[0] if entry < self._size else 0
-        return offset and self._start + offset
-
-
 # Check that entries of sparse tensors lie inside them: interpreters write where a file says, without looking.
 
 _MAX_ENTRIES_PER_BYTE = 8  # entries looked at for each byte of the file, at most: tensors can share their values
@@ -706,6 +667,141 @@ def _dimension(table: FlatbufferTable) -> SparseDimension:
     return SparseDimension(0, 0, segments, indices)
 
 
+# Check that a whole file holds all that it needs: foreign tools keep weights elsewhere, or forget them.
+
+_RESHAPE, _SHAPE = 22, 1  # an input of it that may lack values, unless it is a row of numbers
+_WITHOUT_BYTES = {13, 14}  # resources and variants, by the number of a tensor's type
+_CONVERT_AGAIN = "Convert the network again"
+
+
+class Lack(NamedTuple):
+    """What a whole file lacks.
+
+    Attributes:
+        expected: What was expected.
+        received: How the file is instead, after "which".
+        advice: What to do.
+    """
+
+    expected: str
+    received: str
+    advice: str
+
+
+def find_lack(data: bytes | memoryview) -> Lack | None:
+    """Return what a whole file lacks: a known format, its buffers, or what its signatures name; None if nothing.
+
+    Args:
+        data: A plain file that `check_structure` lets through.
+
+    Raises:
+        ValueError: If a number lies outside of the file.
+    """
+    try:
+        model = FlatbufferTable.root(data)
+        graphs, buffers = model.tables(2), model.tables(4)
+        lack = _unknown_version(model) or _values_elsewhere(model, graphs, buffers, size=len(data))
+        return lack or _missing_buffer(graphs, len(buffers)) or _stale_signature(model.tables(7), graphs)
+    except struct.error as error:
+        raise ValueError("a part lies outside the file.") from error
+
+
+def _unknown_version(model: FlatbufferTable) -> Lack | None:
+    if (version := model.number(0, "<I")) != _VERSION:
+        advice = "Install the newest tfprune and ai-edge-litert, or convert the network with older tools."
+        return Lack(f"a TFLite file of version {_VERSION}", f"has version {version}", advice)
+    return None
+
+
+def _values_elsewhere(
+    model: FlatbufferTable, graphs: list[FlatbufferTable], buffers: list[FlatbufferTable], *, size: int
+) -> Lack | None:
+    if model.tables(9) or any(tensor.number(10, "<I") for graph in graphs for tensor in graph.tables(0)):
+        names = ", ".join(repr(store.text(0)) for store in model.tables(8)) or "other files"
+        advice = f"{_CONVERT_AGAIN}, with all weights in the .tflite file."
+        return Lack("a TFLite file with its weights inside", f"keeps weights in {names}", advice)
+    end = max(
+        (buffer.number(1, "<Q") + buffer.number(2, "<Q") for buffer in buffers if _is_behind(buffer)), default=0
+    )
+    if end > size:
+        received = f"has {size:,} bytes, and names values up to byte {end:,}"
+        return Lack("a TFLite file with all of its weights", received, "Copy all of the file again.")
+    return None
+
+
+def _is_behind(buffer: FlatbufferTable) -> bool:
+    """Return True if the values of a buffer lie behind the flatbuffer, as in files above 2 GB."""
+    return buffer.number(1, "<Q") > 1
+
+
+def _missing_buffer(graphs: list[FlatbufferTable], count: int) -> Lack | None:
+    for tensor in (tensor for graph in graphs for tensor in graph.tables(0)):
+        if (index := tensor.number(2, "<I")) >= max(count, 1):
+            return _lost_weights(f"has no buffer {index}, in which tensor {tensor.text(3)!r} lies")
+    return None
+
+
+def _lost_weights(received: str) -> Lack:
+    return Lack("a TFLite file with its weights", received, f"{_CONVERT_AGAIN}: this file lost its weights.")
+
+
+def find_missing_values(data: bytes | memoryview) -> Lack | None:
+    """Return that an operator of a file reads a tensor that nothing gives values; None if there is no such tensor.
+
+    Args:
+        data: A plain file that the checks before this one let through.
+    """
+    model = FlatbufferTable.root(data)
+    reshapes = {index for index, code in enumerate(model.tables(1)) if _builtin_number(code) == _RESHAPE}
+    buffers = enumerate(model.tables(4))
+    filled = {index for index, buffer in buffers if len(buffer.vector(0, "u1")) or _is_behind(buffer)}
+    for graph in model.tables(2):
+        name = _without_values(graph, filled, reshapes=reshapes)
+        if name is not None:
+            return _lost_weights(f"has no values for tensor {name!r}, which an operator reads")
+    return None
+
+
+def _without_values(graph: FlatbufferTable, filled: set[int], *, reshapes: set[int]) -> str | None:
+    """Return the name of the first tensor that an operator reads, and that nothing gives values; None without one."""
+    tensors, operators = graph.tables(0), graph.tables(3)
+    given = {*graph.vector(1, "<i4").tolist()}.union(*(operator.vector(2, "<i4").tolist() for operator in operators))
+    for operator in operators:
+        for place, index in enumerate(operator.vector(1, "<i4").tolist()):
+            if index in given or not 0 <= index < len(tensors):
+                continue
+            tensor = tensors[index]
+            shape, is_variable = tensor.vector(0, "<i4").tolist(), tensor.number(5, "<b")
+            needs_none = is_variable or 0 in shape or tensor.number(1, "<b") in _WITHOUT_BYTES
+            needs_none |= operator.number(0, "<I") in reshapes and place == _SHAPE and len(shape) != 1
+            if not needs_none and tensor.number(2, "<I") not in filled:
+                return tensor.text(3)
+    return None
+
+
+def _stale_signature(signatures: list[FlatbufferTable], graphs: list[FlatbufferTable]) -> Lack | None:
+    expected, advice = (
+        "a TFLite file whose signatures name its own graphs and tensors",
+        f"{_CONVERT_AGAIN}: it was edited.",
+    )
+    for signature in signatures:
+        number = signature.number(4, "<I")
+        if number >= len(graphs):
+            received = f"has a signature {signature.text(2)!r} of graph {number}, of {len(graphs)} graphs"
+            return Lack(expected, received, advice)
+        count = len(graphs[number].tables(0))
+        for end in (*signature.tables(0), *signature.tables(1)):
+            if (index := end.number(1, "<I")) >= count:
+                tensor = f"tensor {index} {end.text(0)!r}, of {count} tensors"
+                received = f"has a signature {signature.text(2)!r} that names {tensor}"
+                return Lack(expected, received, advice)
+    return None
+
+
+def _builtin_number(code: FlatbufferTable) -> int:
+    return max(code.number(0, "<b"), code.number(3, "<i"))
+
+
 # Check what interpreters take for granted: that operators fit their tensors, and that integers mean numbers.
 
 # By the operator's number: its name, and the number of its kind of options, which begin with the number of outputs.
@@ -717,6 +813,7 @@ _STRIDES = {1: (5, 2), 3: (1, 2), 4: (2, 2), 12: (5, 2), 17: (5, 2), 67: (49, 2)
 # least one. What a custom one needs is its own; those of variables and tables need none.
 _NEEDED = {3: 2, 4: 2, 9: 2, 16: 1, 27: 2, 32: 0, 35: 2, 44: 1, 46: 2, 52: 1, 67: 3, 129: 0, 132: 2, 136: 0}
 _NEEDED |= {141: 3, 142: 0}
+_LAST_KNOWN = 209  # the largest number of an operator here: what later ones need is not known
 _LISTED = {4: 3, 45: 4, 126: 2}  # how many some list at least: a depthwise convolution, STRIDED_SLICE, BATCH_MATMUL
 _WITHOUT_OUTPUT = {32, 118, 119, 129, 138, 144}  # custom ones, IF, WHILE, and those that set a variable
 # Those that compute with real numbers only: integers of 8 and 16 bits need a scale there.
@@ -753,7 +850,7 @@ def check_operators(data: bytes | memoryview) -> None:
     """
     try:
         model = FlatbufferTable.root(data)
-        codes = [max(code.number(0, "<b"), code.number(3, "<i")) for code in model.tables(1)]
+        codes = [_builtin_number(code) for code in model.tables(1)]
         buffers = model.tables(4)
         filled = {index for index, buffer in enumerate(buffers) if len(buffer.vector(0, "u1"))}
         if any(entry.number(1, "<I") >= len(buffers) for entry in model.tables(6)):
@@ -819,7 +916,7 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
         code = codes[index] if index < len(codes) else -1
         inputs, outputs = operator.vector(1, "<i4").tolist(), operator.vector(2, "<i4").tolist()
         _check_options(operator, code, inputs=len(inputs), outputs=len(outputs))
-        needed = _NEEDED.get(code, max(1, len(inputs)))
+        needed = _NEEDED.get(code, max(1, len(inputs)) if code <= _LAST_KNOWN else 0)
         if len(inputs) < _LISTED.get(code, needed) or -1 in inputs[:needed]:
             raise ValueError(f"an operator (number {code}) lacks an input that it needs.")
         if outputs[:1] in ([], [-1]) and code not in _WITHOUT_OUTPUT:

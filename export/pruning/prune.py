@@ -460,7 +460,8 @@ def _order(use: tuple[LinearOperator, FileLayer]) -> tuple[int, int]:
 # Work on a file and samples in a process of its own: nobody has tested the pieces of a foreign file.
 
 _TIMEOUT = 3600.0  # seconds for all of the work on one file
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "4194304"}  # small matrices are fastest so
+# Small matrices are fastest on one thread, and large arrays leave the memory at once.
+_CHILD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**22)}
 _RUN_ROWS = 16  # samples in one run of a file that leaves the batch open
 _DENSE, _CHANGED = "dense.tflite", "changed.tflite"
 _JOB, _RESULT = "job", "result"
@@ -541,7 +542,7 @@ def change(work: Work, dense: ModelFile, *, source: Source, jobs: _Jobs, verbose
         for job, (settings, arrays) in jobs.items():
             write_job(folder, job, settings=settings, arrays=arrays)
         with ChildBar(folder, verbose=verbose, unit="layer") as bar:
-            completed = run_job(work, folder, timeout=_TIMEOUT, environment=_ONE_THREAD, each_second=bar.look)
+            completed = run_job(work, folder, timeout=_TIMEOUT, environment=_CHILD, each_second=bar.look)
             if not completed.ok:
                 refusal = _refusal(completed.reason, source_name(source))
                 raise ArgumentError(refusal)  # whole, but the command line knows its options

@@ -578,9 +578,10 @@ class OutputError(Report):
         name: The name of the output.
         error: The root of the mean squared difference, as a fraction of the output's standard deviation over the
             samples; None if the output is the same for all of them.
-        agreement: The fraction of samples whose largest entry is the same one; None if the output is not a row of
-            scores of classes: the means of numbers such as landmarks are far apart, compared with how much each
-            varies from sample to sample.
+        agreement: The fraction of samples whose largest entry is the same one; of boxes of objects, the fraction of
+            boxes of both files that have a partner in the other one: of the same class, with at least half of their
+            union in common. None if the output is neither a row of scores of classes nor boxes: the means of numbers
+            such as landmarks are far apart, compared with how much each varies from sample to sample.
         signature: The signature that returns the output, where samples are by signature; otherwise empty.
     """
 
@@ -607,6 +608,7 @@ def compare_outputs(
         held: How many these are.
     """
     rows = []
+    reference, detections = find_detections(dense), find_detections(pruned)
     for name, values in dense.items():
         outputs = np.atleast_1d(pruned[name])
         right = np.atleast_1d(values)[-len(outputs) :]
@@ -615,6 +617,9 @@ def compare_outputs(
         error = float(np.sqrt(sum(np.square(ours - theirs).sum() for ours, theirs in pairs) / outputs.size))
         has_classes = are_rows(right, rows=held) and _has_classes(values)
         agreement = float((outputs.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
+        if reference is not None and name in reference.names:
+            last = reference.last(len(outputs))
+            agreement = None if detections is None or name != reference.names[0] else matched_boxes(last, detections)
         rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
     return rows
 
@@ -632,3 +637,110 @@ def _has_classes(values: np.ndarray) -> bool:
     """
     real = values.astype(np.float64)
     return are_probabilities(real) or bool(_APART * real.var(axis=0).mean() >= real.mean(axis=0).var())
+
+
+# Boxes of objects, in files whose post-processing is inside.
+
+_POST_PROCESSED = ("boxes", "classes", "scores", "count")  # outputs of TFLite_Detection_PostProcess
+_BOX, _ROW = 4, 6  # numbers of a box, and of a box with its score and class
+_LEAST_SCORE, _LEAST_OVERLAP = 0.25, 0.5
+
+
+class Detections(NamedTuple):
+    """Boxes that a file found.
+
+    Attributes:
+        names: The outputs that hold them, that of the boxes first.
+        boxes: Two corners of each box: samples x boxes x 4.
+        scores: How sure each is, from 0 to 1: samples x boxes.
+        classes: Numbers of their classes: samples x boxes.
+    """
+
+    names: tuple[str, ...]
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    def last(self, count: int) -> Detections:
+        """Return those of the last samples."""
+        return Detections(self.names, self.boxes[-count:], self.scores[-count:], self.classes[-count:])
+
+
+def find_detections(outputs: Mapping[str, np.ndarray]) -> Detections | None:
+    """Return the boxes among the outputs of a file; None if they are not recognized.
+
+    Recognized are rows of two corners, a score and a class, as YOLO has them; and the outputs of
+    TFLite_Detection_PostProcess: corners, classes, scores and how many there are.
+    """
+    for name, values in outputs.items():
+        if values.ndim == 3 and values.shape[2] == _ROW:
+            boxes, scores, classes = values[..., :_BOX], values[..., _BOX], values[..., _BOX + 1]
+            if _are_boxes(boxes) and _are_scores(scores) and _are_numbers(classes):
+                return Detections((name,), boxes, scores, classes)
+    corners = [name for name, values in outputs.items() if values.ndim == 3 and values.shape[2] == _BOX]
+    if len(outputs) != len(_POST_PROCESSED) or len(corners) != 1:
+        return None
+    shape = outputs[corners[0]].shape[:2]
+    rows = [name for name, values in outputs.items() if values.shape == shape]
+    counts = [values for name, values in outputs.items() if name not in (*corners, *rows)]
+    if len(rows) != 2 or counts[0].size != shape[0]:
+        return None
+    is_there = np.arange(shape[1]) < counts[0].reshape(-1, 1)  # what lies behind them is left from other memory
+    boxes = np.where(is_there[..., None], outputs[corners[0]], 0)
+    real = {name: np.where(is_there, outputs[name], 0) for name in rows}
+    sure_name = next((name for name in rows if _are_scores(real[name]) and _descend(real[name])), None)
+    class_name = next((name for name in rows if name != sure_name and _are_numbers(real[name])), None)
+    if sure_name is None or class_name is None or not _are_boxes(boxes):
+        return None
+    names = (corners[0], *(name for name in outputs if name != corners[0]))
+    return Detections(names, boxes, real[sure_name], real[class_name])
+
+
+def _are_boxes(corners: np.ndarray) -> bool:
+    return bool((corners[..., :2] <= corners[..., 2:]).all())
+
+
+def _are_scores(values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all() and (values % 1 != 0).any())
+
+
+def _descend(values: np.ndarray) -> bool:
+    return bool((np.diff(values, axis=1) <= 0).all())
+
+
+def _are_numbers(values: np.ndarray) -> bool:
+    return bool((values % 1 == 0).all() and (values >= 0).all())
+
+
+def matched_boxes(ours: Detections, theirs: Detections) -> float | None:
+    """Return the fraction of the boxes of both that have a partner in the other; None if there are no boxes.
+
+    Boxes are taken from the surest one on, and each gets the box of the same class with the largest overlap that has
+    no partner yet. Those with a score below 0.25 do not count.
+    """
+    partners = boxes = 0
+    for first, second in zip(_by_sample(ours), _by_sample(theirs), strict=True):
+        boxes += len(first.scores) + len(second.scores)
+        overlaps = np.where(first.classes[:, None] == second.classes, _overlaps(first.boxes, second.boxes), 0)
+        for row in overlaps:
+            if row.size and row.max() >= _LEAST_OVERLAP:
+                partners += 2
+                overlaps[:, row.argmax()] = 0
+    return partners / boxes if boxes else None
+
+
+def _by_sample(detections: Detections) -> Iterator[Detections]:
+    """Yield the boxes of each sample that are sure enough, the surest first."""
+    for boxes, scores, classes in zip(detections.boxes, detections.scores, detections.classes, strict=True):
+        order = np.argsort(-scores, kind="stable")[: int((scores >= _LEAST_SCORE).sum())]
+        yield Detections(detections.names, boxes[order], scores[order], classes[order])
+
+
+def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the intersection of each pair of boxes, as a fraction of their union."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1] - common
+    return np.divide(common, union, out=np.zeros_like(common, dtype=np.float64), where=union > 0)

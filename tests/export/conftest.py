@@ -142,15 +142,12 @@ def _write_writer(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def refused(cases: dict[str, Export]) -> bytes:
-    """Return a whole file that every interpreter refuses: its format has another version."""
-    from ai_edge_litert import schema_py_generated as schema
+    """Return a whole file that every interpreter refuses: an operator of it is of a later version."""
+    from tfprune.export.file.document import load_objects, save_objects
 
-    data = bytearray(cases["dense"].data)
-    table = schema.Model.GetRootAs(data, 0)._tab
-    place = table.Pos + table.Offset(4)
-    assert data[place] == 3
-    data[place] = 99
-    return bytes(data)
+    model = load_objects(cases["dense"].data)
+    model.operatorCodes[0].version = 99
+    return save_objects(model)
 
 
 @pytest.fixture(scope="session")

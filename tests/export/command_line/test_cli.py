@@ -262,6 +262,23 @@ def test_bench_measures(folder, capsys):
     assert json.loads(out)["median_ms"] > 0
 
 
+def test_bench_measures_two_files(folder, capsys):
+    file = folder / "model.tflite.gz"
+    code, out, _ = run(capsys, "bench", file, "--against", file, "--runs", 5)
+    assert code == 0
+    assert "against" in out
+    assert out.rstrip().endswith("times as fast.")
+    code, out, _ = run(capsys, "bench", file, "--against", file, "--runs", 5, "--json")
+    assert {name: report["file_bytes"] for name, report in json.loads(out).items()} == dict.fromkeys(
+        ("against", "model"), file.stat().st_size
+    )
+
+
+def test_help_names_the_file_that_is_written_without_a_path(capsys):
+    for command, suffix in (("prune", ".pruned.tflite"), ("shrink", ".small.tflite")):
+        assert f"SOURCE with the suffix {suffix}" in " ".join(ask(capsys, command, "--help").split())
+
+
 def ask(capsys, *arguments):
     """Return what a call prints that ends the program well, as --help does; nothing may go to stderr."""
     with pytest.raises(SystemExit) as stopped:

@@ -73,7 +73,8 @@ def test_a_refused_file_fails_with_the_interpreters_words(cases, refused, tmp_pa
     report = verify(refused, samples=case.inputs, expected=case.expected)
     assert not report.passed
     assert "cannot load" in report.reason
-    assert "version 99" in report.reason
+    assert "version '99'" in report.reason
+    assert report.reason.endswith("Install the newest ai-edge-litert")
     assert (report.max_abs_diff, report.scale, report.runtime) == (None, None, "")
 
 

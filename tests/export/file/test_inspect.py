@@ -155,13 +155,10 @@ def test_the_report_reads_well_and_turns_into_json(cases):
     assert report.as_dict()["ops"]["CONV_2D"] == 1
 
 
-def test_files_that_cannot_be_read_are_refused_by_name(cases, refused, tmp_path):
+def test_files_that_cannot_be_read_are_refused_by_name(cases, tmp_path):
     path = tmp_path / "cut.tflite"
     path.write_bytes(cases["dense"].data[:800])
     with pytest.raises(ValueError, match=r"cut\.tflite', which is damaged or cut short"):
-        inspect(path)
-    path.write_bytes(refused)
-    with pytest.raises(ValueError, match=r"Cannot inspect '.*cut\.tflite'.*version is 99"):
         inspect(path)
     with pytest.raises(ValueError, match="does not exist"):
         inspect(tmp_path / "missing")
