@@ -267,8 +267,8 @@ def save_objects(model: schema.ModelT) -> bytes:
     """
     from flatbuffers.builder import BuilderSizeError
 
-    sizes = [len(buffer.data) + ALIGNMENT for buffer in model.buffers or () if buffer.data is not None]
     try:
+        sizes = [len(buffer.data) + ALIGNMENT for buffer in model.buffers or () if buffer.data is not None]
         builder = _sharing_builder(sum(sizes) + 2**16)  # each doubling of its memory would copy the whole
         builder.Finish(_with_shared_parts(model).Pack(builder), IDENTIFIER)
     except (*DAMAGE_ERRORS, AttributeError, BuilderSizeError) as error:
