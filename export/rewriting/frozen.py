@@ -308,10 +308,9 @@ def join_moves(model: schema.ModelT) -> bool:
     inner = [operator_name(model, operator) for operator in graph.operators or ()]
     if inner.count("TRANSPOSE") == 0:
         return False
-    moves, is_changed = _MoveGraph(model, graph), False
-    while moves.change():
-        is_changed = True
-        moves = _MoveGraph(model, graph)
+    is_changed, place = False, _MoveGraph(model, graph).change(0)
+    while place is not None:
+        is_changed, place = True, _MoveGraph(model, graph).change(place)
     return is_changed
 
 
@@ -444,9 +443,12 @@ class _MoveGraph:
             for index in {*inputs_of(operator)}:
                 self._readers.setdefault(index, []).append(operator)
 
-    def change(self) -> bool:
-        """Make one change; False if there is none left to make."""
-        for operator in self._graph.operators:
+    def change(self, start: int) -> int | None:
+        """Make one change, from an operator on, and return where; None if there is none left to make."""
+        operators = [*self._graph.operators]
+        count = len(operators)
+        for place in (number % count for number in range(start, start + count)):
+            operator = operators[place]
             name = self._name(operator)
             if name in _MOVES:
                 is_changed = self._join(operator)
@@ -456,8 +458,8 @@ class _MoveGraph:
                 is_changed = self._transpose_after(operator, name)
             if is_changed:
                 drop_unread(self._graph, where=lambda each: self._name(each) in _MOVES)
-                return True
-        return False
+                return place
+        return None
 
     def _name(self, operator: Any) -> str:
         return operator_name(self._model, operator)
