@@ -671,6 +671,9 @@ class FileOutputs:
                 "same. Pass samples as the file will see them."
             )
 
+    def __len__(self) -> int:
+        return len(self._runs)
+
     def inputs(self, run: int) -> Mapping[int, np.ndarray]:
         """Return the inputs of the file in one run."""
         return self._runs[run]

@@ -277,7 +277,7 @@ def _alps(
 
     values = _constrained(gram, cross, (weights * scales).astype(gram.dtype), kept=kept)
     mask = kept(values)
-    return mask, _on_support(gram, cross, values * mask, mask=mask) / scales
+    return mask, _on_support(gram, cross, values * mask, mask=mask, steps=_GRADIENT_STEPS) / scales
 
 
 def _system(moments: GramMoments, weights: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -320,11 +320,13 @@ def _constrained(
     return sparse
 
 
-def _on_support(gram: np.ndarray, cross: np.ndarray, weights: np.ndarray, *, mask: np.ndarray) -> np.ndarray:
+def _on_support(
+    gram: np.ndarray, cross: np.ndarray, weights: np.ndarray, *, mask: np.ndarray, steps: int
+) -> np.ndarray:
     """Return values of least error for the entries of a mask, by conjugate gradients, each output by itself."""
     residual = (cross - weights @ gram) * mask
     direction, size = residual, np.einsum("oi,oi->o", residual, residual)
-    for _ in range(_GRADIENT_STEPS):
+    for _ in range(steps):
         image = direction @ gram
         curvature = np.einsum("oi,oi->o", direction, image)
         length = np.divide(size, curvature, out=np.zeros_like(size), where=curvature > 0)
@@ -338,9 +340,10 @@ def _on_support(gram: np.ndarray, cross: np.ndarray, weights: np.ndarray, *, mas
 
 # Zeros in the matrices of one weight, and new values for its other entries: the step of each layer, in order.
 
-RIDGE = 0.1  # of the mean square of the inputs, where there are ten rows or more for each input
+RIDGE = 0.1  # of the mean square of the inputs
 _RIDGE_WITHOUT = 0.001  # the same where whole inputs go: the others have to change more than around single zeros
 RIDGE_KEPT = 0.01  # the same where all zeros are chosen, and the entries between them are solved for at once
+_STEPS_KEPT = 20  # of conjugate gradients for them
 _THREADS = 2  # each takes a few copies of the weights
 _OUTPUTS_OF_SHAPE = 128  # of which the shape of an error curve is measured: its height is that of all outputs
 
@@ -352,7 +355,7 @@ class ZeroSolver:
         weights: The matrices, of shape (groups, outputs, inputs): positions before inputs, and a bias last.
         inputs: The number of inputs that may be removed: all but the one of the bias.
         positions: The number of positions of the kernel.
-        ridge: The number added to the diagonal of the moments, as a fraction of its mean; more where rows are few.
+        ridge: The number added to the diagonal of the moments, as a fraction of its mean.
         ridge_kept: The same for a last solution for all kept entries of an output at once, if they are not rounded:
             column by column, an entry makes up for those before it only. None for no such solution.
 
@@ -370,21 +373,17 @@ class ZeroSolver:
         ridge_kept: float | None = None,
     ) -> None:
         self.weights = weights.astype(np.float64)
-        self.inputs, self.positions, self._least_ridge, self._ridge_kept = inputs, positions, ridge, ridge_kept
-
-    def _ridge(self, moments: GramMoments, least: float) -> float:
-        """Hold the solution back, the more so where rows are few."""
-        return least * max(1.0, 10 * len(moments.gram) / max(moments.count, 1))
+        self.inputs, self.positions, self._ridge, self._ridge_kept = inputs, positions, ridge, ridge_kept
 
     def refit(self, moments: Sequence[GramMoments]) -> np.ndarray:
         """Return dense weights that come closer to the outputs that the moments ask for."""
-        return self._solved(moments, self.weights, np.ones(self.weights.shape, bool), least=self._least_ridge)
+        return self._solved(moments, self.weights, np.ones(self.weights.shape, bool), ridge=self._ridge)
 
     def _solved(
-        self, moments: Sequence[GramMoments], weights: np.ndarray, free: np.ndarray, *, least: float
+        self, moments: Sequence[GramMoments], weights: np.ndarray, free: np.ndarray, *, ridge: float
     ) -> np.ndarray:
         groups = zip(moments, weights, free, strict=True)
-        return np.stack([solve(sums, own, free=each, ridge=self._ridge(sums, least)) for sums, own, each in groups])
+        return np.stack([solve(sums, own, free=each, ridge=ridge) for sums, own, each in groups])
 
     def masking(
         self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern
@@ -396,8 +395,7 @@ class ZeroSolver:
             start: The dense weights to start from: those of `refit`, or the weights themselves.
             pattern: The shape of the zeros.
         """
-        ridges = [self._ridge(sums, self._least_ridge) for sums in moments]
-        factors = [_elimination_factor(sums, ridge) for sums, ridge in zip(moments, ridges, strict=True)]
+        factors = [_elimination_factor(sums, self._ridge) for sums in moments]
 
         def masked(
             sparsity: float, grids: Sequence[Grid] | None = None, outputs: np.ndarray | slice = slice(None)
@@ -410,15 +408,15 @@ class ZeroSolver:
                     inputs=self.inputs,
                     pattern=pattern,
                     sparsity=sparsity,
-                    ridge=ridges[group],
+                    ridge=self._ridge,
                     positions=self.positions,
                     grid=None if grids is None else grids[group],
                     factor=factors[group],
                 )
                 as_it_was = self.weights[group][outputs].copy()
                 if grids is None and self._ridge_kept is not None:
-                    gram, cross, scales = _system(sums, updated, self._ridge(sums, self._ridge_kept))
-                    updated = _on_support(gram, cross, updated * scales, mask=mask) / scales
+                    gram, cross, scales = _system(sums, updated, self._ridge_kept)
+                    updated = _on_support(gram, cross, updated * scales, mask=mask, steps=_STEPS_KEPT) / scales
                 if grids is not None:
                     as_it_was[:, : self.inputs] = grids[group].nearest(as_it_was[:, : self.inputs])
                 solved[group] = sums.better(np.where(mask, as_it_was, 0), updated)
@@ -445,7 +443,7 @@ class ZeroSolver:
                 inputs=self.inputs,
                 pattern=pattern,
                 sparsity=sparsity,
-                ridge=self._ridge(sums, self._least_ridge),
+                ridge=self._ridge,
                 positions=self.positions,
             )
             solved[group] = sums.better(np.where(mask, self.weights[group], 0), updated)
@@ -460,7 +458,7 @@ class ZeroSolver:
         """
         free = np.ones(self.weights.shape, dtype=bool)
         free[..., : self.inputs] = kept
-        return self._solved(moments, self.weights * free, free, least=_RIDGE_WITHOUT)
+        return self._solved(moments, self.weights * free, free, ridge=_RIDGE_WITHOUT)
 
     def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
         """Return the weights at `LEVEL_FELT`, with zeros in this weight alone, and the errors at each of `LEVELS`.
