@@ -655,24 +655,28 @@ def with_variables(content: bytes, runs: list[Mapping[int, np.ndarray]]) -> list
 # The outputs of a file for a few samples, before and after a change of one layer.
 
 Runs = list[Mapping[int, np.ndarray]]
+_RUNS_FOR_EACH_FELT = 4  # at least, so that those whose outputs are felt can be kept apart
 
 
 class FileOutputs:
-    """The outputs of the dense file for a few samples, with which others are compared."""
+    """The outputs of the dense file for a few samples, with which others are compared.
+
+    Attributes:
+        apart: How many runs, the first ones, no layer should be solved for on before its zeros are felt: where rows
+            are few, a layer fits those that it sees. 0 where samples are too few for that.
+    """
 
     def __init__(self, pieces: Pieces, runs: Runs) -> None:
         inputs = [runs[0][index] for index in indices_of(pieces.graph.inputs)]
         rows = max(len(array) if array.ndim else 1 for array in inputs)
         self._pieces, self._runs = pieces, runs[: max(1, SAMPLES_FELT // rows)]
+        self.apart = len(self._runs) if _RUNS_FOR_EACH_FELT * len(self._runs) <= len(runs) else 0
         self._dense = self._from(0, self.inputs)
         if not any(variation(values) for values in self._dense.values()):
             raise ValueError(
                 "Expected samples for which the outputs of the file differ. Received: samples that all give the "
                 "same. Pass samples as the file will see them."
             )
-
-    def __len__(self) -> int:
-        return len(self._runs)
 
     def inputs(self, run: int) -> Mapping[int, np.ndarray]:
         """Return the inputs of the file in one run."""

@@ -309,7 +309,6 @@ class PruneTfliteReport(FileReport):
 
 # Prune the weights of a file one after the other, each on what the file returns with the zeros so far.
 
-_RUNS_FOR_EACH_FELT = 4  # at least, so that the curves of errors are measured without those whose outputs are felt
 _CONSTANT = "it sees the same for all samples, which do not tell which of its weights matter"
 
 
@@ -418,12 +417,10 @@ class _GraphInOrder:
         curves: dict[int, ErrorCurve] = {}
         varying: set[int] = set()
         uses = [(operator, layer) for layer in self.layers for operator in layer.operators]
-        # A layer of few rows fits those it is solved for: what its zeros cost shows in others.
-        others = len(outputs) if _RUNS_FOR_EACH_FELT * len(outputs) <= len(self._runs) else 0
         for operator, layer in sorted(uses, key=_order):
             first = None
             for run, x in enumerate(map(np.atleast_1d, states.of(operator))):
-                if run >= others or operator.loop is not None:
+                if run >= outputs.apart or operator.loop is not None:
                     layer.add(moments[id(layer)], layer.rows(self._dense, operator, x, run=run))
                 first = x[:1] if first is None else first
                 varying |= {id(layer)} if (x != first).any() else set()

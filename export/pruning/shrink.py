@@ -318,7 +318,7 @@ class _Ranking:
         states = Activations(self._pieces, self._runs, folder=folder)
         outputs = FileOutputs(self._pieces, self._runs)
         done: dict[str, RankedGroup] = {}
-        for _ in self._passed(states):
+        for _ in self._passed(states, apart=outputs.apart):
             ready = [(group, readers) for group, readers in waiting if self._has_all(readers)]
             waiting = [entry for entry in waiting if not self._has_all(entry[1])]
             for group, readers in ready:
@@ -344,13 +344,14 @@ class _Ranking:
     def _has_all(self, readers: Sequence[FileLayer]) -> bool:
         return all(id(reader) in self._moments for reader in readers)
 
-    def _passed(self, states: Activations) -> Iterator[None]:
+    def _passed(self, states: Activations, *, apart: int) -> Iterator[None]:
         """Go through the layers in order, and yield whenever the inputs of one were added up."""
         adding = {id(layer): layer.moments() for layer in self._layers}
         uses = [(operator, layer) for layer in self._layers for operator in layer.operators]
         for operator, layer in sorted(uses, key=lambda use: use[0].order):
             for run, x in enumerate(states.of(operator)):
-                layer.add(adding[id(layer)], layer.rows(self._pieces, operator, x, run=run))
+                if run >= apart or operator.loop is not None:
+                    layer.add(adding[id(layer)], layer.rows(self._pieces, operator, x, run=run))
             if operator is layer.operators[-1]:
                 sums = adding.pop(id(layer))
                 aimed = [each.aimed_at(own) for each, own in zip(sums, layer.weights, strict=True)]
