@@ -47,6 +47,14 @@ def image_networks() -> dict[str, Callable[[], Any]]:
     }
 
 
+def vit_large() -> Any:
+    """Return a transformer of 38 million weights, which `--only vit_large` writes."""
+    from torchvision import models
+
+    sizes = {"num_layers": 12, "num_heads": 8, "hidden_dim": 512, "mlp_dim": 2048, "num_classes": 10}
+    return models.VisionTransformer(image_size=SIDE, patch_size=8, **sizes)
+
+
 def text_networks() -> dict[str, Callable[[], Any]]:
     return {"encoder": encoder, "gru_tagger": tagger}
 
@@ -138,7 +146,8 @@ def write(name: str, converter: str, path: Path) -> None:
     if name in texts:
         network, sample = texts[name](), torch.randint(0, WORDS, (1, LENGTH if name == "gru_tagger" else TOKENS))
     else:
-        network, sample = image_networks()[name](), torch.randn(1, 3, SIDE, SIDE)
+        images = {**image_networks(), "vit_large": vit_large}
+        network, sample = images[name](), torch.randn(1, 3, SIDE, SIDE)
     for weights in network.parameters():  # layers of an encoder are copies, whose equal weights would be stored once
         if weights.dim() > 1:
             torch.nn.init.normal_(weights, std=weights[0].numel() ** -0.5)
