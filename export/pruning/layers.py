@@ -649,7 +649,7 @@ class FileLayer:
     def add(self, moments: list[GramMoments], rows: np.ndarray, *, dense: np.ndarray | None = None) -> None:
         """Add rows of inputs, and the outputs that the dense weights make of the rows of the dense file.
 
-        In single precision, which is twice as fast: a ridge of 10 % hides the rounding.
+        In single precision, which is twice as fast: the ridges hide the rounding.
         """
         for group, sums in enumerate(moments):
             x = rows[group]
