@@ -36,12 +36,13 @@ from tfprune.export.file.container import (
     METHODS,
     check_destination,
     check_not_read,
+    conversion,
     is_model_file,
     read_model,
     write_atomically,
 )
 from tfprune.export.file.report import FileReport, folder_hash, with_origin
-from tfprune.export.keras_side.loading import load_arrays, load_keras, load_model
+from tfprune.export.keras_side.loading import check_exists, load_arrays, load_keras, load_model
 from tfprune.export.micro.reports import ACCELERATORS
 from tfprune.report import Report
 
@@ -418,14 +419,22 @@ def _is_file(
     of_models: Collection[str],
     of_files: Collection[str],
 ) -> bool:
-    """Return whether the source is a .tflite file; otherwise it is a saved Keras model.
+    """Return whether the source is a .tflite file, which is not written over; otherwise it is a saved Keras model.
 
     Raises:
-        ValueError: If there are options for the other kind, or a Keras model lacks those that it needs.
+        ValueError: If it is neither, has options for the other kind, or is a Keras model without those that it needs.
     """
     if is_model_file(options.source):
         refuse_options(parser, options, names=of_models, of="a Keras model")
+        if options.path is not None:
+            check_not_read(options.path, options.source, options.samples, *(options.validation or "").split(","))
         return True
+    expected = "a .tflite file, or a model saved by Keras as .keras or .h5"
+    check_exists(options.source, expected)
+    advice = conversion(options.source)
+    if advice or Path(options.source).is_dir():
+        received = f"{options.source!r}{'' if advice else ', which is a folder'}"
+        raise ValueError(f"Expected {expected}. Received: {received}.{advice}")
     refuse_options(parser, options, names=of_files, of="a .tflite file")
     for name, value in (("PATH", options.path), ("--data", options.data)):
         if value is None:
@@ -559,8 +568,8 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
     except ValueError:
         pass
     raise ValueError(
-        "Expected --budget flops=LIMIT for a .tflite file, where LIMIT is a fraction such as 0.5 or an amount, or "
-        f"--budget bytes=AMOUNT. Received: {' '.join(map(repr, options.budget))}."
+        "Expected flops=LIMIT for a .tflite file, where LIMIT is a fraction such as 0.5 or an amount, or "
+        f"bytes=AMOUNT. Received: {' '.join(map(repr, options.budget))}."
     )
 
 

@@ -336,12 +336,15 @@ def file_samples(options: argparse.Namespace) -> Any:
     most = check_count(options.max_samples, "--max-samples", least=LEAST_SAMPLES)
     if options.samples != RANDOM and Path(options.samples).is_dir():
         return _of_folder(options, most)
+    from tfprune.export.keras_side.loading import check_exists, load_arrays
+
     if options.range is not None:
-        raise ValueError(f"Expected a folder of samples with --range. Received: {options.samples!r}.")
+        expected = "a folder of samples with --range"
+        check_exists(options.samples, expected)
+        raise ValueError(f"Expected {expected}. Received: {options.samples!r}.")
     if options.samples == RANDOM:
         return RANDOM
     from tfprune.export.file.model_file import ModelFile
-    from tfprune.export.keras_side.loading import load_arrays
 
     file = ModelFile.open(options.source)
     samples = _by_signature(load_arrays(options.samples, mmap_mode="r"), file.signatures)

@@ -31,7 +31,7 @@ from tfprune.base.arrays import (
     split,
     split_rows,
 )
-from tfprune.base.folders import write_whole
+from tfprune.base.folders import meant_file, write_whole
 from tfprune.base.spec import ArgumentError, check_choice, check_count
 from tfprune.export.file import schema
 from tfprune.export.file.document import ALIGNMENT, LITERTLM, save_objects
@@ -186,7 +186,8 @@ def read_source(source: Source) -> bytes:
     try:
         return Path(source).read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"Expected a TFLite file. Received: {name}, which does not exist.") from error
+        text = f"Expected a TFLite file. Received: {name}, which does not exist.{meant_file(source)}"
+        raise ValueError(text) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         raise ValueError(f"Cannot read {name}: {reason_of(error)}. Check the path and its permissions.") from error
 
@@ -537,6 +538,9 @@ METHODS = ("gzip", "xz", "packed")
 SUFFIXES = {".tflite": None, ".tfz": "packed", ".gz": "gzip", ".xz": "xz"}  # what each promises; others nothing
 _OTHER_FILES = {".keras": "a Keras model", ".h5": "a Keras model", ".npy": "a NumPy array", ".npz": "NumPy arrays"}
 _OTHER_FILES[".litertlm"] = "a file of LiteRT-LM"
+_OTHER_FILES |= {".onnx": "an ONNX network", ".pt": "a PyTorch network", ".pth": "a PyTorch network"}
+_CONVERTERS = dict.fromkeys((".pt", ".pth", ".pt2"), ("litert-torch", "from_pytorch.md"))  # and the page on each
+_CONVERTERS[".onnx"] = ("onnx2tf", "from_onnx_and_yolo.md")
 _XZ_MEMORY_LIMIT = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 _GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 _COUNTED_BYTES = 2**20  # that are unpacked at once to count them
@@ -733,7 +737,13 @@ def _advice(raw: bytes, name: str) -> str:
         return " Only Generator reads files of LiteRT-LM: write a .tflite file, too."
     if name.strip("'").endswith((".keras", ".h5", ".hdf5")):
         return f" Export a Keras model first: tfprune export {name.strip(chr(39))} model.tflite."
-    return ""
+    return conversion(name.strip("'"))
+
+
+def conversion(path: str) -> str:
+    """Return how the file of another framework becomes a .tflite file, after a space; empty for other files."""
+    tool, page = _CONVERTERS.get(Path(path).suffix.lower(), ("", ""))
+    return f" Convert the network with {tool} first, as docs/howto/{page} shows." if tool else ""
 
 
 def map_model(path: str | os.PathLike[str]) -> memoryview:
@@ -747,7 +757,8 @@ def map_model(path: str | os.PathLike[str]) -> memoryview:
         with Path(path).open("rb") as stream:
             data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
-        raise ValueError(f"Expected a TFLite file. Received: {name}, which does not exist.") from error
+        text = f"Expected a TFLite file. Received: {name}, which does not exist.{meant_file(path)}"
+        raise ValueError(text) from error
     except (OSError, ValueError) as error:  # ValueError: an empty file, or a path with a zero byte
         raise ValueError(f"Cannot read {name}: {reason_of(error)}. Check the path and its permissions.") from error
     if data[4:8] != IDENTIFIER:

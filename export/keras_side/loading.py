@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -23,6 +22,7 @@ import numpy as np
 from tfprune.base.folders import (
     LONGEST_REASON,
     UNREADABLE,
+    meant_file,
     most_unpacked,
     open_archive,
     parse_json,
@@ -48,7 +48,7 @@ class _UnknownClassError(ValueError):
 @contextmanager
 def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
     """Turn whatever goes wrong with a file into one error that names it."""
-    _check_exists(path, expected)
+    check_exists(path, expected)
     try:
         if Path(path).is_dir():
             raise IsADirectoryError("a folder")
@@ -59,9 +59,10 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
         raise ValueError(f"Expected {expected}. Received: {path!r}: {_reason(error)}. {advice}.") from error
 
 
-def _check_exists(path: str, expected: str) -> None:
+def check_exists(path: str, expected: str) -> None:
+    """Refuse a path where nothing is, and ask about a similar name beside it."""
     if not Path(path).exists():
-        raise ValueError(f"Expected {expected}. Received: {path!r}, which does not exist.{_meant(Path(path))}")
+        raise ValueError(f"Expected {expected}. Received: {path!r}, which does not exist.{meant_file(path)}")
 
 
 def _with_tensorflow(errors: tuple[type[Exception], ...], name: str) -> tuple[type[Exception], ...]:
@@ -94,13 +95,6 @@ def _bounded_memory(path: str) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """Return what an error says, in one line of bounded length: Keras' errors may show a whole configuration."""
     return shortened(" ".join(str(error).split()).removesuffix(".") or type(error).__name__, LONGEST_REASON)
-
-
-def _meant(file: Path) -> str:
-    """Return a question about a file with a similar name beside one that does not exist."""
-    beside = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
-    close = difflib.get_close_matches(file.name, beside, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def choose_backend() -> None:
@@ -145,7 +139,7 @@ def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()
             know or, such as that of a Lambda layer, does not run.
     """
     expected = "a model saved by Keras as .keras or .h5"
-    _check_exists(path, expected)  # before Keras is imported, which takes many seconds
+    check_exists(path, expected)  # before Keras is imported, which takes many seconds
     if Path(path).is_file() and not path.endswith((".keras", ".h5", ".hdf5")):
         raise ValueError(f"Expected {expected}. Received: {path!r}. Save the model with model.save('x.keras').")
     keras = load_keras()

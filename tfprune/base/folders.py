@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import errno
 import functools
 import json
@@ -56,6 +57,17 @@ _ALWAYS_UNPACKED, _MOST_EXPANSION = (
 )  # bytes that any archive may unpack to, and then so many times its own
 _ENTRY = re.compile(rb"PK\x01\x02")  # what each entry in the directory of an archive begins with
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def meant_file(path: str | os.PathLike[str]) -> str:
+    """Return a question about a file with a similar name beside one that does not exist, after a space."""
+    file = Path(path)
+    try:
+        beside = [each.name for each in file.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(file.name, beside, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 @contextmanager

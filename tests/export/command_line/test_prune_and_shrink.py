@@ -171,6 +171,34 @@ def test_shrink_a_file(file, capsys):
     assert Path("small.tflite").stat().st_size == report["file"]["bytes"]
 
 
+TO_SAMPLES = "--sparsity 0.5 --samples samples.npy"
+WRONG_FILES = {
+    f"prune modell.tflite new.tflite {TO_SAMPLES}": ["which does not exist", "'model.tflite'?"],
+    f"prune model new.tflite {TO_SAMPLES}": ["a .tflite file, or a model saved by Keras", "which does not exist"],
+    f"prune folder new.tflite {TO_SAMPLES}": ["a .tflite file", "which is a folder"],
+    f"prune network.pt new.tflite {TO_SAMPLES}": ["a .tflite file", "litert-torch", "from_pytorch.md"],
+    "shrink network.onnx new.tflite --budget flops=0.5 --samples samples.npy": ["a .tflite file", "onnx2tf"],
+    "prune model.tflite new.tflite --sparsity 0.5 --samples fold --range 0 1": ["does not exist", "'folder'?"],
+    "inspect network.onnx": ["begins with", "onnx2tf", "from_onnx_and_yolo.md"],
+    f"prune model.tflite model.tflite {TO_SAMPLES}": ["not read as well"],
+    f"prune model.tflite samples.npy {TO_SAMPLES}": ["not read as well"],
+    "shrink model.tflite model.tflite --budget flops=0.5 --samples samples.npy": ["not read as well"],
+    f"prune model.tflite network.pt {TO_SAMPLES}": ["path='network.pt', which has the suffix of a PyTorch network"],
+    "shrink model.tflite new.tflite --budget 0.5 --samples samples.npy": ["Expected --budget flops=LIMIT for"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG_FILES)
+def test_another_kind_of_file_is_named_and_nothing_is_written_over(file, capsys, line):
+    for name in ("network.pt", "network.onnx"):
+        Path(name).write_bytes(b"a trained network of another framework")
+    Path("folder").mkdir()
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    code, _, err = run(capsys, line)
+    assert code == 2 and all(word in err for word in WRONG_FILES[line]), err
+    assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+
+
 WRONG_FOR_FILES = {
     "--budget flops=0.5": ["--samples FILE"],
     "--budget bytes=0.5 --samples samples.npy": ["--budget flops=LIMIT", "bytes=0.5"],
