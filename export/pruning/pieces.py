@@ -675,7 +675,8 @@ class FileOutputs:
         if not any(variation(values) for values in self._dense.values()):
             raise ValueError(
                 "Expected samples for which the outputs of the file differ. Received: samples that all give the "
-                "same. Pass samples as the file will see them."
+                "same. Pass samples as the file will see them. The outputs of a network without trained weights may "
+                "not depend on them at all."
             )
 
     def inputs(self, run: int) -> Mapping[int, np.ndarray]:

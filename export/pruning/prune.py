@@ -58,6 +58,7 @@ from tfprune.export.pruning.pieces import FileOutputs, Pieces, Runs, has_variabl
 from tfprune.export.pruning.samples import (
     GraphSamples,
     OutputError,
+    check_pixels,
     check_range,
     check_samples,
     compare_outputs,
@@ -586,6 +587,8 @@ class _SampleRunner(Runner):
                 warnings.append(drawn_text(name, expected))
             elif expected is not None:
                 warnings += check_range(array, expected, name=name)
+            else:
+                warnings += check_pixels(array, tensor, model=model)
             arrays.append(array)
         return arrays, warnings
 

@@ -170,6 +170,30 @@ def check_range(numbers: np.ndarray, expected: _InputRange, *, name: str) -> lis
     return []
 
 
+_DARK, _SOME = 127.0, 16  # less than the brightest pixels of pictures; samples that are looked at
+_MOVING, _WEIGHING = ("TRANSPOSE", "RESHAPE", "PAD"), ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def check_pixels(numbers: np.ndarray, tensor: IOTensor, *, model: schema.ModelT) -> list[str]:
+    """Return a warning if floats look like pictures of 0 to 255, and reach the first weights as they are."""
+    if numbers.dtype.kind != "f" or numbers.ndim != 4:
+        return []
+    some = numbers[:: max(1, len(numbers) // _SOME)]
+    if not _DARK < some.max() <= _BYTE or some.min() < 0:
+        return []
+    names, index = [""], tensor.index
+    for operator in model.subgraphs[0].operators or ():  # in the order of their runs
+        if index in operator.inputs and names[-1] not in _WEIGHING:
+            names.append(operator_name(model, operator))
+            index = operator.outputs[0]
+    if names[-1] not in _WEIGHING or {*names[1:-1]} - {*_MOVING}:
+        return []
+    return [
+        f"input {tensor.info.name!r} gets numbers from {some.min():.4g} to {some.max():.4g}, as pixels are, and the "
+        "file does not scale them. If the network was trained on scaled ones, such as 0 to 1, scale the samples, too."
+    ]
+
+
 # Read a folder of images or WAV files as samples for the input of a file.
 
 _IMAGES, _SOUNDS = (".png", ".jpg", ".jpeg", ".bmp"), (".wav",)
@@ -502,8 +526,9 @@ def _check_array(info: TensorInfo, array: np.ndarray) -> None:
     )
     if not fits or not array.size:
         shape = shape_text((None, *wanted[1:]))
+        advice = _transposition(wanted, array.shape) if array.size else ""
         raise ValueError(
-            f"Expected samples of shape {shape} for input {info.name!r}. Received: {shape_text(array.shape)}."
+            f"Expected samples of shape {shape} for input {info.name!r}. Received: {shape_text(array.shape)}.{advice}"
         )
     if array.dtype.kind not in "biuf":
         raise TypeError(f"Expected numbers for input {info.name!r}. Received: values of type {array.dtype}.")
@@ -511,6 +536,15 @@ def _check_array(info: TensorInfo, array: np.ndarray) -> None:
         warn_of_bytes(array, info.name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"Expected finite numbers for input {info.name!r}. Received: NaN or infinity.")
+
+
+def _transposition(wanted: Sequence[int | None], given: Sequence[int]) -> str:
+    """Return how the channels of images come to the other end, after a space; empty if that does not help."""
+    if len(wanted) == len(given) == 4:
+        for axes in ((0, 3, 1, 2), (0, 2, 3, 1)):
+            if all(wanted[place] in (None, given[axis]) for place, axis in enumerate(axes) if place):
+                return f" Move the channels: samples.transpose{axes}."
+    return ""
 
 
 # Outputs that samples hardly change, which show nothing.

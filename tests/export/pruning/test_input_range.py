@@ -3,6 +3,7 @@
 import flatbuffers
 import numpy as np
 import pytest
+from file_graphs import FileGraph
 from refusals import refused
 
 from tfprune.base.spec import ArgumentError
@@ -10,6 +11,7 @@ from tfprune.export.device.runner import Runner
 from tfprune.export.file.document import load_objects, with_metadata
 from tfprune.export.pruning.prune import prune_tflite
 from tfprune.export.pruning.samples import (
+    check_pixels,
     check_range,
     compare_outputs,
     constant_outputs,
@@ -101,6 +103,23 @@ def test_samples_far_off_the_range(cases):
     assert "numbers from -255 to 255, 100% of them outside" in check_range(right * 255, found, name="x")[0]
     assert "expects -1 to 1, by the file's metadata" in check_range(right / 255, found, name="x")[0]
     assert "a small part of that" in check_range(right / 255, found, name="x")[0]
+
+
+@pytest.mark.parametrize("before", ["", "transpose", "scale"])
+def test_pixels_that_nothing_scales_are_named(before):
+    graph = FileGraph(0, shape=(1, 6, 6, 3))
+    image = graph.input
+    if before == "scale":
+        image = graph.binary("MUL", image, graph.constant(np.full((1, 1, 1, 3), 1 / 255, np.float32)))
+    image = graph.transpose(image, 0, 2, 1, 3) if before else image
+    content = graph.content(graph.convolution(image, 4))
+    model, (tensor,) = load_objects(content), Runner(content)._inputs
+    pixels = np.linspace(0, 255, 20 * 6 * 6 * 3, dtype=np.float32).reshape(20, 6, 6, 3)
+    found = check_pixels(pixels, tensor, model=model)
+    assert len(found) == (before != "scale")
+    assert all("from 0 to 255" in text and "scale the samples" in text for text in found)
+    for right in (pixels / 255, pixels - 127, pixels * 4, pixels.astype(np.uint8), pixels[:, 0, 0]):
+        assert not check_pixels(right, tensor, model=model)
 
 
 def test_random_numbers_have_the_range(cases, tmp_path):

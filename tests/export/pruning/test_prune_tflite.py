@@ -329,3 +329,12 @@ def test_the_bar_counts_each_layer_when_it_is_measured_and_when_it_is_pruned(con
     assert [line.split()[0] for line in shown.seen()] == [f"{count}/{count}"]
     with pytest.raises(ValueError, match="verbose"):
         prune_tflite(content, tmp_path / "none.tflite", images, sparsity=0.5, verbose=3)
+
+
+@pytest.mark.parametrize(("shape", "advice"), [((8, 3, 6, 5), ".transpose(0, 2, 3, 1)"), ((8, 6, 3, 5), "6x3x5.")])
+def test_images_with_channels_at_the_other_end_get_the_order_that_fits(shape, advice, tmp_path):
+    graph = FileGraph(0, shape=(1, 6, 5, 3))
+    content = graph.content(graph.convolution(graph.input, 4))
+    with pytest.raises(ValueError, match=r"samples of shape \?x6x5x3") as caught:
+        prune_tflite(content, tmp_path / "none.tflite", np.ones(shape, np.float32), sparsity=0.5)
+    assert advice in str(caught.value) and ("transpose" in str(caught.value)) == ("transpose" in advice)
