@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(
         prog="tfprune",
-        description="Prune Keras models; export, check and measure compressed TFLite files.",
+        description="Make Keras models, and .tflite files of any framework, smaller and faster, and check them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
