@@ -18,6 +18,7 @@ def one_by_one(model, frames):
     return [float(model(step[np.newaxis])[0, 0]) for step in frames.reshape(-1, network.STRIDE, network.BANDS)]
 
 
+@pytest.mark.programs
 def test_a_shrunk_stream_is_the_stream_of_the_shrunk_network(windows):
     frames = np.random.default_rng(0).uniform(0, 26, (180, network.BANDS)).astype("float32")
     stream = network.streaming(windows)

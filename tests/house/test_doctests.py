@@ -31,7 +31,7 @@ LONG |= {f"tfprune.compact.{name}" for name in ("prune_to", "rank", "narrow")}
 LONG |= {"tfprune.masking.sensitivity", "tfprune.methods.experts.change"}
 LONG |= {"tfprune.export.micro.reports", "tfprune.export.rewriting.rewrite", "tfprune.export.keras_side.ask"}
 LONG |= {f"tfprune.export.{name}" for name in ("keras_side.to_tflite", "pruning.prune", "pruning.shrink")}
-LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune", "moments")}
+LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune", "moments", "federated.update")}
 LONG |= {
     name
     for name in MODULES

@@ -83,6 +83,7 @@ def narrow(model, x):
         (narrow, "Qwen3Backbone"),
     ],
 )
+@pytest.mark.programs
 def test_it_is_left_out(function, name):
     model = hub_models.randomized(name)
     short, padded = (function(model, texts(model, length)) for length in (LENGTH, PADDED))

@@ -154,6 +154,7 @@ def test_a_class_that_workers_cannot_import_is_refused(monkeypatch):
         tfprune.sensitivity(model, (np.ones((8, 8)), np.ones((8, 3))), metric="loss", jobs=2)
 
 
+@pytest.mark.programs
 def test_what_is_redundant_costs_nothing_and_what_is_not_does(trained, digits):
     drops = {(row.path, row.sparsity): row.drop for row in tfprune.sensitivity(trained, digits[1], LEVELS).rows}
     assert drops["wide/kernel", 0.5] == drops["wide/kernel", 0.75] == 0

@@ -49,6 +49,7 @@ def test_one_mask_with_a_zero_is_enough(silent, zeros):
     tfprune.strip(model)
 
 
+@pytest.mark.programs
 def test_plain_models_and_work_on_copies_are_silent(silent):
     tfprune.strip(keras.Sequential([keras.Input((8,)), layers.Dense(4)]))
     model = tfprune.wrap(keras.Sequential([keras.Input((8,)), layers.Dense(8), layers.Dense(4)]), pattern="channel")

@@ -41,6 +41,7 @@ def train(*, is_ready):
     return len(CALLS), history, [weight.numpy() for weight in model.weights]
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends trace a step in another way")
 def test_a_step_is_traced_once_and_training_is_the_same():
     calls, history, weights = train(is_ready=True)

@@ -344,6 +344,7 @@ RIDGE = 0.1  # of the mean square of the inputs
 _RIDGE_WITHOUT = 0.001  # the same where whole inputs go: the others have to change more than around single zeros
 RIDGE_KEPT = 0.01  # the same where all zeros are chosen, and the entries between them are solved for at once
 _STEPS_KEPT = 20  # of conjugate gradients for them
+_STEPS_COMPARED = 5  # where an error is only compared with those of other layers: more change no choice
 _THREADS = 2  # each takes a few copies of the weights
 _OUTPUTS_OF_SHAPE = 128  # of which the shape of an error curve is measured: its height is that of all outputs
 
@@ -386,7 +387,7 @@ class ZeroSolver:
         return np.stack([solve(sums, own, free=each, ridge=ridge) for sums, own, each in groups])
 
     def masking(
-        self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern
+        self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern, steps: int = _STEPS_KEPT
     ) -> Callable[..., np.ndarray]:
         """Return a function from a sparsity, a grid for each group or None, and outputs to weights with zeros.
 
@@ -394,6 +395,7 @@ class ZeroSolver:
             moments: What the weight sees, and what it should return, for each group.
             start: The dense weights to start from: those of `refit`, or the weights themselves.
             pattern: The shape of the zeros.
+            steps: How many times the kept entries are improved, if they are solved for at once.
         """
         factors = [_elimination_factor(sums, self._ridge) for sums in moments]
 
@@ -416,7 +418,7 @@ class ZeroSolver:
                 as_it_was = self.weights[group][outputs].copy()
                 if grids is None and self._ridge_kept is not None:
                     gram, cross, scales = _system(sums, updated, self._ridge_kept)
-                    updated = _on_support(gram, cross, updated * scales, mask=mask, steps=_STEPS_KEPT) / scales
+                    updated = _on_support(gram, cross, updated * scales, mask=mask, steps=steps) / scales
                 if grids is not None:
                     as_it_was[:, : self.inputs] = grids[group].nearest(as_it_was[:, : self.inputs])
                 solved[group] = sums.better(np.where(mask, as_it_was, 0), updated)
@@ -465,7 +467,7 @@ class ZeroSolver:
 
         The error at `LEVEL_FELT` is that of all outputs, and the others relate to it as they do for some outputs.
         """
-        masked = self.masking(moments, self.weights, pattern=pattern)
+        masked = self.masking(moments, self.weights, pattern=pattern, steps=_STEPS_COMPARED)
         at_level = masked(float(LEVELS[LEVEL_FELT]))
         outputs = _outputs_of_shape(moments, pattern)
         some = _of(moments, outputs)

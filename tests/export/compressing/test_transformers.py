@@ -48,6 +48,7 @@ def test_a_cut_of_multiply_adds_removes_heads_and_hidden_units():
     assert sparsity_report(smaller).sparsity == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.programs
 @pytest.mark.filterwarnings("ignore:No weight of:UserWarning")
 def test_blocks_are_dropped_by_their_number_in_the_original_model():
     model, data = classifier()

@@ -561,6 +561,7 @@ def test_a_part_is_trained_and_the_rest_computes_as_in_inference(part, tmp_path)
     assert bool(trainer.task.statistics) == (part == "biases")
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("rank", [1, 2])
 def test_frozen_kernels_are_stored_once_though_gradients_read_them_transposed(rank, tmp_path):
     keras.utils.set_random_seed(0)

@@ -244,6 +244,7 @@ def outliers():
     return model, x
 
 
+@pytest.mark.programs
 def test_operators_in_float_keep_weights_of_8_bits_and_the_batch_stays_open(outliers, tmp_path):
     model, x = outliers
     path = tmp_path / "a.tflite"
@@ -259,6 +260,7 @@ def test_operators_in_float_keep_weights_of_8_bits_and_the_batch_stays_open(outl
         assert off <= 0.05 * np.abs(right).max()
 
 
+@pytest.mark.programs
 def test_weights_of_operators_in_float_are_floats_for_a_batch_in_browsers(outliers, tmp_path):
     model, x = outliers
     form = Quantization("int8", skip="auto")

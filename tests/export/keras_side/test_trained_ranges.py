@@ -206,6 +206,7 @@ def with_other_weights(model: keras.Model) -> keras.Model:
     return model
 
 
+@pytest.mark.programs
 def test_parts_of_transformers_round_where_their_operators_do(tmp_path):
     keras.utils.set_random_seed(0)
     inputs, mask = keras.Input((8, 16)), keras.Input((1, 8), dtype="bool")
@@ -413,6 +414,7 @@ def test_an_activation_that_the_file_joins_to_a_sum_is_what_the_model_computes(h
     assert report.max_abs_diff < 0.02 * report.scale  # two steps of 8 bits
 
 
+@pytest.mark.programs
 def test_equal_activations_of_one_tensor_are_rounded_once_as_the_file_does(tmp_path):
     keras.utils.set_random_seed(0)
     x = keras.Input((8, 8, 2))

@@ -89,6 +89,7 @@ def test_a_file_with_operators_that_are_missing_is_refused(sparse, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.programs
 def test_boards_are_compared_with_the_arena_on_32_bits(tmp_path, monkeypatch):
     pytest.importorskip("mcufit", reason="mcufit is not installed: see the extra `micro`")
     if shutil.which("node") is None:

@@ -152,6 +152,7 @@ def test_the_same_file_gives_the_same_library(network, tmp_path):
 # ESPHome.
 
 
+@pytest.mark.programs
 def test_a_wake_word_for_esphome_is_the_file_and_its_manifest(streaming, tmp_path):
     report = component(streaming, tmp_path / "hello", firmware="esphome", manifest=MANIFEST)
     files = files_of(tmp_path / "hello")
@@ -379,6 +380,7 @@ def test_boards_say_what_their_system_leaves():
     assert (esp.ram, esp.usable) == (512 * 1024, 362 * 1024)
 
 
+@pytest.mark.programs
 def test_a_file_fits_where_the_usable_ram_is_enough(network):
     content = network.files["int8"]
     report = micro_support(content)

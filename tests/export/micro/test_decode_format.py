@@ -102,6 +102,7 @@ def tables(weight: np.ndarray, axis: int) -> DecodeConstants:
     return DecodeConstants("table", np.packbits(bits), np.concatenate([header, table]))
 
 
+@pytest.mark.programs
 def test_the_interpreter_unpacks_the_same():
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     random = np.random.default_rng(1)

@@ -94,6 +94,7 @@ def test_a_file_is_rewritten_within_its_budgets(network, tmp_path):
     assert small.arena <= arena
 
 
+@pytest.mark.programs
 def test_budgets_that_no_file_keeps_are_refused_with_the_nearest(network, tmp_path):
     target = tmp_path / "micro.tflite"
     with pytest.raises(ValueError, match=r"arena=500 and flash=900 bytes. Received: at best [\d,]+ bytes of arena"):
@@ -123,6 +124,7 @@ def test_budgets_are_positive_integers(budget, error):
         Micro(**budget)
 
 
+@pytest.mark.programs
 def test_sparse_weights_become_dense_before_they_are_packed(sparse, tmp_path):
     """No kernel of the interpreter reads them, and `prune_tflite` writes them."""
     report = rewrite(sparse, tmp_path / "micro.tflite", target="micro")

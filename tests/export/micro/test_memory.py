@@ -86,6 +86,7 @@ def test_branches_of_a_mixed_convolution_become_one_with_the_same_outputs(mixed)
     assert np.unique(before.raw[0]).size > 20
 
 
+@pytest.mark.programs
 @settings(max_examples=4, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=4).filter(lambda each: max(each) > 1))
 def test_any_lengths_of_kernels(kernels):
@@ -125,6 +126,7 @@ def test_orders_keep_what_depends_on_each_other(mixed):
             assert all(places[id(graph.operators[each])] < places[id(operator)] for each in before)
 
 
+@pytest.mark.programs
 def test_less_is_alive_and_less_ram_is_needed(mixed, tmp_path):
     assert largest_live(saved(mixed)) < largest_live(load_objects(mixed))
     report = rewrite(mixed, tmp_path / "small.tflite", target="micro", check_on=frames())

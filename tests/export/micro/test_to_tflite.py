@@ -9,6 +9,7 @@ from tfprune.export import inspect, to_tflite
 from tfprune.export.micro import interpreter
 
 
+@pytest.mark.programs
 def test_a_pruned_model_becomes_a_file_for_microcontrollers(network, tmp_path):
     path = tmp_path / "micro.tflite"
     masked = tfprune.wrap(network.model)

@@ -52,6 +52,7 @@ def test_a_file_without_integers_is_refused(network):
         vela("ethos-u85-256").report(network.files["float32"])
 
 
+@pytest.mark.programs
 def test_a_file_that_makes_its_weights_while_it_runs_is_refused(network, tmp_path):
     with pytest.raises(ValueError, match="Received: DENSIFY, which makes them while the model runs"):
         vela("ethos-u55-128").report(sparsify(network.files["int8"]).data)

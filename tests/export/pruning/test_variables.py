@@ -134,6 +134,7 @@ def test_channels_go_from_ring_buffers_and_from_their_first_values(ring, stream,
     )
 
 
+@pytest.mark.programs
 def test_the_smaller_ring_runs_in_the_interpreter_for_microcontrollers(ring, stream, tmp_path):
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: see the extra `micro`")
     plain, micro = (tmp_path / name for name in ("plain.tflite", "micro.tflite"))

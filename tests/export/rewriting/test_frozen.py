@@ -44,6 +44,7 @@ def taught(tmp_path_factory):
     return model, trainer, x, path
 
 
+@pytest.mark.programs
 def test_the_device_writes_the_file_that_the_desk_would(taught, tmp_path):
     model, trainer, x, _ = taught
     here = trainer.to_tflite(tmp_path / "here.tflite", optimize="dense", check_on=x)

@@ -91,6 +91,7 @@ def test_labels_stay(name, files, tmp_path):
     assert read_metadata(after).items() >= MODEL_METADATA.items()
 
 
+@pytest.mark.programs
 def test_files_for_microcontrollers_leave_out_what_their_interpreter_never_reads(files, tmp_path):
     export.rewrite(files.floats, tmp_path / "micro.tflite", target="micro", check_on=files.images[:1])
     assert b"labels.txt" not in (tmp_path / "micro.tflite").read_bytes()

@@ -58,6 +58,7 @@ def test_each_network_is_cut_and_solved_on_the_outputs_of_those_before_it():
     assert smaller.get_layer("hidden_1").units == 12
 
 
+@pytest.mark.programs
 def test_a_budget_is_met_within_one_unit_and_the_model_saves(tmp_path):
     model, x = transformer(blocks=3), texts()
     masked, report = prune_units(model, x, sparsity=0.4, batch_size=10, verbose=0)
