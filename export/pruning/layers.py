@@ -677,7 +677,7 @@ class FileLayer:
         if stored.is_integer:
             grids = [Grid(steps[:, :1]) for steps in self._first.to_matrix(stored.steps())]
             rounded = [self._rounded(*pair) for pair in zip(solved, grids, strict=True)]
-            others = masked(sparsity, grids)  # which make up for the rounding as well
+            others = masked(sparsity, grids=grids)  # which make up for the rounding as well
             groups = zip(moments, rounded, others, strict=True)
             solved = np.stack([sums.better(*pair) for sums, *pair in groups])
         return solved, stored
@@ -772,10 +772,10 @@ class _TableSolver(ZeroSolver):
         return self.weights
 
     def masking(self, moments: Sequence[Any], start: np.ndarray, *, pattern: Pattern) -> Callable[..., np.ndarray]:
-        """Return a function from a sparsity to the table with zeros, whichever outputs it is asked for."""
+        """Return a function from a sparsity to the table with zeros, whatever else it is asked for."""
         costs = moments[0].picks[:, np.newaxis] * np.square(start[0])
 
-        def masked(sparsity: float, grids: Any = None, outputs: np.ndarray | slice = slice(None)) -> np.ndarray:
+        def masked(sparsity: float, **_: Any) -> np.ndarray:
             return np.where(pattern(costs, sparsity), start[0], 0)[np.newaxis]
 
         return masked

@@ -387,20 +387,24 @@ class ZeroSolver:
         return np.stack([solve(sums, own, free=each, ridge=ridge) for sums, own, each in groups])
 
     def masking(
-        self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern, steps: int = _STEPS_KEPT
+        self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern
     ) -> Callable[..., np.ndarray]:
-        """Return a function from a sparsity, a grid for each group or None, and outputs to weights with zeros.
+        """Return a function from a sparsity, a grid for each group or None, outputs and steps to weights with zeros.
+
+        The steps are how often the kept entries are improved, where they are solved for at once.
 
         Args:
             moments: What the weight sees, and what it should return, for each group.
             start: The dense weights to start from: those of `refit`, or the weights themselves.
             pattern: The shape of the zeros.
-            steps: How many times the kept entries are improved, if they are solved for at once.
         """
         factors = [_elimination_factor(sums, self._ridge) for sums in moments]
 
         def masked(
-            sparsity: float, grids: Sequence[Grid] | None = None, outputs: np.ndarray | slice = slice(None)
+            sparsity: float,
+            grids: Sequence[Grid] | None = None,
+            outputs: np.ndarray | slice = slice(None),
+            steps: int = _STEPS_KEPT,
         ) -> np.ndarray:
             solved = np.empty_like(self.weights[:, outputs])
             for group, sums in enumerate(_of(moments, outputs)):
@@ -467,13 +471,13 @@ class ZeroSolver:
 
         The error at `LEVEL_FELT` is that of all outputs, and the others relate to it as they do for some outputs.
         """
-        masked = self.masking(moments, self.weights, pattern=pattern, steps=_STEPS_COMPARED)
-        at_level = masked(float(LEVELS[LEVEL_FELT]))
+        masked = self.masking(moments, self.weights, pattern=pattern)
+        at_level = masked(float(LEVELS[LEVEL_FELT]), steps=_STEPS_COMPARED)
         outputs = _outputs_of_shape(moments, pattern)
         some = _of(moments, outputs)
 
         def measured(level: float) -> float:
-            return relative_error(some, masked(float(level), outputs=outputs))
+            return relative_error(some, masked(float(level), outputs=outputs, steps=_STEPS_COMPARED))
 
         with ThreadPoolExecutor(_THREADS) as pool:  # NumPy gives up Python's lock
             errors = np.array([*pool.map(measured, LEVELS)])
