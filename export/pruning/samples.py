@@ -16,7 +16,7 @@ from tfprune.base.limit import are_probabilities
 from tfprune.base.spec import ArgumentError, ArgumentTypeError, call_it
 from tfprune.export.device.runner import IOTensor, arrays_of, random_inputs, warn_of_bytes
 from tfprune.export.file import schema
-from tfprune.export.file.document import ENTRY, operator_name, read_model_metadata
+from tfprune.export.file.document import ENTRY, indices_of, operator_name, read_model_metadata
 from tfprune.export.file.model_file import ModelFile
 from tfprune.export.file.reader import Model
 from tfprune.export.file.report import TensorInfo, number_text, shape_text
@@ -170,26 +170,28 @@ def check_range(numbers: np.ndarray, expected: _InputRange, *, name: str) -> lis
     return []
 
 
-_DARK, _SOME = 127.0, 16  # less than the brightest pixels of pictures; samples that are looked at
-_MOVING, _WEIGHING = ("TRANSPOSE", "RESHAPE", "PAD"), ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_BRIGHT, _FEW = 127.0, 16  # what the brightest pixels of pictures exceed; samples that are looked at
+_MOVES, _HAVE_WEIGHTS = ("TRANSPOSE", "RESHAPE", "PAD"), ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def check_pixels(numbers: np.ndarray, tensor: IOTensor, *, model: schema.ModelT) -> list[str]:
     """Return a warning if floats look like pictures of 0 to 255, and reach the first weights as they are."""
     if numbers.dtype.kind != "f" or numbers.ndim != 4:
         return []
-    some = numbers[:: max(1, len(numbers) // _SOME)]
-    if not _DARK < some.max() <= _BYTE or some.min() < 0:
+    few = numbers[:: max(1, len(numbers) // _FEW)]
+    if not _BRIGHT < few.max() <= _BYTE or few.min() < 0:
         return []
-    names, index = [""], tensor.index
+    kind, index = "", tensor.index
     for operator in model.subgraphs[0].operators or ():  # in the order of their runs
-        if index in operator.inputs and names[-1] not in _WEIGHING:
-            names.append(operator_name(model, operator))
-            index = operator.outputs[0]
-    if names[-1] not in _WEIGHING or {*names[1:-1]} - {*_MOVING}:
+        if index in indices_of(operator.inputs):
+            kind = operator_name(model, operator)
+            if kind not in _MOVES:
+                break
+            index = indices_of(operator.outputs)[0]
+    if kind not in _HAVE_WEIGHTS:
         return []
     return [
-        f"input {tensor.info.name!r} gets numbers from {some.min():.4g} to {some.max():.4g}, as pixels are, and the "
+        f"input {tensor.info.name!r} gets numbers from {few.min():.4g} to {few.max():.4g}, as pixels are, and the "
         "file does not scale them. If the network was trained on scaled ones, such as 0 to 1, scale the samples, too."
     ]
 
@@ -538,11 +540,11 @@ def _check_array(info: TensorInfo, array: np.ndarray) -> None:
         raise ValueError(f"Expected finite numbers for input {info.name!r}. Received: NaN or infinity.")
 
 
-def _transposition(wanted: Sequence[int | None], given: Sequence[int]) -> str:
+def _transposition(wanted: Sequence[int | None], shape: Sequence[int]) -> str:
     """Return how the channels of images come to the other end, after a space; empty if that does not help."""
-    if len(wanted) == len(given) == 4:
+    if len(wanted) == len(shape) == 4:
         for axes in ((0, 3, 1, 2), (0, 2, 3, 1)):
-            if all(wanted[place] in (None, given[axis]) for place, axis in enumerate(axes) if place):
+            if all(wanted[place] in (None, shape[axis]) for place, axis in enumerate(axes) if place):
                 return f" Move the channels: samples.transpose{axes}."
     return ""
 

@@ -344,7 +344,7 @@ RIDGE = 0.1  # of the mean square of the inputs
 _RIDGE_WITHOUT = 0.001  # the same where whole inputs go: the others have to change more than around single zeros
 RIDGE_KEPT = 0.01  # the same where all zeros are chosen, and the entries between them are solved for at once
 _STEPS_KEPT = 20  # of conjugate gradients for them
-_STEPS_COMPARED = 5  # where an error is only compared with those of other layers: more change no choice
+_STEPS_COMPARED = 5  # enough where an error is only compared with those of other layers
 _THREADS = 2  # each takes a few copies of the weights
 _OUTPUTS_OF_SHAPE = 128  # of which the shape of an error curve is measured: its height is that of all outputs
 
