@@ -644,7 +644,10 @@ def compare_outputs(
         held: How many these are.
     """
     rows = []
-    reference, detections = find_detections(dense), find_detections(pruned)
+    reference = find_detections(dense)
+    found = None if reference is None else reference.layout.read(pruned)
+    if reference is not None and found is not None:
+        dense, pruned = reference.outputs, found.outputs
     for name, values in dense.items():
         outputs = np.atleast_1d(pruned[name])
         right = np.atleast_1d(values)[-len(outputs) :]
@@ -653,9 +656,9 @@ def compare_outputs(
         error = float(np.sqrt(sum(np.square(ours - theirs).sum() for ours, theirs in pairs) / outputs.size))
         has_classes = are_rows(right, rows=held) and _has_classes(values)
         agreement = float((outputs.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
-        if reference is not None and name in reference.names:
-            last = reference.last(len(outputs))
-            agreement = None if detections is None or name != reference.names[0] else matched_boxes(last, detections)
+        if reference is not None and found is not None and name in reference.layout:
+            is_first = name == reference.layout.corners
+            agreement = matched_boxes(reference.last(len(outputs)), found) if is_first else None
         rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
     return rows
 
@@ -677,29 +680,53 @@ def _has_classes(values: np.ndarray) -> bool:
 
 # Boxes of objects, in files whose post-processing is inside.
 
-_POST_PROCESSED = ("boxes", "classes", "scores", "count")  # outputs of TFLite_Detection_PostProcess
+_POST_PROCESSED = 4  # outputs of TFLite_Detection_PostProcess: boxes, classes, scores, count
 _BOX, _ROW = 4, 6  # numbers of a box, and of a box with its score and class
 _LEAST_SCORE, _LEAST_OVERLAP = 0.25, 0.5
+
+
+class _Layout(NamedTuple):
+    """Which outputs hold boxes: the same one all of it, or one each."""
+
+    corners: str
+    scores: str
+    classes: str
+    count: str | None
+
+    def read(self, outputs: Mapping[str, np.ndarray]) -> Detections:
+        """Return the boxes of outputs."""
+        corners, scores, classes = (outputs[name] for name in self[:3])
+        if self.count is None:
+            return Detections(self, outputs, corners[..., :_BOX], scores[..., _BOX], classes[..., _BOX + 1])
+        is_there = np.arange(scores.shape[1]) < outputs[self.count].reshape(-1, 1)
+        real = [
+            np.where(is_there[..., None], corners, 0),
+            np.where(is_there, scores, 0),
+            np.where(is_there, classes, 0),
+        ]
+        return Detections(self, {**outputs, **dict(zip(self[:3], real, strict=True))}, *real)
 
 
 class Detections(NamedTuple):
     """Boxes that a file found.
 
     Attributes:
-        names: The outputs that hold them, that of the boxes first.
+        layout: The outputs that hold them.
+        outputs: All outputs, with zeros behind the last box of a sample: other memory is left there.
         boxes: Two corners of each box: samples x boxes x 4.
         scores: How sure each is, from 0 to 1: samples x boxes.
         classes: Numbers of their classes: samples x boxes.
     """
 
-    names: tuple[str, ...]
+    layout: _Layout
+    outputs: Mapping[str, np.ndarray]
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
 
     def last(self, count: int) -> Detections:
         """Return those of the last samples."""
-        return Detections(self.names, self.boxes[-count:], self.scores[-count:], self.classes[-count:])
+        return self._replace(**{name: getattr(self, name)[-count:] for name in ("boxes", "scores", "classes")})
 
 
 def find_detections(outputs: Mapping[str, np.ndarray]) -> Detections | None:
@@ -708,28 +735,26 @@ def find_detections(outputs: Mapping[str, np.ndarray]) -> Detections | None:
     Recognized are rows of two corners, a score and a class, as YOLO has them; and the outputs of
     TFLite_Detection_PostProcess: corners, classes, scores and how many there are.
     """
+    for layout in _layouts(outputs):
+        found = layout.read(outputs)
+        descends = layout.count is None or bool((np.diff(found.scores, axis=1) <= 0).all())
+        if descends and _are_scores(found.scores) and _are_numbers(found.classes) and _are_boxes(found.boxes):
+            return found
+    return None
+
+
+def _layouts(outputs: Mapping[str, np.ndarray]) -> Iterator[_Layout]:
+    """Yield what outputs of these shapes can be."""
     for name, values in outputs.items():
         if values.ndim == 3 and values.shape[2] == _ROW:
-            boxes, scores, classes = values[..., :_BOX], values[..., _BOX], values[..., _BOX + 1]
-            if _are_boxes(boxes) and _are_scores(scores) and _are_numbers(classes):
-                return Detections((name,), boxes, scores, classes)
+            yield _Layout(name, name, name, None)
     corners = [name for name, values in outputs.items() if values.ndim == 3 and values.shape[2] == _BOX]
-    if len(outputs) != len(_POST_PROCESSED) or len(corners) != 1:
-        return None
-    shape = outputs[corners[0]].shape[:2]
-    rows = [name for name, values in outputs.items() if values.shape == shape]
-    counts = [values for name, values in outputs.items() if name not in (*corners, *rows)]
-    if len(rows) != 2 or counts[0].size != shape[0]:
-        return None
-    is_there = np.arange(shape[1]) < counts[0].reshape(-1, 1)  # what lies behind them is left from other memory
-    boxes = np.where(is_there[..., None], outputs[corners[0]], 0)
-    real = {name: np.where(is_there, outputs[name], 0) for name in rows}
-    sure_name = next((name for name in rows if _are_scores(real[name]) and _descend(real[name])), None)
-    class_name = next((name for name in rows if name != sure_name and _are_numbers(real[name])), None)
-    if sure_name is None or class_name is None or not _are_boxes(boxes):
-        return None
-    names = (corners[0], *(name for name in outputs if name != corners[0]))
-    return Detections(names, boxes, real[sure_name], real[class_name])
+    if len(outputs) == _POST_PROCESSED and len(corners) == 1:
+        samples, boxes, _ = outputs[corners[0]].shape
+        rows = [name for name, values in outputs.items() if values.shape == (samples, boxes)]
+        counts = [name for name in outputs if name not in (*corners, *rows)]
+        if len(rows) == 2 and outputs[counts[0]].size == samples:
+            yield from (_Layout(*corners, *pair, *counts) for pair in (rows, rows[::-1]))
 
 
 def _are_boxes(corners: np.ndarray) -> bool:
@@ -738,10 +763,6 @@ def _are_boxes(corners: np.ndarray) -> bool:
 
 def _are_scores(values: np.ndarray) -> bool:
     return bool(((values >= 0) & (values <= 1)).all() and (values % 1 != 0).any())
-
-
-def _descend(values: np.ndarray) -> bool:
-    return bool((np.diff(values, axis=1) <= 0).all())
 
 
 def _are_numbers(values: np.ndarray) -> bool:
@@ -769,7 +790,7 @@ def _by_sample(detections: Detections) -> Iterator[Detections]:
     """Yield the boxes of each sample that are sure enough, the surest first."""
     for boxes, scores, classes in zip(detections.boxes, detections.scores, detections.classes, strict=True):
         order = np.argsort(-scores, kind="stable")[: int((scores >= _LEAST_SCORE).sum())]
-        yield Detections(detections.names, boxes[order], scores[order], classes[order])
+        yield detections._replace(boxes=boxes[order], scores=scores[order], classes=classes[order])
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:

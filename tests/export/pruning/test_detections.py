@@ -63,6 +63,27 @@ def test_the_report_has_the_fraction_beside_the_boxes_only():
     assert row.agreement == 1.0
 
 
+def test_what_lies_behind_the_count_is_no_error():
+    """The operator leaves other memory there, which may be no number at all."""
+    samples = [DENSE, [[each + (at < 4) for at, each in enumerate(box)] for box in DENSE]]
+    dense, other = of_operator(rows(*samples), count=2), of_operator(rows(samples[1]), count=2)
+    for values in (other[name] for name in "bcs"):
+        values[:, 2:] = np.nan
+    errors = {row.name: row for row in compare_outputs(dense, other, held=1)}
+    assert (errors["b"].error, errors["b"].agreement) == (0, 1)
+    other["b"][:, 0] += 1  # of a standard deviation of 0.5, in four of sixteen entries
+    deviation = 0.5 * np.sqrt(1 / 2)
+    (row,) = (row for row in compare_outputs(dense, other, held=1) if row.name == "b")
+    assert row.error == pytest.approx(np.sqrt(1 / 4) / deviation)
+
+
+def test_boxes_that_the_second_file_lost_are_counted():
+    dense = of_operator(rows(*[DENSE] * 3))
+    nothing = {name: np.zeros_like(values[:1]) for name, values in dense.items()}
+    errors = {row.name: row.agreement for row in compare_outputs(dense, nothing, held=1)}
+    assert errors["b"] == 0
+
+
 @pytest.mark.parametrize(
     "outputs",
     [
@@ -115,6 +136,6 @@ def test_the_operator_of_tensorflows_detectors_is_recognized():
     outputs = [runner.predict(pair) for pair in pairs]
     ours, theirs = map(find_detections, outputs)
     assert np.sort(ours.boxes[0, :3, 0]) == pytest.approx([0.1, 0.4, 0.7])
-    assert (ours.scores[0, 3], ours.names[0]) == (0, "boxes")  # three of four places are taken
+    assert (ours.scores[0, 3], ours.layout.corners) == (0, "boxes")  # three of four places are taken
     assert matched_boxes(ours, theirs) == pytest.approx(2 / 6)
     assert matched_boxes(ours, ours) == 1
