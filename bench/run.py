@@ -39,7 +39,7 @@ COMMANDS = [
     ["file_cost.py"],
     ["anyfile_channels.py"],
     ["anyfile_spotter.py"],
-    ["face_mesh.py"],
+    ["landmarks.py"],
     ["foreign_files.py"],
     ["wake_words.py"],
     ["ranking.py"],

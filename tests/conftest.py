@@ -46,7 +46,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Prepare less for each function in tests of `make test`; those marked `programs` or `slow` train as users do.
+    """Prepare less for each function, but where tests run what a page says or are marked `slow`: as users do.
 
     An optimizer that creates its variables in the first step makes TensorFlow trace that step twice: a short training
     with Adam then takes almost twice as long, unless it is built before. The losses are the same bit for bit. A
@@ -55,9 +55,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     keras: Any = sys.modules.get("keras")
     if keras is None or keras.config.backend() != "tensorflow":
         return (yield)
-    is_marked = any(map(item.get_closest_marker, ("programs", "slow")))
-    sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_marked})
-    if is_marked:
+    is_page = item.path.parent.name == "house" or item.path.stem == "test_page"
+    is_as_users_do = is_page or item.get_closest_marker("slow") is not None
+    sys.modules["tensorflow"].config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": not is_as_users_do}
+    )
+    if is_as_users_do:
         return (yield)
     fit = keras.Model.fit
 
