@@ -65,10 +65,12 @@ TensorFlow's start-up messages are hidden. TF_CPP_MIN_LOG_LEVEL=0 tfprune COMMAN
 """
 
 _CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)")
+_NUMBER = re.compile(r"argument (.+?): invalid (float|int) value: '(.*)'")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that names the command or value that a misspelled one is close to."""
+    """A parser that says what it expected, and which command or value a misspelled one is close to."""
 
     def error(self, message: str) -> NoReturn:
         match = _CHOICE.fullmatch(message)
@@ -76,6 +78,12 @@ class _Parser(argparse.ArgumentParser):
             argument, word, choices = match[1], match[2], re.findall(r"[\w:-]+", match[3])
             message = f"Expected {argument} to be one of {', '.join(choices)}. Received: {word}."
             message += _meant(word, choices)
+        match = _NUMBER.fullmatch(message)
+        if match:
+            kind = {"float": "a number", "int": "a whole number"}[match[2]]
+            percent = _PERCENT.fullmatch(match[3]) if match[2] == "float" else None
+            meant = f" Did you mean {float(percent[1]) / 100:g}?" if percent else ""
+            message = f"Expected {match[1]} to be {kind}. Received: {match[3]}.{meant}"
         super().error(message)
 
 

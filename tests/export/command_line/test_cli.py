@@ -420,6 +420,11 @@ def test_a_mistake_prints_one_line_and_exits_2(arguments, words, folder, capsys,
     [
         (["pune", "a.keras"], "one of demo, .* Received: pune. Did you mean prune?"),
         (["prune", "a.keras", "b.keras", "--sparsty", "0.5"], "Received: --sparsty. Did you mean --sparsity?"),
+        (
+            ["prune", "a.tflite", "b", "--sparsity", "60%"],
+            "--sparsity to be a number. Received: 60%. Did you mean 0.6?",
+        ),
+        (["prune", "a.tflite", "b", "--seed", "1.5"], "Expected --seed to be a whole number. Received: 1.5."),
         (["export", "a.keras", "b", "--quantize", "int9"], "--quantize to be one of .* int9. Did you mean int8?"),
         (["inspect", "a.tflite", "--zzz=1"], "one of the options above. Received: --zzz.$"),
     ],
