@@ -188,9 +188,9 @@ class FileGraph:
         self.add("SPLIT", [self.integers(3), x], halves, kind="SplitOptions", numSplits=2)
         return halves
 
-    def first_channels(self, x: int, count: int) -> int:
+    def some_channels(self, x: int, begin: int, count: int) -> int:
         *places, _ = self.shape(x)
-        ends = [self.integers(0, 0, 0, 0), self.integers(*places, count), self.integers(1, 1, 1, 1)]
+        ends = [self.integers(0, 0, 0, begin), self.integers(*places, begin + count), self.integers(1, 1, 1, 1)]
         options = {"beginMask": 7, "endMask": 7, "ellipsisMask": 0, "newAxisMask": 0, "shrinkAxisMask": 0}
         return self.operator("STRIDED_SLICE", [x, *ends], (*places, count), kind="StridedSliceOptions", **options)
 
@@ -297,7 +297,7 @@ def grown(graph: FileGraph, *, steps: int) -> int:
         elif draw == 10:
             x = graph.binary("MUL", x, graph.unary("LOGISTIC", graph.reshape(graph.mean(x), 1, 1, 1, depth)))
         elif draw == 11 and depth > 4:
-            x = graph.first_channels(x, depth - 2)
+            x = graph.some_channels(x, 1, depth - 2)
         elif draw == 12 and all(length % 2 == 0 for length in graph.shape(x)[1:3]):
             x = graph.to_depth(x)
         elif draw == 13 and depth % 4 == 0 and graph.shape(x)[1] <= 8:

@@ -298,6 +298,21 @@ def test_a_layer_that_sees_the_same_for_all_samples_is_left_alone(exports, image
     assert len(report.layers) == 4
 
 
+def test_the_last_samples_of_an_open_batch_count(tmp_path):
+    """Half of the inputs are zero up to the last samples before those that are held out, and large in these."""
+    graph = FileGraph(0, shape=(1, 8))
+    weight = graph.constant(np.random.default_rng(0).choice([-1, 1], (6, 8)).astype(np.float32))
+    model = load_objects(graph.content(graph.operator("FULLY_CONNECTED", [graph.input, weight, -1], (1, 6))))
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.shape[0] == 1:
+            tensor.shapeSignature = np.int32([-1, tensor.shape[1]])
+    samples = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
+    samples[:, 4:] *= 100 * (np.arange(40) >= 33)[:, None]
+    prune_tflite(save_objects(model), tmp_path / "sparse.tflite", samples, sparsity=0.5)
+    kept = Runner(tmp_path / "sparse.tflite").predict(np.eye(8, dtype=np.float32)) != 0
+    assert kept[4:].all() and not kept[:4].any()
+
+
 def test_tables_get_zeros(exports, tmp_path):
     export = exports("words", "float32")
     words = np.random.default_rng(0).integers(0, 500, (32, 6)).astype(np.int32)
