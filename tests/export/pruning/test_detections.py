@@ -88,6 +88,7 @@ def test_boxes_that_the_second_file_lost_are_counted():
     "outputs",
     [
         {"x": rows(DENSE)[..., ::-1]},
+        {"x": rows(DENSE)[..., [2, 1, 0, 3, 4, 5]]},
         {"x": rows(DENSE)[..., :4]},
         {"x": np.random.default_rng(0).normal(size=(2, 5, 6))},
         {"x": np.ones((3, 10))},
