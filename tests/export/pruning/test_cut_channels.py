@@ -198,6 +198,14 @@ def test_positions_of_kernels_are_counted_wherever_they_are():
     assert channels.flops(channels.all_kept()) == 2 * (convolution + 2 * 16 * 24 * 24 + last)
 
 
+def test_operations_are_those_of_one_sample_of_a_batch():
+    graph = FileGraph(0, shape=(4, 8))
+    x = graph.operator("FULLY_CONNECTED", [graph.input, graph.weights(6, 8), -1], (4, 6))
+    x = graph.operator("FULLY_CONNECTED", [x, graph.weights(5, 6), -1], (4, 5))
+    _, _, channels = analyzed(graph.content(x))
+    assert channels.flops(channels.all_kept()) == 2 * (8 * 6 + 6 * 5)
+
+
 def test_a_constant_beside_channels_has_them_too():
     """A token that is put before the positions loses its entries with theirs."""
     graph = FileGraph(0)
