@@ -14,6 +14,8 @@ import numpy as np
 from anyfile import FOLDER, SAMPLES
 from common import Row, processor_seconds
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the sample apps
+
 from sample_apps.data.cache import CACHE
 from sample_apps.spoken import recordings
 from sample_apps.spoken.log_mel import SECOND
