@@ -691,14 +691,14 @@ class _Layout(NamedTuple):
     corners: str
     scores: str
     classes: str
-    count: str | None
+    counts: str | None
 
     def read(self, outputs: Mapping[str, np.ndarray]) -> Detections:
         """Return the boxes of outputs."""
         corners, scores, classes = (outputs[name] for name in self[:3])
-        if self.count is None:
+        if self.counts is None:
             return Detections(self, outputs, corners[..., :_BOX], scores[..., _BOX], classes[..., _BOX + 1])
-        is_there = np.arange(scores.shape[1]) < outputs[self.count].reshape(-1, 1)
+        is_there = np.arange(scores.shape[1]) < outputs[self.counts].reshape(-1, 1)
         real = [
             np.where(is_there[..., None], corners, 0),
             np.where(is_there, scores, 0),
@@ -737,7 +737,7 @@ def find_detections(outputs: Mapping[str, np.ndarray]) -> Detections | None:
     """
     for layout in _layouts(outputs):
         found = layout.read(outputs)
-        descends = layout.count is None or bool((np.diff(found.scores, axis=1) <= 0).all())
+        descends = layout.counts is None or bool((np.diff(found.scores, axis=1) <= 0).all())
         if descends and _are_scores(found.scores) and _are_numbers(found.classes) and _are_boxes(found.boxes):
             return found
     return None
