@@ -643,11 +643,12 @@ def compare_outputs(
         pruned: Those of the pruned file for the last ones.
         held: How many these are.
     """
-    rows = []
-    reference = find_detections(dense)
-    found = None if reference is None else reference.layout.read(pruned)
-    if reference is not None and found is not None:
-        dense, pruned = reference.outputs, found.outputs
+    rows, matched = [], dict[str | None, float | None]()
+    boxes = find_detections(dense)
+    if boxes is not None:
+        found = boxes.layout.read(pruned)
+        matched = {**dict.fromkeys(boxes.layout), boxes.layout.corners: matched_boxes(boxes.last(held), found)}
+        dense, pruned = boxes.outputs, found.outputs
     for name, values in dense.items():
         outputs = np.atleast_1d(pruned[name])
         right = np.atleast_1d(values)[-len(outputs) :]
@@ -656,9 +657,7 @@ def compare_outputs(
         error = float(np.sqrt(sum(np.square(ours - theirs).sum() for ours, theirs in pairs) / outputs.size))
         has_classes = are_rows(right, rows=held) and _has_classes(values)
         agreement = float((outputs.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
-        if reference is not None and found is not None and name in reference.layout:
-            is_first = name == reference.layout.corners
-            agreement = matched_boxes(reference.last(len(outputs)), found) if is_first else None
+        agreement = matched.get(name, agreement)
         rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
     return rows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import keras
 import numpy as np
 import pytest
@@ -31,6 +33,14 @@ def encoder():
 def test_vectors_are_those_of_keras(encoder, tokenizer, tmp_path):
     report = to_embedder(encoder, tmp_path / "encoder.tflite", tokenizer=tokenizer, length=16)
     assert report.bytes == (tmp_path / "encoder.tflite").stat().st_size
+    certificate = report.certificate()  # of this call, not of the one of to_tflite inside of it
+    assert certificate.function == "to_embedder" and certificate.arguments["length"] == 16
+    content = (tmp_path / "encoder.tflite").read_bytes()
+    assert certificate.file == {
+        "name": "encoder.tflite",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.tflite"]
     embedder = Embedder(tmp_path / "encoder.tflite", threads=1)
     vectors = embedder.encode(TEXTS)
