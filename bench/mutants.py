@@ -3,7 +3,8 @@
     python bench/mutants.py tfprune/solving --count 30                     # rooms or modules; their tests by default
     python bench/mutants.py tfprune export --tests tests --count 300       # everything, for a night
     python bench/mutants.py tfprune export --tests tests --range 100:200   # a part; a run that ended is continued
-    python bench/mutants.py --compare build/mutants build/after            # after the same with --folder build/after
+    python bench/mutants.py tfprune export --like OTHER/build/mutants    # the same ones as in another tree
+    python bench/mutants.py --compare OTHER/build/mutants build/mutants
     python bench/mutants.py tfprune/solving --own tests/solving/test_alps.py
 
 A mutant is a changed operator, constant or condition in a function. `--seed` draws `--count` of them by the name of
@@ -11,7 +12,7 @@ the function and the text of the statement, without leading underscores, so that
 were merged or renamed. Everything happens in a copy of the working tree in `--folder`: the first run finds out there
 which test runs which line (`--fresh` does it again for the tree as it is now, `--add` runs more tests). Later runs
 add to `results.jsonl`. A mutant dies if a test fails or takes too long; before one survives, all tests of the files
-in question have run.
+in question have run; `--quick` leaves out those that do not run the line, which an import or a cache may have run.
 
 `--own` prints the lines of the library that no test runs except those of the files, folders or ids that follow.
 """
@@ -359,7 +360,7 @@ class Tree:
         failed, listed = self.folder / "failed.txt", self.folder / "tests.txt"
         failed.unlink(missing_ok=True)
         listed.write_text("\n".join(sorted(tests, key=self.seconds.__getitem__)), encoding="utf-8")
-        timeout = 60 + 10 * sum(self.seconds[test] for test in tests)
+        timeout = 60 + 4 * sum(self.seconds[test] for test in tests)
         code = self.forked(lambda: self._pytest(["-x", f"@{listed}"], FirstFailure(failed)), timeout)
         if code in (3, 4, 5):
             sys.exit(f"pytest ended with {code}. See {self.folder / 'printed.txt'}.")
@@ -369,7 +370,7 @@ class Tree:
         return ("died", by) if code else ("survived", "")
 
 
-def ended(tree: Tree, mutant: Mutant) -> dict[str, Any]:
+def ended(tree: Tree, mutant: Mutant, *, is_quick: bool) -> dict[str, Any]:
     """Return how a mutant ended."""
     contexts = tree.lines(mutant.path)
     names = {name for line in mutant.lines for name in contexts.get(line, ()) if name}
@@ -379,7 +380,7 @@ def ended(tree: Tree, mutant: Mutant) -> dict[str, Any]:
     try:
         mutant.path.write_bytes(mutant.applied(source))
         end, by = tree.try_tests(tests)
-        others = [test for test in tree.files(tests) if test not in tests]
+        others = [] if is_quick else [test for test in tree.files(tests) if test not in tests]
         if end == "survived" and others:
             end, by = tree.try_tests(others)
     finally:
@@ -446,7 +447,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--range", default=":", help="which of them, such as 100:200")
+    parser.add_argument("--like", type=Path, metavar="FOLDER", help="draw them from the tree in this one instead")
     parser.add_argument("--folder", type=Path, default=ROOT / "build/mutants")
+    parser.add_argument("--quick", action="store_true", help="run only tests that run the line")
     parser.add_argument("--fresh", action="store_true", help="begin again with the tree as it is now")
     parser.add_argument("--add", action="store_true", help="run --tests besides those that ran before")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"))
@@ -468,12 +471,15 @@ def main() -> int:
     if options.own:
         return print_own(tree, modules, options.own)
     begin, end = (int(number) if number else None for number in options.range.split(":"))
-    chosen = drawn(mutants(modules), options.count, options.seed)[begin:end]
+    here = {mutant.name: mutant for mutant in mutants(modules)}
+    others = mutants(modules_of(options.like.resolve() / "tree", options.rooms)) if options.like else here.values()
+    names = [mutant.name for mutant in drawn(list(others), options.count, options.seed)[begin:end]]
+    chosen = [here[name] for name in names if name in here]
     before, ends = results(tree.folder), Counter[str]()
     for mutant in chosen:
         row = before.get(mutant.name)
         if row is None:
-            row = ended(tree, mutant)
+            row = ended(tree, mutant, is_quick=options.quick)
             with (tree.folder / "results.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         ends[row["end"]] += 1
