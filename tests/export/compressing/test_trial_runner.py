@@ -12,7 +12,7 @@ from small_search import made, runner
 from tfprune import Distillation
 from tfprune.export.compressing import evaluate
 from tfprune.export.compressing.evaluate import FileEvaluator, LateError, TrialRunner, _loaded
-from tfprune.export.compressing.trials import Recipe, read_trial, training_recipe
+from tfprune.export.compressing.trials import Recipe, read_trial, recipe_code, training_recipe
 
 HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
 PAIRS = replace(HALF, flops=1.0, pattern="2:4")
@@ -57,6 +57,13 @@ def test_the_program_of_recipes_that_go_on_makes_the_same_files(name, tmp_path, 
     for index, file in enumerate(read_trial(arrays).tried):
         exec(file.code.replace("x, y = ...", "pass"), {"x": x, "y": y})
         assert Path("model.tflite").read_bytes() == arrays[f"file_{index}"].tobytes(), file.code
+
+
+def test_zeros_go_on_from_those_of_the_recipe_before():
+    second = replace(HALF, sparsity=0.8, after=HALF)
+    assert (HALF.initial, second.initial) == (0.0, 0.5)
+    code = recipe_code(second, "", batch_size=32)
+    assert "Polynomial(0.5, end=" in code and "Polynomial(0.8, initial=0.5, end=" in code
 
 
 @pytest.mark.programs

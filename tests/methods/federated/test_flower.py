@@ -64,6 +64,17 @@ def test_two_rounds_are_those_of_a_plain_loop():
     assert [row.received for row in strategy.traffic.rows] == [2, 2]
 
 
+def test_answers_are_averaged_in_the_order_of_clients_whatever_the_numbers_of_their_nodes():
+    orders = []
+
+    def first_of(records, weighted_by):
+        orders.append([record["metrics"]["number"] for record in records])
+        return MetricRecord(dict(records[0]["metrics"]))
+
+    run(Here(nodes={11: 1, 22: 0}), rounds=1, train_metrics_aggr_fn=first_of)
+    assert orders == [[0, 1]]
+
+
 def test_only_what_a_mask_keeps_travels_once_the_server_knows_it():
     grid = Here()
     strategy, _, _ = run(grid)
