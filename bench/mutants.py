@@ -12,7 +12,8 @@ the function and the text of the statement, without leading underscores, so that
 were merged or renamed. Everything happens in a copy of the working tree in `--folder`: the first run finds out there
 which test runs which line (`--fresh` does it again for the tree as it is now, `--add` runs more tests). Later runs
 add to `results.jsonl`. A mutant dies if a test fails or takes too long; before one survives, all tests of the files
-in question have run; `--quick` leaves out those that do not run the line, which an import or a cache may have run.
+in question have run; `--most` leaves out those that do not run the line, which a cache may have run before, and of
+the others all but the fastest.
 
 `--own` prints the lines of the library that no test runs except those of the files, folders or ids that follow.
 """
@@ -370,7 +371,7 @@ class Tree:
         return ("died", by) if code else ("survived", "")
 
 
-def ended(tree: Tree, mutant: Mutant, *, is_quick: bool) -> dict[str, Any]:
+def ended(tree: Tree, mutant: Mutant, *, most: int | None) -> dict[str, Any]:
     """Return how a mutant ended."""
     contexts = tree.lines(mutant.path)
     names = {name for line in mutant.lines for name in contexts.get(line, ()) if name}
@@ -379,8 +380,8 @@ def ended(tree: Tree, mutant: Mutant, *, is_quick: bool) -> dict[str, Any]:
         return {"mutant": mutant.name, "end": "survived", "by": "no test runs it", "tests": 0}
     try:
         mutant.path.write_bytes(mutant.applied(source))
-        end, by = tree.try_tests(tests)
-        others = [] if is_quick else [test for test in tree.files(tests) if test not in tests]
+        end, by = tree.try_tests(sorted(tests, key=tree.seconds.__getitem__)[:most])
+        others = [test for test in tree.files(tests) if test not in tests] if most is None else []
         if end == "survived" and others:
             end, by = tree.try_tests(others)
     finally:
@@ -449,7 +450,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--range", default=":", help="which of them, such as 100:200")
     parser.add_argument("--like", type=Path, metavar="FOLDER", help="draw them from the tree in this one instead")
     parser.add_argument("--folder", type=Path, default=ROOT / "build/mutants")
-    parser.add_argument("--quick", action="store_true", help="run only tests that run the line")
+    parser.add_argument("--most", type=int, help="run at most so many tests, of those that run the line")
     parser.add_argument("--fresh", action="store_true", help="begin again with the tree as it is now")
     parser.add_argument("--add", action="store_true", help="run --tests besides those that ran before")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"))
@@ -479,7 +480,7 @@ def main() -> int:
     for mutant in chosen:
         row = before.get(mutant.name)
         if row is None:
-            row = ended(tree, mutant, is_quick=options.quick)
+            row = ended(tree, mutant, most=options.most)
             with (tree.folder / "results.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         ends[row["end"]] += 1

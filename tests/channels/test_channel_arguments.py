@@ -54,6 +54,11 @@ def test_channels_are_followed(name):
     assert kept(shrunk(FOLLOWED[name])) < WIDTH
 
 
+@pytest.mark.parametrize(("groups", "remaining"), [(1, 1), (4, 2)])
+def test_what_a_norm_treats_together_is_removed_together(groups, remaining):
+    assert kept(shrunk(layers.GroupNormalization(groups), sparsity=0.5)) == remaining  # of as many units
+
+
 def test_a_smaller_graph_with_other_arguments_is_saved(tmp_path):
     x = keras.Input((6,))
     y = ops.squeeze(ops.expand_dims(ops.roll(ops.take(layers.Dense(WIDTH)(x), ORDER, axis=-1), 3, axis=-1), 1))

@@ -141,10 +141,9 @@ def test_gradients_of_meta_training_and_thresholds_change_what_goes():
 
 
 def test_distances_by_hand():
-    embeddings = np.array([[0.0, 0], [2, 0], [0, 4], [0, 6], [1, 1]], dtype=np.float32)
-    np.testing.assert_allclose(
-        _distances(embeddings, ways=2, shots=2)[4], [-1, -17]
-    )  # to the means (1, 0) and (0, 5)
+    embeddings = np.array([[0.0, 0, 0], [2, 0, 0], [0, 4, 0], [0, 6, 0], [1, 1, 2]], dtype=np.float32)
+    found = np.asarray(_distances(embeddings, ways=2, shots=2))  # to the means (1, 0, 0) and (0, 5, 0)
+    np.testing.assert_allclose(found, [[-1, -25], [-1, -29], [-17, -1], [-37, -1], [-5, -21]])
 
 
 @pytest.mark.parametrize(
