@@ -167,3 +167,11 @@ def test_a_latency_in_steps_of_eight_channels_is_met_layer_by_layer():
     assert measure(shrink(model, plan)) == 17
     kept = sorted(row.kept for row in plan.rows if row.kept < row.channels)
     assert len(kept) == 3 and -(-kept[0] // 8) < -(-kept[-1] // 8)
+
+
+def test_flops_of_attention_by_hand():
+    x = keras.Input((6, 4))
+    y = layers.MultiHeadAttention(num_heads=2, key_dim=3)(x, x)
+    plan = plan_shrink(keras.Model(x, layers.Dense(5)(y)), 0.0)
+    kernels = 4 * (4 * 6) + 4 * 5  # queries, keys, values and the output; Dense
+    assert plan.flops == 2 * (6 * kernels + 6 * 6 * (3 + 3) * 2)  # scores and sums of values, of two heads
