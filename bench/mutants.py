@@ -363,8 +363,10 @@ class Tree:
         listed.write_text("\n".join(sorted(tests, key=self.seconds.__getitem__)), encoding="utf-8")
         timeout = 60 + 4 * sum(self.seconds[test] for test in tests)
         code = self.forked(lambda: self._pytest(["-x", f"@{listed}"], FirstFailure(failed)), timeout)
-        if code in (3, 4, 5):
-            sys.exit(f"pytest ended with {code}. See {self.folder / 'printed.txt'}.")
+        printed = self.folder / "printed.txt"
+        is_broken = "ERROR collecting" in printed.read_text(encoding="utf-8", errors="replace")  # at an import
+        if code in (3, 5) or (code == 4 and not is_broken):
+            sys.exit(f"pytest ended with {code}. See {printed}.")
         by = "it took too long" if code == -signal.SIGKILL else f"exit code {code}"
         if failed.exists():
             by = failed.read_text(encoding="utf-8")
